@@ -1,6 +1,6 @@
 """Lesson 02's fold on Colab's disconnects, as it stands there: checkpoints on the Drive, and a runtime lost in training.
 
-The runtime is a kernel, its end a SIGKILL; the Drive is a folder. What the fold leaves open, its `...`, is filled in here.
+The runtime is a kernel, its end a SIGKILL; the Drive is a folder. What the fold leaves open, its `…`, is filled in here.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ began = []
 class Watch(TrainerCallback):
     def on_train_begin(self, args, state, control, **more):
         began.append(state.global_step)
+settings = SFTConfig({given})
+{settings}
 trainer = SFTTrainer(
-    model, args={settings}, processing_class=tokenizer, callbacks=[Watch()],
+    model, args=settings, processing_class=tokenizer, callbacks=[Watch()],
     train_dataset=Dataset.from_list([{{"prompt": chat[:-1], "completion": chat[-1:]}} for chat in rows]),
 )
 {train}
@@ -80,12 +82,14 @@ def fold() -> dict[str, str]:
     text = next(cell.source for cell in notebook.cells if "drive.mount(" in cell.source)
     lines = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].splitlines()
     lines = [re.sub(r"\s{2,}# .*", "", line) for line in lines]
-    first = {line.partition("(")[0]: number for number, line in enumerate(lines) if "(" in line}
+    (settings,), (train,) = (
+        [n for n, line in enumerate(lines) if line.startswith(word)] for word in ("settings.", "trainer.")
+    )
     return {
-        "mount": "\n".join(lines[: first["training.Settings"]]),
-        "course": lines[first["training.Settings"]],
-        "trl": lines[first["SFTConfig"]],
-        "train": lines[first["trainer.train"]],
+        "mount": "\n".join(lines[:settings]),
+        "course": re.search(r"`(training\.Settings\(.*?\))`", text)[1],
+        "trl": lines[settings],
+        "train": lines[train],
     }
 
 
@@ -100,20 +104,15 @@ def program(way: str, drive: Path, model: str = REAL, steps: int = STEPS) -> str
     """
     code = fold()
     if way == "course":
-        rest = COURSE.format(settings=_filled(code["course"], f"learning_rate=1e-4, batch_size=1, max_steps={steps}"))
+        given = f"learning_rate=1e-4, batch_size=1, max_steps={steps}"
+        assert code["course"].count("…") == 1
+        rest = COURSE.format(settings=code["course"].replace("…", given))
     else:
         given = f"max_steps={steps}, per_device_train_batch_size=1, use_cpu=True, bf16=False, report_to='none'"
-        rest = TRL.format(settings=_filled(code["trl"], given), train=code["train"])
+        rest = TRL.format(given=given, settings=code["trl"], train=code["train"])
     assert code["mount"].count("/content/drive") == 2
     mount = code["mount"].replace("/content/drive", str(drive))
     return BEGIN.format(model=model, steps=steps) + mount + rest
-
-
-def _filled(line: str, arguments: str) -> str:
-    """A call of the fold with the other settings that its reader has."""
-    call = line.partition("#")[0].rstrip()
-    assert call.endswith(")")
-    return f"{call[:-1]}, {arguments})"
 
 
 def lose_and_resume(
