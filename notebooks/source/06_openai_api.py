@@ -122,8 +122,9 @@ held_out = client.files.create(file=held_out_file.open("rb"), purpose="fine-tune
 print(train.id, train.bytes, "bytes,", train.status)
 
 # %% [markdown]
-# `processed` means only that the file has arrived. Its rows are checked when the job runs, which on a busy
-# host can be an hour later. So check your file before you send it: lesson 05's
+# `processed` means only that the file has arrived, and perhaps that its lines can be read. What is in them is checked
+# when the job runs, which on a busy host can be an hour later. (Azure takes a while to read the file: there call
+# `client.files.wait_for_processing(train.id)` before you create the job.) So check your file before you send it: lesson 05's
 # `course check-data train.jsonl` knows the hosts' rules, and counts the tokens of each row. A row that is too
 # long is cut, and what is cut is the answer.
 #
@@ -292,8 +293,8 @@ show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
 #     model="meta-llama/Llama-3.1-8B-Instruct", training_file=sent["train"], validation_file=sent["validation"],
 #     hyperparameters={                         # at the top level, not under `method`
 #         "n_epochs": 3, "lora": True,
-#         "learning_rate_multiplier": 2e-5,     # here the learning rate itself: 1 would ruin the model
-#     },
+#         "learning_rate_multiplier": 2e-5,     # here the learning rate itself: 1 would ruin the model. This is
+#     },                                        # the host's example; with few rows LoRA may need 1e-4
 # )
 # while there.status in WAITING:
 #     time.sleep(60)
@@ -371,7 +372,8 @@ print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.argument
 
 # %% [markdown]
 # The call has the right form; this service allows no other. At OpenAI you need `"strict": True` in the
-# function for that, and `"additionalProperties": False` in every object of its schema. The order number is
+# function for that, and `"additionalProperties": False` in every object of its schema. For tuned models its guide also
+# rules out some keywords, `pattern` among them: leave those out there. The order number is
 # right as well, but no form guarantees that: compare it with the message before you act on it.
 #
 # **Your turn:** make training rows of conversations that customers rated with a thumb up or down.
@@ -661,7 +663,8 @@ print("after: ", count_right(ask_all(preferred.fine_tuned_model, prompts), wante
 lesson_06.preferences()
 
 # %% [markdown]
-# After each of the first three jobs the model is much worse. The column on “none” says how.
+# After each of the first three jobs the model is much worse. The column on “none” says how. (A program that always
+# says “none” has 70 % of the escalations right. The tuned model is not far above that; after these jobs it is below.)
 #
 # - "none" is the right escalation for most messages, and after the first job the model hardly ever says it:
 #   its sixty pairs all punish one and the same record, "question" and "none", and the easiest way to comply
@@ -673,10 +676,10 @@ lesson_06.preferences()
 # The loss reports on the pairs; only answers report on the model.
 #
 # Was it the pairs or the training? Look at the rows “steps a tenth as large”: the same pairs, with a
-# `learning_rate_multiplier` of 0.1. The model is nearly what it was before. So for these two kinds of pairs
-# the damage came from the size of the steps, which our service had chosen ("auto"), and one-sided pairs gave
-# the steps a direction. But the small steps did no good either, as far as these messages can show, and they
-# were not tried with the balanced pairs.
+# `learning_rate_multiplier` of 0.1. The model is nearly what it was before. With so small
+# steps little changes at all: that shows that the dose matters, and does not clear the pairs. Small steps for ten times
+# as long were not tried. And the small steps did no good either, as far as these messages can show; with the balanced
+# pairs they were not tried.
 #
 # What to learn from it:
 #
@@ -730,8 +733,9 @@ for name, record in tried.items():
 # right would get 0 for every answer, and from equal rewards there is nothing to learn.
 #
 # Now the request itself. Each row ends with the question, and has the fields of `item` beside the messages.
-# The service checks the form of the request, and then declines. OpenAI's guide adds a `response_format` for
-# `sample.output_json`; the API's specification has no such field.
+# The service checks the form of the request, and then declines. For `sample.output_json` OpenAI's guide wants a
+# `response_format` beside the grader, such as the `form` of section 3. The API's specification has no such field, but the
+# client passes it on. And a real job needs a validation file of its own.
 
 # %%
 to_grade = [{"messages": row["messages"][:-1], **json.loads(row["messages"][-1]["content"])}
@@ -785,7 +789,7 @@ lesson_06.training_table(rows, 3)
 # them.
 #
 # Count tokens with the host's {{term:tokenizer}}: that of our small model counts a tenth more in the words of
-# these messages (and the template's marks come on top).
+# these messages (and each adds marks of its own to every message).
 #
 # **Your turn:** write the bill of a job.
 
@@ -810,8 +814,8 @@ lesson_06.training_table(rows, 3)
 # $$P = \frac{S\,t_{in} + A\,(t_{out} - u_{out})}{u_{in}}$$
 #
 # The easy case is a host of open models that charges no more for a tuned model's tokens than for the base's:
-# then $P = S$, and every instruction that you leave out is saved. Such a host charges by the hour (further
-# down).
+# then $P = S$, and every instruction that you leave out is saved. But most such hosts want a deployment by the
+# hour, and then the table further down decides.
 #
 # Now with real counts, the means over the test messages for our three prompts:
 
