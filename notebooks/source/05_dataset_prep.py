@@ -1250,11 +1250,11 @@ def doubtful(rows):
     rows = rows.assign(own=own, says=names[out.argmax(axis=1)])
     commonest = rows[LABEL].value_counts(normalize=True).max()
     agrees = (rows["says"] == rows[LABEL]).mean()
-    kappa = cohen_kappa_score(rows[LABEL], rows["says"])
-    report = f"agrees with {agrees:.0%} of the labels; guessing {commonest:.0%}; kappa {kappa:.2f}"
+    beyond = cohen_kappa_score(rows[LABEL], rows["says"])      # kappa: 0 is chance, 1 perfect
+    report = f"agrees with {agrees:.0%} of the labels; guessing {commonest:.0%}; kappa {beyond:.2f}"
     if len(rows) < 200:
         return rows, f"{report}; too few rows to tell"
-    stop_unless(kappa > STOP["kappa"], f"{report}. Have labels slipped to other rows?")
+    stop_unless(beyond > STOP["kappa"], f"{report}. Have labels slipped to other rows?")
     return rows, report
 
 # %% [markdown]
