@@ -130,12 +130,11 @@ def last_lines(text: str, count: int = 8) -> str:
 
 def _finish(html: Path) -> None:
     """What no reader needs goes; what a static host needs comes; the mark says whose folder it is."""
+    static = html / "_static"
+    for file in [*static.rglob("*.map"), *static.rglob("*.html"), *static.glob("paper.css")]:  # sources; the ePub's
+        file.unlink()
     for name in (".buildinfo", ".buildinfo.bak", "objects.inv.bak"):
-        for file in html.rglob(name):
-            file.unlink()
-    for static in html.rglob("_static"):
-        for file in [*static.rglob("*.map"), *static.rglob("*.html"), *static.glob("paper.css")]:  # sources; the ePub's
-            file.unlink()
+        (html / name).unlink(missing_ok=True)
     _name_by_content(html)
     (html / ".nojekyll").touch()  # GitHub's pages would leave out folders that begin with _
     mark = {"book": assets.DISTRIBUTION, "version": __version__}
