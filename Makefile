@@ -22,13 +22,12 @@ OLDEST_CACHE = $(abspath $(VENV)-oldest)/course-cache
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
 
-# Ruff, formatting, types, notebooks older than their sources, translations, prices older than a year: under a minute.
+# Ruff, formatting, types, notebooks older than their sources, prices older than a year: under a minute.
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/course build --check
-	$(BIN)/course translate --check
 	$(BIN)/python -m course_utils.costs --check-age
 
 # As lint's last part, which only warns; this fails, for a machine that looks once a week.
@@ -66,7 +65,7 @@ notebooks: $(VENV)/.test
 # The course as a website, in build/book: for any static host, or open index.html. Nothing is executed. Its pages have Python
 # if Pyodide has been fetched before; `course book --live` fetches it.
 book: $(VENV)/.test
-	$(BIN)/course book --language en --language es --out build/book
+	$(BIN)/course book --out build/book
 
 # Our training loop beside TRL's and a plain one, in turns; our estimates beside the allocator and other estimators. Writes
 # dated tables and figures.

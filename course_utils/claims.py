@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from html import escape
 
 from course_utils.errors import CourseError
-from course_utils.languages import later
 
 # The figures and statements that the course tests, section by section, in its own words.
 CLAIMS = {
@@ -48,8 +47,8 @@ CLAIMS = {
 }  # fmt: skip
 
 # The words of a verdict.
-HOLDS, FAILS = later("holds"), later("does not hold")
-UNDER_A_CONDITION, NOT_TESTED = later("holds under a condition"), later("not tested here")
+HOLDS, FAILS = "holds", "does not hold"
+UNDER_A_CONDITION, NOT_TESTED = "holds under a condition", "not tested here"
 
 # Where a claim can be met, with the date on which it was read there.
 SOURCES = {

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from course_utils import __version__, assets, languages
+from course_utils import __version__, assets
 from course_utils.errors import CourseError
 from course_utils.memory.plan import CHOICES, StepPlan
 
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for add in (
         _add_lab, _add_run, _add_build, _add_book, _add_lint_lessons, _add_fetch, _add_estimate, _add_check_data,
-        _add_clean_script, _add_serve, _add_grade, _add_nbgrader, _add_release, _add_translate, _add_doctor,
+        _add_clean_script, _add_serve, _add_grade, _add_nbgrader, _add_release, _add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -135,7 +135,6 @@ def _command(
 
 def _add_lab(commands: Commands) -> None:
     parser = commands.add_parser("lab", help="open the course in JupyterLab; further options go to jupyter lab")
-    parser.add_argument("--language", default=languages.SOURCE, help=f"of the notebooks: {', '.join(languages.LANGUAGES)}")
     parser.set_defaults(run=_lab)
 
 
@@ -159,13 +158,6 @@ def _add_book(commands: Commands) -> None:
         action=argparse.BooleanOptionalAction,
         help="calculators and exercises that compute in the page, with Pyodide, which npm fetches once (14 MB); default: if "
         "it has been fetched before",
-    )
-    parser.add_argument(
-        "--language",
-        action="append",
-        choices=list(languages.LANGUAGES),
-        help="of the book (default en); given several times, the first is in FOLDER, each other in a folder of its code, "
-        "and pages lead to each other",
     )
     parser.add_argument("--pdf", metavar="FOLDER", help="also print each lesson as a PDF, with chromium; needs --out")
     parser.add_argument(
@@ -338,22 +330,6 @@ def _add_release(commands: Commands) -> None:
     parser.add_argument(
         "--seed", type=int, help="seed of the hidden cases; default: that of an earlier pack, else a new one"
     )
-    parser.add_argument(
-        "--language", default=languages.SOURCE, help=f"of the learners' pack: {', '.join(languages.LANGUAGES)}"
-    )
-
-
-def _add_translate(commands: Commands) -> None:
-    parser = _command(
-        commands,
-        "translate",
-        _translate,
-        "bring the catalogues of translations up to date with the course (needs a checkout)",
-        epilog="exit status of --check: 1 if a translation lacks or adds code, formulas, markers, links, HTML, values or "
-        "numbers, or if a language that is declared complete has a missing, fuzzy or obsolete message",
-    )
-    parser.add_argument("languages", nargs="*", metavar="language", help="such as es; all if none is named")
-    parser.add_argument("--check", action="store_true", help="write nothing; say how much is translated, and what is wrong")
 
 
 def _add_doctor(commands: Commands) -> None:
@@ -365,32 +341,16 @@ def _lab(options: argparse.Namespace) -> None:
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")
-    language = languages.find(options.language).code
     models.prepare_packaged_model()
-    folder = _working_copies(language)
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={_working_copies()}"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command += ["--allow-root"]  # in a container root is often the only user, and Jupyter would refuse to start
     command += options.extra_arguments
-    if language != languages.SOURCE:
-        os.environ[languages.VARIABLE] = language  # its kernels say what is wrong with an answer in that language
     os.execv(sys.executable, command)
 
 
-def _working_copies(language: str) -> Path:
-    """Folder of the notebooks to open: those of the checkout, or copies of those in the wheel, made in this folder.
-
-    In another language than English it is always a folder of copies, since only the English notebooks are stored.
-    """
-    if language != languages.SOURCE:
-        from course_utils.publishing import translating
-
-        if importlib.util.find_spec("jupytext") is None:
-            raise CourseError(f"other languages need jupytext: pip install '{assets.DISTRIBUTION}[lab]'")
-        folder = Path.cwd() / f"finetuning-course-{language}"
-        folder.mkdir(exist_ok=True)
-        translating.write_notebooks(folder, language)
-        return folder
+def _working_copies() -> Path:
+    """Folder of the notebooks to open: those of the checkout, or copies of those in the wheel, made in this folder."""
     notebooks = assets.path("notebooks")
     if (assets.root() / "pyproject.toml").exists():
         return notebooks
@@ -436,14 +396,11 @@ def _book(options: argparse.Namespace) -> Result:
     """Status 0 if the book is whole, 1 if Sphinx found something wrong in it."""
     from course_utils.publishing.book import write_epub
 
-    codes = options.language or [languages.SOURCE]
     if not options.out and (options.pdf or not options.epub):
         raise CourseError("say where the book is to go: --out FOLDER" + ("" if options.pdf else ", --epub FILE or both"))
-    if options.epub and len(set(codes)) > 1:
-        raise CourseError("an ePub has one language: call `course book --epub FILE --language CODE` for each")
-    result = _website(options, codes) if options.out else Result("", {}, 0)
+    result = _website(options) if options.out else Result("", {}, 0)
     if options.epub:
-        epub = write_epub(options.epub, codes[0])
+        epub = write_epub(options.epub)
         line = f"{len(epub.pages)} pages, {epub.bytes / 1e6:.1f} MB, in {epub.seconds:.1f} s: {epub.file}"
         lines: list[str] = [str(result.text)] if result.text else []
         lines += [line, *(f"  warning: {warning}" for warning in epub.warnings)]
@@ -452,10 +409,10 @@ def _book(options: argparse.Namespace) -> Result:
     return result
 
 
-def _website(options: argparse.Namespace, codes: list[str]) -> Result:
+def _website(options: argparse.Namespace) -> Result:
     from course_utils.publishing.book import build_book, print_lessons
 
-    book = build_book(options.out, options.live, codes)
+    book = build_book(options.out, options.live)
     printed = print_lessons(book.folder, Path(options.pdf)) if options.pdf else []
     size = f"{len(book.pages)} pages, {book.bytes / 1e6:.1f} MB, in {book.seconds:.1f} s"
     lines = [f"{size}: open {book.folder / 'index.html'}"]
@@ -467,33 +424,6 @@ def _website(options: argparse.Namespace, codes: list[str]) -> Result:
     lines += [f"  warning: {warning}" for warning in book.warnings]
     files = [str(file) for file in printed]
     return Result("\n".join(lines), {**asdict(book), "pdfs": files}, 1 if book.warnings else 0)
-
-
-def _translate(options: argparse.Namespace) -> Result:
-    """Status 1 if --check finds something to repair."""
-    from course_utils.publishing import catalogues
-
-    if missing := [name for name in ("babel", "jupytext") if importlib.util.find_spec(name) is None]:
-        raise CourseError(f"translating needs {', '.join(missing)}: pip install '{assets.DISTRIBUTION}[lab,book]'")
-    lines, document, problems = [], {}, []
-    for code in options.languages or languages.TRANSLATIONS:
-        language = languages.find(code)
-        if code == languages.SOURCE:
-            raise CourseError("the course is written in English; name another language")
-        reports = (catalogues.check if options.check else catalogues.update)(code)
-        language_problems = catalogues.problems(code, reports) if options.check else []
-        state = "declared complete" if language.is_complete else "not declared complete"
-        lines += [f"{code} ({state})", *(f"  {report}" for report in reports), *(f"  {line}" for line in language_problems)]
-        if language_problems:
-            files = f"course_utils/locale/{code}/LC_MESSAGES"
-            lines.append(f"  run `course translate {code}`, correct {files}/*.po, remove `#, fuzzy`, and run it again")
-        document[code] = {
-            "complete": language.is_complete,
-            "problems": language_problems,
-            "catalogues": [asdict(r) for r in reports],
-        }
-        problems += language_problems
-    return Result("\n".join(lines), document, 1 if problems else 0)
 
 
 def _note_placeholder(what: str) -> None:
@@ -717,7 +647,7 @@ def _release(options: argparse.Namespace) -> Result:
     from course_utils.release import release
 
     try:
-        packs = release(options.assignment, options.out, options.seed, options.language)
+        packs = release(options.assignment, options.out, options.seed)
     except OSError as error:
         raise CourseError(f"{options.out} cannot be written: {error}; name another folder") from error
     _note_placeholder("the notebooks' buttons")

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from course_utils.errors import CourseError
-from course_utils.languages import GLOSSARY, later, say
 
 FILE = Path(__file__).with_name("glossary.jsonl")
-HEADING = later("Words of this lesson")
+HEADING = "Words of this lesson"
 MARKER = re.compile(r"\{\{term:([^{}|]+)(?:\|([^{}]+))?\}\}")
 TABLE = re.compile(r"^\{\{words\}\}[ \t]*$", re.MULTILINE)
 ASSUMES = re.compile(r"<!--\s*assumes:(.*?)-->", re.DOTALL)
@@ -56,39 +55,26 @@ class Term:
         begin = self.name[:4].lower()
         return tuple(form for form in self.forms if form not in self.everyday and form[:4].lower() != begin)
 
-    @property
-    def shown_name(self) -> str:
-        """Its name in the language that is spoken now."""
-        return say(self.name, GLOSSARY)
-
-    @property
-    def shown_meaning(self) -> str:
-        """Its meaning in the language that is spoken now."""
-        return say(self.meaning, GLOSSARY)
-
 
 class Words(list[Term]):
     """Terms as a table of two columns: HTML in a notebook, lines of text elsewhere."""
 
     def markdown(self) -> str:
         """Return the table in Markdown, without a heading."""
-        rows = (f"| **{_in_cell(term.shown_name)}** | {_in_cell(term.shown_meaning)} |" for term in self)
-        return "\n".join((f"| {say('word')} | {say('what it means')} |", "| :-- | :-- |", *rows))
+        rows = (f"| **{_in_cell(term.name)}** | {_in_cell(term.meaning)} |" for term in self)
+        return "\n".join(("| word | what it means |", "| :-- | :-- |", *rows))
 
     def _repr_html_(self) -> str:
         cell = '<td style="text-align:left">'  # Jupyter's own style would align it to the right
-        head = "".join(
-            f'<th scope="col" style="text-align:left">{title}</th>' for title in (say("Word"), say("What it means"))
-        )
+        head = "".join(f'<th scope="col" style="text-align:left">{title}</th>' for title in ("Word", "What it means"))
         rows = "".join(
-            f'<tr><th scope="row" style="text-align:left">{escape(t.shown_name)}</th>'
-            f"{cell}{escape(t.shown_meaning)}</td></tr>"
+            f'<tr><th scope="row" style="text-align:left">{escape(t.name)}</th>{cell}{escape(t.meaning)}</td></tr>'
             for t in self
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def __repr__(self) -> str:
-        return "\n".join(f"{term.shown_name}: {term.shown_meaning}" for term in self)
+        return "\n".join(f"{term.name}: {term.meaning}" for term in self)
 
 
 class Use(NamedTuple):
@@ -135,12 +121,12 @@ def find(name: str) -> Term:
 
 
 def define(name: str) -> str:
-    """Return what a term means, in one sentence of the language that is spoken now; `name` may be any of its forms.
+    """Return what a term means, in one sentence; `name` may be any of its forms.
 
     Raises:
         CourseError: the glossary has no such term.
     """
-    return find(name).shown_meaning
+    return find(name).meaning
 
 
 def words(names: Iterable[str] | None = None) -> Words:
@@ -153,7 +139,7 @@ def words(names: Iterable[str] | None = None) -> Words:
         CourseError: the glossary has no such term.
     """
     chosen = set(terms().values()) if names is None else {find(name) for name in names}
-    return Words(sorted(chosen, key=lambda term: plain_letters(term.shown_name)))
+    return Words(term for term in terms().values() if term in chosen)
 
 
 def marked(texts: Iterable[str]) -> list[Term]:
@@ -185,7 +171,7 @@ def write_out(texts: Iterable[str]) -> list[str]:
     if tables != bool(explained):
         raise CourseError("{{words}} goes once, on its own line, in a lesson that marks terms, and nowhere else")
     table = words(term.name for term in explained).markdown()
-    listed = f"## {say(HEADING)}\n\n<details>\n<summary>{_count(explained)}</summary>\n\n{table}"
+    listed = f"## {HEADING}\n\n<details>\n<summary>{_count(explained)}</summary>\n\n{table}"
     return [TABLE.sub(lambda _: f"{listed}\n\n</details>", MARKER.sub(_link, text)) for text in texts]
 
 
@@ -305,7 +291,7 @@ def _link(marker: re.Match[str]) -> str:
     for character in "|`$*_\\":  # which Markdown or a table around it would read
         tip = tip.replace(character, f"&#{ord(character)};")
     # In italics, as books set a word that they explain; by colour alone not everybody would see the link.
-    return f'*[{(marker[2] or marker[1]).strip()}](#{say(HEADING).replace(" ", "-")} "{tip}")*'
+    return f'*[{(marker[2] or marker[1]).strip()}](#{HEADING.replace(" ", "-")} "{tip}")*'
 
 
 def _in_cell(text: str) -> str:
@@ -314,12 +300,5 @@ def _in_cell(text: str) -> str:
 
 def _count(explained: list[Term]) -> str:
     if len(explained) == 1:
-        return say("One word, in a sentence")
-    return say("{count} words, each in a sentence", count=len(explained))
-
-
-def plain_letters(name: str) -> tuple[str, str]:
-    """Return what names are sorted by: without accents and capitals, so that "época" is found under E."""
-    import unicodedata
-
-    return "".join(c for c in unicodedata.normalize("NFD", name.lower()) if not unicodedata.combining(c)), name
+        return "One word, in a sentence"
+    return f"{len(explained)} words, each in a sentence"

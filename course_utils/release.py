@@ -19,17 +19,16 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from course_utils import costs, languages
+from course_utils import costs
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.quizzes import QUIZZES
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.results import write
-from course_utils.languages import BOOK, SOURCE, say, speaking
 from course_utils.lessons import find, learner_file
 from course_utils.pages import render
-from course_utils.publishing import builder, translating
+from course_utils.publishing import builder
 from course_utils.publishing.objectives import objectives_in
 from course_utils.publishing.overview import overview
 from course_utils.publishing.times import load_times
@@ -54,20 +53,18 @@ class Packs:
     seed: int
 
 
-def release(assignment: str, out: str | Path, seed: int | None = None, language: str = SOURCE) -> Packs:
+def release(assignment: str, out: str | Path, seed: int | None = None) -> Packs:
     """Write the learners' pack and the instructor's.
 
     Args:
         assignment: "02", "02_lora", several of these separated by commas, or "all".
         out: output folder; its `learner/` and `instructor/` are replaced.
         seed: seed of the hidden cases; if None, that of an earlier pack, or else a new one.
-        language: of the learners' pack; the instructor's is in English.
 
     Raises:
-        CourseError: a language or a lesson is unknown, prices are older than a year, a notebook is older than its source, or
-            the packs' folders have other files, or pip cannot build the course's wheel.
+        CourseError: a lesson is unknown, prices are older than a year, a notebook is older than its source, the packs'
+            folders have other files, or pip cannot build the course's wheel.
     """
-    languages.find(language)
     sections, exercise_ids = batch.exercises_of(assignment)
     if outdated := [f"{name} ({day})" for name, day in costs.stale_prices(date.today())]:
         raise CourseError(
@@ -90,8 +87,7 @@ def release(assignment: str, out: str | Path, seed: int | None = None, language:
     for folder in drafts.values():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    with speaking(language):
-        _write_learner_pack(drafts["learner"], sections, language)
+    _write_learner_pack(drafts["learner"], sections)
     _write_instructor_pack(drafts["instructor"], sections, [EXERCISES[id] for id in exercise_ids], assignment, seed)
     for name, folder in packs.items():
         files = sorted(str(file.relative_to(drafts[name])) for file in drafts[name].rglob("*") if file.is_file())
@@ -151,48 +147,39 @@ def _foreign_files(folder: Path) -> list[str]:
     return sorted(file for file in present if file not in pack_files and ".ipynb_checkpoints" not in file)
 
 
-def _write_learner_pack(folder: Path, sections: list[str], language: str) -> None:
+def _write_learner_pack(folder: Path, sections: list[str]) -> None:
     for section in sections:
-        file = _make_folder(folder / "notebooks") / f"{section}.ipynb"
-        if language == SOURCE:
-            shutil.copyfile(learner_file(section), file)
-        else:
-            builder.write(translating.translated_notebook(section, language), file)
+        shutil.copyfile(learner_file(section), _make_folder(folder / "notebooks") / f"{section}.ipynb")
     wheel = write_wheel(folder / "notebooks")  # where a notebook's install cell looks first
     rows = [row for row in overview() if row.lesson.name in sections]
     lines = [
-        f"# {say('Teaching models new behaviours')}",
+        "# Teaching models new behaviours",
         "",
-        say("Open a notebook, run it from top to bottom, and hand it in. Exercises mark themselves."),
+        "Open a notebook, run it from top to bottom, and hand it in. Exercises mark themselves.",
         "",
-        say(
-            "- **On your machine**: `pip install '{requirement}'`, then `{command}`.",
-            requirement=f"notebooks/{wheel.name}[lab]",
-            command="jupyter lab notebooks" if language == SOURCE else f"course lab --language {language}",
+        f"- **On your machine**: `pip install 'notebooks/{wheel.name}[lab]'`, then `jupyter lab notebooks`.",
+        (
+            f"- **In Colab**: upload a notebook, drag `{wheel.name}` into Files (the folder at the left edge), and run the "
+            "first cell, which installs the course from that file. Or put this whole folder into your Drive, open a "
+            "notebook from there, and mount the Drive (the Drive button above Files) before you run it."
         ),
-        say(
-            "- **In Colab**: upload a notebook, drag `{wheel}` into Files (the folder at the left edge), and run the first "
-            "cell, which installs the course from that file. Or put this whole folder into your Drive, open a notebook from "
-            "there, and mount the Drive (the Drive button above Files) before you run it.",
-            wheel=wheel.name,
-        ),
-        say("- **In Kaggle**: upload a notebook, and add `{wheel}` to its input as a dataset.", wheel=wheel.name),
+        f"- **In Kaggle**: upload a notebook, and add `{wheel.name}` to its input as a dataset.",
         "",
-        f"| {say('lesson')} | {say('what you do')} | {say('Run all, two CPU cores')} | {say('exercises')} | {say('file')} |",
+        "| lesson | what you do | Run all, two CPU cores | exercises | file |",
         "| --- | --- | --- | --- | --- |",
         *(
-            f"| {row.lesson.number} {say(row.lesson.title, BOOK)} | {say(row.lesson.promise, BOOK)} | "
+            f"| {row.lesson.number} {row.lesson.title} | {row.lesson.promise} | "
             f"{_minutes(row.minutes)} | {row.exercises} | `notebooks/{row.file}` |"
             for row in rows
         ),
         "",
-        say("If something breaks: `course doctor` says what to fix."),
+        "If something breaks: `course doctor` says what to fix.",
     ]
     write(folder / "README.md", "\n".join(lines) + "\n")
 
 
 def _minutes(minutes: float | None) -> str:
-    return "" if minutes is None else say("{minutes} minutes", minutes=f"{minutes:.1f}")
+    return "" if minutes is None else f"{minutes:.1f} minutes"
 
 
 def _write_instructor_pack(folder: Path, sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from course_utils import claims
 from course_utils.errors import CourseError
-from course_utils.languages import lesson_domain, say
 from course_utils.show.style import FONT, LINE, TONES, box, tone
 from course_utils.show.tables import Table
 
@@ -40,13 +39,8 @@ def _badge(word: str) -> str:
     colour = TONES[TONE_OF[word]][0]
     return (
         f'<span style="background:{colour};color:#ffffff;border-radius:4px;padding:.1em .5em;font-weight:600">'
-        f"{escape(say(word))}</span>"
+        f"{escape(word)}</span>"
     )
-
-
-def _in_words(id: str, text: str) -> str:
-    """What belongs to a claim, in the language that is spoken now; the verdict's sentence is computed, and stays English."""
-    return say(text, lesson_domain(LESSON_OF[id[:1]]))
 
 
 class Card:
@@ -57,16 +51,15 @@ class Card:
 
     def _repr_html_(self) -> str:
         source, verdict = claims.SOURCES.get(self.id, ""), self.verdict
-        met = f"<div>{escape(say('Source:'))} {escape(_in_words(self.id, source))}</div>" if source else ""
+        met = f"<div>Source: {escape(source)}</div>" if source else ""
         code = escape(inspect.getsource(self._judge))
         module = self._judge.__module__.replace(".", "/")
         tables = "".join(f"<p></p>{part._repr_html_()}" for part in verdict.evidence)
-        claim = _in_words(self.id, claims.CLAIMS[self.id])
         scope = f"<p>{escape(verdict.scope)}</p>" if verdict.scope else ""
         return box(
-            f"<div><b>{escape(say('Claim {id}', id=self.id))}</b> “{escape(claim)}”</div>{met}"
+            f"<div><b>Claim {self.id}</b> “{escape(claims.CLAIMS[self.id])}”</div>{met}"
             f'<p style="margin:.5em 0">{_badge(verdict.word)} {escape(verdict.sentence)}</p>'
-            f"<details><summary>{escape(say('Evidence, and the code that judged it'))}</summary>{tables}{scope}"
+            f"<details><summary>Evidence, and the code that judged it</summary>{tables}{scope}"
             f"<p><code>{module}.py</code></p>"
             f'<pre tabindex="0" style="{tone("quiet")};padding:.6em;overflow-x:auto">{code}</pre></details>',
             TONE_OF[verdict.word], f"claim {self.id}",
@@ -109,7 +102,7 @@ class Summary:
             tables = "".join(f"<p></p>{part._repr_html_()}" for part in card.verdict.evidence) if card else ""
             rows += (
                 f'<details style="border-top:1px solid {LINE};padding:.35em 0"><summary><b>{claim.id}</b> '
-                f"“{escape(_in_words(claim.id, claim.text))}” {_badge(claim.verdict)}</summary>"
+                f"“{escape(claim.text)}” {_badge(claim.verdict)}</summary>"
                 f'<div style="margin:.4em 1.2em">{escape(claim.measured)}{tables}</div></details>'
             )
         return f'<div style="{FONT};{tone("plain")};max-width:56em">{rows}</div>'

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from course_utils.languages import say
-
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = ("# YOUR CODE HERE", "...")
 
@@ -57,10 +55,7 @@ class Challenge:
             result = self.run(value)
         except ValueError as error:
             return 0.0, str(error)
-        summary = say(
-            "Your settings were run: {measure} {result}; the bar is {bar}.",
-            measure=say(self.measure), result=f"{result:.4g}", bar=f"{self.bar:g}",
-        )  # fmt: skip
+        summary = f"Your settings were run: {self.measure} {result:.4g}; the bar is {self.bar:g}."
         if result <= self.bar:
             return float(points), summary
         return (points / 2 if result <= self.half else 0.0), f"{summary} {self.advise(value, result)}"
@@ -117,11 +112,6 @@ class Exercise:
     def worth(self) -> str:
         """Its points in words, e.g. "2 points"."""
         return f"{self.points} point" + "s" * (self.points != 1)
-
-    @property
-    def shown_worth(self) -> str:
-        """Its points in words of the language that is spoken now; cells have `worth`, since their code is never translated."""
-        return say("1 point") if self.points == 1 else say("{points} points", points=self.points)
 
     def source(self) -> str:
         """The solution as a notebook cell, markers included."""

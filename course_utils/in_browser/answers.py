@@ -10,7 +10,6 @@ from typing import Any
 from course_utils.exercises import EXERCISES
 from course_utils.exercises import check as check_function
 from course_utils.exercises.definitions import Exercise
-from course_utils.languages import say
 
 MOST_PRINTED = 4000  # characters; a page that shows more is no help
 FILE_NAME = "<your answer>"
@@ -60,9 +59,9 @@ def _result(exercise: Exercise, points: float, message: str, printed: io.StringI
 def _told(error: BaseException) -> str:
     """What went wrong before there was a function to check, with the line of the answer where it did."""
     if isinstance(error, SyntaxError):
-        return say("Python cannot read the answer: {error}, in line {line}.", error=error.msg, line=error.lineno)
+        return f"Python cannot read the answer: {error.msg}, in line {error.lineno}."
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == FILE_NAME]
     reason = f"{type(error).__name__}: {str(error)[:200]}"
     if lines:
-        return say("The answer stopped in line {line}: {error}", line=lines[-1], error=reason)
-    return say("The answer stopped: {error}", error=reason)
+        return f"The answer stopped in line {lines[-1]}: {reason}"
+    return f"The answer stopped: {reason}"

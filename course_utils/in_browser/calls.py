@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 
-from course_utils.languages import SOURCE, speaking
-
 # Loaded at first use: a page that asks a calculator does not wait for the exercises.
 _MODULE_OF = {"calculate": "calculators", "check": "answers"}
 
@@ -15,8 +13,7 @@ def call(request: str) -> str:
     """Answer a page's request.
 
     Args:
-        request: a JSON object: `call` is "calculate" or "check", `arguments` those of the function of that name; `language`
-            is what the page is in, English if it does not say so.
+        request: a JSON object: `call` is "calculate" or "check", `arguments` those of the function of that name.
 
     Returns:
         What the function returns, as JSON.
@@ -28,5 +25,4 @@ def call(request: str) -> str:
     body = json.loads(request)
     name = body["call"]
     function = getattr(importlib.import_module(f"course_utils.in_browser.{_MODULE_OF[name]}"), name)
-    with speaking(body.get("language") or SOURCE):
-        return json.dumps(function(**body["arguments"]), allow_nan=False)
+    return json.dumps(function(**body["arguments"]), allow_nan=False)

@@ -28,9 +28,7 @@ from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise, strip_solution
 from course_utils.exercises.registry import EXERCISES
 from course_utils.files import write_whole
-from course_utils.languages import SOURCE, lesson_domain, say, speaking
 from course_utils.lessons import LESSONS, find, learner_file, source_file
-from course_utils.publishing.markdown_messages import translated
 from course_utils.publishing.overview import overview
 from course_utils.publishing.times import save_run_cost, timing
 
@@ -129,27 +127,26 @@ def _repository() -> str:
     return assets.repository_url().removeprefix("https://github.com/")
 
 
-def instructor_edition(section: str, source: str | None = None, language: str = SOURCE) -> NotebookNode:
+def instructor_edition(section: str, source: str | None = None) -> NotebookNode:
     """Notebook node with solutions and without outputs.
 
     Args:
         section: which one.
         source: replaces the text of the section's file (for tests).
-        language: of its Markdown, as far as it is translated; code stays as it is.
     """
+    import jupytext
     import nbformat
 
     name = find(section).name
+    text = source if source is not None else source_file(name).read_text(encoding="utf-8")
     notebook: NotebookNode = nbformat.v4.new_notebook()
-    with speaking(language):  # whatever the environment says: what is stored is English
-        notebook.cells = expanded_cells(name, source)
-        for cell in _markdown_cells(notebook):
-            cell.source = translated(cell.source, lambda text: say(text, lesson_domain(name)))
-        _write_out_terms(notebook, name)
-        _set_ids(notebook, name)
-        digest = _hash(notebook)  # before filling in what depends on the address or on recorded times
-        for cell in _markdown_cells(notebook):
-            cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing(name))
+    for cell in jupytext.reads(text, fmt="py:percent").cells:
+        notebook.cells += _expand(cell, name)
+    _write_out_terms(notebook, name)
+    _set_ids(notebook, name)
+    digest = _hash(notebook)  # before filling in what depends on the address or on recorded times
+    for cell in _markdown_cells(notebook):
+        cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing(name))
     notebook.metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "language_info": {"name": "python"},
@@ -158,25 +155,9 @@ def instructor_edition(section: str, source: str | None = None, language: str = 
     return notebook
 
 
-def expanded_cells(name: str, source: str | None = None) -> list[NotebookNode]:
-    """Return a section's cells with exercises in their places and terms still marked: what is translated.
-
-    Args:
-        name: full name of the section.
-        source: replaces the text of the section's file (for tests).
-    """
-    import jupytext
-
-    text = source if source is not None else source_file(name).read_text(encoding="utf-8")
-    cells: list[NotebookNode] = []
-    for cell in jupytext.reads(text, fmt="py:percent").cells:
-        cells += _expand(cell, name)
-    return cells
-
-
-def learner_edition(section: str, source: str | None = None, language: str = SOURCE) -> NotebookNode:
+def learner_edition(section: str, source: str | None = None) -> NotebookNode:
     """Notebook node with stubs, not yet executed; arguments are those of `instructor_edition`."""
-    notebook = instructor_edition(section, source, language)
+    notebook = instructor_edition(section, source)
     for cell in notebook.cells:
         cell.source = strip_solution(cell.source)
     notebook.metadata["course"]["edition"] = "learner"

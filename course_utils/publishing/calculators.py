@@ -33,7 +33,6 @@ from markupsafe import Markup
 
 from course_utils import assets, pages
 from course_utils.in_browser.calculators import CALCULATORS, calculate
-from course_utils.languages import SOURCE, current
 from course_utils.publishing import pyodide
 
 STATIC = "_static"  # of a website
@@ -90,12 +89,11 @@ def _imported(file: Path) -> Iterator[str]:
 
 
 @cache
-def archive(language: str = SOURCE) -> bytes:
-    """Return the zip of the modules and data that a page's Python needs, with the catalogues of the page's language."""
-    catalogues = sorted((assets.PACKAGE / "locale" / language).rglob("*.po"))
+def archive() -> bytes:
+    """Return the zip of the modules and data that a page's Python needs."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
-        for file in [*modules(), *map(Path, DATA), *(file.relative_to(assets.PACKAGE) for file in catalogues)]:
+        for file in [*modules(), *map(Path, DATA)]:
             entry = zipfile.ZipInfo(f"course_utils/{file.as_posix()}", EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
             packed.writestr(entry, (assets.PACKAGE / file).read_bytes())
@@ -107,7 +105,7 @@ def static() -> str:
 
     Its name changes with anything in it: `_static/course-0f3a…`.
     """
-    content = hashlib.sha256(archive(current()))
+    content = hashlib.sha256(archive())
     for name in OWN_FILES:
         content.update(_own(name))
     return f"{STATIC}/course-{content.hexdigest()[:12]}"
@@ -127,7 +125,7 @@ def write_static(site: Path, runtime: Path | None) -> list[Path]:
         OSError: the folder cannot be written.
     """
     written = [_write(site / static() / name, _own(name)) for name in OWN_FILES]
-    written.append(_write(site / static() / "course.zip", archive(current())))
+    written.append(_write(site / static() / "course.zip", archive()))
     if runtime is not None:
         names = (*pyodide.FILES, "NOTICE.txt")
         written += [_write(site / STATIC / RUNTIME / name, (runtime / name).read_bytes()) for name in names]

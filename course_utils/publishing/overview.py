@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from html import escape
 
 from course_utils.exercises.registry import EXERCISES
-from course_utils.languages import BOOK, say
 from course_utils.lessons import LESSONS, Lesson
 from course_utils.publishing.times import load_times
 
@@ -29,12 +28,11 @@ class Overview(list[LessonRow]):
     """Lessons as a table: HTML in a notebook, lines of text elsewhere."""
 
     def _repr_html_(self) -> str:
-        heads = (say("No."), say("Lesson"), say("What you do"), say("Run all"), say("Exercises"), say("File"))
+        heads = ("No.", "Lesson", "What you do", "Run all", "Exercises", "File")
         head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in heads)
         rows = ""
         for row in self:
-            title, promise = (say(text, BOOK) for text in (row.lesson.title, row.lesson.promise))
-            texts = (title, promise, _minutes(row), str(row.exercises), row.file)
+            texts = (row.lesson.title, row.lesson.promise, _minutes(row), str(row.exercises), row.file)
             cells = "".join(f'<td style="text-align:left">{escape(text)}</td>' for text in texts)  # Jupyter aligns right
             rows += f'<tr><th scope="row">{row.lesson.number}</th>{cells}</tr>'
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -58,4 +56,4 @@ def overview(tier: str = "cpu") -> Overview:
 
 
 def _minutes(row: LessonRow) -> str:
-    return say("not recorded") if row.minutes is None else say("{minutes} minutes", minutes=f"{row.minutes:.1f}")
+    return "not recorded" if row.minutes is None else f"{row.minutes:.1f} minutes"

@@ -14,9 +14,8 @@ from markupsafe import Markup
 from course_utils import pages
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES, Exercise
-from course_utils.exercises.checking import HINT_FROM, domain_of
+from course_utils.exercises.checking import HINT_FROM
 from course_utils.exercises.definitions import strip_solution
-from course_utils.languages import say
 
 LIBRARY_NAMES = {"numpy": "NumPy", "torch": "PyTorch", "sklearn": "scikit-learn"}
 
@@ -33,17 +32,16 @@ def fragment(id: str, statement: bool = False) -> Markup:
     """
     if id not in EXERCISES:
         raise CourseError(f"unknown exercise {id!r}; there are {', '.join(EXERCISES)}")
-    exercise, domain = EXERCISES[id], domain_of(EXERCISES[id])
+    exercise = EXERCISES[id]
     return Markup(
         pages.render(
             "publishing/templates/exercise.html.j2",
             exercise=exercise,
             statement=exercise.statement if statement else "",
             stub=strip_solution(exercise.source()).partition("\n")[2],
-            libraries=say(" and ").join(LIBRARY_NAMES[name] for name in exercise.needs),
+            libraries=" and ".join(LIBRARY_NAMES[name] for name in exercise.needs),
             hint_from=HINT_FROM,
-            title=say(exercise.title, domain),
-            hint=say(" ".join(exercise.hint.split()), domain),
+            hint=" ".join(exercise.hint.split()),
         )
     )
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils import assets
 from course_utils.files import write_whole
-from course_utils.languages import later, lesson_domain, say
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -24,41 +23,38 @@ def timing(name: str) -> str:
     """Markdown table of how long the section takes on each tier, from recorded runs."""
     records = load_times()
     rows = []
-    for tier, label in (("cpu", say("CPU, two cores")), ("t4", "T4"), ("a100", "A100")):
+    for tier, label in (("cpu", "CPU, two cores"), ("t4", "T4"), ("a100", "A100")):
         record = records.get(name, {}).get(tier)
         if record:
-            time_text = say("{minutes} minutes", minutes=f"{record['seconds'] / 60:.1f}")
+            time_text = f"{record['seconds'] / 60:.1f} minutes"
             memory_text = f"{record['peak_mb'] / 1000:.1f} GB"
             if card_mb := record.get("card_peak_mb"):
-                memory_text += ", " + say("{gigabytes} GB of the card", gigabytes=f"{card_mb / 1000:.1f}")
+                memory_text += f", {card_mb / 1000:.1f} GB of the card"
             rows.append(f"| {label} | {time_text} | {memory_text} | {record['date']}, {record['machine']} |")
-    heads = (say("Run all on"), say("time"), say("peak memory"), say("recorded"))
+    heads = ("Run all on", "time", "peak memory", "recorded")
     table = f"| {' | '.join(heads)} |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
     cpu = records.get(name, {}).get("cpu", {})
     if cpu.get("peak_mb", 0) > BINDER_MB:
-        warning = say("Binder promises 1 GB and usually gives 2: this lesson may run out of memory there.")
-        table += f"\n\n{warning}{_peak_text(cpu, name)}"
+        warning = "Binder promises 1 GB and usually gives 2: this lesson may run out of memory there."
+        table += f"\n\n{warning}{_peak_text(cpu)}"
     return table
 
 
 # Names of a lesson's processes in its header, by the module they run.
 PROCESS_NAMES = {
-    "ipykernel_launcher": later("this notebook"),
-    "course_utils.openai_server": later("the server"),
-    "course_utils.openai_server.worker": later("the process that trains"),
+    "ipykernel_launcher": "this notebook",
+    "course_utils.openai_server": "the server",
+    "course_utils.openai_server.worker": "the process that trains",
 }
 
 
-def _peak_text(record: dict[str, Any], lesson: str) -> str:
+def _peak_text(record: dict[str, Any]) -> str:
     """Where in the lesson the memory peak was, and how much each process held."""
     if not record.get("peak_at"):
         return ""
-    parts = [f"{say(PROCESS_NAMES.get(name, name))} {mb / 1000:.1f} GB" for name, mb in record["peak_parts"].items()]
-    section = say(record["peak_at"], lesson_domain(lesson))
-    if len(parts) > 1:
-        most, last = ", ".join(parts[:-1]), parts[-1]
-        return " " + say("Memory peaks in “{section}”, by {most} and {last}.", section=section, most=most, last=last)
-    return " " + say("Memory peaks in “{section}”.", section=section)
+    parts = [f"{PROCESS_NAMES.get(name, name)} {mb / 1000:.1f} GB" for name, mb in record["peak_parts"].items()]
+    by = f", by {', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else ""
+    return f" Memory peaks in “{record['peak_at']}”{by}."
 
 
 def times_file() -> Path:

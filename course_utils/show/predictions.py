@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from course_utils.languages import later, say
 from course_utils.show.style import box
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def predict(question: str, unit: str = "", choices: Sequence[str] = ()) -> Predi
 
 
 def _number_of(unit: str) -> str:
-    return say("a number of {unit}", unit=unit) if unit else say("a number")
+    return f"a number of {unit}" if unit else "a number"
 
 
 class Prediction:
@@ -53,7 +52,7 @@ class Prediction:
             import ipywidgets
         except ImportError:
             return
-        label = ipywidgets.HTML(box(f"<b>{escape(say('Your guess first.'))}</b> {escape(question)}", "caution", "question"))
+        label = ipywidgets.HTML(box(f"<b>Your guess first.</b> {escape(question)}", "caution", "question"))
         if choices:
             self.control = ipywidgets.ToggleButtons(options=[("?", None), *((c, c) for c in choices)], value=None)
         else:
@@ -71,18 +70,18 @@ class Prediction:
         except ValueError:
             self.guess = None
 
-    def reveal(self, measured: float | str, unit: str | None = None, source: str = later("measured")) -> Reveal:
+    def reveal(self, measured: float | str, unit: str | None = None, source: str = "measured") -> Reveal:
         """What was measured, beside the guess; `source` says where it comes from if nobody measured it."""
         return Reveal(self.guess, measured, self.unit if unit is None else unit, source)
 
     def __repr__(self) -> str:
-        how = f"one of {', '.join(self.choices)}" if self.choices else f"a number{' of ' + self.unit if self.unit else ''}"
+        how = f"one of {', '.join(self.choices)}" if self.choices else _number_of(self.unit)
         return f"Your guess first. {self.question} ({how})"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         plain = {
             "text/plain": repr(self),
-            "text/html": box(f"<b>{escape(say('Your guess first.'))}</b> {escape(self.question)}", "caution"),
+            "text/html": box(f"<b>Your guess first.</b> {escape(self.question)}", "caution"),
         }
         if self._view is None:
             return plain
@@ -98,24 +97,21 @@ class Reveal:
         measured: what came out.
     """
 
-    def __init__(self, guess: float | str | None, measured: float | str, unit: str, source: str = later("measured")) -> None:
+    def __init__(self, guess: float | str | None, measured: float | str, unit: str, source: str = "measured") -> None:
         self.guess, self.measured, self.unit, self._source = guess, measured, unit, source
 
     def _sentence(self) -> tuple[str, str]:
         unit = f" {self.unit}" if self.unit else ""
         measured = self.measured if isinstance(self.measured, str) else f"{self.measured:,.4g}"
         value = f"{measured}{unit}"
-        source = say(self._source)
         if self.guess is None:
-            return f"{source.capitalize()}: {value}.", "plain"
+            return f"{self._source.capitalize()}: {value}.", "plain"
         if isinstance(self.guess, str) or isinstance(self.measured, str):
             right = str(self.guess) == str(self.measured)
-            sentence = say("You said {guess}; {source}: {found}.", guess=self.guess, source=source, found=value)
-            return sentence, "good" if right else "caution"
+            return f"You said {self.guess}; {self._source}: {value}.", "good" if right else "caution"
         gap = abs(self.guess - self.measured)
         near = gap <= 0.1 * max(abs(self.measured), 1)
-        sentence = say("You said {guess}; {source}: {found}.", guess=f"{self.guess:,.4g}{unit}", source=source, found=value)
-        return sentence, "good" if near else "caution"
+        return f"You said {self.guess:,.4g}{unit}; {self._source}: {value}.", "good" if near else "caution"
 
     def _repr_html_(self) -> str:
         text, name = self._sentence()

@@ -312,7 +312,7 @@ def test_nobodys_folder_is_replaced(tmp_path):
 @built
 def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it(tmp_path, monkeypatch):
     def write(page):
-        def run(work, runtime, *languages):
+        def run(work, runtime):
             (work / "html" / "_static").mkdir(parents=True)
             (work / "html" / page).write_text("<p>")
             return []
@@ -324,7 +324,7 @@ def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it
         monkeypatch.setattr(building, "_run_sphinx", write(page))
         assert build_book(out, live=False).pages == (page,)
 
-    def fail(work, runtime, *languages):
+    def fail(work, runtime):
         write("three.html")(work, runtime)
         raise CourseError("Sphinx stopped")
 
@@ -337,11 +337,10 @@ def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it
 def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
     from course_utils import cli
 
-    asked, spoken = [], []
+    asked = []
 
-    def build(out, live, languages):
+    def build(out, live):
         asked.append(live)
-        spoken.append(languages)
         return publishing_book.Book(tmp_path, ("index.html",), 1_500_000, 2.0, warnings, live=bool(live))
 
     monkeypatch.setattr(publishing_book, "build_book", build)
@@ -355,7 +354,6 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
         **size,
         "warnings": [],
         "live": True,
-        "languages": ["en"],
         "pdfs": [],
     }
     warnings = ("a.md: wrong",)
@@ -363,8 +361,8 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out.splitlines()
     assert "warning: a.md: wrong" in said[-1]
     assert sum("without live Python" in line for line in said) == 1
-    assert cli.main(["book", "--out", str(tmp_path), "--no-live", "--language", "en", "--language", "es"]) == 1
-    assert asked == [True, None, False] and spoken == [["en"], ["en"], ["en", "es"]]
+    assert cli.main(["book", "--out", str(tmp_path), "--no-live"]) == 1
+    assert asked == [True, None, False]
     (tmp_path / "02.pdf").write_bytes(b"x" * 2_000_000)
     monkeypatch.setattr(publishing_book, "print_lessons", lambda folder, out: [out / "02.pdf"])
     capsys.readouterr()

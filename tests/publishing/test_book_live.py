@@ -151,7 +151,7 @@ def offline(tmp_path, monkeypatch):
     def no_program(*arguments, **_):
         raise AssertionError(f"called {arguments}")
 
-    def run(work, runtime, *languages):
+    def run(work, runtime):
         asked.append(runtime)
         (work / "html").mkdir()
         return []
@@ -205,7 +205,7 @@ def test_a_changed_file_changes_the_address_of_all(name, monkeypatch):
     before = calculators.static()
     own, packed = calculators._own, calculators.archive()
     monkeypatch.setattr(calculators, "_own", lambda asked: own(asked) + b" " * (asked == name))
-    monkeypatch.setattr(calculators, "archive", lambda language: packed + b" " * (name == "course.zip"))
+    monkeypatch.setattr(calculators, "archive", lambda: packed + b" " * (name == "course.zip"))
     assert calculators.static() != before
     monkeypatch.undo()
     assert calculators.static() == before
@@ -403,7 +403,7 @@ class TestAReturningVisitor:
             someone = Visitor(browser, address)
             someone.page.on("request", lambda request: asked.append(request.url.removeprefix(f"{address}/")))
             for name, archive in versions.items():
-                monkeypatch.setattr(calculators, "archive", lambda language, archive=archive: archive)
+                monkeypatch.setattr(calculators, "archive", lambda archive=archive: archive)
                 shutil.rmtree(site, ignore_errors=True)
                 calculators.write_page(site)
                 asked.clear()

@@ -26,7 +26,6 @@ from xml.etree import ElementTree
 from course_utils import __version__, assets
 from course_utils.errors import CourseError
 from course_utils.files import write_whole
-from course_utils.languages import SOURCE, VARIABLE, find, say, speaking
 from course_utils.lessons import LESSONS
 from course_utils.publishing.book.building import HERE, NEEDED, import_path, last_lines
 from course_utils.publishing.book.sources import write_paper_sources
@@ -53,7 +52,6 @@ class Epub:
         bytes: size of the file.
         seconds: how long the build took.
         warnings: what Sphinx found wrong, a line each; the pages are there all the same.
-        language: code.
     """
 
     file: Path
@@ -61,69 +59,61 @@ class Epub:
     bytes: int
     seconds: float
     warnings: tuple[str, ...]
-    language: str
 
 
-def write_epub(file: str | Path, language: str = SOURCE) -> Epub:
+def write_epub(file: str | Path) -> Epub:
     """Write the book as an ePub from the stored notebooks, without running anything.
 
     Args:
         file: the file to write; one that is there is replaced when the new one is whole.
-        language: code of its language.
 
     Raises:
-        CourseError: the language is unknown, a library is missing (extra `book`), Sphinx stopped, or the file cannot be
-            written.
+        CourseError: a library is missing (extra `book`), Sphinx stopped, or the file cannot be written.
     """
     start = time.monotonic()
-    language = find(language).code
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise CourseError(f"the ePub needs {', '.join(missing)}: pip install '{assets.DISTRIBUTION}[book]'")
-    if language != SOURCE and importlib.util.find_spec("jupytext") is None:
-        raise CourseError(f"a translated book needs jupytext: pip install '{assets.DISTRIBUTION}[lab]'")
     file = Path(file).resolve()
     if file.is_dir():
         raise CourseError(f"{file} is a folder; name a file, such as course.epub")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".epub-") as work:
-            warnings = _run_sphinx(Path(work), language)
+            warnings = _run_sphinx(Path(work))
             pages = _describe(Path(work) / "epub")
             write_whole(file, _packed(Path(work) / "epub"))
     except OSError as error:
         raise CourseError(f"{file} cannot be written: {error}; name another file") from error
-    return Epub(file, tuple(pages), file.stat().st_size, time.monotonic() - start, tuple(warnings), language)
+    return Epub(file, tuple(pages), file.stat().st_size, time.monotonic() - start, tuple(warnings))
 
 
-def _run_sphinx(work: Path, language: str) -> list[str]:
+def _run_sphinx(work: Path) -> list[str]:
     """Lay out the sources and build them into `work/epub`; return Sphinx's warnings, without paths of this machine."""
     source, out, warned = work / "source", work / "epub", work / "warnings"
-    with speaking(language):
-        write_paper_sources(source)
-        _draw_cover(out / COVER)
-        settings = {
-            "epub_basename": "course",
-            "epub_show_urls": "no",  # a reader follows links, and does not type them
-            "epub_tocdepth": "2",
-            "epub_tocdup": "0",
-            "epub_tocscope": "includehidden",
-            "epub_use_index": "0",
-            "epub_uid": UID,
-            "epub_identifier": f"urn:uuid:{uuid5(NAMESPACE_URL, f'{assets.repository_url()}/{language}')}",
-            "epub_description": _description(),
-            "epub_contributor": say("the authors of the course"),
-            "version": __version__,
-            "pygments_style": "a11y-high-contrast-light",
-            "nb_code_prompt_show": say("The code"),
-            "nb_code_prompt_hide": say("The code"),
-        }
+    write_paper_sources(source)
+    _draw_cover(out / COVER)
+    settings = {
+        "epub_basename": "course",
+        "epub_show_urls": "no",  # a reader follows links, and does not type them
+        "epub_tocdepth": "2",
+        "epub_tocdup": "0",
+        "epub_tocscope": "includehidden",
+        "epub_use_index": "0",
+        "epub_uid": UID,
+        "epub_identifier": f"urn:uuid:{uuid5(NAMESPACE_URL, f'{assets.repository_url()}/en')}",
+        "epub_description": _description(),
+        "epub_contributor": "the authors of the course",
+        "version": __version__,
+        "pygments_style": "a11y-high-contrast-light",
+        "nb_code_prompt_show": "The code",
+        "nb_code_prompt_hide": "The code",
+    }
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "epub", "-c", str(HERE), "-d", str(work / "doctrees")]
     for name, value in settings.items():
         command += ["-D", f"{name}={value}"]
     command += ["-w", str(warned), str(source), str(out)]
     environment = {
         **os.environ,
-        VARIABLE: language,
         "NO_COLOR": "1",
         "PYTHONWARNINGS": "ignore",
         "PYTHONPATH": import_path(),
@@ -136,8 +126,8 @@ def _run_sphinx(work: Path, language: str) -> list[str]:
 
 
 def _description() -> str:
-    titles = "; ".join(f"{lesson.number} {say(lesson.title, 'book')}" for lesson in LESSONS.values())
-    return f"{say('A course on fine-tuning language models in which everything runs.')} {titles}."
+    titles = "; ".join(f"{lesson.number} {lesson.title}" for lesson in LESSONS.values())
+    return f"A course on fine-tuning language models in which everything runs. {titles}."
 
 
 def _draw_cover(file: Path) -> None:
@@ -147,14 +137,14 @@ def _draw_cover(file: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=COVER_SIZE, dpi=200, facecolor="#0b4f79")
-    title = textwrap.fill(say("Teaching models new behaviours"), 16)
+    title = textwrap.fill("Teaching models new behaviours", 16)
     figure.text(0.09, 0.9, title, color="white", fontsize=34, fontweight="bold", va="top", linespacing=1.15)
-    what = textwrap.fill(say("A course on fine-tuning language models in which everything runs."), 36)
+    what = textwrap.fill("A course on fine-tuning language models in which everything runs.", 36)
     figure.text(0.09, 0.56, what, color="#cfe6f5", fontsize=15, va="top", linespacing=1.4)
     for place, lesson in enumerate(LESSONS.values()):
         height = 0.4 - 0.053 * place
         figure.text(0.09, height, lesson.number, color="#9fd3f7", fontsize=14, fontweight="bold")
-        figure.text(0.19, height, say(lesson.title, "book"), color="white", fontsize=14)
+        figure.text(0.19, height, lesson.title, color="white", fontsize=14)
     file.parent.mkdir(parents=True)
     figure.savefig(file)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import __version__, assets, lessons
-from course_utils.languages import BOOK, GLOSSARY, LANGUAGES, SOURCE, catalogue_file, current, lesson_domain, say
 from course_utils.publishing import calculators
 from course_utils.publishing.book import epub, formulas
 from course_utils.publishing.book.html_pages import finished
@@ -35,11 +34,9 @@ EDITED = {
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_config_value("book_live", False, "env", bool, "whether pages have Python")
-    app.add_config_value("book_languages", current(), "html", str, "codes of the languages that are built, with commas")
     renderers = {"inline_renderers": (formulas.visit_inline, None), "block_renderers": (formulas.visit_block, None)}
     app.add_html_math_renderer("mathml", **renderers)
     app.connect("source-read", read_lesson)
-    app.connect("html-page-context", set_languages, priority=300)  # before the theme looks which of its parts are empty
     app.connect("html-page-context", set_edit_link, priority=400)
     app.connect("html-page-context", finish_page, priority=900)
     app.connect("autodoc-process-docstring", read_docstring)
@@ -60,26 +57,12 @@ def read_lesson(app: Sphinx, page: str, text: list[str]) -> None:
 
 
 def edited_file(page: str) -> str:
-    """Path in the repository of the file behind a page; empty for pages that Sphinx makes.
-
-    In a translated book it is the catalogue, except for the reference, which is not translated.
-    """
-    if current() != SOURCE and not page.startswith("api/"):
-        lesson = LESSON_PAGES.get(page)
-        domain = lesson_domain(lesson.number) if lesson else {"glossary": GLOSSARY}.get(page, BOOK)
-        file = catalogue_file(current(), domain).relative_to(assets.PACKAGE.parent)
-        return file.as_posix() if lesson or page in EDITED else ""
+    """Path in the repository of the file behind a page; empty for pages that Sphinx makes."""
     if page in LESSON_PAGES:
         return f"notebooks/source/{LESSON_PAGES[page].name}.py"
     if page.startswith("api/") and page not in EDITED:
         return module_file(page.removeprefix("api/")).relative_to(assets.PACKAGE.parent).as_posix()
     return EDITED.get(page, "")
-
-
-def set_languages(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Give the page's templates the language that is spoken, and the page in the others."""
-    context["say"] = say
-    context["book_languages"] = languages_of(page, app.config.book_languages.split(","), current())
 
 
 def set_edit_link(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
@@ -105,7 +88,7 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
             context["body"] = on_paper(context["body"])
     if _is_paper(app):
         context["script_files"], context["css_files"] = [], list(epub.STYLES)
-        context["html_tag"] = context["html_tag"].replace(">", f' lang="{current()}" xml:lang="{current()}">')
+        context["html_tag"] = context["html_tag"].replace(">", ' lang="en" xml:lang="en">')
     if page in LESSON_PAGES:
         context["lesson_number"] = LESSON_PAGES[page].number
 
@@ -113,19 +96,6 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 def _is_paper(app: Sphinx) -> bool:
     """Whether what is built is the ePub."""
     return app.builder.name == "epub"
-
-
-def languages_of(page: str, codes: list[str], own: str) -> list[tuple[str, str, str]]:
-    """Return code, name and address of a page in each language; its own has no address. Empty if there is one language.
-
-    Args:
-        page: path from the root of its language, without the extension.
-        codes: languages that are built: the first is in the website's root, each other in a folder of its code.
-        own: language of the page.
-    """
-    up = "../" * (page.count("/") + (own != codes[0]))
-    places = {code: up + ("" if code == codes[0] else f"{code}/") + f"{page}.html" for code in codes}
-    return [(code, LANGUAGES[code].name, places[code] if code != own else "") for code in codes if len(codes) > 1]
 
 
 def read_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:

@@ -10,8 +10,6 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
-from course_utils.languages import say
-
 if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.writers.html5 import HTML5Translator
@@ -46,6 +44,6 @@ def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
     """Write a formula on a line of its own, which scrolls where it is wider than the screen."""
     from docutils.nodes import SkipNode
 
-    frame = f'<div class="book-formula" tabindex="0" role="group" aria-label="{escape(say("formula"))}">'
+    frame = '<div class="book-formula" tabindex="0" role="group" aria-label="formula">'
     self.body.append(f"{frame}{mathml(node.astext(), True)}</div>")
     raise SkipNode

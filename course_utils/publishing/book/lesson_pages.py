@@ -11,7 +11,6 @@ from typing import Any
 from course_utils import assets, glossary
 from course_utils.errors import CourseError
 from course_utils.in_browser.answers import on_page
-from course_utils.languages import say
 from course_utils.lessons import Lesson
 from course_utils.publishing import builder
 from course_utils.publishing.book.outputs import dressed
@@ -65,9 +64,7 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
             continue
         if grading.get("solution"):
             if id in solved_here:
-                cells += map(
-                    _markdown, exercise_field(id, f"{say('Or solve it in the notebook.')} {_places(lesson, paper)}")
-                )
+                cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson, paper)}"))
                 continue
             exercise = _function(source_of(cell))
         cells += _code(cell, predictions, pictures, widgets)
@@ -104,10 +101,10 @@ def reading_minutes(text: str) -> int:
 def _role(term: re.Match[str]) -> str:
     """The marker of a term as a link into the glossary; as plain emphasis if the glossary has changed since."""
     meaning = unescape(term["tip"])
-    names = [one.shown_name for one in glossary.terms().values() if one.shown_meaning == meaning]
+    names = [one.name for one in glossary.terms().values() if one.meaning == meaning]
     if not names:
         try:
-            names = [glossary.find(term["text"]).shown_name]
+            names = [glossary.find(term["text"]).name]
         except CourseError:
             return f"*{term['text']}*"
     return f"*{{term}}`{term['text']} <{names[0]}>`*"
@@ -181,15 +178,12 @@ def _markdown(source: str) -> Cell:
 
 def _function(source: str) -> str:
     definition = re.search(r"^(?:def|class) (\w+)", source, re.MULTILINE)
-    return definition[1] if definition else say("the answer")
+    return definition[1] if definition else "the answer"
 
 
 def _places(lesson: Lesson, paper: bool) -> str:
-    notebook = f"{assets.repository_url()}/blob/main/notebooks/{lesson.name}.ipynb"
-    download = f"{{download}}`{say('download the notebook')} </notebooks/{lesson.name}.ipynb>`"
-    return say(
-        "Open it [in Colab]({colab}) or [in Binder]({binder}), or {download}.",
-        colab=builder.colab_url(lesson.name),
-        binder=builder.binder_url(lesson.name),
-        download=f"[{say('download the notebook')}]({notebook})" if paper else download,
-    )
+    colab, binder = builder.colab_url(lesson.name), builder.binder_url(lesson.name)
+    download = f"{{download}}`download the notebook </notebooks/{lesson.name}.ipynb>`"
+    if paper:
+        download = f"[download the notebook]({assets.repository_url()}/blob/main/notebooks/{lesson.name}.ipynb)"
+    return f"Open it [in Colab]({colab}) or [in Binder]({binder}), or {download}."

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from course_utils.languages import say
-
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup
 
@@ -29,7 +27,7 @@ def on_paper(html: str) -> str:
     for unwanted in soup.select("script, style, noscript, .book-overview"):
         unwanted.decompose()
     for form in soup.select(".book-predict form"):
-        form.replace_with(_note(soup, say("Write your guess down, then read on.")))
+        form.replace_with(_note(soup, "Write your guess down, then read on."))
     for fold in soup.select("details.book-reveal"):
         _unfold(fold)
     for summary in soup.select("summary:has(.admonition-title)"):  # myst-nb says it twice, in paragraphs
@@ -96,7 +94,7 @@ def _quiz(soup: BeautifulSoup, quiz: Tag) -> None:
         item.append(reasons)
         answers.append(item)
     title = soup.new_tag("p", attrs={"class": "paper-title"})
-    title.string = say("Answers")
+    title.string = "Answers"
     frame = soup.new_tag("div", attrs={"class": "paper-answers"})
     frame.extend([title, answers])
     quiz.append(frame)

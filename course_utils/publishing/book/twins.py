@@ -13,19 +13,16 @@ from html import escape, unescape
 from typing import Any
 
 from course_utils.evidence import lesson_01
-from course_utils.languages import later, say
 from course_utils.publishing import calculators, page_exercises
 
 # Call in a cell's source → what the reader of a website should know about its output.
 LIVE = {
-    "decision_helper(": later("In the notebook this is a form: change an answer, and the recommendation follows."),
-    "memory_explorer(": later("In the notebook this picture has controls: model, method, rank, batch and length."),
-    "explorer(": later("In the notebook this picture has controls: model, method, rank, batch and length."),
-    "cost_form(": later("In the notebook this is a form: type in your own volume and prices, and the picture follows."),
-    "review(": later("In the notebook you page through the rows, keep or drop each, and note why."),
-    "show.sort(": later(
-        "In the notebook each card has buttons for sorting. Here, sort them in your head or on paper, then go on."
-    ),
+    "decision_helper(": "In the notebook this is a form: change an answer, and the recommendation follows.",
+    "memory_explorer(": "In the notebook this picture has controls: model, method, rank, batch and length.",
+    "explorer(": "In the notebook this picture has controls: model, method, rank, batch and length.",
+    "cost_form(": "In the notebook this is a form: type in your own volume and prices, and the picture follows.",
+    "review(": "In the notebook you page through the rows, keep or drop each, and note why.",
+    "show.sort(": "In the notebook each card has buttons for sorting. Here, sort them in your head or on paper, then go on.",
 }
 
 # Call in a cell's source → the calculator that takes its place in a book whose pages have Python.
@@ -40,9 +37,9 @@ def live_note(source: str, calculator: str = "") -> str:
         source: the cell.
         calculator: the one that does the same on a page, as far as a page can; "" if there is none.
     """
-    notes = [say(text) for call, text in LIVE.items() if _calls(source, call)]
+    notes = [text for call, text in LIVE.items() if _calls(source, call)]
     if notes and calculator:
-        notes.append(say("The [calculator](../calculators.md) answers here, without what this lesson has measured."))
+        notes.append("The [calculator](../calculators.md) answers here, without what this lesson has measured.")
     return "\n".join((":::{div} book-live", *notes, ":::")) if notes else ""
 
 
@@ -104,7 +101,7 @@ class Predictions:
         unit = how[2] if how and how[1] == "a number" else ""
         return (
             f'<div class="book-predict" data-key="{key}">{html}<form hidden>{_field(key, choices, unit)}'
-            f'<button type="submit">{escape(say("Keep my guess"))}</button><output aria-live="polite"></output></form></div>'
+            '<button type="submit">Keep my guess</button><output aria-live="polite"></output></form></div>'
         )
 
     def revealed(self, source: str, html: str) -> str:
@@ -112,7 +109,7 @@ class Predictions:
         name = re.search(r"(\w+)\.reveal\(", source)
         key = self._key_of.get(name[1] if name else "", "")
         return (
-            f'<details class="book-reveal" data-key="{key}"><summary>{escape(say("Show the answer"))}</summary>'
+            f'<details class="book-reveal" data-key="{key}"><summary>Show the answer</summary>'
             f'<p class="book-said" hidden></p>{html}</details>'
         )
 
@@ -123,8 +120,8 @@ def _field(key: str, choices: list[str], unit: str) -> str:
             f'<label><input type="radio" name="{key}" value="{escape(choice, quote=True)}"> {escape(choice)}</label>'
             for choice in choices
         )
-        return f"<fieldset><legend>{escape(say('Your guess'))}</legend>{''.join(radios)}</fieldset>"
-    label = say("Your guess, a number of {unit}", unit=escape(unescape(unit))) if unit else say("Your guess, a number")
+        return f"<fieldset><legend>Your guess</legend>{''.join(radios)}</fieldset>"
+    label = f"Your guess, a number of {escape(unescape(unit))}" if unit else "Your guess, a number"
     return f'<label>{label} <input type="text" inputmode="decimal" name="{key}" autocomplete="off"></label>'
 
 
@@ -146,9 +143,8 @@ def exercise_note(id: str, function: str, places: str) -> str:
         function: name of the function that a learner writes.
         places: links to where it can be run, as Markdown.
     """
-    instruction = say(
-        "Write `{function}` in the notebook and run the check below it. It draws new cases at every run, says what is "
-        "wrong, and knows the typical mistakes.",
-        function=function,
+    instruction = (
+        f"Write `{function}` in the notebook and run the check below it. It draws new cases at every run, says what is "
+        "wrong, and knows the typical mistakes."
     )
-    return f":::{{admonition}} {say('Your turn')}\n:class: tip book-exercise exercise-{id}\n\n{instruction} {places}\n:::"
+    return f":::{{admonition}} Your turn\n:class: tip book-exercise exercise-{id}\n\n{instruction} {places}\n:::"
