@@ -153,7 +153,7 @@ def _add_build(commands: Commands) -> None:
 
 def _add_book(commands: Commands) -> None:
     parser = _command(commands, "book", _book, "write the course as a website that needs no server; nothing is executed")
-    parser.add_argument("--out", metavar="FOLDER", help="a new or empty folder, or an earlier book")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="a new or empty folder, or an earlier book")
     parser.add_argument(
         "--live",
         action=argparse.BooleanOptionalAction,
@@ -166,10 +166,6 @@ def _add_book(commands: Commands) -> None:
         choices=list(languages.LANGUAGES),
         help="of the book (default en); given several times, the first is in FOLDER, each other in a folder of its code, "
         "and pages lead to each other",
-    )
-    parser.add_argument("--pdf", metavar="FOLDER", help="also print each lesson as a PDF, with chromium; needs --out")
-    parser.add_argument(
-        "--epub", metavar="FILE", help="write lessons, cheat sheets and glossary as one ePub, with or without --out"
     )
 
 
@@ -434,39 +430,16 @@ WITHOUT_PYTHON = (
 
 def _book(options: argparse.Namespace) -> Result:
     """Status 0 if the book is whole, 1 if Sphinx found something wrong in it."""
-    from course_utils.publishing.book import write_epub
+    from course_utils.publishing.book import build_book
 
-    codes = options.language or [languages.SOURCE]
-    if not options.out and (options.pdf or not options.epub):
-        raise CourseError("say where the book is to go: --out FOLDER" + ("" if options.pdf else ", --epub FILE or both"))
-    if options.epub and len(set(codes)) > 1:
-        raise CourseError("an ePub has one language: call `course book --epub FILE --language CODE` for each")
-    result = _website(options, codes) if options.out else Result("", {}, 0)
-    if options.epub:
-        epub = write_epub(options.epub, codes[0])
-        line = f"{len(epub.pages)} pages, {epub.bytes / 1e6:.1f} MB, in {epub.seconds:.1f} s: {epub.file}"
-        lines: list[str] = [str(result.text)] if result.text else []
-        lines += [line, *(f"  warning: {warning}" for warning in epub.warnings)]
-        result = Result("\n".join(lines), {**result.document, "epub": asdict(epub)}, 1 if epub.warnings else result.status)
-    _note_placeholder("the book's links")
-    return result
-
-
-def _website(options: argparse.Namespace, codes: list[str]) -> Result:
-    from course_utils.publishing.book import build_book, print_lessons
-
-    book = build_book(options.out, options.live, codes)
-    printed = print_lessons(book.folder, Path(options.pdf)) if options.pdf else []
+    book = build_book(options.out, options.live, options.language or [languages.SOURCE])
     size = f"{len(book.pages)} pages, {book.bytes / 1e6:.1f} MB, in {book.seconds:.1f} s"
     lines = [f"{size}: open {book.folder / 'index.html'}"]
     if not book.live:
         lines.append(WITHOUT_PYTHON)
-    if printed:
-        megabytes = sum(file.stat().st_size for file in printed) / 1e6
-        lines.append(f"{len(printed)} lessons as PDFs, {megabytes:.1f} MB, in {options.pdf}")
     lines += [f"  warning: {warning}" for warning in book.warnings]
-    files = [str(file) for file in printed]
-    return Result("\n".join(lines), {**asdict(book), "pdfs": files}, 1 if book.warnings else 0)
+    _note_placeholder("the book's links")
+    return Result("\n".join(lines), asdict(book), 1 if book.warnings else 0)
 
 
 def _translate(options: argparse.Namespace) -> Result:

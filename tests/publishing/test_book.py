@@ -28,7 +28,6 @@ from course_utils.publishing.book import (
     html_pages,
     lesson_pages,
     outputs,
-    printing,
     sources,
     twins,
 )
@@ -356,7 +355,6 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
         "warnings": [],
         "live": True,
         "languages": ["en"],
-        "pdfs": [],
     }
     warnings = ("a.md: wrong",)
     assert cli.main(["book", "--out", str(tmp_path)]) == 1
@@ -365,53 +363,6 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
     assert sum("without live Python" in line for line in said) == 1
     assert cli.main(["book", "--out", str(tmp_path), "--no-live", "--language", "en", "--language", "es"]) == 1
     assert asked == [True, None, False] and spoken == [["en"], ["en"], ["en", "es"]]
-    (tmp_path / "02.pdf").write_bytes(b"x" * 2_000_000)
-    monkeypatch.setattr(publishing_book, "print_lessons", lambda folder, out: [out / "02.pdf"])
-    capsys.readouterr()
-    assert cli.main(["book", "--out", str(tmp_path), "--pdf", str(tmp_path)]) == 1
-    assert f"1 lessons as PDFs, 2.0 MB, in {tmp_path}" in capsys.readouterr().out
-
-
-class TestPrinting:
-    @pytest.fixture
-    def book_of_one(self, tmp_path, monkeypatch):
-        """A folder with the page of one lesson, as far as printing looks at it."""
-        monkeypatch.setattr(lessons, "NAMES", (lessons.NAMES[1],))
-        page = tmp_path / "book" / LESSON_PAGES[1]
-        page.parent.mkdir(parents=True)
-        page.write_text('<img src="a.png" loading="lazy" alt="a">')
-        return tmp_path / "book"
-
-    def browser(self, tmp_path, monkeypatch, script):
-        program = tmp_path / "chromium"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-        monkeypatch.setattr(printing.shutil, "which", lambda name: str(program) if name == "chromium" else None)
-
-    def test_without_chromium_it_says_what_to_install(self, book_of_one, tmp_path, monkeypatch):
-        monkeypatch.setattr(printing.shutil, "which", lambda name: None)
-        with pytest.raises(CourseError, match="apt-get install chromium"):
-            printing.print_lessons(book_of_one, tmp_path / "pdf")
-
-    def test_a_browser_that_stops_leaves_the_earlier_file_and_no_draft(self, book_of_one, tmp_path, monkeypatch):
-        earlier = tmp_path / "pdf" / f"{lessons.NAMES[0]}.pdf"
-        earlier.parent.mkdir()
-        earlier.write_text("printed before")
-        self.browser(tmp_path, monkeypatch, "echo no display >&2; exit 7")
-        with pytest.raises(CourseError, match="02_lora.html: no display"):
-            printing.print_lessons(book_of_one, tmp_path / "pdf")
-        assert earlier.read_text() == "printed before" and list(earlier.parent.iterdir()) == [earlier]
-        assert [file.name for file in (book_of_one / "notebooks").iterdir()] == [Path(LESSON_PAGES[1]).name]
-
-    def test_every_picture_is_on_paper(self, book_of_one, tmp_path, monkeypatch):
-        """Nobody scrolls there, so a picture that loads when it comes into view would be missing."""
-        self.browser(
-            tmp_path,
-            monkeypatch,
-            'for last; do :; done; cp "${last#file://}" "$(echo "$@" | sed "s/.*--print-to-pdf=//; s/ .*//")"',
-        )
-        (printed,) = printing.print_lessons(book_of_one, tmp_path / "pdf")
-        assert printed.read_text() == '<img src="a.png" alt="a">' and printed.name == "02_lora.pdf"
 
 
 # -- the finished book ----------------------------------------------------------------------------------------------------
@@ -772,20 +723,6 @@ class TestALesson:
         page.locator(".book-reveal summary").first.click()
         assert page.locator(".book-reveal").first.get_by_text("Measured").is_visible()
         context.close()
-
-
-class TestOnPaper:
-    pytestmark = browsed
-
-    def test_a_lesson_is_whole(self, book, tmp_path, monkeypatch):
-        monkeypatch.setattr(lessons, "NAMES", (lessons.NAMES[1],))
-        (file,) = printing.print_lessons(book[0].folder, tmp_path)
-        data = file.read_bytes()
-        assert data.startswith(b"%PDF") and len(re.findall(rb"/Type /Page\b", data)) > 20
-        pictures = set(
-            re.findall(r'src="\.\./_figures/([^"]+)"', (book[0].folder / LESSON_PAGES[1]).read_text(encoding="utf-8"))
-        )
-        assert len(re.findall(rb"/Subtype /Image\b", data)) >= len(pictures) > 5
 
 
 class TestFromAFile:

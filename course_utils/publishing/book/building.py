@@ -159,7 +159,7 @@ def _finish(html: Path, languages: Sequence[str]) -> None:
         for file in html.rglob(name):
             file.unlink()
     for static in html.rglob("_static"):
-        for file in [*static.rglob("*.map"), *static.rglob("*.html"), *static.glob("paper.css")]:  # sources; the ePub's
+        for file in [*static.rglob("*.map"), *static.rglob("*.html")]:  # sources
             file.unlink()
     _mend_switches(html, languages)
     _name_by_content(html)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from course_utils import __version__, assets, lessons
 from course_utils.languages import BOOK, GLOSSARY, LANGUAGES, SOURCE, catalogue_file, current, lesson_domain, say
 from course_utils.publishing import calculators
-from course_utils.publishing.book import epub, formulas
+from course_utils.publishing.book import formulas
 from course_utils.publishing.book.html_pages import finished
 from course_utils.publishing.book.lesson_pages import lesson_page
 from course_utils.publishing.book.outputs import PICTURES
-from course_utils.publishing.book.paper import on_paper
 from course_utils.publishing.book.sources import before_and_after, module_file
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def read_lesson(app: Sphinx, page: str, text: list[str]) -> None:
     """Put the book's version of a notebook in the stored one's place; the download keeps the stored one."""
     pictures: dict[str, bytes] = {}
     if page in LESSON_PAGES:
-        text[0] = lesson_page(text[0], LESSON_PAGES[page], pictures, app.config.book_live, _is_paper(app))
+        text[0] = lesson_page(text[0], LESSON_PAGES[page], pictures, app.config.book_live)
     elif page == "index":
         text[0] = text[0].replace(BEFORE_AND_AFTER, before_and_after(pictures))
     folder = Path(app.outdir) / PICTURES
@@ -101,18 +100,8 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         objects = app.env.domains.standard_domain.objects
         terms = {anchor: name for (kind, name), (_, anchor) in objects.items() if kind == "term"}
         context["body"] = finished(context["body"], terms)
-        if _is_paper(app):
-            context["body"] = on_paper(context["body"])
-    if _is_paper(app):
-        context["script_files"], context["css_files"] = [], list(epub.STYLES)
-        context["html_tag"] = context["html_tag"].replace(">", f' lang="{current()}" xml:lang="{current()}">')
     if page in LESSON_PAGES:
         context["lesson_number"] = LESSON_PAGES[page].number
-
-
-def _is_paper(app: Sphinx) -> bool:
-    """Whether what is built is the ePub."""
-    return app.builder.name == "epub"
 
 
 def languages_of(page: str, codes: list[str], own: str) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ import re
 from html import unescape
 from typing import Any
 
-from course_utils import assets, glossary
+from course_utils import glossary
 from course_utils.errors import CourseError
 from course_utils.in_browser.answers import on_page
 from course_utils.languages import say
@@ -34,7 +34,7 @@ _NO_TIME = re.compile(r"^\|[^|\n]*\| not recorded yet \|.*\n?", re.MULTILINE)  #
 WORDS_A_MINUTE = 180  # of somebody who reads to understand, not to find
 
 
-def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: bool = False, paper: bool = False) -> str:
+def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: bool = False) -> str:
     """Return a lesson's notebook as the book shows it.
 
     Args:
@@ -42,7 +42,6 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
         lesson: which one.
         pictures: name → bytes; the lesson's pictures are added to it.
         live: whether its page has Python, for calculators in the place of widgets and for exercises that need no library.
-        paper: whether it is for a file of its own, which has no notebook to download.
 
     Returns:
         A notebook, JSON again, which Sphinx reads in the place of the stored one.
@@ -61,12 +60,12 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
         id = grading.get("grade_id", "").removesuffix("_check")
         if grading.get("grade"):
             if id not in solved_here:
-                cells.append(_markdown(exercise_note(id, exercise, _places(lesson, paper))))
+                cells.append(_markdown(exercise_note(id, exercise, _places(lesson))))
             continue
         if grading.get("solution"):
             if id in solved_here:
                 cells += map(
-                    _markdown, exercise_field(id, f"{say('Or solve it in the notebook.')} {_places(lesson, paper)}")
+                    _markdown, exercise_field(id, f"{say('Or solve it in the notebook.')} {_places(lesson)}")
                 )
                 continue
             exercise = _function(source_of(cell))
@@ -184,12 +183,10 @@ def _function(source: str) -> str:
     return definition[1] if definition else say("the answer")
 
 
-def _places(lesson: Lesson, paper: bool) -> str:
-    notebook = f"{assets.repository_url()}/blob/main/notebooks/{lesson.name}.ipynb"
-    download = f"{{download}}`{say('download the notebook')} </notebooks/{lesson.name}.ipynb>`"
+def _places(lesson: Lesson) -> str:
     return say(
         "Open it [in Colab]({colab}) or [in Binder]({binder}), or {download}.",
         colab=builder.colab_url(lesson.name),
         binder=builder.binder_url(lesson.name),
-        download=f"[{say('download the notebook')}]({notebook})" if paper else download,
+        download=f"{{download}}`{say('download the notebook')} </notebooks/{lesson.name}.ipynb>`",
     )

@@ -96,22 +96,6 @@ def write_sources(folder: Path, python: float | None = None) -> None:
         _write(folder / "api" / f"{module}.md", render(f"{TEMPLATES}/module.md.j2", module=module, names=names))
 
 
-def write_paper_sources(folder: Path) -> None:
-    """Write what Sphinx reads for a file without a network, in the language that is spoken now: what is there to be read.
-
-    Args:
-        folder: where to.
-
-    Raises:
-        CourseError: as `write_sources`.
-    """
-    (folder / "notebooks").mkdir(parents=True)
-    _write_lessons(folder)
-    values = _pages(learning_path(), None)
-    for name, template in {"index": "paper", "glossary": "glossary", "cheat-sheets": "cheat-sheets"}.items():
-        _write(folder / f"{name}.md", _page(template, values[name]))
-
-
 def learning_path() -> list[PathStep]:
     """All lessons in order, with what the landing page and the cheat sheets say of them."""
     return [_step(lesson) for lesson in LESSONS.values()]
