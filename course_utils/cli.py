@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for add in (
-        _add_lab, _add_run, _add_build, _add_book, _add_lint_lessons, _add_fetch, _add_estimate, _add_check_data,
+        _add_lab, _add_run, _add_build, _add_book, _add_budgets, _add_fetch, _add_estimate, _add_check_data,
         _add_clean_script, _add_serve, _add_grade, _add_nbgrader, _add_release, _add_translate, _add_doctor,
     ):  # fmt: skip
         add(commands)
@@ -169,13 +169,12 @@ def _add_book(commands: Commands) -> None:
     )
 
 
-def _add_lint_lessons(commands: Commands) -> None:
+def _add_budgets(commands: Commands) -> None:
     parser = _command(
-        commands, "lint-lessons", _lint_lessons, "how lessons read: words beside code, raw reprs, undefined terms"
+        commands, "budgets", _budgets, "what each lesson asks of a reader: words, cells, exercises, and the bounds"
     )
     parser.add_argument("lessons", nargs="*", metavar="lesson", help="02 or 02_lora; all if none is named")
-    parser.add_argument("--where", action="store_true", help="list every place that a rule found, with cell and line")
-    parser.add_argument("--strict", action="store_true", help="exit 1 if a lesson breaks the limits for one that is read")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a lesson is over one of its budgets")
 
 
 def _add_fetch(commands: Commands) -> None:
@@ -479,18 +478,14 @@ def _note_placeholder(what: str) -> None:
         )
 
 
-def _lint_lessons(options: argparse.Namespace) -> Result:
+def _budgets(options: argparse.Namespace) -> Result:
+    """Status 1 with --strict if a lesson is over a budget."""
     from course_utils import lessons
-    from course_utils.publishing.lesson_linter import lint
+    from course_utils.publishing import budgets
 
-    reports = [lint(lesson) for lesson in options.lessons or lessons.LESSONS]
-    lines = []
-    for report in reports:
-        lines.append(str(report))
-        lines += [f"  {place}" for place in report.places if options.where]
-        lines += [f"  limit broken: {limit}" for limit in report.broken() if options.strict]
-    is_broken = options.strict and any(report.broken() for report in reports)
-    return Result("\n".join(lines), [report.as_dict() for report in reports], 1 if is_broken else 0)
+    counted = [budgets.count_lesson(lesson) for lesson in options.lessons or lessons.LESSONS]
+    document = {"budgets": budgets.BUDGETS, "lessons": [asdict(lesson) | {"over": lesson.over} for lesson in counted]}
+    return Result(budgets.table(counted), document, int(options.strict and any(lesson.over for lesson in counted)))
 
 
 def _estimate(options: argparse.Namespace) -> Result:

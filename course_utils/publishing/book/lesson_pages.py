@@ -23,6 +23,7 @@ from course_utils.publishing.book.twins import (
     exercise_note,
     live_note,
 )
+from course_utils.publishing.budgets import count_words
 
 Cell = dict[str, Any]  # as nbformat 4 has it
 
@@ -64,9 +65,7 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
             continue
         if grading.get("solution"):
             if id in solved_here:
-                cells += map(
-                    _markdown, exercise_field(id, f"{say('Or solve it in the notebook.')} {_places(lesson)}")
-                )
+                cells += map(_markdown, exercise_field(id, f"{say('Or solve it in the notebook.')} {_places(lesson)}"))
                 continue
             exercise = _function(source_of(cell))
         cells += _code(cell, predictions, pictures, widgets)
@@ -96,7 +95,7 @@ def reading_minutes(text: str) -> int:
     texts = markdown_of(text)
     if stated := re.search(r"[Rr]eading takes\s+about\s+(\d+)\s+minutes", "\n".join(texts)):
         return int(stated[1])
-    words = sum(len(glossary.prose(cell).split()) for cell in texts)
+    words = count_words("\n\n".join(texts))
     return max(5, 5 * round(words / WORDS_A_MINUTE / 5))
 
 
