@@ -202,7 +202,7 @@ def _of_book(_: str) -> Iterator[tuple[str, str]]:
 
 def _of_glossary(_: str) -> Iterator[tuple[str, str]]:
     for term in glossary.terms().values():
-        yield from ((text, f"course_utils/{glossary.FILE.name}") for text in (term.name, term.meaning))
+        yield from ((text, glossary.FILE) for text in (term.name, term.meaning))
 
 
 def _of_lesson(domain: str) -> Iterator[tuple[str, str]]:

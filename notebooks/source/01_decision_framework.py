@@ -8,8 +8,6 @@
 # model our catalogue. A third says: {{term:fine-tuning|fine-tune}} the model, that is, train it further on
 # examples of our own. This lesson gives you three questions that decide what to try first. Then it tests
 # every answer on this one task.
-#
-# <!-- assumes: JSON, JSONL -->
 
 # %%
 # INSTALL: rag,server

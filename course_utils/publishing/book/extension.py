@@ -23,7 +23,7 @@ BEFORE_AND_AFTER = "<!-- before and after -->"  # where the landing page shows i
 # Page → the file in the repository that somebody edits to change it; lessons and modules have theirs.
 EDITED = {
     "index": "course_utils/publishing/book/templates/index.md.j2",
-    "glossary": "course_utils/glossary.jsonl",
+    "glossary": "data/glossary.jsonl",
     "cheat-sheets": "notebooks/source",
     "calculators": "course_utils/in_browser/calculators.py",
     "instructors": "course_utils/publishing/book/templates/instructors.md.j2",
