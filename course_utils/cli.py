@@ -326,7 +326,7 @@ def _add_release(commands: Commands) -> None:
         commands,
         "release",
         _release,
-        "write the learners' pack and the instructor's: answers, rubric, slides, hidden cases",
+        "write the learners' pack and the instructor's: answers, rubric, hidden cases",
     )
     parser.add_argument("assignment", help="a section, several separated by commas, or all")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for learner/ and instructor/")

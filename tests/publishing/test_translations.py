@@ -412,16 +412,6 @@ def test_a_cheat_sheet_is_found_by_its_english_heading():
     assert sources.cheat_sheet(english).endswith("| c | d |")
 
 
-def test_objectives_are_read_in_the_language(pair):
-    from course_utils.publishing.objectives import objectives_in
-
-    english = [cell.source for cell in pair[0].cells if cell.cell_type == "markdown"]
-    with speaking("es"):
-        spanish = sources._objectives(LESSONS["03"], english)
-    assert len(spanish) == len(objectives_in(english, LESSONS["03"].name)) > 3
-    assert "doble cuantización" in " ".join(spanish)
-
-
 def test_a_pages_python_has_the_catalogues_of_its_language_only():
     import io
     import zipfile

@@ -23,7 +23,6 @@ from course_utils.publishing.book.lesson_pages import markdown_of, page_text, re
 from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import calculator_for, raw
 from course_utils.publishing.markdown_messages import translated
-from course_utils.publishing.objectives import objectives_in
 from course_utils.publishing.times import BINDER_MB, load_times
 
 TEMPLATES = "publishing/book/templates"
@@ -62,7 +61,6 @@ class PathStep:
         reading, running: minutes; running is a recorded run on two CPU cores, None if there is none.
         exercises, points: how many, and what they are worth.
         on_page: how many of them can be solved on the page where it has Python.
-        objectives: what the learner will be able to do.
         cheat_sheet: Markdown of what it sums up in the end, empty if there is nothing.
     """
 
@@ -73,7 +71,6 @@ class PathStep:
     exercises: int
     points: int
     on_page: int
-    objectives: tuple[str, ...]
     cheat_sheet: str
 
 
@@ -85,7 +82,7 @@ def write_sources(folder: Path, python: float | None = None) -> None:
         python: MB that a page loads before its Python starts; None if pages have no Python.
 
     Raises:
-        CourseError: a lesson's notebook is missing or does not say what a learner will be able to do.
+        CourseError: a lesson's notebook is missing.
     """
     (folder / "notebooks").mkdir(parents=True)
     _write_lessons(folder)
@@ -257,17 +254,8 @@ def _step(lesson: Lesson) -> PathStep:
         len(mine),
         sum(exercise.points for exercise in mine),
         sum(exercise.id in on_page() for exercise in mine),
-        tuple(_objectives(lesson, texts)),
         cheat_sheet(texts, translation),
     )
-
-
-def _objectives(lesson: Lesson, texts: list[str]) -> list[str]:
-    """What a lesson promises, from its stored text; in another language from its source, which has the same or newer."""
-    if current() != SOURCE:
-        cells = builder.learner_edition(lesson.name, language=current()).cells
-        texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    return objectives_in(texts, lesson.name)
 
 
 def shown(lesson: Lesson) -> Lesson:
