@@ -25,11 +25,9 @@ from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.results import write
 from course_utils.languages import BOOK, SOURCE, say, speaking
-from course_utils.lessons import learner_file
+from course_utils.lessons import Lesson, find, learner_file
 from course_utils.pages import render
 from course_utils.publishing import builder, translating
-from course_utils.publishing.overview import overview
-from course_utils.publishing.times import load_times
 from course_utils.publishing.wheel import write_wheel
 
 PACK = "pack.json"  # in each pack: what it is, and which files are its own
@@ -131,7 +129,6 @@ def _write_learner_pack(folder: Path, sections: list[str], language: str) -> Non
         else:
             builder.write(translating.translated_notebook(section, language), file)
     wheel = write_wheel(folder / "notebooks")  # where a notebook's install cell looks first
-    rows = [row for row in overview() if row.lesson.name in sections]
     lines = [
         f"# {say('Teaching models new behaviours')}",
         "",
@@ -152,19 +149,20 @@ def _write_learner_pack(folder: Path, sections: list[str], language: str) -> Non
         "",
         f"| {say('lesson')} | {say('what you do')} | {say('Run all, two CPU cores')} | {say('exercises')} | {say('file')} |",
         "| --- | --- | --- | --- | --- |",
-        *(
-            f"| {row.lesson.number} {say(row.lesson.title, BOOK)} | {say(row.lesson.promise, BOOK)} | "
-            f"{_minutes(row.minutes)} | {row.exercises} | `notebooks/{row.file}` |"
-            for row in rows
-        ),
+        *map(_lesson_row, map(find, sections)),
         "",
         say("If something breaks: `course doctor` says what to fix."),
     ]
     write(folder / "README.md", "\n".join(lines) + "\n")
 
 
-def _minutes(minutes: float | None) -> str:
-    return "" if minutes is None else say("{minutes} minutes", minutes=f"{minutes:.1f}")
+def _lesson_row(lesson: Lesson) -> str:
+    seconds = builder.recorded_run(lesson.name).get("seconds")
+    minutes = say("{minutes} minutes", minutes=f"{seconds / 60:.1f}") if seconds else ""
+    return (
+        f"| {lesson.number} {say(lesson.title, BOOK)} | {say(lesson.promise, BOOK)} | {minutes} | "
+        f"{sum(map(lesson.has, EXERCISES))} | `notebooks/{lesson.name}.ipynb` |"
+    )
 
 
 def _write_instructor_pack(folder: Path, sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> None:
@@ -190,12 +188,9 @@ def _table(rows: list[list]) -> str:
 
 
 def _timings(sections: list[str]) -> list[list]:
-    records = load_times()
-    rows: list[list] = [["section", "tier", "seconds", "peak_mb", "date", "machine"]]
-    for section in sections:
-        for tier, record in records.get(section, {}).items():
-            rows.append([section, tier, *(record[key] for key in ("seconds", "peak_mb", "date", "machine"))])
-    return rows
+    columns = ("tier", "seconds", "peak_mb", "date", "machine")
+    runs = {section: builder.recorded_run(section) for section in sections}
+    return [["section", *columns], *([section, *(run.get(key, "") for key in columns)] for section, run in runs.items())]
 
 
 def _rubric(exercises: list[Exercise]) -> list[list]:

@@ -129,21 +129,7 @@ def test_a_page_begins_with_the_lesson_and_its_pictures_stand_without_their_call
             called = re.fullmatch(r"drawings\.\w+\([^()]*\)|quiz\(.*\)", source.strip())
             assert ("remove-input" in tags) == bool(called), source
             drawings += "remove-input" in tags
-        assert "not recorded yet |" not in lesson_pages.page_text(stored_times(lesson.name))
     assert drawings >= 6
-
-
-def stored_times(name):
-    """The cell with the table of recorded times, which names machines on which nobody has run the lesson yet."""
-    (text,) = [text for text in lesson_pages.markdown_of(stored(name)[0]) if "| Run all on |" in text]
-    assert "| CPU, two cores |" in lesson_pages.page_text(text)
-    return text
-
-
-def test_a_machine_without_a_time_is_left_out():
-    table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n"
-    cpu, after = "| CPU, two cores | 2.0 minutes | 1.0 GB | today |\n", "\nBinder promises 1 GB."
-    assert lesson_pages.page_text(f"{table}{cpu}| T4 | not recorded yet | | |\n{after}") == f"{table}{cpu}{after}"
 
 
 def outs(cells):

@@ -31,7 +31,6 @@ _BADGES = re.compile(r"^\[!\[Open in .*$\n?", re.MULTILINE)
 _TERM = re.compile(r"\*\[(?P<text>[^\]]+)\]\(#[\w-]+ \"(?P<tip>[^\"]*)\"\)\*")
 _QUIZ = re.compile(r"(?m)^\s*quiz\(")
 _SETUP = re.compile(r"(?m)^show\.quiet\(")  # a lesson's first cell, with its imports
-_NO_TIME = re.compile(r"^\|[^|\n]*\| not recorded yet \|.*\n?", re.MULTILINE)  # in the table of recorded times
 WORDS_A_MINUTE = 180  # of somebody who reads to understand, not to find
 
 
@@ -73,11 +72,8 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
 
 
 def page_text(markdown: str) -> str:
-    """Markdown of a cell for the page: terms lead into the book's glossary.
-
-    Badges are left out (the page has buttons), and machines for which no time is recorded.
-    """
-    return _TERM.sub(_role, _NO_TIME.sub("", _BADGES.sub("", markdown)))
+    """Markdown of a cell for the page: terms lead into the book's glossary, badges are left out, as the page has buttons."""
+    return _TERM.sub(_role, _BADGES.sub("", markdown))
 
 
 def source_of(cell: Cell) -> str:

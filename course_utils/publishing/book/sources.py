@@ -23,9 +23,9 @@ from course_utils.publishing.book.lesson_pages import markdown_of, page_text, re
 from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import calculator_for, raw
 from course_utils.publishing.markdown_messages import translated
-from course_utils.publishing.times import BINDER_MB, load_times
 
 TEMPLATES = "publishing/book/templates"
+BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself needs some
 BEFORE_AND_AFTER = (
     "02",
     "before_and_after(",
@@ -218,7 +218,7 @@ def _after_training() -> dict[str, int]:
 
 
 def _needs_more_than_binder(lesson: Lesson) -> bool:
-    return bool(load_times().get(lesson.name, {}).get("cpu", {}).get("peak_mb", 0) > BINDER_MB)
+    return bool(builder.recorded_run(lesson.name).get("peak_mb", 0) > BINDER_MB)
 
 
 def _lessons_with(calculator: str) -> list[Lesson]:
@@ -244,13 +244,13 @@ def _step(lesson: Lesson) -> PathStep:
     text = _notebook(lesson).read_text(encoding="utf-8")
     texts, translation = markdown_of(text), markdown_of(_notebook_text(lesson))
     title = re.search(r"^# (?:\d+ · )?(.+)$", "\n".join(translation), re.MULTILINE)
-    record = load_times().get(lesson.name, {}).get("cpu")
+    seconds = builder.recorded_run(lesson.name).get("seconds")
     mine = [exercise for id, exercise in EXERCISES.items() if lesson.has(id)]
     return PathStep(
         shown(lesson),
         title[1] if title else say(lesson.title, BOOK),
         reading_minutes(text),
-        record["seconds"] / 60 if record else None,
+        seconds / 60 if seconds else None,
         len(mine),
         sum(exercise.points for exercise in mine),
         sum(exercise.id in on_page() for exercise in mine),
