@@ -6,6 +6,9 @@ The source is a Python file in jupytext's percent format. The builder expands th
 - `{{timing}}` in a Markdown cell: how long Run All took, on what machine and when, from the last build that executed all;
 - `{{term:logits}}` or `{{term:logits|raw scores}}` in a Markdown cell, where a term is explained: the word, with its
   definition from the glossary as a link's tip; and a line `{{words}}`: the table of the terms so marked;
+- `{{record:NAME:PATH:FORMAT}}` or `{{fact:TABLE:ROW.KEY:FORMAT}}` in a Markdown cell: a figure of the newest record of that
+  name or of `data/TABLE.toml`, such as `{{record:data-prep:sizes.100000.peak_mb:.0f}}`, so that no figure is typed by hand
+  (`markers.py`); the build stops at one that leads nowhere, and a new record makes the notebook stale;
 - a code cell `# INSTALL: extra, extra`: the cell that installs the course where it is missing;
 - a code cell `# EXERCISE: id`: the exercise's statement, its answer cell and its check cell.
 
@@ -31,6 +34,7 @@ from course_utils.exercises.registry import EXERCISES
 from course_utils.files import write_whole
 from course_utils.languages import SOURCE, lesson_domain, say, speaking
 from course_utils.lessons import find, learner_file, source_file
+from course_utils.publishing import markers
 from course_utils.publishing.markdown_messages import translated
 
 if TYPE_CHECKING:
@@ -148,6 +152,8 @@ def instructor_edition(
         notebook.cells = expanded_cells(name, source)
         for cell in _markdown_cells(notebook):
             cell.source = translated(cell.source, lambda text: say(text, lesson_domain(name)))
+        for cell in _markdown_cells(notebook):  # before the hash is taken: a new record makes a notebook stale
+            cell.source = markers.expand(cell.source, name)
         _write_out_terms(notebook, name)
         _set_ids(notebook, name)
         digest = _hash(notebook)  # before filling in what depends on the address or on the last run
