@@ -8,8 +8,8 @@ Nothing is executed. The stored notebooks are read as they are, the other pages 
   in a notebook a form that works without one;
 - `html_pages` goes over each finished page: tables as cards on a phone, terms with their meaning; `theme_words` translates
   what Sphinx's theme says in English;
-- `formulas` writes formulas as MathML;
-- `extension` connects these with Sphinx, `conf` has Sphinx's settings, `static/` the style sheet and the one script.
+- `extension` connects these with Sphinx and writes formulas as MathML, `conf` has Sphinx's settings, `static/` the style
+  sheet and the one script.
 """
 
 from course_utils.publishing.book.building import Book, build_book
