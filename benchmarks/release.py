@@ -26,6 +26,7 @@ from typing import Any
 from common import RECORDS, write_results
 from course_utils import lessons
 from course_utils.evidence import lesson_01
+from course_utils.publishing import builder
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -38,7 +39,7 @@ class Figure:
     Attributes:
         area: the heading under which it is listed.
         name: what it says, with its unit.
-        record: name of the benchmark whose dated record has it.
+        record: name of the benchmark whose dated record has it, or of the lesson whose stored notebook has.
         read: the record → a number, (middle, lowest, highest), or a text.
         brief: whether the README shows it.
     """
@@ -122,8 +123,8 @@ def figures() -> Iterator[Figure]:
     """Everything that the release records, in the order of the table."""
     for lesson in lessons.LESSONS.values():
         name = lesson.name
-        yield Figure("lessons, Run all on a CPU", f"{name}, seconds", "notebook-times", _cpu(name, "seconds", 1), True)
-        yield Figure("lessons, Run all on a CPU", f"{name}, GB at the peak", "notebook-times", _cpu(name, "peak_mb", 1000))
+        yield Figure("lessons, Run all on a CPU", f"{name}, seconds", name, lambda r: r["seconds"], True)
+        yield Figure("lessons, Run all on a CPU", f"{name}, GB at the peak", name, lambda r: r["peak_mb"] / 1000)
     area = "`make test`"
     yield Figure(area, "minutes, with installation", "make-test", lambda r: r["seconds"] / 60, True)
     yield Figure(area, "tests passed", "make-test", lambda r: r["passed"])
@@ -188,15 +189,11 @@ def figures() -> Iterator[Figure]:
         yield Figure(area, model, "hosted", hosted(model, "both"))
 
 
-def _cpu(name: str, what: str, divisor: float) -> Callable[[dict[str, Any]], Any]:
-    return lambda record: record[name]["cpu"][what] / divisor
-
-
 def newest(name: str, before: str = "9999") -> tuple[dict[str, Any], str] | None:
-    """The newest record of a benchmark, measured before a day; and that day."""
-    if name == "notebook-times":  # one file, in which each lesson has a day of its own
-        file = RECORDS / "notebook-times.json"
-        return (json.loads(file.read_text(encoding="utf-8")), "") if before == "9999" else None
+    """The newest record of a benchmark, or of a lesson's run, measured before a day; and that day."""
+    if name in lessons.NAMES:  # the stored notebook has its own record, and no older one
+        run = builder.recorded_run(name)
+        return (run, run["date"]) if before == "9999" and "date" in run else None
     dated = re.compile(rf"{re.escape(name)}-(\d{{4}}-\d\d-\d\d)\.json")
     days = sorted(match[1] for match in map(dated.fullmatch, (f.name for f in RECORDS.iterdir())) if match)
     days = [day for day in days if day < before]
@@ -212,16 +209,12 @@ def gather() -> dict[str, Any]:
         try:
             assert found is not None
             record, day = found
-            if not day:
-                own = record[figure.name.split(",")[0]]["cpu"]
-                day, machine = own["date"], own["machine"]
-            else:
-                machine = f"{record['machine']}, {record['dtype']}"
+            machine = ", ".join(record[key] for key in ("machine", "dtype") if key in record)
             value = figure.read(record)
             row |= {"value": list(value) if isinstance(value, tuple) else value, "date": day, "machine": machine}
         except (AssertionError, KeyError, IndexError):
             row |= {"value": None}
-        if found is not None and found[1] and (older := newest(figure.record, found[1])) is not None:
+        if found is not None and (older := newest(figure.record, found[1])) is not None:
             try:
                 value = figure.read(older[0])
                 row["before"] = {"value": list(value) if isinstance(value, tuple) else value, "date": older[1]}

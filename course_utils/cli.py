@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for add in (
-        _add_lab, _add_run, _add_build, _add_book, _add_lint_lessons, _add_fetch, _add_estimate, _add_check_data,
+        _add_lab, _add_run, _add_build, _add_book, _add_budgets, _add_fetch, _add_estimate, _add_check_data,
         _add_clean_script, _add_serve, _add_grade, _add_nbgrader, _add_release, _add_doctor,
     ):  # fmt: skip
         add(commands)
@@ -152,26 +152,21 @@ def _add_build(commands: Commands) -> None:
 
 def _add_book(commands: Commands) -> None:
     parser = _command(commands, "book", _book, "write the course as a website that needs no server; nothing is executed")
-    parser.add_argument("--out", metavar="FOLDER", help="a new or empty folder, or an earlier book")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="a new or empty folder, or an earlier book")
     parser.add_argument(
         "--live",
         action=argparse.BooleanOptionalAction,
         help="calculators and exercises that compute in the page, with Pyodide, which npm fetches once (14 MB); default: if "
         "it has been fetched before",
     )
-    parser.add_argument("--pdf", metavar="FOLDER", help="also print each lesson as a PDF, with chromium; needs --out")
-    parser.add_argument(
-        "--epub", metavar="FILE", help="write lessons, cheat sheets and glossary as one ePub, with or without --out"
-    )
 
 
-def _add_lint_lessons(commands: Commands) -> None:
+def _add_budgets(commands: Commands) -> None:
     parser = _command(
-        commands, "lint-lessons", _lint_lessons, "how lessons read: words beside code, raw reprs, undefined terms"
+        commands, "budgets", _budgets, "what each lesson asks of a reader: words, cells, exercises, and the bounds"
     )
     parser.add_argument("lessons", nargs="*", metavar="lesson", help="02 or 02_lora; all if none is named")
-    parser.add_argument("--where", action="store_true", help="list every place that a rule found, with cell and line")
-    parser.add_argument("--strict", action="store_true", help="exit 1 if a lesson breaks the limits for one that is read")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a lesson is over one of its budgets")
 
 
 def _add_fetch(commands: Commands) -> None:
@@ -323,7 +318,7 @@ def _add_release(commands: Commands) -> None:
         commands,
         "release",
         _release,
-        "write the learners' pack and the instructor's: answers, rubric, slides, hidden cases",
+        "write the learners' pack and the instructor's: answers, rubric, hidden cases",
     )
     parser.add_argument("assignment", help="a section, several separated by commas, or all")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for learner/ and instructor/")
@@ -394,36 +389,16 @@ WITHOUT_PYTHON = (
 
 def _book(options: argparse.Namespace) -> Result:
     """Status 0 if the book is whole, 1 if Sphinx found something wrong in it."""
-    from course_utils.publishing.book import write_epub
-
-    if not options.out and (options.pdf or not options.epub):
-        raise CourseError("say where the book is to go: --out FOLDER" + ("" if options.pdf else ", --epub FILE or both"))
-    result = _website(options) if options.out else Result("", {}, 0)
-    if options.epub:
-        epub = write_epub(options.epub)
-        line = f"{len(epub.pages)} pages, {epub.bytes / 1e6:.1f} MB, in {epub.seconds:.1f} s: {epub.file}"
-        lines: list[str] = [str(result.text)] if result.text else []
-        lines += [line, *(f"  warning: {warning}" for warning in epub.warnings)]
-        result = Result("\n".join(lines), {**result.document, "epub": asdict(epub)}, 1 if epub.warnings else result.status)
-    _note_placeholder("the book's links")
-    return result
-
-
-def _website(options: argparse.Namespace) -> Result:
-    from course_utils.publishing.book import build_book, print_lessons
+    from course_utils.publishing.book import build_book
 
     book = build_book(options.out, options.live)
-    printed = print_lessons(book.folder, Path(options.pdf)) if options.pdf else []
     size = f"{len(book.pages)} pages, {book.bytes / 1e6:.1f} MB, in {book.seconds:.1f} s"
     lines = [f"{size}: open {book.folder / 'index.html'}"]
     if not book.live:
         lines.append(WITHOUT_PYTHON)
-    if printed:
-        megabytes = sum(file.stat().st_size for file in printed) / 1e6
-        lines.append(f"{len(printed)} lessons as PDFs, {megabytes:.1f} MB, in {options.pdf}")
     lines += [f"  warning: {warning}" for warning in book.warnings]
-    files = [str(file) for file in printed]
-    return Result("\n".join(lines), {**asdict(book), "pdfs": files}, 1 if book.warnings else 0)
+    _note_placeholder("the book's links")
+    return Result("\n".join(lines), asdict(book), 1 if book.warnings else 0)
 
 
 def _note_placeholder(what: str) -> None:
@@ -436,18 +411,14 @@ def _note_placeholder(what: str) -> None:
         )
 
 
-def _lint_lessons(options: argparse.Namespace) -> Result:
+def _budgets(options: argparse.Namespace) -> Result:
+    """Status 1 with --strict if a lesson is over a budget."""
     from course_utils import lessons
-    from course_utils.publishing.lesson_linter import lint
+    from course_utils.publishing import budgets
 
-    reports = [lint(lesson) for lesson in options.lessons or lessons.LESSONS]
-    lines = []
-    for report in reports:
-        lines.append(str(report))
-        lines += [f"  {place}" for place in report.places if options.where]
-        lines += [f"  limit broken: {limit}" for limit in report.broken() if options.strict]
-    is_broken = options.strict and any(report.broken() for report in reports)
-    return Result("\n".join(lines), [report.as_dict() for report in reports], 1 if is_broken else 0)
+    counted = [budgets.count_lesson(lesson) for lesson in options.lessons or lessons.LESSONS]
+    document = {"budgets": budgets.BUDGETS, "lessons": [asdict(lesson) | {"over": lesson.over} for lesson in counted]}
+    return Result(budgets.table(counted), document, int(options.strict and any(lesson.over for lesson in counted)))
 
 
 def _estimate(options: argparse.Namespace) -> Result:

@@ -1,4 +1,4 @@
-"""Packs to hand out: the learners', and the instructor's with answers, rubric, objectives, slides and the hidden seed.
+"""Packs to hand out: the learners', and the instructor's with answers, rubric, times and the hidden seed.
 
 Everything is generated from the course itself: exercises, quizzes, stored notebooks and recorded times. The learners' pack
 contains nothing of the instructor's. It has the course's wheel for notebook hosts, the package as everybody gets it.
@@ -9,12 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import secrets
 import shutil
 from dataclasses import dataclass
 from datetime import date
-from html import unescape
 from pathlib import Path
 
 from markupsafe import Markup
@@ -26,12 +24,9 @@ from course_utils.exercises.quizzes import QUIZZES
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.results import write
-from course_utils.lessons import find, learner_file
+from course_utils.lessons import Lesson, find, learner_file
 from course_utils.pages import render
 from course_utils.publishing import builder
-from course_utils.publishing.objectives import objectives_in
-from course_utils.publishing.overview import overview
-from course_utils.publishing.times import load_times
 from course_utils.publishing.wheel import write_wheel
 
 PACK = "pack.json"  # in each pack: what it is, and which files are its own
@@ -101,31 +96,6 @@ def release(assignment: str, out: str | Path, seed: int | None = None) -> Packs:
     return Packs(out / "learner", out / "instructor", tuple(sections), seed)
 
 
-def objectives(section: str) -> list[str]:
-    """Return the lesson's objectives, the items under "By the end you will be able to", one line each.
-
-    Raises:
-        CourseError: the lesson has no such list.
-    """
-    cells = builder.instructor_edition(section).cells
-    return objectives_in((cell.source for cell in cells if cell.cell_type == "markdown"), section)
-
-
-def figures_of(section: str) -> list[tuple[str, str]]:
-    """Return the figures of the stored notebook, each as (heading above it, HTML of the image with its alt text)."""
-    notebook = json.loads(learner_file(section).read_text(encoding="utf-8"))
-    heading, figures = "", []
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            headings = re.findall(r"^#{1,3} (.+)$", source, flags=re.MULTILINE)
-            heading = headings[-1] if headings else heading
-        for output in cell.get("outputs", []):
-            html = "".join(output.get("data", {}).get("text/html", ""))
-            figures += [(heading, image) for image in re.findall(r"<img src=\"data:image/[^>]*>", html)]
-    return figures
-
-
 def _seed(file: Path, seed: int | None) -> int:
     if seed is not None:
         return seed
@@ -151,7 +121,6 @@ def _write_learner_pack(folder: Path, sections: list[str]) -> None:
     for section in sections:
         shutil.copyfile(learner_file(section), _make_folder(folder / "notebooks") / f"{section}.ipynb")
     wheel = write_wheel(folder / "notebooks")  # where a notebook's install cell looks first
-    rows = [row for row in overview() if row.lesson.name in sections]
     lines = [
         "# Teaching models new behaviours",
         "",
@@ -167,29 +136,28 @@ def _write_learner_pack(folder: Path, sections: list[str]) -> None:
         "",
         "| lesson | what you do | Run all, two CPU cores | exercises | file |",
         "| --- | --- | --- | --- | --- |",
-        *(
-            f"| {row.lesson.number} {row.lesson.title} | {row.lesson.promise} | "
-            f"{_minutes(row.minutes)} | {row.exercises} | `notebooks/{row.file}` |"
-            for row in rows
-        ),
+        *map(_lesson_row, map(find, sections)),
         "",
         "If something breaks: `course doctor` says what to fix.",
     ]
     write(folder / "README.md", "\n".join(lines) + "\n")
 
 
-def _minutes(minutes: float | None) -> str:
-    return "" if minutes is None else f"{minutes:.1f} minutes"
+def _lesson_row(lesson: Lesson) -> str:
+    seconds = builder.recorded_run(lesson.name).get("seconds")
+    minutes = f"{seconds / 60:.1f} minutes" if seconds else ""
+    return (
+        f"| {lesson.number} {lesson.title} | {lesson.promise} | {minutes} | "
+        f"{sum(map(lesson.has, EXERCISES))} | `notebooks/{lesson.name}.ipynb` |"
+    )
 
 
 def _write_instructor_pack(folder: Path, sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> None:
     for section in sections:
         builder.write(builder.instructor_edition(section), _make_folder(folder / "notebooks") / f"{section}.ipynb")
-        write(folder / "slides" / f"{section}.html", _slides(section))
     nbgrader_course.write_course(folder / "nbgrader", assignment)
     write(folder / "seed.json", json.dumps({"seed": seed}) + "\n")
     write(folder / "timings.csv", _table(_timings(sections)))
-    write(folder / "objectives.csv", _table(_objectives_table(sections, exercises)))
     write(folder / "rubric.csv", _table(_rubric(exercises)))
     write(folder / "answers.html", _answers(sections, exercises))
     write(folder / "README.md", _readme(sections, exercises, assignment, seed))
@@ -207,24 +175,9 @@ def _table(rows: list[list]) -> str:
 
 
 def _timings(sections: list[str]) -> list[list]:
-    records = load_times()
-    rows: list[list] = [["section", "tier", "seconds", "peak_mb", "date", "machine"]]
-    for section in sections:
-        for tier, record in records.get(section, {}).items():
-            rows.append([section, tier, *(record[key] for key in ("seconds", "peak_mb", "date", "machine"))])
-    return rows
-
-
-def _objectives_table(sections: list[str], exercises: list[Exercise]) -> list[list]:
-    """A row for each objective; for one that no exercise practises it says that the lesson's cells show it."""
-    rows: list[list] = [["section", "objective", "exercises", "points"]]
-    for section in sections:
-        lesson_exercises = [exercise for exercise in exercises if find(section).has(exercise.id)]
-        for number, text in enumerate(objectives(section), 1):
-            practising = [exercise for exercise in lesson_exercises if number in exercise.objectives]
-            names = " ".join(exercise.id for exercise in practising) or "shown by the lesson's cells"
-            rows.append([section, text, names, sum(exercise.points for exercise in practising)])
-    return rows
+    columns = ("tier", "seconds", "peak_mb", "date", "machine")
+    runs = {section: builder.recorded_run(section) for section in sections}
+    return [["section", *columns], *([section, *(run.get(key, "") for key in columns)] for section, run in runs.items())]
 
 
 def _rubric(exercises: list[Exercise]) -> list[list]:
@@ -267,21 +220,6 @@ def _answers(sections: list[str], exercises: list[Exercise]) -> str:
     )
 
 
-def _slides(section: str) -> str:
-    """A page that scrolls slide by slide and prints one slide a sheet: the aims, each figure, the quiz's questions."""
-    figures = []
-    for heading, image in figures_of(section):
-        alt = re.search(r'alt="([^"]*)"', image)
-        figures.append((heading, image, unescape(alt[1]) if alt else ""))
-    return render(
-        "templates/slides.html.j2",
-        title=find(section).title,
-        aims=objectives(section),
-        figures=figures,
-        questions=QUIZZES[section[:2]],
-    )
-
-
 def _readme(sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> str:
     points = sum(exercise.points for exercise in exercises)
     return f"""# For the instructor
@@ -293,9 +231,7 @@ def _readme(sections: list[str], exercises: list[Exercise], assignment: str, see
 | `notebooks/` | the lessons with solutions |
 | `answers.html` | statements, solutions, hints and typical mistakes; the quizzes' answers |
 | `rubric.csv` | points, cases, typical mistakes; points are for the share of correct cases, if it is better than chance |
-| `objectives.csv` | what each lesson promises, and which exercises practise it |
 | `timings.csv` | recorded times and memory of Run all |
-| `slides/` | each lesson's objectives, figures and quiz; open in a browser, print to PDF |
 | `nbgrader/` | the same exercises as nbgrader assignments, for a hub; see `course nbgrader --help` |
 | `seed.json` | seed of the hidden cases: anyone who knows it knows the inputs that answers are tested with |
 

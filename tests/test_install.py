@@ -264,7 +264,7 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
     templates = [file for file in (ROOT / "course_utils").rglob("templates/*") if file.is_file()]
     assert len(templates) >= 9 and {file.relative_to(ROOT).as_posix() for file in templates} <= names
     assert not [name for name in names if "instructor/" in name or name.startswith("tests/") or "checkpoint.ipynb" in name]
-    assert "course_utils/glossary.jsonl" in names
+    assert "course_utils/_assets/data/glossary.jsonl" in names
     assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in lessons.NAMES} <= names
     assert not [name for name in names if name.endswith(".png")]  # of the benchmarks; no program reads them
     assert wheel.stat().st_size < 3_400_000  # a third: six notebooks with their outputs

@@ -72,7 +72,6 @@ class Exercise:
         solution: the function asked for, its body between the markers.
         cases: makes argument tuples from a `numpy.random.Generator`; few, and different at every call.
         points: full marks.
-        objectives: which items of the lesson's list "By the end you will be able to" it practises, counted from 1.
         tolerance: relative; absolute for values near zero.
         mistakes: typical wrong answers.
         hint: shown from the third wrong try on.
@@ -88,7 +87,6 @@ class Exercise:
     solution: Callable
     cases: Callable[..., Sequence[tuple]]
     points: int
-    objectives: tuple[int, ...]
     mistakes: tuple[Mistake, ...]
     hint: str
     tolerance: float = 1e-5

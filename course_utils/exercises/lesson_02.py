@@ -702,7 +702,6 @@ def answer_loss(logits, labels):
         solution=answer_loss,
         cases=_loss_cases,
         points=4,
-        objectives=(1,),
         needs=("torch",),
         mistakes=(
             Mistake(_loss_unshifted, "Row i of the logits scores the token at position i + 1. You compare it with token i."),
@@ -721,7 +720,6 @@ def answer_loss(logits, labels):
         solution=lora_forward,
         cases=_layer_cases,
         points=4,
-        objectives=(3,),
         needs=("torch",),
         mistakes=(
             Mistake(_no_scaling, "The update is not scaled. LoRA multiplies it by alpha / r, r being the rank."),
@@ -739,7 +737,6 @@ def answer_loss(logits, labels):
         solution=adapter_parameters,
         cases=_shape_cases,
         points=2,
-        objectives=(4,),
         mistakes=(
             Mistake(_product_of_dimensions, "You multiplied d_in by d_out. A has r x d_in, B has d_out x r: add the two."),
             Mistake(_only_a, "Only A is counted; B adds d_out x r more."),
@@ -761,7 +758,6 @@ def answer_loss(logits, labels):
         solution=my_settings,
         cases=lambda random: [()],
         points=4,
-        objectives=(5,),
         needs=("torch",),
         mistakes=(
             Mistake(_rate_of_full_fine_tuning, TOO_SMALL),
@@ -780,7 +776,6 @@ def answer_loss(logits, labels):
         solution=swapped_weight,
         cases=_swap_cases,
         points=3,
-        objectives=(6,),
         needs=("torch",),
         mistakes=(
             Mistake(_swap_old_stays, "The old adapter is still in the weight. Take it off before you put the new one on."),
@@ -805,7 +800,6 @@ def answer_loss(logits, labels):
         solution=conversation_labels,
         cases=_label_cases,
         points=3,
-        objectives=(1,),
         mistakes=(
             Mistake(_labels_of_last_reply, "Only the last reply carries loss. The earlier ones are the assistant's words too."),
             Mistake(_labels_after_first_prompt, "Everything after the first prompt carries loss, so that the model learns to write the user's next message too."),
@@ -831,7 +825,6 @@ def answer_loss(logits, labels):
         solution=lora_slots,
         cases=_slot_cases,
         points=3,
-        objectives=(4, 6),
         mistakes=(
             Mistake(_slots_for_the_highest, "Your slots have room for the highest rank of all. Leave the largest adapters out, and more of the others fit."),
             Mistake(_slots_for_the_lowest, "Your slots have room for the lowest rank alone. Adapters of a higher rank don't fit into them, and some slots may stay empty."),
@@ -854,7 +847,6 @@ def answer_loss(logits, labels):
         solution=training_rows,
         cases=_row_cases,
         points=4,
-        objectives=(2,),
         mistakes=(
             Mistake(_rows_escaped, "ü became \\u00fc: the model would learn to write escapes. Pass ensure_ascii=False."),
             Mistake(_rows_as_python, "str() writes Python ('single quotes', None, True), which no JSON parser reads."),

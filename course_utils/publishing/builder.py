@@ -3,9 +3,12 @@
 The source is a Python file in jupytext's percent format. The builder expands these placeholders in it:
 
 - `{{badges}}` in a Markdown cell: the buttons, from the repository's address in pyproject.toml;
-- `{{timing}}` in a Markdown cell: how long the section took, from the dated records of earlier builds;
+- `{{timing}}` in a Markdown cell: how long Run All took, on what machine and when, from the last build that executed all;
 - `{{term:logits}}` or `{{term:logits|raw scores}}` in a Markdown cell, where a term is explained: the word, with its
   definition from the glossary as a link's tip; and a line `{{words}}`: the table of the terms so marked;
+- `{{record:NAME:PATH:FORMAT}}` or `{{fact:TABLE:ROW.KEY:FORMAT}}` in a Markdown cell: a figure of the newest record of that
+  name or of `data/TABLE.toml`, such as `{{record:data-prep:sizes.100000.peak_mb:.0f}}`, so that no figure is typed by hand
+  (`markers.py`); the build stops at one that leads nowhere, and a new record makes the notebook stale;
 - a code cell `# INSTALL: extra, extra`: the cell that installs the course where it is missing;
 - a code cell `# EXERCISE: id`: the exercise's statement, its answer cell and its check cell.
 
@@ -18,7 +21,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +32,14 @@ from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise, strip_solution
 from course_utils.exercises.registry import EXERCISES
 from course_utils.files import write_whole
-from course_utils.lessons import LESSONS, find, learner_file, source_file
-from course_utils.publishing.overview import overview
-from course_utils.publishing.times import save_run_cost, timing
+from course_utils.lessons import find, learner_file, source_file
+from course_utils.publishing import markers
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 SIZE_LIMIT = 1_000_000
+RUN = ("date", "machine", "tier", "seconds", "peak_mb", "versions")  # of a stored notebook's metadata
 INSTALL = """\
 # Installs the course where it is missing (Colab, Kaggle); elsewhere this cell does nothing.
 import importlib.util
@@ -127,12 +131,13 @@ def _repository() -> str:
     return assets.repository_url().removeprefix("https://github.com/")
 
 
-def instructor_edition(section: str, source: str | None = None) -> NotebookNode:
+def instructor_edition(section: str, source: str | None = None, run: Mapping[str, Any] | None = None) -> NotebookNode:
     """Notebook node with solutions and without outputs.
 
     Args:
         section: which one.
         source: replaces the text of the section's file (for tests).
+        run: what `{{timing}}` tells of; None for the run whose outputs are stored (`recorded_run`).
     """
     import jupytext
     import nbformat
@@ -142,11 +147,14 @@ def instructor_edition(section: str, source: str | None = None) -> NotebookNode:
     notebook: NotebookNode = nbformat.v4.new_notebook()
     for cell in jupytext.reads(text, fmt="py:percent").cells:
         notebook.cells += _expand(cell, name)
+    for cell in _markdown_cells(notebook):  # before the hash is taken: a new record makes a notebook stale
+        cell.source = markers.expand(cell.source, name)
     _write_out_terms(notebook, name)
     _set_ids(notebook, name)
-    digest = _hash(notebook)  # before filling in what depends on the address or on recorded times
+    digest = _hash(notebook)  # before filling in what depends on the address or on the last run
+    timing = timing_line(recorded_run(name) if run is None else run)
     for cell in _markdown_cells(notebook):
-        cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing(name))
+        cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing).strip()
     notebook.metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "language_info": {"name": "python"},
@@ -155,24 +163,48 @@ def instructor_edition(section: str, source: str | None = None) -> NotebookNode:
     return notebook
 
 
-def learner_edition(section: str, source: str | None = None) -> NotebookNode:
+def learner_edition(section: str, source: str | None = None, run: Mapping[str, Any] | None = None) -> NotebookNode:
     """Notebook node with stubs, not yet executed; arguments are those of `instructor_edition`."""
-    notebook = instructor_edition(section, source)
+    notebook = instructor_edition(section, source, run)
     for cell in notebook.cells:
         cell.source = strip_solution(cell.source)
     notebook.metadata["course"]["edition"] = "learner"
     return notebook
 
 
+def recorded_run(section: str) -> dict[str, Any]:
+    """Return what the stored learner's notebook says of the run that made its outputs; empty if there is none.
+
+    Returns:
+        `date` (ISO), `machine`, `tier`, `seconds`, `peak_mb` (of the kernel and all processes it started) and `versions`.
+    """
+    stored = _stored_metadata(find(section).name)
+    return {key: stored[key] for key in RUN if key in stored}
+
+
+def timing_line(run: Mapping[str, Any]) -> str:
+    """Markdown of how long Run All took; empty if `run`, as `recorded_run` returns it, lacks one of its figures."""
+    if not run.keys() >= {"date", "machine", "seconds", "peak_mb"}:
+        return ""
+    return (
+        f"*Run All* took {run['seconds'] / 60:.1f} minutes and {run['peak_mb'] / 1000:.1f} GB of memory on {run['machine']} "
+        f"({run['date']})."
+    )
+
+
 def is_stale(section: str, source: str | None = None) -> bool:
     """Whether the learner's notebook was not built from the current source and exercises."""
-    name = find(section).name
+    current: str = instructor_edition(section, source).metadata["course"]["source_sha256"]
+    return current != _stored_metadata(find(section).name).get("source_sha256")
+
+
+def _stored_metadata(name: str) -> dict[str, Any]:
+    """What the course has written into the stored learner's notebook; empty if there is none that can be read."""
     try:
-        recorded = json.loads(learner_file(name).read_text(encoding="utf-8"))["metadata"]["course"]["source_sha256"]
+        metadata: dict[str, Any] = json.loads(learner_file(name).read_text(encoding="utf-8"))["metadata"]["course"]
     except (OSError, ValueError, KeyError):
-        return True
-    current = str(instructor_edition(section, source).metadata["course"]["source_sha256"])
-    return current != str(recorded)
+        return {}
+    return metadata
 
 
 def refresh(section: str, source: str | None = None) -> bool:
@@ -221,7 +253,6 @@ def refresh(section: str, source: str | None = None) -> bool:
     # As the kernel wrote it; otherwise every refresh would change it.
     refreshed.metadata["language_info"] = stored.metadata["language_info"]
     write(refreshed, learner_file(name))
-    _refresh_overview()
     return True
 
 
@@ -260,40 +291,26 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
         return learner_file(name)
     notebook = learner_edition(section)
     cost = execute(notebook)
-    save_run_cost(name, notebook, cost)
-    for cell, refilled in zip(notebook.cells, learner_edition(section).cells):
-        if cell.cell_type == "markdown":
-            cell.source = refilled.source  # the table of times now holds this run
-    _clean(notebook)
     from course_utils.hardware import detect
 
-    packages = ("torch", "transformers", "peft", "accelerate")
-    notebook.metadata["course"] |= {
-        "tier": detect().tier,
+    device, packages = detect(), ("torch", "transformers", "peft", "accelerate")
+    run = {
+        "date": date.today().isoformat(),
+        "machine": f"{device.name}, {device.cores} cores",
+        "tier": device.tier,
         "seconds": round(cost.seconds),
+        "peak_mb": round(cost.peak_bytes / 1e6),
         "versions": {package: version(package).split("+")[0] for package in packages},
     }
+    for cell, refilled in zip(notebook.cells, learner_edition(section, run=run).cells):
+        if cell.cell_type == "markdown":
+            cell.source = refilled.source
+    _clean(notebook)
+    notebook.metadata["course"] |= run
     write(notebook, learner_file(name))
-    _refresh_overview()
     cost_text = f"{cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB"
     report(f"{name}: learner's edition ran in {cost_text}, in {learner_file(name)}")
     return learner_file(name)
-
-
-def _refresh_overview() -> None:
-    """Update the stored output of lesson 01's overview, which shows every lesson's exercises and recorded time."""
-    import nbformat
-
-    file = learner_file(LESSONS["01"].name)
-    if not file.exists():
-        return
-    notebook = nbformat.read(file, 4)
-    for cell in _code_cells(notebook):
-        for output in cell.outputs:
-            if "overview(" in cell.source and output.output_type == "execute_result":
-                table = overview(notebook.metadata["course"].get("tier", "cpu"))
-                output.data = {"text/html": table._repr_html_(), "text/plain": repr(table)}
-    write(notebook, file)
 
 
 def write(notebook: NotebookNode, file: Path) -> None:

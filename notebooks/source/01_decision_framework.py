@@ -8,26 +8,24 @@
 # model our catalogue. A third says: {{term:fine-tuning|fine-tune}} the model, that is, train it further on
 # examples of our own. This lesson gives you three questions that decide what to try first. Then it tests
 # every answer on this one task.
-#
-# <!-- assumes: JSON, JSONL -->
 
 # %%
 # INSTALL: rag,server
 
 # %%
-from course_utils import charts, drawings, evaluation, evidence, hardware, models, plans, show
+from course_utils import charts, drawings, evaluation, evidence, models, plans, show
 from course_utils import training, widgets
 from course_utils.data_prep import load_catalogue
 from course_utils.decision import APPROACHES, decide
 from course_utils.evidence import lesson_01
 from course_utils.exercises import check, quiz
 from course_utils.generation import generate
-from course_utils.publishing.overview import overview
 from course_utils.show import predict
 
 import numpy as np
 
 show.quiet()
+plan = plans.plan("01")
 lesson_01.picture()
 
 # %% [markdown]
@@ -52,18 +50,10 @@ lesson_01.picture()
 # - compute the number of requests a day from which fine-tuning pays, and find the cheapest plan that is good enough.
 #
 # You should have called a language model's API before, but need not have trained anything. Reading takes
-# about 60 minutes, and the exercises about as long again.
+# about 60 minutes, and the exercises about as long again. The lesson also tells you when the other five are
+# worth your time. If a cell fails, run `course doctor` in a terminal: it says what is missing.
 #
 # {{timing}}
-
-# %%
-device = hardware.detect()
-plan = plans.plan("01")
-overview(device.tier)
-
-# %% [markdown]
-# The table lists the lessons. This first one tells you when the others are worth your time. If a cell fails,
-# run `course doctor` in a terminal: it says what is missing.
 
 # %% [markdown]
 # ## 1 · Three questions decide

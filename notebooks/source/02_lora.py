@@ -7,8 +7,6 @@
 # JSON and nothing else. The small model of this lesson chats about the message instead. You will teach it to
 # answer with the JSON, in a few minutes on a laptop. The model itself does not change: what it learns is kept
 # in a separate file of 20 MB.
-#
-# <!-- assumes: JSON, JSONL -->
 
 # %%
 # INSTALL: trl

@@ -7,8 +7,6 @@
 # numbers the model alone takes 16 GB, so the run ends with *CUDA out of memory* before the first example. But
 # {{term:LoRA}} never changes the model's {{term:weight|weights}}; it only reads them. Do numbers that are
 # only read need 16 bits? {{term:QLoRA}} stores each in 4, and the same run fits.
-#
-# <!-- assumes: JSON, JSONL, token, layer, PEFT, margin, fine-tuning, merge -->
 
 # %%
 # INSTALL: qlora,trl

@@ -8,8 +8,6 @@
 # do not. A model that imitates the desk learns all of this. In this lesson you teach it the difference: you
 # show it two replies to one message and say which is better. This is called
 # {{term:alignment}} by preferences, and most models that you chat with have been through it.
-#
-# <!-- assumes: JSON, JSONL, token, fine-tuning, layer, rank, merge, batch -->
 
 # %%
 # INSTALL: trl

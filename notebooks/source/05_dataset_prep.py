@@ -7,8 +7,6 @@
 # The model would learn whatever the file teaches: refusals, canned paragraphs, answers to other messages, and a
 # form that hurried agents left empty. In this lesson you turn the file into one worth training on, count what
 # each step finds, and see from training runs whether the work paid off.
-#
-# <!-- assumes: JSON, JSONL, token -->
 
 # %%
 # INSTALL: data

@@ -10,8 +10,6 @@
 # January 2027 no new jobs at all (sources in section 10). The calls outlive it, because other hosts use the
 # same ones. In this lesson you make all of them, on a service that runs on this machine and really trains.
 # You find out when a tuned model is worth its price, and take one with you when its host closes.
-#
-# <!-- assumes: JSONL, token, fine-tuning -->
 
 # %%
 # INSTALL: server,data

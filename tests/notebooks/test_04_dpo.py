@@ -1,4 +1,4 @@
-"""Lesson 04: the code that readers see against TRL's losses, its figures in prose, the linter's rules."""
+"""Lesson 04: the code that readers see against TRL's losses, its figures in prose."""
 
 import ast
 import csv
@@ -12,11 +12,10 @@ import pytest
 import trl
 from support import conversation, tiny_llama, with_lora
 
-from course_utils import assets, glossary, plans
+from course_utils import assets, plans
 from course_utils.data_prep import load_preferences, shortcuts
 from course_utils.evidence import house_style, lesson_04
 from course_utils.exercises import lesson_04 as exercises
-from course_utils.publishing import lesson_linter
 
 SOURCE = Path(assets.path("notebooks/source/04_dpo.py")).read_text(encoding="utf-8")
 TAGGED = re.compile(r'^# %% tags=\["(?:dpo|grpo)-from-scratch"\]\n(.*?)(?=^# %%)', re.MULTILINE | re.DOTALL)
@@ -407,16 +406,6 @@ def test_the_column_of_fifties():
     assert round(100 * table.rows[opening]["our pairs"].value) == 70  # two in five wholly, of the others half
     assert all(table.rows[rule]["older pairs"].value > 0.85 for rule in rules)
     assert 0.5 < table.rows[shared]["our pairs"].value <= 0.6  # "its small advantage over a coin"
-
-
-# -- the linter -------------------------------------------------------------------------------------------------------------
-
-
-def test_the_source_keeps_to_the_linters_rules():
-    report = lesson_linter.lint_notebook("04_dpo", {"cells": cells()}, "")
-    assert report.broken() == []
-    assert glossary.used_before_explained(SOURCE) == []
-    glossary.marked([cell["source"] for cell in cells() if cell["cell_type"] == "markdown"])  # every marker has its term
 
 
 def test_at_most_ten_sections_and_the_exercises_in_order():

@@ -14,9 +14,8 @@ import re
 import pytest
 from support import cards, table_rows
 
-from course_utils import assets, claims, costs, evaluation, lessons
+from course_utils import assets, claims, costs, evaluation
 from course_utils.evidence import lesson_01
-from course_utils.publishing.overview import overview
 
 NOTEBOOK = "01_decision_framework"  # whose outputs the fixtures give
 
@@ -49,17 +48,6 @@ def both(system):
 def test_it_runs_in_four_minutes_on_two_cores(notebook):
     """Notices what makes the lesson slow: more steps, a slower loop, slower answers. The seconds are the build's."""
     assert notebook.metadata.course["seconds"] <= 240
-
-
-def test_the_front_door_shows_all_lessons(printed):
-    """Notices a lesson, a title, a time or a number of exercises that changed after notebook 01 was built."""
-    rows = overview("cpu")
-    assert repr(rows) in printed  # the times of the newest records, this lesson's too
-    assert [row.lesson for row in rows] == list(lessons.LESSONS.values())
-    assert all(row.minutes and row.exercises >= 4 for row in rows)
-    assert {row.file for row in rows} == {f"{name}.ipynb" for name in lessons.NAMES}
-    assert "not recorded" in repr(overview("t4"))
-    assert all(row.lesson.title in overview()._repr_html_() for row in rows)
 
 
 def test_live_training_teaches_the_form_and_not_the_facts(notebook):

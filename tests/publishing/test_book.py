@@ -24,11 +24,9 @@ from course_utils.publishing.book import (
     build_book,
     building,
     extension,
-    formulas,
     html_pages,
     lesson_pages,
     outputs,
-    printing,
     sources,
     twins,
 )
@@ -130,21 +128,7 @@ def test_a_page_begins_with_the_lesson_and_its_pictures_stand_without_their_call
             called = re.fullmatch(r"drawings\.\w+\([^()]*\)|quiz\(.*\)", source.strip())
             assert ("remove-input" in tags) == bool(called), source
             drawings += "remove-input" in tags
-        assert "not recorded yet |" not in lesson_pages.page_text(stored_times(lesson.name))
     assert drawings >= 6
-
-
-def stored_times(name):
-    """The cell with the table of recorded times, which names machines on which nobody has run the lesson yet."""
-    (text,) = [text for text in lesson_pages.markdown_of(stored(name)[0]) if "| Run all on |" in text]
-    assert "| CPU, two cores |" in lesson_pages.page_text(text)
-    return text
-
-
-def test_a_machine_without_a_time_is_left_out():
-    table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n"
-    cpu, after = "| CPU, two cores | 2.0 minutes | 1.0 GB | today |\n", "\nBinder promises 1 GB."
-    assert lesson_pages.page_text(f"{table}{cpu}| T4 | not recorded yet | | |\n{after}") == f"{table}{cpu}{after}"
 
 
 def outs(cells):
@@ -190,7 +174,7 @@ def test_every_formula_of_the_lessons_becomes_mathml():
         for block in (True, False):
             pattern = r"\$\$(.+?)\$\$" if block else r"(?<![\\$\w])\$(?=\S)([^$\n]+?)(?<=\S)\$(?![\d$])"
             for latex in re.findall(pattern, prose, re.DOTALL):
-                xml = formulas.mathml(latex, block)
+                xml = extension.mathml(latex, block)
                 shown = re.sub(r"<annotation.*?</annotation>", "", xml, flags=re.DOTALL)
                 assert "\\" not in re.sub(r"<[^>]*>", "", shown), latex
                 assert "merror" not in xml and xml.endswith("</semantics></math>")
@@ -354,7 +338,6 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
         **size,
         "warnings": [],
         "live": True,
-        "pdfs": [],
     }
     warnings = ("a.md: wrong",)
     assert cli.main(["book", "--out", str(tmp_path)]) == 1
@@ -363,53 +346,6 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
     assert sum("without live Python" in line for line in said) == 1
     assert cli.main(["book", "--out", str(tmp_path), "--no-live"]) == 1
     assert asked == [True, None, False]
-    (tmp_path / "02.pdf").write_bytes(b"x" * 2_000_000)
-    monkeypatch.setattr(publishing_book, "print_lessons", lambda folder, out: [out / "02.pdf"])
-    capsys.readouterr()
-    assert cli.main(["book", "--out", str(tmp_path), "--pdf", str(tmp_path)]) == 1
-    assert f"1 lessons as PDFs, 2.0 MB, in {tmp_path}" in capsys.readouterr().out
-
-
-class TestPrinting:
-    @pytest.fixture
-    def book_of_one(self, tmp_path, monkeypatch):
-        """A folder with the page of one lesson, as far as printing looks at it."""
-        monkeypatch.setattr(lessons, "NAMES", (lessons.NAMES[1],))
-        page = tmp_path / "book" / LESSON_PAGES[1]
-        page.parent.mkdir(parents=True)
-        page.write_text('<img src="a.png" loading="lazy" alt="a">')
-        return tmp_path / "book"
-
-    def browser(self, tmp_path, monkeypatch, script):
-        program = tmp_path / "chromium"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-        monkeypatch.setattr(printing.shutil, "which", lambda name: str(program) if name == "chromium" else None)
-
-    def test_without_chromium_it_says_what_to_install(self, book_of_one, tmp_path, monkeypatch):
-        monkeypatch.setattr(printing.shutil, "which", lambda name: None)
-        with pytest.raises(CourseError, match="apt-get install chromium"):
-            printing.print_lessons(book_of_one, tmp_path / "pdf")
-
-    def test_a_browser_that_stops_leaves_the_earlier_file_and_no_draft(self, book_of_one, tmp_path, monkeypatch):
-        earlier = tmp_path / "pdf" / f"{lessons.NAMES[0]}.pdf"
-        earlier.parent.mkdir()
-        earlier.write_text("printed before")
-        self.browser(tmp_path, monkeypatch, "echo no display >&2; exit 7")
-        with pytest.raises(CourseError, match="02_lora.html: no display"):
-            printing.print_lessons(book_of_one, tmp_path / "pdf")
-        assert earlier.read_text() == "printed before" and list(earlier.parent.iterdir()) == [earlier]
-        assert [file.name for file in (book_of_one / "notebooks").iterdir()] == [Path(LESSON_PAGES[1]).name]
-
-    def test_every_picture_is_on_paper(self, book_of_one, tmp_path, monkeypatch):
-        """Nobody scrolls there, so a picture that loads when it comes into view would be missing."""
-        self.browser(
-            tmp_path,
-            monkeypatch,
-            'for last; do :; done; cp "${last#file://}" "$(echo "$@" | sed "s/.*--print-to-pdf=//; s/ .*//")"',
-        )
-        (printed,) = printing.print_lessons(book_of_one, tmp_path / "pdf")
-        assert printed.read_text() == '<img src="a.png" alt="a">' and printed.name == "02_lora.pdf"
 
 
 # -- the finished book ----------------------------------------------------------------------------------------------------
@@ -770,20 +706,6 @@ class TestALesson:
         page.locator(".book-reveal summary").first.click()
         assert page.locator(".book-reveal").first.get_by_text("Measured").is_visible()
         context.close()
-
-
-class TestOnPaper:
-    pytestmark = browsed
-
-    def test_a_lesson_is_whole(self, book, tmp_path, monkeypatch):
-        monkeypatch.setattr(lessons, "NAMES", (lessons.NAMES[1],))
-        (file,) = printing.print_lessons(book[0].folder, tmp_path)
-        data = file.read_bytes()
-        assert data.startswith(b"%PDF") and len(re.findall(rb"/Type /Page\b", data)) > 20
-        pictures = set(
-            re.findall(r'src="\.\./_figures/([^"]+)"', (book[0].folder / LESSON_PAGES[1]).read_text(encoding="utf-8"))
-        )
-        assert len(re.findall(rb"/Subtype /Image\b", data)) >= len(pictures) > 5
 
 
 class TestFromAFile:

@@ -2,7 +2,6 @@
 
 from course_utils import __version__, assets
 from course_utils.publishing.book.building import HERE
-from course_utils.publishing.book.epub import COVER, COVER_PAGE
 
 project = "Teaching models new behaviours"
 author = "the authors of the course"
@@ -49,8 +48,6 @@ html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = [str(HERE / "static")]
 html_css_files = ["book.css"]
-epub_css_files: list[str] = []  # `extension` sets what its pages load
-epub_cover = (COVER, COVER_PAGE)
 html_js_files = [("book.js", {"defer": "defer"})]
 html_favicon = str(HERE / "static" / "icon.svg")
 templates_path = [str(HERE / "sphinx_templates")]

@@ -1,21 +1,27 @@
-"""Connects the book's parts with Sphinx."""
+"""Connects the book's parts with Sphinx, and writes formulas as MathML while the book is built.
+
+Browsers draw MathML, screen readers read it, nothing is loaded. MathJax and KaTeX would bring a megabyte of script and fonts
+and draw each formula anew on the reader's machine, and need npm or another host to come by.
+"""
 
 from __future__ import annotations
 
+import re
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import __version__, assets, lessons
 from course_utils.publishing import calculators
-from course_utils.publishing.book import epub, formulas
 from course_utils.publishing.book.html_pages import finished
 from course_utils.publishing.book.lesson_pages import lesson_page
 from course_utils.publishing.book.outputs import PICTURES
-from course_utils.publishing.book.paper import on_paper
 from course_utils.publishing.book.sources import before_and_after, module_file
 
 if TYPE_CHECKING:
+    from docutils import nodes
     from sphinx.application import Sphinx
+    from sphinx.writers.html5 import HTML5Translator
 
 LESSON_PAGES = {f"notebooks/{lesson.name}": lesson for lesson in lessons.LESSONS.values()}
 BEFORE_AND_AFTER = "<!-- before and after -->"  # where the landing page shows it
@@ -23,18 +29,20 @@ BEFORE_AND_AFTER = "<!-- before and after -->"  # where the landing page shows i
 # Page → the file in the repository that somebody edits to change it; lessons and modules have theirs.
 EDITED = {
     "index": "course_utils/publishing/book/templates/index.md.j2",
-    "glossary": "course_utils/glossary.jsonl",
+    "glossary": "data/glossary.jsonl",
     "cheat-sheets": "notebooks/source",
     "calculators": "course_utils/in_browser/calculators.py",
     "instructors": "course_utils/publishing/book/templates/instructors.md.j2",
     "api/index": "course_utils/publishing/book/sources.py",
 }
 
+_FUNCTION = re.compile(r"<mi>(?:exp|ln|log|max|min)</mi>(?!<mo[^>]*>(?:\(|&#x00028;))")  # needs a gap before its argument
+
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_config_value("book_live", False, "env", bool, "whether pages have Python")
-    renderers = {"inline_renderers": (formulas.visit_inline, None), "block_renderers": (formulas.visit_block, None)}
+    renderers = {"inline_renderers": (visit_inline_formula, None), "block_renderers": (visit_block_formula, None)}
     app.add_html_math_renderer("mathml", **renderers)
     app.connect("source-read", read_lesson)
     app.connect("html-page-context", set_edit_link, priority=400)
@@ -47,7 +55,7 @@ def read_lesson(app: Sphinx, page: str, text: list[str]) -> None:
     """Put the book's version of a notebook in the stored one's place; the download keeps the stored one."""
     pictures: dict[str, bytes] = {}
     if page in LESSON_PAGES:
-        text[0] = lesson_page(text[0], LESSON_PAGES[page], pictures, app.config.book_live, _is_paper(app))
+        text[0] = lesson_page(text[0], LESSON_PAGES[page], pictures, app.config.book_live)
     elif page == "index":
         text[0] = text[0].replace(BEFORE_AND_AFTER, before_and_after(pictures))
     folder = Path(app.outdir) / PICTURES
@@ -84,18 +92,8 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         objects = app.env.domains.standard_domain.objects
         terms = {anchor: name for (kind, name), (_, anchor) in objects.items() if kind == "term"}
         context["body"] = finished(context["body"], terms)
-        if _is_paper(app):
-            context["body"] = on_paper(context["body"])
-    if _is_paper(app):
-        context["script_files"], context["css_files"] = [], list(epub.STYLES)
-        context["html_tag"] = context["html_tag"].replace(">", ' lang="en" xml:lang="en">')
     if page in LESSON_PAGES:
         context["lesson_number"] = LESSON_PAGES[page].number
-
-
-def _is_paper(app: Sphinx) -> bool:
-    """Whether what is built is the ePub."""
-    return app.builder.name == "epub"
 
 
 def read_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
@@ -109,3 +107,35 @@ def read_docstring(app: Sphinx, what: str, name: str, thing: object, options: ob
             after = "".join(lines[number + 2 : number + 3])
             if after.startswith(" " * (len(line) - len(line.lstrip()) + 4)):
                 lines[number] = f"{line}:"
+
+
+def mathml(latex: str, block: bool = False) -> str:
+    """Return a formula as MathML, its LaTeX kept as an annotation, from which it can be copied.
+
+    Args:
+        latex: the formula without its dollar signs.
+        block: whether it has a line of its own.
+    """
+    from latex2mathml.converter import convert
+
+    xml = _FUNCTION.sub(r"\g<0><mspace width='0.17em'/>", convert(latex, display="block" if block else "inline"))
+    start, end = xml.index(">") + 1, xml.rindex("</math>")
+    note = f'<annotation encoding="application/x-tex">{escape(latex.strip(), quote=False)}</annotation>'
+    return f"{xml[:start]}<semantics>{xml[start:end]}{note}</semantics></math>"
+
+
+def visit_inline_formula(self: HTML5Translator, node: nodes.math) -> None:
+    """Write an inline formula."""
+    from docutils.nodes import SkipNode
+
+    self.body.append(mathml(node.astext()))
+    raise SkipNode
+
+
+def visit_block_formula(self: HTML5Translator, node: nodes.math_block) -> None:
+    """Write a formula on a line of its own, which scrolls where it is wider than the screen."""
+    from docutils.nodes import SkipNode
+
+    frame = f'<div class="book-formula" tabindex="0" role="group" aria-label="formula">'
+    self.body.append(f"{frame}{mathml(node.astext(), True)}</div>")
+    raise SkipNode

@@ -8,7 +8,7 @@ import re
 from html import unescape
 from typing import Any
 
-from course_utils import assets, glossary
+from course_utils import glossary
 from course_utils.errors import CourseError
 from course_utils.in_browser.answers import on_page
 from course_utils.lessons import Lesson
@@ -22,6 +22,7 @@ from course_utils.publishing.book.twins import (
     exercise_note,
     live_note,
 )
+from course_utils.publishing.budgets import count_words
 
 Cell = dict[str, Any]  # as nbformat 4 has it
 
@@ -29,11 +30,10 @@ _BADGES = re.compile(r"^\[!\[Open in .*$\n?", re.MULTILINE)
 _TERM = re.compile(r"\*\[(?P<text>[^\]]+)\]\(#[\w-]+ \"(?P<tip>[^\"]*)\"\)\*")
 _QUIZ = re.compile(r"(?m)^\s*quiz\(")
 _SETUP = re.compile(r"(?m)^show\.quiet\(")  # a lesson's first cell, with its imports
-_NO_TIME = re.compile(r"^\|[^|\n]*\| not recorded yet \|.*\n?", re.MULTILINE)  # in the table of recorded times
 WORDS_A_MINUTE = 180  # of somebody who reads to understand, not to find
 
 
-def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: bool = False, paper: bool = False) -> str:
+def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: bool = False) -> str:
     """Return a lesson's notebook as the book shows it.
 
     Args:
@@ -41,7 +41,6 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
         lesson: which one.
         pictures: name → bytes; the lesson's pictures are added to it.
         live: whether its page has Python, for calculators in the place of widgets and for exercises that need no library.
-        paper: whether it is for a file of its own, which has no notebook to download.
 
     Returns:
         A notebook, JSON again, which Sphinx reads in the place of the stored one.
@@ -60,11 +59,11 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
         id = grading.get("grade_id", "").removesuffix("_check")
         if grading.get("grade"):
             if id not in solved_here:
-                cells.append(_markdown(exercise_note(id, exercise, _places(lesson, paper))))
+                cells.append(_markdown(exercise_note(id, exercise, _places(lesson))))
             continue
         if grading.get("solution"):
             if id in solved_here:
-                cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson, paper)}"))
+                cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson)}"))
                 continue
             exercise = _function(source_of(cell))
         cells += _code(cell, predictions, pictures, widgets)
@@ -72,11 +71,8 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
 
 
 def page_text(markdown: str) -> str:
-    """Markdown of a cell for the page: terms lead into the book's glossary.
-
-    Badges are left out (the page has buttons), and machines for which no time is recorded.
-    """
-    return _TERM.sub(_role, _NO_TIME.sub("", _BADGES.sub("", markdown)))
+    """Markdown of a cell for the page: terms lead into the book's glossary, badges are left out, as the page has buttons."""
+    return _TERM.sub(_role, _BADGES.sub("", markdown))
 
 
 def source_of(cell: Cell) -> str:
@@ -94,7 +90,7 @@ def reading_minutes(text: str) -> int:
     texts = markdown_of(text)
     if stated := re.search(r"[Rr]eading takes\s+about\s+(\d+)\s+minutes", "\n".join(texts)):
         return int(stated[1])
-    words = sum(len(glossary.prose(cell).split()) for cell in texts)
+    words = count_words("\n\n".join(texts))
     return max(5, 5 * round(words / WORDS_A_MINUTE / 5))
 
 
@@ -181,9 +177,7 @@ def _function(source: str) -> str:
     return definition[1] if definition else "the answer"
 
 
-def _places(lesson: Lesson, paper: bool) -> str:
+def _places(lesson: Lesson) -> str:
     colab, binder = builder.colab_url(lesson.name), builder.binder_url(lesson.name)
     download = f"{{download}}`download the notebook </notebooks/{lesson.name}.ipynb>`"
-    if paper:
-        download = f"[download the notebook]({assets.repository_url()}/blob/main/notebooks/{lesson.name}.ipynb)"
     return f"Open it [in Colab]({colab}) or [in Binder]({binder}), or {download}."

@@ -22,10 +22,9 @@ from course_utils.publishing import builder, calculators
 from course_utils.publishing.book.lesson_pages import markdown_of, page_text, reading_minutes
 from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import calculator_for, raw
-from course_utils.publishing.objectives import objectives_in
-from course_utils.publishing.times import BINDER_MB, load_times
 
 TEMPLATES = "publishing/book/templates"
+BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself needs some
 BEFORE_AND_AFTER = (
     "02",
     "before_and_after(",
@@ -61,7 +60,6 @@ class PathStep:
         reading, running: minutes; running is a recorded run on two CPU cores, None if there is none.
         exercises, points: how many, and what they are worth.
         on_page: how many of them can be solved on the page where it has Python.
-        objectives: what the learner will be able to do.
         cheat_sheet: Markdown of what it sums up in the end, empty if there is nothing.
     """
 
@@ -72,7 +70,6 @@ class PathStep:
     exercises: int
     points: int
     on_page: int
-    objectives: tuple[str, ...]
     cheat_sheet: str
 
 
@@ -84,7 +81,7 @@ def write_sources(folder: Path, python: float | None = None) -> None:
         python: MB that a page loads before its Python starts; None if pages have no Python.
 
     Raises:
-        CourseError: a lesson's notebook is missing or does not say what a learner will be able to do.
+        CourseError: a lesson's notebook is missing.
     """
     (folder / "notebooks").mkdir(parents=True)
     _write_lessons(folder)
@@ -93,22 +90,6 @@ def write_sources(folder: Path, python: float | None = None) -> None:
     for module in (module for modules in API.values() for module in modules):
         names = public_names(module)
         _write(folder / "api" / f"{module}.md", render(f"{TEMPLATES}/module.md.j2", module=module, names=names))
-
-
-def write_paper_sources(folder: Path) -> None:
-    """Write what Sphinx reads for a file without a network: what is there to be read.
-
-    Args:
-        folder: where to.
-
-    Raises:
-        CourseError: as `write_sources`.
-    """
-    (folder / "notebooks").mkdir(parents=True)
-    _write_lessons(folder)
-    values = _pages(learning_path(), None)
-    for name, template in {"index": "paper", "glossary": "glossary", "cheat-sheets": "cheat-sheets"}.items():
-        _write(folder / f"{name}.md", render(f"{TEMPLATES}/{template}.md.j2", **values[name]))
 
 
 def learning_path() -> list[PathStep]:
@@ -223,7 +204,7 @@ def _after_training() -> dict[str, int]:
 
 
 def _needs_more_than_binder(lesson: Lesson) -> bool:
-    return bool(load_times().get(lesson.name, {}).get("cpu", {}).get("peak_mb", 0) > BINDER_MB)
+    return bool(builder.recorded_run(lesson.name).get("peak_mb", 0) > BINDER_MB)
 
 
 def _lessons_with(calculator: str) -> list[Lesson]:
@@ -249,17 +230,16 @@ def _step(lesson: Lesson) -> PathStep:
     text = _notebook(lesson).read_text(encoding="utf-8")
     texts = markdown_of(text)
     title = re.search(r"^# (?:\d+ · )?(.+)$", "\n".join(texts), re.MULTILINE)
-    record = load_times().get(lesson.name, {}).get("cpu")
+    seconds = builder.recorded_run(lesson.name).get("seconds")
     mine = [exercise for id, exercise in EXERCISES.items() if lesson.has(id)]
     return PathStep(
         lesson,
         title[1] if title else lesson.title,
         reading_minutes(text),
-        record["seconds"] / 60 if record else None,
+        seconds / 60 if seconds else None,
         len(mine),
         sum(exercise.points for exercise in mine),
         sum(exercise.id in on_page() for exercise in mine),
-        tuple(objectives_in(texts, lesson.name)),
         cheat_sheet(texts),
     )
 
