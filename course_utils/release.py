@@ -13,13 +13,12 @@ import re
 import secrets
 import shutil
 from dataclasses import dataclass
-from datetime import date
 from html import unescape
 from pathlib import Path
 
 from markupsafe import Markup
 
-from course_utils import costs, languages
+from course_utils import languages
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.quizzes import QUIZZES
@@ -64,16 +63,11 @@ def release(assignment: str, out: str | Path, seed: int | None = None, language:
         language: of the learners' pack; the instructor's is in English.
 
     Raises:
-        CourseError: a language or a lesson is unknown, prices are older than a year, a notebook is older than its source, or
-            the packs' folders have other files, or pip cannot build the course's wheel.
+        CourseError: a language or a lesson is unknown, a notebook is older than its source, the packs' folders have other
+            files, or pip cannot build the course's wheel.
     """
     languages.find(language)
     sections, exercise_ids = batch.exercises_of(assignment)
-    if outdated := [f"{name} ({day})" for name, day in costs.stale_prices(date.today())]:
-        raise CourseError(
-            f"prices older than a year: {', '.join(outdated)}; check them, update them and their dates in "
-            "course_utils/costs.py, and run: course build 01"
-        )
     out = Path(out)
     for section in sections:
         if builder.is_stale(section):

@@ -23,6 +23,7 @@ import ast
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -67,6 +68,12 @@ def modules() -> list[Path]:
     return sorted(files)
 
 
+def tables() -> list[str]:
+    """Return the names of the tables of facts that these modules read."""
+    sources = [(assets.PACKAGE / file).read_text(encoding="utf-8") for file in modules()]
+    return sorted({name for text in sources for name in re.findall(r'facts\.table\("(\w+)"\)', text)})
+
+
 def _file_of(module: str) -> Path | None:
     """The file of a module, or None if this is a name inside a module, or not of the course."""
     first, *inner = module.split(".")
@@ -95,10 +102,14 @@ def archive(language: str = SOURCE) -> bytes:
     catalogues = sorted((assets.PACKAGE / "locale" / language).rglob("*.po"))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
-        for file in [*modules(), *map(Path, DATA), *(file.relative_to(assets.PACKAGE) for file in catalogues)]:
-            entry = zipfile.ZipInfo(f"course_utils/{file.as_posix()}", EPOCH)
+        files = [*(assets.PACKAGE / file for file in (*modules(), *map(Path, DATA))), *catalogues]
+        names = {f"course_utils/{file.relative_to(assets.PACKAGE).as_posix()}": file for file in files}
+        for table in tables():  # where `assets.root` looks for them
+            names[f"course_utils/_assets/data/{table}.toml"] = assets.path(f"data/{table}.toml")
+        for name, file in names.items():
+            entry = zipfile.ZipInfo(name, EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            packed.writestr(entry, (assets.PACKAGE / file).read_bytes())
+            packed.writestr(entry, file.read_bytes())
     return buffer.getvalue()
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils import assets
+from course_utils import assets, facts
 from course_utils.files import write_whole
 from course_utils.languages import later, lesson_domain, say
 
@@ -24,7 +24,8 @@ def timing(name: str) -> str:
     """Markdown table of how long the section takes on each tier, from recorded runs."""
     records = load_times()
     rows = []
-    for tier, label in (("cpu", say("CPU, two cores")), ("t4", "T4"), ("a100", "A100")):
+    for tier in facts.table("tiers"):
+        label = say("CPU, two cores") if tier == "cpu" else tier.upper()
         record = records.get(name, {}).get(tier)
         if record:
             time_text = say("{minutes} minutes", minutes=f"{record['seconds'] / 60:.1f}")
