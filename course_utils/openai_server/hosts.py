@@ -10,22 +10,7 @@ from course_utils import facts
 
 @dataclass(frozen=True)
 class Host:
-    """A service that the official client can drive.
-
-    Attributes:
-        name: name of the host.
-        base_model: a model that can be tuned there.
-        methods: training methods for that model, by the API's names.
-        weights: whether the trained weights can be downloaded.
-        jobs: which of files, jobs, events and checkpoints work with the same code.
-        differences: differences that code written for OpenAI will meet.
-        ends: when models tuned from the base stop answering: a day, or words.
-        dates: other end dates, and their sources.
-        source: where this was read.
-        date: when it was read.
-        base_url: the client's base URL; None for the local server, which chooses it when it starts.
-        key_variable: environment variable that holds the key.
-    """
+    """A service that the official client can drive; `data/hosts.toml` says what its columns are."""
 
     name: str
     base_model: str
