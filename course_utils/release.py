@@ -12,12 +12,10 @@ import json
 import secrets
 import shutil
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 from markupsafe import Markup
 
-from course_utils import costs
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.quizzes import QUIZZES
@@ -57,15 +55,10 @@ def release(assignment: str, out: str | Path, seed: int | None = None) -> Packs:
         seed: seed of the hidden cases; if None, that of an earlier pack, or else a new one.
 
     Raises:
-        CourseError: a lesson is unknown, prices are older than a year, a notebook is older than its source, the packs'
-            folders have other files, or pip cannot build the course's wheel.
+        CourseError: a lesson is unknown, a notebook is older than its source, the packs' folders have other files, or pip
+            cannot build the course's wheel.
     """
     sections, exercise_ids = batch.exercises_of(assignment)
-    if outdated := [f"{name} ({day})" for name, day in costs.stale_prices(date.today())]:
-        raise CourseError(
-            f"prices older than a year: {', '.join(outdated)}; check them, update them and their dates in "
-            "course_utils/costs.py, and run: course build 01"
-        )
     out = Path(out)
     for section in sections:
         if builder.is_stale(section):

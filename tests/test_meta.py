@@ -114,7 +114,7 @@ def test_the_workflow_only_calls_make():
             words = shlex.split(step["run"])
             assert words[0] == "sudo" or (words[0] == "make" and len(words) == 2), step["run"]
             called |= set(words[1:]) if words[0] == "make" else set()
-    assert called == {"lint", "test-quick", "test-notebooks", "test", "prices"}
+    assert called == {"lint", "test-quick", "test-notebooks", "test", "facts"}
     assert called <= set(TARGETS), f"the Makefile has no {', '.join(sorted(called - set(TARGETS)))}"
 
 

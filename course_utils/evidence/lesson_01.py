@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from course_utils import assets, charts, claims, costs, evaluation
+from course_utils import assets, charts, claims, costs, evaluation, facts
 from course_utils.evidence.cards import Verdict
 from course_utils.show.tables import Table
 
@@ -537,9 +537,10 @@ def prices() -> Table:
 def gpu_prices() -> Table:
     """Rented graphics cards, dollars per hour."""
     rows = {
-        name: {"$ per hour": card.hour, "read": card.date, "source": card.source} for name, card in costs.GPU_PRICES.items()
+        card.label: {"$ per hour": card.hour, "read": card.date, "source": card.source} for card in costs.GPU_PRICES.values()
     }
-    served = f"an 8B model's throughput on the {costs.SERVED_ON}: {costs.SERVED_SOURCE}, {costs.SERVED_DATE}"
+    served_on = costs.GPU_PRICES[costs.SERVED_ON].label
+    served = f"an 8B model's throughput on the {served_on}: {costs.SERVED_SOURCE}, {costs.SERVED_DATE}"
     return _Linked(rows, f"Rented graphics cards; {served}", "card", "")
 
 
@@ -675,49 +676,26 @@ def published() -> Table:
         f"RAG {percent(score('RAG, asked for the fact alone', FACT))}, by heart after {last} passes "
         f"{percent(passes()[last]['in other wordings'])}, trained to read and RAG {percent(score('fine-tuned + RAG', FACT))}"
     )
-    rows = {
-        "RAG or fine-tuning, for facts": {
-            "measured by others": "three 7B models: RAG is consistently ahead of unsupervised fine-tuning, for known and for new facts",
-            "source": "Ovadia et al., December 2023, arXiv 2312.05934",
-            "ours, 135M": ours_facts,
-        },
-        "the same, rare facts": {
-            "measured by others": "twelve models: RAG ahead by a large margin, most of all for the least popular facts",
-            "source": "Soudani et al., March 2024, arXiv 2403.01432",
-            "ours, 135M": "as above: no model can know an invented shop",
-        },
-        "trained to read": {
-            "measured by others": "7B models trained on questions with the right and with distracting documents answer better from "
-            "documents, on PubMedQA, HotpotQA and three collections of interfaces",
-            "source": "Zhang et al. (RAFT), March 2024, arXiv 2403.10131",
-            "ours, 135M": f"with the same passages: not trained {percent(score('RAG, asked for the fact alone', FACT))}, trained "
-            f"{percent(score('fine-tuned + RAG', FACT))}"
-            + (f", on products that it was not trained on {percent(score(UNSEEN, FACT))}" if scores(UNSEEN) else ""),
-        },
-        "facts trained in": {
-            "measured by others": "new facts are learned more slowly than known ones, and once learned they make a model invent more",
-            "source": "Gekhman et al., May 2024, arXiv 2405.05904",
-            "ours, 135M": f"of facts that changed, {100 * stale_share():.0f} % were still answered with the old one; training new "
-            "ones in afterwards was not tested",
-        },
-        "small and tuned, or large and prompted": {
-            "measured by others": "310 models, 31 tasks: 10 points above GPT-4 on average, 34 above their own base",
-            "source": "Zhao et al., April 2024, arXiv 2405.00732; a vendor's report",
-            "ours, 135M": "not tested here",
-        },
-        "the same, distilled": {
-            "measured by others": "770M trained on a large model's reasons beats that 540B model few-shot on one benchmark; trained "
-            "on labels alone it struggles to match it",
-            "source": "Hsieh et al., May 2023, arXiv 2305.02301",
-            "ours, 135M": "not tested here",
-        },
-        "long context or retrieval": {
-            "measured by others": "the whole text in the prompt beats RAG by 7.6 % (Gemini 1.5 Pro) and 13.1 % (GPT-4o); RAG is far cheaper",
-            "source": "Li et al., July 2024, arXiv 2407.16833",
-            "ours, 135M": f"whole catalogue: {percent(whole[FACT]) if whole else MISSING}",
-        },
+    ours = {
+        "rag-or-fine-tuning": ours_facts,
+        "rare-facts": "as above: no model can know an invented shop",
+        "trained-to-read": f"with the same passages: not trained {percent(score('RAG, asked for the fact alone', FACT))}, trained "
+        f"{percent(score('fine-tuned + RAG', FACT))}"
+        + (f", on products that it was not trained on {percent(score(UNSEEN, FACT))}" if scores(UNSEEN) else ""),
+        "facts-trained-in": f"of facts that changed, {100 * stale_share():.0f} % were still answered with the old one; training new "
+        "ones in afterwards was not tested",
+        "long-context": f"whole catalogue: {percent(whole[FACT]) if whole else MISSING}",
     }
-    return Table(rows, "Read 2026-11-27", "question", "")
+    found = {id: row for id, row in facts.table("published").items() if row["lesson"] == "01"}
+    rows = {
+        row["question"]: {
+            "measured by others": row["found"],
+            "source": row["source"],
+            "ours, 135M": ours.get(id, "not tested here"),
+        }
+        for id, row in found.items()
+    }
+    return Table(rows, f"Read {min(row['date'] for row in found.values())}", "question", "")
 
 
 def frontier(catalogue: Catalogue, tokens: Mapping[str, float] | None = None) -> Table:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from course_utils import assets, charts, claims, evaluation, hardware, memory
+from course_utils import assets, charts, claims, evaluation, facts, hardware, memory
 from course_utils.errors import CourseError
 from course_utils.evidence import lesson_02
 from course_utils.evidence.cards import Verdict
@@ -33,8 +33,6 @@ MODEL = "Llama-3.1-8B"
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 MIXED = {"full": {"precision": "amp"}}  # trained weights keep 32 bits; an adapter's do anyway
 ONE_STEP = {"batch_size": 1, "length": 1024, "checkpointing": True}
-GPU_LABELS = {"rtx3060": "RTX 3060, 12 GB", "t4": "T4, 16 GB", "rtx4090": "RTX 4090, 24 GB", "l4": "L4, 24 GB",
-         "a100-40gb": "A100, 40 GB", "a100": "A100, 80 GB", "h100": "H100, 80 GB", "h200": "H200, 141 GB"}  # fmt: skip
 NO_LIMIT = 10**9  # tokens
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 
@@ -69,7 +67,7 @@ def step_parts(model: str = MODEL, method: str = "qlora", embeddings: str = "flo
 
 
 def _gpu_label(gpu: str) -> str:
-    return GPU_LABELS.get(gpu, gpu.upper())
+    return str(facts.table("gpus")[gpu]["label"])
 
 
 def step_gb(*arguments: Any, **options: Any) -> float:
@@ -522,14 +520,9 @@ def pace(
 
 
 # How much longer QLoRA takes than LoRA, as others measured it on GPUs: from tokens per second, or as they state it.
-PUBLISHED_PACE = {
-    "torchtune's README: 8B, RTX 4090": 3083 / 2413 - 1,
-    "torchtune's README: 3B, A100": 8210 / 8035 - 1,
-    "LLaMA-Factory's wiki: Hugging Face, A100": 2392 / 2415 - 1,
-    "LLaMA-Factory's wiki: Unsloth, A100": 4007 / 3726 - 1,
-    "Google's Vertex AI guide (“LoRA is about 66 % faster”)": 0.66,
-}
-READ = "2026-11-27"
+_PACE = [row for row in facts.table("published").values() if row["lesson"] == "03"]
+PUBLISHED_PACE = {row["source"]: row["lora"] / row["qlora"] - 1 for row in _PACE}
+READ = min(row["date"] for row in _PACE)
 
 
 def judge_Q2(pace: Mapping[str, Score]) -> Verdict:

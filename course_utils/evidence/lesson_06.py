@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from course_utils import assets, charts, claims, costs
+from course_utils import assets, charts, claims, costs, facts
 from course_utils.errors import CourseError
 from course_utils.evaluation import Score, proportion
 from course_utils.evidence import lesson_05
@@ -34,18 +34,15 @@ Markdown. Two fields, both required.
 "escalation": "danger" if somebody could be hurt, "misuse" for fraud, "money" for a large sum, "legal" for a threat of court,
 "deadline" if it is urgent by a date, else "none"."""
 SHOWN_MODEL = "gpt-4.1-mini"  # whose prices the lesson works with
-# The untuned model's price. Public tables agree on it (read 2026-11-27; two say "verified" in April and May 2026), and it is
-# half of the tuned one's; the vendor's page no longer lists it.
-UNTUNED = costs.TokenPrice(0.40, 1.60, "2026-05-07", "public tables of OpenAI's prices, which agree", cached_input=0.10)
+UNTUNED = costs.UNTUNED[SHOWN_MODEL]
 TODAY_SMALL = "gpt-6-luna"  # a small model of today, prompted
 ENCODING = "o200k_base"  # the tokenizer of gpt-4o, gpt-4.1 and their small versions
 # Tokens that the host adds: three for each message and one for its role, three to begin the answer (OpenAI's cookbook,
 # "How to count tokens with tiktoken").
 PER_MESSAGE, TO_ANSWER = 4, 3
 TUNED_PROMPT = "four words (tuned)"
-# A tuned model that is kept ready, Azure's "Global Standard": dollars an hour, beside the base's prices per token
-# (github.com/MicrosoftDocs/azure-ai-docs, fine-tuning-cost-management.md of 2025-07-08).
-HOSTING_HOUR, HOSTING_READ, HOURS_A_MONTH = 1.70, "2025-07-08", 730
+HOSTING = facts.table("prices")["azure-hosting"]  # dollars for an hour of a tuned model that is kept ready
+HOSTING_HOUR, HOSTING_READ, HOURS_A_MONTH = HOSTING["hour"], HOSTING["date"], 730
 NOT_RECORDED = "not recorded yet"
 # The models of `benchmarks/hosted.py pairs`.
 TUNED, ONE_RECORD = "tuned, before any pairs", "pairs that punish one record"
@@ -608,7 +605,7 @@ def hosts_table(hosts: Mapping[str, Any]) -> Table:
             "methods": ", ".join(host.methods),
             "gives you the weights": "yes" if host.weights else "no",
             "these answer until": host.ends,
-            "where and when we read it": host.checked,
+            "where and when we read it": f"{host.date:%Y-%m}, {host.source}",
         }
     return Table(rows, "Hosts of the same API", "host", "")
 
@@ -630,7 +627,7 @@ def differences_table(hosts: Mapping[str, Any]) -> Table:
 
 def days_left(host: Any, today: date | None = None) -> int:
     """Days until a host's fine-tuned models stop answering; negative when they have."""
-    return (date.fromisoformat(host.ends) - (today or date.today())).days
+    return (host.ends - (today or date.today())).days
 
 
 # -- verdicts ---------------------------------------------------------------------------------------------------------------

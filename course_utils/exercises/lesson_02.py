@@ -532,7 +532,7 @@ def _challenge_loss(
     from course_utils.data_prep import load_task
     from course_utils.errors import Diverged
 
-    task = load_task("support_tickets", list(plans.SHORT_RECORD))
+    task = load_task("support_tickets", list(plans.PLANS["02"]["cpu"].fields))
     rows = random.Random(0).sample(task.train, CHALLENGE_STEPS * CHALLENGE_BATCH)
     model, tokenizer = models.load(tier="cpu")
     torch.manual_seed(0)

@@ -229,9 +229,7 @@ def _price_notes(assumptions: costs.Assumptions, ways: Iterable[str]) -> list[st
         notes.append(f"{assumptions.small} takes no new tuning jobs from {everybody} on (new customers: since {newcomers})")
     if "self-hosted" in ways:
         gpu = costs.GPU_PRICES[assumptions.gpu]
-        notes.append(
-            f"{assumptions.gpu}: ${gpu.hour:g} an hour, {gpu.date}, {gpu.source}; throughput: {costs.SERVED_SOURCE}"
-        )
+        notes.append(f"{gpu.label}: ${gpu.hour:g} an hour, {gpu.date}, {gpu.source}; throughput: {costs.SERVED_SOURCE}")
     else:
         notes.append(f"rented GPUs: throughput is known for {costs.SERVED_MODEL.lower()} alone")
     return notes

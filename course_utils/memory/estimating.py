@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from course_utils import facts
 from course_utils.errors import CourseError
 from course_utils.memory import formula
 from course_utils.memory.plan import StepPlan
@@ -13,17 +14,8 @@ from course_utils.memory.shape import Shape, configuration, shape
 if TYPE_CHECKING:
     from course_utils.memory.shape import Described
 
-# Memory as PyTorch reports it (`total_memory`), which is less than the card's name promises.
-GPUS = {
-    "t4": 15.8e9,
-    "rtx3060": 12.6e9,
-    "rtx4090": 25.3e9,
-    "l4": 23.8e9,
-    "a100-40gb": 42.4e9,
-    "a100": 85.1e9,
-    "h100": 85.0e9,
-    "h200": 150.0e9,
-}
+# Bytes as PyTorch reports them (`total_memory`), fewer than the card's name promises.
+GPUS: dict[str, float] = {name: row["memory"] for name, row in facts.table("gpus").items()}
 # On top of the tensors on a GPU: the context, the libraries' workspaces, and memory that the allocator reserves without
 # using it. Not measured here: fitcheck-llm found 141 MiB for a T4's bare context, and adds 500 MiB and 5 % by default.
 CONTEXT = 0.5e9

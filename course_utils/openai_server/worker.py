@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from course_utils import facts
 from course_utils.errors import CourseError, Diverged, OutOfMemory, TooLong
 from course_utils.files import to_disk
 from course_utils.openai_server.jobs import FINAL_STATUSES, fail, method_fields
@@ -41,11 +42,6 @@ FILES = ("training_file", "validation_file")
 KEPT_CHECKPOINTS = 3
 PROBE_TOKENS = 64  # of an example, to check that the weights give finite results
 RANK, ALPHA = 16, 32
-# Learning rates for a multiplier of 1. The hosted service does not publish its own; these are this course's choice.
-LEARNING_RATES = {
-    "supervised": {"cpu": 1e-3, "t4": 3e-4, "a100": 2e-4},
-    "dpo": {"cpu": 2e-4, "t4": 1e-4, "a100": 5e-5},
-}
 AUTO_MULTIPLIER = {"supervised": 2.0, "dpo": 1.0}
 AUTO_BETA = 0.1
 NICENESS = 5  # answering takes precedence over training
@@ -230,8 +226,9 @@ class Training:
         with self.store.transaction():
             self.store.update("job", self.job_id, **method_fields(kind, hyperparameters))
         steps = self.steps_per_epoch * hyperparameters["n_epochs"]
+        rate = facts.table("tiers")[hardware.detect().tier]["rates"][kind]  # for a multiplier of 1
         settings = training.Settings(
-            learning_rate=hyperparameters["learning_rate_multiplier"] * LEARNING_RATES[kind][hardware.detect().tier],
+            learning_rate=hyperparameters["learning_rate_multiplier"] * rate,
             batch_size=hyperparameters["batch_size"],
             epochs=hyperparameters["n_epochs"],
             warmup_steps=min(10, steps // 10),

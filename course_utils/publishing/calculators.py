@@ -23,6 +23,7 @@ import ast
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -66,6 +67,12 @@ def modules() -> list[Path]:
     return sorted(files)
 
 
+def tables() -> list[str]:
+    """Return the names of the tables of facts that these modules read."""
+    sources = [(assets.PACKAGE / file).read_text(encoding="utf-8") for file in modules()]
+    return sorted({name for text in sources for name in re.findall(r'facts\.table\("(\w+)"\)', text)})
+
+
 def _file_of(module: str) -> Path | None:
     """The file of a module, or None if this is a name inside a module, or not of the course."""
     first, *inner = module.split(".")
@@ -93,10 +100,13 @@ def archive() -> bytes:
     """Return the zip of the modules and data that a page's Python needs."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
-        for file in [*modules(), *map(Path, DATA)]:
-            entry = zipfile.ZipInfo(f"course_utils/{file.as_posix()}", EPOCH)
+        names = {f"course_utils/{file.as_posix()}": assets.PACKAGE / file for file in (*modules(), *map(Path, DATA))}
+        for table in tables():  # where `assets.root` looks for them
+            names[f"course_utils/_assets/data/{table}.toml"] = assets.path(f"data/{table}.toml")
+        for name, file in names.items():
+            entry = zipfile.ZipInfo(name, EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            packed.writestr(entry, (assets.PACKAGE / file).read_bytes())
+            packed.writestr(entry, file.read_bytes())
     return buffer.getvalue()
 
 

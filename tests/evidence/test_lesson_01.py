@@ -108,7 +108,7 @@ def test_prices_name_their_day_their_source_and_hosts_that_take_no_new_jobs():
     table = lesson_01.prices()
     assert set(table.rows) == set(costs.PRICES) | set(costs.FRONTIER)
     for name, (last_day, _) in costs.NO_NEW_JOBS.items():
-        assert last_day in table.rows[name]["new tuning jobs"]
+        assert str(last_day) in table.rows[name]["new tuning jobs"]
     assert '<a href="https://developers.openai.com/api/docs/pricing"' in table._repr_html_()
 
 

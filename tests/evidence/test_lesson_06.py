@@ -256,13 +256,6 @@ def test_where_tuned_and_untuned_cost_the_same_every_token_saved_is_saved():
     assert lesson_06.turning_points(60, 14, price, price)[0] == 61
 
 
-def test_the_untuned_price_is_not_old():
-    from datetime import date
-
-    assert (date(2026, 11, 27) - date.fromisoformat(lesson_06.UNTUNED.date)).days < 365
-    assert lesson_06.UNTUNED.cached_input == TUNED.cached_input / 2
-
-
 def test_an_estimate_of_the_hosts_tokens_is_within_its_recorded_error(monkeypatch):
     """The counts are those of the host's own tokenizer, recorded with it."""
     monkeypatch.setattr(lesson_06, "host_encoder", lambda: None)

@@ -83,9 +83,9 @@ def test_every_price_is_shown_with_its_date_and_source(printed):
     """Notices a price in `costs` that was changed, added or dated anew without a build, or that the lesson leaves out."""
     for name, price in (costs.PRICES | costs.FRONTIER).items():
         assert re.search(rf"^{re.escape(name)} .*{price.date}  {re.escape(price.source)}$", printed, re.M), name
-    for name, card in costs.GPU_PRICES.items():
-        assert re.search(rf"^{re.escape(name)} .*{card.date}  {re.escape(card.source)}$", printed, re.M), name
-    assert costs.SERVED_DATE in printed and costs.SERVED_SOURCE in printed
+    for card in costs.GPU_PRICES.values():
+        assert re.search(rf"^{re.escape(card.label)} .*{card.date}  {re.escape(card.source)}$", printed, re.M), card
+    assert str(costs.SERVED_DATE) in printed and costs.SERVED_SOURCE in printed
 
 
 def test_every_claim_has_the_verdict_of_record_and_prices(printed):

@@ -136,6 +136,6 @@ def visit_block_formula(self: HTML5Translator, node: nodes.math_block) -> None:
     """Write a formula on a line of its own, which scrolls where it is wider than the screen."""
     from docutils.nodes import SkipNode
 
-    frame = f'<div class="book-formula" tabindex="0" role="group" aria-label="formula">'
+    frame = '<div class="book-formula" tabindex="0" role="group" aria-label="formula">'
     self.body.append(f"{frame}{mathml(node.astext(), True)}</div>")
     raise SkipNode
