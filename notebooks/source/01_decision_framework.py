@@ -27,7 +27,6 @@ from course_utils.show import predict
 
 import numpy as np
 
-show.quiet()
 lesson_01.picture()
 
 # %% [markdown]

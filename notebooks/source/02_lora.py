@@ -23,7 +23,6 @@ from course_utils.show import predict
 import numpy as np
 import torch
 
-show.quiet()
 evidence.lesson_02.before_and_after()
 
 # %% [markdown]
