@@ -172,8 +172,8 @@ def _write_learner_pack(folder: Path, sections: list[str], language: str) -> Non
         ),
         say(
             "- **In Colab**: upload a notebook, drag `{wheel}` into Files (the folder at the left edge), and run the first "
-            "cell, which installs the course from that file. Or put this whole folder into your Drive, open a notebook from "
-            "there, and mount the Drive (the Drive button above Files) before you run it.",
+            "cell, which installs the course from that file. Or put the file at the top of your Drive, outside any folder, and "
+            "mount the Drive (the Drive button above Files) before you run the cell.",
             wheel=wheel.name,
         ),
         say("- **In Kaggle**: upload a notebook, and add `{wheel}` to its input as a dataset.", wheel=wheel.name),
