@@ -172,7 +172,7 @@ def _write_learner_pack(folder: Path, sections: list[str], language: str) -> Non
         ),
         say(
             "- **In Colab**: upload a notebook, drag `{wheel}` into Files (the folder at the left edge), and run the first "
-            "cell, which installs the course from that file. Or put the file at the top of your Drive, outside any folder, and "
+            "cell, which installs the course from that file. Or put the file at the top of your Drive, in no folder, and "
             "mount the Drive (the Drive button above Files) before you run the cell.",
             wheel=wheel.name,
         ),
