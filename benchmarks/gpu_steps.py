@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import common  # noqa: F401 - prepares the process
 from course_utils import attention, hardware, memory, models, plans, training
 from course_utils.data_prep import load_preferences, load_task
 from course_utils.errors import CourseError

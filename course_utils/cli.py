@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from course_utils import __version__, assets, facts
+from course_utils import __version__, assets, facts, session
 from course_utils.errors import CourseError
 from course_utils.memory.plan import CHOICES, StepPlan
 
@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         0 on success, 1 if a check found something, 2 if the command failed, 130 or 141 if it was interrupted or nobody
         reads on.
     """
+    session.prepare_process()
     parser = _parser()
     options, extra_arguments = parser.parse_known_args(arguments)
     if extra_arguments and options.command != "lab":

@@ -10,7 +10,6 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Collection, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,28 +102,6 @@ def own_card() -> int:
 
     rank = os.environ.get("LOCAL_RANK", "")
     return int(rank) % max(1, torch.cuda.device_count()) if rank.isdigit() else 0
-
-
-def keep_to_one_card(environment: MutableMapping[str, str] | None = None, modules: Collection[str] | None = None) -> bool:
-    """Let a notebook's kernel, and the processes it starts, see only the first of several NVIDIA cards (Kaggle's "T4 x2").
-
-    With several in sight, transformers' `Trainer` wraps the model in `torch.nn.DataParallel`, which TRL's trainers refuse.
-    Nothing is changed where somebody has made the choice: with CUDA_VISIBLE_DEVICES, or `accelerate launch`.
-
-    Args:
-        environment: variables to set; `os.environ` if None.
-        modules: names of the modules that are loaded; those of this process if None.
-
-    Returns:
-        Whether only one card is visible from now on. False too if torch is loaded, which may have counted the cards already.
-    """
-    environment = os.environ if environment is None else environment
-    modules = sys.modules if modules is None else modules
-    chosen = any(name in environment for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE"))
-    if chosen or "ipykernel" not in modules or "torch" in modules:
-        return False
-    environment["CUDA_VISIBLE_DEVICES"] = "0"
-    return True
 
 
 def gpu_dtype(capability: tuple[int, int]) -> str:

@@ -307,8 +307,8 @@ def test_whoever_waits_for_gigabytes_sees_progress(monkeypatch, capsys):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(models, "_check_hub", lambda name: None)
     # in a process of its own it is the lesson's first cell that switches the bars off
-    quiet = "from course_utils import show; show.quiet(); from huggingface_hub.utils import enable_progress_bars as on; "
-    asked = quiet + "on(); from huggingface_hub.utils import are_progress_bars_disabled as off; print(off())"
+    asked = "from course_utils import session; session.start_lesson(); "
+    asked += "from huggingface_hub import utils; utils.enable_progress_bars(); print(utils.are_progress_bars_disabled())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_HUB_DISABLE")}
     started = subprocess.run([sys.executable, "-W", "error", "-c", asked], env=environment, capture_output=True, text=True)
     assert started.stdout == "False\n", started.stderr

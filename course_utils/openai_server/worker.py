@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from course_utils import facts
+from course_utils import facts, session
 from course_utils.errors import CourseError, Diverged, OutOfMemory, TooLong
 from course_utils.files import to_disk
 from course_utils.openai_server.jobs import FINAL_STATUSES, fail, method_fields
@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model")
     parser.add_argument("--context", type=int, default=2048)
     options = parser.parse_args(arguments)
+    session.prepare_process()
     threading.Thread(target=_exit_with_server, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(NICENESS)

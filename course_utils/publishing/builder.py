@@ -9,7 +9,7 @@ The source is a Python file in jupytext's percent format. The builder expands th
 - `{{record:NAME:PATH:FORMAT}}` or `{{fact:TABLE:ROW.KEY:FORMAT}}` in a Markdown cell: a figure of the newest record of that
   name or of `data/TABLE.toml`, such as `{{record:data-prep:sizes.100000.peak_mb:.0f}}`, so that no figure is typed by hand
   (`markers.py`); the build stops at one that leads nowhere, and a new record makes the notebook stale;
-- a code cell `# INSTALL: extra, extra`: the cell that installs the course where it is missing;
+- a code cell `# INSTALL: extra, extra`: the cell that installs what is missing and prepares the process (`session`);
 - a code cell `# EXERCISE: id`: the exercise's statement, its answer cell and its check cell.
 
 The learner's edition has stubs instead of solutions, is executed, has outputs, and records the hash of its sources; the
@@ -40,64 +40,23 @@ if TYPE_CHECKING:
 
 SIZE_LIMIT = 1_000_000
 RUN = ("date", "machine", "tier", "seconds", "peak_mb", "versions")  # of a stored notebook's metadata
-INSTALL = """\
-# Installs the course where it is missing (Colab, Kaggle); elsewhere this cell does nothing.
-import importlib.util
-
-if importlib.util.find_spec("course_utils") is None:
-    import os, re, subprocess, sys
-    from importlib.metadata import distributions
-    from pathlib import Path
-
-    # The course is one file of the learners' pack. Taken from beside this notebook, else from the
-    # mounted Drive, else from Kaggle's input; where it is nowhere, from the course's repository.
-    wheel = "finetuning_course-*-py3-none-any.whl"
-    drive, kaggle = Path("/content/drive/MyDrive"), Path("/kaggle/input")
-    places = [
-        [*Path().glob(wheel), *Path("..").glob(wheel)],
-        [f for way in ("", "*/", "*/*/", "Colab Notebooks/*/*/") for f in drive.glob(way + wheel)],
-        [f for way in ("*/", "*/*/", "*/*/*/") for f in kaggle.glob(way + wheel)],
-    ]
-    address = "COURSE_ADDRESS"
-    if files := next(filter(None, places), []):
-        newest = max(files, key=lambda f: [int(n) for n in re.findall("[0-9]+", f.name)])
-        address = newest.resolve().as_uri()
-
-    # What the machine ships stays as it is: its versions are constraints, so pip may add packages
-    # but replace none. Where a package is there twice (Colab: Ubuntu's and pip's), the first is
-    # the one that is imported.
-    shipped = {}
-    for d in distributions():
-        if name := d.metadata["Name"]:
-            shipped.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={d.version}")
-    Path("shipped.txt").write_text("\\n".join(shipped.values()))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "shipped.txt"]
-    course = f"COURSE_NAME @ {address}"
-    quiet = os.environ | {"GIT_TERMINAL_PROMPT": "0"}  # a repository that is not there asks nobody
-    done = subprocess.run([*pip, course], capture_output=True, text=True, env=quiet)
-    importlib.invalidate_caches()
-    if done.returncode:
-        print(done.stderr[-2000:])
-        lacks = (
-            f"{newest.name} is here, but what it needs could not be installed; see what pip says above."
-            if files else
-            f"The course is not installed: its file is not beside this notebook, and {address}\\n"
-            f"gave none. Take {wheel} out of your learners' pack and put it beside\\n"
-            "this notebook. In Colab: open Files, the folder at the left edge, and drag the file into\\n"
-            "it, or mount the Drive in which you keep it. Then run this cell again."
-        )
-        raise SystemExit(lacks)
-"""
+# A lesson's first cell. The course comes from a file and from no package index: until it is published, anybody could take
+# its name there and run code on learners' machines. With --no-index, pip needs no network either where the course is
+# installed already. The shell expands the stars; a place that is not there costs a warning, which -qq keeps back.
+PLACES = (".", "..", "/content/drive/MyDrive", "/kaggle/input/*/finetuning*.whl", "/kaggle/input/*/*/*/finetuning*.whl")
+INSTALL = f"""\
+# On Colab or Kaggle: first put the course's file (.whl) beside this notebook, into your Drive, or into Kaggle's input.
+%pip install -qq --no-index --no-deps {assets.DISTRIBUTION} {" ".join(f"-f {place}" for place in PLACES)}
+from course_utils import session; session.start_lesson("EXTRAS")"""
 
 
 def install_cell(extras: str = "") -> str:
-    """Return the code of the cell that installs the course where it is missing.
+    """Return the code of a lesson's first cell, which installs what is missing and prepares the process.
 
     Args:
         extras: the package's extras that the lesson needs, separated by commas.
     """
-    name_with_extras, _, address = requirement(extras).partition(" @ ")
-    return INSTALL.replace("COURSE_ADDRESS", address).replace("COURSE_NAME", name_with_extras).strip()
+    return INSTALL.replace("EXTRAS", extras)
 
 
 def requirement(extras: str = "") -> str:
@@ -331,16 +290,13 @@ def _expand(cell: NotebookNode, name: str) -> list[NotebookNode]:
     source = cell.source.strip()
     tags = cell.metadata.get("tags", [])
     metadata = {"tags": tags} if tags else {}
-    # Folded away: the install cell, as people come for the lesson, and what is tagged so. JupyterLab reads the one of these,
-    # Colab the other.
-    folded = {"jupyter": {"source_hidden": True}, "cellView": "form"}
-    if "folded" in tags:
-        metadata |= folded
+    if "folded" in tags:  # JupyterLab reads the one of these, Colab the other
+        metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
     if cell.cell_type == "markdown":
         return [new_markdown_cell(source, metadata=metadata)]
     if install_match := re.fullmatch(r"#\s*INSTALL:\s*(.*)", source):
         text = install_cell(install_match[1].replace(" ", ""))
-        return [new_code_cell(text, metadata={"tags": ["install"], **folded})]
+        return [new_code_cell(text, metadata={"tags": ["install"]})]
     if exercise_match := re.fullmatch(r"#\s*EXERCISE:\s*([\w-]+)", source):
         if exercise_match[1] not in EXERCISES:
             raise CourseError(f"{name}: there is no exercise {exercise_match[1]!r}")

@@ -7,9 +7,8 @@ from course_utils.show.answers import answers
 from course_utils.show.folders import folder_sizes
 from course_utils.show.folds import folded
 from course_utils.show.predictions import predict
-from course_utils.show.quiet import quiet
 from course_utils.show.sorting import sort
 from course_utils.show.tables import table
 from course_utils.show.tokens import conversation
 
-__all__ = ["answers", "conversation", "folded", "folder_sizes", "predict", "quiet", "sort", "table"]
+__all__ = ["answers", "conversation", "folded", "folder_sizes", "predict", "sort", "table"]

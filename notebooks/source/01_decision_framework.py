@@ -24,7 +24,6 @@ from course_utils.show import predict
 
 import numpy as np
 
-show.quiet()
 plan = plans.plan("01")
 lesson_01.picture()
 

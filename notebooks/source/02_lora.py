@@ -21,7 +21,6 @@ from course_utils.show import predict
 import numpy as np
 import torch
 
-show.quiet()
 evidence.lesson_02.before_and_after()
 
 # %% [markdown]

@@ -23,7 +23,6 @@ import warnings
 
 import torch
 
-show.quiet()
 lesson = evidence.lesson_03
 lesson.does_it_fit()
 

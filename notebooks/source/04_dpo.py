@@ -25,7 +25,6 @@ import random
 
 import torch
 
-show.quiet()
 lesson = evidence.lesson_04
 lesson.before_and_after()
 

@@ -26,7 +26,6 @@ import json
 
 import numpy as np
 
-show.quiet()
 lesson_05.before_and_after()
 
 # %% [markdown]

@@ -30,7 +30,6 @@ from tempfile import mkdtemp
 
 from openai import OpenAI
 
-show.quiet()
 lesson_06.before_and_after()
 
 # %% [markdown]

@@ -296,9 +296,10 @@ def test_threads_that_wait_give_up_their_core_in_the_server_and_in_what_it_start
 
     import psutil
 
-    from course_utils import openmp
+    from course_utils import session
 
-    bare = {name: value for name, value in os.environ.items() if name not in (*openmp.GNU_VARIABLES, *openmp.LLVM_VARIABLES)}
+    waiting = {name for names in session.WAITING for name in names}
+    bare = {name: value for name, value in os.environ.items() if name not in waiting}
     begin = "from course_utils.openai_server import local_server; x = local_server({!r}, model={!r}); "
     begin += "print(x.base_url, x.api_key, flush=True); input()"
     command = [sys.executable, "-c", begin.format(str(tmp_path), tiny_model)]
@@ -325,7 +326,7 @@ def test_threads_that_wait_give_up_their_core_in_the_server_and_in_what_it_start
 
         wait_until(both)
         client.fine_tuning.jobs.cancel(job.id)
-        assert set(kinds.values()) == {openmp.SPIN_COUNT}
+        assert set(kinds.values()) == {session.SPIN_COUNT}
     finally:
         started.send_signal(signal.SIGTERM)
         started.communicate(timeout=60)

@@ -136,27 +136,6 @@ def test_folder_sizes(tmp_path):
     assert lines[1].endswith("2.00") and lines[2].endswith("0.01")
 
 
-# -- libraries
-
-
-def test_bars_and_notices_of_libraries_stay_out_of_a_lesson():
-    """In a process of its own: switching them off would outlast the test."""
-    import subprocess
-
-    script = """
-import warnings
-from course_utils import show
-show.quiet()
-warnings.warn("in v6 this goes", FutureWarning)
-warnings.warn("your labels are all -100", UserWarning)
-from datasets import Dataset
-Dataset.from_list([{"a": 1}] * 10).map(lambda row: row)
-"""
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr
-    assert "labels are all" in said  # what a learner can act on
-    assert "v6" not in said and "Map" not in said
-
-
 def test_a_column_has_the_decimals_that_its_numbers_need():
     table = show.table({"a": {"GB": 2.2, "share": 0.25, "tokens": 1500.4}, "b": {"GB": 14.1, "share": 3.0, "tokens": 800.0}})
     assert [line.split()[1:] for line in str(table).splitlines()[1:]] == [["2.2", "0.25", "1,500"], ["14.1", "3.00", "800"]]

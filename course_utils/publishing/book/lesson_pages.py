@@ -29,7 +29,7 @@ Cell = dict[str, Any]  # as nbformat 4 has it
 _BADGES = re.compile(r"^\[!\[Open in .*$\n?", re.MULTILINE)
 _TERM = re.compile(r"\*\[(?P<text>[^\]]+)\]\(#[\w-]+ \"(?P<tip>[^\"]*)\"\)\*")
 _QUIZ = re.compile(r"(?m)^\s*quiz\(")
-_SETUP = re.compile(r"(?m)^show\.quiet\(")  # a lesson's first cell, with its imports
+_IMPORTS = re.compile(r"(?m)^from course_utils\.exercises import check")  # a lesson's imports
 WORDS_A_MINUTE = 180  # of somebody who reads to understand, not to find
 
 
@@ -122,7 +122,7 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
     source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
     if "install" in tags:
         return []
-    if "folded" in tags or _SETUP.search(source) or is_call_of(source, ("lesson.", "evidence.")):
+    if "folded" in tags or _IMPORTS.search(source) or is_call_of(source, ("lesson.", "evidence.")):
         tags.append("hide-input")
     if is_call_of(source, ("drawings.", "quiz")):
         tags.append("remove-input")
