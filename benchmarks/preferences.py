@@ -31,9 +31,8 @@ from course_utils.data_prep import load_preferences
 from course_utils.evidence import house_style, lesson_04
 from course_utils.generation import complete
 from course_utils.scoring import chat_token_ids, sum_by_completion, token_log_probabilities
-from course_utils.training.losses import ipo_loss, simpo_loss
-from course_utils.training.objectives.base import Loss
-from course_utils.training.objectives.preference import pair_metrics
+from course_utils.training.objectives import Loss, pair_metrics
+from objectives import KTO, ORPO, Reward, reward_scores
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -50,7 +49,7 @@ START, CONTROL = lesson_04.START, lesson_04.CONTROL
 
 @dataclass(frozen=True)
 class IPO(training.DPO):
-    """DPO with a squared distance to a margin."""
+    """DPO with a squared distance to a margin (Azar et al., 2023, arXiv 2310.12036, equation 17)."""
 
     name: str = "ipo"
 
@@ -59,12 +58,12 @@ class IPO(training.DPO):
         log_probabilities = sum_by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
         log_ratios = log_probabilities - batch["reference_log_probabilities"]
         metrics = pair_metrics(self.beta * log_ratios.detach(), totals["pairs"])
-        return Loss(ipo_loss(log_ratios, self.beta).sum() / totals["pairs"], metrics)
+        return Loss((log_ratios[:, 0] - log_ratios[:, 1] - 1 / (2 * self.beta)).square().sum() / totals["pairs"], metrics)
 
 
 @dataclass(frozen=True)
-class SimPO(training.ORPO):
-    """Mean log-probabilities, a target, no reference."""
+class SimPO(ORPO):
+    """Mean log-probabilities, a target, no reference (Meng et al., 2024, arXiv 2405.14734, equation 6)."""
 
     beta: float = 2.0
     target: float = 0.5
@@ -76,7 +75,8 @@ class SimPO(training.ORPO):
         sums, counts = sum_by_completion(scores, batch), sum_by_completion(torch.ones_like(scores), batch)
         means = (sums / counts).view(-1, 2)
         metrics = pair_metrics(self.beta * means.detach(), totals["pairs"])
-        return Loss(simpo_loss(means, self.beta, self.target).sum() / totals["pairs"], metrics)
+        losses = -torch.nn.functional.logsigmoid(self.beta * (means[:, 0] - means[:, 1]) - self.target)
+        return Loss(losses.sum() / totals["pairs"], metrics)
 
 
 # Method → (objective, learning rate). SFT on chosen is the control.
@@ -88,8 +88,8 @@ METHODS: dict[str, tuple[Any, float]] = {
     "DPO, β = 1": (training.DPO(beta=1.0), RATE),
     "DPO, rate too high": (training.DPO(beta=0.1), 10 * RATE),
     "DPO, contradictory pairs": (training.DPO(beta=0.1), RATE),
-    "ORPO": (training.ORPO(beta=0.5), IMITATION_RATE),
-    "KTO": (training.KTO(beta=0.1), RATE),
+    "ORPO": (ORPO(beta=0.5), IMITATION_RATE),
+    "KTO": (KTO(beta=0.1), RATE),
     "IPO": (IPO(beta=0.1), RATE),
     "SimPO": (SimPO(), RATE),
     "GRPO": (None, RATE),
@@ -197,7 +197,10 @@ class Run:
         """Everything that is recorded of a trained model."""
         test, plan, is_start = self.test, self.plan, model is self.start
         now = self.before if is_start else evaluation.likelihoods(model, self.tokenizer, test)
-        right = [p.prefers_chosen for p in now] if is_start else [c > r for c, r in lesson_04.gains(self.before, now)]
+        if is_start:
+            right = [p.chosen / p.chosen_tokens > p.rejected / p.rejected_tokens for p in now]
+        else:
+            right = [c > r for c, r in lesson_04.gains(self.before, now)]
         texts = self.start_answers if is_start else lesson_04.answers(model, self.tokenizer, test, plan["answer_tokens"])
         kept = [house_style.judge(row, text) for row, text in zip(test, texts)]
         found: dict[str, Any] = {"right": list(map(float, right)), "texts": texts}
@@ -269,11 +272,11 @@ class Run:
             body, _ = models.load_reward(folder, seed=self.seed + 100)
         config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
         judge = get_peft_model(body, config)
-        self.fit(judge, self.rows, training.Reward(centre=0.01), 5e-4, epochs=2)
+        self.fit(judge, self.rows, Reward(centre=0.01), 5e-4, epochs=2)
         prompts = [row["prompt"] for row in self.test]
 
         def scores(texts: Sequence[str]) -> list[float]:
-            return training.reward_scores(judge, self.tokenizer, prompts, texts)
+            return reward_scores(judge, self.tokenizer, prompts, texts)
 
         for found in self.methods.values():
             found["judge"] = scores(found["texts"])

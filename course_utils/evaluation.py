@@ -14,18 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from course_utils.errors import CourseError
-from course_utils.scoring import (
+from course_utils.batching import (
     Encoded,
     can_share_prompt,
-    chat_token_ids,
     collate,
-    completion_log_probabilities,
     default_micro_batch_tokens,
     micro_batches,
     pad_token_id,
     to_device,
 )
+from course_utils.errors import CourseError
+from course_utils.scoring import chat_token_ids, completion_log_probabilities
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -156,29 +155,6 @@ def parse_record(
     return record
 
 
-def memorisation(
-    model: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Sequence[Mapping[str, Any]]],
-    max_new_tokens: int = 96,
-) -> Score:
-    """Measure the share of conversations whose last message the model reproduces word for word with greedy decoding.
-
-    Compare training examples with held-out ones: where few answers are possible, a model gives the same words without having
-    memorised them.
-
-    Args:
-        model: a causal language model, with or without an adapter.
-        tokenizer: its tokenizer.
-        conversations: lists of messages that end with the assistant's.
-        max_new_tokens: maximum length of an answer, in tokens.
-    """
-    from course_utils.generation import generate
-
-    answers = generate(model, tokenizer, [c[:-1] for c in conversations], max_new_tokens)
-    return proportion([answer.strip() == c[-1]["content"].strip() for answer, c in zip(answers, conversations)])
-
-
 class Likelihoods(NamedTuple):
     """How likely a model finds the two replies of a preference pair.
 
@@ -192,14 +168,6 @@ class Likelihoods(NamedTuple):
     chosen_tokens: int
     rejected_tokens: int
 
-    @property
-    def prefers_chosen(self) -> bool:
-        """Whether the chosen reply is the likelier one per token.
-
-        Sums over tokens would mostly compare the lengths of the replies.
-        """
-        return self.chosen / self.chosen_tokens > self.rejected / self.rejected_tokens
-
 
 def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Mapping[str, Any]]) -> list[Likelihoods]:
     """Compute how likely a model finds the two replies of each preference pair, with its adapter if it has one.
@@ -212,7 +180,7 @@ def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequenc
     Raises:
         CourseError: a pair is broken; the message names it by its position.
     """
-    from course_utils.training.objectives.preference import encode_pair
+    from course_utils.training.objectives import encode_pair
 
     encoded = [encode_pair(tokenizer, row, tokenizer.model_max_length, f"pairs[{i}]") for i, row in enumerate(pairs)]
     sums = _log_probabilities(model, tokenizer, encoded)
@@ -245,7 +213,7 @@ def log_ratios(
     """
     from contextlib import nullcontext
 
-    from course_utils.training.reference import check_reference
+    from course_utils.training.objectives import check_reference
 
     if reference is not None:
         check_reference(policy, reference)

@@ -6,18 +6,17 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from course_utils.batching import pad_prompts, pad_token_id
 from course_utils.errors import CourseError
 from course_utils.scoring import (
     cache_name,
     chat_token_ids,
     output_embeddings,
-    pad_token_id,
     shared_beginning,
     stop_token_ids,
 )
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
     from course_utils.models import Model
@@ -112,7 +111,7 @@ def complete(
         beginning = _beginning(model, prompts[0][:shared]) if shared else None
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            ids, mask = _padded([prompts[i] for i in batch], shared, pad_id)
+            ids, mask = pad_prompts([prompts[i] for i in batch], pad_id, shared)
             with torch.no_grad():
                 output = model.generate(
                     input_ids=ids.to(model.device),
@@ -130,25 +129,6 @@ def complete(
         contiguous.remove()
         model.train(was_training)
     return answers
-
-
-def _padded(prompts: Sequence[list[int]], shared: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both (prompts, tokens).
-
-    The padding is to the left of what differs, as generation continues at the end of the prompt, and to the right of the
-    shared beginning, which has been computed already.
-    """
-    import torch
-
-    length = max(map(len, prompts))
-    ids = torch.full((len(prompts), length), pad_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        own = slice(length - len(prompt) + shared, length)
-        for part, where in ((prompt[:shared], slice(0, shared)), (prompt[shared:], own)):
-            ids[row, where] = torch.tensor(part, dtype=ids.dtype)
-            mask[row, where] = 1
-    return ids, mask
 
 
 def _beginning(model: Model, ids: list[int]) -> Any:

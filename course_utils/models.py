@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils import attention, hardware
 from course_utils import quantization as four_bit
+from course_utils.batching import pad_token_id
 from course_utils.errors import CourseError
 from course_utils.files import sha256, to_disk
-from course_utils.scoring import pad_token_id
 
 if TYPE_CHECKING:
     import torch

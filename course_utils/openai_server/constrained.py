@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from course_utils.batching import pad_token_id
 from course_utils.generation import UNCHANGED_DISTRIBUTION, Conversation
 from course_utils.openai_server.grammar import json_grammar
 from course_utils.openai_server.sampling import Sampling, TokenSampler
-from course_utils.scoring import chat_token_ids, output_embeddings, pad_token_id
+from course_utils.scoring import chat_token_ids, output_embeddings
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from course_utils import attention, memory, training
+from course_utils.batching import Encoded
 from course_utils.memory import formula, step, tracing
 from course_utils.memory.shape import shape
-from course_utils.scoring import Encoded
 from course_utils.training.fused import fused
 
 

@@ -10,8 +10,10 @@ import pytest
 from packaging.version import Version
 from support import conversation, tiny_llama, with_lora
 
+from benchmarks import objectives
 from course_utils import training
-from course_utils.scoring import Encoded, completion_log_probabilities, sum_by_completion, token_log_probabilities
+from course_utils.batching import Encoded
+from course_utils.scoring import completion_log_probabilities, sum_by_completion, token_log_probabilities
 from course_utils.training.fused import fused
 from course_utils.training.settings import FUSED
 
@@ -144,7 +146,7 @@ def test_dpo(tokenizer, tmp_path, sft_weight):
     same_encoding(objective, tokenizer, PAIRS, encoded)
     # The reference is the policy as it is now; then the policy moves.
     with torch.no_grad():
-        made = training.ORPO().collate(encoded, PAD)
+        made = objectives.ORPO().collate(encoded, PAD)
         reference = sum_by_completion(token_log_probabilities(model, made), made).view(-1, 2)
         encoded = [replace(e, reference_log_probabilities=tuple(r)) for e, r in zip(encoded, reference.tolist())]
     nudge(model)
@@ -173,10 +175,10 @@ def test_orpo(tokenizer, tmp_path):
         assert both[0][0] == both[1][0]
         encoded.append(Encoded(both[0][0], [both[0][1], both[1][1]]))
     theirs, _ = trainer.get_batch_loss_metrics(model, batch)
-    objective = training.ORPO(beta=0.4, score_prompt=True)
+    objective = objectives.ORPO(beta=0.4, score_prompt=True)
     assert_equal(objective, model, encoded, theirs, gradients(model, theirs))
     # The formula of the paper scores the completion alone, which is another loss.
-    other = training.ORPO(beta=0.4)
+    other = objectives.ORPO(beta=0.4)
     loss = other.loss(model, other.collate(encoded, PAD), other.normalizers(encoded)).value
     assert abs(loss.item() - theirs.item()) > 1e-3
 
@@ -203,7 +205,7 @@ def test_reward(tokenizer, tmp_path, centre):
         start = next(i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b)
         encoded.append(Encoded(chosen[:start], [chosen[start:], rejected[start:]]))
     theirs = trainer.compute_loss(model, dict(batch))
-    assert_equal(training.Reward(centre=centre), model, encoded, theirs, gradients(model, theirs))
+    assert_equal(objectives.Reward(centre=centre), model, encoded, theirs, gradients(model, theirs))
 
 
 @pytest.mark.skipif(Version(trl.__version__) < Version("1.0"), reason="before 1.0 TRL's KTO batch is another one")
@@ -238,7 +240,7 @@ def test_kto(tokenizer, tmp_path, scale, is_positive):
         assert prompt == same_prompt
         label = {"desirable": float(batch["label"][i])}
         encoded.append(Encoded(prompt, [completion, mismatched], example_values=label))
-    objective = training.KTO(beta=0.3, desirable_weight=1.5, undesirable_weight=0.7)
+    objective = objectives.KTO(beta=0.3, desirable_weight=1.5, undesirable_weight=0.7)
     ours = objective.prepare([objective.encode(tokenizer, row, 512, "train") for row in data])
     key = lambda e: (e.prompt, e.completions, e.example_values)
     assert list(map(key, ours)) == list(map(key, without_newline(encoded, tokenizer)))

@@ -5,16 +5,8 @@ import inspect
 import pytest
 from support import tiny_llama
 
-from course_utils.scoring import (
-    Encoded,
-    cache_name,
-    collate,
-    micro_batches,
-    shared_beginning,
-    sum_by_completion,
-    token_log_probabilities,
-)  # fmt: skip
-from course_utils.training.batching import shuffled_batches
+from course_utils.batching import Encoded, collate, micro_batches, shuffled_batches
+from course_utils.scoring import cache_name, shared_beginning, sum_by_completion, token_log_probabilities
 
 
 def example(prompt, *completions):
