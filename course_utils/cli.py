@@ -657,7 +657,8 @@ def _clean_script(options: argparse.Namespace) -> Result:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from course_utils.openai_server.serving import Options, base_name, serve
+    from course_utils.openai_server.options import Options, base_name
+    from course_utils.openai_server.serving import serve
 
     service_arguments = {name: value for name, value in vars(options).items() if name in Options.__dataclass_fields__}
     service_options = Options(**{**service_arguments, "names": tuple(options.name), "allow_host": tuple(options.allow_host)})

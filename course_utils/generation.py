@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from course_utils.batching import pad_prompts, pad_token_id
@@ -60,7 +61,7 @@ def generate(
     Returns:
         The answers' texts without special tokens.
     """
-    prompts = [_prompt(tokenizer, conversation) for conversation in conversations]
+    prompts = [prompt_token_ids(tokenizer, conversation) for conversation in conversations]
     answers = complete(model, tokenizer, prompts, max_new_tokens, temperature, top_p, batch_size, seed)
     return [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
 
@@ -98,14 +99,9 @@ def complete(
         sampling |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     stops = stop_token_ids(model, tokenizer)
     answers: list[list[int]] = [[]] * len(prompts)
-    was_training = model.training
-    model.eval()
     if temperature:
         torch.manual_seed(seed)
-    # The head gets only the last position, a slice that is not contiguous; on a CPU it would copy its whole weight once per
-    # row of the batch.
-    contiguous = output_embeddings(model).register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
-    try:
+    with ready_to_generate(model):
         shared = shared_beginning(prompts)
         shared = shared if shared >= SHARED_TOKENS else 0
         beginning = _beginning(model, prompts[0][:shared]) if shared else None
@@ -125,10 +121,24 @@ def complete(
             for i, generated in zip(batch, output[:, ids.shape[1] :].tolist()):
                 end = next((at for at, id in enumerate(generated, 1) if id in stops), len(generated))
                 answers[i] = generated[:end]
+    return answers
+
+
+@contextmanager
+def ready_to_generate(model: Model) -> Iterator[None]:
+    """Put the model into evaluation mode inside the `with` block, with a faster head; afterwards it is as before.
+
+    The head gets only the last position, a slice that is not contiguous; on a CPU it would copy its whole weight once per
+    row of the batch.
+    """
+    was_training = model.training
+    model.eval()
+    contiguous = output_embeddings(model).register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+    try:
+        yield
     finally:
         contiguous.remove()
         model.train(was_training)
-    return answers
 
 
 def _beginning(model: Model, ids: list[int]) -> Any:
@@ -148,6 +158,7 @@ def _repeated(name: str, beginning: Any, rows: int) -> dict[str, Any]:
     return {name: cache}
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> list[int]:
+def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> list[int]:
+    """Return the token ids of a conversation, up to the place where the answer begins."""
     messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
     return chat_token_ids(tokenizer, messages, add_generation_prompt=True)
