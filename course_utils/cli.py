@@ -556,11 +556,11 @@ def _report_data(options: argparse.Namespace) -> Result:
 
 def _fix_data(options: argparse.Namespace) -> Result:
     from course_utils import data_report
-    from course_utils.data_prep import pipeline, writing
+    from course_utils.data_prep import pipeline
     from course_utils.data_prep.validation import guess_kind
 
     # Checked first, so that nobody waits for the work only to be refused.
-    writing.may_write(options.fix, (*writing.PREPARED, writing.REPORT), options.file, options.overwrite)
+    pipeline.may_write(options.fix, (*pipeline.PREPARED, pipeline.REPORT), options.file, options.overwrite)
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
     production = _prompts(options.production) if options.production else []
     columns = _columns(options.map)
@@ -582,8 +582,8 @@ def _fix_data(options: argparse.Namespace) -> Result:
         columns=columns,
     )
     files = prepared.write(options.fix, options.overwrite)
-    expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.kind == "chat" else ()
-    files.append(data_report.write_html(prepared, Path(options.fix) / writing.REPORT, production, expected))
+    expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.settings.kind == "chat" else ()
+    files.append(data_report.write_html(prepared, Path(options.fix) / pipeline.REPORT, production, expected))
     text = f"{prepared}\n  written: {', '.join(map(str, files))}\n  {prepared.last_word()}"
     return Result(text, prepared.as_dict() | {"files": files}, 0 if prepared.share_left >= pipeline.ENOUGH else 3)
 

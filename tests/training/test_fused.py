@@ -4,8 +4,8 @@ import pytest
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
-from course_utils.training import fused as module
 from course_utils.scoring import log_probabilities
+from course_utils.training import fused as module
 from course_utils.training.fused import FUNCTIONS, fused
 from course_utils.training.settings import FUSED
 
