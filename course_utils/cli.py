@@ -285,11 +285,6 @@ def _add_serve(commands: Commands) -> None:
         "--allow-host", action="append", default=[], metavar="NAME", help="another host name to accept, such as a proxy's"
     )
     parser.add_argument("--refuse", action="store_true", help="refuse jobs as OpenAI refuses them to new organisations")
-    parser.add_argument("--raw-results", action="store_true", help="return result files as CSV instead of base64 of the CSV")
-    parser.add_argument("--requests-per-minute", type=int, help="answer further requests with error 429")
-    parser.add_argument(
-        "--token-budget", type=int, help="tokens trained and answered with, after which all requests get error 429"
-    )
 
 
 def _add_grade(commands: Commands) -> None:

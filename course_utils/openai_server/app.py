@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import re
@@ -94,8 +93,6 @@ def _files_router(service: Service) -> APIRouter:
     def content(file_id: str) -> Response:
         file = get_file(file_id)
         path = store.file_path(file_id)
-        if file["purpose"] == "fine-tune-results" and not service.base64_results:
-            return Response(base64.b64decode(path.read_bytes()), media_type="application/octet-stream")
 
         def read() -> Iterator[bytes]:
             with path.open("rb") as source:
@@ -193,7 +190,6 @@ def _jobs_router(service: Service) -> APIRouter:
 
     @routes.post("/v1/fine_tuning/jobs", response_model=None)
     async def create(body: Annotated[CreateJob, json_body(CreateJob)]) -> dict[str, Any]:
-        service.check_budget()
         job = await run_in_threadpool(jobs.create, body)
         service.runner.wake()
         return shown(job)
@@ -405,7 +401,7 @@ def _add_responses(routes: APIRouter, begin_chat: BeginChat, send_answer: SendAn
     Args:
         routes: the router to add to.
         begin_chat: starts a chat completion.
-        send_answer: sends a completion as one document or as a stream, and counts its tokens.
+        send_answer: sends a completion as one document or as a stream.
     """
     store = ResponseStore()
 
@@ -482,8 +478,6 @@ def _chat_router(service: Service) -> APIRouter:
 
     async def begin_chat(chat_request: ChatRequest) -> Completion:
         adapter = await run_in_threadpool(adapter_of, chat_request.model)
-        if service.token_budget is not None:
-            await run_in_threadpool(service.check_budget)
         chat: Chat = await service.chat.get()
         return await chat.begin(chat_request, adapter)
 
@@ -491,14 +485,13 @@ def _chat_router(service: Service) -> APIRouter:
         request: Request, completion: Completion, whole_answer: WholeAnswer, stream: AsyncIterator[str] | None
     ) -> Response:
         if stream is not None:
-            pieces = _count_tokens(stream, completion, service)
+            pieces = _cancel_at_the_end(stream, completion)
             return StreamingResponse(pieces, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
         watcher = _cancel_on_disconnect(request, completion)
         try:
             return JSONResponse(await whole_answer())
         finally:
             watcher.cancel()
-            service.answered_tokens += completion.usage["total_tokens"]
 
     @routes.post("/v1/chat/completions", response_model=None)
     async def create(request: Request, body: Annotated[ChatRequest, json_body(ChatRequest)]) -> Response:
@@ -510,13 +503,12 @@ def _chat_router(service: Service) -> APIRouter:
     return routes
 
 
-async def _count_tokens(stream: AsyncIterator[str], completion: Completion, service: Service) -> AsyncIterator[str]:
+async def _cancel_at_the_end(stream: AsyncIterator[str], completion: Completion) -> AsyncIterator[str]:
     try:
         async for piece in stream:
             yield piece
     finally:
         completion.cancel()
-        service.answered_tokens += completion.usage["total_tokens"]
 
 
 def _cancel_on_disconnect(request: Request, completion: Completion) -> asyncio.Task[None]:

@@ -10,7 +10,7 @@ from course_utils import models
 from course_utils.errors import CourseError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MINIMUM = {"rows": 1, "context": 16, "requests_per_minute": 1, "token_budget": 0, "max_file_bytes": 1}
+MINIMUM = {"rows": 1, "context": 16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
 DEFAULT_CONTEXT = 2048
@@ -29,10 +29,6 @@ class Options:
         context: maximum number of tokens in prompt and answer together, and in a training example.
         rows: maximum number of answers generated at once.
         refuse: refuse new jobs as OpenAI refuses them to new organisations.
-        raw_results: return result files as CSV instead of base64 of the CSV.
-        requests_per_minute: requests beyond this get error 429; None for no limit.
-        token_budget: tokens after which every request gets error 429; None for no limit.
-        max_file_bytes: maximum size of an upload; None for the hosted service's 512 MB.
         jobs: whether to run jobs.
         allow_host: host names that requests may use in addition to loopback's, such as that of a proxy.
         temporary: whether to delete the folder when the service ends.
@@ -47,10 +43,6 @@ class Options:
     context: int = DEFAULT_CONTEXT
     rows: int = 16
     refuse: bool = False
-    raw_results: bool = False
-    requests_per_minute: int | None = None
-    token_budget: int | None = None
-    max_file_bytes: int | None = None
     jobs: bool = True
     allow_host: tuple[str, ...] = ()
     temporary: bool = False
@@ -75,7 +67,7 @@ def check_options(options: Options) -> None:
         raise CourseError(f"--port {options.port}: ports are 1 to 65535; 0 takes any free one")
     for name, minimum in MINIMUM.items():
         value = getattr(options, name)
-        if value is not None and value < minimum:
+        if value < minimum:
             raise CourseError(f"--{name.replace('_', '-')} {value}: it must be {minimum} or more")
 
 

@@ -46,7 +46,7 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
 
     from course_utils.openai_server.app import build
     from course_utils.openai_server.jobs import Jobs, Runner
-    from course_utils.openai_server.service import MAX_FILE, Loader, Service
+    from course_utils.openai_server.service import Loader, Service
     from course_utils.openai_server.store import Store
 
     # Shapes vary with the rows and columns of the batch; the limit that `models.load` sets is for one training run.
@@ -79,10 +79,6 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
             key=key,
             names=options.names,
             hosts=(options.host, *options.allow_host),
-            base64_results=not options.raw_results,
-            requests_per_minute=options.requests_per_minute,
-            token_budget=options.token_budget,
-            max_file=options.max_file_bytes or MAX_FILE,
         )
         # The keep-alive timeout must not be shorter than the client's, or a request may meet a closing connection.
         config = uvicorn.Config(
