@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from course_utils.batching import Batch, Encoded, collate, micro_batches, pad_token_id, to_device
 from course_utils.errors import CourseError
+from course_utils.evaluation import completions_log_probabilities
 from course_utils.scoring import chat_token_ids, run_model, sum_by_completion, token_log_probabilities
 from course_utils.training.objectives import (
     Loss,
     Objective,
+    check_reference,
     encode_completion,
     encode_pair,
     encode_prompt,
@@ -324,3 +327,35 @@ def reward_scores(
             }
     model.train(was_training)
     return [scores[id(example)] for example in examples]
+
+
+def log_ratios(
+    policy: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[Mapping[str, Any]]],
+    answers: Sequence[list[int]],
+    reference: Model | None = None,
+) -> list[float]:
+    """Compute log policy(answer) − log reference(answer) for each answer, in nats.
+
+    The mean over answers that the policy itself sampled at temperature 1 estimates its KL divergence from the reference, per
+    answer (a single log-ratio may be negative).
+
+    Args:
+        policy: the trained model.
+        tokenizer: the tokenizer of both models.
+        prompts: conversations.
+        answers: token ids, as returned by `generation.complete`; a text would not show whether the answer was complete.
+        reference: another model; None for the policy with its adapter switched off.
+
+    Raises:
+        CourseError: the reference is the policy itself.
+    """
+    if reference is not None:
+        check_reference(policy, reference)
+    prompt_ids = [chat_token_ids(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts]
+    encoded = [Encoded(ids, [answer]) for ids, answer in zip(prompt_ids, answers, strict=True)]
+    policy_sums = completions_log_probabilities(policy, tokenizer, encoded)
+    with policy.disable_adapter() if reference is None else nullcontext():
+        reference_sums = completions_log_probabilities(reference or policy, tokenizer, encoded)
+    return [a - b for (a,), (b,) in zip(policy_sums, reference_sums)]

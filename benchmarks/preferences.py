@@ -32,7 +32,7 @@ from course_utils.evidence import house_style, lesson_04
 from course_utils.generation import complete
 from course_utils.scoring import chat_token_ids, sum_by_completion, token_log_probabilities
 from course_utils.training.objectives import Loss, pair_metrics
-from objectives import KTO, ORPO, Reward, reward_scores
+from objectives import KTO, ORPO, Reward, log_ratios, reward_scores
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -211,7 +211,7 @@ class Run:
             asked = [row["prompt"] for row in test[: plan["sampled"]]]
             ids = [chat_token_ids(self.tokenizer, prompt, add_generation_prompt=True) for prompt in asked]
             sampled = complete(model, self.tokenizer, ids, plan["answer_tokens"], temperature=1.0, seed=self.seed)
-            found["kl"] = evaluation.log_ratios(model, self.tokenizer, asked, sampled, self.reference_for(model))
+            found["kl"] = log_ratios(model, self.tokenizer, asked, sampled, self.reference_for(model))
             found["different sampled"] = len({tuple(answer) for answer in sampled})
         else:
             found["kl"] = [0.0] * plan["sampled"]

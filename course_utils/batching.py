@@ -33,9 +33,8 @@ class Encoded:
         completions: token ids to score, one list per completion of the prompt.
         reference_log_probabilities: log-probability of each completion under the reference model, in nats, if an objective
             needs them.
-        token_values: name → one number per token of the completions (SFT's weights, PPO's advantages).
+        token_values: name → one number per token of the completions (SFT's weights).
         example_values: name → one number for the example (KTO's label).
-        messages: the prompt before it was encoded, if a reward function reads it.
     """
 
     prompt: list[int]
@@ -43,7 +42,6 @@ class Encoded:
     reference_log_probabilities: tuple[float, ...] = ()
     token_values: dict[str, list[float]] = field(default_factory=dict)
     example_values: dict[str, float] = field(default_factory=dict)
-    messages: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Number of tokens, with the prompt counted once."""

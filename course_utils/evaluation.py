@@ -24,7 +24,7 @@ from course_utils.batching import (
     to_device,
 )
 from course_utils.errors import CourseError
-from course_utils.scoring import chat_token_ids, completion_log_probabilities
+from course_utils.scoring import completion_log_probabilities
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -183,52 +183,16 @@ def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequenc
     from course_utils.training.objectives import encode_pair
 
     encoded = [encode_pair(tokenizer, row, tokenizer.model_max_length, f"pairs[{i}]") for i, row in enumerate(pairs)]
-    sums = _log_probabilities(model, tokenizer, encoded)
+    sums = completions_log_probabilities(model, tokenizer, encoded)
     return [
         Likelihoods(chosen, rejected, *map(len, example.completions)) for (chosen, rejected), example in zip(sums, encoded)
     ]
 
 
-def log_ratios(
-    policy: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[Mapping[str, Any]]],
-    answers: Sequence[list[int]],
-    reference: Model | None = None,
-) -> list[float]:
-    """Compute log policy(answer) − log reference(answer) for each answer, in nats.
-
-    The mean over answers that the policy itself sampled at temperature 1 estimates its KL divergence from the reference, per
-    answer (a single log-ratio may be negative).
-
-    Args:
-        policy: the trained model.
-        tokenizer: the tokenizer of both models.
-        prompts: conversations.
-        answers: token ids, as returned by `generation.complete`; a text would not show whether the answer was complete.
-        reference: another model; None for the policy with its adapter switched off.
-
-    Raises:
-        CourseError: the reference is the policy itself.
-    """
-    from contextlib import nullcontext
-
-    from course_utils.training.objectives import check_reference
-
-    if reference is not None:
-        check_reference(policy, reference)
-    prompt_ids = [chat_token_ids(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts]
-    encoded = [Encoded(ids, [answer]) for ids, answer in zip(prompt_ids, answers, strict=True)]
-    policy_sums = _log_probabilities(policy, tokenizer, encoded)
-    with policy.disable_adapter() if reference is None else nullcontext():
-        reference_sums = _log_probabilities(reference or policy, tokenizer, encoded)
-    return [a - b for (a,), (b,) in zip(policy_sums, reference_sums)]
-
-
-def _log_probabilities(
+def completions_log_probabilities(
     model: Model, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded]
 ) -> list[tuple[float, ...]]:
-    """Log-probability of each completion of each example."""
+    """Return the log-probability of each completion of each example, in nats, without gradient."""
     pad_id, share_prompt = pad_token_id(tokenizer), can_share_prompt(model)
     cut_examples = micro_batches(examples, default_micro_batch_tokens(model.device))
     was_training = model.training

@@ -293,17 +293,20 @@ class JobError(NamedTuple):
 
     Attributes:
         code: the API's code.
-        message: the API's message.
-        names_file: whether the API's message names the file, after "Input file".
+        template: the API's message; "{file}" where it names the file.
     """
 
     code: str
-    message: str
-    names_file: bool = False
+    template: str
+
+    @property
+    def message(self) -> str:
+        """The API's message, without a file's name."""
+        return self.template.replace("{file}", "")
 
     def about(self, file_id: str) -> str:
         """Return the message about a particular file; a message that names the file ends in a space, as the API's does."""
-        return self.message.replace("Input file is", f"Input file {file_id} is") + " " if self.names_file else self.message
+        return self.template.replace("{file}", f" {file_id}") + " " if "{file}" in self.template else self.template
 
 
 def job_error(finding: Finding, example: int, kind: str) -> JobError | None:
@@ -333,10 +336,10 @@ def job_error(finding: Finding, example: int, kind: str) -> JobError | None:
         return JobError("invalid_file_format", f"{FORMAT_ERROR} Invalid file format. Example {example} {token}")
     if finding.code == "wrong_kind" and kind == "preference":
         words = (
-            f"{INVALID} Invalid file format. Input file is in the fine-tune-chat format, but the specified fine-tuning job "
+            f"{INVALID} Invalid file format. Input file{{file}} is in the fine-tune-chat format, but the specified fine-tuning job "
             "is not using 'supervised' as the training method (provided method=dpo)."
         )
-        return JobError("invalid_training_file", words, names_file=True)
+        return JobError("invalid_training_file", words)
     return None
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from course_utils.batching import Encoded, shuffled_batches
 from course_utils.errors import CourseError
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from course_utils.models import Model
     from course_utils.training.objectives import Objective
     from course_utils.training.settings import Settings
+
+
+Key = TypeVar("Key")
 
 
 def accelerator_for(model: Model) -> Accelerator:
@@ -63,7 +66,7 @@ def forward_restored(model: Model) -> Iterator[None]:
         vars(model).update(before)
 
 
-def to_floats(values: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
+def to_floats(values: Mapping[Key, torch.Tensor | float]) -> dict[Key, float]:
     """Return scalars as Python's numbers; those on a device in one copy, as each copy waits until the device is done."""
     import torch
 

@@ -409,10 +409,9 @@ class Trainer:
                 tensors = self.micro_batches.collate(examples)
                 loss, metrics = self.objective.loss(self.model, tensors, totals)
                 parts.append({"loss": loss, **metrics})
-        values = to_floats({f"{number} {name}": value for number, part in enumerate(parts) for name, value in part.items()})
+        values = to_floats({(number, name): value for number, part in enumerate(parts) for name, value in part.items()})
         sums: dict[str, float] = {"loss": 0.0}
-        for key, value in values.items():
-            name = key.partition(" ")[2]
+        for (_, name), value in values.items():
             sums[name] = sums.get(name, 0.0) + weight * value
         return self._sum(sums)
 
