@@ -34,14 +34,12 @@ class Encoded:
         reference_log_probabilities: log-probability of each completion under the reference model, in nats, if an objective
             needs them.
         token_values: name → one number per token of the completions (SFT's weights).
-        example_values: name → one number for the example (KTO's label).
     """
 
     prompt: list[int]
     completions: list[list[int]]
     reference_log_probabilities: tuple[float, ...] = ()
     token_values: dict[str, list[float]] = field(default_factory=dict)
-    example_values: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of tokens, with the prompt counted once."""
@@ -140,10 +138,9 @@ def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True)
         dict of tensors: `input_ids`, `position_ids` (rows, length); `attention_mask` (rows, length), or (rows, 1,
         length, length) of booleans if completions share a row; `keep` (output length), the positions whose outputs are
         needed; for each scored token its `row`, `column` (index in `keep` of the position that predicts it), `label` and
-        `completion` (number of its completion, those of the first example first); for each completion the row and
-        column of its last token, `end_row` and `end_column` (in the whole length); `sequences`, the number of
-        completions; `reference_log_probabilities` (examples, completions of each) if the examples have them; and
-        the examples' `token_values` (scored tokens) and `example_values` (examples) under their names.
+        `completion` (number of its completion, those of the first example first); `sequences`, the number of completions;
+        `reference_log_probabilities` (examples, completions of each) if the examples have them; and the examples'
+        `token_values` (scored tokens) under their names.
     """
     import torch
 
@@ -156,7 +153,7 @@ def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True)
     input_ids = torch.full((len(rows), length), pad_id)
     position_ids = torch.zeros((len(rows), length), dtype=torch.long)
     segment = torch.full((len(rows), length), -1)  # -1 padding, 0 prompt, 1 first completion, ...
-    names = ("row", "column", "label", "completion", "end_row", "end_column")
+    names = ("row", "column", "label", "completion")
     scored: dict[str, list[int]] = {name: [] for name in names}
     for i, row in enumerate(rows):
         start = length - len(row)
@@ -175,8 +172,6 @@ def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True)
             scored["column"] += [position - (length - output_length) for position in predictors]
             scored["label"] += completion
             scored["completion"] += [i * per_row + number] * len(completion)
-            scored["end_row"].append(i)
-            scored["end_column"].append(end - 1)
             at = end
     if per_row == 1:
         mask = (segment >= 0).long()
@@ -201,7 +196,6 @@ def _values_of(examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
 
     first = examples[0]
     values = {name: torch.tensor([v for e in examples for v in e.token_values[name]]) for name in first.token_values}
-    values |= {name: torch.tensor([e.example_values[name] for e in examples]) for name in first.example_values}
     if first.reference_log_probabilities:
         values["reference_log_probabilities"] = torch.tensor([e.reference_log_probabilities for e in examples])
     return values

@@ -43,8 +43,8 @@ def chat_token_ids(
     return ids
 
 
-def run_model(model: torch.nn.Module, batch: Batch, keep_all: bool = False) -> Output:
-    """Return the model's output for a batch, at the positions in `keep`, or with `keep_all` at all positions."""
+def run_model(model: torch.nn.Module, batch: Batch) -> Output:
+    """Return the model's output for a batch, at the positions in `keep`."""
     import torch
 
     mask = batch["attention_mask"]
@@ -53,10 +53,10 @@ def run_model(model: torch.nn.Module, batch: Batch, keep_all: bool = False) -> O
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
     # A list of positions, not a number: a number would give a slice that is not contiguous, for which the head copies its
     # weight once per example (a third of the step on a CPU).
-    selection = {} if keep_all else {"logits_to_keep": batch["keep"]}
     output: Output = model(
-        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False, **selection
-    )
+        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False,
+        logits_to_keep=batch["keep"],
+    )  # fmt: skip
     return output
 
 

@@ -336,8 +336,8 @@ def job_error(finding: Finding, example: int, kind: str) -> JobError | None:
         return JobError("invalid_file_format", f"{FORMAT_ERROR} Invalid file format. Example {example} {token}")
     if finding.code == "wrong_kind" and kind == "preference":
         words = (
-            f"{INVALID} Invalid file format. Input file{{file}} is in the fine-tune-chat format, but the specified fine-tuning job "
-            "is not using 'supervised' as the training method (provided method=dpo)."
+            f"{INVALID} Invalid file format. Input file{{file}} is in the fine-tune-chat format, but the specified "
+            "fine-tuning job is not using 'supervised' as the training method (provided method=dpo)."
         )
         return JobError("invalid_training_file", words)
     return None

@@ -334,7 +334,7 @@ def run_identity(
         processes: number of processes that train together.
     """
     compared_settings = {n: v for n, v in settings.as_dict().items() if not n.startswith("checkpoint")}
-    data = repr([(e.prompt, e.completions, e.example_values) for e in examples])
+    data = repr([(e.prompt, e.completions) for e in examples])
     return {
         "settings": compared_settings,
         "objective": repr(objective),

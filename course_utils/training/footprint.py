@@ -92,16 +92,13 @@ class Footprint:
         return text if self.error is None else f"{text}, {100 * self.error:+.0f} %"
 
 
-def predict(
-    model: Model, batches: Iterable[Batch], settings: Settings, output: str = "scored", accumulates: bool = False
-) -> Footprint:
+def predict(model: Model, batches: Iterable[Batch], settings: Settings, accumulates: bool = False) -> Footprint:
     """Predict the memory that a run adds to the loaded model.
 
     Args:
         model: the model as it will be trained, adapter included.
         batches: micro-batches made by `Objective.collate`; the one that takes most memory decides.
         settings: the settings of the run.
-        output: the objective's `output`, "scored" or "none".
         accumulates: whether a step has several micro-batches, so that gradients already exist while the next one is
             computed.
 
@@ -114,15 +111,13 @@ def predict(
         if not sizes.tested:
             raise CourseError(f"the closed form was not tested on the architecture of {sizes.name}")
         plan = plan_of(model, sizes, settings)
-        if output == "none":
-            sizes = replace(sizes, head=0)
         totals = []
         for rows, length, output_length, scored, mask in {_size(batch) for batch in batches}:
             # a frozen head computes its table at the scored positions; a trained one computes logits at all kept positions
             table = scored if plan.method != "full" else rows * output_length
             step_plan = replace(
                 plan, batch_size=rows, length=length, accumulation=2 if accumulates else 1, padded=mask,
-                scored=1e-9 if output == "none" else max(1, table) / (rows * length),
+                scored=max(1, table) / (rows * length),
             )  # fmt: skip
             totals.append((formula.parts(sizes, step_plan), rows, length))
         highest, rows, length = max(totals, key=lambda total: total[0].peak)
@@ -313,4 +308,4 @@ class MicroBatches:
 
     def _predict(self, micro_batches: Sequence[Sequence[Encoded]], accumulates: bool) -> Footprint:
         batches = [self.objective.collate(part, self.pad_id, self.share_prompt) for part in micro_batches]
-        return predict(self.model, batches, self.settings, self.objective.output, accumulates)
+        return predict(self.model, batches, self.settings, accumulates)

@@ -43,15 +43,11 @@ class Objective:
         needs_reference: whether the completions' log-probabilities under the reference are computed once, before training.
         reference: the model that computes them; None for the trained model as it is before training, so that no second copy
             of it is needed.
-        needs_statistics: whether `statistics` is called on the whole batch before its loss.
-        output: what the last layer has to compute: "scored" for logits at the scored tokens, "none" for less than that.
     """
 
     name: str = "objective"
     needs_reference: bool = False
     reference: torch.nn.Module | None = None
-    needs_statistics: bool = False
-    output: str = "scored"
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
         """Turn an example in the user's format into token ids.
@@ -67,16 +63,6 @@ class Objective:
         """
         raise NotImplementedError
 
-    def prepare(self, examples: Sequence[Encoded]) -> list[Encoded]:
-        """Complete the examples of a data set, for example with parts of other examples.
-
-        This is called once, after all examples have been encoded.
-
-        Returns:
-            The completed examples, in the same order.
-        """
-        return list(examples)
-
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
         """Return the numbers by which the losses of a batch of these examples are divided, such as {"tokens": 120}."""
         raise NotImplementedError
@@ -85,21 +71,13 @@ class Objective:
         """Return the tensors of a batch, padded with `pad_id`; see `batching.collate`."""
         return collate(examples, pad_id, share_prompt)
 
-    def statistics(self, model: torch.nn.Module, batch: Batch, normalizers: Mapping[str, float]) -> dict[str, torch.Tensor]:
-        """Compute, without gradient, what this micro-batch contributes to the quantities that its batch's loss needs.
-
-        The trainer calls it only if `needs_statistics`: on every micro-batch of a batch, before the first loss. It adds the
-        contributions up, over processes too.
-        """
-        raise NotImplementedError
-
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
         """Compute what a batch or micro-batch contributes to the loss, with gradient.
 
         Args:
             model: the model, which may be wrapped for several processes.
             batch: tensors from `collate`, of the whole batch or of one micro-batch.
-            totals: numbers of the whole batch: its `normalizers`, and its `statistics` if `needs_statistics`.
+            totals: the `normalizers` of the whole batch.
         """
         raise NotImplementedError
 

@@ -199,7 +199,7 @@ class Trainer:
             first = examples[0].completions
             if all(example.completions == first for example in examples):
                 self.history.note("every training example has the same completion: the model will learn to say just that")
-        return self.objective.prepare(examples)
+        return examples
 
     def _checkpoints(self, examples: Sequence[Encoded]) -> tuple[Checkpoints | None, State | None]:
         """The checkpoints of this run, and the state in the newest one."""
@@ -332,32 +332,17 @@ class Trainer:
         cut and distributed over processes.
         """
         cut = self.micro_batches.cut_for_training(batch.examples)
-        totals = self._totals(self.wrapped, cut, batch)
         sums: dict[str, torch.Tensor | float] = {"loss": 0.0}
         for number, examples in enumerate(cut):
             is_last = number == len(cut) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 tensors = self.micro_batches.collate(examples)
-                loss, metrics = self.objective.loss(self.wrapped, tensors, totals)
+                loss, metrics = self.objective.loss(self.wrapped, tensors, batch.normalizers)
                 # Processes average their gradients, but the batch's gradient is their sum.
                 self.accelerator.backward(loss * (self.accelerator.num_processes * batch.weight))
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + batch.weight * value
         return self._sum(sums)
-
-    def _totals(self, model: torch.nn.Module, cut: Sequence[Sequence[Encoded]], batch: StepBatch) -> Mapping[str, float]:
-        """Quantities of the whole batch that the loss of a micro-batch needs."""
-        if not self.objective.needs_statistics:
-            return batch.normalizers
-        import torch
-
-        sums: dict[str, torch.Tensor | float] = {}
-        with torch.no_grad():
-            for examples in cut:
-                part = self.objective.statistics(model, self.micro_batches.collate(examples), batch.normalizers)
-                for name, value in part.items():
-                    sums[name] = sums.get(name, 0.0) + batch.weight * value
-        return {**batch.normalizers, **self._sum(sums)}
 
     def _sum(self, values: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
         return sum_over_processes(self.accelerator, to_floats(values))
@@ -402,12 +387,11 @@ class Trainer:
         own_examples, weight = self.sampler.part(held_out)
         batch = StepBatch(own_examples, weight, self.objective.normalizers(held_out))
         cut = self.micro_batches.cut(own_examples)
-        totals = self._totals(self.model, cut, batch)
         parts: list[dict[str, torch.Tensor]] = []
         with torch.no_grad():
             for examples in cut:
                 tensors = self.micro_batches.collate(examples)
-                loss, metrics = self.objective.loss(self.model, tensors, totals)
+                loss, metrics = self.objective.loss(self.model, tensors, batch.normalizers)
                 parts.append({"loss": loss, **metrics})
         values = to_floats({(number, name): value for number, part in enumerate(parts) for name, value in part.items()})
         sums: dict[str, float] = {"loss": 0.0}

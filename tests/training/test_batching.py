@@ -53,12 +53,6 @@ def test_a_shared_prompt_is_there_once():
     assert collate([pair], 2, share_prompt=False)["input_ids"].shape == (2, 48)
 
 
-def test_the_last_token_of_each_completion_is_named():
-    batch = collate([example(6, 5, 9), example(20, 2, 1)], pad_id=2)
-    ends = batch["input_ids"][batch["end_row"], batch["end_column"]]
-    assert ends.tolist() == [204, 258, 201, 250]
-
-
 def test_every_example_is_seen_once_an_epoch():
     examples = [example(1, n) for n in range(1, 38)]
     orders = []

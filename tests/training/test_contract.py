@@ -3,7 +3,6 @@
 import pytest
 from support import conversation, tiny_llama, with_lora
 
-from benchmarks import objectives
 from course_utils import training
 from course_utils.training.objectives import Objective
 
@@ -11,9 +10,8 @@ PAIRS = [{"prompt": f"Question {i}?", "chosen": f"Answer {i}.", "rejected": "No.
 DATA = {
     "sft": [conversation(pair["prompt"], pair["chosen"]) for pair in PAIRS],
     "dpo": PAIRS,
-    "kto": [{"prompt": p["prompt"], "completion": p["chosen"], "label": i % 2 == 0} for i, p in enumerate(PAIRS)],
 }
-OBJECTIVES = [training.SFT(), training.DPO(), objectives.KTO()]
+OBJECTIVES = [training.SFT(), training.DPO()]
 
 
 def public(kind):
@@ -44,15 +42,6 @@ def test_the_trainer_asks_for_nothing_that_is_not_in_the_contract(packaged, tmp_
     limited = Only(objective, public(Objective))
     history = run(packaged, limited, objective.name, checkpoint_folder=tmp_path, micro_batch_tokens=40)
     assert len(history.losses) == 2
-    unused = public(Objective) - limited.used - {"reference", "statistics", "name"}  # the name is for people
+    unused = public(Objective) - limited.used - {"reference", "name"}  # the name is for people
     assert not unused, "in the contract, and the trainer never asks for it"
-    assert ("statistics" in limited.used) == objective.needs_statistics
     assert ("reference" in limited.used) == objective.needs_reference
-
-
-def test_a_batchs_statistics_are_those_of_the_whole_batch(packaged):
-    """KTO's divergence, and so its loss and its steps, do not depend on how the batch is cut."""
-    whole, cut = (run(packaged, objectives.KTO(beta=2.0), "kto", micro_batch_tokens=tokens) for tokens in (10_000, 1))
-    assert whole.losses == pytest.approx(cut.losses, rel=1e-5)
-    assert whole.metric("kl") == pytest.approx(cut.metric("kl"), rel=1e-3, abs=1e-6)
-    assert whole.grad_norms == pytest.approx(cut.grad_norms, rel=1e-3)
