@@ -1,4 +1,4 @@
-"""Predicts the memory of a run before it starts, and compares it with what the run took.
+"""Plans the micro-batches of a run: predicts their memory before it starts, and compares it with what the run took.
 
 The closed form of `memory.estimate` is applied to the largest micro-batch of the run. Counted is the memory that the run
 adds to what was in use: gradients, optimiser states, activations, the table at the output. On a GPU it is measured to the
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 # was within a quarter of what each took.
 CPU_LIBRARIES_BYTES = 100e6
 CPU_ALLOCATOR_SHARE = 0.05
+# Of the free memory, what a run is planned to take: the allocator loses some in gaps, and libraries take some themselves.
+PLANNED_SHARE = 0.85
+# On a GPU, where the closed form does not cover the run. For LoRA it gives 3.7 GB for so many tokens of the T4's model, and
+# 8.5 GB for those of the A100's: a micro-batch that fits beside the weights on these cards.
+UNPREDICTED_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -216,13 +221,6 @@ def plan_of(model: Model, sizes: Shape, settings: Settings) -> memory.StepPlan:
 def _attention(model: Model) -> str:
     kernel = getattr(model.config, "_attn_implementation", None) or "sdpa"
     return kernel if kernel in ("eager", "grouped_eager") else "sdpa"
-
-
-# Of the free memory, what a run is planned to take: the allocator loses some in gaps, and libraries take some themselves.
-PLANNED_SHARE = 0.85
-# On a GPU, where the closed form does not cover the run. For LoRA it gives 3.7 GB for so many tokens of the T4's model, and
-# 8.5 GB for those of the A100's: a micro-batch that fits beside the weights on these cards.
-UNPREDICTED_TOKENS = 2048
 
 
 class MicroBatches:
