@@ -104,10 +104,8 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/lora_sweep.py --write
 	$(BIN)/python benchmarks/merged_tokens.py
 	$(BIN)/python benchmarks/kills.py
-	$(BIN)/python benchmarks/behaviour.py
 	$(BIN)/python benchmarks/data_quality.py
 	$(BIN)/python benchmarks/label_noise.py
-	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/service.py lifecycle kills
 	$(BIN)/python benchmarks/hosted.py runs
 	COURSE_SOAK=1 $(BIN)/pytest -m soak

@@ -17,7 +17,7 @@ import time
 
 from common import picture, write_results
 from course_utils import figures, memory
-from course_utils.memory import formula, step, tracing
+from course_utils.memory import formula, step
 from course_utils.memory.shape import shape
 
 import torch
@@ -158,7 +158,7 @@ def measure(architecture: str, size: str, options: dict, with_peers: bool) -> di
     at = time.perf_counter()
     with torch.device("meta"):
         built = step.build(settings, plan)
-    predicted["trace"] = tracing.trace(built, lambda m, tracker: step.run(m, plan, tracker)).peak
+    predicted["trace"] = step.trace(built, lambda m, tracker: step.run(m, plan, tracker)).peak
     seconds = {"formula": at - started, "trace": time.perf_counter() - at}
     if with_peers:
         predicted |= peers(sizes, plan)

@@ -13,7 +13,7 @@ import statistics
 
 from common import picture, write_results
 from course_utils import figures, memory, models, training
-from course_utils.scoring import Encoded
+from course_utils.batching import Encoded
 
 import torch
 

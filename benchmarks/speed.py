@@ -22,8 +22,8 @@ import warnings
 
 from common import peak_flops, picture, write_results
 from course_utils import hardware, memory, models, training
+from course_utils.batching import Encoded, to_device
 from course_utils.data_prep import load_task
-from course_utils.scoring import Encoded, to_device
 
 import torch
 

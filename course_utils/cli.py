@@ -274,11 +274,6 @@ def _add_serve(commands: Commands) -> None:
         "--allow-host", action="append", default=[], metavar="NAME", help="another host name to accept, such as a proxy's"
     )
     parser.add_argument("--refuse", action="store_true", help="refuse jobs as OpenAI refuses them to new organisations")
-    parser.add_argument("--raw-results", action="store_true", help="return result files as CSV instead of base64 of the CSV")
-    parser.add_argument("--requests-per-minute", type=int, help="answer further requests with error 429")
-    parser.add_argument(
-        "--token-budget", type=int, help="tokens trained and answered with, after which all requests get error 429"
-    )
 
 
 def _add_grade(commands: Commands) -> None:
@@ -459,11 +454,11 @@ def _report_data(options: argparse.Namespace) -> Result:
 
 def _fix_data(options: argparse.Namespace) -> Result:
     from course_utils import data_report
-    from course_utils.data_prep import pipeline, writing
+    from course_utils.data_prep import pipeline
     from course_utils.data_prep.validation import guess_kind
 
     # Checked first, so that nobody waits for the work only to be refused.
-    writing.may_write(options.fix, (*writing.PREPARED, writing.REPORT), options.file, options.overwrite)
+    pipeline.may_write(options.fix, (*pipeline.PREPARED, pipeline.REPORT), options.file, options.overwrite)
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
     production = _prompts(options.production) if options.production else []
     columns = _columns(options.map)
@@ -485,8 +480,8 @@ def _fix_data(options: argparse.Namespace) -> Result:
         columns=columns,
     )
     files = prepared.write(options.fix, options.overwrite)
-    expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.kind == "chat" else ()
-    files.append(data_report.write_html(prepared, Path(options.fix) / writing.REPORT, production, expected))
+    expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.settings.kind == "chat" else ()
+    files.append(data_report.write_html(prepared, Path(options.fix) / pipeline.REPORT, production, expected))
     text = f"{prepared}\n  written: {', '.join(map(str, files))}\n  {prepared.last_word()}"
     return Result(text, prepared.as_dict() | {"files": files}, 0 if prepared.share_left >= pipeline.ENOUGH else 3)
 
@@ -560,7 +555,8 @@ def _clean_script(options: argparse.Namespace) -> Result:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from course_utils.openai_server.serving import Options, base_name, serve
+    from course_utils.openai_server.options import Options, base_name
+    from course_utils.openai_server.serving import serve
 
     service_arguments = {name: value for name, value in vars(options).items() if name in Options.__dataclass_fields__}
     service_options = Options(**{**service_arguments, "names": tuple(options.name), "allow_host": tuple(options.allow_host)})

@@ -28,7 +28,6 @@ from course_utils import attention, facts, hardware
 from course_utils import quantization as four_bit
 from course_utils.errors import CourseError
 from course_utils.files import sha256, to_disk
-from course_utils.scoring import pad_token_id
 
 if TYPE_CHECKING:
     import torch
@@ -95,42 +94,6 @@ def load(
         CourseError: unknown tier or name, no network, no permission, or no space; the message says what to do.
     """
     return _load("AutoModelForCausalLM", name, tier, dtype, quantization)
-
-
-def load_reward(
-    name: str | None = None, tier: str | None = None, dtype: torch.dtype | None = None, seed: int = 0
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model that returns one number for a text: the same body with a reward head instead of the language-model head.
-
-    The head, `score`, is new, has small random weights (`seed`), and computes in float32 whatever the body's format. With
-    PEFT, list it in `modules_to_save`, so that it is trained and stored with the adapter.
-
-    Args:
-        name: as for `load`; usually a folder with the fine-tuned policy.
-        tier: as for `load`.
-        dtype: as for `load`.
-        seed: seed of the head's weights.
-
-    Returns:
-        (model, tokenizer): a transformers sequence classifier with one label, and its tokenizer.
-
-    Raises:
-        CourseError: as `load`.
-    """
-    import torch
-
-    class RewardHead(torch.nn.Linear):
-        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-            with torch.autocast(hidden.device.type, enabled=False):  # it would make the product one in 16 bits
-                return super().forward(hidden.float())
-
-    model, tokenizer = _load("AutoModelForSequenceClassification", name, tier, dtype, num_labels=1)
-    torch.manual_seed(seed)
-    head = RewardHead(model.config.hidden_size, 1, bias=False, dtype=torch.float32, device=model.device)
-    torch.nn.init.normal_(head.weight, std=model.config.hidden_size**-0.5)
-    model.score = head
-    model.config.pad_token_id = pad_token_id(tokenizer)
-    return model, tokenizer
 
 
 def load_tokenizer(name: str | None = None, tier: str | None = None) -> PreTrainedTokenizerBase:

@@ -121,12 +121,8 @@ def _write_learner_pack(folder: Path, sections: list[str]) -> None:
         "",
         f"- **On your machine**: `pip install 'notebooks/{wheel.name}[lab]'`, then `jupyter lab notebooks`.",
         f"- **In Colab**: upload a notebook, drag `{wheel.name}` into Files (the folder at the left edge), and run the "
-            "first cell, which installs the course from that file. Or put this whole folder into your Drive, open a "
-            "notebook from there, and mount the Drive (the Drive button above Files) before you run it."
-        ),
-        f"- **In Colab**: upload a notebook, drag `{wheel.name}` into Files (the folder at the left edge), and run the "
-        "first cell, which installs the course from that file. Or put the file at the top of your Drive, in no folder, and mount "
-        "the Drive (the Drive button above Files) before you run the cell.",
+        "first cell, which installs the course from that file. Or put the file at the top of your Drive, in no folder, "
+        "and mount the Drive (the Drive button above Files) before you run the cell.",
         f"- **In Kaggle**: upload a notebook, and add `{wheel.name}` to its input as a dataset.",
         "",
         "| lesson | what you do | Run all, two CPU cores | exercises | file |",

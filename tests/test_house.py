@@ -68,15 +68,12 @@ def test_a_room_imports_only_from_rooms_above_it(file):
 
 
 def graph():
-    """File → files of the course that it imports, anywhere in it but for type checkers."""
+    """File → files of the course that it imports, anywhere in it, also for type checkers only."""
     modules = {".".join(file.relative_to(HOUSE).with_suffix("").parts): file for file in HOUSE.rglob("*.py")}
     modules |= {name.removesuffix(".__init__"): file for name, file in modules.items() if name.endswith(".__init__")}
     edges = {}
     for file in set(modules.values()):
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        tree.body = [
-            node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-        ]
         targets = set()
         for parts in imports_in(tree):
             # `from package import name`: a module of that name, else the package itself

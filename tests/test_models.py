@@ -381,20 +381,6 @@ def test_each_process_of_a_launch_loads_onto_its_own_card(monkeypatch, quantizat
     assert set(map(str, places)) == {"cuda:1"}
 
 
-def test_a_reward_is_computed_in_float32_under_autocast_too(tiny_model):
-    """As Accelerate trains a float16 model; in 16 bits, rewards of similar answers would be equal."""
-    import torch
-
-    from course_utils import models
-
-    model, _ = models.load_reward(tiny_model)
-    hidden = torch.randn(3, model.config.hidden_size)
-    with torch.autocast("cpu", torch.bfloat16):
-        reward = model.score(hidden)
-    assert reward.dtype == torch.float32
-    assert torch.equal(reward, model.score(hidden))
-
-
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(CourseError, match="is not a model folder that transformers can read"):
         models.load(str(tmp_path))

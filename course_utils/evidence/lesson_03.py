@@ -17,7 +17,7 @@ from course_utils.errors import CourseError
 from course_utils.evidence import lesson_02
 from course_utils.evidence.cards import Verdict
 from course_utils.show.tables import Table
-from course_utils.training.objectives.encoding import encode_completion, encode_prompt
+from course_utils.training.objectives import encode_completion, encode_prompt
 
 if TYPE_CHECKING:
     import torch

@@ -740,7 +740,7 @@ def contradiction(steps: int = 6, beta: float = 0.1, rate: float = 20.0) -> Tabl
     """
     import torch
 
-    from course_utils.training.losses import dpo_loss
+    from course_utils.training.objectives import dpo_loss
 
     logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     reference = logits.detach().log_softmax(0)
@@ -766,7 +766,7 @@ def both_fall() -> Figure:
     """A pair of similar replies: both log-probabilities fall while the margin grows (a shared weight ties the two)."""
     import torch
 
-    from course_utils.training.losses import dpo_loss
+    from course_utils.training.objectives import dpo_loss
 
     # Replies as sums of features: chosen and rejected share most of theirs, as replies to one message do.
     features = torch.tensor([[1.0, 0.3, 0.0], [1.0, 0.0, 0.5], [-1.0, 0.2, -0.8]], dtype=torch.float64)
@@ -801,7 +801,7 @@ def first_losses(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[
     """
     from torch import tensor
 
-    from course_utils.training.losses import dpo_loss
+    from course_utils.training.objectives import dpo_loss
 
     own = evaluation.likelihoods(model, tokenizer, rows)
     with model.disable_adapter():

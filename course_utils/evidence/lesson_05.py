@@ -352,7 +352,7 @@ def ten_rows(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, place: in
 
 def masks(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Table:
     """What is left of each row under a limit, and what of it the label mask lets the model learn."""
-    from course_utils.training.objectives.encoding import encode_completion, encode_prompt
+    from course_utils.training.objectives import encode_completion, encode_prompt
 
     table = {}
     for number, row in enumerate(rows, 1):

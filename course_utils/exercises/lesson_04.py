@@ -570,7 +570,7 @@ def little_policy(beta, learning_rate, steps):
     """
     import torch
 
-    from course_utils.training.losses import dpo_loss
+    from course_utils.training.objectives import dpo_loss
 
     generator = torch.Generator().manual_seed(4)
     messages, replies, each = 60, 8, 6

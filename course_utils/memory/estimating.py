@@ -139,7 +139,7 @@ def _plan(**options: Any) -> StepPlan:
 def _trace(model: Described, plan: StepPlan) -> formula.Parts:
     import torch
 
-    from course_utils.memory import step, tracing
+    from course_utils.memory import step
 
     config = configuration(model)
     if plan.loop != "transformers":
@@ -148,7 +148,7 @@ def _trace(model: Described, plan: StepPlan) -> formula.Parts:
         raise CourseError("tracing takes a base as it is loaded; for embeddings='float32' use way='formula'")
     with torch.device("meta"):
         model_on_meta = step.build(config, plan)
-    traced = tracing.trace(model_on_meta, lambda m, tracker: step.run(m, plan, tracker), 512 if plan.device == "cuda" else 1)
+    traced = step.trace(model_on_meta, lambda m, tracker: step.run(m, plan, tracker), 512 if plan.device == "cuda" else 1)
     sizes = {name: size for name, size in traced.at_peak.items() if name in formula.Parts.__dataclass_fields__}
     return formula.Parts(**sizes, phase=traced.phase, moments={traced.phase: traced.peak})
 

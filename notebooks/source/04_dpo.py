@@ -1145,7 +1145,6 @@ drawings.ppo_rollout()
 # advantage says how much better the answer went than that guess, so a token that led to a good end against
 # expectation becomes more likely. GRPO replaces the guess by the mean of a group, and so needs no value model.
 #
-# The code is in `course_utils/training/objectives/ppo.py`, the advantages in `course_utils/training/losses.py`.
 # What the penalty does was measured with several seeds:
 
 # %%

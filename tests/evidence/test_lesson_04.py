@@ -280,15 +280,3 @@ def test_the_collapse_is_counted():
     table = lesson_04.collapse_table(before, after, lambda text: text.startswith("{"), ["a", "b"])
     assert [row["different answers"] for row in table.rows.values()] == [2, 1]
     assert table.rows["after GRPO"]["category right"].value == 0.5
-
-
-def test_losses_by_hand():
-    import math
-
-    import torch
-
-    from course_utils.training.losses import ipo_loss, simpo_loss
-
-    ratios = torch.tensor([[2.0, -1.0]])
-    assert ipo_loss(ratios, 0.1).item() == pytest.approx((3 - 5) ** 2)
-    assert simpo_loss(ratios, 2.0, 0.5).item() == pytest.approx(math.log1p(math.exp(-5.5)))

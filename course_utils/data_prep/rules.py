@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-from course_utils.data_prep import formats, pictures
+from course_utils.data_prep import formats
 from course_utils.data_prep.findings import shorten
-from course_utils.data_prep.rules.base import type_of
-from course_utils.data_prep.rules.messages import PARTS, ROLES, MessageRules
+from course_utils.data_prep.message_rules import MAX_PICTURES, PARTS, ROLES, MessageRules, count_pictures, type_of
 
 CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
 PREFERENCE_KEYS = {"input", "preferred_output", "non_preferred_output"}
@@ -35,7 +34,7 @@ class ChatRules(MessageRules):
             self.add("messages", "messages_empty", "the list is empty")
             return
         self.messages(messages, "messages", names)
-        if self.target == "openai" and (number := pictures.count(messages)) > pictures.MAX_PICTURES:
+        if self.target == "openai" and (number := count_pictures(messages)) > MAX_PICTURES:
             self.add("messages", "too_many_images", f"{number} pictures")
         roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
         if any(role not in ROLES for role in roles):
