@@ -16,7 +16,7 @@ import multiprocessing
 import sys
 
 from common import picture, write_results
-from course_utils import evaluation, figures, training
+from course_utils import charts, evaluation, training
 
 PLAN = {
     "pairs": 160, "held_back": 160, "test": 106, "answers": 40, "longest": 60, "rollouts": 10, "prompts": 16,
@@ -185,7 +185,7 @@ if __name__ == "__main__":
         }
         results = {"seeds": seeds, "plan": PLAN, "gain over SFT": gains(runs)}
         file = write_results("alignment", results | {"frontier": frontier, "runs": runs})
-        figures.points(
+        charts.lines(
             {name: ([means["kl"][0]], [means["judge"][0]]) for name, means in frontier.items()},
             "What the judge says, and how far each method went for it",
             "KL from the SFT model, nats per answer",

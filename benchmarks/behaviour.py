@@ -15,7 +15,7 @@ from common import picture, write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "training"))
-from course_utils import figures, training
+from course_utils import charts, training
 from course_utils.data_prep import load_task
 
 import test_behaviour as tasks
@@ -85,6 +85,6 @@ if __name__ == "__main__":
     file = write_results("behaviour", {"seeds": seeds, **runs_by_objective})
     rollouts = range(1, len(runs_by_objective["ppo"][0]["kl"]) + 1)
     curves = {name: (rollouts, runs_by_objective[name][0]["kl"]) for name in ("ppo", "ppo_without_kl")}
-    figures.lines(curves, "KL to the reference, with and without its penalty", "rollout", "nats per answer").save(
+    charts.lines(curves, "KL to the reference, with and without its penalty", "rollout", "nats per answer").save(
         picture(file.stem)
     )

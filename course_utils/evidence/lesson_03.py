@@ -85,7 +85,7 @@ def does_it_fit(model: str = MODEL, cards: Sequence[str] = ("rtx3060", "t4")) ->
     title = f"One training step of {model}, 1,024 tokens"
     if fits["QLoRA"] and not fits["LoRA"]:
         title = f"{model}: QLoRA fits where LoRA does not"
-    return charts.stacked(rows, title, "GB", limits)
+    return charts.bars(rows, title, "GB", limits)
 
 
 KEEP_16_BITS: dict[str, Any] = {"embeddings": "bfloat16"}  # of a 4-bit base alone

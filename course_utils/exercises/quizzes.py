@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from course_utils.errors import CourseError
 from course_utils.languages import lesson_domain, say
-from course_utils.show.style import escaped
+from course_utils.style import escaped
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from course_utils.errors import CourseError
-from course_utils.show.style import box, columns, tone
+from course_utils.style import box, columns, tone
 
 
 def answers(

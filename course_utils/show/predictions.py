@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from course_utils.languages import later, say
-from course_utils.show.style import box
+from course_utils.style import box
 
 if TYPE_CHECKING:
     import ipywidgets

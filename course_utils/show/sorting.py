@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.show.style import box, columns
+from course_utils.style import box, columns
 from course_utils.show.tables import Table
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from course_utils.show.style import FONT, LINE, escaped, tone
+from course_utils.style import FONT, LINE, escaped, tone
 
 Cell = Any  # a Score, a number, a text, or None where there is nothing
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from course_utils.errors import CourseError
-from course_utils.show.style import box, tone
+from course_utils.style import box, tone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

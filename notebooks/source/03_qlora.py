@@ -289,11 +289,12 @@ dense, _ = models.load()
 matrix = dense.model.layers[10].mlp.down_proj.weight.detach().float().cpu()
 blocks = matrix.reshape(-1, 64)
 nf4 = lesson.nf4_table()
-charts.code_books(
-    (blocks / blocks.abs().amax(1, keepdim=True))[:20_000].flatten().tolist(),
-    {"NF4": nf4.tolist(), "even": [i / 7 for i in range(-7, 8)]},
+charts.histogram(
+    {"weights": (blocks / blocks.abs().amax(1, keepdim=True))[:20_000].flatten().tolist()},
     "Many small weights, few large ones: NF4 has its values where they are",
     "weight, divided by the largest among 64 neighbours",
+    ticks={"NF4": nf4.tolist(), "even": [i / 7 for i in range(-7, 8)]},
+    bins=81,
 )
 
 # %% [markdown]

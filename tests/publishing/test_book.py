@@ -32,7 +32,7 @@ from course_utils.publishing.book import (
     sources,
     twins,
 )
-from course_utils.show import style
+from course_utils import style
 
 HERE = Path(publishing_book.__file__).parent
 CSS = (HERE / "static" / "book.css").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from course_utils.show import style
+from course_utils import style
 
 
 def contrast(one, other):

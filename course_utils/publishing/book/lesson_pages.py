@@ -131,7 +131,7 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
         return []
     if "folded" in tags or _SETUP.search(source) or is_call_of(source, ("lesson.", "evidence.")):
         tags.append("hide-input")
-    if is_call_of(source, ("drawings.", "quiz")):
+    if is_call_of(source, ("show.drawing", "quiz")):
         tags.append("remove-input")
     outputs = [_output(output, source, predictions, pictures) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}

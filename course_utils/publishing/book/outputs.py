@@ -8,7 +8,7 @@ import io
 import re
 from html import escape, unescape
 
-from course_utils.show.style import LINE, TONES
+from course_utils.style import LINE, TONES
 
 PICTURES = "_figures"  # folder of the website
 
