@@ -86,7 +86,7 @@ def _wrapped(text: str, width: int) -> str:
 
 
 def _number_log_axis(axis: Any, ticks: Sequence[float] = ()) -> None:
-    """Write plain numbers on a logarithmic axis: at the ticks, or at 1, 2 and 5 of each decade, of many decades at 1 alone."""
+    """Write plain numbers on a logarithmic axis: at the ticks, or at 1, 2 and 5 of each decade, of many decades at 1."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     low, high = axis.get_view_interval()
@@ -126,8 +126,8 @@ def _label_lines(
     ink = np.concatenate(inked)
     label_boxes: list[Any] = []
     sides = ((8, 8, "left"), (-8, 8, "right"), (8, -16, "left"), (-8, -16, "right"), (0, 10, "center"), (0, -18, "center"))
-    # Those with the least choice first.
-    texts = [(name, x, y, colour, 11) for name, (x, y, colour) in sorted(labels.items(), key=lambda item: len(item[1][0]))]
+    by_choice = sorted(labels.items(), key=lambda item: (len(item[1][0]), max(item[1][1]) - min(item[1][1])))
+    texts = [(name, x, y, colour, 11) for name, (x, y, colour) in by_choice]  # those with the least choice first
     colour_of = {point: colour for x, y, colour in labels.values() for point in zip(x, y)}
     small_texts = [(note, [x], [y], colour_of.get((x, y), QUIET), 9) for note, x, y in notes]
     for name, x, y, colour, size in [*small_texts, *texts]:
@@ -211,7 +211,7 @@ def lines(
         if log_y:
             axes.set_yscale("log")
             _number_log_axis(axes.yaxis)
-        axes.margins(0.08, 0.12)
+        axes.margins(0.12 if has_markers else 0.06, 0.12)
         if levels and not log_y:  # a difference from a level is judged by eye
             axes.set_ylim(0, 1.15 * max(max(levels.values()), axes.dataLim.y1))
         for name, level in (levels or {}).items():
