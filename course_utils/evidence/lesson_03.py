@@ -141,13 +141,6 @@ def prices(model: str = MODEL, batch_size: int = 8, length: int = 1024) -> Table
     return Table(rows, f"{model}, starting from LoRA with {batch_size} × {length:,} tokens", "lever", "")
 
 
-def explorer(model: str = MODEL, **options: Any) -> Any:
-    """The same with controls: `widgets.memory_explorer`."""
-    from course_utils import widgets
-
-    return widgets.memory_explorer(model=model, **options)
-
-
 def paging(model: str = MODEL, length: int = 1024) -> Table:
     """What a paged optimizer can move to the computer's memory, for LoRA, QLoRA and full fine-tuning."""
     rows = {}

@@ -1,15 +1,40 @@
-"""What a lesson shows: predictions, tables, answers beside each other, and the tokens that a loss is taken on.
+"""What a lesson shows: predictions, forms, tables, drawings, answers beside each other, and the tokens of a loss.
 
-Everything here has a plain twin: `str()` of each object says the same as its HTML, for hosts without a browser.
+Everything here can be read without a browser: `str()` of each object says the same as its HTML.
 """
 
-from course_utils.show.answers import answers
-from course_utils.show.folders import folder_sizes
-from course_utils.show.folds import folded
-from course_utils.show.predictions import predict
-from course_utils.show.quiet import quiet
-from course_utils.show.sorting import sort
-from course_utils.show.tables import table
-from course_utils.show.tokens import conversation
+import os
+import warnings
 
-__all__ = ["answers", "conversation", "folded", "folder_sizes", "predict", "quiet", "sort", "table"]
+from course_utils.figures import drawing
+from course_utils.show.answers import answers, conversation, folded
+from course_utils.show.tables import folder_sizes, table
+from course_utils.show.widgets import calculator, predict, review, sort
+
+__all__ = [
+    "answers", "calculator", "conversation", "drawing", "folded", "folder_sizes", "predict", "quiet", "review", "sort",
+    "table",
+]  # fmt: skip
+
+
+def quiet() -> None:
+    """Switch off the libraries' bars for loading, saving and converting, and their notices about coming versions.
+
+    Training keeps its own progress, and warnings that a learner can act on still appear.
+    """
+    # Read when the libraries are imported; nobody who has set them otherwise is overruled.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+    from logging import WARNING, getLogger
+
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if not are_progress_bars_disabled():
+        disable_progress_bars()  # not by its variable, after which nobody can switch them on for a download
+    logging.set_verbosity_error()
+    # By the level of this one `TrainingArguments` decides between a table of the losses and lines of raw numbers.
+    getLogger("transformers.training_args").setLevel(WARNING)

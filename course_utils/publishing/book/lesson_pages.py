@@ -10,7 +10,7 @@ from typing import Any
 
 from course_utils import assets, glossary
 from course_utils.errors import CourseError
-from course_utils.in_browser.answers import on_page
+from course_utils.in_browser import on_page
 from course_utils.languages import say
 from course_utils.lessons import Lesson
 from course_utils.publishing import builder
@@ -18,7 +18,6 @@ from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import (
     Calculators,
     Predictions,
-    calculator_for,
     exercise_field,
     exercise_note,
     live_note,
@@ -136,9 +135,9 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
     outputs = [_output(output, source, predictions, pictures) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
     if below := widgets.placed(source) if widgets else "":
-        shown["outputs"] = [output for output in outputs if "<img" in json.dumps(output)]  # the answer is the calculator's
+        shown["outputs"] = []  # the answer is the calculator's
     else:
-        below = live_note(source, calculator_for(source) if widgets else "")
+        below = live_note(source, widgets is not None)
     return [shown, _markdown(below)] if below else [shown]
 
 

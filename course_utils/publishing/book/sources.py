@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import assets, glossary, lessons, pages
+from course_utils.calculators import CALCULATORS
 from course_utils.errors import CourseError
 from course_utils.exercises.registry import EXERCISES
-from course_utils.in_browser.answers import on_page
-from course_utils.in_browser.calculators import CALCULATORS
+from course_utils.in_browser import on_page
 from course_utils.languages import BOOK, SOURCE, current, say
 from course_utils.lessons import LESSONS, Lesson
 from course_utils.pages import render
@@ -44,7 +44,7 @@ API = {
     ),
     "Decide and pay": ("decision", "costs"),
     "Serve": ("openai_server", "openai_server.constrained"),
-    "Show": ("show", "charts", "figures", "drawings", "widgets", "glossary", "evidence"),
+    "Show": ("show", "charts", "figures", "calculators", "glossary", "evidence"),
     "Teach": ("exercises", "plans", "publishing", "publishing.book", "release", "grading.batch"),
 }  # fmt: skip
 
