@@ -25,7 +25,7 @@ TONES = {
 METHODS: dict[str, tuple[str, str]] = {
     "before training": (QUIET, "X"),
     "LoRA": ("#0072b2", "o"),
-    "QLoRA": ("#007a5a", "s"),
+    "QLoRA": ("#08783e", "s"),
     "full fine-tuning": ("#b34700", "^"),
     "SFT on chosen": ("#4b3f99", "v"),
     "DPO": ("#a0457f", "D"),
@@ -45,10 +45,10 @@ LOOKS = {
     "fine-tuned, own GPU": (QUIET, "s"),
 }
 # All other lines, in their order.
-SERIES = (("#0072b2", "o"), ("#007a5a", "s"), ("#a0457f", "D"), ("#7a5d00", "v"), ("#b34700", "^"), (QUIET, "X"))
+SERIES = (("#0072b2", "o"), ("#08783e", "s"), ("#a0457f", "D"), ("#7a5d00", "v"), ("#b34700", "^"), (QUIET, "X"))
 ACCENT, MUTED, LIMIT = "#0072b2", "#8894a0", "#8f3a00"
 # Parts of a bar: fill and hatching, so that they differ without colour too.
-PARTS = ((QUIET, ""), ("#0072b2", "//"), ("#e0a100", ".."), (LINE, "xx"), ("#007a5a", "\\\\"), ("#a0457f", "++"))
+PARTS = ((QUIET, ""), ("#0072b2", "//"), ("#e0a100", ".."), (LINE, "xx"), ("#08783e", "\\\\"), ("#a0457f", "++"))
 FONT = "font-family:system-ui,sans-serif;font-size:14px;line-height:1.45"
 
 
