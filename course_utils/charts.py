@@ -343,9 +343,9 @@ def bars(
         if in_parts:
             under = axes.get_position().y0 - 0.5 / canvas.get_size_inches()[1]  # inches
             canvas.legend(loc="upper center", bbox_to_anchor=(0.5, under), ncols=2, fontsize=10.5)
-        words = [f"{unit}: " + ", ".join(f"{name} {value:,.{decimals}f}" for name, value in totals.items())]
-        words += [f"line: {name}, {value:,.1f}" for name, value in limits.items()]
-        return _finish(canvas, title, _alt(f"Bar chart. {title}", words), len(limits))
+        words = [f"line at {value:,.1f}: {name}" for name, value in limits.items()]
+        words += [f"{name}: {value:,.{decimals}f}" for name, value in totals.items()]
+        return _finish(canvas, title, _alt(f"Bar chart, {unit}. {title}", words), len(limits))
 
 
 def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str, spread: str = "its 95 % interval") -> Figure:
@@ -388,7 +388,13 @@ def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str, spread: str
         axes.grid(axis="x", alpha=0.4)
         columns = max(1, min(3, len(kinds)))
         canvas.legend(
-            loc="lower left", bbox_to_anchor=(0.04, -0.02), ncols=columns, fontsize=11, handletextpad=0.1, columnspacing=1
+            handles=axes.get_legend_handles_labels()[0],
+            loc="lower left",
+            bbox_to_anchor=(0.04, -0.02),
+            ncols=columns,
+            fontsize=11,
+            handletextpad=0.1,
+            columnspacing=1,
         )
         foot = 60 + 20 * -(-len(kinds) // columns)
         canvas.subplots_adjust(left=0.06, right=0.98, top=1 - 40 / (high + 120), bottom=foot / (high + 120))

@@ -54,8 +54,8 @@ def test_they_are_described_and_wide_enough_for_their_text(name):
         ("loss", "from 3.00 to 1.00 in 3 steps; validation loss lowest at step 2 with 1.90, at the end 2.20"),
         ("runs", "LoRA: 2 at 2e-05, 0.5 at 0.0002, 0.2 at 0.002; line at 0.15: rival"),
         ("curves", "Lines. It goes up. 9 at 2."),
-        ("bars", "GB: LoRA 19.0, QLoRA 8.7; line: T4, 16 GB, 15.8"),
-        ("parts", "GB: LoRA 19.0, QLoRA 8.7; line: T4, 15.8; line: RTX 3060, 12.6"),
+        ("bars", "line at 15.8: T4, 16 GB; LoRA: 19.0; QLoRA: 8.7."),
+        ("parts", "line at 15.8: T4; line at 12.6: RTX 3060; LoRA: 19.0; QLoRA: 8.7."),
         ("code books", "even has 1 of 3 values there"),
     ],
 )
@@ -164,7 +164,8 @@ def test_text_on_a_drawing_stands_within_it_and_on_a_light_ground(name):
         classes, x, y = text.get("class", "").split(), float(text.get("x")), float(text.get("y"))
         size = next((sizes[one] for one in classes if one in sizes), 15.3)
         weight = "bold" if {"b", "h"} & set(classes) else "normal"
-        length = TextPath((0, 0), text.text, size, prop=FontProperties(family="DejaVu Sans", weight=weight)).get_extents().width
+        font = FontProperties(family="DejaVu Sans", weight=weight)
+        length = TextPath((0, 0), text.text, size, prop=font).get_extents().width
         left = x if "l" in classes else x - length if "r" in classes else x - length / 2
         box = (left, y - 0.72 * size, left + length, y)
         assert box[0] >= 8 and box[2] <= wide - 8 and box[1] >= 8 and box[3] <= high - 4, text.text
