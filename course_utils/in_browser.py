@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def call(request: str) -> str:
         TypeError: the arguments are not the function's.
     """
     body = json.loads(request)
-    function = {"calculate": calculate, "check": check}[body["call"]]
-    return json.dumps(function(**body["arguments"]), allow_nan=False)
+    calls: dict[str, Callable[..., dict[str, Any]]] = {"calculate": calculate, "check": check}
+    return json.dumps(calls[body["call"]](**body["arguments"]), allow_nan=False)
 
 
 def calculate(id: str, choices: dict[str, Any]) -> dict[str, Any]:
