@@ -387,15 +387,9 @@ def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str, spread: str
             axes.spines[side].set_visible(False)
         axes.grid(axis="x", alpha=0.4)
         columns = max(1, min(3, len(kinds)))
-        canvas.legend(
-            handles=axes.get_legend_handles_labels()[0],
-            loc="lower left",
-            bbox_to_anchor=(0.04, -0.02),
-            ncols=columns,
-            fontsize=11,
-            handletextpad=0.1,
-            columnspacing=1,
-        )
+        handles, _ = axes.get_legend_handles_labels()
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.04, -0.02), "ncols": columns}
+        canvas.legend(handles=handles, fontsize=11, handletextpad=0.1, columnspacing=1, **place)
         foot = 60 + 20 * -(-len(kinds) // columns)
         canvas.subplots_adjust(left=0.06, right=0.98, top=1 - 40 / (high + 120), bottom=foot / (high + 120))
         return _finish(canvas, title, _alt(f"Chart. {title}", words))

@@ -561,9 +561,7 @@ def cost_figure(chosen: costs.Assumptions) -> Figure:
         if crossing is not None
         else f"Against {chosen.frontier}, fine-tuning never pays"
     )
-    return charts.lines(
-        lines, title, "requests a day", "dollars a day", log_x=(10, 1e3, 1e5, 1e7), log_y=True, marks=marks
-    )  # fmt: skip
+    return charts.lines(lines, title, "requests a day", "dollars a day", log_x=(10, 1e3, 1e5, 1e7), log_y=True, marks=marks)
 
 
 def _round(number: float) -> int:

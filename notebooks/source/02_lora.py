@@ -617,7 +617,7 @@ evidence.lesson_02.states_table()
 # These figures are lower bounds for plain Adam on one GPU: {{term:activation|activations}}, the intermediate
 # results that `backward()` needs, come on top, and LoRA saves hardly any of them. To count everything for
 # your own model and GPU, use `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal or the
-# explorer of lesson 03.
+# calculator of lesson 03.
 #
 # Now you can judge figures that you will meet elsewhere:
 
