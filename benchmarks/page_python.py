@@ -25,7 +25,8 @@ import time
 from pathlib import Path
 
 from common import write_results
-from course_utils.in_browser.calculators import CALCULATORS, calculate
+from course_utils.calculators import CALCULATORS
+from course_utils.in_browser import calculate
 from course_utils.publishing import calculators, pyodide
 
 import psutil

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_utils import costs, figures
+from course_utils import charts, costs
 from course_utils.data_prep import formats, pipeline
 from course_utils.data_prep.validation import count_tokens
 from course_utils.errors import CourseError
+from course_utils.figures import Figure
 from course_utils.files import write_whole
 from course_utils.pages import render
 
@@ -46,19 +47,21 @@ class _Group:
     examples: list[_Example]
 
 
-def flow(prepared: pipeline.Prepared) -> figures.Figure:
+def flow(prepared: pipeline.Prepared) -> Figure:
     """Draw a bar chart of the rows that are left after each step."""
     names = {"read": "export", "validate": "valid or fixed", "quality": "kept by the rules", "deduplicate": "no duplicates",
              "contamination": "not in the test set", "redact": "personal data out"}  # fmt: skip
-    return figures.bars({names[step]: count for step, count in prepared.counts}, "What is left after each step", "rows")
+    return charts.bars(
+        {names[step]: count for step, count in prepared.counts}, "What is left after each step", "rows", decimals=0
+    )
 
 
-def lengths(prepared: pipeline.Prepared, production: Sequence[str] = ()) -> figures.Figure:
+def lengths(prepared: pipeline.Prepared, production: Sequence[str] = ()) -> Figure:
     """Draw histograms of the prompts' lengths in words, after `prepare` and in production."""
     sets = {"prepared": [len(formats.prompt_of(row).split()) for row in prepared.rows]}
     if production:
         sets["production"] = [len(text.split()) for text in production]
-    return figures.histograms(sets, "Length of a prompt", "words")
+    return charts.histogram(sets, "Length of a prompt", "words")
 
 
 def cost_table(prepared: pipeline.Prepared, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from course_utils import claims
 from course_utils.errors import CourseError
-from course_utils.show.style import FONT, LINE, TONES, box, tone
 from course_utils.show.tables import Table
+from course_utils.style import FONT, LINE, TONES, box, tone
 
 TONE_OF = {claims.HOLDS: "good", claims.UNDER_A_CONDITION: "caution", claims.FAILS: "bad", claims.NOT_TESTED: "quiet"}
 LESSON_OF = {"D": "01", "L": "02", "Q": "03", "A": "04", "P": "05", "O": "06"}

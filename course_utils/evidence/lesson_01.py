@@ -544,10 +544,13 @@ def gpu_prices() -> Table:
     return _Linked(rows, f"Rented graphics cards; {served}", "card", "")
 
 
+WAYS = ("frontier model, long prompt", "small model, long prompt", "fine-tuned, hosted", "fine-tuned, own GPU")
+
+
 def cost_figure(chosen: costs.Assumptions) -> Figure:
     """Dollars a day by requests a day, everything included, with the volume from which fine-tuning pays."""
     ways, days = chosen.ways(), chosen.days
-    names = dict(zip(costs.WAYS, charts.WAYS))
+    names = dict(zip(costs.WAYS, WAYS))
     xs = [10 ** (power / 4) for power in range(4, 29)]
     lines = {names[name]: (xs, [way.total(n, days) / days for n in xs]) for name, way in ways.items()}
     crossing = chosen.break_even("hosted")
@@ -559,7 +562,7 @@ def cost_figure(chosen: costs.Assumptions) -> Figure:
         if crossing is not None
         else f"Against {chosen.frontier}, fine-tuning never pays"
     )
-    return charts.volumes(lines, title, marks)
+    return charts.lines(lines, title, "requests a day", "dollars a day", log_x=(10, 1e3, 1e5, 1e7), log_y=True, marks=marks)
 
 
 def _round(number: float) -> int:

@@ -80,9 +80,11 @@ def setting_curve(name: str) -> Figure:
         "alpha": "In a short run, more alpha helps",
         "learning rate": "The learning rate decides",
     }[name]
-    return charts.setting_curve(
-        {x: over_seeds(runs[x], "validation_loss") for x in sorted(runs)}, title, name, "validation loss (nats per token)",
-        {"full fine-tuning, at its best rate": average(best_full())},
+    values = sorted(runs)
+    return charts.lines(
+        {"LoRA: runs, and their mean": (values, [over_seeds(runs[x], "validation_loss") for x in values])},
+        title, name, "validation loss (nats per token)", log_x=values, log_y=name == "learning rate",
+        levels={"full fine-tuning, at its best rate": average(best_full())},
     )  # fmt: skip
 
 
@@ -137,7 +139,7 @@ def forgetting() -> Figure:
     series["before training"] = ([untrained["validation_loss"]], [untrained["prose_loss"]])
     same = average(best_full(), "prose_loss") < average(LORA, "prose_loss") and average(best_full()) <= average(LORA)
     title = "At its best rate, full fine-tuning forgot less" if same else "Lower left is better: learned, and forgot little"
-    return charts.trade_off(
+    return charts.lines(
         series, title, "validation loss on the task (nats per token)",
         "loss on everyday prose (nats per token)", log_x=True, notes=rates,
     )  # fmt: skip
@@ -446,7 +448,7 @@ def truncation_figure() -> Figure:
     """`truncation` as a figure."""
     task, shuffled = truncation()
     numbers = [float(name.split()[1]) for name in task]
-    return charts.trade_off(
+    return charts.lines(
         {
             "our task": (numbers, [100 * v for v in task.values()]),
             "shuffled answers, by heart": (numbers, [100 * v for v in shuffled.values()]),

@@ -83,7 +83,7 @@ def does_it_fit(model: str = MODEL, cards: Sequence[str] = ("rtx3060", "t4")) ->
     title = f"One training step of {model}, 1,024 tokens"
     if fits["QLoRA"] and not fits["LoRA"]:
         title = f"{model}: QLoRA fits where LoRA does not"
-    return charts.stacked(rows, title, "GB", limits)
+    return charts.bars(rows, title, "GB", limits)
 
 
 KEEP_16_BITS: dict[str, Any] = {"embeddings": "bfloat16"}  # of a 4-bit base alone
@@ -137,13 +137,6 @@ def prices(model: str = MODEL, batch_size: int = 8, length: int = 1024) -> Table
             "what it costs you": cost,
         }
     return Table(rows, f"{model}, starting from LoRA with {batch_size} × {length:,} tokens", "lever", "")
-
-
-def explorer(model: str = MODEL, **options: Any) -> Any:
-    """The same with controls: `widgets.memory_explorer`."""
-    from course_utils import widgets
-
-    return widgets.memory_explorer(model=model, **options)
 
 
 def paging(model: str = MODEL, length: int = 1024) -> Table:

@@ -21,8 +21,8 @@ from course_utils.errors import CourseError
 from course_utils.evidence import house_style
 from course_utils.evidence.cards import Verdict
 from course_utils.show.answers import Answers
-from course_utils.show.style import box, tone
 from course_utils.show.tables import Table
+from course_utils.style import box, tone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,7 +146,7 @@ def _rewards_figure(steps: Sequence[float], chosen: Sequence[float], rejected: S
     )  # fmt: skip
     title = f"{run}: {moved}, and the margin is {margin:.2f}"
     series = {"chosen": (steps, chosen), "rejected": (steps, rejected)}
-    return charts.curves(series, title, "step", f"implicit reward (mean of {SMOOTHED} steps)", alt_parts=[_ends(series)])
+    return charts.lines(series, title, "step", f"implicit reward (mean of {SMOOTHED} steps)", alt_parts=[_ends(series)])
 
 
 def recorded_log() -> Figure | Table:
@@ -784,7 +784,7 @@ def both_fall() -> Figure:
     series = {name: (steps, [row[i] for row in path]) for i, name in enumerate(("chosen", "rejected", "a third reply"))}
     fell = path[-1][0] < 0
     title = "The chosen reply became less likely, too" if fell else "The chosen reply became likelier"
-    return charts.curves(series, title, "step", "gain over the reference (nats)", alt_parts=[_ends(series)])
+    return charts.lines(series, title, "step", "gain over the reference (nats)", alt_parts=[_ends(series)])
 
 
 def _ends(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:

@@ -221,7 +221,7 @@ def meeting_curve() -> Figure:
     }
     alt_parts = [f"at {j} the package's bands meet in {100 * meets(j):.0f} %, the drawn ones in {100 * meets(j, 5, 2):.0f} %"
             for j in (0.2, 0.4, 0.6)]  # fmt: skip
-    return charts.curves(
+    return charts.lines(
         curves, "Pairs that are copies meet nearly always, strangers seldom", "Jaccard index of the two texts",
         "probability that they are compared, %", at={"counts as a copy": deduplication.SIMILAR}, alt_parts=alt_parts,
     )  # fmt: skip
@@ -309,7 +309,7 @@ def cut_by_limit(lengths: Sequence[int], default: int = 1024) -> Figure:
     cut = {limit: sum(length > limit for length in lengths) for limit in limits}
     share = [100 * cut[limit] / len(lengths) for limit in limits]
     alt_parts = [f"a limit of {limit} cuts {cut[limit]} of {len(lengths)} rows" for limit in (96, 128, 192, 256)]
-    return charts.curves(
+    return charts.lines(
         {"rows that are cut": (limits, share)}, "A limit that is too small takes the end of the answer, without a word",
         "max_length: tokens that the trainer keeps of a row", "rows that lose the end of their answer, %",
         at={f"TRL keeps {default:,}": default}, log_x=(64, 128, 256, 512, 1024, 2048), alt_parts=alt_parts,
@@ -439,7 +439,7 @@ def suspects_curve(export: RawExport, lines: Sequence[int], check: LabelCheck) -
         f"{wrong_found[-1]} after all {rows_read[-1]}",
         f"the paper's rule accuses {len(check.by_published_rule)}, {by_rule} rightly",
     ]
-    return charts.curves(
+    return charts.lines(
         {
             "from the top of our list": (list(rows_read), [float(n) for n in wrong_found]),
             "rows read at random": (list(rows_read), [n * len(wrong) / len(lines) for n in rows_read]),

@@ -270,7 +270,7 @@ def recorded_turn() -> Figure | Table:
     lowest, number = int(np.argmin(run["held"])) + 1, len(run["held"])
     title = f"Recorded, {results['few']} examples, {number} epochs: validation is lowest after epoch {lowest}, then it rises"
     lines = {"training": (range(1, number + 1), run["trained"]), "validation": (range(1, number + 1), run["held"])}
-    return charts.trade_off(lines, title, "epochs", "loss (nats per token)")
+    return charts.lines(lines, title, "epochs", "loss (nats per token)")
 
 
 def _task() -> Any:
@@ -308,7 +308,7 @@ def pair_curve(events: Iterable[Any], title: str) -> Figure:
     rows = metrics(events)
     steps = [data["step"] for data in rows]
     lines = {"loss": (steps, [data["train_loss"] for data in rows]), "ln 2": (steps, [float(np.log(2))] * len(steps))}
-    return charts.trade_off(lines, title, "step", "loss (nats per pair)")
+    return charts.lines(lines, title, "step", "loss (nats per pair)")
 
 
 def epochs_table(events: Iterable[Any]) -> Table:
@@ -517,7 +517,7 @@ def price_figure(sizes: Mapping[str, float], answer: float, up_to: int = 2400) -
     }
     first = turning_points(short, answer)[0]
     title = f"Beside the same model untuned, tuning is cheaper from a prompt of {first} tokens on"
-    return charts.trade_off(
+    return charts.lines(
         lines,
         title,
         "tokens in the untuned model's prompt",

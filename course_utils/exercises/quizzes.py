@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from course_utils.errors import CourseError
-from course_utils.show.style import escaped
+from course_utils.style import escaped
 
 
 @dataclass(frozen=True)

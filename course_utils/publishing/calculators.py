@@ -1,15 +1,19 @@
-"""What computes in the reader's browser: the files that a page needs, and a calculator as a piece of a page.
+"""What computes in the reader's browser: the files that a page needs, and calculators and exercises as pieces of a page.
 
     write_static(site, files)   the files, once for a book, below its first folder
     static()                    where pages find them
     head()                      for the page's head: style sheet and script
     fragment("memory")          where the calculator is to stand
+    exercise_fragment("lora-3") where the exercise is to stand: an editor, a check, a diagnosis and a hint
     write_page(folder)          a page with everything, for trying it without a book
 
 It knows nothing of the book that it stands in. The page's Python is started at the first change, in a worker, and runs
 `course_utils.in_browser`; the files can lie on any static host. From `file://`, where a browser starts no worker, the answer
 stands that was computed when the page was built, and the page says so. A book without Pyodide shows the answers of the build
 (`fragment("memory", live=False)`) and needs the style sheet alone (`write_style`).
+
+What the reader of an exercise wrote is kept in the browser's `localStorage`, under `finetuning-course/exercise/ID`: a JSON
+object with `source`, `tries` (wrong ones since the last right one), `passed` and `points`.
 
 Script, style, worker and the course's Python lie in a folder that is named after their content, Pyodide in one that is named
 after its version. So a browser that kept some of them from an earlier visit never runs old and new ones together, and loads
@@ -33,7 +37,11 @@ from typing import Any
 from markupsafe import Markup
 
 from course_utils import assets, pages
-from course_utils.in_browser.calculators import CALCULATORS, calculate
+from course_utils.calculators import CALCULATORS
+from course_utils.errors import CourseError
+from course_utils.exercises import EXERCISES
+from course_utils.exercises.checking import HINT_FROM
+from course_utils.exercises.definitions import strip_solution
 from course_utils.publishing import pyodide
 
 STATIC = "_static"  # of a website
@@ -42,12 +50,13 @@ STYLE, SCRIPT, WORKER = "course.css", "course.js", "worker.mjs"
 OWN_FILES = (STYLE, SCRIPT, WORKER)
 # Modules that a page's Python starts from; what they import at the top is found by reading them.
 ROOTS = (
-    "in_browser.calls",
-    "in_browser.calculators",
-    "in_browser.answers",
+    "in_browser",
+    "calculators",
+    "exercises",
     "evidence.lesson_03",  # by the challenge qlora-5, when it is checked
 )
 DATA = ("memory/architectures.json", "memory/shapes.json")
+LIBRARY_NAMES = {"numpy": "NumPy", "torch": "PyTorch", "sklearn": "scikit-learn"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same code gives the same file
 
 
@@ -176,7 +185,7 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     """Return a calculator with its answer, as HTML. Its heading is the page's own matter.
 
     Args:
-        id: a key of `in_browser.calculators.CALCULATORS`; at most once on a page.
+        id: a key of `calculators.CALCULATORS`; at most once on a page.
         live: whether its choices can be changed, for which the page needs Python; if not, they are listed.
         choices: choices to begin with instead of the defaults.
 
@@ -186,9 +195,9 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     """
     calculator = CALCULATORS[id]
     begin = calculator.defaults | choices
-    answer = calculate(id, begin)
-    if not answer["valid"]:
-        raise ValueError(answer["summary"])
+    answer = calculator.answer(begin)
+    if not answer.valid:
+        raise ValueError(answer.summary)
     return Markup(
         pages.render(
             "publishing/templates/calculator.html.j2",
@@ -196,23 +205,48 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
             live=live,
             begin=begin,
             as_json=json.dumps,
-            summary=answer["summary"],
-            details=Markup(answer["details"]),
+            summary=answer.summary,
+            details=Markup(answer.details),
+        )
+    )
+
+
+def exercise_fragment(id: str, statement: bool = False) -> Markup:
+    """Return an exercise as HTML: the editor, or where to run it. Its heading is the page's own matter.
+
+    Args:
+        id: the exercise; at most once on a page.
+        statement: whether to show what is asked, as it is written (Markdown); a lesson's page has it already.
+
+    Raises:
+        CourseError: unknown exercise.
+    """
+    if id not in EXERCISES:
+        raise CourseError(f"unknown exercise {id!r}; there are {', '.join(EXERCISES)}")
+    exercise = EXERCISES[id]
+    return Markup(
+        pages.render(
+            "publishing/templates/exercise.html.j2",
+            exercise=exercise,
+            statement=exercise.statement if statement else "",
+            stub=strip_solution(exercise.source()).partition("\n")[2],
+            libraries=" and ".join(LIBRARY_NAMES[name] for name in exercise.needs),
+            hint_from=HINT_FROM,
+            title=exercise.title,
+            hint=" ".join(exercise.hint.split()),
         )
     )
 
 
 def write_page(folder: Path, with_python: bool = True) -> Path:
     """Write a page with all calculators and all exercises, and its static files; returns the page."""
-    from course_utils.publishing import page_exercises
-
     write_static(folder, pyodide.prepare() if with_python else None)
     page = folder / "index.html"
     text = pages.render(
         "publishing/templates/in_browser.html.j2",
         head=head(),
         calculators=[(calculator.title, fragment(id)) for id, calculator in CALCULATORS.items()],
-        exercises=[(exercise.title, fragment) for exercise, fragment in page_exercises.all_fragments()],
+        exercises=[(exercise.title, exercise_fragment(id, statement=True)) for id, exercise in EXERCISES.items()],
     )
     page.write_text(text, encoding="utf-8")
     return page

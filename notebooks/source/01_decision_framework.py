@@ -13,8 +13,8 @@
 # INSTALL: rag,server
 
 # %%
-from course_utils import charts, drawings, evaluation, evidence, models, plans, show
-from course_utils import training, widgets
+from course_utils import charts, evaluation, evidence, models, plans, show
+from course_utils import training
 from course_utils.data_prep import load_catalogue
 from course_utils.decision import APPROACHES, decide
 from course_utils.evidence import lesson_01
@@ -69,7 +69,7 @@ lesson_01.picture()
 # That gives the order of the questions:
 
 # %%
-drawings.decision_tree()
+show.drawing("decision-tree")
 
 # %% [markdown]
 # | approach | when | what it costs | best for |
@@ -91,7 +91,7 @@ decide("behaviour", prompt_reaches=0.6, examples=300, requests_a_day=500)
 # next cell, set the same function to a project of your own.
 
 # %%
-widgets.decision_helper()
+show.calculator("decision")
 
 # %% [markdown]
 # The two limits in the tree, 85 % of the test messages right and 100 examples, are common rules of thumb. Section 6
@@ -197,7 +197,7 @@ voice.reveal(decision.approach, source="the helper")
 # well spent.
 
 # %%
-drawings.error_chain()
+show.drawing("error-chain")
 
 # %% [markdown]
 # Here is one by hand. A customer asks for the number of the key to the drawer of the Thackle desk. The model
@@ -776,20 +776,23 @@ lesson_01.frontier(catalogue)
 # 0.00004 dollars. So each request saves a tenth of a cent.
 #
 # On the other side are 40 hours of work on examples and tests. At 80 dollars an hour these cost 3,200
-# dollars, as much as three million requests save: some 9,000 a day for a year. The form does this sum with
-# the exact numbers of this lesson, and with yours. It also counts a second training within the year, which adds
+# dollars, as much as three million requests save: some 9,000 a day for a year. The picture does this sum with
+# the exact numbers of this lesson, the form below it with yours. Both also count a second training within the year, which adds
 # eight hours. (Its tokens are those of our small model's {{term:tokenizer}}; other models cut text a little otherwise.)
 
 # %%
 chosen = lesson_01.assumptions(tokens)
-widgets.cost_form(chosen, lesson_01.cost_figure)
+lesson_01.cost_figure(chosen)
+
+# %%
+show.calculator("costs", **vars(chosen))
 
 # %% [markdown]
-# The title gives the break-even against the large model. Look at the small model with the long prompt too: if
+# The picture's title gives the break-even against the large model. Look at the small model with the long prompt too: if
 # it is good enough for your task, it stays the cheapest far beyond the break-even. You pay for a GPU of your
 # own around the clock, whether requests come or not, so it wins only at volumes that few of us have.
 #
-# Change one assumption at a time and watch the break-even move. Two matter most: the model that you compare
+# Change one assumption in the form at a time and watch the break-even move. Two matter most: the model that you compare
 # with, and the hours of work. The price of the training run itself hardly shows. These are the prices behind
 # the figure, per token.
 
@@ -932,7 +935,7 @@ quiz("01")
 # reasons.
 
 # %%
-widgets.decision_helper(lesson_01.sentences(chosen), chosen)
+show.calculator("decision", evidence=lesson_01.sentences(chosen), assumptions=chosen)
 
 # %% [markdown]
 # Whatever it recommends, begin with twenty wrong answers. The last exercise turns section 3 into a program that sorts them.

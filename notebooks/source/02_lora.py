@@ -12,7 +12,7 @@
 # INSTALL: trl
 
 # %%
-from course_utils import charts, drawings, evidence, hardware, memory, models, plans, show, training
+from course_utils import charts, evidence, hardware, memory, models, plans, show, training
 from course_utils.data_prep import load_task
 from course_utils.exercises import check, quiz
 from course_utils.generation import generate
@@ -113,7 +113,7 @@ show.answers(
 # {{term:reinforcement learning}}, repeats the loop below. You will go round it once, slowly.
 
 # %%
-drawings.training_step()
+show.drawing("training-step")
 
 # %% [markdown]
 # **From text to numbers.** A model sees a list of numbers, not a conversation. The {{term:chat template}}
@@ -464,7 +464,7 @@ show.answers(
 # $\alpha$, sets how strongly the update counts.
 
 # %%
-drawings.lora()
+show.drawing("lora")
 
 # %% [markdown]
 # An example to follow with a pencil: three inputs, two outputs, rank 1, $\alpha = 2$.
@@ -600,7 +600,7 @@ show.table({
 # 4 bits.
 
 # %%
-drawings.memory_parts()
+show.drawing("memory")
 
 # %% [markdown]
 # Here is the same arithmetic for other models. {{term:mixed precision|Mixed precision}} is the 16 bytes of
@@ -614,7 +614,7 @@ evidence.lesson_02.states_table()
 # These figures are lower bounds for plain Adam on one GPU: {{term:activation|activations}}, the intermediate
 # results that `backward()` needs, come on top, and LoRA saves hardly any of them. To count everything for
 # your own model and GPU, use `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal or the
-# explorer of lesson 03.
+# calculator of lesson 03.
 #
 # Now you can judge figures that you will meet elsewhere:
 
@@ -773,7 +773,7 @@ print(f"validation loss after 10 steps: {trial.validation_losses[-1]:.2f}")
 # can be {{term:merge|merged}} into the weights or kept apart.
 
 # %%
-drawings.merging()
+show.drawing("merging")
 
 # %% [markdown]
 # First the file: your own data should look like this. Lesson 05 shows how to get there;

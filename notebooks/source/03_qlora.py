@@ -12,7 +12,7 @@
 # INSTALL: qlora,trl
 
 # %%
-from course_utils import charts, drawings, evidence, hardware, memory, models, plans
+from course_utils import charts, evidence, hardware, memory, models, plans
 from course_utils import quantization, show, training
 from course_utils.data_prep import load_task
 from course_utils.exercises import check, quiz
@@ -56,7 +56,7 @@ lesson.does_it_fit()
 # multiplies, and drops the copy. The notes are the adapter, whose numbers keep 16 or 32 bits.
 
 # %%
-drawings.four_bit_layer()
+show.drawing("four-bit-layer")
 
 # %% [markdown]
 # Look at the dashed box: the 16-bit copy of a matrix exists only for one product. Three things follow:
@@ -286,11 +286,12 @@ dense, _ = models.load()
 matrix = dense.model.layers[10].mlp.down_proj.weight.detach().float().cpu()
 blocks = matrix.reshape(-1, 64)
 nf4 = lesson.nf4_table()
-charts.code_books(
-    (blocks / blocks.abs().amax(1, keepdim=True))[:20_000].flatten().tolist(),
-    {"NF4": nf4.tolist(), "even": [i / 7 for i in range(-7, 8)]},
+charts.histogram(
+    {"weights": (blocks / blocks.abs().amax(1, keepdim=True))[:20_000].flatten().tolist()},
     "Many small weights, few large ones: NF4 has its values where they are",
     "weight, divided by the largest among 64 neighbours",
+    ticks={"NF4": nf4.tolist(), "even": [i / 7 for i in range(-7, 8)]},
+    bins=81,
 )
 
 # %% [markdown]
@@ -382,7 +383,7 @@ lesson.code_book_errors(matrix, quantize, dequantize)
 # EXERCISE: qlora-2
 
 # %%
-drawings.four_bit_storage()
+show.drawing("four-bit-storage")
 
 # %%
 guess = predict("A matrix has 4096 × 4096 weights. How many MB does it take in NF4?", unit="MB")
@@ -764,7 +765,7 @@ lesson.levers(model_name, card, batch_size, length)
 # controls here.
 
 # %%
-lesson.explorer(model_name)
+show.calculator("memory", model=model_name)
 
 # %% [markdown]
 # **When memory spikes.** Batches differ in length, so some steps need more than others. A {{term:paged optimizer}} keeps

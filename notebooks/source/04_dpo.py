@@ -13,7 +13,7 @@
 # INSTALL: trl
 
 # %%
-from course_utils import drawings, evaluation, evidence, hardware, memory, models
+from course_utils import evaluation, evidence, hardware, memory, models
 from course_utils import plans, show, training
 from course_utils.data_prep import load_preferences, load_task
 from course_utils.evidence import house_style
@@ -855,7 +855,7 @@ table
 # words and form are equal. The others come as twins.
 
 # %%
-drawings.twins()
+show.drawing("twins")
 
 # %% [markdown]
 # Every reply of the twins is chosen for one message and rejected for another. A rule that looks only at its
@@ -990,7 +990,7 @@ lesson.failures_table()
 # trained today with GRPO (Shao et al., 2024), whose idea fits in one picture.
 
 # %%
-drawings.grpo_group()
+show.drawing("grpo-group")
 
 # %% [markdown]
 # Was a reward of 0.8 good? That depends on the message: for an easy one it may be poor. So GRPO lets the model answer the same
@@ -1122,7 +1122,7 @@ lesson.collapse_table(untrained, after, is_valid, right)
 # {{term:RLHF}} (Ouyang et al., 2022). DPO does not need this extra model.
 
 # %%
-drawings.alignment_roads()
+show.drawing("alignment-roads")
 
 # %% [markdown]
 # **The reward model** is a language model whose output layer has a single number: the score of the reply before it. It
@@ -1135,7 +1135,7 @@ drawings.alignment_roads()
 # be spread over the tokens?
 
 # %%
-drawings.ppo_rollout()
+show.drawing("ppo-rollout")
 
 # %% [markdown]
 # Read the picture from the top. Every token is charged for how far it has moved from the reference (or gets a

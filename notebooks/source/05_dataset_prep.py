@@ -12,8 +12,8 @@
 # INSTALL: data
 
 # %%
-from course_utils import charts, data_prep, data_report, drawings, evidence, models, plans, show
-from course_utils import training, widgets
+from course_utils import charts, data_prep, data_report, evidence, models, plans, show
+from course_utils import training
 from course_utils.data_prep import formats, judging, load_task, pii, quality, similarity, truth
 from course_utils.data_prep.endpoint import client_for
 from course_utils.data_prep.validation import validate
@@ -360,7 +360,7 @@ print(f"Jaccard index {similarity.jaccard(one, other):.2f}, estimated from 128 n
 # only texts in one drawer are compared. This is locality-sensitive hashing (LSH), here with ten numbers:
 
 # %%
-drawings.banding()
+show.drawing("banding")
 
 # %% [markdown]
 # <details><summary><b>How probably do two texts meet in a drawer? A formula and its curve</b></summary>
@@ -758,7 +758,7 @@ lesson_05.suspects(prepared.rows, checked)
 # somebody's card number or name is a pseudonym.
 
 # %%
-widgets.review([prepared.rows[i] for i in checked.suspects[:6]])
+show.review([prepared.rows[i] for i in checked.suspects[:6]])
 
 # %%
 guess = predict("Somebody reads the first 60 of these. How many of the 40 wrong labels are there?")

@@ -15,7 +15,7 @@
 # INSTALL: server,data
 
 # %%
-from course_utils import drawings, evidence, show
+from course_utils import evidence, show
 from course_utils.data_prep import load_task
 from course_utils.evidence import lesson_06
 from course_utils.exercises import check, quiz
@@ -145,7 +145,7 @@ print(job.id, job.status)
 # everybody writes a loop. First look at what can happen to a job:
 
 # %%
-drawings.hosted_job()
+show.drawing("hosted-job")
 
 # %% [markdown]
 # A loop that waits for `succeeded` never ends when the job fails or is cancelled, and some hosts add final

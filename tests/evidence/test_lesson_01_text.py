@@ -252,13 +252,6 @@ def test_the_helper_says_of_the_four_companies_what_the_text_says():
     assert helper(gap="behaviour", prompt_reaches=0.88, examples=300, requests_a_day=60) == "prompt"
 
 
-def test_the_tree_has_the_helpers_limits():
-    from course_utils import drawings
-
-    defaults = drawings.decision_tree.__defaults__
-    assert defaults == (decision.GOOD_ENOUGH, decision.ENOUGH_EXAMPLES)
-
-
 def test_the_program_for_work_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     """The block of section 4, against a client that answers one question of three right."""
     import json

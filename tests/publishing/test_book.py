@@ -1,7 +1,5 @@
 """The book: built in time from the stored notebooks, whole, and readable by everybody, on a phone, in the dark, offline."""
 
-import importlib
-import inspect
 import json
 import re
 import resource
@@ -14,10 +12,11 @@ from show.test_style import contrast
 from support import SLOW
 from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
-from course_utils import assets, glossary, lessons
+from course_utils import assets, glossary, lessons, style
+from course_utils.calculators import CALCULATORS
 from course_utils.errors import CourseError
 from course_utils.exercises.quizzes import QUIZZES
-from course_utils.in_browser.calculators import CALCULATORS, calculate
+from course_utils.in_browser import calculate
 from course_utils.publishing import book as publishing_book
 from course_utils.publishing import calculators
 from course_utils.publishing.book import (
@@ -30,7 +29,6 @@ from course_utils.publishing.book import (
     sources,
     twins,
 )
-from course_utils.show import style
 
 HERE = Path(publishing_book.__file__).parent
 CSS = (HERE / "static" / "book.css").read_text(encoding="utf-8")
@@ -125,7 +123,7 @@ def test_a_page_begins_with_the_lesson_and_its_pictures_stand_without_their_call
         code = [("".join(cell["source"]), cell["metadata"]["tags"]) for cell in page if cell["cell_type"] == "code"]
         assert "import" in code[0][0] and "hide-input" in code[0][1], lesson.number
         for source, tags in code:
-            called = re.fullmatch(r"drawings\.\w+\([^()]*\)|quiz\(.*\)", source.strip())
+            called = re.fullmatch(r"show\.drawing\([^()]*\)|quiz\(.*\)", source.strip())
             assert ("remove-input" in tags) == bool(called), source
             drawings += "remove-input" in tags
     assert drawings >= 6
@@ -144,19 +142,13 @@ def test_every_reveal_belongs_to_a_guess():
         assert len(asked) == len(set(asked)) and set(asked) <= set(revealed), lesson.number
 
 
-def test_every_widget_that_a_lesson_shows_has_a_twin():
-    from course_utils import widgets
-
-    pattern, interactive = r"(?:widgets\.|show\.|lesson(?:_\d\d)?\.)(\w+)\(", set()
-    for number, lesson in lessons.LESSONS.items():
-        evidence = importlib.import_module(f"course_utils.evidence.lesson_{number}")
-        for name in re.findall(pattern, lessons.source_file(lesson.name).read_text(encoding="utf-8")):
-            theirs = getattr(evidence, name, None)
-            called = re.findall(r"widgets\.(\w+)\(", inspect.getsource(theirs)) if inspect.isfunction(theirs) else [name]
-            if any(one == "sort" or (hasattr(widgets, one) and one != "memory_bars") for one in called):
-                interactive.add(name)
-    assert {"explorer", "cost_form"} < interactive
-    assert {f"{name}(" for name in interactive} <= {call.split(".")[-1] for call in twins.LIVE}
+def test_every_widget_that_a_lesson_shows_has_a_note_for_readers_without_a_kernel():
+    shown = set()
+    for lesson in lessons.LESSONS.values():
+        shown |= set(re.findall(r"show\.\w+\(", lessons.source_file(lesson.name).read_text(encoding="utf-8")))
+    widgets = {f"show.{name}(" for name in ("calculator", "review", "sort")}
+    assert widgets <= shown and widgets == set(twins.LIVE)
+    assert twins.calculator_for('show.calculator(\n    "memory", model=name)') == "memory"
 
 
 def test_terms_lead_into_the_glossary_by_their_meaning():
@@ -218,10 +210,10 @@ def test_a_table_of_figures_stays_a_table_on_a_phone():
     assert "book-compared" in html("0.40") and "book-compared" not in html("lower, but it forgets more of what it knew")
 
 
-@pytest.mark.parametrize("source", ["lesson.kinds_table(pairs.train)", 'evidence.card("L5")', "drawings.lora()"])
+@pytest.mark.parametrize("source", ["lesson.kinds_table(pairs.train)", 'evidence.card("L5")', 'show.drawing("lora")'])
 def test_a_call_that_only_shows_something_is_told_from_code(source):
     """Its code is folded: it teaches nothing. Code that a reader could use is not, whatever it calls."""
-    starts = ("lesson.", "evidence.", "drawings.")
+    starts = ("lesson.", "evidence.", "show.drawing")
     assert lesson_pages.is_call_of(source, starts)
     assert not lesson_pages.is_call_of(f"rank = 8\n{source}", starts)
     assert not lesson_pages.is_call_of(f"table = {source}", starts) and not lesson_pages.is_call_of("%pip list", starts)

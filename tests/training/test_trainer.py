@@ -145,7 +145,7 @@ def test_history_says_and_draws_what_happened(tokenizer):
     _, history = run(tokenizer, max_steps=4, validation=DATA[:2])
     assert "4 steps" in str(history)
     figure = history.plot()
-    assert figure.png.startswith(b"\x89PNG")
+    assert figure.data.startswith(b"\x89PNG")
     assert "in 4 steps" in figure.alt
     assert history.tokens > history.scored_tokens > 0
 

@@ -10,14 +10,13 @@ from typing import Any
 
 from course_utils import glossary
 from course_utils.errors import CourseError
-from course_utils.in_browser.answers import on_page
+from course_utils.in_browser import on_page
 from course_utils.lessons import Lesson
 from course_utils.publishing import builder
 from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import (
     Calculators,
     Predictions,
-    calculator_for,
     exercise_field,
     exercise_note,
     live_note,
@@ -124,14 +123,14 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
         return []
     if "folded" in tags or _IMPORTS.search(source) or is_call_of(source, ("lesson.", "evidence.")):
         tags.append("hide-input")
-    if is_call_of(source, ("drawings.", "quiz")):
+    if is_call_of(source, ("show.drawing", "quiz")):
         tags.append("remove-input")
     outputs = [_output(output, source, predictions, pictures) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
     if below := widgets.placed(source) if widgets else "":
-        shown["outputs"] = [output for output in outputs if "<img" in json.dumps(output)]  # the answer is the calculator's
+        shown["outputs"] = []  # the answer is the calculator's
     else:
-        below = live_note(source, calculator_for(source) if widgets else "")
+        below = live_note(source, widgets is not None)
     return [shown, _markdown(below)] if below else [shown]
 
 

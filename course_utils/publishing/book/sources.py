@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import assets, glossary, lessons
+from course_utils.calculators import CALCULATORS
 from course_utils.errors import CourseError
 from course_utils.exercises.registry import EXERCISES
-from course_utils.in_browser.answers import on_page
-from course_utils.in_browser.calculators import CALCULATORS
+from course_utils.in_browser import on_page
 from course_utils.lessons import LESSONS, Lesson
 from course_utils.pages import render
 from course_utils.publishing import builder, calculators
@@ -42,7 +42,7 @@ API = {
     ),
     "Decide and pay": ("decision", "costs"),
     "Serve": ("openai_server", "openai_server.constrained"),
-    "Show": ("show", "charts", "figures", "drawings", "widgets", "glossary", "evidence"),
+    "Show": ("show", "charts", "figures", "calculators", "glossary", "evidence"),
     "Teach": ("exercises", "plans", "publishing", "publishing.book", "release", "grading.batch"),
 }  # fmt: skip
 

@@ -13,39 +13,34 @@ from html import escape, unescape
 from typing import Any
 
 from course_utils.evidence import lesson_01
-from course_utils.publishing import calculators, page_exercises
+from course_utils.publishing import calculators
 
 # Call in a cell's source → what the reader of a website should know about its output.
 LIVE = {
-    "decision_helper(": "In the notebook this is a form: change an answer, and the recommendation follows.",
-    "memory_explorer(": "In the notebook this picture has controls: model, method, rank, batch and length.",
-    "explorer(": "In the notebook this picture has controls: model, method, rank, batch and length.",
-    "cost_form(": "In the notebook this is a form: type in your own volume and prices, and the picture follows.",
-    "review(": "In the notebook you page through the rows, keep or drop each, and note why.",
+    "show.calculator(": "In the notebook this is a form: change a choice, and the answer follows.",
+    "show.review(": "In the notebook you page through the rows, keep or drop each, and note why.",
     "show.sort(": "In the notebook each card has buttons for sorting. Here, sort them in your head or on paper, then go on.",
 }
-
-# Call in a cell's source → the calculator that takes its place in a book whose pages have Python.
-CALCULATOR_OF = {"decision_helper(": "decision", "memory_explorer(": "memory", "explorer(": "memory", "cost_form(": "costs"}
 FENCE = "`" * 12  # around HTML, in which an answer may have fences of its own
 
 
-def live_note(source: str, calculator: str = "") -> str:
+def live_note(source: str, live: bool = False) -> str:
     """Markdown of the note below a widget's output; empty if the cell shows no widget.
 
     Args:
         source: the cell.
-        calculator: the one that does the same on a page, as far as a page can; "" if there is none.
+        live: whether pages have Python, so that the book's calculator does the same, as far as a page can.
     """
-    notes = [text for call, text in LIVE.items() if _calls(source, call)]
-    if notes and calculator:
+    notes = [text for call, text in LIVE.items() if call in source]
+    if live and calculator_for(source):
         notes.append("The [calculator](../calculators.md) answers here, without what this lesson has measured.")
     return "\n".join((":::{div} book-live", *notes, ":::")) if notes else ""
 
 
 def calculator_for(source: str) -> str:
-    """The calculator that a cell's widget has as its twin; "" if there is none."""
-    return next((id for call, id in CALCULATOR_OF.items() if _calls(source, call)), "")
+    """The calculator that a cell shows; "" if there is none."""
+    called = re.search(r'show\.calculator\(\s*"(\w+)"', source)
+    return called[1] if called else ""
 
 
 class Calculators:
@@ -72,10 +67,6 @@ class Calculators:
 def raw(html: str) -> str:
     """Markdown that brings HTML to the page as it is."""
     return f"{FENCE}{{raw}} html\n{html.strip()}\n{FENCE}"
-
-
-def _calls(source: str, call: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(call)}", source) is not None
 
 
 class Predictions:
@@ -132,7 +123,7 @@ def exercise_field(id: str, places: str) -> list[str]:
         id: of the exercise.
         places: links to where it can be run, as Markdown.
     """
-    return [raw(page_exercises.fragment(id)), f":::{{div}} book-elsewhere book-exercise exercise-{id}\n{places}\n:::"]
+    return [raw(calculators.exercise_fragment(id)), f":::{{div}} book-elsewhere book-exercise exercise-{id}\n{places}\n:::"]
 
 
 def exercise_note(id: str, function: str, places: str) -> str:

@@ -31,7 +31,7 @@
       else promise?.reject(new Error(error));
     },
 
-    // A request of `course_utils.in_browser.calls`; `ready` is called when Python has started and sets to work.
+    // A request of `course_utils.in_browser`; `ready` is called when Python has started and sets to work.
     ask(call, args, ready = () => {}) {
       return new Promise((resolve, reject) => {
         try {

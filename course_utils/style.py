@@ -1,7 +1,8 @@
-"""Colours and boxes that all parts of a lesson share, as inline CSS: a notebook's output cannot count on a style sheet.
+"""Colours and boxes that everything shown in the course shares: charts, tables, cards, calculators and drawings.
 
-Each pair of text and background has a contrast of at least 4.5:1 (`tests/show/test_style.py` computes it). The background
-is always given with the text, so that a dark theme cannot make one of the two vanish.
+Boxes carry inline CSS, since a notebook's output can't count on a style sheet. Each pair of text and background has a
+contrast of at least 4.5:1 (`tests/test_style.py` computes it), and the background is always given with the text, so that a
+dark theme can't make one of the two vanish. The drawings in `drawings/` use the same colours.
 """
 
 from __future__ import annotations
@@ -20,6 +21,34 @@ TONES = {
     "bad": ("#8f3a00", "#fdeee3"),
     "caution": ("#6b4e00", "#fdf5dc"),
 }
+# Method → colour and marker, the same in every lesson; dark enough for text on white.
+METHODS: dict[str, tuple[str, str]] = {
+    "before training": (QUIET, "X"),
+    "LoRA": ("#0072b2", "o"),
+    "QLoRA": ("#08783e", "s"),
+    "full fine-tuning": ("#b34700", "^"),
+    "SFT on chosen": ("#4b3f99", "v"),
+    "DPO": ("#a0457f", "D"),
+    "ORPO": ("#7a5d00", "p"),
+    "GRPO": (TEXT, "*"),
+    "KTO": ("#006b75", "P"),
+    "IPO": ("#8c1d18", "<"),
+    "SimPO": ("#5b6b00", ">"),
+}
+# What is drawn in several lessons and is no method.
+LOOKS = {
+    "training": ("#0072b2", "o"),
+    "validation": ("#b34700", "^"),
+    "frontier model, long prompt": ("#a0457f", "D"),
+    "small model, long prompt": ("#7a5d00", "v"),
+    "fine-tuned, hosted": ("#0072b2", "o"),
+    "fine-tuned, own GPU": (QUIET, "s"),
+}
+# All other lines, in their order.
+SERIES = (("#0072b2", "o"), ("#08783e", "s"), ("#a0457f", "D"), ("#7a5d00", "v"), ("#b34700", "^"), (QUIET, "X"))
+ACCENT, MUTED, LIMIT = "#0072b2", "#8894a0", "#8f3a00"
+# Parts of a bar: fill and hatching, so that they differ without colour too.
+PARTS = ((QUIET, ""), ("#0072b2", "//"), ("#e0a100", ".."), (LINE, "xx"), ("#08783e", "\\\\"), ("#a0457f", "++"))
 FONT = "font-family:system-ui,sans-serif;font-size:14px;line-height:1.45"
 
 

@@ -1,19 +1,23 @@
-"""Three calculators: fields to fill in, and an answer as HTML, computed by the course's own functions.
+"""Calculators: what a learner can choose, and the answer as HTML, computed by the course's own functions.
 
-The same function gives the answer that stands on a page when it is built and, in the page's Python, every later one.
+Each has one definition. In a notebook `show.calculator` shows it as a form, and the answer to its first choices is what a
+stored notebook keeps; on a page of the book its fields are those of the page and the same function answers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from html import escape
 from numbers import Real
 from typing import Any
 
 from course_utils import costs, decision, memory
 from course_utils.errors import CourseError
+from course_utils.show.tables import Table
+from course_utils.style import PARTS
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,17 @@ class Field:
             raise CourseError(f"{self.label}: {kind} from {self.low:,} to {self.high:,}, please")
         return int(choice) if self.whole else choice
 
+    def starting(self, choice: Any) -> Field:
+        """The field with another choice to begin with, which is added to its options if it is none of them."""
+        known = not self.options or choice in [option for option, _ in self.options]
+        return replace(self, default=choice, options=self.options if known else ((choice, str(choice)), *self.options))
+
+    def written(self, choice: Any) -> str:
+        """The choice as people read it."""
+        if self.options:
+            return dict(self.options)[choice]
+        return ("yes" if choice else "no") if isinstance(self.default, bool) else f"{choice:,}"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -63,10 +78,12 @@ class Answer:
     Attributes:
         summary: one or two sentences, text; a screen reader reads them at each change.
         details: HTML.
+        valid: whether the choices were; if not, the summary says what is wrong.
     """
 
     summary: str
     details: str
+    valid: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,7 @@ class Calculator:
         source: the function of the course that computes the answer.
         fields: what it asks.
         compute: takes the checked choices, by name.
+        fixed: names of what else `compute` takes, and the form doesn't ask.
     """
 
     id: str
@@ -86,48 +104,36 @@ class Calculator:
     source: str
     fields: tuple[Field, ...]
     compute: Callable[..., Answer]
+    fixed: tuple[str, ...] = ()
 
     @property
     def defaults(self) -> dict[str, Any]:
         """The choices to begin with, by name."""
         return {field.name: field.default for field in self.fields}
 
+    def starting(self, **choices: Any) -> Calculator:
+        """The calculator with other choices to begin with; those for `fixed` hold for every answer.
 
-def calculate(id: str, choices: dict[str, Any]) -> dict[str, Any]:
-    """Compute an answer.
+        Raises:
+            CourseError: a name that is none of the calculator's.
+        """
+        fixed = {name: value for name, value in choices.items() if name not in self.defaults}
+        if unknown := [name for name in fixed if name not in self.fixed]:
+            known = ", ".join([*self.defaults, *self.fixed])
+            raise CourseError(f"the calculator {self.id!r} has no {', '.join(unknown)}; it has {known}")
+        chosen = tuple(field.starting(choices.get(field.name, field.default)) for field in self.fields)
+        return replace(self, fields=chosen, compute=partial(self.compute, **fixed))
 
-    Args:
-        id: a key of CALCULATORS.
-        choices: a choice for each of the calculator's fields, by name.
+    def answer(self, choices: Mapping[str, Any]) -> Answer:
+        """Compute the answer to a choice for each field, by name.
 
-    Returns:
-        `summary` (text), `details` (HTML) and `valid`: whether the choices were; if not, `summary` says what is wrong.
-
-    Raises:
-        KeyError: no such calculator, or a choice is missing.
-    """
-    calculator = CALCULATORS[id]
-    try:
-        answer = calculator.compute(**{field.name: field.checked(choices[field.name]) for field in calculator.fields})
-    except CourseError as error:
-        return {"summary": f"{error}.", "details": "", "valid": False}
-    return {"summary": answer.summary, "details": answer.details, "valid": True}
-
-
-# -- HTML ---------------------------------------------------------------------------------------------------------------
-
-
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], look: str = "") -> str:
-    """A table whose first column names its rows; each cell knows its column's name, which a narrow page shows beside it."""
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = ""
-    for first, *cells in rows:
-        values = "".join(f'<td data-label="{escape(name)}">{escape(cell)}</td>' for name, cell in zip(head[1:], cells))
-        body += f'<tr><th scope="row">{escape(first)}</th>{values}</tr>'
-    return (
-        f'<table class="course-table {look}"><caption>{escape(caption)}</caption><thead><tr>{names}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
-    )
+        Raises:
+            KeyError: a choice is missing.
+        """
+        try:
+            return self.compute(**{field.name: field.checked(choices[field.name]) for field in self.fields})
+        except CourseError as error:
+            return Answer(f"{error}.", "", valid=False)
 
 
 def _list(heading: str, items: Iterable[str]) -> str:
@@ -136,49 +142,55 @@ def _list(heading: str, items: Iterable[str]) -> str:
     return f"<p><b>{escape(heading)}</b></p><ul>{lines}</ul>" if lines else ""
 
 
-def _bar(parts: Sequence[tuple[str, float]], limit: float, limit_name: str) -> str:
-    """Parts as a stacked bar, with a line at a limit. For the eye alone: the table under it says the same.
-
-    The style sheet gives the parts their colours by their order, and the table's rows too.
-    """
-    widest = max(sum(size for _, size in parts), limit)
-    widths = [f"{100 * size / widest:.2f}%" for _, size in parts]
-    pieces = "".join(f'<span class="course-part" style="width:{width}"></span>' for width in widths)
-    place = 100 * limit / widest
-    return (
-        f'<div class="course-bar" aria-hidden="true">{pieces}<i class="course-limit" style="left:{place:.2f}%"></i></div>'
-        f'<p class="course-bar-note" aria-hidden="true">the line: {escape(limit_name)}</p>'
-    )
-
-
-def _dollars(amount: float) -> str:
-    """An amount with as many digits as are of use."""
-    return f"${amount:,.0f}" if amount >= 100 else f"${amount:,.2f}"
-
-
 # -- will it fit? -------------------------------------------------------------------------------------------------------
 
-METHODS = (("full", "full fine-tuning"), ("lora", "LoRA"), ("qlora", "QLoRA (4-bit base)"))
+METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (4-bit base)"}
 RANKS = (4, 8, 16, 32, 64, 128, 256)
+GROUPS = {  # what the bars show → parts of an estimate
+    "weights": ("weights", "other models"),
+    "what is trained, with its states": ("adapter", "gradients", "optimizer"),
+    "activations and logits": ("activations", "logits"),
+    "the card's own needs": ("overhead",),
+}
+
+
+def _bars(estimates: Mapping[str, Mapping[str, float]], limit: float, limit_name: str) -> str:
+    """A stacked bar for each method, with a line at a limit. For the eye alone: the table under it says the same."""
+    widest = max(limit, *(sum(parts.values()) for parts in estimates.values()))
+    place = f'<i style="position:absolute;left:{100 * limit / widest:.2f}%;top:-3px;bottom:-3px;border-left:3px dashed"></i>'
+    rows = ""
+    for method, parts in estimates.items():
+        pieces = "".join(
+            f'<span style="width:{100 * sum(parts[name] for name in names) / widest:.2f}%;background:{colour}"></span>'
+            for names, (colour, _) in zip(GROUPS.values(), PARTS)
+        )
+        rows += f'<div>{METHODS[method]}</div><div style="position:relative;display:flex;height:1.2em">{pieces}{place}</div>'
+    square = '<span style="display:inline-block;width:.8em;height:.8em;background:{}"></span> {}'
+    key = " ".join(square.format(colour, name) for name, (colour, _) in zip(GROUPS, PARTS))
+    return f'<div aria-hidden="true" style="max-width:40em">{rows}<p>{key} ┆ {escape(limit_name)}</p></div>'
 
 
 def _will_it_fit(model: str, method: str, rank: int, batch_size: int, length: int, checkpointing: bool, gpu: str) -> Answer:
     # Full fine-tuning keeps its trained weights in 32 bits; a frozen base has 16, or 4.
-    precision = "amp" if method == "full" else "bf16"
-    estimate = memory.estimate(
-        model, method, rank=rank, batch_size=batch_size, length=length, checkpointing=checkpointing, precision=precision
-    )
-    parts = [(name, size) for name, size in estimate.rows() if size]
-    limit = memory.gpu_memory(gpu)
-    table = _table(
-        "Peak memory of one training step",
-        ("part", "GB"),
-        [*((name, f"{size / 1e9:.2f}") for name, size in parts), ("together", f"{estimate.total / 1e9:.2f}")],
-        "course-parts",
-    )
-    notes = [f"The peak is at: {estimate.phase}.", f"Precision: {precision}.", *estimate.warnings]
-    details = _bar(parts, limit, f"{gpu}, {limit / 1e9:.1f} GB") + table + _list("Notes", notes)
-    return Answer(f"{estimate.total / 1e9:.1f} GB at the peak: {memory.advice(estimate, model, gpu)}.", details)
+    estimates = {
+        name: memory.estimate(
+            model, name, rank=rank, batch_size=batch_size, length=length, checkpointing=checkpointing,
+            precision="amp" if name == "full" else "bf16",
+        )
+        for name in METHODS
+    }  # fmt: skip
+    parts = {name: dict(estimate.rows()) for name, estimate in estimates.items()}
+    limit, chosen = memory.gpu_memory(gpu), estimates[method]
+    rows = {
+        part: {METHODS[name]: round(sizes[part] / 1e9, 2) for name, sizes in parts.items()}
+        for part in parts[method] if any(sizes[part] for sizes in parts.values())
+    }  # fmt: skip
+    rows["together"] = {METHODS[name]: round(estimate.total / 1e9, 2) for name, estimate in estimates.items()}
+    table = Table(rows, "Peak memory of one training step, GB", "part", "together")._repr_html_()
+    notes = [f"The peak is at: {chosen.phase}.", f"Precision: {chosen.plan.precision}.", *chosen.warnings]
+    details = _bars(parts, limit, f"{gpu}, {limit / 1e9:.1f} GB") + table + _list(f"Notes on {METHODS[method]}", notes)
+    summary = f"{METHODS[method]}: {chosen.total / 1e9:.1f} GB at the peak: {memory.advice(chosen, model, gpu)}."
+    return Answer(summary, details)
 
 
 _FIT = Calculator(
@@ -187,7 +199,7 @@ _FIT = Calculator(
     "course_utils.memory.estimate",
     (
         Field("model", "Model", "Llama-3.1-8B", tuple((name, name) for name in memory.ARCHITECTURES)),
-        Field("method", "Method", "qlora", METHODS),
+        Field("method", "Method", "qlora", tuple(METHODS.items())),
         Field("rank", "Rank of the adapter", 16, tuple((rank, str(rank)) for rank in RANKS)),
         Field("batch_size", "Sequences in a micro-batch", 1, low=1, high=1024),
         Field("length", "Length, tokens", 1024, low=1, high=131_072),
@@ -206,6 +218,11 @@ WAY_LABELS = {
     "hosted": "fine-tuned, served per token",
     "self-hosted": "fine-tuned, on rented GPUs",
 }
+
+
+def _dollars(amount: float) -> str:
+    """An amount with as many digits as are of use."""
+    return f"${amount:,.0f}" if amount >= 100 else f"${amount:,.2f}"
 
 
 def _pays_from(assumptions: costs.Assumptions, way: str) -> str:
@@ -239,19 +256,22 @@ def _what_it_costs(requests_a_day: int, **choices: Any) -> Answer:
     assumptions = costs.Assumptions(**choices)
     ways = assumptions.ways()
     totals = {name: way.total(requests_a_day, assumptions.days) for name, way in ways.items()}
-    rows = []
-    for name, way in ways.items():
-        fixed = replace(way, setup=0.0, request=0.0).total(requests_a_day, 1)
-        amounts = (way.setup, 1000 * way.request, fixed, totals[name])
-        rows.append((WAY_LABELS[name], *map(_dollars, amounts), _pays_from(assumptions, name)))
-    days = f"in {assumptions.days:,} days"
-    head = ("way", "once", "per 1,000 requests", "rent and care a day", days, "beats the first from")
-    table = _table(f"{requests_a_day:,} requests a day", head, rows)
+    rows = {
+        WAY_LABELS[name]: {
+            "once, $": way.setup,
+            "per 1,000 requests, $": 1000 * way.request,
+            "rent and care a day, $": replace(way, setup=0.0, request=0.0).total(requests_a_day, 1),
+            f"in {assumptions.days:,} days, $": totals[name],
+            "beats the first from": _pays_from(assumptions, name),
+        }
+        for name, way in ways.items()
+    }
     cheapest = min(totals, key=lambda name: totals[name])
     volume = assumptions.break_even("hosted")
     pays = "never pays" if volume is None else f"pays from {math.ceil(volume):,} requests a day on"
     summary = f"Cheapest: {WAY_LABELS[cheapest]}, {_dollars(totals[cheapest])} in {assumptions.days:,} days. "
     summary += f"Against prompting {assumptions.frontier}, a fine-tuned {assumptions.small} served per token {pays}."
+    table = Table(rows, f"{requests_a_day:,} requests a day", "way", WAY_LABELS[cheapest])._repr_html_()
     return Answer(summary, table + _list("Prices", _price_notes(assumptions, ways)))
 
 
@@ -281,6 +301,7 @@ _COST = Calculator(
         _assumed("cache", "The prompt cache is used"),
     ),
     _what_it_costs,
+    tuple(field.name for field in fields(costs.Assumptions)),
 )  # fmt: skip
 
 
@@ -292,11 +313,7 @@ SHARES = ((None, "not measured"), *((step / 100, f"{step} %") for step in range(
 
 def _what_to_try(**answers: Any) -> Answer:
     recommendation = decision.decide(**answers)
-    where = "on your own machines" if recommendation.host == "own" else "anywhere"
-    details = _list("Because", recommendation.reasons) + f"<p><b>Next:</b> {escape(recommendation.next_step)}.</p>"
-    return Answer(
-        f"Try: {recommendation.approach} ({where}).", details + _list("What would change it", recommendation.changes)
-    )
+    return Answer(recommendation.headline, recommendation.details)
 
 
 def _question(name: str, label: str, allowed: Any) -> Field:
@@ -316,6 +333,7 @@ _DECIDE = Calculator(
     "course_utils.decision.decide",
     tuple(_question(name, label, allowed) for name, (label, allowed) in decision.QUESTIONS.items()),
     _what_to_try,
+    ("evidence", "assumptions"),
 )
 
 CALCULATORS = {calculator.id: calculator for calculator in (_FIT, _COST, _DECIDE)}
