@@ -1,4 +1,4 @@
-"""What lesson 03 shows and claims: memory from published shapes, 4-bit storage beside bitsandbytes, and this machine's runs.
+"""What lesson 03 shows: memory from published shapes, 4-bit storage beside bitsandbytes, and this machine's runs.
 
 Estimates are those of `course_utils.memory`, with one part that these leave out: `prepare_model_for_kbit_training` turns
 what is not in 4 bits (embedding, head, norms) into float32.
@@ -7,15 +7,11 @@ what is not in 4 bits (embedding, head, norms) into float32.
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from course_utils import assets, charts, claims, evaluation, hardware, memory
-from course_utils.errors import CourseError
-from course_utils.evidence import lesson_02
-from course_utils.evidence.cards import Verdict
+from course_utils import assets, charts, evaluation, hardware, memory
 from course_utils.show.tables import Table
 from course_utils.training.objectives.encoding import encode_completion, encode_prompt
 
@@ -29,8 +25,6 @@ if TYPE_CHECKING:
     from course_utils.training import History
 
 MODEL = "Llama-3.1-8B"
-# bits of a weight in NF4 with double quantization: code, share of an 8-bit scale, share of that scale's 32-bit scale
-NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 MIXED = {"full": {"precision": "amp"}}  # trained weights keep 32 bits; an adapter's do anyway
 ONE_STEP = {"batch_size": 1, "length": 1024, "checkpointing": True}
 GPU_LABELS = {"rtx3060": "RTX 3060, 12 GB", "t4": "T4, 16 GB", "rtx4090": "RTX 4090, 24 GB", "l4": "L4, 24 GB",
@@ -40,12 +34,6 @@ METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 
 
 # -- memory of a step -------------------------------------------------------------------------------------------------------
-
-
-def unquantized(model: str) -> int:
-    """Parameters that a 4-bit base keeps in 16 bits: embedding and head (norms are left out; they are few)."""
-    shape = memory.ARCHITECTURES[model]
-    return int((1 if shape.get("tie_word_embeddings") else 2) * shape["vocab_size"] * shape["hidden_size"])
 
 
 def step_parts(model: str = MODEL, method: str = "qlora", embeddings: str = "float32", **options: Any) -> dict[str, float]:
@@ -253,84 +241,6 @@ def code_book_errors(weight: torch.Tensor, quantize: Callable, dequantize: Calla
     return Table(rows, "Error of the restored weights", "the sixteen values", "NF4")
 
 
-def judge_Q1() -> Verdict:
-    """Weight memory in 16 bits over that in NF4, for linear layers and for whole models."""
-    names = ("Llama-2-7B", "Llama-3.1-8B", "Llama-3.1-70B", "SmolLM2-135M")
-    whole = {n: memory.estimate(n, "lora").weights / memory.estimate(n, "qlora").weights for n in names}
-    linear = 16 / NF4_BITS
-    eight = "Llama-3.1-8B"
-    prepared = memory.estimate(eight, "lora").weights / memory.estimate(eight, "qlora", embeddings="float32").weights
-    sentence = (
-        f"The linear layers shrink {linear:.2f} times, since scales take their share. Embedding and head stay in 16 bits, "
-        f"so whole models shrink less: Llama-2-7B {whole['Llama-2-7B']:.1f} times, Llama-3.1-8B with its four times larger "
-        f"vocabulary {whole['Llama-3.1-8B']:.1f}, the 135M model {whole['SmolLM2-135M']:.1f}. In training it is less again: "
-        f"prepare_model_for_kbit_training makes them float32, which leaves Llama-3.1-8B {prepared:.1f} times."
-    )
-    rows = {name: {"16 bits, GB": memory.estimate(name, "lora").weights / 1e9, "NF4, GB":
-                   memory.estimate(name, "qlora").weights / 1e9, "times smaller": ratio}
-            for name, ratio in whole.items()}  # fmt: skip
-    holds = all(ratio > 3.8 for ratio in (linear, *whole.values()))
-    return Verdict(
-        claims.HOLDS if holds else claims.FAILS, sentence, (Table(rows, "Weights of whole models", "model", ""),),
-        "Exact counts from published shapes. In a run, prepare_model_for_kbit_training adds 2 bytes per unquantized weight.",
-    )  # fmt: skip
-
-
-def judge_Q3() -> Verdict:
-    """Weights and a whole step of Llama-3.1-70B and Llama-2-70B, beside two sizes of A100."""
-    rows = {}
-    for name in ("Llama-2-70B", "Llama-3.1-70B"):
-        rows[name] = {
-            "weights in 16 bits, GB": round(memory.estimate(name, "lora").weights / 1e9, 1),
-            "its linear layers in NF4, GB": round(
-                memory.estimate(name, "qlora").weights / 1e9 - 2 * unquantized(name) / 1e9, 1
-            ),
-            "one QLoRA step, GB": round(step_gb(name, "qlora", embeddings="bfloat16"), 1),
-            "A100, 40 GB": _fits(step_gb(name, "qlora", embeddings="bfloat16"), "a100-40gb"),
-            "A100, 80 GB": _fits(step_gb(name, "qlora", embeddings="bfloat16"), "a100"),
-        }
-    steps = [round(step_gb(name, "qlora", embeddings="bfloat16"), 1) for name in rows]
-    linear = (memory.estimate("Llama-2-70B", "qlora").weights - 2 * unquantized("Llama-2-70B")) / 1e9
-    sentence = (
-        f"The 16-bit figure is right. The other is that of the linear layers alone ({linear:.0f} GB); one step also holds "
-        f"embeddings, adapter and activations, {min(steps):.0f} to {max(steps):.0f} GB at 1,024 tokens. One A100 is enough "
-        f"if it has 80 GB. With 40 GB (really {memory.gpu_memory('a100-40gb') / 1e9:.1f}) Llama-3.1-70B does not fit; "
-        "Llama-2-70B is too close to call with its embeddings in 16 bits, and with those in 32, as the "
-        "recipe of section 2 has them, "
-        f"it takes {step_gb('Llama-2-70B', 'qlora'):.1f} GB."
-    )
-    return Verdict(
-        claims.HOLDS if max(steps) <= 36 else claims.FAILS, sentence, (Table(rows, "70B models", "model", ""),),
-        "Estimated from published shapes: batch 1, 1,024 tokens, checkpointing, rank 16 on all linear layers, embeddings in "
-        "16 bits. Others report 41 GB (Unsloth's table) and 48 GB (LLaMA-Factory's README, August 2026).",
-    )  # fmt: skip
-
-
-def _fits(gb: float, card: str) -> str:
-    return "fits" if 1e9 * gb <= memory.gpu_memory(card) else "no"
-
-
-def judge_Q4() -> Verdict:
-    """The printed counts beside those of the model they are printed for."""
-    attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    count, other = memory.count_parameters(MODEL, 16, attention), memory.count_parameters(MODEL, 8)
-    claimed = (20_971_520, 8_051_249_152)
-    rows = {
-        "as claimed": {"trained": claimed[0], "in all": claimed[1], "share, %": f"{100 * claimed[0] / claimed[1]:.4f}"},
-        "rank 16 on q, k, v, o": {"trained": count.trainable, "in all": count.total, "share, %": f"{count.percent:.4f}"},
-        "rank 8 on all seven": {"trained": other.trainable, "in all": other.total, "share, %": f"{other.percent:.4f}"},
-    }
-    if (count.trainable, count.total) == claimed:
-        return Verdict(claims.HOLDS, f"Counted: {count}.")
-    same = " That is the count of rank 8 on all seven projections." if other.trainable == claimed[0] else ""
-    sentence = (
-        f"Counted, rank 16 on q, k, v and o trains {count.trainable:,} of {count.total:,} parameters, {count.percent:.4f} "
-        f"%. The claimed {claimed[0]:,} is too high: four heads of this model share one key and value, so that k and v are "
-        f"narrower than q.{same}"
-    )
-    return Verdict(claims.FAILS, sentence, (Table(rows, MODEL, "adapter", ""),), "Exact counts from the published shape.")
-
-
 # -- quality of the base ----------------------------------------------------------------------------------------------------
 
 
@@ -391,7 +301,7 @@ def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | No
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from course_utils import hardware, models
+    from course_utils import models
 
     getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)  # it reports each 8-bit product in another format
 
@@ -445,9 +355,9 @@ def formats_table(measured: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(rows, "The same model, loaded in four formats", "format", "NF4")
 
 
-def _interval(score: Score, decimals: int = 0, factor: float = 1.0) -> str:
-    low, high = factor * score.low, factor * score.high
-    return f"{factor * score.value:+.{decimals}f} ({low:+.{decimals}f} to {high:+.{decimals}f})"
+def _interval(score: Score, decimals: int = 0, factor: float = 1.0, minus: float = 0.0) -> str:
+    value, low, high = (f"{factor * (number - minus):+.{decimals}f}" for number in (score.value, score.low, score.high))
+    return f"{value} ({low} to {high})"
 
 
 # -- learning and speed -----------------------------------------------------------------------------------------------------
@@ -532,110 +442,21 @@ PUBLISHED_PACE = {
 READ = "2026-11-27"
 
 
-def judge_Q2(pace: Mapping[str, Score]) -> Verdict:
-    """The claim is about GPUs: one measures at most one of them, so that others' figures stand beside this machine's.
-
-    Args:
-        pace: tokens of a step → time of QLoRA relative to LoRA, on this machine.
-    """
-    low, high = 100 * min(PUBLISHED_PACE.values()), 100 * max(PUBLISHED_PACE.values())
-    inside = sum(0.2 <= value <= 0.3 for value in PUBLISHED_PACE.values())
-    here = " and ".join(f"{100 * (s.value - 1):+.0f} % at {tokens} tokens a step" for tokens, s in pace.items())
-    used = "" if hardware.detect().kind == "cuda" else " and none was used"
-    sentence = (
-        f"The claim is about GPUs{used}. On this machine a step took {here}. Others measured {low:+.0f} to "
-        f"{high:+.0f} % on GPUs, depending on software, card and batch; {inside} of their {len(PUBLISHED_PACE)} figures "
-        f"{'lies' if inside == 1 else 'lie'} between 20 and 30 %."
-    )
-    published = {name: {"more time, %": f"{100 * value:+.0f}"} for name, value in PUBLISHED_PACE.items()}
-    own = {
-        f"{tokens} tokens a step": {"more time, % (95 % interval)": _interval(_less_one(s), 0, 100)}
-        for tokens, s in pace.items()
-    }
-    return Verdict(
-        claims.NOT_TESTED, sentence,
-        (Table(own, "This machine: forward and backward pass, in turns", "step", ""),
-         Table(published, f"Published by others, read by {READ}", "source", "")),
-        "What would settle it: the same measurement on your card and batch. Each matrix is dequantized once per pass, "
-        "so that the share tends to shrink with more tokens in a step.",
-    )  # fmt: skip
+def pace_table(pace: Mapping[str, Score]) -> Table:
+    """`pace` beside what others measured on GPUs: how much longer QLoRA takes, in per cent."""
+    rows = {f"this machine, {tokens} tokens a step": _interval(s, factor=100, minus=1) for tokens, s in pace.items()}
+    rows |= {name: f"{100 * value:+.0f}" for name, value in PUBLISHED_PACE.items()}
+    shown = {name: {"more time, % (95 % interval)": text} for name, text in rows.items()}
+    return Table(shown, f"QLoRA beside LoRA; published figures read by {READ}", "measured", "")
 
 
-def _less_one(score: Score) -> Score:
-    return evaluation.Score(score.value - 1, score.low - 1, score.high - 1, score.n)
-
-
-def recorded_losses() -> list[float]:
-    """Validation losses of QLoRA over the sweep's seeds (`benchmarks/qlora_seeds.py`); empty until that was run."""
-    try:
-        content = json.loads(assets.benchmark_results("qlora-seeds").read_text(encoding="utf-8"))
-    except CourseError:
-        return []
-    return [float(run["validation_loss"]) for run in content["runs"].values()]
-
-
-def judge_Q5(lora: Sequence[float], qlora: Sequence[float], before: Sequence[float] | None = None) -> Verdict:
-    """QLoRA's loss beside LoRA's message by message, with the spread between seeds as the yardstick.
-
-    Whether a field is right is too coarse a measure here: "none" alone is right for seven escalations in ten.
-
-    Args:
-        lora: losses of a model trained with LoRA, one per held-out message.
-        qlora: of the one trained with QLoRA on the same examples.
-        before: of the 16-bit base, untrained.
-    """
-    gap = evaluation.mean([b - a for a, b in zip(lora, qlora)])
-    plain, four = evaluation.mean(list(lora)).value, evaluation.mean(list(qlora)).value
-    seeds = lesson_02.over_seeds("LoRA", "validation_loss")
-    spread, full = max(seeds) - min(seeds), lesson_02.average(lesson_02.best_full())
-    worse = gap.low > 0
-    rows = {
-        "LoRA, 16-bit base": {"loss on held-out answers": plain},
-        "QLoRA, 4-bit base": {"loss on held-out answers": four},
-    }
-    gained = ""
-    if before is not None:
-        start = evaluation.mean(list(before)).value
-        rows = {"before training": {"loss on held-out answers": start}} | rows
-        reached = 100 * (start - four) / (start - plain)
-        gained = f" Training brought LoRA from {start:.2f} to {plain:.2f}; QLoRA reached {reached:.0f} % of that."
-    recorded = {
-        "LoRA": {"validation loss": f"{lesson_02.average('LoRA'):.3f} ({min(seeds):.3f}-{max(seeds):.3f})"},
-        "full fine-tuning, best rate": {"validation loss": f"{full:.3f}"},
-    }
-    four_bit = recorded_losses()
-    if four_bit:
-        written = f"{statistics.mean(four_bit):.3f} ({min(four_bit):.3f}-{max(four_bit):.3f})"
-        recorded["QLoRA, the same data and seeds"] = {"validation loss": written}
-    between_seeds = ""
-    if four_bit:
-        between_seeds = (
-            f" With 120 examples and three seeds QLoRA reached {statistics.mean(four_bit):.3f} ({min(four_bit):.3f}-"
-            f"{max(four_bit):.3f}), LoRA {statistics.mean(seeds):.3f} ({min(seeds):.3f}-{max(seeds):.3f})."
-        )
-    apart = bool(four_bit) and min(four_bit) > max(seeds)
-    sentence = (
-        "Full fine-tuning at the sizes that the claim is about was not run. With this machine's model, on the same "
-        f"examples, QLoRA's loss on {len(lora)} held-out answers was {four:.3f} and LoRA's {plain:.3f}, a difference of "
-        f"{_interval(gap, 3)}.{gained}{between_seeds} "
-        + ("So at this size the rounded base costs something that can be measured."
-           if worse and apart else f"Another seed alone changes {'more' if spread > abs(gap.value) else 'as much'} "
-           f"({spread:.3f}): beside LoRA, no damage shows.")
-        + (f" Full fine-tuning at its best rate reached {full:.3f}. LoRA is behind that too, so 4 bits are not the reason."
-           if four_bit and full < min(statistics.mean(four_bit), statistics.mean(seeds)) else "")
-        + " For 7B to 65B the QLoRA paper compares adapters on both bases and finds none (a mean MMLU, a test of general "
-        "knowledge, of 53.1 with NF4 and 53.0 with 16 bits)."
-    )  # fmt: skip
-    return Verdict(
-        claims.FAILS if worse and apart else claims.NOT_TESTED, sentence,
-        (Table(rows, f"This run, {len(lora)} messages", "run", ""),
-         Table(recorded, f"Recorded {lesson_02.sweep()['date']}: 120 examples, mean (lowest-highest) of {len(seeds)} seeds, "
-               f"which differ by {spread:.3f}", "method", "")),
-        "On a CPU this is a 135M model, which suffers more from rounding than a large one. Its packaged copy had been "
-        "stored in another 4-bit format before, so its 16 bits are not the original's; and products may be in float32. The "
-        "QLoRA paper is Dettmers et al. (2023), table 4, where FP4 reaches 52.2. For Llama 3, Huang et al. (2024, arXiv "
-        "2404.14047) find losses that cannot be neglected, above all below 4 bits.",
-    )  # fmt: skip
+def paired_losses(losses: Mapping[str, Sequence[float]]) -> Table:
+    """Mean losses of several models on the same answers, and message by message the difference of the last two."""
+    rows = {name: {"mean loss": f"{evaluation.mean(own).value:.3f}"} for name, own in losses.items()}
+    *_, (one, first), (other, last) = losses.items()
+    gap = evaluation.mean([b - a for a, b in zip(first, last, strict=True)])
+    rows[f"{other} minus {one} (95 % interval)"] = {"mean loss": _interval(gap, 3)}
+    return Table(rows, f"Loss on {len(last)} held-out answers (nats per token)", "model", "")
 
 
 # -- deployment -------------------------------------------------------------------------------------------------------------

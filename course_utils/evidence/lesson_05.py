@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from course_utils import assets, charts, claims, costs
+from course_utils import assets, charts, costs
 from course_utils.data_prep import deduplication, formats, judging, label_noise, quality, similarity, truth
 from course_utils.data_prep.findings import ERROR
 from course_utils.errors import CourseError
 from course_utils.evaluation import Score, mean, proportion
-from course_utils.evidence.cards import Verdict
 from course_utils.lessons import source_file
 from course_utils.show.tables import Table
 
@@ -47,15 +46,9 @@ PERSONAL = {"NAME": "names", "ADDRESS": "addresses", "PHONE": "phone numbers", "
 # -- records ----------------------------------------------------------------------------------------------------------------
 
 
-def record() -> dict[str, Any]:
-    """The newest record of `benchmarks/data_quality.py`."""
-    results: dict[str, Any] = json.loads(assets.benchmark_results("data-quality").read_text(encoding="utf-8"))
-    return results
-
-
 def by_seed(run: str, what: str = "both", side: str = "test") -> list[float]:
     """Shares of a recorded run, one per seed."""
-    return [seed[side][what][0] for seed in record()["runs"][run]]
+    return [seed[side][what][0] for seed in assets.read_record("data-quality")["runs"][run]]
 
 
 def _percent(values: Sequence[float]) -> str:
@@ -80,7 +73,9 @@ def before_and_after() -> Figure:
         "trained on the export as it came": 100 * float(np.mean(raw)),
         "trained on the prepared rows": 100 * float(np.mean(clean)),
     }
-    title = f"The same model, {record()['examples']} examples each: preparing the data takes it from "
+    title = (
+        f"The same model, {assets.read_record('data-quality')['examples']} examples each: preparing the data takes it from "
+    )
     title += f"{100 * np.mean(raw):.0f} to {100 * np.mean(clean):.0f} %"
     unit = f"both fields right, % of 100 test messages, mean of {len(raw)} runs"
     return charts.bars(rows, title, unit, decimals=0, highlight=["trained on the prepared rows"])
@@ -883,7 +878,7 @@ def recorded_table() -> Table:
     """The recorded runs of `benchmarks/data_quality.py`, beside the baseline."""
     from course_utils.data_prep import load_task
 
-    results = record()
+    results = assets.read_record("data-quality")
     sizes = {"raw": "raw", "cleaned": "cleaned", "a hundred good": "hundred", "mediocre": "mediocre",
              "cleaned, 60 rows repeated": "duplicated", "synthetic": "synthetic"}  # fmt: skip
     names = {"raw": "the export as it came", "cleaned": "the prepared rows", "a hundred good": "a hundred curated rows",
@@ -906,82 +901,3 @@ def recorded_table() -> Table:
         "Mean (lowest to highest)"
     )
     return Table(rows, caption, "trained on", "")
-
-
-def _scope() -> str:
-    results = record()
-    return (
-        f"Measured on the 135M model, two fields of a support record, {results['examples']} examples seen in every run, "
-        f"{len(results['seeds'])} runs, 100 test messages. Every run sees as many examples, so quantity itself was not "
-        "tested."
-    )
-
-
-def judge_P1() -> Verdict:
-    """A hundred curated rows against more than a thousand labelled by keywords, at the same number of examples seen."""
-    good, many, rows = by_seed("a hundred good"), by_seed("mediocre"), record()["rows"]
-    wrong = record()["labels wrong by keyword"]
-    sentence = (
-        f"{rows['hundred']} curated rows gave {_percent(good)} right, {rows['mediocre']:,} rows labelled by keywords, "
-        f"{100 * wrong:.0f} % of which are wrong, {_percent(many)}. The condition is that labels are as wrong as that "
-        f"and that both are trained equally long; ten thousand rows were not tried."
-    )
-    word = claims.UNDER_A_CONDITION if min(good) > max(many) else claims.FAILS
-    return Verdict(word, sentence, (recorded_table(),), _scope())
-
-
-def judge_P2() -> Verdict:
-    """Sixty rows again and again against three hundred different ones: what copies cost, not why."""
-    distinct, copied = by_seed("cleaned"), by_seed("cleaned, 60 rows repeated")
-    worse = min(distinct) > max(copied)
-    sentence = (
-        f"What was measured is next to it: {record()['rows']['duplicated']} rows seen again and again gave "
-        f"{_percent(copied)}, {record()['rows']['cleaned']} different rows {_percent(distinct)}. "
-        + (
-            "Copies that take the place of different rows cost answers. "
-            if worse
-            else "The difference is within the spread. "
-        )
-        + "Whether the model clings to phrasings was not looked at."
-    )
-    return Verdict(claims.NOT_TESTED, sentence, (recorded_table(),), _scope())
-
-
-def judge_P3() -> Verdict:
-    """A model trained on synthetic rows, on held-out rows of the same writer and on messages of another."""
-    own, real = by_seed("synthetic", side="its own test"), by_seed("synthetic")
-    sentence = (
-        f"Trained on synthetic rows, the model gets {_percent(own)} of held-out rows from the same writer right, and "
-        f"{_percent(real)} of messages that another model wrote. Messages of people were not tested."
-    )
-    word = claims.HOLDS if min(own) > max(real) else claims.FAILS
-    scope = f"{_scope()} Part of the difference may be that these rows are easier."
-    return Verdict(word, sentence, (recorded_table(),), scope)
-
-
-def judge_P4() -> Verdict:
-    """The prepared rows against the export as it came, at the same number of examples seen."""
-    raw, clean, rows = by_seed("raw"), by_seed("cleaned"), record()["rows"]
-    sentence = (
-        f"Drawn from {rows['cleaned']} prepared rows {_percent(clean)} are right, from {rows['raw']:,} rows as they came "
-        f"{_percent(raw)}. The condition is that what was scraped is as dirty as this export and that both are "
-        f"trained equally long; 5,000 rows were not tried."
-    )
-    return Verdict(
-        claims.UNDER_A_CONDITION if min(clean) > max(raw) else claims.FAILS, sentence, (recorded_table(),), _scope()
-    )
-
-
-def judge_P5() -> Verdict:
-    """The first row of the table alone: how few examples have taught a format."""
-    found = json.loads(assets.benchmark_results("framework").read_text(encoding="utf-8"))
-    fewest = min(found["sizes"], key=int)
-    with_few = [float(np.mean(seed)) for seed in found["sizes"][fewest]["valid"]]
-    valid = by_seed("a hundred good", "valid")
-    sentence = (
-        f"One row of four was measured. A hundred different rows taught our format ({_percent(valid)} of the answers were "
-        f"valid), and so did {fewest} in lesson 01 ({_percent(with_few)}), fewer than the table asks for. Style, "
-        f"conventions and knowledge were not tried, and the table is experience, not experiment."
-    )
-    word = claims.NOT_TESTED if min(valid) >= 0.9 else claims.FAILS
-    return Verdict(word, sentence, (), _scope())

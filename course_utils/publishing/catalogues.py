@@ -5,7 +5,7 @@ changes, its translation becomes fuzzy: it is kept for the translator, and reade
 
 What is collected:
 
-- lessons: Markdown of the source and of the exercises, cut by `markdown_messages`; diagnoses, quizzes, claims;
+- lessons: Markdown of the source and of the exercises, cut by `markdown_messages`; diagnoses, quizzes;
 - glossary: names and meanings;
 - book: Markdown of its templates; titles and promises of lessons;
 - stage: sentences that code says around the lessons, from calls of `say` and `later` in Python, templates and scripts.
@@ -28,8 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_utils import assets, claims, glossary
-from course_utils.evidence.cards import LESSON_OF
+from course_utils import assets, glossary
 from course_utils.exercises.libraries import REFUSAL
 from course_utils.exercises.quizzes import QUIZZES
 from course_utils.exercises.registry import EXERCISES
@@ -224,8 +223,6 @@ def _beside(lesson: Lesson) -> Iterator[tuple[str, str]]:
     for question in QUIZZES[lesson.number]:
         for text in (question.text, *(part for choice, _, why in question.choices for part in (choice, why))):
             yield text, "course_utils/exercises/quizzes.py"
-    for id in (id for id in claims.CLAIMS if LESSON_OF[id[:1]] == lesson.number):
-        yield from ((text, "course_utils/claims.py") for text in (claims.CLAIMS[id], claims.SOURCES.get(id, "")))
 
 
 def _file_of(module: str) -> str:

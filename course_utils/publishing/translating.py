@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_utils import assets, claims
-from course_utils.evidence.cards import LESSON_OF
+from course_utils import assets
 from course_utils.exercises.quizzes import QUIZZES, quiz
 from course_utils.files import write_whole
 from course_utils.languages import SOURCE, STAGE, lesson_domain, messages, say, speaking
@@ -43,7 +40,7 @@ def translated_notebook(section: str, language: str) -> NotebookNode:
             if cell.cell_type == "markdown":
                 cell.source = texts.get(cell.id, cell.source)
             else:
-                _translate_outputs(cell, name)
+                _translate_outputs(cell)
         if language != SOURCE:
             first = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
             first.source += f"\n\n> {lesson_note(name, language)}"
@@ -110,8 +107,8 @@ def _in_script(places: list[str]) -> bool:
     return any(place.endswith((".js", ".mjs")) for place in places)
 
 
-def _translate_outputs(cell: NotebookNode, name: str) -> None:
-    """Translate a quiz, if its stored output is up to date, and the fixed words of claims' cards; nothing else."""
+def _translate_outputs(cell: NotebookNode) -> None:
+    """Translate a quiz, if its stored output is up to date; nothing else."""
     quiz_match = _QUIZ.search(cell.source)
     for output in cell.outputs:
         data = output.get("data", {})
@@ -120,26 +117,3 @@ def _translate_outputs(cell: NotebookNode, name: str) -> None:
                 stored = quiz(quiz_match[1])._repr_html_(), repr(quiz(quiz_match[1]))
             if data["text/html"] == stored[0]:
                 data["text/html"], data["text/plain"] = quiz(quiz_match[1])._repr_html_(), repr(quiz(quiz_match[1]))
-        elif re.search(r"\bevidence\.(?:card|summary)\(", cell.source) and "text/html" in data:
-            for text, translation in _fixed_words(name):
-                data["text/html"] = data["text/html"].replace(text, translation)
-
-
-def _fixed_words(name: str) -> Iterator[tuple[str, str]]:
-    """What cards say that nobody computes: HTML as it is stored → in the language that is spoken now."""
-    domain = lesson_domain(name)
-    for id in (id for id in claims.CLAIMS if LESSON_OF[id[:1]] == name[:2]):
-        yield f"“{escape(claims.CLAIMS[id])}”", f"“{escape(say(claims.CLAIMS[id], domain))}”"
-        yield f"<b>Claim {id}</b>", f"<b>{escape(say('Claim {id}', id=id))}</b>"
-        if source := claims.SOURCES.get(id):
-            yield (
-                f"<div>Source: {escape(source)}</div>",
-                f"<div>{escape(say('Source:'))} {escape(say(source, domain))}</div>",
-            )
-    for word in (claims.HOLDS, claims.FAILS, claims.UNDER_A_CONDITION, claims.NOT_TESTED):
-        yield f'font-weight:600">{escape(word)}</span>', f'font-weight:600">{escape(say(word))}</span>'
-    summary = "<summary>{}</summary>"
-    yield (
-        summary.format("Evidence, and the code that judged it"),
-        summary.format(escape(say("Evidence, and the code that judged it"))),
-    )

@@ -630,11 +630,11 @@ show.answers(
 # the most expensive misunderstanding about fine-tuning.
 #
 # **What does training save?** The instructions and examples no longer travel with each call. Does that save
-# money? The cards from here on show claims that circulate, and what we found; open their folds for the
-# evidence.
+# money? The cards from here on show claims that circulate, and what we found; their folds say on what it was
+# measured, and when.
 
 # %%
-evidence.card("D2", tokens=tokens)
+evidence.card("D2")
 
 # %% [markdown]
 # So the saving depends on whether the tokens were paid in full. Look up your host's caching rule first.
@@ -822,7 +822,10 @@ lesson_01.gpu_prices()
 # smaller model, which you could prompt as well.
 
 # %%
-evidence.card("D1", assumptions=chosen)
+lesson_01.factors_table(chosen)
+
+# %%
+evidence.card("D1")
 
 # %% [markdown]
 # Against the largest models the factor is large. Against the smallest models of the same vendors it almost vanishes: try one of those, with your best prompt, before you train
@@ -840,7 +843,7 @@ guess
 guess.reveal(round(lesson_01.price_of_an_error(chosen)[1000], 2), source="computed")
 
 # %%
-evidence.card("D3", assumptions=chosen)
+evidence.card("D3")
 
 # %% [markdown]
 # So at 85 %, stop and compute. The same prompt to the same large model is good enough at ten requests a day
@@ -930,7 +933,7 @@ print(f"{sum(has_source)} of {len(some)} answers are in their passage, word for 
 # **The claims of this lesson**, with their verdicts. Open a row to see why.
 
 # %%
-evidence.summary()
+evidence.summary("D1", "D2", "D3", "D4", "D5")
 
 # %% [markdown]
 # **Quiz.** Click a choice to see why it is right or wrong.

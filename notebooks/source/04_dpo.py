@@ -1223,11 +1223,11 @@ lesson.costs_table()
 # **The claims of this lesson.** You have met A5 in section 9. Open a row to see why.
 
 # %%
-evidence.summary("A1", "A2", "A3", "A4")
+evidence.summary("A1", "A2", "A3", "A4", "A5")
 
 # %% [markdown]
 # In A2, ORPO saves the reference and a training stage, not the second reply. A4 says that DPO ranks the pairs
-# about as well as a reward model does, not that either ranks them well: A4's fold has the kinds of pairs one by
+# about as well as a reward model does, not that either ranks them well: section 5 has the kinds of pairs one by
 # one, and SFT on the chosen replies is not far behind.
 
 # %% [markdown]

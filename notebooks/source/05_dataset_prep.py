@@ -1576,7 +1576,7 @@ lesson_05.recorded_table()
 # fewer rows. So "under a condition" means: at equally long training, on this export.
 
 # %%
-evidence.summary("P1", "P2", "P4", "P5")
+evidence.summary("P1", "P2", "P3", "P4", "P5")
 
 # %% [markdown]
 # The size table that the last claim is about circulates in this form. Use it to plan, not as a law:

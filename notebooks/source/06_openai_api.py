@@ -435,7 +435,7 @@ lesson_06.recorded(
 evidence.card("O1")
 
 # %% [markdown]
-# The card judges a claim that circulates. Open it to see the runs and the code behind.
+# The card judges a claim that circulates. Open it to see on what it was measured, and when.
 
 # %% [markdown]
 # ## 4 · How long should it train?
@@ -494,7 +494,7 @@ lesson_06.recorded_turn()
 # turns round and stays above its lowest point. One run is an example, not a law, so the card below does not decide.
 
 # %%
-evidence.card("O3", losses=losses)
+evidence.card("O3")
 
 # %% [markdown]
 # **Every epoch makes a model.** The service keeps the last three, each a {{term:checkpoint}} with a name that you can use like the job's
@@ -999,7 +999,7 @@ show.answers([prompts[best][-1]["content"]],
 # Is that as clear-cut as it is usually told?
 
 # %%
-evidence.card("O2", hosts=HOSTS)
+evidence.card("O2")
 
 # %% [markdown]
 # No host gives you everything, so decide by what you cannot do without. Here are the hosts of this API, and
