@@ -330,17 +330,8 @@ def wrong_answers(number: int = 20) -> tuple[WrongAnswer, ...]:
             continue  # "14" for "notch 14": whether that is wrong is a matter of taste, and not what the cards are about
         content = knows and _labels_right(row["answer"], right) and not _is_a_range(row["answer"], right["answer"])
         shown = None if row["passage"] is None else titles[row["passage"]]
-        candidates.append(
-            WrongAnswer(
-                question["question"],
-                shown,
-                titles[question["passage"]],
-                row["answer"],
-                catalogue.record(question),
-                content,
-                valid,
-            )
-        )
+        needed = titles[question["passage"]]
+        candidates.append(WrongAnswer(question["question"], shown, needed, row["answer"], right, content, valid))
     chosen: list[WrongAnswer] = []
     while len(chosen) < min(number, len(candidates)):  # in turn from each cause, as far as there are any
         for cause in CAUSES:
@@ -372,18 +363,14 @@ def changes_figure() -> Figure:
 
     results = assets.read_record("framework")
     changed = [number for number, q in enumerate(load_catalogue().questions) if q["answer_v2"] is not None]
-    read_from_passage = [[row[i] for i in changed] for row in results["seeds"]["fine-tuned + RAG"]["knowledge"]]
-    before, after = "before the change", "after it"
-    rows = {
-        "learned by heart": {
-            before: evaluation.over_seeds(results["drilled"]["version 1"]),
-            after: evaluation.over_seeds(results["drilled"]["version 2"]),
-        },
-        "trained to read, with a new index": {
-            before: evaluation.over_seeds(read_from_passage),
-            after: evaluation.over_seeds(results["after_update"]["RAG + fine-tuned, version 2"]),
-        },
-    }  # fmt: skip
+    read_before = [[row[i] for i in changed] for row in results["seeds"]["fine-tuned + RAG"]["knowledge"]]
+    read_after = results["after_update"]["RAG + fine-tuned, version 2"]
+    answers = {
+        "learned by heart": (results["drilled"]["version 1"], results["drilled"]["version 2"]),
+        "trained to read, with a new index": (read_before, read_after),
+    }
+    whens = ("before the change", "after it")
+    rows = {name: {when: evaluation.over_seeds(a) for when, a in zip(whens, both)} for name, both in answers.items()}
     return charts.shares(rows, f"{len(changed)} facts, right by the catalogue of the day")
 
 
@@ -393,17 +380,17 @@ def stale_share() -> float:
     return statistics.mean(drilled["stale"]) / len(drilled["version 2"][0])
 
 
+def _part(part: str, names: Mapping[str, str]) -> dict[int, dict[str, Score]]:
+    """A part of the record by its numbers: name → score over the seeds, for name → key."""
+    rows = assets.read_record("framework")[part].items()
+    return {int(n): {name: evaluation.over_seeds(row[key]) for name, key in names.items()} for n, row in rows}
+
+
 def passes() -> dict[int, dict[str, Score]]:
     """Passes over each fact → shares right in the trained wordings and in others, and of changed facts the old answer."""
-    names = {
-        "in the trained wordings": "trained on",
-        "in other wordings": "test",
-        "of facts that then change: the old one": "stale",
-    }
-    return {
-        3 * int(epochs): {name: evaluation.over_seeds(rows[key]) for name, key in names.items()}
-        for epochs, rows in assets.read_record("framework")["sweep"].items()
-    }
+    names = {"in the trained wordings": "trained on", "in other wordings": "test",
+             "of facts that then change: the old one": "stale"}  # fmt: skip
+    return {3 * epochs: row for epochs, row in _part("sweep", names).items()}
 
 
 def passes_table() -> Table:
@@ -417,23 +404,13 @@ def passes_table() -> Table:
 
 def sizes() -> dict[int, dict[str, Score]]:
     """Number of training examples → right records on them and on others, and valid form on others."""
-    names = {
-        "right record, on the training examples": "trained on",
-        "right record, on others": "test",
-        "valid form, on others": "valid",
-    }
-    return {
-        int(n): {name: evaluation.over_seeds(rows[key]) for name, key in names.items()}
-        for n, rows in assets.read_record("framework")["sizes"].items()
-    }
+    return _part("sizes", {"on its own examples": "trained on", "on others": "test", "valid form on others": "valid"})
 
 
 def sizes_figure() -> Figure:
     """`sizes` as a figure."""
     rows = {f"{number} examples": row for number, row in sizes().items()}
-    kinds = dict(zip(next(iter(sizes().values())), ("on its own examples", "on others", "valid form on others")))
-    named = {name: {kinds[kind]: share for kind, share in row.items()} for name, row in rows.items()}
-    return charts.shares(named, "Few examples teach the form at once, the judgement slowly")
+    return charts.shares(rows, "Few examples teach the form at once, the judgement slowly")
 
 
 # -- money --------------------------------------------------------------------------------------------------------------------
@@ -446,18 +423,10 @@ def assumptions(tokens: Mapping[str, float], **changed: Any) -> costs.Assumption
         tokens: of `token_counts`.
         changed: fields of `costs.Assumptions` that you see differently.
     """
-    bare, few_shot, with_passage = (
-        tokens["message alone"],
-        tokens["instructions and three examples"],
-        tokens["fine-tuned + RAG"],
-    )
-    counted = {
-        "instructions": round(few_shot - bare),
-        "message": round(bare),
-        "passages": round(with_passage - bare),
-        "completion": 25,
-    }
-    return costs.Assumptions(**(counted | changed))
+    message = tokens["message alone"]
+    more = {"instructions": "instructions and three examples", "passages": "fine-tuned + RAG"}
+    counted = {field: round(tokens[system] - message) for field, system in more.items()}
+    return costs.Assumptions(**({"message": round(message), "completion": 25} | counted | changed))
 
 
 class _Linked(Table):
@@ -548,42 +517,27 @@ def knowledge_costs(tokens: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 def knowledge_costs_table(tokens: Mapping[str, float]) -> Table:
     """`knowledge_costs` as a table."""
-    rows = {
-        model: {
-            "RAG, $": f"{row['RAG, asked for the record']:.2f}",
-            "whole catalogue, cached, $": f"{row['whole catalogue in the prompt']:.2f}",
-            "whole catalogue, not cached, $": f"{row['whole, without a cache']:.2f}",
-            "RAG, filled up to the cache's minimum, $": f"{row['RAG, filled up']:.2f}",
-        }
-        for model, row in knowledge_costs(tokens).items()
-    }
-    catalogue_tokens = round(tokens["whole catalogue in the prompt"])
-    return Table(
-        rows, f"1,000 requests: one passage found for each, or all {catalogue_tokens:,} tokens in every prompt", "model", ""
-    )
+    columns = {"RAG, $": "RAG, asked for the record", "whole catalogue, cached, $": "whole catalogue in the prompt",
+               "whole catalogue, not cached, $": "whole, without a cache",
+               "RAG, filled up to the cache's minimum, $": "RAG, filled up"}  # fmt: skip
+    dollars = knowledge_costs(tokens)
+    rows = {model: {column: f"{row[key]:.2f}" for column, key in columns.items()} for model, row in dollars.items()}
+    whole = round(tokens["whole catalogue in the prompt"])
+    caption = f"1,000 requests: one passage found for each, or all {whole:,} tokens in every prompt"
+    return Table(rows, caption, "model", "")
 
 
-def factors(chosen: costs.Assumptions) -> dict[str, dict[str, float]]:
-    """Frontier model → how many times a request to the hosted fine-tuned model it costs, and what of that is due to what."""
-    by_model = {}
+def factors_table(chosen: costs.Assumptions) -> Table:
+    """How many times a request to the hosted fine-tuned model each frontier model costs, and what of that is due to what."""
+    rows = {}
     for name in costs.FRONTIER:
         ways = replace(chosen, frontier=name).ways()
         size = ways["prompted"].request / ways["prompted small"].request
         length = ways["prompted small"].request / ways["hosted"].request
-        by_model[name] = {
-            "times the price": size * length,
-            "by the size of the model": size,
-            "by the shorter prompt": length,
-        }
-    return by_model
-
-
-def factors_table(chosen: costs.Assumptions) -> Table:
-    """`factors` as a table."""
-    rows = {name: {column: round(value, 1) for column, value in row.items()} for name, row in factors(chosen).items()}
-    return Table(
-        rows, f"A request with a long prompt, beside {chosen.small} fine-tuned with a short one", "prompted model", ""
-    )
+        parts = {"times the price": size * length, "by the size of the model": size, "by the shorter prompt": length}
+        rows[name] = {column: round(value, 1) for column, value in parts.items()}
+    caption = f"A request with a long prompt, beside {chosen.small} fine-tuned with a short one"
+    return Table(rows, caption, "prompted model", "")
 
 
 def price_of_an_error(chosen: costs.Assumptions, reached: float = 0.87, removed: float = 0.5) -> dict[int, float]:

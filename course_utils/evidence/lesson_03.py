@@ -285,12 +285,8 @@ def answer_losses(
     return losses
 
 
-def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | None = None) -> dict[str, dict[str, Any]]:
-    """The base model in several formats, one after the other: what it holds, how well it predicts.
-
-    Args:
-        texts: to predict; six passages of everyday prose if None.
-        name: of a model; the tier's if None.
+def formats() -> dict[str, dict[str, Any]]:
+    """The base model in several formats, one after the other: what it holds, how well it predicts six passages of prose.
 
     Returns:
         format → "MB" and "losses" (one per text). "16 bits" stands for the format in which this machine computes, which on
@@ -305,21 +301,15 @@ def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | No
 
     getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)  # it reports each 8-bit product in another format
 
-    texts, device = texts or passages()[:6], hardware.detect()
-    name = name or models.TIERS[device.tier].name
+    device = hardware.detect()
+    name = models.TIERS[device.tier].name
     dtype, tokenizer = device.torch_dtype(), models.load_tokenizer(name)
+    four = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
     configs = {
         "16 bits": None,
         "8 bits": BitsAndBytesConfig(load_in_8bit=True),
-        **{
-            kind: BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type=kind.lower(),
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=dtype,
-            )
-            for kind in ("NF4", "FP4")
-        },
+        "NF4": BitsAndBytesConfig(bnb_4bit_quant_type="nf4", **four),
+        "FP4": BitsAndBytesConfig(bnb_4bit_quant_type="fp4", **four),
     }
     measured: dict[str, dict[str, Any]] = {}
     for label, config in configs.items():
@@ -330,9 +320,7 @@ def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | No
         # float32 is what some CPUs compute in: what is not quantized would be stored in 16 bits
         wide = sum(p.numel() for p in model.parameters() if p.dtype == torch.float32)
         size = (model.get_memory_footprint() - 2 * wide) / 1e6
-        with torch.no_grad():
-            losses = text_losses(model, tokenizer, texts)
-        measured[label] = {"MB": size, "losses": losses}
+        measured[label] = {"MB": size, "losses": text_losses(model, tokenizer, passages()[:6])}
         del model
         memory.release()
     return measured
@@ -370,17 +358,9 @@ def runs_table(recipe: Mapping[str, float], runs: Mapping[str, History]) -> Tabl
         recipe: "loss" (validation) and "seconds" of the run with `SFTTrainer`.
         runs: name → history.
     """
-    rows: dict[str, dict[str, Any]] = {
-        "QLoRA, SFTTrainer": {
-            "validation loss": float(recipe["loss"]),
-            "seconds": round(recipe["seconds"]),
-        }
-    }
-    for name, history in runs.items():
-        rows[f"{name}, training.fit"] = {
-            "validation loss": history.validation_losses[-1],
-            "seconds": round(history.seconds),
-        }
+    measured = {"QLoRA, SFTTrainer": (recipe["loss"], recipe["seconds"])}
+    measured |= {f"{name}, training.fit": (run.validation_losses[-1], run.seconds) for name, run in runs.items()}
+    rows = {name: {"validation loss": float(loss), "seconds": round(time)} for name, (loss, time) in measured.items()}
     return Table(rows, "The same examples, once", "run", "")
 
 
@@ -496,8 +476,9 @@ def merge_figure(losses: Mapping[str, float]) -> Figure:
             were rounded again have "again" in their names.
     """
     start, best, *_ = losses
-    gone = [100 * (losses[name] - losses[best]) / (losses[start] - losses[best]) for name in losses if "again" in name]
-    title = f"Rounding again loses {gone[0]:.0f} % of what this short training gained" if gone else "Where to merge"
+    again = next(name for name in losses if "again" in name)
+    gone = gain_lost_percent({name: losses[name] for name in (start, best, again)})
+    title = f"Rounding again loses {gone:.0f} % of what this short training gained"
     not_rounded_again = [name for name in losses if name != start and "again" not in name]
     return charts.bars(losses, title, "loss on answers (nats per token)", decimals=2, highlight=not_rounded_again)
 

@@ -373,16 +373,15 @@ SHOWN_RULES = (*house_style.RULES[:4], "all rules")
 def methods_table() -> Table:
     """Every method on the balanced pairs: pairs ranked, answers, win rate over the control, distance."""
     rows: dict[str, dict[str, Any]] = {}
+    wins = {f"beats “{CONTROL}”": "wins over control", "the same, by the second judge": "wins by judge"}
     for name in METHODS:
         promised = [_favourite(texts) for texts in per_seed(name, "texts")]
-        wins = {f"beats “{CONTROL}”": "wins over control", "the same, by the second judge": "wins by judge"}
-        if name in (START, CONTROL):
-            wins = {}
         rows[name] = {
             "seeds": len(promised),
             **_measured(name, {"pairs right": "right", "step first": "step first", "right step": "right step"}),
             "promises its favourite step": _with_range(promised),
-            **_measured(name, {"all rules kept": "all rules"} | wins),
+            **_measured(name, {"all rules kept": "all rules"}),
+            **(dict.fromkeys(wins) if name in (START, CONTROL) else _measured(name, wins)),
             **_distance(name),
         }
     return Table(rows, _recorded_on(), "method", "DPO")
@@ -490,24 +489,8 @@ def before_and_after() -> Answers:
 # -- costs ------------------------------------------------------------------------------------------------------------------
 
 
-def passes(method: str, full: bool = False, epochs: int = 2) -> int:
-    """How often each token goes through the body, counted in forward passes.
-
-    A backward pass counts as one with LoRA, which needs no gradients of frozen weights, and as two in full fine-tuning.
-    """
-    step = 3 if full else 2
-    # PPO answers, looks back with policy, reference and reward model, and then trains.
-    extra = {"SFT": 0, "DPO": 1, "ORPO": 0, "reward model": 0, "PPO": 4 + (epochs - 1) * step}
-    return step + extra[method]
-
-
-HELD = {  # models whose weights are in memory: full fine-tuning, LoRA
-    "SFT": (1, 1),
-    "DPO": (2, 1),
-    "DPO, prompt shared": (2, 1),
-    "ORPO": (1, 1),
-    "PPO": (4, 2),
-}
+# Models whose weights are in memory: full fine-tuning, LoRA.
+HELD = {"SFT": (1, 1), "DPO": (2, 1), "DPO, prompt shared": (2, 1), "ORPO": (1, 1), "PPO": (4, 2)}
 
 
 def costs_table() -> Table:

@@ -162,25 +162,6 @@ def own_mistakes(conversations: Sequence[list[dict[str, Any]]], answers: Sequenc
     return [_pair(chat, answer) for chat, answer in answered if answer not in ("", chat[-1]["content"])][:number]
 
 
-def both_ways(pairs: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """As many pairs that prefer "none" as pairs that prefer another escalation: at most `number` in all."""
-    says_none = [escalation(pair["preferred_output"][0]["content"]) == "none" for pair in pairs]
-    kinds = [
-        [pair for pair, none in zip(pairs, says_none, strict=True) if none == prefers_none] for prefers_none in (True, False)
-    ]
-    each = min(number // 2, *map(len, kinds))
-    return [pair for both in zip(*(kind[:each] for kind in kinds), strict=True) for pair in both]
-
-
-def escalation(answer: str) -> str:
-    """What an answer says under "escalation"; "no record" if it is none."""
-    try:
-        record = json.loads(answer)
-    except ValueError:
-        return "no record"
-    return str(record.get("escalation")) if isinstance(record, dict) else "no record"
-
-
 def with_small_steps(name: str) -> str:
     """A job's name if its learning-rate multiplier is a tenth of what the host would take."""
     return name + SMALL_STEPS
@@ -371,14 +352,6 @@ def how_counted() -> str:
         f"{100 * off['off, 60 texts']:.0f} % in 95 of 100 cases, for one message by {100 * off['off, one text']:.0f} % "
         f"(recorded {results['date']} with {results['counted with']})"
     )
-
-
-def told(
-    conversation: Sequence[Mapping[str, Any]], shown: Sequence[Sequence[Mapping[str, Any]]] = ()
-) -> list[dict[str, Any]]:
-    """The same request with the instructions in the system message, and examples before the customer's message."""
-    examples = [dict(message) for example in shown for message in example[1:]]
-    return [{"role": "system", "content": INSTRUCTIONS}, *examples, dict(conversation[1])]
 
 
 def prompt_sizes(
