@@ -34,7 +34,8 @@ class Claim:
     def badge(self) -> str:
         """The verdict as HTML."""
         colour, word = TONES[TONE_OF[self.row["verdict"]]][0], escape(self.row["verdict"])
-        return f'<span style="background:{colour};color:#fff;border-radius:4px;padding:.1em .5em;font-weight:600">{word}</span>'
+        style = f"background:{colour};color:#fff;border-radius:4px;padding:.1em .5em;font-weight:600"
+        return f'<span style="{style}">{word}</span>'
 
     @property
     def basis(self) -> str:
@@ -90,7 +91,8 @@ def summary(*ids: str) -> Summary:
 
 def page() -> str:
     """Return the page of all claims as Markdown."""
-    text = "# Claims that circulate, and what was found\n\nWritten from `data/claims.toml` by `python -m course_utils.claims`.\n"
+    text = "# Claims that circulate, and what was found\n\n"
+    text += "Written from `data/claims.toml` by `python -m course_utils.claims`.\n"
     for claim in map(Claim, facts.table("claims")):
         row = claim.row
         text += (

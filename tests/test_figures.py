@@ -7,7 +7,6 @@ import pytest
 
 from course_utils import figures
 
-
 FIGURES = {
     "lines": lambda: figures.lines({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
     "points": lambda: figures.points({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),

@@ -588,7 +588,7 @@ show.answers([example[1]["content"]], {"answer to learn": [example[2]["content"]
 
 # %% [markdown]
 # We train a {{term:LoRA}} {{term:adapter}}, a small set of numbers beside the model's own. Lesson 02 explains
-# it. The model sees each of the 160 examples once, four at a time, which takes a minute or two. (Training
+# it. The model sees each of the {{record:framework:examples:d}} examples once, four at a time, which takes a minute or two. (Training
 # changes the model in place: to repeat section 4 afterwards, restart the kernel.)
 
 # %%
@@ -690,7 +690,7 @@ lesson_01.differences()
 
 # %% [markdown]
 # The first row settles nothing: its interval includes zero. (The prompt could choose its examples from 300 answered
-# messages, the training saw 160.) So where customers repeat themselves, a file of
+# messages, the training saw {{record:framework:examples:d}}.) So where customers repeat themselves, a file of
 # good answers may be enough: if it is good enough on your task, stop there. It has two limits. A question
 # that nobody has asked before gets only the next row of the large table, *RAG, examples about other facts*.
 # And the examples go out of date with the facts in them.
@@ -778,12 +778,12 @@ lesson_01.frontier(catalogue)
 # You pay for training once, for prompts on every call. So there is a number of requests a day from which
 # training pays, the *break-even*.
 #
-# First one request, by hand. A large model costs 2 dollars for a million tokens of input and 10 for output. A
+# First one request, by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input and {{fact:prices:"gpt-6.2-sol".output:g}} for output. A
 # prompt of 400 tokens and an answer of 25 cost
 #
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
 #
-# With the small fine-tuned model, at 0.195 and 0.60 dollars and with a prompt of 140 tokens, a request costs
+# With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and with a prompt of 140 tokens, a request costs
 # 0.00004 dollars. So each request saves a tenth of a cent.
 #
 # On the other side are 40 hours of work on examples and tests. At 80 dollars an hour these cost 3,200

@@ -411,7 +411,7 @@ lesson.reading_the_log(trainer.state.log_history)
 #
 # From this log alone you could not say that anything was learned: some pairs are harder than others, so in
 # twelve steps of four pairs the loss jumps above and below 0.69. Here is the same picture of a longer run,
-# recorded with 120 pairs.
+# recorded with {{record:preferences:plan.pairs:d}} pairs.
 
 # %%
 lesson.recorded_log()
@@ -633,8 +633,8 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # ## 5 · Does it beat the cheap rival?
 #
 # SFT on the chosen replies uses one half of each pair. What was the other half worth? The figure shows longer,
-# recorded runs. The methods started from the same model, learned from the same 120 pairs, and answered the
-# same test messages at temperature 0. All of this, the desk's SFT included, was done three times, each time with
+# recorded runs. The methods started from the same model, learned from the same {{record:preferences:plan.pairs:d}} pairs, and answered the
+# same {{record:preferences:plan.test:d}} test messages at temperature 0. All of this, the desk's SFT included, was done three times, each time with
 # another {{term:seed}}. Besides SFT and DPO the figure has two variants, explained further down. How often do the
 # answers keep each rule?
 
