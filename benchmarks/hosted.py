@@ -3,7 +3,7 @@
     python benchmarks/hosted.py runs [SEED ...]    half an hour a seed on two slow cores; writes hosted-DATE.json
     python benchmarks/hosted.py pairs [SEED ...]   kinds of pairs for a DPO job, a quarter of an hour a seed; writes
                                                    host-preferences-DATE.json
-    python benchmarks/hosted.py tokens             needs `pip install bpe-openai` (or tiktoken); writes host-tokens-DATE.json
+    python benchmarks/hosted.py tokens             needs `pip install bpe-openai`; writes host-tokens-DATE.json
 
 Everything is trained and asked through the course's own service with the official client, as in the lesson. All scores are
 those of the 100 hand-written test messages at temperature 0. A seed draws other rows, another start and other pairs.
@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from course_utils.openai_server import local_server
 import numpy as np
 
 EXAMPLES, VALIDATION, PAIRS, FEW, MANY = 240, 40, 60, 12, 10
+ENCODING = "o200k_base"  # the tokenizer of gpt-4o, gpt-4.1 and their small versions
 SHOTS = (4, 8)
 SEEDS = (0, 1, 2)
 PARTS = Path(__file__).parents[1] / "build" / "hosted"
@@ -230,9 +232,11 @@ def kinds_of_pairs(seed: int) -> dict:
 
 def tokens() -> None:
     """Tokens of the host's tokenizer per character of our texts, and how far an estimate by characters is off."""
-    encode = lesson_06.host_encoder()
-    if encode is None:
-        raise SystemExit("neither bpe-openai nor tiktoken with its file is here: pip install bpe-openai")
+    if find_spec("bpe_openai") is None:
+        raise SystemExit("bpe-openai is not here: pip install bpe-openai")
+    import bpe_openai
+
+    encode = bpe_openai.get_encoding(ENCODING).encode
     task = load_task("support_tickets", list(lesson_06.FIELDS))
     conversations = [*task.train, *task.validation, *task.test]
     kinds = {
@@ -258,9 +262,9 @@ def tokens() -> None:
             "off, 60 texts": float(np.percentile(off, 95)),
         }
         print(kind, results[kind])
-    package = "bpe-openai" if "bpe" in encode.__module__ else "tiktoken"
     write_results(
-        "host-tokens", {"tokenizer": lesson_06.ENCODING, "counted with": f"{package} {version(package)}", "kinds": results}
+        "host-tokens",
+        {"tokenizer": ENCODING, "counted with": f"bpe-openai {version('bpe-openai')}", "kinds": results},
     )
 
 

@@ -85,25 +85,27 @@ LEVERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("4-bit base", {"method": "qlora"}, "a few to some tens of per cent more time (Q2); a rounded base (Q5)"),
     ("embeddings left in 16 bits", KEEP_16_BITS, "nothing here; skip prepare_model_for_kbit_training's float32 copy"),
     ("8-bit optimizer", {"optimizer": "paged_adamw_8bit"}, "little; “paged” lets it move to the computer's memory"),
-    ("half the length", {}, "longer examples are cut off: measure your lengths first"),
+    ("half the length", {"length": 0.5}, "longer examples are cut off: measure your lengths first"),
 )
 
 
-def _walk(model: str, batch_size: int, length: int) -> dict[str, dict[str, float]]:
-    """Lever → parts of the step with it and all levers before it."""
-    options: dict[str, Any] = {"method": "lora", "batch_size": batch_size, "length": length, "checkpointing": False}
-    rows = {}
-    for name, change, _ in LEVERS:
-        options |= {"length": length // 2} if name == "half the length" else change
-        if "batch_size" in change and batch_size > 1:
-            options["accumulation"] = batch_size
-        rows[name] = step_parts(model, **options)
-    return rows
+def _pull(options: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a step after one more lever."""
+    after = {**options, **change}
+    if "length" in change:
+        after["length"] = int(change["length"] * options["length"])
+    if "batch_size" in change and options["batch_size"] > 1:
+        after["accumulation"] = options["batch_size"]
+    return after
 
 
 def levers(model: str = MODEL, card: str = "t4", batch_size: int = 8, length: int = 1024) -> Figure:
     """Memory of a step as one lever after the other is pulled, beside a card."""
-    totals = {name: sum(parts.values()) for name, parts in _walk(model, batch_size, length).items()}
+    options: dict[str, Any] = {"method": "lora", "batch_size": batch_size, "length": length, "checkpointing": False}
+    totals = {}
+    for name, change, _ in LEVERS:
+        options = _pull(options, change)
+        totals[name] = step_gb(model, **options)
     limit = memory.gpu_memory(card) / 1e9
     fitting = next((name for name, gb in totals.items() if gb <= limit), None)
     first, *_, last = totals.values()
@@ -114,16 +116,14 @@ def levers(model: str = MODEL, card: str = "t4", batch_size: int = 8, length: in
 
 def prices(model: str = MODEL, batch_size: int = 8, length: int = 1024) -> Table:
     """What each lever saves by itself, what is left after it and all before it, and what it costs."""
-    walk = _walk(model, batch_size, length)
-    start = {"method": "lora", "batch_size": batch_size, "length": length, "checkpointing": False}
-    first, rows = step_gb(model, **start), {}
+    start: dict[str, Any] = {"method": "lora", "batch_size": batch_size, "length": length, "checkpointing": False}
+    options, rows = start, {}
     for name, change, cost in LEVERS[1:]:
-        alone = {"length": length // 2} if name == "half the length" else {} if change == KEEP_16_BITS else change
-        if "batch_size" in change and batch_size > 1:
-            alone = alone | {"accumulation": batch_size}
+        options = _pull(options, change)
+        saved = step_gb(model, **start) - step_gb(model, **_pull(start, change))
         rows[name] = {
-            "alone saves, GB": None if alone == {} else round(first - step_gb(model, **(start | alone)), 1),
-            "left after it and those above, GB": round(sum(walk[name].values()), 1),
+            "alone saves, GB": None if change is KEEP_16_BITS else round(saved, 1),
+            "left after it and those above, GB": round(step_gb(model, **options), 1),
             "what it costs you": cost,
         }
     return Table(rows, f"{model}, starting from LoRA with {batch_size} × {length:,} tokens", "lever", "")

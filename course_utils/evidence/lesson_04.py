@@ -122,12 +122,17 @@ def reading_the_log(log: Sequence[Mapping[str, float]]) -> Figure:
     Raises:
         CourseError: there are no such columns.
     """
-    rows = [row for row in log if "rewards/chosen" in row]
-    if not rows:
-        raise CourseError("the log has no column rewards/chosen: is it that of a DPOTrainer?")
+    rows = _rows_of(log, "rewards/chosen")
     steps = [row["step"] for row in rows]
     chosen, rejected = (_smoothed([row[f"rewards/{name}"] for row in rows]) for name in ("chosen", "rejected"))
     return _rewards_figure(steps, chosen, rejected, f"{len(rows)} steps")
+
+
+def _rows_of(log: Sequence[Mapping[str, float]], column: str) -> list[Mapping[str, float]]:
+    rows = [row for row in log if column in row]
+    if not rows:
+        raise CourseError(f"the log has no column {column}: is it that of a DPOTrainer?")
+    return rows
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -156,9 +161,7 @@ def recorded_log() -> Figure:
 
 def log_table(log: Sequence[Mapping[str, float]]) -> Table:
     """The columns of a DPO log that one looks at, for the first step and the last `SMOOTHED`, with what they mean."""
-    rows = [row for row in log if "rewards/margins" in row]
-    if not rows:
-        raise CourseError("the log has no column rewards/margins: is it that of a DPOTrainer?")
+    rows = _rows_of(log, "rewards/margins")
     meanings = {
         "loss": "begins at 0.69, or the reference is not the model you train",
         "rewards/accuracies": "share of the pairs in which chosen gained more; 0 at first, when neither has",

@@ -278,17 +278,6 @@ def token_lengths(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase) -> l
     return [len(tokenizer.apply_chat_template(row["messages"], return_dict=True)["input_ids"]) for row in rows]
 
 
-def lengths_table(lengths: Sequence[int]) -> Table:
-    """Median and longest row, in tokens."""
-    table: dict[str, dict[str, Any]] = {
-        "half of the rows are no longer than": {"tokens": int(np.median(lengths))},
-        "99 of 100 rows are no longer than": {"tokens": int(np.percentile(lengths, 99))},
-        "the longest row": {"tokens": max(lengths)},
-        "all rows together": {"tokens": sum(lengths)},
-    }
-    return Table(table, f"{len(lengths)} rows in tokens of the model that is trained", "what", "")
-
-
 def cut_by_limit(lengths: Sequence[int], default: int = 1024) -> Figure:
     """How many rows lose the end of their answer, by the most tokens that a trainer keeps."""
     limits = sorted({*range(48, 257, 4), 512, default, 2 * default})

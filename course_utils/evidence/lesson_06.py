@@ -7,9 +7,8 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +35,6 @@ SHOWN_MODEL = "gpt-4.1-mini"  # whose prices the lesson works with
 # half of the tuned one's; the vendor's page no longer lists it.
 UNTUNED = costs.TokenPrice(0.40, 1.60, "2026-05-07", "public tables of OpenAI's prices, which agree", cached_input=0.10)
 TODAY_SMALL = "gpt-6-luna"  # a small model of today, prompted
-ENCODING = "o200k_base"  # the tokenizer of gpt-4o, gpt-4.1 and their small versions
 # Tokens that the host adds: three for each message and one for its role, three to begin the answer (OpenAI's cookbook,
 # "How to count tokens with tiktoken").
 PER_MESSAGE, TO_ANSWER = 4, 3
@@ -290,44 +288,14 @@ def results_table(client: OpenAI, job: Any, number: int = 3) -> Table:
 # -- money ------------------------------------------------------------------------------------------------------------------
 
 
-@cache
-def host_encoder() -> Callable[[str], Sequence[int]] | None:
-    """A function that cuts a text into the host's tokens, if its files are on this machine; nothing is downloaded."""
-    import hashlib
-    import os
-    import tempfile
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    if find_spec("bpe_openai") is not None:  # brings its files along
-        import bpe_openai
-
-        encode: Callable[[str], Sequence[int]] = bpe_openai.get_encoding(ENCODING).encode
-        return encode
-    if find_spec("tiktoken") is not None:
-        address = f"https://openaipublic.blob.core.windows.net/encodings/{ENCODING}.tiktoken"
-        folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.path.join(tempfile.gettempdir(), "data-gym-cache")
-        if (Path(folder) / hashlib.sha1(address.encode()).hexdigest()).is_file():
-            import tiktoken
-
-            encode = tiktoken.get_encoding(ENCODING).encode
-            return encode
-    return None
-
-
 def count(text: str, kind: str) -> float:
-    """The host's tokens of a text: counted if its tokenizer is here, else estimated from its characters.
+    """The host's tokens of a text, estimated from its characters (`benchmarks/hosted.py tokens`).
 
     Args:
         text: the text.
         kind: "message", "answer" or "instructions", which differ in characters per token.
     """
-    encode = host_encoder()
-    return (
-        float(len(encode(text)))
-        if encode
-        else len(text) * float(assets.read_record("host-tokens")["kinds"][kind]["per character"])
-    )
+    return len(text) * float(assets.read_record("host-tokens")["kinds"][kind]["per character"])
 
 
 def row_tokens(row: Mapping[str, Any]) -> float:
@@ -342,15 +310,13 @@ def mean_answer(rows: Sequence[Mapping[str, Any]]) -> float:
 
 
 def how_counted() -> str:
-    """How this machine counts the host's tokens, with the error of an estimate."""
-    if host_encoder():
-        return f"counted with the host's tokenizer, {ENCODING}"
-    results = assets.read_record("host-tokens")
-    off = results["kinds"]["message"]
+    """How the host's tokens are counted, with the error of the estimate."""
+    record = assets.read_record("host-tokens")
+    off = record["kinds"]["message"]
     return (
         f"estimated from characters; for a file of 60 messages the estimate is off by at most "
         f"{100 * off['off, 60 texts']:.0f} % in 95 of 100 cases, for one message by {100 * off['off, one text']:.0f} % "
-        f"(recorded {results['date']} with {results['counted with']})"
+        f"(recorded {record['date']} with {record['counted with']})"
     )
 
 

@@ -592,7 +592,8 @@ show.table({
 # %%
 tokenizer = models.load_tokenizer()
 lengths = lesson_05.token_lengths(prepared.rows, tokenizer)
-lesson_05.lengths_table(lengths)
+print(f"{len(lengths)} rows with {sum(lengths):,} tokens: half have at most {np.median(lengths):.0f}, "
+      f"99 of 100 at most {np.percentile(lengths, 99):.0f}, the longest {max(lengths)}")
 
 # %%
 lesson_05.cut_by_limit(lengths)

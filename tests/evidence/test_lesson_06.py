@@ -205,17 +205,11 @@ def test_where_tuned_and_untuned_cost_the_same_every_token_saved_is_saved():
     assert lesson_06.turning_points(60, 14, price, price)[0] == 61
 
 
-def test_an_estimate_of_the_hosts_tokens_is_within_its_recorded_error(monkeypatch):
+def test_an_estimate_of_the_hosts_tokens_is_within_its_recorded_error():
     """The counts are those of the host's own tokenizer, recorded with it."""
-    monkeypatch.setattr(lesson_06, "host_encoder", lambda: None)
     kinds, task = assets.read_record("host-tokens")["kinds"], load_task("support_tickets", list(lesson_06.FIELDS))
     messages = [c[1]["content"] for c in (*task.train, *task.validation, *task.test)]
     estimated = sum(lesson_06.count(text, "message") for text in messages) / len(messages)
     assert estimated == pytest.approx(kinds["message"]["mean"], rel=0.001)
     assert 0 < kinds["message"]["off, 60 texts"] < kinds["message"]["off, one text"] < 0.3
     assert "estimated from characters" in lesson_06.how_counted()
-
-
-def test_the_hosts_own_tokenizer_is_taken_where_it_is(monkeypatch):
-    monkeypatch.setattr(lesson_06, "host_encoder", lambda: str.split)
-    assert lesson_06.count("three short words", "message") == 3 and "the host's tokenizer" in lesson_06.how_counted()

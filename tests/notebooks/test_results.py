@@ -13,7 +13,6 @@ from support import table_rows
 
 from course_utils import costs, lessons
 from course_utils.evidence import lesson_01
-from course_utils.publishing.overview import overview
 
 
 @cache
@@ -50,22 +49,11 @@ def number(cell):
 
 @pytest.mark.parametrize(("lesson", "minutes"), {"01": 4, "02": 8, "03": 6, "04": 8, "05": 5, "06": 5}.items())
 def test_it_runs_in_minutes_on_two_cores(lesson, minutes):
-    """Notices what makes a lesson slow. The seconds are the build's, and the lesson's own table shows them."""
-    seconds = notebook(lesson).metadata.course["seconds"]
-    assert seconds <= 60 * minutes
-    text = "\n".join(cell.source for cell in notebook(lesson).cells if cell.cell_type == "markdown")
-    assert f"| {seconds / 60:.1f} minutes |" in text
+    """Notices what makes a lesson slow. The seconds are the build's."""
+    assert notebook(lesson).metadata.course["seconds"] <= 60 * minutes
 
 
 # -- 01 ---------------------------------------------------------------------------------------------------------------------
-
-
-def test_the_front_door_shows_all_lessons():
-    """Notices a lesson, a title, a time or a number of exercises that changed after notebook 01 was built."""
-    shown = overview("cpu")
-    assert repr(shown) in printed("01")
-    assert [row.lesson for row in shown] == list(lessons.LESSONS.values())
-    assert all(row.minutes and row.exercises >= 4 for row in shown)
 
 
 def test_live_training_teaches_the_form_and_not_the_facts():
