@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import course_utils
-from course_utils import claims, models
+from course_utils import models
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -137,7 +137,7 @@ def test_the_workflow_covers_the_oldest_python_and_keys_its_cache_on_the_models_
     assert WORKFLOW["env"]["MODEL_WHEEL"] == models.PACKAGED.wheel_sha256
 
 
-# Data, records, claims
+# Data, records
 
 
 @pytest.mark.parametrize("folder", sorted(p for p in (ROOT / "data").iterdir() if p.is_dir()), ids=lambda p: p.name)
@@ -165,15 +165,6 @@ def test_no_record_is_taken_for_another():
         read |= set(re.findall(r"assets\.benchmark_results\(\"([\w-]+)\"\)", file.read_text(encoding="utf-8")))
     assert read <= names
     assert [(name, other) for name in read for other in names if other.startswith(f"{name}-")] == []
-
-
-def test_every_claim_is_judged_by_a_lesson():
-    judged = set()
-    for file in ROOT.glob("notebooks/source/*.py"):
-        text = file.read_text(encoding="utf-8")
-        judged |= set(re.findall(r"(?:claims\.check|evidence\.card)\(\s*\"(\w+)\"", text))
-        judged |= {id for ids in re.findall(r"evidence\.summary\(([^)]*)\)", text) for id in re.findall(r"\w+", ids)}
-    assert judged == set(claims.CLAIMS)
 
 
 # CONTRIBUTING.md speaks of files, targets, tests and names that are there.

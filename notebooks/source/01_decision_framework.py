@@ -577,7 +577,7 @@ show.answers([example[1]["content"]], {"answer to learn": [example[2]["content"]
 
 # %% [markdown]
 # We train a {{term:LoRA}} {{term:adapter}}, a small set of numbers beside the model's own. Lesson 02 explains
-# it. The model sees each of the 160 examples once, four at a time, which takes a minute or two. (Training
+# it. The model sees each of the {{record:framework:examples:d}} examples once, four at a time, which takes a minute or two. (Training
 # changes the model in place: to repeat section 4 afterwards, restart the kernel.)
 
 # %%
@@ -619,11 +619,11 @@ show.answers(
 # the most expensive misunderstanding about fine-tuning.
 #
 # **What does training save?** The instructions and examples no longer travel with each call. Does that save
-# money? The cards from here on show claims that circulate, and what we found; open their folds for the
-# evidence.
+# money? The cards from here on show claims that circulate, and what we found; their folds say on what it was
+# measured, and when.
 
 # %%
-evidence.card("D2", tokens=tokens)
+evidence.card("D2")
 
 # %% [markdown]
 # So the saving depends on whether the tokens were paid in full. Look up your host's caching rule first.
@@ -679,7 +679,7 @@ lesson_01.differences()
 
 # %% [markdown]
 # The first row settles nothing: its interval includes zero. (The prompt could choose its examples from 300 answered
-# messages, the training saw 160.) So where customers repeat themselves, a file of
+# messages, the training saw {{record:framework:examples:d}}.) So where customers repeat themselves, a file of
 # good answers may be enough: if it is good enough on your task, stop there. It has two limits. A question
 # that nobody has asked before gets only the next row of the large table, *RAG, examples about other facts*.
 # And the examples go out of date with the facts in them.
@@ -767,12 +767,12 @@ lesson_01.frontier(catalogue)
 # You pay for training once, for prompts on every call. So there is a number of requests a day from which
 # training pays, the *break-even*.
 #
-# First one request, by hand. A large model costs 2 dollars for a million tokens of input and 10 for output. A
+# First one request, by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input and {{fact:prices:"gpt-6.2-sol".output:g}} for output. A
 # prompt of 400 tokens and an answer of 25 cost
 #
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
 #
-# With the small fine-tuned model, at 0.195 and 0.60 dollars and with a prompt of 140 tokens, a request costs
+# With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and with a prompt of 140 tokens, a request costs
 # 0.00004 dollars. So each request saves a tenth of a cent.
 #
 # On the other side are 40 hours of work on examples and tests. At 80 dollars an hour these cost 3,200
@@ -814,7 +814,10 @@ lesson_01.gpu_prices()
 # smaller model, which you could prompt as well.
 
 # %%
-evidence.card("D1", assumptions=chosen)
+lesson_01.factors_table(chosen)
+
+# %%
+evidence.card("D1")
 
 # %% [markdown]
 # Against the largest models the factor is large. Against the smallest models of the same vendors it almost vanishes: try one of those, with your best prompt, before you train
@@ -832,7 +835,7 @@ guess
 guess.reveal(round(lesson_01.price_of_an_error(chosen)[1000], 2), source="computed")
 
 # %%
-evidence.card("D3", assumptions=chosen)
+evidence.card("D3")
 
 # %% [markdown]
 # So at 85 %, stop and compute. The same prompt to the same large model is good enough at ten requests a day
@@ -922,7 +925,7 @@ print(f"{sum(has_source)} of {len(some)} answers are in their passage, word for 
 # **The claims of this lesson**, with their verdicts. Open a row to see why.
 
 # %%
-evidence.summary()
+evidence.summary("D1", "D2", "D3", "D4", "D5")
 
 # %% [markdown]
 # **Quiz.** Click a choice to see why it is right or wrong.

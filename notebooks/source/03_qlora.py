@@ -619,11 +619,16 @@ lesson.runs_table(recipe, runs)
 # %%
 losses = {name: lesson.answer_losses(model, tokenizer, held_out)
           for name, model in adapted.items()}
-evidence.card("Q5", lora=losses["LoRA"], qlora=losses["QLoRA"], before=before)
+lesson.paired_losses({"before training": before} | losses)
 
 # %% [markdown]
 # Look at the interval first, then at how much of LoRA's gain QLoRA reached. A difference this small says
-# little: with the table's twelve messages even its sign may flip.
+# little: with the table's twelve messages even its sign may flip. We ran it with three seeds, too:
+
+# %%
+evidence.card("Q5")
+
+# %% [markdown]
 #
 # The 4-bit base starts further behind (section 6), and its adapter has to make up for that too. How much
 # damage is left at the end depends on the model's size, the data and the number of steps. So only your own
@@ -674,7 +679,10 @@ pace = lesson.pace(adapted, tokenizer, examples)
 guess.reveal(round(100 * (four_examples.value - 1)), "% longer")
 
 # %%
-evidence.card("Q2", pace=pace)
+lesson.pace_table(pace)
+
+# %%
+evidence.card("Q2")
 
 # %% [markdown]
 # Others' measurements differ by far more than the claim's ten points. So do not plan with "20 to 30 %": time
@@ -963,7 +971,7 @@ lesson.rounded_steps(matrix)
 # **The claims of this lesson.**
 
 # %%
-evidence.summary()
+evidence.summary("Q1", "Q2", "Q3", "Q4", "Q5")
 
 # %% [markdown]
 # **Quiz.** Each choice opens to say why it is right or wrong.

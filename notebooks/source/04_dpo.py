@@ -408,7 +408,7 @@ lesson.reading_the_log(trainer.state.log_history)
 #
 # From this log alone you could not say that anything was learned: some pairs are harder than others, so in
 # twelve steps of four pairs the loss jumps above and below 0.69. Here is the same picture of a longer run,
-# recorded with 120 pairs.
+# recorded with {{record:preferences:plan.pairs:d}} pairs.
 
 # %%
 lesson.recorded_log()
@@ -630,8 +630,8 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # ## 5 · Does it beat the cheap rival?
 #
 # SFT on the chosen replies uses one half of each pair. What was the other half worth? The figure shows longer,
-# recorded runs. The methods started from the same model, learned from the same 120 pairs, and answered the
-# same test messages at temperature 0. All of this, the desk's SFT included, was done three times, each time with
+# recorded runs. The methods started from the same model, learned from the same {{record:preferences:plan.pairs:d}} pairs, and answered the
+# same {{record:preferences:plan.test:d}} test messages at temperature 0. All of this, the desk's SFT included, was done three times, each time with
 # another {{term:seed}}. Besides SFT and DPO the figure has two variants, explained further down. How often do the
 # answers keep each rule?
 
@@ -1219,11 +1219,11 @@ lesson.costs_table()
 # **The claims of this lesson.** You have met A5 in section 9. Open a row to see why.
 
 # %%
-evidence.summary("A1", "A2", "A3", "A4")
+evidence.summary("A1", "A2", "A3", "A4", "A5")
 
 # %% [markdown]
 # In A2, ORPO saves the reference and a training stage, not the second reply. A4 says that DPO ranks the pairs
-# about as well as a reward model does, not that either ranks them well: A4's fold has the kinds of pairs one by
+# about as well as a reward model does, not that either ranks them well: section 5 has the kinds of pairs one by
 # one, and SFT on the chosen replies is not far behind.
 
 # %% [markdown]
