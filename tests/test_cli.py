@@ -229,7 +229,7 @@ def test_every_command_but_lab_speaks_to_programs(capsys):
     from course_utils import cli
 
     commands = re.findall(r"^    ([a-z-]+)(?: |$)", course("--help").stdout, re.MULTILINE)
-    assert len(commands) == 15
+    assert {"lab", "book", "grade", "release"} <= set(commands)
     for command in set(commands) - {"lab"}:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
