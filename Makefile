@@ -17,7 +17,7 @@ OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_
 # The old versions convert the CPU model themselves: they once wrote another tokenizer than the new ones.
 OLDEST_CACHE = $(abspath $(VENV)-oldest)/course-cache
 
-.PHONY: lab lint facts test test-quick test-notebooks test-oldest test-oldest-all notebooks book bench soak gpu colab clean
+.PHONY: lab lint facts test test-quick test-notebooks test-oldest test-oldest-all notebooks readme book bench soak gpu colab clean
 
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
@@ -58,6 +58,11 @@ test-oldest: $(VENV)-oldest/.test
 # All of it there. Grading runs on an instructor's machine, on whatever is installed there, and is left out.
 test-oldest-all: $(VENV)-oldest/.test
 	COURSE_CACHE=$(OLDEST_CACHE) $(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" --ignore=tests/grading
+
+# README.md and docs/ from the newest records.
+readme: $(VENV)/.test
+	$(BIN)/python benchmarks/release.py --write
+	$(BIN)/python -m course_utils.claims > docs/claims.md
 
 notebooks: $(VENV)/.test
 	$(BIN)/course build
