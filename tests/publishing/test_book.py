@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from show.test_style import contrast
 from support import SLOW
+from test_style import contrast
 from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
 from course_utils import assets, glossary, lessons, style

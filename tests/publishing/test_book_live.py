@@ -87,7 +87,7 @@ def test_calculators_stand_where_the_notebook_has_their_widget():
 def test_a_calculator_takes_the_place_of_the_stored_answer():
     sources, outputs = cells_of(lessons.LESSONS["01"])
     stored = cells_of(lessons.LESSONS["01"], live=False)[1]
-    title = CALCULATORS["decision"].title
+    title = f"<b>{CALCULATORS['decision'].title}</b>"
     assert outputs.count(title) == stored.count(title) - 1  # the second quotes measurements, which a page does not have
     assert sum("[calculator](../calculators.md) answers here" in source for source in sources) == 1
     pictures = [cells_of(lesson, live)[1].count("_figures/") for lesson in LESSONS for live in (True, False)]
