@@ -4,7 +4,7 @@
 after the next build, and not before it; that the stored notebook is of the present source is test_builder.py's to say. Each
 test says which change it would notice then.
 
-The records are written by `benchmarks/preferences.py` and `benchmarks/alignment.py`: a change of code shows in them after
+The records are written by `benchmarks/preferences.py`: a change of code shows in them after
 their next run.
 """
 
