@@ -276,9 +276,9 @@ def measured_page() -> str:
 
 def gains() -> dict[str, str]:
     """Lesson's number → what the learner's model gains in it, from the newest records."""
-    read = {name: found[0] for name in ("framework", "lora-seeds", "preferences", "data-quality", "hosted")
+    read = {name: found[0] for name in ("framework", "lora-seeds", "lora-sweep", "preferences", "data-quality", "hosted")
             if (found := newest(name))}  # fmt: skip
-    seeds = read["lora-seeds"]
+    seeds, untrained = read["lora-seeds"], 100 * read["lora-sweep"]["runs"]["untrained"]["scores"]["valid format"][0]
     valid = over_seeds([run["scores"]["valid format"][0] for run in seeds["runs"]])[0]
     category = over_seeds([run["scores"]["category: exact match"][0] for run in seeds["runs"]])[0]
     prompted, together = (usable(s)(read["framework"])[0] for s in ("instructions and three examples", "fine-tuned + RAG"))

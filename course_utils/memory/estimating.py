@@ -100,7 +100,7 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
             configuration, or a model.
         method: "full", "lora" or "qlora".
         way: "formula" (immediate, for any size; see `formula`) or "trace" (takes seconds; runs the real step on tensors
-            without values; see `tracing`).
+            without values; see `step.trace`).
         options: the other fields of `StepPlan`, such as `batch_size` and `length`.
 
     Returns:

@@ -36,7 +36,7 @@ def json_body(model: type[BaseModel]) -> Any:
     """Mark a parameter of a route as the request's body: `body: Annotated[CreateJob, json_body(CreateJob)]`.
 
     The body is validated strictly: "1" is not a number, and 1 is not a string. What is wrong with it is raised as an
-    `ApiError` if it is not JSON, else as a `RequestValidationError`, which `replies.invalid_request` answers.
+    `ApiError` if it is not JSON, else as a `RequestValidationError`, which `invalid_request` answers.
     """
 
     async def read(request: Request) -> BaseModel:
