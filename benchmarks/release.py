@@ -1,7 +1,7 @@
 """One record of everything that is measured, beside the one before it.
 
     python benchmarks/release.py                 gather the newest records into release-DATE.json
-    python benchmarks/release.py --write         docs/measured.md, and the lessons' table of README.md, from the newest records
+    python benchmarks/release.py --write         docs/measured.md, and the lessons' table of README.md, from newest records
     python benchmarks/release.py make-test       run `make test` and record how long each of its parts takes
 
 Nothing is measured here but `make test`: each figure is read from the newest dated record of its benchmark, and keeps that
@@ -267,8 +267,8 @@ def measured_page() -> str:
     """docs/measured.md."""
     newest_release = release_records()[-1].stem.removeprefix("release-")
     head = (
-        "# Measured\n\nWhat the course measures of itself. Each figure has the day of its record in `benchmarks/records/`, which names\n"
-        "the machine; brackets hold the lowest and the highest of several seeds or rounds. Written by `make readme` from\n"
+        "# Measured\n\nWhat the course measures of itself. Each figure has the day of its record in `benchmarks/records/`, which\n"
+        "names the machine; brackets hold the lowest and the highest of several seeds or rounds. Written by `make readme` from\n"
         f"the release record of {newest_release}."
     )
     return f"{head}\n\n{table()}\n"
