@@ -267,9 +267,9 @@ def measured_page() -> str:
     """docs/measured.md."""
     newest_release = release_records()[-1].stem.removeprefix("release-")
     head = (
-        "# Measured\n\nWhat the course measures of itself. Each figure has the day of its record in `benchmarks/records/`, which\n"
-        "names the machine; brackets hold the lowest and the highest of several seeds or rounds. Written by `make readme` from\n"
-        f"the release record of {newest_release}."
+        "# Measured\n\nWhat the course measures of itself. Each figure has the day of its record in `benchmarks/records/`;\n"
+        "the record names the machine. Brackets hold the lowest and the highest of several seeds or rounds. Written\n"
+        f"by `make readme` from the release record of {newest_release}."
     )
     return f"{head}\n\n{table()}\n"
 
