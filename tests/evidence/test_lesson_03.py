@@ -20,7 +20,7 @@ def test_each_lever_saves_and_the_first_saves_most():
     saved = {name: row["alone saves, GB"] or 0 for name, row in table.rows.items()}
     assert min(saved.values()) >= 0 and max(saved, key=saved.get) == "one example at a time"
     left = [row["left after it and those above, GB"] for row in table.rows.values()]
-    assert left == sorted(left, reverse=True)
+    assert left == sorted(set(left), reverse=True)
     assert lesson_03.prices("Llama-2-7B", 1, 512).rows["one example at a time"]["alone saves, GB"] == 0
 
 
