@@ -9,7 +9,7 @@ from course_utils import languages
 from course_utils.errors import CourseError
 from course_utils.exercises import check
 from course_utils.exercises.definitions import strip_solution
-from course_utils.exercises.quizzes import QUIZZES, quiz
+from course_utils.exercises.quizzes import questions, quiz
 from course_utils.exercises.registry import EXERCISES
 from course_utils.glossary import define
 from course_utils.in_browser.calls import call
@@ -128,11 +128,11 @@ def test_the_code_of_an_exercise_is_the_same_in_every_language():
 
 
 def test_a_quiz_is_asked_and_answered_in_the_language():
-    right = "abcdefgh"[next(i for i, choice in enumerate(QUIZZES["03"][0].choices) if choice[1])]
+    right = "abcdefgh"[next(i for i, choice in enumerate(questions("03")[0].choices) if choice[1])]
     with speaking("es"):
         html, answer = quiz("03")._repr_html_(), quiz("03").answer(1, right)
-    assert answer.startswith("Correcto. ") and html.count("<b>Correcto.</b>") == len(QUIZZES["03"])
-    assert QUIZZES["03"][0].text not in html
+    assert answer.startswith("Correcto. ") and html.count("<b>Correcto.</b>") == len(questions("03"))
+    assert questions("03")[0].text not in html
     assert quiz("03").answer(1, right).startswith("Right. ")
 
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from course_utils import assets, claims, glossary
 from course_utils.evidence.cards import LESSON_OF
 from course_utils.exercises.libraries import REFUSAL
-from course_utils.exercises.quizzes import QUIZZES
+from course_utils.exercises.quizzes import questions
 from course_utils.exercises.registry import EXERCISES
 from course_utils.files import write_whole
 from course_utils.languages import BOOK, GLOSSARY, SOURCE, STAGE, catalogue_file, find, lesson_domain, speaking
@@ -221,7 +221,7 @@ def _beside(lesson: Lesson) -> Iterator[tuple[str, str]]:
         if lesson.has(id):
             texts = (exercise.title, " ".join(exercise.hint.split()), *(mistake.diagnosis for mistake in exercise.mistakes))
             yield from ((text, _file_of(exercise.solution.__module__)) for text in texts)
-    for question in QUIZZES[lesson.number]:
+    for question in questions(lesson.number):
         for text in (question.text, *(part for choice, _, why in question.choices for part in (choice, why))):
             yield text, "course_utils/exercises/quizzes.py"
     for id in (id for id in claims.CLAIMS if LESSON_OF[id[:1]] == lesson.number):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from course_utils import assets, claims
 from course_utils.evidence.cards import LESSON_OF
-from course_utils.exercises.quizzes import QUIZZES, quiz
+from course_utils.exercises.quizzes import quiz
 from course_utils.files import write_whole
 from course_utils.languages import SOURCE, STAGE, lesson_domain, messages, say, speaking
 from course_utils.lessons import LESSONS, find, learner_file
@@ -115,7 +115,7 @@ def _translate_outputs(cell: NotebookNode, name: str) -> None:
     quiz_match = _QUIZ.search(cell.source)
     for output in cell.outputs:
         data = output.get("data", {})
-        if quiz_match and quiz_match[1] in QUIZZES and "text/html" in data:
+        if quiz_match and quiz_match[1] in LESSONS and "text/html" in data:
             with speaking(SOURCE):
                 stored = quiz(quiz_match[1])._repr_html_(), repr(quiz(quiz_match[1]))
             if data["text/html"] == stored[0]:

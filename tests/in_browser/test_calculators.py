@@ -11,11 +11,11 @@ from html.parser import HTMLParser
 
 import pytest
 from drawn import choices
+from support import solution_lines
 
 from course_utils import costs, decision, memory
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
-from course_utils.exercises.definitions import solution_lines
 from course_utils.in_browser import answers
 from course_utils.in_browser.calculators import CALCULATORS, calculate
 from course_utils.publishing import calculators, page_exercises, pyodide

@@ -10,7 +10,7 @@ import pytest
 from visiting import built
 
 from course_utils import cli, lessons
-from course_utils.exercises.quizzes import QUIZZES, quiz
+from course_utils.exercises.quizzes import questions, quiz
 from course_utils.publishing.book import epub, html_pages, paper, write_epub
 
 XHTML, OPF, MATHML = (
@@ -38,11 +38,11 @@ def test_a_quiz_gives_its_answers_after_its_last_question():
     told = words(answers)
     tree.remove(answers)
     asked = words(tree)
-    for question in QUIZZES["03"]:
+    for question in questions("03"):
         for choice, _, why in question.choices:
             choice, why = (" ".join(re.sub(r"[`*]", "", text).split()) for text in (choice, why))
             assert choice in asked and why in told and why not in asked
-    assert told.count("Right.") == len(QUIZZES["03"]) and "Right." not in asked
+    assert told.count("Right.") == len(questions("03")) and "Right." not in asked
 
 
 def test_a_guess_is_written_down_and_an_answer_shown():
