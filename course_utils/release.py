@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise
-from course_utils.exercises.quizzes import QUIZZES
+from course_utils.exercises.quizzes import questions
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.results import write
@@ -197,7 +197,7 @@ def _answers(sections: list[str], exercises: list[Exercise]) -> str:
     quizzes = []
     for section in sections:
         answers = []
-        for question in QUIZZES[section[:2]]:
+        for question in questions(section[:2]):
             letter, (choice, _, why) = next((i, c) for i, c in zip("abcdefgh", question.choices) if c[1])
             answers.append({"question": question.text, "letter": letter, "choice": choice, "why": why})
         quizzes.append((section, answers))

@@ -128,3 +128,12 @@ def table_rows(printed, start):
         cells = [line[a:b].strip() for a, b in zip(starts, [*starts[1:], len(line)])]
         rows[cells[0]] = dict(zip(re.findall(r"\S+(?: \S+)*", lines[head])[1:], cells[1:]))
     return rows
+
+
+def solution_lines(source):
+    """The lines that a learner's stub lacks, stripped; an import gives nothing away."""
+    from course_utils.exercises.definitions import strip_solution
+
+    stub = strip_solution(source).splitlines()
+    lines = [line.strip() for line in source.splitlines() if line not in stub]
+    return [line for line in lines if line and not line.startswith(("###", "import ", "from "))]

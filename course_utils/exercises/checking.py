@@ -16,11 +16,12 @@ from html import escape
 from typing import Any, Self
 
 from course_utils.errors import CourseError
-from course_utils.exercises.comparing import Unsendable, described, is_tensor, key, same, settled, short
+from course_utils.exercises.comparing import described, key, same, short
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.drawing import Generator, generator
 from course_utils.exercises.libraries import foreign, refusal
 from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises.values import Unsendable, is_tensor, settled
 
 HINT_FROM = 3  # wrong tries
 _tries: Counter[str] = Counter()

@@ -10,43 +10,16 @@ values can be checked where there is neither, and without waiting for an import.
 
 from __future__ import annotations
 
-import array
-import collections
-import dataclasses
-import decimal
 import math
-import numbers
 import sys
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
-from itertools import islice
 from typing import Any, NamedTuple
 
-MOST_PARTS, MOST_BITS = 100_000, 65_536  # as in grading
+from course_utils.exercises.values import class_of, is_tensor
+
 FLOAT32_TOLERANCE = 1e-6  # relative; more than a few float32 operations lose, and far less than any mistake changes
 LONG_INT_BITS = 200  # of an int whose digits nobody reads
 SHORTER = ("float32", "float16", "bfloat16")
 PLAIN_NUMBERS = (bool, int, float)
-_READ_OUT = (Iterator, KeysView, ValuesView, ItemsView, range, collections.deque, array.array)
-
-
-def _of(library: str, name: str) -> Any:
-    """A class of a library, for `isinstance`; () if the library is not loaded, since no value can be of it then."""
-    return getattr(sys.modules.get(library), name, ())
-
-
-class Listed(list):
-    """The items of an iterable other than a list; subclasses are named after its type."""
-
-
-class Unsendable(ValueError):
-    """A value that grading could not send out of the sandbox."""
-
-
-class Opaque:
-    """Stands for an object that is no value; subclasses are named after its type. It is equal to nothing."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}>"
 
 
 class Difference(NamedTuple):
@@ -62,122 +35,6 @@ class Difference(NamedTuple):
     expected: Any
     actual: Any
     storage: str = ""
-
-
-def settled(value: Any) -> Any:
-    """A value in the form in which it is compared, the same as grading has of it after its way out of the sandbox.
-
-    Iterables are read out; dataclasses become tuples, tables arrays, other libraries' numbers floats, and tensors of any layout
-    dense ones. An object that is none of these becomes an `Opaque` with its type's name.
-
-    Raises:
-        Unsendable: it is endless or too long, or an int that is too large. Reading out the learner's own iterable can also
-            raise any other error.
-        RecursionError: it contains itself.
-    """
-    return _settled(value, [MOST_PARTS])
-
-
-def _settled(value: Any, remaining_parts: list[int]) -> Any:
-    remaining_parts[0] -= 1
-    if remaining_parts[0] < 0:
-        raise Unsendable(f"it has more than {MOST_PARTS:,} parts")
-    if value is None or isinstance(value, bool):
-        return value
-    if issubclass(type(value), str):  # an object can claim another class than its own
-        return str.__str__(value)  # for a member of a string enumeration, its text
-    if isinstance(value, _of("numpy", "generic")):
-        return _settled_array(value[...], remaining_parts, value)
-    if isinstance(value, int):
-        if value.bit_length() > MOST_BITS:
-            raise Unsendable(f"it is an int of more than {MOST_BITS:,} bits")
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, list):
-        return [_settled(part, remaining_parts) for part in value]
-    if isinstance(value, tuple):
-        return tuple(_settled(part, remaining_parts) for part in value)
-    if isinstance(value, dict):
-        return {_settled(name, remaining_parts): _settled(part, remaining_parts) for name, part in value.items()}
-    if isinstance(value, (set, frozenset)):
-        return {_settled(part, remaining_parts) for part in value}
-    if isinstance(value, (bytes, bytearray)):
-        return bytes(value)
-    if isinstance(value, complex):
-        return complex(value)
-    if is_tensor(value):
-        return _settled_tensor(value)
-    if isinstance(value, _of("numpy", "ndarray")):
-        return _settled_array(value, remaining_parts, value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return tuple(_settled(getattr(value, field.name), remaining_parts) for field in dataclasses.fields(value))
-    if isinstance(value, _READ_OUT):
-        parts = [_settled(part, remaining_parts) for part in islice(value, remaining_parts[0] + 1)]
-        return type(type(value).__name__, (Listed,), {})(parts)
-    if hasattr(type(value), "__array__"):  # columns of pandas and other libraries
-        import numpy as np
-
-        return _settled(np.asarray(value), remaining_parts)
-    if isinstance(value, numbers.Real) or hasattr(type(value), "__float__"):
-        plain = as_number(value)
-        if plain is not None:
-            return _settled(plain, remaining_parts)
-    return type(type(value).__name__, (Opaque,), {})()
-
-
-def as_number(value: Any) -> float | int | None:
-    """The number that another library's object stands for, such as a Fraction; an int if no float is as large.
-
-    None if it stands for none, whatever it raises.
-    """
-    try:
-        return float(value)
-    except OverflowError:
-        try:
-            return int(value)
-        except Exception:
-            return None
-    except Exception:
-        # Decimal's signalling NaN is a NaN that float refuses.
-        return math.nan if isinstance(value, decimal.Decimal) and value.is_nan() else None
-
-
-def _settled_array(array: Any, remaining_parts: list[int], value: Any) -> Any:
-    import numpy as np
-
-    scalar = isinstance(value, np.generic)
-    if isinstance(array, np.ma.MaskedArray):  # what is masked has no value, whatever stands under the mask
-        return _settled(array.tolist(), remaining_parts)
-    if array.dtype.kind in "fc" and array.dtype.itemsize > (8 if array.dtype.kind == "f" else 16):
-        with np.errstate(over="ignore"):  # what no float64 holds becomes infinite
-            array = array.astype(np.float64 if array.dtype.kind == "f" else np.complex128)
-        return array[()] if scalar else array
-    if array.dtype.kind not in "biufc":
-        return _settled(value.item() if scalar else array.tolist(), remaining_parts)
-    return value
-
-
-def _settled_tensor(value: Any) -> Any:
-    """A tensor that NumPy can hold, with bfloat16 as it is; an `Opaque` if it has no numbers."""
-    import torch
-
-    try:
-        value = value.detach()
-        if value.layout is not torch.strided:
-            value = value.to_dense()
-        if value.is_quantized:
-            value = value.dequantize()
-        value = value.cpu().resolve_neg().resolve_conj()
-        if value.dtype is torch.complex32:
-            value = value.to(torch.complex64)
-        elif value.is_floating_point() and value.dtype.itemsize == 1:
-            value = value.float()
-        if value.dtype is not torch.bfloat16:
-            value.numpy()
-    except (RuntimeError, TypeError, NotImplementedError):
-        return type("Tensor without numbers", (Opaque,), {})()
-    return value
 
 
 def same(actual: Any, expected: Any, tolerance: float) -> bool:
@@ -273,16 +130,11 @@ def _widened(value: Any) -> Any:
     return value.detach().cpu().float().numpy() if is_tensor(value) else value  # NumPy has no bfloat16
 
 
-def is_tensor(value: Any) -> bool:
-    """Whether a value is a PyTorch tensor."""
-    return isinstance(value, _of("torch", "Tensor"))
-
-
 def _parts(value: Any) -> list | tuple | None:
     if isinstance(value, (list, tuple)):
         return value
     try:
-        if (isinstance(value, _of("numpy", "ndarray")) or is_tensor(value)) and value.ndim:
+        if (isinstance(value, class_of("numpy", "ndarray")) or is_tensor(value)) and value.ndim:
             return value.tolist()
     except (RuntimeError, TypeError, NotImplementedError):  # a tensor without numbers
         pass
@@ -292,9 +144,9 @@ def _parts(value: Any) -> list | tuple | None:
 def plain_number(value: Any) -> Any:
     """The plain value in a NumPy or PyTorch scalar or a value without dimensions."""
     try:
-        if isinstance(value, _of("numpy", "generic")):
+        if isinstance(value, class_of("numpy", "generic")):
             return value.item()
-        if (isinstance(value, _of("numpy", "ndarray")) or is_tensor(value)) and value.ndim == 0:
+        if (isinstance(value, class_of("numpy", "ndarray")) or is_tensor(value)) and value.ndim == 0:
             return value.item()
     except (RuntimeError, TypeError, NotImplementedError):
         pass

@@ -136,15 +136,3 @@ def strip_solution(source: str) -> str:
     if inside:
         raise ValueError(f"{BEGIN} without {END}")
     return "\n".join(stub_lines)
-
-
-def solution_lines(source: str) -> list[str]:
-    """The lines between the markers, stripped; an import gives nothing away."""
-    lines, inside = [], False
-    for line in source.splitlines():
-        stripped = line.strip()
-        if stripped in (BEGIN, END):
-            inside = stripped == BEGIN
-        elif inside and stripped and not stripped.startswith(("import ", "from ")):
-            lines.append(stripped)
-    return lines

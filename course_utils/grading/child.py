@@ -29,8 +29,8 @@ from typing import Any, NoReturn
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "exercises"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import coding
 import running
+import values
 from confine import confine
 from libraries import foreign
 
@@ -75,8 +75,8 @@ def main() -> None:
             _end(question_pid, spaces)
             os._exit(0)
         reply: dict[str, Any]
-        match coding.Request(json.loads(data)["do"]):
-            case coding.Request.START:
+        match json.loads(data)["do"]:
+            case "start":
                 try:
                     question_pid = _start(descriptors[0], control, spaces, options)
                     reply = {"started": question_pid}
@@ -85,9 +85,9 @@ def main() -> None:
                 finally:
                     for descriptor in descriptors:
                         os.close(descriptor)
-            case coding.Request.LOOK:
+            case "look":  # how much processor time the question's process has used, and whether it sleeps
                 reply = {"seen": None if question_pid is None else _look(question_pid)}
-            case coding.Request.END:
+            case "end":
                 reply = {"ended": _end(question_pid, spaces)}
                 question_pid = None
         control.send(json.dumps(reply).encode())
@@ -306,10 +306,10 @@ def _serve_question(
     function: Any = cell_run.names.get(question["name"])
     library = foreign(function) if callable(function) else ""
     send({"ready": {"notes": cell_run.notes, "error": cell_run.error, "defined": callable(function), "library": library}})
-    encode, describe = coding.encode, _describe
+    encode, describe = values.encode, _describe
     while True:
         call = receive()
-        arguments = [coding.decode(part) for part in call["args"]]
+        arguments = [values.decode(part) for part in call["args"]]
         try:
             reply = {"n": call["n"], "ok": encode(function(*arguments))}
             reply["changed"] = any(encode(arguments[place]) != call["args"][place] for place in question["kept"])

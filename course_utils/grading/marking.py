@@ -23,7 +23,7 @@ from typing import Any
 from course_utils.exercises import checking, libraries
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.registry import EXERCISES
-from course_utils.grading.coding import encode
+from course_utils.exercises.values import encode
 from course_utils.grading.protocol import Died, value_of
 from course_utils.grading.sandbox import ALL_LIBRARIES, NO_LIBRARIES, TENSOR_LIBRARIES, LibrariesNotLoaded, Sandbox
 from course_utils.lessons import source_file

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from course_utils.grading.coding import MOST_PARTS, Unsendable, decode
+from course_utils.exercises.values import MOST_PARTS, Unsendable, decode
 
 MOST_DEPTH = 200  # nested lists and objects; Python's own functions fail at a few hundred levels more
 LOOK_SECONDS = 0.25  # poll interval for a process that has not replied; the first poll is not charged

@@ -33,8 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.errors import CourseError
-from course_utils.exercises import libraries
-from course_utils.grading.coding import Request
+from course_utils.exercises import libraries, values
 from course_utils.grading.places import emptied_folders, package_folders, shown, shown_folders, to_cover
 from course_utils.grading.protocol import Channel, Died, Limits
 
@@ -43,8 +42,8 @@ SPARE_BYTES = 256_000_000  # a container's memory beyond the answer's limit, for
 ROOT_FOLDERS = ("/lib", "/lib64", "/lib32", "/bin", "/sbin")  # beside /usr; mostly links into it
 IMAGE = "finetuning-course-links"  # name of the Docker image; see _layout
 # All of the course that a sandbox sees.
-INSIDE = tuple(Path(__file__).parent / name for name in ("child.py", "coding.py", "confine.py", "running.py"))
-INSIDE += (Path(libraries.__file__),)
+INSIDE = tuple(Path(__file__).parent / name for name in ("child.py", "confine.py", "running.py"))
+INSIDE += (Path(libraries.__file__), Path(values.__file__))
 # Modules that a sandbox can import before it runs answers: imports take seconds on a busy machine, and no answer is to pay
 # for them. Each tuple contains the one before it.
 NO_LIBRARIES: tuple[str, ...] = ()
@@ -350,7 +349,7 @@ class Sandbox:
             command += ["--setenv", name, value]
         return [*command, "--", *self._program("/grader", descriptor, preload, caged=True)]
 
-    def _ask(self, request: Request, descriptors: Sequence[int] = ()) -> dict:
+    def _ask(self, request: str, descriptors: Sequence[int] = ()) -> dict:
         # The two sides take turns and each message is one short write, so it arrives whole. SOCK_SEQPACKET would guarantee
         # that, but macOS does not have it.
         try:
@@ -393,7 +392,7 @@ class QuestionProcess:
         self.ended: tuple[int, int] | None = None
         grader_end, sandbox_end = socket.socketpair()
         try:
-            reply = sandbox._ask(Request.START, [sandbox_end.fileno()])
+            reply = sandbox._ask("start", [sandbox_end.fileno()])
         except SandboxLost:
             grader_end.close()
             raise
@@ -410,7 +409,7 @@ class QuestionProcess:
 
     def _look(self) -> tuple[float, bool] | None:
         """Processor time that the process has used, and whether it sleeps; None if the sandbox cannot tell."""
-        usage = self._sandbox._ask(Request.LOOK)["seen"]
+        usage = self._sandbox._ask("look")["seen"]
         return usage and (usage[0], usage[1])
 
     def __enter__(self) -> QuestionProcess:
@@ -418,7 +417,7 @@ class QuestionProcess:
 
     def __exit__(self, *_: object) -> None:
         self.channel.close()
-        number, status = self._sandbox._ask(Request.END)["ended"] or (0, 0)
+        number, status = self._sandbox._ask("end")["ended"] or (0, 0)
         self.ended = number, status
 
 

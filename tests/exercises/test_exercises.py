@@ -4,11 +4,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from support import solution_lines
 
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES, check, checking, quiz
-from course_utils.exercises.definitions import solution_lines, strip_solution
-from course_utils.exercises.quizzes import QUIZZES
+from course_utils.exercises.definitions import strip_solution
+from course_utils.exercises.quizzes import questions
+from course_utils.lessons import LESSONS
 
 MISTAKES = [(e.id, m.function.__name__, m) for e in EXERCISES.values() for m in e.mistakes]
 
@@ -142,23 +144,23 @@ def test_unknown_exercise():
         check("lora-99", None)
 
 
-@pytest.mark.parametrize("section", QUIZZES)
+@pytest.mark.parametrize("section", LESSONS)
 def test_quizzes_have_one_right_choice_and_explain_every_one(section):
     shown = quiz(section)._repr_html_()
-    for number, question in enumerate(QUIZZES[section], 1):
+    for number, question in enumerate(questions(section), 1):
         assert sum(right for _, right, _ in question.choices) == 1, question.text
         for letter, (_, right, why) in zip("abcdefgh", question.choices):
             assert len(why) > 25
             said = quiz(section).answer(number, letter)
             assert said == f"{'Right' if right else 'Not this one'}. {why}"
-    assert shown.count("<details") == sum(len(q.choices) for q in QUIZZES[section])
+    assert shown.count("<details") == sum(len(q.choices) for q in questions(section))
     assert "widget" not in shown
 
 
-@pytest.mark.parametrize("section", QUIZZES)
+@pytest.mark.parametrize("section", LESSONS)
 def test_right_choices_are_told_neither_by_their_letter_nor_by_their_length(section):
-    lengths = [[len(text) for text, _, _ in question.choices] for question in QUIZZES[section]]
-    places = [[right for _, right, _ in question.choices].index(True) for question in QUIZZES[section]]
+    lengths = [[len(text) for text, _, _ in question.choices] for question in questions(section)]
+    places = [[right for _, right, _ in question.choices].index(True) for question in questions(section)]
     assert max(map(places.count, places)) <= len(places) / 2
     for extreme in (max, min):
         told = sum(own[place] == extreme(own) for own, place in zip(lengths, places))

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from support import solution_lines
 
 from course_utils.exercises import checking, lesson_04
-from course_utils.exercises.definitions import solution_lines, strip_solution
+from course_utils.exercises.definitions import strip_solution
 
 EXERCISES = {exercise.id: exercise for exercise in lesson_04.EXERCISES}
 MISTAKES = [(e.id, m.function.__name__, m) for e in lesson_04.EXERCISES for m in e.mistakes]

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+from course_utils.exercises import check
 from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch
@@ -38,6 +39,23 @@ def code(source, metadata=None):
 
 def notebook(made, **more):
     return json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5, **more})
+
+
+def with_marker(id, source):
+    return f"# EXERCISE: {id}\n{source}"
+
+
+def in_the_notebook(id, *sources):
+    """What the check says after the cells were run by IPython, which is what runs them in a notebook."""
+    import torch
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    shell.user_ns |= {"torch": torch, "check": check}
+    for source in sources:
+        shell.run_cell(source, store_history=False)
+    return check(id, shell.user_ns.get(EXERCISES[id].name))
 
 
 def hand_in(inbox, learner, section, answers=None, stub=False):

@@ -12,8 +12,8 @@ import torch
 from support import SLOW
 
 from course_utils.exercises import EXERCISES, checking
+from course_utils.exercises.values import Opaque, Unsendable, decode, encode
 from course_utils.grading import protocol
-from course_utils.grading.coding import Opaque, Unsendable, decode, encode
 from course_utils.grading.protocol import Channel, Died, Limits, Starved, value_of
 
 LIMITS = Limits(reply_bytes=1000, question_seconds=1.0)

@@ -5,9 +5,7 @@ import re
 import sys
 
 import pytest
-from grading_fixtures import SHORT
-from test_unusual_answers import in_the_notebook
-from unusual_answers import form
+from grading_fixtures import SHORT, in_the_notebook, with_marker
 
 from course_utils.exercises import EXERCISES, check
 from course_utils.exercises.libraries import foreign
@@ -52,10 +50,9 @@ def marker():
 @pytest.mark.parametrize("how", LIBRARY)
 def test_a_library_that_does_the_exercise_earns_nothing_in_check_and_grading(how, marker):
     above, answer = LIBRARY[how]
-    written = form("data-3", answer, *filter(None, [above]))
-    score = in_the_notebook(written)
+    score = in_the_notebook("data-3", above, answer)
     assert float(score) == 0 and "uses stdnum. An exercise is done by hand" in score.message
-    mark = marker._mark("data-3", LearnerAnswer(f"# EXERCISE: data-3\n{answer}", (above,)))
+    mark = marker._mark("data-3", LearnerAnswer(with_marker("data-3", answer), (above,)))
     assert (mark.points, mark.outcome) == (0.0, "error"), mark.message
     assert "stdnum" in mark.message
 
@@ -70,16 +67,16 @@ stored = Memory(tempfile.mkdtemp(), verbose=0)
 def job_cost(t, v, e, p):
     return t * e * p / 1e6
 """
-    score = in_the_notebook(form("api-7", answer))
+    score = in_the_notebook("api-7", answer)
     assert float(score) == 0 and "uses joblib. An exercise is done by hand" in score.message
-    mark = marker._mark("api-7", LearnerAnswer(f"# EXERCISE: api-7\n{answer}"))
+    mark = marker._mark("api-7", LearnerAnswer(with_marker("api-7", answer)))
     assert (mark.points, mark.outcome) == (0.0, "error")
     assert "uses joblib. An exercise is done by hand" in mark.message
 
 
 @pytest.mark.parametrize("how", HIDDEN)
 def test_a_hidden_import_finds_nothing_in_grading(how, marker):
-    mark = marker._mark("data-3", LearnerAnswer(f"# EXERCISE: data-3\n{HIDDEN[how]}"))
+    mark = marker._mark("data-3", LearnerAnswer(with_marker("data-3", HIDDEN[how])))
     assert mark.points == 0.0
     assert re.search("ModuleNotFoundError.*answers may use Python's standard library and numpy", mark.message), mark.message
 
@@ -94,7 +91,7 @@ found = [f for f in every if os.path.basename(f) in {{'bm25s', 'pip'}}]
 def job_cost(*a):
     return str(found)
 """
-    mark = marker._mark("api-7", LearnerAnswer(f"# EXERCISE: api-7\n{look}"))
+    mark = marker._mark("api-7", LearnerAnswer(with_marker("api-7", look)))
     assert "got a str '[]'" in mark.message, mark.message
 
 
@@ -110,8 +107,8 @@ def job_cost(*a):
     ],
 )
 def test_what_does_no_exercise_is_free_for_all(answer, marker):
-    assert in_the_notebook(form("lora-3", answer)).passed
-    mark = marker._mark("lora-3", LearnerAnswer(f"# EXERCISE: lora-3\n{answer}"))
+    assert in_the_notebook("lora-3", answer).passed
+    mark = marker._mark("lora-3", LearnerAnswer(with_marker("lora-3", answer)))
     assert mark.points == 2, mark.message
 
 
@@ -155,7 +152,7 @@ def test_an_answers_time_is_not_spent_on_loading_libraries(how, monkeypatch):
     monkeypatch.setattr(Attempt, "run", running)
     made = Marker(batch.exercises_of("all")[1], 11, require(False), SHORT)
     try:
-        mark = made._mark("api-7", LearnerAnswer(f"# EXERCISE: api-7\n{answer}", (above,)))
+        mark = made._mark("api-7", LearnerAnswer(with_marker("api-7", answer), (above,)))
         assert mark.points == 1, mark.message
         assert (loads in preloaded[0]) if loads else preloaded == [()]
     finally:

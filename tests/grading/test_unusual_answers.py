@@ -9,13 +9,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from grading_fixtures import SHORT, code, notebook, run, said
-from unusual_answers import FORMS, form, solved
+from grading_fixtures import SHORT, code, notebook, run, said, with_marker
 
 from course_utils.exercises import EXERCISES, check, checking
-from course_utils.exercises.comparing import settled
+from course_utils.exercises.values import decode, encode, settled
 from course_utils.grading import batch, intake, reading
-from course_utils.grading.coding import decode, encode
 from course_utils.grading.marker import Marker
 from course_utils.grading.marking import LearnerAnswer
 from course_utils.grading.sandbox import require
@@ -30,60 +28,25 @@ def marker():
     made.close()
 
 
-def graded(marker, written):
-    """The mark of a form, by way of its notebook."""
-    text = notebook([code(source) for source in written.cells])
+def graded(marker, id, *sources):
+    """The mark of a notebook of these cells."""
+    text = notebook([code(source) for source in sources])
     found = intake.answers([reading.File("a.ipynb", b"", reading.cells_of(text.encode()))], list(EXERCISES))
-    answer = LearnerAnswer(found.cells[written.id], *found.around[written.id])
-    return marker._mark(written.id, answer)
-
-
-def in_the_notebook(written):
-    """What the check cell says after the cells were run by IPython, which is what runs them in a notebook."""
-    from IPython.core.interactiveshell import InteractiveShell
-    from traitlets.config import Config
-
-    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
-    shell.enable_gui = lambda gui=None: None  # %matplotlib asks for it
-    shell.user_ns |= {"torch": torch, "check": check}
-    for source in [*written.before, written.answer, *written.later]:
-        shell.run_cell(source, store_history=False)
-    return check(written.id, shell.user_ns.get(EXERCISES[written.id].name))
-
-
-def test_there_are_many_forms_of_many_exercises_of_all_lessons():
-    ids = {written.id for written in FORMS.values()}
-    assert len(FORMS) >= 60 and len(ids) >= 15
-    assert {SECTIONS[id] for id in ids} == set(SECTIONS.values())
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_full_marks_in_grading(marker, name):
-    written = FORMS[name]
-    mark = graded(marker, written)
-    assert mark.points == EXERCISES[written.id].points, (mark.message, mark.notes)
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_full_marks_in_the_notebook(name, capsys):
-    written = FORMS[name]
-    score = in_the_notebook(written)
-    assert score.passed, score.message
+    return marker._mark(id, LearnerAnswer(found.cells[id], *found.around[id]))
 
 
 @pytest.mark.parametrize(
     "work", ["import time\ntime.sleep(60)", "for step in range(10**12):\n    loss = step", "while True: pass"]
 )
 def test_a_slow_experiment_below_the_answer_costs_nothing(marker, work):
-    mark = graded(marker, form("lora-3", f"{solved('lora-3')}\n{work}"))
+    mark = graded(marker, "lora-3", f"{EXERCISES['lora-3'].source()}\n{work}")
     assert mark.points == EXERCISES["lora-3"].points, mark.message
 
 
 def test_a_slow_cell_elsewhere_is_not_run(marker):
     slow = "import time\ntime.sleep(60)\nscale = 1\nfor step in range(10**12):\n    loss = step"
-    mark = graded(
-        marker, form("lora-3", "def adapter_parameters(s, rank):\n    return scale * rank * sum(map(sum, s))", slow)
-    )
+    answer = with_marker("lora-3", "def adapter_parameters(s, rank):\n    return scale * rank * sum(map(sum, s))")
+    mark = graded(marker, "lora-3", slow, answer)
     assert mark.points == EXERCISES["lora-3"].points, mark.message
 
 
@@ -279,7 +242,7 @@ def test_the_message_names_an_odd_number_in_both(marker, id, returned, words):
     source = f"def {exercise.name}{inspect.signature(exercise.solution)}:\n    return {returned}"
     space = {"torch": torch}
     exec(source, space)
-    score, mark = check(id, space[exercise.name]), graded(marker, form(id, source))
+    score, mark = check(id, space[exercise.name]), graded(marker, id, with_marker(id, source))
     assert (float(score), mark.points) == (0, 0)
     assert re.search(words, score.message), score.message
     assert re.search(words, mark.message), mark.message

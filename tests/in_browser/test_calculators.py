@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 
 import pytest
 from drawn import choices
+from support import solution_lines
 
 from course_utils import costs, decision, in_browser, memory
 from course_utils.calculators import CALCULATORS, METHODS
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
-from course_utils.exercises.definitions import solution_lines
 from course_utils.in_browser import calculate
 from course_utils.publishing import calculators, pyodide
 

@@ -8,11 +8,11 @@ import sys
 
 import nbformat
 import pytest
+from support import solution_lines
 
 from course_utils import assets, hardware, lessons
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
-from course_utils.exercises.definitions import solution_lines
 from course_utils.publishing import builder, runner
 
 SECTIONS = list(lessons.LESSONS)

@@ -15,7 +15,7 @@ from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 from course_utils import assets, glossary, lessons, style
 from course_utils.calculators import CALCULATORS
 from course_utils.errors import CourseError
-from course_utils.exercises.quizzes import QUIZZES
+from course_utils.exercises.quizzes import questions
 from course_utils.in_browser import calculate
 from course_utils.publishing import book as publishing_book
 from course_utils.publishing import calculators
@@ -587,7 +587,7 @@ class TestALesson:
 
     def test_can_be_quizzed_by_keyboard_alone(self, visitor):
         page = visitor.go(LESSON_PAGES[1])
-        choices = sum(len(question.choices) for question in QUIZZES["02"])
+        choices = sum(len(question.choices) for question in questions("02"))
         page.locator(".book-quiz summary").first.focus()
         seen = 0
         for number in range(choices):
@@ -599,7 +599,7 @@ class TestALesson:
             assert outline != "none"
             page.keyboard.press("Tab")
         assert seen == choices
-        assert page.locator(".book-quiz details.book-right").count() == len(QUIZZES["02"])
+        assert page.locator(".book-quiz details.book-right").count() == len(questions("02"))
 
     def test_is_reached_from_the_first_page_by_keyboard_alone(self, visitor):
         page = visitor.go("index.html")
