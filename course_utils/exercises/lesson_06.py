@@ -641,10 +641,8 @@ def _dollar_rows() -> tuple[tuple[str, str, int], ...]:
 
 
 def _dollar_prices() -> dict[str, dict[str, Any]]:
-    return {
-        name: {"training": price.training, "no new jobs from": costs.NO_NEW_JOBS.get(name, (None,))[0]}
-        for name, price in costs.PRICES.items()
-    }
+    closes = {name: everybody.isoformat() for name, (everybody, _) in costs.NO_NEW_JOBS.items()}
+    return {name: {"training": price.training, "no new jobs from": closes.get(name)} for name, price in costs.PRICES.items()}
 
 
 def _run_dollar(value: Any) -> float:
