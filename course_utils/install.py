@@ -80,8 +80,8 @@ def install_missing(extras: str = "") -> list[str]:
             outdated.append((str(requirement), version))
     if outdated:
         found = ", ".join(f"{asked}, and {version} is installed" for asked, version in outdated)
-        quoted = " ".join(f"'{asked}'" for asked, _ in outdated)
-        raise CourseError(f"this lesson needs {found}. Run `%pip install {quoted}`, then restart the kernel")
+        upgrades = " ".join(f"'{asked}'" for asked, _ in outdated)
+        raise CourseError(f"this lesson needs {found}. Run `%pip install {upgrades}`, then restart the kernel")
     if not missing:
         return []
     print(f"Installing what this lesson needs and this machine lacks: {', '.join(missing)}", flush=True)
