@@ -11,7 +11,7 @@ import pytest
 from course_utils import assets, lessons, session
 from course_utils.publishing import builder
 
-TESTED = {*(name for names in session.WAITING for name in names), *session.CARD_VARIABLES}
+INHERITED = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR")
 WAITING = {"GOMP_SPINCOUNT": session.SPIN_COUNT, "KMP_BLOCKTIME": session.BLOCK_TIME}
 STATE = """
 import importlib, logging, os, sys, types, warnings
@@ -34,8 +34,8 @@ PREPARE = "from course_utils import session\npreparation = session.prepare_proce
 
 
 def run(code, **variables):
-    """Run code in a new process in which nothing that is tested is set."""
-    environment = {name: value for name, value in os.environ.items() if name not in TESTED} | variables
+    """Run code in a new process that inherits nothing that this one, which has imported the course, may have set."""
+    environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | variables
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
