@@ -44,7 +44,7 @@ def calculate(id: str, choices: dict[str, Any]) -> dict[str, Any]:
     Raises:
         KeyError: no such calculator, or a choice is missing.
     """
-    from course_utils.calculators import CALCULATORS
+    from course_utils.show.calculators import CALCULATORS
 
     return vars(CALCULATORS[id].answer(choices))
 

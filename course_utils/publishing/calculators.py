@@ -37,12 +37,12 @@ from typing import Any
 from markupsafe import Markup
 
 from course_utils import assets, pages
-from course_utils.calculators import CALCULATORS
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.checking import HINT_FROM
 from course_utils.exercises.definitions import strip_solution
 from course_utils.publishing import pyodide
+from course_utils.show.calculators import CALCULATORS
 
 STATIC = "_static"  # of a website
 RUNTIME = f"pyodide-{pyodide.VERSION}"  # Pyodide's files, beside the folder of ours
@@ -51,7 +51,7 @@ OWN_FILES = (STYLE, SCRIPT, WORKER)
 # Modules that a page's Python starts from; what they import at the top is found by reading them.
 ROOTS = (
     "in_browser",
-    "calculators",
+    "show.calculators",
     "exercises",
     "evidence.lesson_03",  # by the challenge qlora-5, when it is checked
 )

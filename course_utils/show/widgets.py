@@ -20,7 +20,7 @@ from course_utils.style import box, columns
 if TYPE_CHECKING:
     import ipywidgets
 
-    from course_utils.calculators import Answer, Calculator
+    from course_utils.show.calculators import Answer, Calculator
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 HIGHEST = "34em"  # of a list with controls, which scrolls
@@ -71,7 +71,7 @@ def calculator(id: str, **choices: Any) -> Form:
     Raises:
         CourseError: no such calculator, a name that it doesn't know, or a choice that is not valid.
     """
-    from course_utils.calculators import CALCULATORS  # which makes tables of this package
+    from course_utils.show.calculators import CALCULATORS  # here, because it loads prices and shapes of models
 
     if id not in CALCULATORS:
         raise CourseError(f"there is no calculator {id!r}; there are {', '.join(CALCULATORS)}")

@@ -14,11 +14,11 @@ from drawn import choices
 from support import solution_lines
 
 from course_utils import costs, decision, in_browser, memory
-from course_utils.calculators import CALCULATORS, METHODS
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.in_browser import calculate
 from course_utils.publishing import calculators, pyodide
+from course_utils.show.calculators import CALCULATORS, METHODS
 
 
 def cells(details):

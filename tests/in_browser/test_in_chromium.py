@@ -14,11 +14,11 @@ from drawn import choices
 from support import wait_until
 
 from course_utils import in_browser
-from course_utils.calculators import CALCULATORS
 from course_utils.exercises import EXERCISES, checking
 from course_utils.exercises.drawing import Draws
 from course_utils.in_browser import calculate
 from course_utils.publishing import calculators
+from course_utils.show.calculators import CALCULATORS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

@@ -13,7 +13,6 @@ from test_style import contrast
 from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
 from course_utils import assets, glossary, lessons, style
-from course_utils.calculators import CALCULATORS
 from course_utils.errors import CourseError
 from course_utils.exercises.quizzes import questions
 from course_utils.in_browser import calculate
@@ -29,6 +28,7 @@ from course_utils.publishing.book import (
     sources,
     twins,
 )
+from course_utils.show.calculators import CALCULATORS
 
 HERE = Path(publishing_book.__file__).parent
 CSS = (HERE / "static" / "book.css").read_text(encoding="utf-8")

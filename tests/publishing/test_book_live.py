@@ -14,13 +14,13 @@ from support import wait_until
 from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
 from course_utils import in_browser, lessons
-from course_utils.calculators import CALCULATORS
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.quizzes import questions
 from course_utils.in_browser import calculate
 from course_utils.publishing import calculators, pyodide
 from course_utils.publishing.book import build_book, building, html_pages, lesson_pages, twins
+from course_utils.show.calculators import CALCULATORS
 
 MEGABYTES = 30
 LESSONS = list(lessons.LESSONS.values())

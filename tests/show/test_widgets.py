@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from course_utils import costs, show
-from course_utils.calculators import CALCULATORS
 from course_utils.errors import CourseError
 from course_utils.in_browser import calculate
+from course_utils.show.calculators import CALCULATORS
 from course_utils.show.widgets import VIEW
 
 

@@ -31,7 +31,7 @@ EDITED = {
     "index": "course_utils/publishing/book/templates/index.md.j2",
     "glossary": "data/glossary.jsonl",
     "cheat-sheets": "notebooks/source",
-    "calculators": "course_utils/calculators.py",
+    "calculators": "course_utils/show/calculators.py",
     "instructors": "course_utils/publishing/book/templates/instructors.md.j2",
     "api/index": "course_utils/publishing/book/sources.py",
 }

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import assets, glossary, lessons
-from course_utils.calculators import CALCULATORS
 from course_utils.errors import CourseError
 from course_utils.exercises.registry import EXERCISES
 from course_utils.in_browser import on_page
@@ -22,6 +21,7 @@ from course_utils.publishing import builder, calculators
 from course_utils.publishing.book.lesson_pages import markdown_of, page_text, reading_minutes
 from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import calculator_for, raw
+from course_utils.show.calculators import CALCULATORS
 
 TEMPLATES = "publishing/book/templates"
 BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself needs some
