@@ -195,7 +195,7 @@ class RewardModel:
         from trl import RewardConfig, RewardTrainer
 
         torch.manual_seed(seed)
-        body = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+        body = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
         body.config.pad_token_id = tokenizer.eos_token_id
         reply = lambda row, key: [*row["prompt"], {"role": "assistant", "content": row[key]}]  # noqa: E731
         data = [{key: reply(row, key) for key in ("chosen", "rejected")} for row in rows]
