@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from common import RECORDS, write_results
-from course_utils import assets, lessons
+from course_utils import lessons
 from course_utils.evidence import lesson_01
 from course_utils.evidence.lesson_03 import step_gb
 from course_utils.evidence.lesson_04 import START
@@ -302,11 +302,10 @@ def gains() -> dict[str, str]:
 
 def lessons_table() -> str:
     """What README.md shows between its two marks; with links to Colab once the course has an address."""
-    has_address = assets.PLACEHOLDER not in assets.repository_url()
     lines = ["| lesson | what you do | what your model gains |", "| --- | --- | --- |"]
     for number, gain in gains().items():
         lesson = lessons.LESSONS[number]
-        colab = f" ([Colab]({builder.colab_url(lesson.name)}))" if has_address else ""
+        colab = f" ([Colab]({builder.colab_url(lesson.name)}))" if builder.is_published() else ""
         lines.append(f"| [{number} {lesson.title}](notebooks/{lesson.name}.ipynb){colab} | {lesson.promise} | {gain} |")
     return "\n".join(lines)
 

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from threading import Thread
 
 import packaging
 import pytest
 from colab.machine import canonical as canonical_name
 from colab.machine import shipped, write_metadata
 
-from course_utils import install, lessons
+from course_utils import assets, install, lessons
 from course_utils.errors import CourseError
 from course_utils.publishing import builder
 from course_utils.publishing.wheel import write_wheel
@@ -155,6 +158,24 @@ def test_the_course_is_taken_from_its_file_wherever_a_host_has_it(bare, tmp_path
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         (entry,) = json.loads(report.read_text())["install"]
         assert entry["download_info"]["url"] == files[taken].as_uri()
+
+
+def test_a_published_course_is_taken_from_the_index(bare, tmp_path, monkeypatch):
+    """pip asks an index on loopback; before the course is published it asks none, as anybody could take the name there."""
+    place = tmp_path / "simple" / assets.DISTRIBUTION
+    file = small_wheel(place, assets.DISTRIBUTION.replace("-", "_"), "9.9")
+    (place / "index.html").write_text(f'<a href="{file.name}">{file.name}</a>')
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        index = {"PIP_INDEX_URL": f"http://127.0.0.1:{server.server_port}/simple", "PIP_TARGET": str(tmp_path / "site")}
+        here = tmp_path / "here"
+        here.mkdir()
+        assert run_pip_line(bare, here, **index).returncode != 0
+        monkeypatch.setattr(assets, "repository_url", lambda: "https://github.com/somebody/finetuning-course")
+        assert run_pip_line(bare, here, **index).returncode == 0
+        server.shutdown()
+    assert [file.name for file in (tmp_path / "site").iterdir()] == ["finetuning_course-9.9.dist-info"]
 
 
 def test_where_the_course_is_installed_the_first_line_does_nothing_without_a_network(tmp_path):

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 SIZE_LIMIT = 1_000_000
 RUN = ("date", "machine", "tier", "seconds", "peak_mb", "versions")  # of a stored notebook's metadata
-# A lesson's first cell. The course comes from a file and from no package index: until it is published, anybody could take
-# its name there and run code on learners' machines. With --no-index, pip needs no network either where the course is
+# A lesson's first cell. Until the course is published under an address of its own it comes from a file and from no package
+# index, since anybody could take its name there and run code on learners' machines. pip needs no network where the course is
 # installed already. The shell expands the stars; a place that is not there costs a warning, which -qq keeps back.
 PLACES = (".", "..", "/content/drive/MyDrive", "/kaggle/input/*/finetuning*.whl", "/kaggle/input/*/*/*/finetuning*.whl")
 INSTALL = f"""\
@@ -56,7 +56,15 @@ def install_cell(extras: str = "") -> str:
     Args:
         extras: the package's extras that the lesson needs, separated by commas.
     """
-    return INSTALL.replace("EXTRAS", extras)
+    cell = INSTALL.replace("EXTRAS", extras)
+    if is_published():
+        return cell.replace("--no-index ", "").replace("first put", "if the package index does not have the course, put")
+    return cell
+
+
+def is_published() -> bool:
+    """Return whether the course has an address of its own, in pyproject.toml."""
+    return assets.PLACEHOLDER not in assets.repository_url()
 
 
 def requirement(extras: str = "") -> str:
@@ -77,7 +85,7 @@ def binder_url(name: str) -> str:
 
 def badges(name: str) -> str:
     """Markdown of the buttons that open a section in Colab or Binder; nothing before the course has an address."""
-    if assets.PLACEHOLDER in assets.repository_url():
+    if not is_published():
         return ""
     return (
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab_url(name)}) "
