@@ -120,8 +120,8 @@ class SpanRecognizer(LocalRecognizer):
 
     entity: str  # Presidio's name of it
 
-    def __init__(self, name: str | None = None) -> None:
-        super().__init__([self.entity], name=name)
+    def __init__(self, name: str = "") -> None:
+        super().__init__([self.entity], name=name or type(self).__name__)
 
     def load(self) -> None:
         """Do nothing: there is no model to load."""
