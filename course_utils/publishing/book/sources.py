@@ -25,10 +25,8 @@ from course_utils.publishing.book.twins import calculator_for, raw
 
 TEMPLATES = "publishing/book/templates"
 BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself needs some
-BEFORE_AND_AFTER = (
-    "02",
-    "before_and_after(",
-)  # lesson whose first picture the landing page shows, and the call that makes it
+# Lesson whose first picture the landing page shows, and the call that makes it.
+BEFORE_AND_AFTER = ("02", "before_and_after(")
 
 # The API reference: heading → modules below course_utils that somebody calls from a notebook or a program.
 API = {
@@ -137,7 +135,7 @@ def module_file(module: str) -> Path:
     raise CourseError(f"there is no module course_utils.{module}")
 
 
-def before_and_after(pictures: dict[str, bytes], up: str = "") -> str:
+def before_and_after(pictures: dict[str, bytes]) -> str:
     """HTML of a message and the answers before and after training, as the lesson stored them; empty if it has none."""
     number, call = BEFORE_AND_AFTER
     for cell in json.loads(_notebook(LESSONS[number]).read_text(encoding="utf-8"))["cells"]:
@@ -145,7 +143,7 @@ def before_and_after(pictures: dict[str, bytes], up: str = "") -> str:
             shown = [
                 "".join(output["data"]["text/html"]) for output in cell["outputs"] if "text/html" in output.get("data", {})
             ]
-            return dressed("".join(shown), pictures, up)
+            return dressed("".join(shown), pictures, up="")
     return ""
 
 
