@@ -28,20 +28,20 @@ LABEL = 6  # words: a shorter answer may be right for many questions, so it is n
 ANSWERS_ALIKE = 0.8
 # Words that may be missing, added or exchanged for each other without changing what the text says.
 FILLER = frozenset(
-    "a an the this that these those it its is are was were be been am i im ive you we they he she me my your our their "
-    "us of to in on at "
-    "for with from by as and or but so if then than there here please pls kindly hi hello hey dear team sir madam thanks "
-    "thank thx "
-    "regards best kind yours sincerely again just also very really rather still now do does did have has had will would "
-    "can could "
-    "shall should may might s t ve re ll d m don dont doesn doesnt didn didnt isn isnt wasn wasnt won wont couldn "
-    "couldnt wouldn wouldnt".split()
+    (
+        "a an the this that these those it its is are was were be been am i im ive you we they he she me my your our their "
+        "us of to in on at for with from by as and or but so if then than there here please pls kindly hi hello hey dear "
+        "team sir madam thanks thank thx regards best kind yours sincerely again just also very really rather still now do "
+        "does did have has had will would can could shall should may might s t ve re ll d m don dont doesn doesnt didn "
+        "didnt isn isnt wasn wasnt won wont couldn couldnt wouldn wouldnt"
+    ).split()
 )
 # "t" is what normalising leaves of the negation in "don't".
 NEGATIONS = frozenset(
-    "not no never none nobody nothing nowhere neither nor without cannot t cant wont dont doesnt didnt isnt wasnt "
-    "couldnt wouldnt shouldnt nicht kein "
-    "keine keinen nie pas jamais sans sin nunca niet geen non 不 没 沒 無 无 未".split()
+    (
+        "not no never none nobody nothing nowhere neither nor without cannot t cant wont dont doesnt didnt isnt wasnt "
+        "couldnt wouldnt shouldnt nicht kein keine keinen nie pas jamais sans sin nunca niet geen non 不 没 沒 無 无 未"
+    ).split()
 )
 CODE = re.compile(r"[;{}]|\w\(\w*\)|[<>=]{2}")
 SYMBOL = re.compile(r"[;{}()<>=+*/%!&|\[\]]")

@@ -6,13 +6,13 @@ as base64 data.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from course_utils.data_prep.findings import ERROR, Finding, shorten
+from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.variants import is_meaningful
 
 MAX_PICTURES = 10  # per example
@@ -211,12 +211,10 @@ class ToolRules(RowRules):
                 what = "arguments are missing" if missing else f"arguments must be text, but are {type_of(arguments)}"
                 self.add(path, "tool_calls_invalid" if missing else "arguments_type", what)
             return
-        try:
-            value = json.loads(arguments)
-        except (ValueError, RecursionError):
+        value = json_or_none(arguments)
+        if value is None and arguments.strip() != "null":
             self.add(path, "arguments_not_json", f"the text is not JSON: {shorten(arguments, 40)}")
-            return
-        if not isinstance(value, dict):
+        elif not isinstance(value, dict):
             self.add(path, "arguments_not_json", f"the JSON in the text is {type_of(value)}, not an object")
 
     def tool_answer(self, message: dict, where: str, called: dict, waiting: dict) -> None:

@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from course_utils.data_prep import formats
+from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.similarity import WITHOUT_SPACES, normalise
 
 PATTERNS = {
@@ -190,20 +190,20 @@ def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str
         validator = jsonschema.validators.validator_for(schema)(schema)
 
         def against_schema(answer: str) -> Reason | None:
-            value = _json(answer)
+            value = json_or_none(answer)
             if value is None:
                 return Reason("answer_format", "the answer is not JSON")
             error = next(iter(validator.iter_errors(value)), None)
             return Reason("answer_format", f"the record does not fit: {error.message[:120]}") if error else None
 
         return against_schema
-    shapes = Counter(frozenset(value) for value in map(_json, answers) if isinstance(value, dict))
+    shapes = Counter(frozenset(value) for value in map(json_or_none, answers) if isinstance(value, dict))
     keys, count = shapes.most_common(1)[0] if shapes else (frozenset(), 0)
     if count < USUAL_FORM * len(answers):
         return _any_form
 
     def against_most(answer: str) -> Reason | None:
-        value = _json(answer)
+        value = json_or_none(answer)
         if isinstance(value, dict) and frozenset(value) == keys:
             return None
         return Reason(
@@ -217,13 +217,6 @@ def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str
 def _any_form(answer: str) -> Reason | None:
     """The rule for answers without a common form: no answer has the wrong one."""
     return None
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _language(prompt: str, answer: str, language: str | None) -> Reason | None:

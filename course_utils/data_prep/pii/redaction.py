@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from course_utils.data_prep.opening import json_or_none
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
@@ -395,7 +396,7 @@ def rewrite(row: dict, change: Callable[[Piece], str]) -> None:
 
 def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], str]) -> str:
     """The changed text; in a JSON object or list only the contents of strings change, and all other bytes stay the same."""
-    if not _is_json(text):
+    if not text.lstrip().startswith(("{", "[")) or json_or_none(text) is None:
         return change(Piece(path, text, preceding))
     pieces: list[str] = []
     key, position, end = "", 0, 0
@@ -418,16 +419,6 @@ def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], s
 def is_id(key: str) -> bool:
     """Return whether the value of this key is the id of a thing."""
     return bool(ID.fullmatch(key)) and not OF_A_PERSON.search(key)
-
-
-def _is_json(text: str) -> bool:
-    if not text.lstrip().startswith(("{", "[")):
-        return False
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _texts(row: dict) -> Iterator[tuple[Any, Any, str]]:
