@@ -208,7 +208,7 @@ class Prepared:
             for c in self.changes
             if c.code in OMITTED_CODES and c.line in remaining
         }
-        return dict(Counter(field for field, _ in omitted if field).most_common())
+        return dict(Counter(field for field, _ in sorted(omitted) if field).most_common())
 
     @property
     def share_left(self) -> float:

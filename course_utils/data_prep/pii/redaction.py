@@ -96,16 +96,18 @@ def find(
     Raises:
         CourseError: a kind is unknown, or Presidio is not installed.
     """
-    kinds = set(kinds)
-    if unknown := kinds - set(PII_KINDS):
-        raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(PII_KINDS)}")
-    visible = blotted(text)
-    if len(text) > WINDOW:
-        entities = _in_windows(visible, kinds, threshold, preceding)
-    else:
-        entities = _find(visible, kinds, threshold, preceding)
+    search = _in_windows if len(text) > WINDOW else _find
+    entities = search(blotted(text), _known(kinds), threshold, preceding)
     allowed = {value.casefold() for value in allow}
     return [entity for entity in entities if BLOT not in entity.text and entity.text.casefold() not in allowed]
+
+
+def _known(kinds: Iterable[str]) -> set[str]:
+    """The kinds, of which each must be known."""
+    kinds = set(kinds)
+    if unknown := kinds - set(PII_KINDS):
+        raise CourseError(f"unknown kind {min(unknown)!r}; there are {', '.join(PII_KINDS)}")
+    return kinds
 
 
 def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[Entity]:
@@ -181,10 +183,7 @@ class Redactor:
     ) -> None:
         if mode not in MODES:
             raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
-        kinds = tuple(kinds)
-        if unknown := set(kinds) - set(PII_KINDS):
-            raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(PII_KINDS)}")
-        self.mode, self.kinds, self.seed = mode, kinds, seed
+        self.mode, self.kinds, self.seed = mode, _known(kinds), seed
         self.threshold, self.allow = threshold, tuple(allow)
 
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:

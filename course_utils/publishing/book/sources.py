@@ -82,7 +82,8 @@ def write_sources(folder: Path, python: float | None = None) -> None:
         CourseError: a lesson's notebook is missing.
     """
     (folder / "notebooks").mkdir(parents=True)
-    _write_lessons(folder)
+    for lesson in LESSONS.values():
+        shutil.copyfile(_notebook(lesson), folder / "notebooks" / f"{lesson.name}.ipynb")
     for name, values in _pages(learning_path(), python).items():
         _write(folder / f"{name}.md", render(f"{TEMPLATES}/{name}.md.j2", **values))
     for module in (module for modules in API.values() for module in modules):
@@ -147,11 +148,6 @@ def before_and_after(pictures: dict[str, bytes]) -> str:
     return ""
 
 
-def _write_lessons(folder: Path) -> None:
-    for lesson in LESSONS.values():
-        shutil.copyfile(_notebook(lesson), folder / "notebooks" / f"{lesson.name}.ipynb")
-
-
 def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, Any]]:
     """Name of a page → what its template shows."""
     letters: dict[str, list[glossary.Term]] = {}
@@ -170,7 +166,11 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
             "binder": builder.binder_url(path[0].lesson.name),
             "words": len(glossary.terms()),
             "after": _after_training(),
-            "too_large": [number for number, lesson in LESSONS.items() if _needs_more_than_binder(lesson)],
+            "too_large": [
+                number
+                for number, lesson in LESSONS.items()
+                if builder.recorded_run(lesson.name).get("peak_mb", 0) > BINDER_MB
+            ],
             "solved_here": len(on_page()) if python else 0,
         },
         "calculators": {
@@ -199,10 +199,6 @@ def _after_training() -> dict[str, int]:
         "least": round(min(fields)),
         "most": round(max(fields)),
     }
-
-
-def _needs_more_than_binder(lesson: Lesson) -> bool:
-    return bool(builder.recorded_run(lesson.name).get("peak_mb", 0) > BINDER_MB)
 
 
 def _lessons_with(calculator: str) -> list[Lesson]:
