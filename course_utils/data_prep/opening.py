@@ -100,7 +100,7 @@ def other_encoding(line: int, encoding: str) -> Finding:
 
 
 def unusual_encoding(head: bytes) -> tuple[str, int, Finding] | None:
-    """Return the encoding that the beginning of a file shows for certain, or None.
+    """Return the encoding of a file that begins otherwise than text in plain UTF-8, or None.
 
     A byte order mark shows it. Without one, every second byte of ASCII text is zero in UTF-16.
 
