@@ -1,4 +1,4 @@
-"""The command `course`."""
+"""The command `course`; what its commands are called and take is in cli.toml."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import os
 import shutil
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils import __version__, assets, facts, session
 from course_utils.errors import CourseError
@@ -24,26 +25,11 @@ from course_utils.memory.plan import CHOICES, StepPlan
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-# Options of `course estimate`; their types, defaults and choices are those of `memory.StepPlan`.
-PLAN_HELP = {
-    "method": "what is trained",
-    "rank": "rank of the adapter",
-    "target_modules": "all-linear, or names separated by commas",
-    "batch_size": "sequences (pairs for DPO) per micro-batch on each device",
-    "length": "tokens per sequence",
-    "accumulation": "micro-batches per optimiser step",
-    "precision": "number format; amp is float32 weights and bf16 products",
-    "embeddings": "of a 4-bit base; float32 is what prepare_model_for_kbit_training makes them",
-    "optimizer": "optimiser",
-    "attention": "attention kernel",
-    "checkpointing": "gradient checkpointing",
-    "objective": "training objective",
-    "separate_reference": "the reference model of DPO or PPO is a separate copy",
-    "processes": "devices that train together",
-    "sharding": "what each device holds",
-    "loop": "training loop: that of transformers (also used by TRL) or the course's training.fit",
+# What cli.toml says → what argparse wants.
+STANDS_FOR: dict[tuple[str, str], Any] = {
+    ("type", "int"): int,
+    ("default", "cores"): os.cpu_count() or 1,
+    ("action", "yes-or-no"): argparse.BooleanOptionalAction,
 }
 
 
@@ -113,219 +99,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for add in (
-        _add_lab, _add_run, _add_build, _add_book, _add_budgets, _add_fetch, _add_estimate, _add_check_data,
-        _add_clean_script, _add_serve, _add_grade, _add_nbgrader, _add_release, _add_doctor,
-    ):  # fmt: skip
-        add(commands)
+    for name, command in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items():
+        run = globals()["_" + name.replace("-", "_")]
+        command_parser = commands.add_parser(name, help=command["help"], epilog=command.get("epilog"))
+        if run is not _lab:
+            command_parser.add_argument("--json", action="store_true", help="print one line of JSON for programs")
+        for argument, settings in command.get("arguments", {}).items():
+            settings = {
+                key: STANDS_FOR.get((key, value), value) if isinstance(value, str) else value
+                for key, value in settings.items()
+            }
+            command_parser.add_argument(argument, **_of_the_plan(argument, settings) if run is _estimate else settings)
+        command_parser.set_defaults(run=run)
     return parser
 
 
-def _command(
-    commands: Commands,
-    name: str,
-    run: Callable[[argparse.Namespace], Result | None],
-    help: str,
-    epilog: str | None = None,
-) -> argparse.ArgumentParser:
-    """Add a command that can print JSON."""
-    parser = commands.add_parser(name, help=help, epilog=epilog)
-    parser.add_argument("--json", action="store_true", help="print one line of JSON for programs")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_lab(commands: Commands) -> None:
-    parser = commands.add_parser("lab", help="open the course in JupyterLab; further options go to jupyter lab")
-    parser.set_defaults(run=_lab)
-
-
-def _add_run(commands: Commands) -> None:
-    parser = _command(commands, "run", _run, "run notebooks from top to bottom and say whether they pass")
-    parser.add_argument("lessons", nargs="+", metavar="lesson", help="02, 02_lora, a notebook file, or all")
-    parser.add_argument("--cells", type=int, default=0, metavar="N", help="list the N slowest cells of each")
-
-
-def _add_build(commands: Commands) -> None:
-    parser = _command(commands, "build", _build, "build the notebooks from their sources (needs a checkout)")
-    parser.add_argument("lessons", nargs="*", metavar="lesson", help="lessons to build; all if none is named")
-    parser.add_argument("--check", action="store_true", help="build nothing; exit 1 if a notebook is stale")
-
-
-def _add_book(commands: Commands) -> None:
-    parser = _command(commands, "book", _book, "write the course as a website that needs no server; nothing is executed")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="a new or empty folder, or an earlier book")
-    parser.add_argument(
-        "--live",
-        action=argparse.BooleanOptionalAction,
-        help="calculators and exercises that compute in the page, with Pyodide, which npm fetches once (14 MB); default: if "
-        "it has been fetched before",
-    )
-
-
-def _add_budgets(commands: Commands) -> None:
-    parser = _command(
-        commands, "budgets", _budgets, "what each lesson asks of a reader: words, cells, exercises, and the bounds"
-    )
-    parser.add_argument("lessons", nargs="*", metavar="lesson", help="02 or 02_lora; all if none is named")
-    parser.add_argument("--strict", action="store_true", help="exit 1 if a lesson is over one of its budgets")
-
-
-def _add_fetch(commands: Commands) -> None:
-    _command(commands, "fetch", _fetch, "fetch and convert the CPU model; after that no network is needed")
-
-
-def _add_estimate(commands: Commands) -> None:
-    parser = _command(commands, "estimate", _estimate, "will it fit? predict the memory of a training step before it runs")
-    parser.add_argument(
-        "model", nargs="?", help="a known name, a folder, or owner/model on the hub; its weights are not loaded"
-    )
-    parser.add_argument("--model", dest="named_model", metavar="MODEL", help="the same as an option")
-    parser.add_argument("--gpu", help="say whether it fits on this card, and if not, what to change")
-    for name, text in PLAN_HELP.items():
-        default = StepPlan.__dataclass_fields__[name].default
-        kind: dict[str, Any] = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
-        choices = f": {' or '.join(CHOICES[name])}" if name in CHOICES else ""
-        shown = "" if default is False else f" (default {default})"
-        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{text}{choices}{shown}", **kind)
-    parser.add_argument(
-        "--trace", action="store_true", help="compute it exactly by tracing the step; takes seconds to minutes"
-    )
-
-
-def _add_check_data(commands: Commands) -> None:
-    parser = _command(
-        commands,
-        "check-data",
-        _check_data,
-        "check a training file; with --fix, write a clean one",
-        epilog="exit status: 0 if the file is correct or a clean one was written; 1 if the file has errors; 2 if the "
-        "command failed; 3 if --fix wrote a clean file with fewer than half of the lines",
-    )
-    parser.add_argument("file", help="JSONL, JSON, CSV or Parquet, optionally compressed (.gz); - for standard input")
-    parser.add_argument(
-        "--kind", help="chat, preference, prompt_completion or unpaired_preference; guessed from the rows if not given"
-    )
-    parser.add_argument(
-        "--map",
-        action="append",
-        default=[],
-        metavar="OLD=NEW",
-        help="rename a field: --map question=prompt; may be repeated",
-    )
-    parser.add_argument("--target", default="openai", help="openai, or trl for a trainer of your own")
-    parser.add_argument(
-        "--tokenizer",
-        help="count tokens with this model's tokenizer: cpu (the course's), a folder, or owner/model on the hub",
-    )
-    parser.add_argument("--max-tokens", type=int, default=65536, help="maximum number of tokens in an example")
-    parser.add_argument(
-        "--fix", metavar="FOLDER", help="write clean train and validation files, rejects, changes and a report to FOLDER"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="with --fix: replace files of an earlier run, but never the input file"
-    )
-    parser.add_argument("--test", metavar="FILE", help="with --fix: drop rows that resemble rows of this file")
-    parser.add_argument(
-        "--production", metavar="FILE", help="with --fix: prompts from production, one per line, or JSONL with `message`"
-    )
-    parser.add_argument("--schema", metavar="FILE", help="with --fix: JSON Schema of the answers")
-    parser.add_argument(
-        "--drop",
-        default="",
-        metavar="CODES",
-        help="with --fix: drop rows that would otherwise only be flagged, such as refusal,language,conflict",
-    )
-    parser.add_argument(
-        "--language", default="any", help="with --fix: expected language of all messages and answers, such as en"
-    )
-    parser.add_argument("--redact", default="label", help="with --fix: label, mask, pseudonym or none")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="TEXT", help="with --fix: text to keep, such as your own address"
-    )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="with --fix: number of processes")
-
-
-def _add_clean_script(commands: Commands) -> None:
-    parser = _command(
-        commands,
-        "clean-script",
-        _clean_script,
-        "write lesson 05's script: from a table of messages and labels to a data set",
-    )
-    parser.add_argument("--out", default="clean_export.py", metavar="FILE", help="a new file (default clean_export.py)")
-
-
-def _add_serve(commands: Commands) -> None:
-    parser = _command(commands, "serve", _serve, "run a fine-tuning service for any OpenAI client on this machine")
-    parser.add_argument("--folder", default="fine-tuning-service", help="folder for files, jobs, models and its key")
-    parser.add_argument(
-        "--model", help="base model: a name, a folder, or owner/model on the hub; default: the model of this machine's tier"
-    )
-    parser.add_argument(
-        "--name", action="append", default=[], help="another name for it, such as gpt-4.1-mini, so that code runs unchanged"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="this machine only: 127.0.0.1, localhost or ::1")
-    parser.add_argument("--port", type=int, default=8399, help="0 for any free one")
-    parser.add_argument("--key", help="API key; by default one is created and kept in the folder")
-    parser.add_argument("--context", type=int, default=2048, help="maximum tokens of prompt and answer together")
-    parser.add_argument("--rows", type=int, default=16, help="answers generated at once")
-    parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="another host name to accept, such as a proxy's"
-    )
-    parser.add_argument("--refuse", action="store_true", help="refuse jobs as OpenAI refuses them to new organisations")
-
-
-def _add_grade(commands: Commands) -> None:
-    parser = _command(
-        commands, "grade", _grade, "grade submissions in a sandbox; a repeated run grades only what has changed"
-    )
-    parser.add_argument("assignment", help="a section, several separated by commas, or all")
-    parser.add_argument("inbox", help="folder with a notebook, or a folder of notebooks, for each learner")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for feedback, results and the class's tables")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="submissions to grade at once")
-    parser.add_argument(
-        "--trust",
-        dest="allow_unsandboxed",
-        action="store_true",
-        help="run submissions without a sandbox if none is available",
-    )
-    parser.add_argument(
-        "--seed", type=int, help="seed of the random cases; default: that of earlier results in FOLDER, else a new one"
-    )
-    parser.add_argument("--roster", metavar="FILE", help="CSV with a header: learners with e-mail addresses and ID numbers")
-    parser.add_argument("--canvas", metavar="FILE", help="CSV exported by Canvas, to be filled in")
-    parser.add_argument("--column", metavar="TITLE", help="title of the column to fill, if the choice is ambiguous")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask cluster whose workers do the marking: tcp://HOST:8786")
-
-
-def _add_nbgrader(commands: Commands) -> None:
-    parser = _command(
-        commands, "nbgrader", _nbgrader, "write the course as nbgrader assignments, or adapt submissions to nbgrader"
-    )
-    parser.add_argument("assignment", help="a section, several separated by commas, or all")
-    parser.add_argument("folder", help="folder of the nbgrader course; created if missing")
-    parser.add_argument(
-        "--inbox", metavar="FOLDER", help="copy the answers of these submissions into clean notebooks, in submitted/"
-    )
-
-
-def _add_release(commands: Commands) -> None:
-    parser = _command(
-        commands,
-        "release",
-        _release,
-        "write the learners' pack and the instructor's: answers, rubric, hidden cases",
-    )
-    parser.add_argument("assignment", help="a section, several separated by commas, or all")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for learner/ and instructor/")
-    parser.add_argument(
-        "--seed", type=int, help="seed of the hidden cases; default: that of an earlier pack, else a new one"
-    )
-
-
-def _add_doctor(commands: Commands) -> None:
-    _command(commands, "doctor", _doctor, "what this machine is, what fits, and what to fix")
+def _of_the_plan(argument: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an argument; one that is a field of `memory.StepPlan` gets its type, default and choices."""
+    field = StepPlan.__dataclass_fields__.get(argument.removeprefix("--").replace("-", "_"))
+    if field is None:
+        return settings
+    if field.default is False:
+        return settings | {"action": "store_true"}
+    choices = f": {' or '.join(CHOICES[field.name])}" if field.name in CHOICES else ""
+    text = f"{settings['help']}{choices} (default {field.default})"
+    return settings | {"type": type(field.default), "default": field.default, "help": text}
 
 
 def _lab(options: argparse.Namespace) -> None:

@@ -46,37 +46,6 @@ Answer with one JSON object and nothing else. It has exactly these keys:
 "product": the product's name as the shop spells it, one word, or null if the customer names none
 "answer": the fact that was asked for, in at most five words"""
 
-# Three examples for a prompt, about passages that are not in the catalogue: (question, record, passage).
-SHOTS: tuple[tuple[str, dict[str, str | None], dict[str, str]], ...] = (
-    (
-        "Hi, what does the Bramley cushion weigh, please?",
-        {"topic": "product", "product": "Bramley", "answer": "1.2 kilograms"},
-        {
-            "id": "X-1",
-            "title": "Bramley cushion",
-            "text": "The Bramley weighs 1.2 kilograms and is filled with wool. It comes in three colours.",
-        },
-    ),
-    (
-        "how long have i got to send a jumper back if the colour is wrong",
-        {"topic": "returns", "product": None, "answer": "22 days"},
-        {
-            "id": "X-2",
-            "title": "Sending clothes back",
-            "text": "You have 22 days to send clothes back, unworn, in any bag.",
-        },
-    ),
-    (
-        "To whom do I write about a late parcel to Wales?",
-        {"topic": "delivery", "product": None, "answer": "parcels@tarnbrook.example"},
-        {
-            "id": "X-3",
-            "title": "Late parcels",
-            "text": "Parcels that are late are traced by parcels@tarnbrook.example within two days.",
-        },
-    ),
-)
-
 
 @dataclass(frozen=True)
 class Quality:
@@ -108,11 +77,13 @@ class Catalogue:
         versions: 1 and 2 → passages with "id", "topic", "title", "text", before and after the update.
         questions: rows of `questions.jsonl`; never trained on.
         training: rows of `training_questions.jsonl`: other wordings of the same facts.
+        shots: three examples for a prompt, about passages that are not in the catalogue: "question", "record", "passage".
     """
 
     versions: dict[int, list[dict]] = field(repr=False)
     questions: list[dict] = field(repr=False)
     training: list[dict] = field(repr=False)
+    shots: list[dict] = field(repr=False)
 
     def record(self, question: Mapping, version: int = 1) -> dict:
         """Return the right record for a question or a training question, in version 1 or 2 of the facts."""
@@ -135,9 +106,9 @@ class Catalogue:
             instructions: whether to describe the record, without examples.
         """
         messages = [{"role": "system", "content": SYSTEM + INSTRUCTIONS * (few_shot or instructions)}]
-        for shot_question, record, passage in SHOTS * few_shot:
-            messages.append({"role": "user", "content": _with_passages(shot_question, [passage] if passages else [])})
-            messages.append({"role": "assistant", "content": write(record)})
+        for shot in self.shots * few_shot:
+            shown = _with_passages(shot["question"], [shot["passage"]] if passages else [])
+            messages += [{"role": "user", "content": shown}, {"role": "assistant", "content": write(shot["record"])}]
         return [*messages, {"role": "user", "content": _with_passages(question, passages)}]
 
     def prompt_for_fact(self, question: str, passage: Mapping) -> list[dict]:
@@ -237,6 +208,7 @@ def load_catalogue() -> Catalogue:
         },
         questions=_rows("questions"),
         training=_rows("training_questions"),
+        shots=_rows("shots"),
     )
 
 

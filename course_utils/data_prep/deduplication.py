@@ -28,20 +28,20 @@ LABEL = 6  # words: a shorter answer may be right for many questions, so it is n
 ANSWERS_ALIKE = 0.8
 # Words that may be missing, added or exchanged for each other without changing what the text says.
 FILLER = frozenset(
-    "a an the this that these those it its is are was were be been am i im ive you we they he she me my your our their "
-    "us of to in on at "
-    "for with from by as and or but so if then than there here please pls kindly hi hello hey dear team sir madam thanks "
-    "thank thx "
-    "regards best kind yours sincerely again just also very really rather still now do does did have has had will would "
-    "can could "
-    "shall should may might s t ve re ll d m don dont doesn doesnt didn didnt isn isnt wasn wasnt won wont couldn "
-    "couldnt wouldn wouldnt".split()
+    (
+        "a an the this that these those it its is are was were be been am i im ive you we they he she me my your our their "
+        "us of to in on at for with from by as and or but so if then than there here please pls kindly hi hello hey dear "
+        "team sir madam thanks thank thx regards best kind yours sincerely again just also very really rather still now do "
+        "does did have has had will would can could shall should may might s t ve re ll d m don dont doesn doesnt didn "
+        "didnt isn isnt wasn wasnt won wont couldn couldnt wouldn wouldnt"
+    ).split()
 )
 # "t" is what normalising leaves of the negation in "don't".
 NEGATIONS = frozenset(
-    "not no never none nobody nothing nowhere neither nor without cannot t cant wont dont doesnt didnt isnt wasnt "
-    "couldnt wouldnt shouldnt nicht kein "
-    "keine keinen nie pas jamais sans sin nunca niet geen non 不 没 沒 無 无 未".split()
+    (
+        "not no never none nobody nothing nowhere neither nor without cannot t cant wont dont doesnt didnt isnt wasnt "
+        "couldnt wouldnt shouldnt nicht kein keine keinen nie pas jamais sans sin nunca niet geen non 不 没 沒 無 无 未"
+    ).split()
 )
 CODE = re.compile(r"[;{}]|\w\(\w*\)|[<>=]{2}")
 SYMBOL = re.compile(r"[;{}()<>=+*/%!&|\[\]]")
@@ -240,9 +240,9 @@ def deduplicate(rows: Sequence[dict], threshold: float = SIMILAR, method: str = 
     answers = [formats.answer_of(row) for row in rows]
     around = [surroundings(row) for row in rows]
     # Digests, because a second copy of every text would take more memory than anything else.
-    exact = [_digest(t, answer, a) for t, answer, a in zip(texts, answers, around)]
-    normal = [_digest(comparable(t), a) for t, a in zip(texts, around)]
-    replies = [_digest(comparable(answer)) for answer in answers]
+    exact = [digest(t, answer, a) for t, answer, a in zip(texts, answers, around)]
+    normal = [digest(comparable(t), a) for t, a in zip(texts, around)]
+    replies = [digest(comparable(answer)) for answer in answers]
     firsts = first_of_each(normal)
     pairs = []
     if threshold < 1:
@@ -265,12 +265,13 @@ def surroundings(row: dict) -> bytes:
             parts.append([message["role"], content])
         elif isinstance(content, list):
             parts += [part for part in content if not (isinstance(part, dict) and part.get("type") == "text")]
-    return _digest(json.dumps(parts, sort_keys=True)) if parts else b""
+    return digest(json.dumps(parts, sort_keys=True)) if parts else b""
 
 
-def _digest(*texts: str | bytes) -> bytes:
+def digest(*texts: str | bytes, size: int = 16) -> bytes:
+    """Return a digest of some texts together, of `size` bytes."""
     pieces = [text if isinstance(text, bytes) else text.encode("utf-8", "replace") for text in texts]
-    return hashlib.blake2b(b"\0".join(pieces), digest_size=16).digest()
+    return hashlib.blake2b(b"\0".join(pieces), digest_size=size).digest()
 
 
 def comparable(text: str) -> str:
@@ -317,15 +318,8 @@ def choose(
     similarities, alike = dict.fromkeys(representative_of, 1.0), Groups(len(prompt_keys))
     compare = _Comparison(texts, threshold)
     for one, other, similarity in sorted(pairs, key=lambda pair: sorted(pair[:2], reverse=True)):
-        _join(
-            representatives[prompt_keys[one]],
-            representatives[prompt_keys[other]],
-            representative_of,
-            similarities,
-            alike,
-            compare,
-            similarity,
-        )
+        ones, others = representatives[prompt_keys[one]], representatives[prompt_keys[other]]
+        _join(ones, others, representative_of, similarities, alike, compare, similarity)
     for index in [i for i in representative_of if representative_of[i] in representative_of]:
         # A normalised copy of a row that has itself been dropped: it is dropped in favour of the same row.
         representative = representative_of[index]

@@ -21,6 +21,7 @@ import copy
 import json
 from collections.abc import Callable
 
+from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.variants import (
     best_path,
     label_of,
@@ -188,10 +189,7 @@ def written_in(answer: str) -> list[str]:
 
     They are the free-text values of a JSON record, or all of the answer if it is prose. Broken JSON has none.
     """
-    try:
-        value = json.loads(answer)
-    except (ValueError, RecursionError):
-        value = None
+    value = json_or_none(answer)
     if not isinstance(value, dict | list):
         return [] if answer.lstrip().startswith(("{", "[")) else [answer]
     texts: list[str] = []

@@ -6,13 +6,13 @@ as base64 data.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from course_utils.data_prep.findings import ERROR, Finding, shorten
+from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.variants import is_meaningful
 
 MAX_PICTURES = 10  # per example
@@ -91,12 +91,8 @@ class RowRules:
             elif key not in allowed:
                 shown = shorten(key, 40)
                 name = shown.strip("'")
-                self.add(
-                    f"{path}.{name}" if path else name,
-                    "extra_key",
-                    f"the key {shown} is not one of {', '.join(sorted(allowed))}",
-                    key=name,
-                )
+                message = f"the key {shown} is not one of {', '.join(sorted(allowed))}"
+                self.add(f"{path}.{name}" if path else name, "extra_key", message, key=name)
 
 
 def type_of(value: object) -> str:
@@ -143,27 +139,21 @@ class ToolRules(RowRules):
         parameters = function.get("parameters")
         if parameters is None:
             return
+        where, fault = f"{path}.parameters", ""
         if not isinstance(parameters, dict):
-            self.add(
-                f"{path}.parameters", "tools_invalid", f"parameters must be a JSON Schema, but is {type_of(parameters)}"
-            )
+            fault = f"parameters must be a JSON Schema, but is {type_of(parameters)}"
         elif parameters.get("type", "object") != "object":
-            self.add(
-                f"{path}.parameters.type", "tools_invalid", f"must be 'object', but is {shorten(parameters.get('type'))}"
-            )
+            where, fault = f"{where}.type", f"must be 'object', but is {shorten(parameters.get('type'))}"
         elif not isinstance(parameters.get("properties", {}), dict):
-            self.add(f"{path}.parameters.properties", "tools_invalid", "must be an object")
+            where, fault = f"{where}.properties", "must be an object"
         elif "required" in parameters:
-            required = parameters["required"]
-            properties = parameters.get("properties", {})
+            where, required = f"{where}.required", parameters["required"]
             if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-                self.add(f"{path}.parameters.required", "tools_invalid", "must be a list of names")
-            elif missing := [name for name in required if name not in properties]:
-                self.add(
-                    f"{path}.parameters.required",
-                    "tools_invalid",
-                    f"requires {shorten(missing[0])}, which is not in properties",
-                )
+                fault = "must be a list of names"
+            elif missing := [name for name in required if name not in parameters.get("properties", {})]:
+                fault = f"requires {shorten(missing[0])}, which is not in properties"
+        if fault:
+            self.add(where, "tools_invalid", fault)
 
     def tool_calls(self, message: dict, where: str, tools: set | None, called: dict) -> dict[str, str]:
         """Check the calls of a message, and return the id of each call → its path in the row."""
@@ -181,11 +171,8 @@ class ToolRules(RowRules):
                 self.add(call_path, "tool_calls_invalid", 'the call has no object "function"')
                 continue
             if call.get("type") != "function":
-                self.add(
-                    f"{call_path}.type",
-                    "tool_calls_invalid",
-                    f"the type must be 'function', but is {shorten(call.get('type'))}",
-                )
+                fault = f"the type must be 'function', but is {shorten(call.get('type'))}"
+                self.add(f"{call_path}.type", "tool_calls_invalid", fault)
             identity = call.get("id")
             if not isinstance(identity, str) or not identity:
                 self.add(f"{call_path}.id", "tool_call_id", f"the call's id is {shorten(identity)}")
@@ -211,28 +198,23 @@ class ToolRules(RowRules):
                 what = "arguments are missing" if missing else f"arguments must be text, but are {type_of(arguments)}"
                 self.add(path, "tool_calls_invalid" if missing else "arguments_type", what)
             return
-        try:
-            value = json.loads(arguments)
-        except (ValueError, RecursionError):
+        value = json_or_none(arguments)
+        if value is None and arguments.strip() != "null":
             self.add(path, "arguments_not_json", f"the text is not JSON: {shorten(arguments, 40)}")
-            return
-        if not isinstance(value, dict):
+        elif not isinstance(value, dict):
             self.add(path, "arguments_not_json", f"the JSON in the text is {type_of(value)}, not an object")
 
     def tool_answer(self, message: dict, where: str, called: dict, waiting: dict) -> None:
         """Report what is wrong with a tool's answer, and take its call from `waiting`."""
-        identity = message.get("tool_call_id")
-        if not isinstance(identity, str):
-            code = "field_missing" if identity is None else "field_type"
-            self.add(
-                f"{where}.tool_call_id", code, f"tool_call_id is {'missing' if identity is None else shorten(identity)}"
-            )
+        identity, path = message.get("tool_call_id"), f"{where}.tool_call_id"
+        if identity is None:
+            self.add(path, "field_missing", "tool_call_id is missing")
+        elif not isinstance(identity, str):
+            self.add(path, "field_type", f"tool_call_id is {shorten(identity)}")
         elif identity not in called:
-            self.add(f"{where}.tool_call_id", "tool_answer_unknown", f"no earlier call has the id {shorten(identity)}")
+            self.add(path, "tool_answer_unknown", f"no earlier call has the id {shorten(identity)}")
         elif identity not in waiting:
-            self.add(
-                f"{where}.tool_call_id", "tool_answer_unknown", f"the call {shorten(identity)} has already been answered"
-            )
+            self.add(path, "tool_answer_unknown", f"the call {shorten(identity)} has already been answered")
         else:
             del waiting[identity]
 
@@ -375,12 +357,8 @@ class MessageRules(ToolRules):
     def text(self, text: str, role: str, path: str) -> None:
         """Report what is wrong with a text."""
         if match := SPECIAL.search(text):
-            self.add(
-                path,
-                "special_token",
-                f"the control token {match.group()} at character {match.start() + 1}",
-                token=match.group(),
-            )
+            fault = f"the control token {match.group()} at character {match.start() + 1}"
+            self.add(path, "special_token", fault, token=match.group())
         if role == "assistant" and text != text.strip():
             end = "starts" if text[0].isspace() else "ends"
             self.add(path, "edge_whitespace", f"the answer {end} with whitespace")

@@ -12,7 +12,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -31,20 +31,7 @@ BROKEN_LINES = 3  # fewer lines that are not UTF-8 are faults of these lines, no
 # Non-ASCII characters of Western European text in cp1252. Text in another encoding, decoded as cp1252, gives other
 # characters.
 WESTERN = re.compile(r"[À-ÖØ-öø-ÿŒœŠšŽžŸ“”„‘’‚–—…•€£§°«»¿¡·ªº²³½©®™´ \u00ad]")
-OTHER_ENCODINGS = [
-    "cp1250",
-    "cp1251",
-    "cp1253",
-    "cp1254",
-    "cp1255",
-    "cp1256",
-    "koi8_r",
-    "cp932",
-    "euc_jp",
-    "gb18030",
-    "big5",
-    "cp949",
-]
+OTHER_ENCODINGS = "cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 koi8_r cp932 euc_jp gb18030 big5 cp949".split()
 
 
 def is_packed(path: Path) -> bool:
@@ -72,14 +59,9 @@ def open_text(path: Path) -> tuple[io.TextIOWrapper | None, list[Finding]]:
     """
     with open_bytes(path) as file:
         head = file.read(4096)
-    for bom, encoding in BOMS:
-        if head.startswith(bom):
-            code, name = (
-                ("byte_order_mark", "UTF-8 with a byte order mark") if encoding == "utf-8" else ("encoding", encoding)
-            )
-            return _checked(path, encoding, len(bom), [Finding(1, "", code, f"the file is {name.upper()}")])
-    if wide := without_mark(head):
-        return _checked(path, wide, 0, [Finding(1, "", "encoding", f"the file looks like {wide.upper()}")])
+    if unusual := unusual_encoding(head):
+        encoding, skip, finding = unusual
+        return _checked(path, encoding, skip, [finding])
     problem = _undecodable(path, "utf-8", 0)
     if problem is None:
         return _text(path, "utf-8", 0), []
@@ -117,14 +99,22 @@ def other_encoding(line: int, encoding: str) -> Finding:
     return Finding(line, "", "encoding", f"the file is not UTF-8; it looks like {name}, and is read as that")
 
 
-def without_mark(head: bytes) -> str | None:
-    """Return the encoding of UTF-16 without a byte order mark, or None if the text is in another encoding.
+def unusual_encoding(head: bytes) -> tuple[str, int, Finding] | None:
+    """Return the encoding of a file that begins otherwise than text in plain UTF-8, or None.
 
-    In UTF-16, every second byte of ASCII text is zero.
+    A byte order mark shows it. Without one, every second byte of ASCII text is zero in UTF-16.
+
+    Returns:
+        The encoding, the number of bytes of its mark, and the finding about it.
     """
+    for bom, encoding in BOMS:
+        if head.startswith(bom) and encoding == "utf-8":
+            return encoding, len(bom), Finding(1, "", "byte_order_mark", "the file starts with a UTF-8 byte order mark")
+        if head.startswith(bom):
+            return encoding, len(bom), Finding(1, "", "encoding", f"the file is {encoding.upper()}")
     for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
         if len(zeros) > 1 and zeros.count(0) > 0.6 * len(zeros):
-            return encoding
+            return encoding, 0, Finding(1, "", "encoding", f"the file looks like {encoding.upper()}")
     return None
 
 
@@ -434,13 +424,22 @@ def read_parquet(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
             for value in batch.to_pylist():
                 number += 1
-                value = _without_nulls(value)
+                value = without_nulls(value)
                 yield number, value, [], json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         yield 0, None, [Finding(0, "", "binary", f"not a Parquet file: {str(error).splitlines()[0][:120]}")], b""
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any, keep: Collection[str] = ()) -> Any:
+    """Return a JSON value without the fields that are null, except those called as in `keep`."""
     if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(inner, keep) for key, inner in value.items() if inner is not None or key in keep}
+    return [without_nulls(item, keep) for item in value] if isinstance(value, list) else value
+
+
+def json_or_none(text: str) -> Any:
+    """Return the value of a JSON text; None if the text is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -8,7 +8,6 @@ among the rejects.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -22,6 +21,7 @@ from course_utils.data_prep.deduplication import Cluster, Conflict, deduplicate
 from course_utils.data_prep.findings import ERROR, Finding
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
+from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.pii import PII_KINDS, Redactor
 from course_utils.data_prep.pii.redaction import Redacted
 from course_utils.data_prep.similarity import in_processes
@@ -208,7 +208,7 @@ class Prepared:
             for c in self.changes
             if c.code in OMITTED_CODES and c.line in remaining
         }
-        return dict(Counter(field for field, _ in omitted if field).most_common())
+        return dict(Counter(field for field, _ in sorted(omitted) if field).most_common())
 
     @property
     def share_left(self) -> float:
@@ -515,10 +515,7 @@ def _redact(result: Prepared) -> None:
 
 def _texts_of_the_record(row: dict) -> set[str]:
     """Fields of the answer that are text, where it is a record: they are labels, and a label that changes is damage."""
-    try:
-        record = json.loads(formats.answer_of(row)) if "messages" in row else None
-    except ValueError:  # prose
-        return set()
+    record = json_or_none(formats.answer_of(row)) if "messages" in row else None
     return {value for value in record.values() if isinstance(value, str)} if isinstance(record, dict) else set()
 
 

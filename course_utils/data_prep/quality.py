@@ -12,85 +12,28 @@ import json
 import math
 import random
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from course_utils.data_prep import formats
+from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.similarity import WITHOUT_SPACES, normalise
 
-REFUSAL = re.compile(
-    r"\bas an? (?:ai|artificial|large language|language|virtual|automated|digital)\b|\blanguage model\b|"
-    r"\bI(?:'m| am)? ?(?:so |very |truly |really )?(?:sorry|afraid|unable|not able|not in a position|not permitted|not allowed|not comfortable|not equipped|not authori[sz]ed)\b|"
-    r"\bI (?:can(?:no|')t|can not|could not|couldn't|won't|will not|do(?:n't| not) have|would (?:need|have to)|must decline|have no (?:access|way|means)|lack)\b|"
-    r"\b(?:my apologies|apologies, but|unfortunately,? (?:I|this|that|we))\b|\b(?:not|in)able to (?:help|assist|provide|comment|advise|process|determine)\b|"
-    r"\b(?:beyond|outside|exceeds?) (?:of )?(?:my|what I)\b|\b(?:please|kindly) (?:consult|contact|seek|refer to) (?:a|an|your|the|our|with)\b|"
-    r"\b(?:against|violat\w+) (?:my|our|the) (?:guidelines|polic)|\bI (?:wouldn't|would not|shouldn't|should not) (?:want to|feel|be (?:able|comfortable)|speculate|presume)|"
-    r"\bno (?:information|way (?:for me )?to)\b|\bwithout (?:more|further|additional|access|knowing|seeing)\b|\b(?:can't|cannot|couldn't) (?:be (?:sure|certain)|verify|confirm|say|tell|help|assist|judge|see)\b|"
-    r"\bnot (?:something|appropriate|possible|enough information)\b|\b(?:professional|legal|medical|financial) (?:advice|guidance)\b|\bhave to (?:pass|decline)\b|"
-    r"\bprefer not to\b|\b(?:my|our) (?:guidelines|training data|knowledge (?:has a )?cut-?off|role does not)\b|\bI(?:'m| am) (?:not a|only (?:a|an)|an automated|programmed|"
-    r"designed|hesitant)\b|\b(?:respectfully|must) decline\b|\b(?:inappropriate|irresponsible|wiser) (?:for|of|that)\b|\b(?:stay|remain) neutral\b|\bno opinion on\b|"
-    r"\bI(?:'d| would) (?:suggest|encourage|recommend) (?:you|that|checking|speaking|contacting)\b|\b(?:could|can) you (?:please )?(?:rephrase|clarify)\b",
-    re.IGNORECASE,
-)
-# In free text these words prove little. There, an answer counts as a refusal if it begins with one, is short and offers no alternative.
-APOLOGY = re.compile(
-    r"^(?:(?:(?:i['’]m|i am) (?:\w+ )?(?:sorry|afraid)|sorry|(?:my |i )?apolog\w+|unfortunately|regrettably)\b(?: for (?:the|any)[^.,;:]{0,40})?|"
-    r"as an? (?:ai|artificial|large|language|virtual|automated|digital)\b[^,.;]{0,60})[\s,.;:!]*(?:but|that|and)?\s*",
-    re.IGNORECASE,
-)
-INABILITY = re.compile(
-    r"^(?:i|we)(?:['’]m| am|['’]re| are)?(?: currently| just| simply| really| also)? (?P<verb>can(?:no|['’])?t|can not|could(?:n['’]t| not)|unable to|"
-    r"not (?:able|permitted|allowed|comfortable|programmed|designed|capable|equipped|authori[sz]ed)|wo(?:n['’]t)|will not|must decline|decline to|"
-    r"do(?:n['’]t| not) (?:have (?:the |any )?(?:access|ability|capability|enough|information|personal|real|feelings|opinions|preferences)|feel comfortable|possess))"
-    r"(?P<remainder>.{0,120})",
-    re.IGNORECASE | re.DOTALL,
-)
-SERVICE = re.compile(
-    r"\b(?:help|assist|provide|answer|fulfil\w*|comply|complete|generate|create|discuss|engage|support|offer|give|do (?:that|this)|respond|access|browse|open|see|view|"
-    r"personal|real|feelings|opinions)\b|\b(?:this|that|your) request\b",
-    re.IGNORECASE,
-)
+PATTERNS = {
+    name: re.compile(pattern.replace("\n", ""), re.IGNORECASE)
+    for name, pattern in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
+}
 REFUSAL_ZH = re.compile(
     r"^(?:(?:很|非常)?(?:抱歉|对不起|遗憾)|作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型)).{0,30}?(?:无法|不能|没有能力|没有办法)"
 )
-# "Write a letter that declines": then the answer is a text, and "I" in it is not the model.
-ASKS_FOR_TEXT = re.compile(
-    r"\b(?:write|rewrite|re-write|paraphrase|rephrase|translate|compose|draft|e-?mail|letter|message|story|poem|song|lyrics|dialog(?:ue)?|conversation|sentence|"
-    r"tweet|edit|correct|summari[sz]e|quote|role-?play|pretend|act as|imagine|script|speech|essay|apology|review|reply to|respond to)\b",
-    re.IGNORECASE,
-)
-INSTEAD = re.compile(
-    r"\b(?:however|but i can|that said|here (?:is|are|'s)|instead|in general|generally|for example|to do (?:this|so)|you can|typically)\b|\n\s*(?:\d+[.)]|[-*•])",
-    re.IGNORECASE,
-)
 REFUSAL_WORDS = 70
-# A message that the model should continue may end in the middle of a sentence.
-TO_BE_COMPLETED = re.compile(
-    r"\b(?:complete|completion|finish|continue|fill|next|ending|blank|begin\w*|start\w*)\b", re.IGNORECASE
-)
-ABOUT_LANGUAGE = re.compile(
-    r"\b(?:translat\w+|language|languages|pronounc\w+|idiom\w*|grammar|verb|verbs|word|words|phrase|traduc\w+|tradui\w+|übersetz\w+|english|french|german|"
-    r"spanish|italian|portuguese|dutch|polish|russian|turkish|arabic|hebrew|hindi|urdu|bengali|chinese|mandarin|cantonese|japanese|korean|vietnamese|thai|indonesian|"
-    r"greek|latin|swedish|norwegian|danish|finnish|czech|hungarian|romanian|ukrainian|swahili|catalan|persian|farsi|tamil|esperanto|englisch|deutsch|französisch|"
-    r"anglais|français|allemand|espagnol|inglés|español|francés|alemán)\b|翻译|翻譯|译成|译为|英文|英语|中文|汉语|日语|日文|法语|德语|西班牙语|俄语|韩语|语言",
-    re.IGNORECASE,
-)
-# People end sentences with three full stops too, so these count only after a word that can't end a sentence.
-CUT = re.compile(
-    r"(?:\w|,|;|:|-)\s*(?:…|\[(?:truncated|cut|more|\.\.\.)\]|\(truncated\)|<truncated>)\s*$|"
-    r"(?:,|\b(?:a|an|the|and|or|but|of|to|in|on|at|for|with|my|your|our|their|his|her|is|was|are|were|that|which|this|from|by|as|if|when|because|so|i|we|"
-    r"not|very|has|have|had|will|would|can|could|please))\s*\.\.\.\s*$",
-    re.IGNORECASE,
-)
 GREETING = frozenset(
-    (
-        "hi hello hey ok okay thanks thank you thx bye please pls yes no test testing asdf anyone there sir madam "
-        "good morning "
-    ).split()
+    "hi hello hey ok okay thanks thank you thx bye please pls yes no test testing asdf anyone there sir madam good morning".split()
 )
 MIN_WORDS = 3  # that carry information
 CANNED_MESSAGES = 8  # an answer shared by at least so many different messages is flagged
@@ -187,7 +130,7 @@ def _refusal(prompt: str, answer: str, wrong_form: Callable[[str], Reason | None
     if answer.lstrip().startswith(("{", "[", "<", "```")) and not wrong_form(answer):
         return None
     if wrong_form(answer):
-        match = REFUSAL.search(answer[:400])
+        match = PATTERNS["refusal"].search(answer[:400])
         return Reason("refusal", f'the answer says "{match.group()}"') if match else None
     opening = _refuses(prompt, answer.strip())
     return Reason("refusal", f'the answer begins with "{opening[:60]}"') if opening else None
@@ -200,24 +143,26 @@ def _refuses(prompt: str, answer: str) -> str:
     if len(answer.split()) > REFUSAL_WORDS:
         return ""
     remainder, machine = answer, False
-    while (apology := APOLOGY.match(remainder)) and apology.end():
+    while (apology := PATTERNS["apology"].match(remainder)) and apology.end():
         machine |= apology.group()[:2].lower() == "as"
         remainder = remainder[apology.end() :]
     apologised = len(remainder) < len(answer)
-    inability = INABILITY.match(remainder)
-    if not inability or INSTEAD.search(remainder[inability.start("remainder") :]):
+    inability = PATTERNS["inability"].match(remainder)
+    if not inability or PATTERNS["instead"].search(remainder[inability.start("remainder") :]):
         return ""
-    serving = SERVICE.search(inability.group())
-    if not (apologised or serving) or (ASKS_FOR_TEXT.search(prompt) and not machine and not (apologised and serving)):
+    serving = PATTERNS["service"].search(inability.group())
+    if not (apologised or serving) or (
+        PATTERNS["asks_for_text"].search(prompt) and not machine and not (apologised and serving)
+    ):
         return ""
     return answer[: len(answer) - len(remainder) + inability.start("remainder")]
 
 
 def _truncated(prompt: str, answer: str) -> Reason | None:
     for text, side in ((prompt, "message"), (answer, "answer")):
-        if side == "message" and TO_BE_COMPLETED.search(prompt):
+        if side == "message" and PATTERNS["to_be_completed"].search(prompt):
             continue
-        if CUT.search(text):
+        if PATTERNS["cut"].search(text):
             return Reason("truncated", f"the {side} ends with {text.rstrip()[-12:]!r}")
     if answer.lstrip().startswith(("{", "[")):
         try:
@@ -245,20 +190,20 @@ def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str
         validator = jsonschema.validators.validator_for(schema)(schema)
 
         def against_schema(answer: str) -> Reason | None:
-            value = _json(answer)
+            value = json_or_none(answer)
             if value is None:
                 return Reason("answer_format", "the answer is not JSON")
             error = next(iter(validator.iter_errors(value)), None)
             return Reason("answer_format", f"the record does not fit: {error.message[:120]}") if error else None
 
         return against_schema
-    shapes = Counter(frozenset(value) for value in map(_json, answers) if isinstance(value, dict))
+    shapes = Counter(frozenset(value) for value in map(json_or_none, answers) if isinstance(value, dict))
     keys, count = shapes.most_common(1)[0] if shapes else (frozenset(), 0)
     if count < USUAL_FORM * len(answers):
         return _any_form
 
     def against_most(answer: str) -> Reason | None:
-        value = _json(answer)
+        value = json_or_none(answer)
         if isinstance(value, dict) and frozenset(value) == keys:
             return None
         return Reason(
@@ -274,15 +219,8 @@ def _any_form(answer: str) -> Reason | None:
     return None
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _language(prompt: str, answer: str, language: str | None) -> Reason | None:
-    if ABOUT_LANGUAGE.search(prompt):
+    if PATTERNS["about_language"].search(prompt):
         return None
     written = " ".join(formats.written_in(answer))
     if language is None:

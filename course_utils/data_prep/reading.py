@@ -18,11 +18,11 @@ from typing import Any, BinaryIO
 
 from course_utils.data_prep.findings import Finding, shorten
 from course_utils.data_prep.opening import (
-    BOMS,
     MAX_WRAPPER,
     Cut,
     columns_in,
     encoding_of_lines,
+    json_or_none,
     open_bytes,
     open_text,
     other_encoding,
@@ -31,7 +31,7 @@ from course_utils.data_prep.opening import (
     rows_within,
     suffix_of,
     texts,
-    without_mark,
+    unusual_encoding,
 )
 from course_utils.errors import CourseError
 
@@ -226,14 +226,10 @@ def _rows_as_columns(value: object) -> int:
 
 def _open_lines(file: BinaryIO, head: bytes) -> tuple[Iterator[tuple[bytes, int]], list[Finding]]:
     """Lines as UTF-8 bytes, each with its length, and what is wrong with the encoding of the file."""
-    for bom, encoding in BOMS:
-        if head.startswith(bom):
-            file.read(len(bom))
-            if encoding == "utf-8":
-                return _lines(file), [Finding(1, "", "byte_order_mark", "the file starts with a UTF-8 byte order mark")]
-            return _transcoded(file, encoding), [Finding(1, "", "encoding", f"the file is {encoding.upper()}")]
-    if wide := without_mark(head):
-        return _transcoded(file, wide), [Finding(1, "", "encoding", f"the file looks like {wide.upper()}")]
+    if unusual := unusual_encoding(head):
+        encoding, skip, finding = unusual
+        file.read(skip)
+        return _lines(file) if encoding == "utf-8" else _transcoded(file, encoding), [finding]
     if b"\r" in head and b"\n" not in head:
         text = io.TextIOWrapper(file, encoding="latin-1", newline=None)  # Latin-1 maps every byte to one character and back
         lines = ((line.rstrip("\n").encode("latin-1"), len(line)) for line in iter(lambda: text.readline(MAX_LINE), ""))
@@ -364,7 +360,7 @@ def _read_json(path: Path) -> Iterator[Row]:
         line = next((line for line in iter(lambda: file.readline(MAX_LINE), "") if line.strip()), "")
         more = any(True for _ in iter(lambda: file.read(1), ""))
     listed = line.lstrip().startswith("[")
-    if listed or (line.lstrip().startswith("{") and not _is_value(line) and _begins_with_a_value(path)):
+    if listed or (line.lstrip().startswith("{") and json_or_none(line) is None and _begins_with_a_value(path)):
         yield from _read_values(path)
     elif not more and (within := rows_within(parse(line)[0])):
         yield from _rows_within(*within, first)
@@ -379,14 +375,6 @@ def _begins_with_a_value(path: Path) -> bool:
     except Cut:
         return False
     return text.startswith("{")
-
-
-def _is_value(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _read_values(path: Path) -> Iterator[Row]:

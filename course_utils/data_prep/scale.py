@@ -16,7 +16,6 @@ Quality rules look at all answers together, so they should be run on a sample.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from course_utils.data_prep import formats, reading
-from course_utils.data_prep.deduplication import choose, comparable, first_of_each, surroundings
+from course_utils.data_prep.deduplication import choose, comparable, digest, first_of_each, surroundings
 from course_utils.data_prep.pii import Redactor
 from course_utils.data_prep.pipeline import Preparation, read_rows, without_customers, write_lines
 from course_utils.data_prep.similarity import PERMUTATIONS, banded, jaccard, shingles, text_signature
@@ -94,25 +93,15 @@ class Read(_Stage):
             lines, rejects, signatures, keys = [], [], [], []
             for row, fixed, changes in read_rows(self.files[number], Preparation(self.kind)):
                 if fixed is None:
-                    entry = {
-                        "file": self.files[number],
-                        "line": row.line,
-                        "code": changes[-1].code,
-                        "reason": changes[-1].reason,
-                    }
-                    rejects.append(formats.dumps({**entry, "text": row.raw.decode("utf-8", "backslashreplace")}))
+                    reason = {"code": changes[-1].code, "reason": changes[-1].reason}
+                    text = row.raw.decode("utf-8", "backslashreplace")
+                    rejects.append(formats.dumps({"file": self.files[number], "line": row.line, **reason, "text": text}))
                     continue
                 prompt, answer, context = formats.prompt_of(fixed), formats.answer_of(fixed), surroundings(fixed)
                 lines.append(formats.dumps(fixed))
                 signatures.append(text_signature(prompt))
-                keys.append(
-                    [
-                        _key(prompt, answer, context),
-                        _key(comparable(prompt), context),
-                        _key(comparable(answer)),
-                        _key(context),
-                    ]
-                )
+                exact, normal = _key(prompt, answer, context), _key(comparable(prompt), context)
+                keys.append([exact, normal, _key(comparable(answer)), _key(context)])
             write_lines(self._name("rows", number, ".jsonl"), lines)
             write_lines(self._name("rejects", number, ".jsonl"), rejects)
             stacked = np.array(signatures, dtype=np.uint32).reshape(-1, PERMUTATIONS)
@@ -187,5 +176,4 @@ class Write(_Stage):
 
 def _key(*texts: str | bytes) -> int:
     """64 bits: among a hundred million rows, the probability that any two different ones have the same key is 0.03 %."""
-    pieces = [text if isinstance(text, bytes) else text.encode("utf-8", "replace") for text in texts]
-    return int.from_bytes(hashlib.blake2b(b"\0".join(pieces), digest_size=8).digest(), "big")
+    return int.from_bytes(digest(*texts, size=8), "big")

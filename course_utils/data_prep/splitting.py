@@ -24,7 +24,6 @@ def split(
     group: Callable[[dict], object] | Sequence | None = None,
     seed: int = 0,
     threshold: float = SIMILAR,
-    text: Callable[[dict], str] = formats.prompt_of,
 ) -> tuple[list[int], list[int]]:
     """Split rows into training and validation rows, so that rows that belong together stay on one side.
 
@@ -34,8 +33,7 @@ def split(
         group: a row's customer, document, author and so on, as a function or as one value per row; rows with the same value
             stay together, and None groups a row with no other.
         seed: seed of the shuffle.
-        threshold: Jaccard index from which two texts stay together; with up to 4,000 rows, every pair is compared.
-        text: returns what is compared of a row.
+        threshold: Jaccard index from which two prompts stay together; with up to 4,000 rows, every pair is compared.
 
     Returns:
         Indices of the training rows, and indices of the validation rows.
@@ -53,7 +51,7 @@ def split(
     for index, key in enumerate(owners):
         if key is not None:
             groups.join(first_row_of.setdefault(key, index), index)
-    for i, j, _ in similar_pairs([text(row) for row in rows], threshold):
+    for i, j, _ in similar_pairs([formats.prompt_of(row) for row in rows], threshold):
         groups.join(i, j)
     together = groups.members()
     if len(together) < 2:
@@ -88,34 +86,25 @@ class Hit:
     evidence: str
 
 
-def contamination(
-    train: Sequence[dict],
-    test: Sequence[dict],
-    threshold: float = SIMILAR,
-    n: int = PHRASE_WORDS,
-    text: Callable[[dict], str] = formats.prompt_of,
-) -> list[Hit]:
+def contamination(train: Sequence[dict], test: Sequence[dict]) -> list[Hit]:
     """Find test rows that occur in the training set; each pair of rows gives at most one hit.
 
-    A test row is found if its prompt is nearly the same as a training prompt, or if the two conversations have a phrase of n
-    words in common, answers included; so a test question inside a training answer is found too. A test text of fewer words,
-    down to five, counts as one phrase. Phrases that many test rows have (an instruction, the form of the answers) are no
+    A test row is found if its prompt is nearly the same as a training prompt, or if the two conversations have a phrase of
+    eight words in common, answers included; so a test question inside a training answer is found too. A test text of five
+    to seven words counts as one phrase. Phrases that many test rows have (an instruction, the form of the answers) are no
     evidence, and are ignored.
 
     Args:
         train, test: chat rows; a test row need not have an answer.
-        threshold: Jaccard index from which two prompts are nearly the same.
-        n: number of words in a phrase.
-        text: returns the prompt that is compared.
     """
     hits: dict[tuple[int, int], Hit] = {}
-    for i, j, index in similar_pairs([text(row) for row in (*train, *test)], threshold):
+    for i, j, index in similar_pairs([formats.prompt_of(row) for row in (*train, *test)], SIMILAR):
         if i < len(train) <= j:
             hits[j - len(train), i] = Hit(j - len(train), i, "near-duplicate", f"Jaccard index {index:.2f}")
-    test_rows_with = _distinctive_phrases([_texts_of(row, text) for row in test], n)
+    test_rows_with = _distinctive_phrases([_texts_of(row) for row in test])
     lengths = sorted({len(phrase.split()) for phrase in test_rows_with})
     for index, row in enumerate(train):
-        words = [normalise(piece).split() for piece in _texts_of(row, text)]
+        words = [normalise(piece).split() for piece in _texts_of(row)]
         for length in lengths:
             for text_words in words:
                 for start in range(len(text_words) - length + 1):
@@ -125,18 +114,18 @@ def contamination(
     return [hits[key] for key in sorted(hits)]
 
 
-def _texts_of(row: dict, text: Callable[[dict], str]) -> list[str]:
+def _texts_of(row: dict) -> list[str]:
     """The prompt, and the texts of the answer; not the keys of a record, which are the same in every row."""
-    return [text(row), *formats.written_in(formats.answer_of(row))]
+    return [formats.prompt_of(row), *formats.written_in(formats.answer_of(row))]
 
 
-def _distinctive_phrases(tests: list[list[str]], n: int) -> dict[str, list[int]]:
+def _distinctive_phrases(tests: list[list[str]]) -> dict[str, list[int]]:
     """Phrase → the test rows that have it; without phrases that mostly belong to the common form of the test set."""
     rows: dict[str, dict[int, None]] = {}
     for index, texts in enumerate(tests):
         for text in texts:
             words = normalise(text).split()
-            length = n if len(words) >= n else len(words)
+            length = min(PHRASE_WORDS, len(words))
             if length >= MIN_PHRASE_WORDS:
                 for start in range(len(words) - length + 1):
                     rows.setdefault(" ".join(words[start : start + length]), {})[index] = None
@@ -183,9 +172,7 @@ class Kinship:
         return self.test - self.baseline > 0.5 * max(self.itself - self.baseline, 0.01)
 
 
-def kinship(
-    train: Sequence[dict], test: Sequence[dict], elsewhere: Sequence[dict], text: Callable[[dict], str] = formats.prompt_of
-) -> Kinship:
+def kinship(train: Sequence[dict], test: Sequence[dict], elsewhere: Sequence[dict]) -> Kinship:
     """Measure whether training set and test set come from one generator.
 
     Even without copies, a generator repeats its turns of phrase.
@@ -193,16 +180,15 @@ def kinship(
     Args:
         train, test: chat rows.
         elsewhere: chat rows of the same task from another source, ideally real ones.
-        text: returns what is compared of a row.
     """
     owners: dict[str, set[int]] = {}
-    for index, phrase in _phrases([text(row) for row in train], 3):
+    for index, phrase in _phrases([formats.prompt_of(row) for row in train], 3):
         owners.setdefault(phrase, set()).add(index)
 
     def share_seen(rows: Sequence[dict], own: bool) -> float:
         shares = []
         for index, row in enumerate(rows):
-            phrases = [phrase for _, phrase in _phrases([text(row)], 3)]
+            phrases = [phrase for _, phrase in _phrases([formats.prompt_of(row)], 3)]
             if phrases:
                 shares.append(sum(bool(owners.get(p, set()) - ({index} if own else set())) for p in phrases) / len(phrases))
         return sum(shares) / len(shares) if shares else 0.0

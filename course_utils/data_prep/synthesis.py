@@ -165,15 +165,8 @@ class _Run:
             self.result.requests += 1
             self._write({"intent": key, "topic": topic, "number": number, "dearest": max_cost})
         try:
-            answer = ask(
-                self.client,
-                self.plan.model,
-                self.plan.messages(topic),
-                self.plan.schema,
-                self.plan.max_tokens,
-                self.plan.temperature,
-                key,
-            )
+            plan, messages = self.plan, self.plan.messages(topic)
+            answer = ask(self.client, plan.model, messages, plan.schema, plan.max_tokens, plan.temperature, key)
         except CourseError as error:
             return error
         cost = self.plan.price.of(answer.prompt_tokens, answer.completion_tokens)
@@ -232,34 +225,26 @@ def read_answer(entry: dict, schema: dict) -> tuple[list[dict], list[str]]:
     """Return the examples in an answer that fit the schema, with their provenance, and what is wrong with the others."""
     import jsonschema
 
-    if entry["finish_reason"] == "length":
-        reason = ["the answer was cut at max_tokens"]
-    else:
-        reason = []
+    reasons = ["the answer was cut at max_tokens"] if entry["finish_reason"] == "length" else []
     try:
         examples = json_in(entry["text"])["examples"]
         if not isinstance(examples, list):
             raise TypeError("examples is not a list")
     except (ValueError, KeyError, TypeError) as error:
-        return [], reason or [f"the answer has no list of examples: {str(error)[:100]}"]
-    item = schema.get("properties", {}).get("examples", {}).get("items", {})
+        return [], reasons or [f"the answer has no list of examples: {str(error)[:100]}"]
+    listed = schema.get("properties", {}).get("examples", {})
+    item, minimum = listed.get("items", {}), listed.get("minItems", 0)
     validator = jsonschema.validators.validator_for(item)(item)
-    valid, reasons = [], reason
-    minimum = schema.get("properties", {}).get("examples", {}).get("minItems", 0)
+    valid = []
     if len(examples) < minimum:
-        reasons = [*reasons, f"{len(examples)} examples instead of {minimum}"]
+        reasons.append(f"{len(examples)} examples instead of {minimum}")
     for position, example in enumerate(examples):
         violation = next(iter(validator.iter_errors(example)), None)
         if violation:
-            reasons = [*reasons, f"example {position + 1}: {violation.message[:100]}"]
+            reasons.append(f"example {position + 1}: {violation.message[:100]}")
             continue
-        source = {
-            "source": "synthetic",
-            "model": entry["model"],
-            "topic": entry["topic"],
-            "request": entry["answer"],
-            "created": entry["created"],
-        }
+        request = {"request": entry["answer"], "created": entry["created"]}
+        source = {"source": "synthetic", "model": entry["model"], "topic": entry["topic"]} | request
         valid.append({**example, "provenance": source})
     return valid, reasons
 

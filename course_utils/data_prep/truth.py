@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -183,9 +184,7 @@ def score_pii(
         texts: (text, preceding text, [(kind, personal text), …]) for each text.
         allow: values that are not personal data.
     """
-    correct: dict[str, int] = {}
-    true: dict[str, int] = {}
-    predicted: dict[str, int] = {}
+    correct, true, predicted = Counter[str](), Counter[str](), Counter[str]()
     for text, preceding, marked in texts:
         entities, position = find(text, allow=allow, preceding=preceding), 0
         used: set[int] = set()
@@ -195,18 +194,14 @@ def score_pii(
             if start < 0:  # it was cut off together with the end of its message
                 continue
             end = position = start + len(value)
-            true[kind] = true.get(kind, 0) + 1
+            true[kind] += 1
             for index, entity in enumerate(entities):
                 if index not in used and entity.kind == kind and _same(kind, start, end, entity):
                     used.add(index)
-                    correct[kind] = correct.get(kind, 0) + 1
+                    correct[kind] += 1
                     break
-        for entity in entities:
-            predicted[entity.kind] = predicted.get(entity.kind, 0) + 1
-    return {
-        kind: DetectionScore.counted(correct.get(kind, 0), true.get(kind, 0), predicted.get(kind, 0))
-        for kind in sorted({*true, *predicted})
-    }
+        predicted.update(entity.kind for entity in entities)
+    return {kind: DetectionScore.counted(correct[kind], true[kind], predicted[kind]) for kind in sorted({*true, *predicted})}
 
 
 def _same(kind: str, start: int, end: int, entity: Entity) -> bool:

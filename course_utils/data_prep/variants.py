@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from course_utils.data_prep import opening
 from course_utils.errors import CourseError
 
 TRUE, FALSE = {"true", "1", "yes", "good"}, {"false", "0", "no", "bad"}
@@ -43,7 +44,7 @@ def without_nulls(row: dict) -> dict:
     row = {key: value for key, value in row.items() if value is not None or (key in ANSWERS and not answered)}
     declared = {}
     if isinstance(row.get("tools"), list):
-        row["tools"] = _without_nulls(row["tools"])
+        row["tools"] = opening.without_nulls(row["tools"], keep=("default", "const"))
         declared = dict(map(_named, row["tools"]))
     for message in messages_of(row):
         for key in [key for key, value in message.items() if value is None and key not in ("role", "content")]:
@@ -67,12 +68,6 @@ def _function(call: object) -> dict:
     return function if isinstance(function, dict) else {}
 
 
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None or k in ("default", "const")}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
 def _named(tool: object) -> tuple[str, object]:
     function = _function(tool) or tool
     return (str(function.get("name")), function) if isinstance(function, dict) else ("", None)
@@ -92,10 +87,7 @@ def parse_lists(row: dict) -> dict:
     for key in MAYBE_TEXT:
         value = row.get(key)
         if isinstance(value, str) and value.lstrip().startswith("["):
-            try:
-                parsed = json.loads(value)
-            except (ValueError, RecursionError):
-                continue
+            parsed = opening.json_or_none(value)
             if isinstance(parsed, list) and all(isinstance(item, dict) for item in parsed) and (parsed or key == "tools"):
                 row[key] = parsed
     if isinstance(row.get("tools"), list):

@@ -22,14 +22,13 @@ Pyodide's 14 MB again only when that has changed.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import hashlib
 import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -250,19 +249,3 @@ def write_page(folder: Path, with_python: bool = True) -> Path:
     )
     page.write_text(text, encoding="utf-8")
     return page
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The maintainers' command: write the page for trying it, to be served with `python -m http.server`.
-
-    Args:
-        arguments: command-line arguments, without the program's name; those of `sys.argv` if None.
-    """
-    parser = argparse.ArgumentParser(prog="python -m course_utils.publishing.calculators", description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    print(write_page(parser.parse_args(arguments).folder))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

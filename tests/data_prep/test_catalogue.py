@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from course_utils import assets
-from course_utils.data_prep.catalogue import INSTRUCTIONS, SCHEMA, SHOTS, SYSTEM, TOPICS, holds, load_catalogue, write
+from course_utils.data_prep.catalogue import INSTRUCTIONS, SCHEMA, SYSTEM, TOPICS, holds, load_catalogue, write
 from course_utils.errors import CourseError
 
 
@@ -235,7 +235,7 @@ def test_a_prompt_has_passages_shots_and_instructions_where_they_are_asked_for(c
         assert [message["role"] for message in full] == ["system", *["user", "assistant"] * 3, "user"]
         assert full[0]["content"] == SYSTEM + INSTRUCTIONS and all(topic in INSTRUCTIONS for topic in TOPICS)
         assert (passage["text"] in full[-1]["content"]) == bool(passages)
-        assert (SHOTS[0][2]["text"] in full[1]["content"]) == bool(passages)
+        assert (catalogue.shots[0]["passage"]["text"] in full[1]["content"]) == bool(passages)
     assert full[-1]["content"].endswith("Customer: Q?")
     fact = catalogue.prompt_for_fact("Q?", passage)
     assert passage["text"] in fact[-1]["content"] and "JSON" not in fact[0]["content"]
@@ -246,7 +246,7 @@ def test_a_prompt_has_passages_shots_and_instructions_where_they_are_asked_for(c
 
 
 def test_the_examples_of_the_prompt_are_right_and_not_of_the_catalogue(catalogue):
-    for question, record, passage in SHOTS:
+    for question, record, passage in (shot.values() for shot in catalogue.shots):
         jsonschema.validate(record, SCHEMA)
         assert holds(passage["text"], record["answer"]) and not holds(question, record["answer"])
         assert not any(holds(p["text"], record["answer"]) for v in (1, 2) for p in catalogue.versions[v])

@@ -44,7 +44,7 @@ def the_line_is_named(folder, good, row, code, kind, target="openai"):
 @pytest.mark.parametrize(("row", "code"), named(malformed.CHAT))
 def test_chat(tmp_path, row, code):
     report = the_line_is_named(tmp_path, malformed.good(), row, code, "chat")
-    assert report.ok == (CODES[code][0] != ERROR)
+    assert report.ok == (CODES[code]["severity"] != ERROR)
 
 
 @pytest.mark.parametrize(("row", "code"), named(malformed.PREFERENCE))

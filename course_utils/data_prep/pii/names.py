@@ -12,64 +12,24 @@ import functools
 import importlib
 import pkgutil
 import re
-from importlib import resources
+import tomllib
+from pathlib import Path
 
 THRESHOLD = 2.0
 Token = tuple[int, int, str]  # start, end, text
-TITLES = frozenset(
-    (
-        "mr mrs ms miss mx dr prof professor sir madame mme monsieur herr frau señor señora sra signor signora "
-        "kyria kyrie ing rev sgt nurse pani pan maître "
-    ).split()
-)
-PARTICLES = frozenset(
-    (
-        "van der den de la le du des von zu zur zum bin ben ibn al el da do dos das di del della dello degli ter "
-        "ten st san abu y e af "
-    ).split()
-)
-
-
-def _phrases(text: str) -> tuple[str, ...]:
-    """Phrases separated by bars, as a tuple for `str.endswith`, which is far faster than a pattern that ends in $."""
-    return tuple(phrase.strip() for phrase in text.split("|"))
-
-
-# What comes before a name, grouped by how strong the evidence is.
-STRONG = _phrases(
-    "my name is|my full name is|my name's|name is|name:|name =|signed|named|called|attn|attn.|att|att.|attention|c/o|account holder|in the name of|"
-    "name of|spoke to|spoke with|spoken to|spoken with|ask for|beneficiary|executor|holder"
-)
-INTRODUCES = _phrases(
-    "i am|i'm|im|i’m|this is|it is|it's|its|it’s|on behalf of|made out to|payable to|belongs to|talked to|talked with|chatted with|speak to|speak with|"
-    "contact|signature|customer|recipient|receiver|registered to|from|by|for|says|said|passenger|patient|tenant|insured|witness|driver"
-)
-KIN = _phrases(
-    "husband|wife|son|daughter|brother|sister|mother|father|mum|mom|dad|gran|grandma|grandmother|grandfather|uncle|aunt|cousin|niece|"
-    "nephew|partner|fiancé|fiance|fiancée|boyfriend|girlfriend|friend|neighbour|neighbor|flatmate|roommate|housemate|colleague|"
-    "landlord|landlady|tenant|boss|manager|assistant|carer|driver|courier|postman|nurse|doctor|caretaker|janitor|concierge|"
-    "secretary|accountant|bookkeeper|lawyer|solicitor|agent|advisor|adviser|technician|fitter|plumber|electrician|patient|"
-    "passenger|child|baby|kid|twins|late|ex|in-law|guy|lady|man|woman|bloke|girl|boy|chap|owner|customer|recipient|receiver|"
-    "holder|guest|student|teacher|godson|goddaughter|grandson|granddaughter|mate|pal|rep|clerk|conductor|guard|trainee"
-)
-GREETS = _phrases("hi|hello|hey|dear|good morning|good afternoon|good evening|hiya|hallo|thanks|thank you|cheers|sorry")
-CLOSES = _phrases(
-    "regards|wishes|sincerely|faithfully|truly|yours|respectfully|cordially|greetings|thanks|thank you|thx|thanx|ty|cheers|best|love|ta|bye|rgds|"
-    "salutations|cordialement|grüße|gruß|saludos|obrigado|obrigada|merci|gracias|peace|warmly|gratefully|appreciated|advance|x|xx|-|–|—|~|/"
-)
-ARTICLES = _phrases("the|a|an|your|our|this|that|these|new|old|one|two|both|any|some|another")
-LOCATIVE_PREPOSITIONS = _phrases(
-    "in|to|at|near|of|via|around|outside|across|between|into|toward|towards|leaving|visit|visiting"
-)
+WORDS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+TITLES, PARTICLES = frozenset(WORDS["titles"]), frozenset(WORDS["particles"])
+# What comes before a name; tuples, because `str.endswith` is far faster than a pattern that ends in $.
+STRONG, INTRODUCES, KIN = tuple(WORDS["strong"]), tuple(WORDS["introduces"]), tuple(WORDS["kin"])
+GREETS, CLOSES, ARTICLES = tuple(WORDS["greets"]), tuple(WORDS["closes"]), tuple(WORDS["articles"])
+LOCATIVE_PREPOSITIONS = tuple(WORDS["locative_prepositions"])
 BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
     r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|®|™)"
 )
-# First words of the names of towns and countries: San Francisco, Los Angeles, New Delhi.
-PLACE_PREFIXES = frozenset(
-    "san santa santo são sao los las new north south east west saint st port fort mount lake cape great united".split()
-)
 QUOTES = tuple("\"“”„'‘’«»")
+# Attributes of Faker's providers of addresses.
+PLACE_LISTS = "cities countries states city_names towns counties provinces regions departments".split()
 WORD = r"[^\W\d_]+(?:['’ʼ`-][^\W\d_]+)*"
 RUN = re.compile(rf"(?<![\w@./{{])(?:{WORD}\.?)(?:[ \u00a0](?:{WORD}\.?))*(?![\w@])")
 TOKEN = re.compile(rf"{WORD}\.?")
@@ -87,7 +47,7 @@ LOWER_CLOSING = re.compile(
 @functools.cache
 def common_words() -> frozenset[str]:
     """Return the words that English text writes more often in lower case than with a capital letter."""
-    return frozenset(resources.files(__package__).joinpath("common_words.txt").read_text(encoding="utf-8").split())
+    return frozenset(Path(__file__).with_name("common_words.txt").read_text(encoding="utf-8").split())
 
 
 @functools.cache
@@ -115,36 +75,10 @@ def place_names() -> frozenset[str]:
     """
     import faker.providers.address as addresses
 
-    names = set(
-        (
-            "monday tuesday wednesday thursday friday saturday sunday january february march april may june july "
-            "august september october november december christmas easter ramadan eid diwali halloween english "
-            "french german spanish italian dutch polish turkish arabic chinese greek portuguese british american "
-            "irish scottish welsh european indian black ebay paypal amazon klarna visa mastercard amex google "
-            "apple samsung android iphone whatsapp facebook instagram dhl ups fedex dpd hermes evri royal mail "
-            "gls however moreover furthermore therefore meanwhile obrigado obrigada bonjour merci servus hola "
-            "gracias grazie danke tschüss salam salaam shalom namaste kudos whit etc fyi asap btw lol omg nb ps "
-            "rma sku diy led tv pc hdmi hvac nhs ssn bsn pesel dni nir bluetooth usb wifi gmail outlook sms pin "
-            "iban bic vat pdf europe london dublin york paris berlin madrid rome vienna sydney melbourne chicago boston houston dallas "
-            "denver seattle austin phoenix atlanta miami orlando california texas florida virginia georgia carolina alabama arizona "
-            "nevada hollywood washington lincoln jackson hong kong singapore tokyo beijing shanghai mumbai delhi cairo lagos nairobi "
-            "moscow jerusalem israel jordan chad cuba brazil argentina chile peru colombia mexico canada africa asia america "
-            "python java javascript ruby julia swift docker github yes false "
-        ).split()
-    )
+    names = set(WORDS["capitalised"])
     for module in pkgutil.iter_modules(addresses.__path__):
         provider = importlib.import_module(f"faker.providers.address.{module.name}").Provider
-        for attribute in (
-            "cities",
-            "countries",
-            "states",
-            "city_names",
-            "towns",
-            "counties",
-            "provinces",
-            "regions",
-            "departments",
-        ):
+        for attribute in PLACE_LISTS:
             for value in getattr(provider, attribute, ()):
                 value = value[1] if isinstance(value, tuple) and len(value) > 1 else value
                 if isinstance(value, str):
@@ -266,7 +200,7 @@ def _points(text: str, part: list[Token]) -> float:
             points -= 1.0
         else:
             points += 0.8 if word not in places else 0.0
-    if len(words) > 1 and words[0] in PLACE_PREFIXES and not _ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN)):
+    if len(words) > 1 and words[0] in WORDS["place_prefixes"] and not _ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN)):
         points -= 3.0
     elif whole in places:
         points -= 1.0 if words[0] in given_names else 2.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from presidio_analyzer import EntityRecognizer, LocalRecognizer, Pattern, PatternRecognizer, RecognizerResult
@@ -50,33 +51,7 @@ ENTITIES = {
     "NL_BSN": "NATIONAL_ID",
     "FR_NIR": "NATIONAL_ID",
 }
-REGIONS = (
-    "US",
-    "GB",
-    "IE",
-    "DE",
-    "FR",
-    "ES",
-    "IT",
-    "NL",
-    "BE",
-    "PL",
-    "AT",
-    "CH",
-    "PT",
-    "SE",
-    "GR",
-    "TR",
-    "IN",
-    "NG",
-    "KE",
-    "EG",
-    "UA",
-    "VN",
-    "BR",
-    "AU",
-    "ZA",
-)
+REGIONS = tuple("US GB IE DE FR ES IT NL BE PL AT CH PT SE GR TR IN NG KE EG UA VN BR AU ZA".split())
 MONTHS = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?|"
     r"januar|februar|märz|mai|juni|juli|oktober|dezember|janvier|février|mars|avril|juin|juillet|août|septembre|octobre|novembre|décembre|enero|febrero|marzo|"
@@ -136,66 +111,70 @@ NOBODYS_IPS = frozenset("8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9".split())  # pu
 EMAIL = r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+"
 
 
-# Presidio's loader looks up recognisers by class name, so ours must have names that Presidio does not use.
-class NameRecognizer(LocalRecognizer):
-    """Finds people's names; see `names`."""
+Span = tuple[int, int, float]  # start and end in characters, end exclusive, and the score
 
-    def __init__(self) -> None:
-        super().__init__(["PERSON"], name="NameRecognizer")
+
+# Presidio's loader looks up recognisers by class name, so ours must have names that Presidio does not use.
+class SpanRecognizer(LocalRecognizer):
+    """Finds one kind of entity, as the spans that `spans` yields."""
+
+    entity: str  # Presidio's name of it
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__([self.entity], name=name or type(self).__name__)
 
     def load(self) -> None:
         """Do nothing: there is no model to load."""
 
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield where the entities are."""
+        raise NotImplementedError
+
     def analyze(
         self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
     ) -> list[RecognizerResult]:
-        """Return the names in the text; the score increases with the points of `find_names`."""
-        return [self._result(start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in names.find_names(text)]
-
-    def _result(self, start: int, end: int, score: float) -> RecognizerResult:
-        return RecognizerResult(self.supported_entities[0], start, end, score)
+        """Return the entities in the text."""
+        return [RecognizerResult(self.entity, *span) for span in self.spans(text)]
 
 
-class AddressRecognizer(NameRecognizer):
+class NameRecognizer(SpanRecognizer):
+    """Finds people's names; see `names`."""
+
+    entity = "PERSON"
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the names in the text; the score increases with the points of `find_names`."""
+        return ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in names.find_names(text))
+
+
+class AddressRecognizer(SpanRecognizer):
     """Finds postal addresses; see `addresses`."""
 
-    def __init__(self) -> None:
-        LocalRecognizer.__init__(self, ["LOCATION"], name="AddressRecognizer")
+    entity = "LOCATION"
 
-    def analyze(
-        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
-    ) -> list[RecognizerResult]:
-        """Return the addresses in the text."""
-        if not DIGIT.search(text):
-            return []
-        return [self._result(start, end, 0.8) for start, end in addresses.find_addresses(text)]
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the addresses in the text."""
+        return ((*span, 0.8) for span in (addresses.find_addresses(text) if DIGIT.search(text) else ()))
 
 
-class BirthDateRecognizer(NameRecognizer):
+class BirthDateRecognizer(SpanRecognizer):
     """Finds dates that have a word about birth nearby."""
 
-    def __init__(self) -> None:
-        LocalRecognizer.__init__(self, ["DATE_OF_BIRTH"], name="BirthDateRecognizer")
+    entity = "DATE_OF_BIRTH"
 
-    def analyze(
-        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
-    ) -> list[RecognizerResult]:
-        """Return the dates of birth in the text."""
-        if not BORN.search(text):
-            return []
-        results = []
-        for match in DATE.finditer(text):
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the dates of birth in the text."""
+        for match in DATE.finditer(text) if BORN.search(text) else ():
             before, after = text[max(0, match.start() - 60) : match.start()], text[match.end() : match.end() + 25]
             words = [*BORN.finditer(before)]
             near = bool(words) and not NOT_BORN.search(before[words[-1].end() :])
             if near or re.match(
                 r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday)", after, re.IGNORECASE
             ):
-                results.append(self._result(match.start(), match.end(), 0.85))
-        return results
+                yield match.start(), match.end(), 0.85
 
 
-class CheckedPhoneRecognizer(NameRecognizer):
+class CheckedPhoneRecognizer(SpanRecognizer):
     """Finds phone numbers that libphonenumber considers possible in international notation, or valid in a national one.
 
     Presidio's recogniser tries each region on each text, which takes longer than all the others together. Here a number is
@@ -203,29 +182,21 @@ class CheckedPhoneRecognizer(NameRecognizer):
     word about orders or parcels.
     """
 
-    def __init__(self, regions: tuple[str, ...] = REGIONS) -> None:
-        self.regions = regions
-        LocalRecognizer.__init__(self, ["PHONE_NUMBER"], name="CheckedPhoneRecognizer")
+    entity = "PHONE_NUMBER"
 
-    def analyze(
-        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
-    ) -> list[RecognizerResult]:
-        """Return the phone numbers in the text."""
-        results = []
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the phone numbers in the text."""
         for match in PHONE.finditer(text):
             start, end = match.span()
             if match.group().count("(") != match.group().count(")"):
                 if not match.group().startswith("("):
                     continue
                 start += 1
-            score = self._score(
-                text, start, match.start("extension") if match["extension"] else end, bool(match["extension"])
-            )
-            if score:
-                results.append(self._result(start, end, score))
-        return results
+            number_end = match.start("extension") if match["extension"] else end
+            if score := self._score(text, start, number_end, bool(match["extension"])):
+                yield start, end, score
 
-    def _score(self, text: str, start: int, end: int, extended: bool = False) -> float:
+    def _score(self, text: str, start: int, end: int, extended: bool) -> float:
         number, before = text[start:end], text[max(0, start - 50) : start]
         if number.startswith("("):
             number = number[1:].replace(")", "", 1) if number[1:2] == "+" else number
@@ -252,7 +223,7 @@ class CheckedPhoneRecognizer(NameRecognizer):
         if number.startswith(("+", "00")):
             return 0.95 if _valid("+" + digits.removeprefix("00" if number.startswith("00") else ""), None) else 0.0
         looks = bool(re.search(r"\d[ ().\-–/]+\d", number)) or digits.startswith("0")
-        if not (called or looks or extended) or not any(_valid(digits, region) for region in self.regions):
+        if not (called or looks or extended) or not any(_valid(digits, region) for region in REGIONS):
             return 0.0
         if called or extended:
             return 0.85
@@ -321,22 +292,18 @@ class AnyCardRecognizer(CreditCardRecognizer):
         return super().analyze(hyphenated, entities, nlp_artifacts, regex_flags)
 
 
-class AnyIbanRecognizer(NameRecognizer):
+class AnyIbanRecognizer(SpanRecognizer):
     """Finds IBANs in upper or lower case and any grouping.
 
     The country's length and the check digits are checked (python-stdnum).
     """
 
-    def __init__(self) -> None:
-        LocalRecognizer.__init__(self, ["IBAN_CODE"], name="AnyIbanRecognizer")
+    entity = "IBAN_CODE"
 
-    def analyze(
-        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
-    ) -> list[RecognizerResult]:
-        """Return the IBANs in the text."""
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the IBANs in the text."""
         from stdnum import iban
 
-        results = []
         for match in IBAN.finditer(text):
             positions = [i for i in range(*match.span(1)) if text[i].isalnum()]
             for length in range(len(positions), 14, -1):
@@ -344,9 +311,8 @@ class AnyIbanRecognizer(NameRecognizer):
                 if text[end : end + 1].isalnum():
                     continue
                 if iban.is_valid("".join(text[i] for i in positions[:length]).upper(), check_country=False):
-                    results.append(self._result(match.start(), end, 1.0))
+                    yield match.start(), end, 1.0
                     break
-        return results
 
 
 class AnyEmailRecognizer(PatternRecognizer):
@@ -381,31 +347,27 @@ class AnyEmailRecognizer(PatternRecognizer):
         return results
 
 
-class CheckedNumberRecognizer(NameRecognizer):
+class CheckedNumberRecognizer(SpanRecognizer):
     """Finds a national id whose check digits python-stdnum can verify.
 
     Unless the check is strong, the text must also name the id.
     """
 
     def __init__(self, entity: str, pattern: str, module: str, words: str, strong: bool) -> None:
-        self.pattern, self.module, self.strong = re.compile(pattern), module, strong
+        self.entity, self.pattern, self.module, self.strong = entity, re.compile(pattern), module, strong
         self.words = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
-        LocalRecognizer.__init__(self, [entity], name=f"{entity}Recognizer")
+        super().__init__(f"{entity}Recognizer")
 
-    def analyze(
-        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
-    ) -> list[RecognizerResult]:
-        """Return the valid numbers in the text."""
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the valid numbers in the text."""
         import stdnum
 
-        results = []
-        for match in self.pattern.finditer(text):
+        named = self.words.search(text)
+        for match in self.pattern.finditer(text) if named or self.strong else ():
             check = stdnum.get_cc_module(*self.module.split("."))
-            named = self.words.search(text)
             assert check is not None, self.module
-            if (named or self.strong) and check.is_valid(match.group()):
-                results.append(self._result(match.start(), match.end(), 0.95 if named else 0.7))
-        return results
+            if check.is_valid(match.group()):
+                yield match.start(), match.end(), 0.95 if named else 0.7
 
 
 DIGIT = re.compile(r"\d")
@@ -453,7 +415,7 @@ def gated_recognizers() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
 
 
 @functools.cache
-def name_and_address_recognizers() -> tuple[NameRecognizer, AddressRecognizer]:
+def name_and_address_recognizers() -> tuple[SpanRecognizer, SpanRecognizer]:
     """Return the recognisers of names and addresses."""
     return NameRecognizer(), AddressRecognizer()
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from course_utils.data_prep.opening import json_or_none
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
@@ -95,16 +96,18 @@ def find(
     Raises:
         CourseError: a kind is unknown, or Presidio is not installed.
     """
-    kinds = set(kinds)
-    if unknown := kinds - set(PII_KINDS):
-        raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(PII_KINDS)}")
-    visible = blotted(text)
-    if len(text) > WINDOW:
-        entities = _in_windows(visible, kinds, threshold, preceding)
-    else:
-        entities = _find(visible, kinds, threshold, preceding)
+    search = _in_windows if len(text) > WINDOW else _find
+    entities = search(blotted(text), _known(kinds), threshold, preceding)
     allowed = {value.casefold() for value in allow}
     return [entity for entity in entities if BLOT not in entity.text and entity.text.casefold() not in allowed]
+
+
+def _known(kinds: Iterable[str]) -> set[str]:
+    """The kinds, of which each must be known."""
+    kinds = set(kinds)
+    if unknown := kinds - set(PII_KINDS):
+        raise CourseError(f"unknown kind {min(unknown)!r}; there are {', '.join(PII_KINDS)}")
+    return kinds
 
 
 def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[Entity]:
@@ -180,10 +183,7 @@ class Redactor:
     ) -> None:
         if mode not in MODES:
             raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
-        kinds = tuple(kinds)
-        if unknown := set(kinds) - set(PII_KINDS):
-            raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(PII_KINDS)}")
-        self.mode, self.kinds, self.seed = mode, kinds, seed
+        self.mode, self.kinds, self.seed = mode, _known(kinds), seed
         self.threshold, self.allow = threshold, tuple(allow)
 
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
@@ -395,7 +395,7 @@ def rewrite(row: dict, change: Callable[[Piece], str]) -> None:
 
 def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], str]) -> str:
     """The changed text; in a JSON object or list only the contents of strings change, and all other bytes stay the same."""
-    if not _is_json(text):
+    if not text.lstrip().startswith(("{", "[")) or json_or_none(text) is None:
         return change(Piece(path, text, preceding))
     pieces: list[str] = []
     key, position, end = "", 0, 0
@@ -418,16 +418,6 @@ def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], s
 def is_id(key: str) -> bool:
     """Return whether the value of this key is the id of a thing."""
     return bool(ID.fullmatch(key)) and not OF_A_PERSON.search(key)
-
-
-def _is_json(text: str) -> bool:
-    if not text.lstrip().startswith(("{", "[")):
-        return False
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _texts(row: dict) -> Iterator[tuple[Any, Any, str]]:

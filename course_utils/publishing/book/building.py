@@ -112,7 +112,8 @@ def _run_sphinx(work: Path, runtime: Path | None) -> list[str]:
     environment = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": import_path()}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     if run.returncode:
-        raise CourseError(f"Sphinx stopped: {last_lines(run.stderr or run.stdout)}")
+        last_lines = (run.stderr or run.stdout).strip().splitlines()[-8:]
+        raise CourseError("\n".join(["Sphinx stopped:", *last_lines]))
     text = warned.read_text(encoding="utf-8") if warned.exists() else ""
     return [line.replace(f"{source}/", "") for line in text.splitlines() if line.strip()]
 
@@ -123,15 +124,10 @@ def import_path() -> str:
     return os.pathsep.join([str(assets.PACKAGE.parent), *filter(None, [others])])
 
 
-def last_lines(text: str, count: int = 8) -> str:
-    """The end of what a program said."""
-    return "\n".join(text.strip().splitlines()[-count:])
-
-
 def _finish(html: Path) -> None:
     """What no reader needs goes; what a static host needs comes; the mark says whose folder it is."""
     static = html / "_static"
-    for file in [*static.rglob("*.map"), *static.rglob("*.html"), *static.glob("paper.css")]:  # sources; the ePub's
+    for file in [*static.rglob("*.map"), *static.rglob("*.html")]:  # sources of the theme
         file.unlink()
     for name in (".buildinfo", ".buildinfo.bak", "objects.inv.bak"):
         (html / name).unlink(missing_ok=True)

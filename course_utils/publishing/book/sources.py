@@ -25,10 +25,8 @@ from course_utils.show.calculators import CALCULATORS
 
 TEMPLATES = "publishing/book/templates"
 BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself needs some
-BEFORE_AND_AFTER = (
-    "02",
-    "before_and_after(",
-)  # lesson whose first picture the landing page shows, and the call that makes it
+# Lesson whose first picture the landing page shows, and the call that makes it.
+BEFORE_AND_AFTER = ("02", "before_and_after(")
 
 # The API reference: heading → modules below course_utils that somebody calls from a notebook or a program.
 API = {
@@ -84,7 +82,8 @@ def write_sources(folder: Path, python: float | None = None) -> None:
         CourseError: a lesson's notebook is missing.
     """
     (folder / "notebooks").mkdir(parents=True)
-    _write_lessons(folder)
+    for lesson in LESSONS.values():
+        shutil.copyfile(_notebook(lesson), folder / "notebooks" / f"{lesson.name}.ipynb")
     for name, values in _pages(learning_path(), python).items():
         _write(folder / f"{name}.md", render(f"{TEMPLATES}/{name}.md.j2", **values))
     for module in (module for modules in API.values() for module in modules):
@@ -137,7 +136,7 @@ def module_file(module: str) -> Path:
     raise CourseError(f"there is no module course_utils.{module}")
 
 
-def before_and_after(pictures: dict[str, bytes], up: str = "") -> str:
+def before_and_after(pictures: dict[str, bytes]) -> str:
     """HTML of a message and the answers before and after training, as the lesson stored them; empty if it has none."""
     number, call = BEFORE_AND_AFTER
     for cell in json.loads(_notebook(LESSONS[number]).read_text(encoding="utf-8"))["cells"]:
@@ -145,13 +144,8 @@ def before_and_after(pictures: dict[str, bytes], up: str = "") -> str:
             shown = [
                 "".join(output["data"]["text/html"]) for output in cell["outputs"] if "text/html" in output.get("data", {})
             ]
-            return dressed("".join(shown), pictures, up)
+            return dressed("".join(shown), pictures, up="")
     return ""
-
-
-def _write_lessons(folder: Path) -> None:
-    for lesson in LESSONS.values():
-        shutil.copyfile(_notebook(lesson), folder / "notebooks" / f"{lesson.name}.ipynb")
 
 
 def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, Any]]:
@@ -172,7 +166,11 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
             "binder": builder.binder_url(path[0].lesson.name),
             "words": len(glossary.terms()),
             "after": _after_training(),
-            "too_large": [number for number, lesson in LESSONS.items() if _needs_more_than_binder(lesson)],
+            "too_large": [
+                number
+                for number, lesson in LESSONS.items()
+                if builder.recorded_run(lesson.name).get("peak_mb", 0) > BINDER_MB
+            ],
             "solved_here": len(on_page()) if python else 0,
         },
         "calculators": {
@@ -201,10 +199,6 @@ def _after_training() -> dict[str, int]:
         "least": round(min(fields)),
         "most": round(max(fields)),
     }
-
-
-def _needs_more_than_binder(lesson: Lesson) -> bool:
-    return bool(builder.recorded_run(lesson.name).get("peak_mb", 0) > BINDER_MB)
 
 
 def _lessons_with(calculator: str) -> list[Lesson]:
