@@ -37,6 +37,12 @@ class TokenPrice:
     training: float | None = None
     cache_from: int = 1024
 
+    def request(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0) -> float:
+        """Return the dollars of a request; `cached_tokens` of its prompt come from the cache, if that is cheaper."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        plain = prompt_tokens - cached_tokens
+        return (plain * self.input + cached_tokens * cached + completion_tokens * self.output) / 1e6
+
 
 @dataclass(frozen=True)
 class GpuPrice:
@@ -111,11 +117,9 @@ def request_cost(
     Raises:
         CourseError: no price is known, or there are more cached tokens than prompt tokens.
     """
-    price = price_of(model)
     if not 0 <= cached_tokens <= prompt_tokens:
         raise CourseError(f"{cached_tokens} cached tokens in a prompt of {prompt_tokens}")
-    cached = price.input if price.cached_input is None else price.cached_input
-    return ((prompt_tokens - cached_tokens) * price.input + cached_tokens * cached + completion_tokens * price.output) / 1e6
+    return price_of(model).request(prompt_tokens, completion_tokens, cached_tokens)
 
 
 def gpu_seconds(prompt_tokens: float, completion_tokens: float) -> float:
@@ -338,26 +342,3 @@ class Assumptions:
         # used GPUs that pay for the set-up and for one more GPU.
         gpus = max(1, math.ceil((setup / self.days + new_way.day + new_way.gpu_day) / saved_per_full_gpu))
         return break_even(setup, new_way.day + gpus * new_way.gpu_day, old_way.request, new_way.request, self.days)
-
-
-UNITS = {
-    "frontier": "the model that is prompted",
-    "small": "the model that is tuned",
-    "instructions": "tokens in each prompt",
-    "message": "tokens",
-    "passages": "tokens, in every way",
-    "completion": "tokens",
-    "cache": "whether the prompt cache is used",
-    "examples": "to train on",
-    "epochs": "passes over them",
-    "trainings": "within the days",
-    "hours_prompt": "of work, once",
-    "hours_index": "of work, once, where passages are retrieved",
-    "hours_tuning": "of work, for the first training",
-    "hours_renewal": "of work, for each further one",
-    "hours_serving": "of work a month, on a server of one's own",
-    "wage": "dollars an hour",
-    "gpu": "rented around the clock",
-    "busy": "share of its capacity that can be used",
-    "days": "over which it has to pay",
-}
