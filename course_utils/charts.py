@@ -158,7 +158,6 @@ def lines(
     xlabel: str,
     ylabel: str,
     *,
-    joined: bool = True,
     log_x: bool | Sequence[float] = False,
     log_y: bool = False,
     marks: Mapping[str, tuple[float, float]] | None = None,
@@ -174,7 +173,6 @@ def lines(
             and the line goes through the means.
         title: what to see.
         xlabel, ylabel: what the axes measure.
-        joined: whether the points of a series are joined.
         log_x, log_y: whether an axis is logarithmic; for x also the values to name on it.
         marks: single points with a text beside them, as text → (x, y).
         at, levels: vertical and horizontal lines by name, such as a threshold or the result of a rival.
@@ -184,7 +182,7 @@ def lines(
     import statistics
 
     labels: dict[str, Any] = {}
-    has_markers = not joined or all(len(x) <= FEW_POINTS for x, _ in series.values())
+    has_markers = all(len(x) <= FEW_POINTS for x, _ in series.values())
     parts = []
     with _canvas(HEIGHT + 0.8 * log_y) as (canvas, axes):
         for index, (name, (x, values)) in enumerate(series.items()):
@@ -195,8 +193,7 @@ def lines(
             for place, row in zip(x, runs) if several else ():
                 axes.plot([place] * len(row), row, ls="", marker=marker, ms=5, color=colour, alpha=0.45)
             looks: dict[str, Any] = {"marker": marker, "ms": 7, "lw": 1.5} if has_markers and not several else {"lw": 2.2}
-            style = ("-" if has_markers else DASHES[index % len(DASHES)]) if joined else ""
-            axes.plot(x, y, color=colour, ls=style, **looks)
+            axes.plot(x, y, color=colour, ls="-" if has_markers else DASHES[index % len(DASHES)], **looks)
             labels[_wrapped(name, 26)] = (x, y, colour)
             told = list(zip(x, y)) if len(y) <= MOST_TOLD else [(x[0], y[0]), (x[-1], y[-1])]
             parts.append(f"{name}: " + ", ".join(f"{_number(value)} at {_number(place)}" for place, value in told))
@@ -221,8 +218,7 @@ def lines(
         _limit_lines(axes, at or {})
         axes.set(xlabel=_wrapped(xlabel, 48), ylabel=ylabel.replace(" (", "\n("))
         _label_lines(canvas, axes, labels, notes)
-        alt = _alt(f"{'Lines' if joined else 'Points'}. {title}", alt_parts or parts)
-        return _finish(canvas, title, alt, max(len(at or {}), len(levels or {})))
+        return _finish(canvas, title, _alt(f"Lines. {title}", alt_parts or parts), max(len(at or {}), len(levels or {})))
 
 
 def _number(value: float) -> str:
@@ -348,37 +344,33 @@ def bars(
         return _finish(canvas, title, _alt(f"Bar chart, {unit}. {title}", words), len(limits))
 
 
-def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str, spread: str = "its 95 % interval") -> Figure:
+def shares(rows: Mapping[str, Mapping[str, Any]], title: str, spread: str = "its 95 % interval") -> Figure:
     """Draw shares with their intervals: a row for each system, and a marker for each kind of share.
 
     Args:
-        rows: system → kind of share → `evaluation.Score`; None for a system that has not been measured.
+        rows: system → kind of share → `evaluation.Score`.
         title: what to see.
         spread: what the line through a mark shows.
     """
-    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row or {}))
+    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row))
     free = [place for place in range(len(SERIES)) if place not in map(MEASURES.get, kinds)]
     others = cycle(free or range(len(SERIES)))
     looks = {kind: SERIES[MEASURES[kind] if kind in MEASURES else next(others)] for kind in kinds}
     words = []
-    high = sum(30 + (20 * len(row) if row else 6) for row in rows.values())  # hundredths of an inch, as are all y
+    high = sum(30 + 20 * len(row) for row in rows.values())  # hundredths of an inch, as are all y
     with _canvas((high + 120) / 100) as (canvas, axes):
         y = float(high)
         for name, row in rows.items():
             y -= 14
             axes.text(0, y, name, fontsize=11, va="center")
-            if row is None:
-                axes.text(100, y, "not recorded yet", fontsize=11, va="center", ha="right", color=QUIET, style="italic")
-                words.append(f"{name}: not recorded yet")
-            for kind, score in (row or {}).items():
+            for kind, score in row.items():
                 y -= 20
                 colour, marker = looks[kind]
                 at, low, high_end = 100 * score.value, 100 * score.low, 100 * score.high
                 around = [[at - low], [high_end - at]]
                 axes.errorbar(at, y, xerr=around, color=colour, marker=marker, ms=7, capsize=3, lw=1.6)
-            if row:
-                words.append(f"{name}: " + ", ".join(f"{kind} {100 * score.value:.0f} %" for kind, score in row.items()))
-            y -= 16 if row else 22
+            words.append(f"{name}: " + ", ".join(f"{kind} {100 * score.value:.0f} %" for kind, score in row.items()))
+            y -= 16
             axes.axhline(y, color=MUTED, lw=0.5)
         for kind, (colour, marker) in looks.items():
             axes.plot([], [], color=colour, marker=marker, ls="", label=kind)

@@ -23,12 +23,12 @@ MEMORY = {"LoRA": {"weights": 16.0, "rest": 3.0}, "QLoRA": {"weights": 6.0, "res
 CHARTS = {
     "loss": lambda: charts.loss_curve([3.0, 2.0, 1.0], "Three steps", {1: 2.5, 2: 1.9, 3: 2.2}),
     "runs": lambda: charts.lines({"LoRA": RUNS}, "Rate", "rate", "loss", log_x=RUNS[0], log_y=True, levels={"rival": 0.15}),
-    "points": lambda: charts.lines({"LoRA": ([0.1, 0.2], [3.0, 3.1])}, "Both", "x", "y", log_x=True, joined=False),
+    "log": lambda: charts.lines({"LoRA": ([0.1, 0.2], [3.0, 3.1])}, "Both", "x", "y", log_x=True),
     "curves": lambda: charts.lines(
         {"one": (range(100), range(100))}, "It goes up", "x", "y", marks={"a point": (10, 3)}, at={"here": 50},
         alt_parts=["9 at 2"],
     ),
-    "shares": lambda: charts.shares({"RAG": {"right fact": FOUND, "valid form": FOUND}, "unknown": None}, "Two systems"),
+    "shares": lambda: charts.shares({"RAG": {"right fact": FOUND, "valid form": FOUND}}, "One system"),
     "bars": lambda: charts.bars({"LoRA": 19.0, "QLoRA": 8.7}, "QLoRA fits", "GB", {"T4, 16 GB": 15.8}),
     "parts": lambda: charts.bars(MEMORY, "QLoRA fits", "GB", {"T4": 15.8, "RTX 3060": 12.6}),
     "histogram": lambda: charts.histogram({"a": [1, 2, 2, 9], "b": [3, 3, 4]}, "Lengths", "words"),

@@ -72,11 +72,6 @@ def wins(rows: Sequence[Row], replies: Sequence[str], others: Sequence[str]) -> 
     return [0.5 if a == b else float(a > b) for a, b in scores]
 
 
-def win_rate(rows: Sequence[Row], replies: Sequence[str], others: Sequence[str]) -> Score:
-    """Mean of `wins`, with its interval over the messages."""
-    return evaluation.mean(wins(rows, replies, others))
-
-
 def reward(prompts: Any = None, completions: Sequence[Any] = (), **columns: Sequence[Any]) -> list[float]:
     """`score` as a reward for TRL's GRPO, which passes the columns of the data set by name."""
     texts = [answer if isinstance(answer, str) else answer[-1]["content"] for answer in completions]
