@@ -158,6 +158,7 @@ def lines(
     xlabel: str,
     ylabel: str,
     *,
+    joined: bool = True,
     log_x: bool | Sequence[float] = False,
     log_y: bool = False,
     marks: Mapping[str, tuple[float, float]] | None = None,
@@ -173,6 +174,7 @@ def lines(
             and the line goes through the means.
         title: what to see.
         xlabel, ylabel: what the axes measure.
+        joined: whether the points of a series are joined.
         log_x, log_y: whether an axis is logarithmic; for x also the values to name on it.
         marks: single points with a text beside them, as text → (x, y).
         at, levels: vertical and horizontal lines by name, such as a threshold or the result of a rival.
@@ -182,7 +184,7 @@ def lines(
     import statistics
 
     labels: dict[str, Any] = {}
-    has_markers = all(len(x) <= FEW_POINTS for x, _ in series.values())
+    has_markers = not joined or all(len(x) <= FEW_POINTS for x, _ in series.values())
     parts = []
     with _canvas(HEIGHT + 0.8 * log_y) as (canvas, axes):
         for index, (name, (x, values)) in enumerate(series.items()):
@@ -193,7 +195,8 @@ def lines(
             for place, row in zip(x, runs) if several else ():
                 axes.plot([place] * len(row), row, ls="", marker=marker, ms=5, color=colour, alpha=0.45)
             looks: dict[str, Any] = {"marker": marker, "ms": 7, "lw": 1.5} if has_markers and not several else {"lw": 2.2}
-            axes.plot(x, y, color=colour, ls="-" if has_markers else DASHES[index % len(DASHES)], **looks)
+            style = ("-" if has_markers else DASHES[index % len(DASHES)]) if joined else ""
+            axes.plot(x, y, color=colour, ls=style, **looks)
             labels[_wrapped(name, 26)] = (x, y, colour)
             told = list(zip(x, y)) if len(y) <= MOST_TOLD else [(x[0], y[0]), (x[-1], y[-1])]
             parts.append(f"{name}: " + ", ".join(f"{_number(value)} at {_number(place)}" for place, value in told))
@@ -218,7 +221,8 @@ def lines(
         _limit_lines(axes, at or {})
         axes.set(xlabel=_wrapped(xlabel, 48), ylabel=ylabel.replace(" (", "\n("))
         _label_lines(canvas, axes, labels, notes)
-        return _finish(canvas, title, _alt(f"Lines. {title}", alt_parts or parts), max(len(at or {}), len(levels or {})))
+        alt = _alt(f"{'Lines' if joined else 'Points'}. {title}", alt_parts or parts)
+        return _finish(canvas, title, alt, max(len(at or {}), len(levels or {})))
 
 
 def _number(value: float) -> str:

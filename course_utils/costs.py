@@ -172,12 +172,7 @@ class CostStructure:
     capacity: float = math.inf
 
     def total(self, requests_a_day: float, days: int) -> float:
-        """Return the dollars over a number of days.
-
-        Args:
-            requests_a_day: number of requests per day.
-            days: number of days.
-        """
+        """Return the dollars over a number of days."""
         gpus = max(1, math.ceil(requests_a_day / self.capacity)) if self.gpu_day else 0
         return self.setup + days * (requests_a_day * self.request + self.day + gpus * self.gpu_day)
 
@@ -245,19 +240,13 @@ class Assumptions:
                 continue
             if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
                 raise CourseError(f"{field.name}={value!r}: a number, zero or more")
-        for name, limit in (("days", math.inf), ("busy", 1)):
-            if not 0 < getattr(self, name) <= limit:
-                raise CourseError(
-                    f"{name}={getattr(self, name)!r}: must be greater than zero" + ", at most 1" * (limit == 1)
-                )
+        if not self.days > 0:
+            raise CourseError(f"days={self.days!r}: must be greater than zero")
+        if not 0 < self.busy <= 1:
+            raise CourseError(f"busy={self.busy!r}: must be greater than zero, at most 1")
 
     def setup(self, tuned: bool, retrieves: bool = False) -> float:
-        """Return the dollars for work and training tokens, before the first answer and for all renewals.
-
-        Args:
-            tuned: whether a model is fine-tuned.
-            retrieves: whether passages are retrieved.
-        """
+        """Return the dollars for work and training tokens, before the first answer and for all renewals."""
         hours = self.hours_prompt + retrieves * self.hours_index
         if not tuned:
             return hours * self.wage
@@ -268,20 +257,14 @@ class Assumptions:
     def prompted(self, model: str) -> float:
         """Return the dollars for a request with all instructions in the prompt.
 
-        Args:
-            model: key of PRICES or FRONTIER.
-
         Raises:
-            CourseError: no price is known.
+            CourseError: no price of the model is known.
         """
         cached = self.instructions if self.cache and self.instructions >= price_of(model).cache_from else 0
         return request_cost(self.message + self.passages + self.instructions, self.completion, model, cached)
 
     def capacity(self, prompt_tokens: float) -> float:
         """Return the number of requests per day that one rented GPU can serve.
-
-        Args:
-            prompt_tokens: number of tokens in a prompt.
 
         Raises:
             CourseError: the throughput of the model or the GPU is not known.

@@ -25,17 +25,11 @@ QUOTED = 600  # characters of a row
 
 @dataclass(frozen=True)
 class _Example:
-    """A row that was dropped or flagged, and why.
-
-    Attributes:
-        line: in the export.
-        reason: in words.
-        quotes: what to call a line → its text: the row, and the one to compare it with, if there is one.
-    """
+    """A row that was dropped or flagged, and why."""
 
     line: int
     reason: str
-    quotes: dict[str, str]
+    quotes: dict[str, str]  # what to call a line → its text: the row, and the one to compare it with, if there is one
 
 
 @dataclass(frozen=True)

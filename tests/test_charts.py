@@ -23,7 +23,7 @@ MEMORY = {"LoRA": {"weights": 16.0, "rest": 3.0}, "QLoRA": {"weights": 6.0, "res
 CHARTS = {
     "loss": lambda: charts.loss_curve([3.0, 2.0, 1.0], "Three steps", {1: 2.5, 2: 1.9, 3: 2.2}),
     "runs": lambda: charts.lines({"LoRA": RUNS}, "Rate", "rate", "loss", log_x=RUNS[0], log_y=True, levels={"rival": 0.15}),
-    "log": lambda: charts.lines({"LoRA": ([0.1, 0.2], [3.0, 3.1])}, "Both", "x", "y", log_x=True),
+    "points": lambda: charts.lines({"LoRA": ([0.1, 0.2], [3.0, 3.1])}, "Both", "x", "y", log_x=True, joined=False),
     "curves": lambda: charts.lines(
         {"one": (range(100), range(100))}, "It goes up", "x", "y", marks={"a point": (10, 3)}, at={"here": 50},
         alt_parts=["9 at 2"],

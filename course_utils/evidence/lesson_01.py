@@ -247,24 +247,14 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> di
 
 @dataclass(frozen=True)
 class WrongAnswer:
-    """A recorded wrong answer, with all that is needed to say why it is wrong.
-
-    Attributes:
-        question: the customer's message.
-        shown: title of the passage that was shown; None if there was none.
-        needed: title of the passage that holds the fact.
-        answer: what the model wrote.
-        record: the right record.
-        content_right: whether fact, topic and product are right, in whatever form.
-        form_right: whether the answer is a valid record.
-    """
+    """A recorded wrong answer, with all that is needed to say why it is wrong."""
 
     question: str
-    shown: str | None
-    needed: str
+    shown: str | None  # title of the passage that the model was given
+    needed: str  # title of the passage that holds the fact
     answer: str
-    record: Mapping[str, Any]
-    content_right: bool
+    record: Mapping[str, Any]  # the right one
+    content_right: bool  # fact, topic and product, in whatever form
     form_right: bool
 
     @property

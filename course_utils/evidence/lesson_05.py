@@ -145,11 +145,7 @@ def flow(prepared: Any) -> Figure:
 def ledger(export: RawExport, report: Any, prepared: Any, raw: Any, task: Task, reasons: Sequence) -> Table:
     """The numbers of rows that the lesson uses, and what makes each differ from the one that it comes from.
 
-    Args:
-        export, report: the export and what `validate` says of it.
-        prepared: what `prepare` left. raw: the same without rules and without removing copies.
-        task: whose schema names the categories.
-        reasons: what the rules say of each well-formed row.
+    `raw` is what `prepare` leaves without rules and without removing copies; `reasons` are those for each well-formed row.
     """
     lines, left_after = prepared.counts[0][1], dict(prepared.counts)
     readable, by_rules, distinct = (left_after[step] for step in ("validate", "quality", "deduplicate"))
@@ -431,12 +427,8 @@ NEIGHBOURS = ("returns", "billing")  # a customer who sends something back wants
 def with_mistakes(right: Sequence[str], number: int, seed: int, swap: tuple[str, str] | None = None) -> list[str]:
     """Return a copy of right labels in which a number of them are wrong.
 
-    Args:
-        right: the right labels.
-        number: how many to change.
-        seed: which ones.
-        swap: (label, the neighbour that is given instead), as by somebody who has misunderstood it; None changes any label
-            into any other.
+    `swap` is (label, the neighbour that is given instead), as by somebody who has misunderstood it; None changes any label
+    into any other.
     """
     rng, labels = np.random.default_rng(seed), list(right)
     names = sorted(set(right))
@@ -669,10 +661,8 @@ def spreadsheet(file: str | Path, rows: Sequence[dict], reasons: Sequence[Sequen
 def gone_wrong(steps: Sequence[Callable[[Any], tuple[Any, str]]], file: str | Path) -> Table:
     """What the script's steps report of exports that are broken in five ordinary ways.
 
-    Args:
-        steps: the script's steps `usable`, `without_copies`, `redact`, `split` and `doubtful`; each takes a table of rows
-            and returns one with its report.
-        file: the healthy export, whose first 400 rows are spoiled here.
+    The steps are `usable`, `without_copies`, `redact`, `split` and `doubtful`; each takes a table of rows and returns one
+    with its report. The file is the healthy export, whose first 400 rows are spoiled here.
     """
     import pandas as pd
 
