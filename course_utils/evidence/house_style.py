@@ -36,12 +36,7 @@ def steps_in(reply: str) -> set[str]:
 
 
 def judge(row: Row, reply: str) -> dict[str, bool]:
-    """The rules, each kept (True) or broken.
-
-    Args:
-        row: of the balanced pairs; its "case", "tone" and "order" count.
-        reply: a reply to its message.
-    """
+    """The rules, each kept (True) or broken by a reply; of the row, "case", "tone" and "order" count."""
     first = re.split(r"(?<=[.!?;]) ", reply.strip(), maxsplit=1)[0]
     return {
         "step first": bool(steps_in(first)),

@@ -56,11 +56,7 @@ def best_full() -> str:
 
 
 def setting_curve(name: str) -> Figure:
-    """How the validation loss depends on one setting, everything else as in the lesson's run.
-
-    Args:
-        name: "rank", "alpha" or "learning rate".
-    """
+    """How the validation loss depends on "rank", "alpha" or "learning rate", everything else as in the lesson's run."""
     base = assets.read_record("lora-sweep")["base"]
     runs: dict[float, str] = {
         "rank": {1: "rank 1", 4: "rank 4", base["rank"]: LORA, 64: "rank 64"},
@@ -189,12 +185,7 @@ def with_rules(task: Task, prompts: Sequence[list[dict]]) -> list[list[dict]]:
 
 
 def alarms(records: Sequence[Mapping[str, Any] | None], references: Sequence[Mapping[str, Any]]) -> Table:
-    """What became of the messages that had to be escalated, and of those that had not.
-
-    Args:
-        records: the model's answers, None where an answer was not a valid record (`Scores.records`).
-        references: the right records.
-    """
+    """What became of the messages that had to be escalated, and of those that had not; `records` are those of `Scores`."""
     pairs = [(record["escalation"] if record else None, right["escalation"]) for record, right in zip(records, references)]
     urgent = [(predicted, right) for predicted, right in pairs if right != "none"]
     calm = [predicted for predicted, right in pairs if right == "none"]

@@ -334,12 +334,7 @@ def _interval(score: Score, decimals: int = 0, factor: float = 1.0, minus: float
 
 
 def runs_table(recipe: Mapping[str, float], runs: Mapping[str, History]) -> Table:
-    """The recipe's run beside those of `training.fit`.
-
-    Args:
-        recipe: "loss" (validation) and "seconds" of the run with `SFTTrainer`.
-        runs: name → history.
-    """
+    """The recipe's run with `SFTTrainer`, its "loss" (validation) and "seconds", beside those of `training.fit`."""
     measured = {"QLoRA, SFTTrainer": (recipe["loss"], recipe["seconds"])}
     measured |= {f"{name}, training.fit": (run.validation_losses[-1], run.seconds) for name, run in runs.items()}
     rows = {name: {"validation loss": float(loss), "seconds": round(time)} for name, (loss, time) in measured.items()}
@@ -416,13 +411,7 @@ def paired_losses(losses: Mapping[str, Sequence[float]]) -> Table:
 
 
 def update_after_rounding(update: torch.Tensor, weight: torch.Tensor, quantize: Callable, dequantize: Callable) -> Table:
-    """What is left of an update once base plus update is rounded to 4 bits again.
-
-    Args:
-        update: the adapter's change of a matrix.
-        weight: the matrix as 4 bits hold it, dequantized.
-        quantize, dequantize: the notebook's functions.
-    """
+    """What is left of an adapter's update of a matrix (dequantized) once their sum is rounded to 4 bits again."""
     values = nf4_table()
     update, weight = update.detach().float().cpu(), weight.detach().float().cpu()
     codes, scales = quantize(weight + update, values)
@@ -456,11 +445,7 @@ def merge_figure(losses: Mapping[str, float]) -> Figure:
 
 
 def gain_lost_percent(losses: Mapping[str, float]) -> float:
-    """Share of what training gained that the last way loses, in per cent.
-
-    Args:
-        losses: way → loss: first without an adapter, second with the adapter beside its base, last the one asked for.
-    """
+    """Share of what training gained (the first loss to the second) that the last way loses, in per cent."""
     start, best, *_, last = losses.values()
     return 100 * (last - best) / (start - best)
 
@@ -511,12 +496,7 @@ def rounded_steps(matrix: torch.Tensor) -> Table:
 
 
 def compare_with_peft(layer: Callable, weight: torch.Tensor) -> Table:
-    """Largest differences between the notebook's 4-bit LoRA layer and bitsandbytes with PEFT, in float32.
-
-    Args:
-        layer: the notebook's class, made as layer(weight, rank, alpha), with `A` and `B`.
-        weight: a weight of a linear layer.
-    """
+    """Largest differences in float32 between the notebook's `layer(weight, rank, alpha)` and bitsandbytes with PEFT."""
     import bitsandbytes as bnb
     import torch
     from peft import LoraConfig, inject_adapter_in_model

@@ -101,12 +101,7 @@ def ranked(before: Sequence[Likelihoods], now: Sequence[Likelihoods]) -> evaluat
 
 
 def gain_table(before: tuple[float, float], now: tuple[float, float], beta: float = 0.1) -> Table:
-    """One pair by hand: log-probabilities at the start and now, gains, implicit rewards.
-
-    Args:
-        before, now: log-probabilities of (chosen, rejected).
-        beta: of DPO.
-    """
+    """One pair by hand: log-probabilities of (chosen, rejected) at the start and now, gains, implicit rewards."""
     rows = {
         name: {"reference": a, "now": b, "gain": b - a, f"reward: {beta:g} × gain": beta * (b - a)}
         for name, a, b in zip(("chosen", "rejected"), before, now)
@@ -234,12 +229,7 @@ def answers_table(rows: Sequence[Row], answers: Mapping[str, Sequence[str]], sta
 
 
 def shortcut_table(sets: Mapping[str, Any], recorded_on: str = "") -> Table:
-    """How many test pairs the simplest models rank right, for each set of pairs.
-
-    Args:
-        sets: name → `Preferences`.
-        recorded_on: the set of the recorded methods, which are shown below; "" leaves them out.
-    """
+    """How many test pairs the simplest models rank right in each set, and below them the recorded methods in theirs."""
     from course_utils.data_prep.shortcuts import overlap, shortcut_scores
 
     columns = {name: shortcut_scores(pairs.train, pairs.test) for name, pairs in sets.items()}
@@ -282,13 +272,7 @@ def group_table(rewards: Sequence[float]) -> Table:
 
 
 def collapse_table(before: Sequence[str], after: Sequence[str], valid: Callable[[str], bool], right: Sequence[str]) -> Table:
-    """What a check that asks for valid JSON only has made of a model's answers.
-
-    Args:
-        before, after: sampled answers to the same messages.
-        valid: the check.
-        right: the right category of each message.
-    """
+    """What a check that asks for valid JSON only has made of a model's answers to messages of known categories."""
     rows = {}
     for name, replies in (("before", before), ("after GRPO", after)):
         correct = [_category(answer) == category for answer, category in zip(replies, right, strict=True)]
@@ -561,13 +545,7 @@ def _ends(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
 
 
 def first_losses(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Table:
-    """DPO's first loss with the right reference, and with the one that switching the adapter off gives.
-
-    Args:
-        model: with an adapter that was trained before, as by SFT.
-        tokenizer: its tokenizer.
-        rows: pairs.
-    """
+    """DPO's first loss with the right reference, and with the one that switching off an adapter trained before gives."""
     from torch import tensor
 
     from course_utils.training.objectives import dpo_loss

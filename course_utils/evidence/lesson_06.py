@@ -79,10 +79,7 @@ def recorded(names: Sequence[str], caption: str, baseline: bool = False) -> Tabl
 
     The runs answer the same messages, so the intervals are a little too narrow.
 
-    Args:
-        names: of the systems, as `benchmarks/hosted.py runs` calls them.
-        caption: what is compared.
-        baseline: whether a last row shows the scores of a program that reads nothing.
+    With `baseline` a last row shows the scores of a program that reads nothing.
     """
     record, columns = assets.read_record("hosted"), {"valid": "valid records", "category": "category right", "both": BOTH}
     rows = {
@@ -282,12 +279,7 @@ def results_table(client: OpenAI, job: Any) -> Table:
 
 
 def count(text: str, kind: str) -> float:
-    """The host's tokens of a text, estimated from its characters (`benchmarks/hosted.py tokens`).
-
-    Args:
-        text: the text.
-        kind: "message", "answer" or "instructions", which differ in characters per token.
-    """
+    """The host's tokens of a "message", an "answer" or "instructions", by its characters (`benchmarks/hosted.py`)."""
     return len(text) * float(assets.read_record("host-tokens")["kinds"][kind]["per character"])
 
 
@@ -316,12 +308,7 @@ def how_counted() -> str:
 def prompt_sizes(
     conversations: Sequence[Sequence[Mapping[str, Any]]], shown: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """The host's tokens of three prompts, means over some messages: four words, instructions, instructions with examples.
-
-    Args:
-        conversations: system, user and perhaps assistant message.
-        shown: training rows that stand as examples in the longest prompt.
-    """
+    """The host's tokens of three prompts, means over some messages: four words, instructions, instructions with `shown`."""
     messages = [count(conversation[1]["content"], "message") for conversation in conversations]
     message_tokens = float(np.mean(messages)) + 2 * PER_MESSAGE + TO_ANSWER
     instructed_tokens = message_tokens + count(INSTRUCTIONS, "instructions")
@@ -394,12 +381,7 @@ def price_table(sizes: Mapping[str, float], answer: float) -> Table:
 
 
 def hosting_table(sizes: Mapping[str, float], answer: float) -> Table:
-    """Dollars for a thousand requests where a tuned model is paid for by the hour and its tokens cost what the base's do.
-
-    Args:
-        sizes: `prompt_sizes`.
-        answer: tokens of an answer.
-    """
+    """Dollars for a thousand requests where a tuned model is paid for by the hour and its tokens cost what the base's do."""
     rows = {}
     longest = max(sizes, key=lambda name: sizes[name])
     tuned, instructed, long = (cost_of_thousand(sizes[n], answer, UNTUNED) for n in (TUNED_PROMPT, "instructions", longest))
