@@ -348,37 +348,33 @@ def bars(
         return _finish(canvas, title, _alt(f"Bar chart, {unit}. {title}", words), len(limits))
 
 
-def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str, spread: str = "its 95 % interval") -> Figure:
+def shares(rows: Mapping[str, Mapping[str, Any]], title: str, spread: str = "its 95 % interval") -> Figure:
     """Draw shares with their intervals: a row for each system, and a marker for each kind of share.
 
     Args:
-        rows: system → kind of share → `evaluation.Score`; None for a system that has not been measured.
+        rows: system → kind of share → `evaluation.Score`.
         title: what to see.
         spread: what the line through a mark shows.
     """
-    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row or {}))
+    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row))
     free = [place for place in range(len(SERIES)) if place not in map(MEASURES.get, kinds)]
     others = cycle(free or range(len(SERIES)))
     looks = {kind: SERIES[MEASURES[kind] if kind in MEASURES else next(others)] for kind in kinds}
     words = []
-    high = sum(30 + (20 * len(row) if row else 6) for row in rows.values())  # hundredths of an inch, as are all y
+    high = sum(30 + 20 * len(row) for row in rows.values())  # hundredths of an inch, as are all y
     with _canvas((high + 120) / 100) as (canvas, axes):
         y = float(high)
         for name, row in rows.items():
             y -= 14
             axes.text(0, y, name, fontsize=11, va="center")
-            if row is None:
-                axes.text(100, y, "not recorded yet", fontsize=11, va="center", ha="right", color=QUIET, style="italic")
-                words.append(f"{name}: not recorded yet")
-            for kind, score in (row or {}).items():
+            for kind, score in row.items():
                 y -= 20
                 colour, marker = looks[kind]
                 at, low, high_end = 100 * score.value, 100 * score.low, 100 * score.high
                 around = [[at - low], [high_end - at]]
                 axes.errorbar(at, y, xerr=around, color=colour, marker=marker, ms=7, capsize=3, lw=1.6)
-            if row:
-                words.append(f"{name}: " + ", ".join(f"{kind} {100 * score.value:.0f} %" for kind, score in row.items()))
-            y -= 16 if row else 22
+            words.append(f"{name}: " + ", ".join(f"{kind} {100 * score.value:.0f} %" for kind, score in row.items()))
+            y -= 16
             axes.axhline(y, color=MUTED, lw=0.5)
         for kind, (colour, marker) in looks.items():
             axes.plot([], [], color=colour, marker=marker, ls="", label=kind)

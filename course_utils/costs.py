@@ -37,6 +37,12 @@ class TokenPrice:
     training: float | None = None
     cache_from: int = 1024
 
+    def request(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0) -> float:
+        """Return the dollars of a request; `cached_tokens` of its prompt come from the cache, if that is cheaper."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        plain = prompt_tokens - cached_tokens
+        return (plain * self.input + cached_tokens * cached + completion_tokens * self.output) / 1e6
+
 
 @dataclass(frozen=True)
 class GpuPrice:
@@ -111,11 +117,9 @@ def request_cost(
     Raises:
         CourseError: no price is known, or there are more cached tokens than prompt tokens.
     """
-    price = price_of(model)
     if not 0 <= cached_tokens <= prompt_tokens:
         raise CourseError(f"{cached_tokens} cached tokens in a prompt of {prompt_tokens}")
-    cached = price.input if price.cached_input is None else price.cached_input
-    return ((prompt_tokens - cached_tokens) * price.input + cached_tokens * cached + completion_tokens * price.output) / 1e6
+    return price_of(model).request(prompt_tokens, completion_tokens, cached_tokens)
 
 
 def gpu_seconds(prompt_tokens: float, completion_tokens: float) -> float:
@@ -168,12 +172,7 @@ class CostStructure:
     capacity: float = math.inf
 
     def total(self, requests_a_day: float, days: int) -> float:
-        """Return the dollars over a number of days.
-
-        Args:
-            requests_a_day: number of requests per day.
-            days: number of days.
-        """
+        """Return the dollars over a number of days."""
         gpus = max(1, math.ceil(requests_a_day / self.capacity)) if self.gpu_day else 0
         return self.setup + days * (requests_a_day * self.request + self.day + gpus * self.gpu_day)
 
@@ -241,19 +240,13 @@ class Assumptions:
                 continue
             if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
                 raise CourseError(f"{field.name}={value!r}: a number, zero or more")
-        for name, limit in (("days", math.inf), ("busy", 1)):
-            if not 0 < getattr(self, name) <= limit:
-                raise CourseError(
-                    f"{name}={getattr(self, name)!r}: must be greater than zero" + ", at most 1" * (limit == 1)
-                )
+        if not self.days > 0:
+            raise CourseError(f"days={self.days!r}: must be greater than zero")
+        if not 0 < self.busy <= 1:
+            raise CourseError(f"busy={self.busy!r}: must be greater than zero, at most 1")
 
     def setup(self, tuned: bool, retrieves: bool = False) -> float:
-        """Return the dollars for work and training tokens, before the first answer and for all renewals.
-
-        Args:
-            tuned: whether a model is fine-tuned.
-            retrieves: whether passages are retrieved.
-        """
+        """Return the dollars for work and training tokens, before the first answer and for all renewals."""
         hours = self.hours_prompt + retrieves * self.hours_index
         if not tuned:
             return hours * self.wage
@@ -264,20 +257,14 @@ class Assumptions:
     def prompted(self, model: str) -> float:
         """Return the dollars for a request with all instructions in the prompt.
 
-        Args:
-            model: key of PRICES or FRONTIER.
-
         Raises:
-            CourseError: no price is known.
+            CourseError: no price of the model is known.
         """
         cached = self.instructions if self.cache and self.instructions >= price_of(model).cache_from else 0
         return request_cost(self.message + self.passages + self.instructions, self.completion, model, cached)
 
     def capacity(self, prompt_tokens: float) -> float:
         """Return the number of requests per day that one rented GPU can serve.
-
-        Args:
-            prompt_tokens: number of tokens in a prompt.
 
         Raises:
             CourseError: the throughput of the model or the GPU is not known.
@@ -338,26 +325,3 @@ class Assumptions:
         # used GPUs that pay for the set-up and for one more GPU.
         gpus = max(1, math.ceil((setup / self.days + new_way.day + new_way.gpu_day) / saved_per_full_gpu))
         return break_even(setup, new_way.day + gpus * new_way.gpu_day, old_way.request, new_way.request, self.days)
-
-
-UNITS = {
-    "frontier": "the model that is prompted",
-    "small": "the model that is tuned",
-    "instructions": "tokens in each prompt",
-    "message": "tokens",
-    "passages": "tokens, in every way",
-    "completion": "tokens",
-    "cache": "whether the prompt cache is used",
-    "examples": "to train on",
-    "epochs": "passes over them",
-    "trainings": "within the days",
-    "hours_prompt": "of work, once",
-    "hours_index": "of work, once, where passages are retrieved",
-    "hours_tuning": "of work, for the first training",
-    "hours_renewal": "of work, for each further one",
-    "hours_serving": "of work a month, on a server of one's own",
-    "wage": "dollars an hour",
-    "gpu": "rented around the clock",
-    "busy": "share of its capacity that can be used",
-    "days": "over which it has to pay",
-}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,17 +25,11 @@ QUOTED = 600  # characters of a row
 
 @dataclass(frozen=True)
 class _Example:
-    """A row that was dropped or flagged, and why.
-
-    Attributes:
-        line: in the export.
-        reason: in words.
-        quotes: what to call a line → its text: the row, and the one to compare it with, if there is one.
-    """
+    """A row that was dropped or flagged, and why."""
 
     line: int
     reason: str
-    quotes: dict[str, str]
+    quotes: dict[str, str]  # what to call a line → its text: the row, and the one to compare it with, if there is one
 
 
 @dataclass(frozen=True)
@@ -126,41 +120,43 @@ def _page(prepared: pipeline.Prepared, production: Sequence[str], costs_of: Sequ
 
 def _dropped(prepared: pipeline.Prepared) -> list[_Group]:
     """Dropped rows by reason; a copy is shown beside the row that was kept instead of it."""
-    lines_by_code: dict[str, list[int]] = {}
-    reasons = prepared.dropped
     original = {line: cluster.kept for cluster in prepared.clusters for line in cluster.kinds}
-    for line in sorted(reasons):
-        lines_by_code.setdefault(reasons[line].code, []).append(line)
-    groups = []
-    for code, lines in lines_by_code.items():
-        examples = []
-        for line in lines[:SHOWN]:
-            quotes = {f"dropped, line {line}": prepared.texts[line][:QUOTED]}
-            if line in original:
-                quotes[f"kept, line {original[line]}"] = prepared.texts[original[line]][:QUOTED]
-            examples.append(_Example(line, reasons[line].reason, quotes))
-        groups.append(_Group(code, len(lines), examples))
-    return groups
+
+    def quotes(change: pipeline.Change) -> dict[str, int]:
+        kept = original.get(change.line)
+        return {f"dropped, line {change.line}": change.line} | ({} if kept is None else {f"kept, line {kept}": kept})
+
+    return _grouped(prepared, (prepared.dropped[line] for line in sorted(prepared.dropped)), quotes)
 
 
 def _flagged(prepared: pipeline.Prepared) -> list[_Group]:
     """Rows that are still in the files and that someone should look at, by reason; both rows of a conflict."""
-    changes_by_code: dict[str, list[pipeline.Change]] = {}
-    for changes in prepared.flagged.values():
-        for change in changes:
-            changes_by_code.setdefault(change.code, []).append(change)
     conflicting = {line: conflict.members for conflict in prepared.conflicts for line in conflict.members}
-    groups = []
-    for code, changes in changes_by_code.items():
-        examples = []
-        for change in changes[:SHOWN]:
-            quotes = {f"line {change.line}": prepared.texts[change.line][:QUOTED]}
-            rival = next((line for line in conflicting.get(change.line, ()) if line != change.line), None)
-            if code == pipeline.CONFLICT and rival in prepared.texts:
-                quotes[f"line {rival}"] = prepared.texts[rival][:QUOTED]
-            examples.append(_Example(change.line, change.reason, quotes))
-        groups.append(_Group(code, len(changes), examples))
-    return groups
+
+    def quotes(change: pipeline.Change) -> dict[str, int]:
+        rivals = conflicting.get(change.line, ()) if change.code == pipeline.CONFLICT else ()
+        rival = next((line for line in rivals if line != change.line), None)
+        return {f"line {line}": line for line in (change.line, rival) if line == change.line or line in prepared.texts}
+
+    return _grouped(prepared, (change for changes in prepared.flagged.values() for change in changes), quotes)
+
+
+def _grouped(
+    prepared: pipeline.Prepared,
+    changes: Iterable[pipeline.Change],
+    quotes: Callable[[pipeline.Change], dict[str, int]],
+) -> list[_Group]:
+    """Changes by their code, the first `SHOWN` of each with the rows that `quotes` names for it."""
+    by_code: dict[str, list[pipeline.Change]] = {}
+    for change in changes:
+        by_code.setdefault(change.code, []).append(change)
+    return [
+        _Group(code, len(own), [
+            _Example(c.line, c.reason, {name: prepared.texts[line][:QUOTED] for name, line in quotes(c).items()})
+            for c in own[:SHOWN]
+        ])
+        for code, own in by_code.items()
+    ]  # fmt: skip
 
 
 def _redactions(prepared: pipeline.Prepared) -> list[tuple[str, int, list[tuple[int, str, str]]]]:

@@ -20,19 +20,13 @@ GOOD_ENOUGH = 0.85  # share of the goal above which further work rarely pays
 BELOW_GOOD_ENOUGH = 0.84
 ENOUGH_EXAMPLES = 100
 FREQUENCIES = ("rarely", "monthly", "weekly", "daily")
-TOO_OFTEN_TO_TRAIN = (
-    "weekly",
-    "daily",
-)  # nobody collects data, trains and measures every week
+TOO_OFTEN_TO_TRAIN = ("weekly", "daily")  # nobody collects data, trains and measures every week
 EVIDENCE = ("knowledge", "behaviour", "both", "stale", "tokens", "volume")
 QUESTIONS: dict[str, tuple[str, tuple[str, ...] | type]] = {
     "gap": ("What is missing?", ("knowledge", "behaviour", "both")),
     "prompt_reaches": ("How much of the goal does your best prompt reach?", float),
     "facts_change": ("How often do the facts behind the answers change?", FREQUENCIES),
-    "behaviour_changes": (
-        "How often do the form, the tone or the kind of messages change?",
-        FREQUENCIES,
-    ),
+    "behaviour_changes": ("How often do the form, the tone or the kind of messages change?", FREQUENCIES),
     "examples": ("How many good, checked examples do you have?", int),
     "requests_a_day": ("How many requests a day?", int),
     "latency": ("How quickly must the answer come?", ("relaxed", "tight")),
@@ -211,21 +205,17 @@ def _condition(name: str, value: Any, current: Any) -> str:
     """The condition "if the answer were another one", in words."""
     if name == "prompt_reaches":
         limit = f"{100 * GOOD_ENOUGH:.0f} %"
-        return (
-            f"if the prompt reached {limit} or more" if value >= GOOD_ENOUGH else f"if the prompt reached less than {limit}"
-        )
+        return "if the prompt reached " + (f"{limit} or more" if value >= GOOD_ENOUGH else f"less than {limit}")
     if name in ("examples", "requests_a_day"):
         counted = "good examples" if name == "examples" else "requests a day"
-        return f"with {value:,} {counted} or more" if value > current else f"with {value:,} {counted} or fewer"
+        return f"with {value:,} {counted} or {'more' if value > current else 'fewer'}"
     if name == "own_machines":
         return "if the data had to stay on your own machines" if value else "if the data could go anywhere"
     if name == "gap":
         return f"if {value if value != 'both' else 'both knowledge and behaviour'} were missing"
-    return (
-        f"with {SHORT_LABELS[name]} {value}"
-        if name == "latency"
-        else f"if {SHORT_LABELS[name].replace(' change', ' changed')} {value}"
-    )
+    if name == "latency":
+        return f"with latency {value}"
+    return f"if {SHORT_LABELS[name].replace(' change', ' changed')} {value}"
 
 
 def _check(answers: dict[str, Any]) -> None:
@@ -275,9 +265,7 @@ def _recommend(
         reached = f"the prompt reaches {_percent(prompt_reaches)} of the goal"
         if not over_volume_limit and not latency_is_tight:
             return "prompt", [f"{reached}; the rest rarely pays for a second system"], ["tokens"]
-        volume = f"{requests_a_day:,} requests a day" + (
-            ", more than one GPU takes with a long prompt," if own_machines else ""
-        )
+        volume = f"{requests_a_day:,} requests a day" + ", more than one GPU takes with a long prompt," * own_machines
         causes = " and ".join([volume] * over_volume_limit + ["tight latency"] * latency_is_tight)
         reasons.append(f"{reached}, but with {causes} the length of the prompt counts in each call")
         evidence_keys += ["tokens", "volume"] if over_volume_limit and not own_machines else ["tokens"]
@@ -297,11 +285,8 @@ def _recommend(
     too_few_examples, target_moves = examples < ENOUGH_EXAMPLES, behaviour_changes in TOO_OFTEN_TO_TRAIN
     if too_few_examples:
         number = f"{examples:,} good examples are too few" if examples else "there are no good examples"
-        advice = (
-            "collect them from checked answers"
-            if enough or not examples
-            else "show the best of them in the prompt, and collect more"
-        )
+        shown_first = "show the best of them in the prompt, and collect more"
+        advice = "collect them from checked answers" if enough or not examples else shown_first
         reasons.append(f"{number} to train on: {advice}")
     if target_moves:
         reasons.append("the target moves too often: a prompt changes in a minute, a trained model does not")
@@ -315,16 +300,8 @@ def _recommend(
             reasons.append("the target moves about monthly: plan a new training and a new measurement each time")
     if gap == "both" and can_train:
         evidence_keys.append("both")
-    return (
-        {
-            (True, True): "fine-tune",
-            (True, False): "prompt",
-            (False, True): "rag + fine-tune",
-            (False, False): "rag",
-        }[has_knowledge, can_train],
-        reasons,
-        evidence_keys,
-    )
+    without_training, trained = ("prompt", "fine-tune") if has_knowledge else ("rag", "rag + fine-tune")
+    return trained if can_train else without_training, reasons, evidence_keys
 
 
 def _next_step(approach: str, answers: dict[str, Any]) -> str:

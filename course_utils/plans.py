@@ -47,13 +47,8 @@ class LessonPlan:
     def smaller(self) -> LessonPlan:
         """Return a plan with no more examples and no longer answers than it takes to go through all of the code."""
         # twelve tokens of a record go through everything; of an answer in words, four of them would all be the same
-        largest = {
-            "examples": 32,
-            "more_examples": 32,
-            "asked": 8,
-            "looked_at": 4,
-            "answer_tokens": 12 if self.fields else 40,
-        }
+        answer_tokens = 12 if self.fields else 40
+        largest = {"examples": 32, "more_examples": 32, "asked": 8, "looked_at": 4, "answer_tokens": answer_tokens}
         return replace(self, **{name: min(getattr(self, name), number) for name, number in largest.items()})
 
     def table(self) -> Table:

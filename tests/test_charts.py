@@ -28,7 +28,7 @@ CHARTS = {
         {"one": (range(100), range(100))}, "It goes up", "x", "y", marks={"a point": (10, 3)}, at={"here": 50},
         alt_parts=["9 at 2"],
     ),
-    "shares": lambda: charts.shares({"RAG": {"right fact": FOUND, "valid form": FOUND}, "unknown": None}, "Two systems"),
+    "shares": lambda: charts.shares({"RAG": {"right fact": FOUND, "valid form": FOUND}}, "One system"),
     "bars": lambda: charts.bars({"LoRA": 19.0, "QLoRA": 8.7}, "QLoRA fits", "GB", {"T4, 16 GB": 15.8}),
     "parts": lambda: charts.bars(MEMORY, "QLoRA fits", "GB", {"T4": 15.8, "RTX 3060": 12.6}),
     "histogram": lambda: charts.histogram({"a": [1, 2, 2, 9], "b": [3, 3, 4]}, "Lengths", "words"),

@@ -121,10 +121,6 @@ def test_a_server_of_ones_own_takes_work_every_month():
     assert year == pytest.approx(12 * 10 * 100)
 
 
-def test_every_assumption_has_its_unit():
-    assert list(costs.UNITS) == [field.name for field in fields(costs.Assumptions)]
-
-
 def test_wrong_names_are_named():
     with pytest.raises(CourseError, match="choose among prompted, prompted small, hosted, self-hosted"):
         costs.Assumptions().break_even("rented")

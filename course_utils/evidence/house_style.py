@@ -36,12 +36,7 @@ def steps_in(reply: str) -> set[str]:
 
 
 def judge(row: Row, reply: str) -> dict[str, bool]:
-    """The rules, each kept (True) or broken.
-
-    Args:
-        row: of the balanced pairs; its "case", "tone" and "order" count.
-        reply: a reply to its message.
-    """
+    """The rules, each kept (True) or broken by a reply; of the row, "case", "tone" and "order" count."""
     first = re.split(r"(?<=[.!?;]) ", reply.strip(), maxsplit=1)[0]
     return {
         "step first": bool(steps_in(first)),
@@ -70,11 +65,6 @@ def wins(rows: Sequence[Row], replies: Sequence[str], others: Sequence[str]) -> 
     pairs = zip(rows, replies, others, strict=True)
     scores = [(score(row, reply), score(row, other)) for row, reply, other in pairs]
     return [0.5 if a == b else float(a > b) for a, b in scores]
-
-
-def win_rate(rows: Sequence[Row], replies: Sequence[str], others: Sequence[str]) -> Score:
-    """Mean of `wins`, with its interval over the messages."""
-    return evaluation.mean(wins(rows, replies, others))
 
 
 def reward(prompts: Any = None, completions: Sequence[Any] = (), **columns: Sequence[Any]) -> list[float]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from course_utils.evaluation import Score
     from course_utils.figures import Figure
 
-MISSING = "not recorded yet"
 FACT, RECORD, FORM, BOTH = "right fact", "right record", "valid form", "usable"
 SIDES = {FACT: "knowledge", RECORD: "behaviour", FORM: "valid"}
 # As the lesson calls them → as the benchmark does.
@@ -47,6 +46,7 @@ SYSTEMS = {
 }
 UNSEEN = "fine-tuned + RAG, products it never saw"
 RETRIEVED_EXAMPLES = 3
+SMALL = costs.Assumptions().small
 CAUSES = ("knowledge", "retrieval", "behaviour", "format")
 
 
@@ -55,8 +55,9 @@ CAUSES = ("knowledge", "retrieval", "behaviour", "format")
 
 def recorded(part: str = "seeds") -> str:
     """The day on which a part of the record was measured: parts may have been taken over from an older one."""
-    older = assets.read_record("framework").get("taken_over", {"parts": []})
-    return str(older["date"] if part in older["parts"] else assets.read_record("framework")["date"])
+    record = assets.read_record("framework")
+    older = record.get("taken_over", {"parts": []})
+    return str((older if part in older["parts"] else record)["date"])
 
 
 def _rights(system: str, kind: str) -> list[list[float]]:
@@ -113,9 +114,9 @@ def differences() -> Table:
     return Table(rows, "The same 100 questions, compared one by one", "systems", "")
 
 
-def rivals_figure(names: Sequence[str], title: str, kinds: Sequence[str] = (FACT, FORM, RECORD, BOTH)) -> Figure:
+def rivals_figure(names: Sequence[str], title: str) -> Figure:
     """Some of the recorded systems, by kind of share."""
-    return charts.shares({name: scores(name, kinds) for name in names}, title)
+    return charts.shares({name: scores(name) for name in names}, title)
 
 
 def rivals(tokens: Mapping[str, float]) -> Table:
@@ -127,23 +128,18 @@ def rivals(tokens: Mapping[str, float]) -> Table:
     rows = {}
     for name in SYSTEMS:
         price = 1000 * _request(tokens[name], tokens.get(f"fixed: {name}", 0.0))
-        rows[name] = scores(name) | {
-            "tokens in": round(tokens[name]),
-            "$ per 1,000, at an 8B's price": f"{price:.3f}",
-        }
-    small = costs.price_of(costs.Assumptions().small)
+        rows[name] = scores(name) | {"tokens in": round(tokens[name]), "$ per 1,000, at an 8B's price": f"{price:.3f}"}
+    small, record = costs.price_of(SMALL), assets.read_record("framework")
     caption = (
-        f"Recorded {assets.read_record('framework')['date']}, 100 questions; trained ones: mean of {len(assets.read_record('framework')['training_seconds'])} seeds. Price: "
-        f"{costs.Assumptions().small} of {small.date}, fixed beginnings of {small.cache_from:,} tokens or more from the cache"
+        f"Recorded {record['date']}, 100 questions; trained ones: mean of {len(record['training_seconds'])} seeds. Price: "
+        f"{SMALL} of {small.date}, fixed beginnings of {small.cache_from:,} tokens or more from the cache"
     )
     return Table(rows, caption, "system", "fine-tuned + RAG")
 
 
-def _request(prompt_tokens: float, fixed: float, model: str = "", answer_tokens: float = 25) -> float:
+def _request(prompt_tokens: float, fixed: float, model: str = SMALL) -> float:
     """Dollars for a request whose first `fixed` tokens are the same each time, and cached if there are enough of them."""
-    model = model or costs.Assumptions().small
-    cached = fixed if fixed >= costs.price_of(model).cache_from else 0
-    return costs.request_cost(prompt_tokens, answer_tokens, model, cached)
+    return costs.request_cost(prompt_tokens, 25, model, fixed if fixed >= costs.price_of(model).cache_from else 0)
 
 
 # -- the rivals' prompts, for the benchmark and for the lesson ----------------------------------------------------------------
@@ -162,10 +158,7 @@ def prompts(system: str, catalogue: Catalogue, questions: Sequence[Mapping], ver
         return [whole_catalogue_prompt(catalogue, q["question"], version) for q in questions]
     if "retrieved examples" in system:
         shown = nearest_examples(catalogue, questions, other_facts=system.endswith("of other facts"))
-        return [
-            _with_retrieved_examples(catalogue, q, context, examples)
-            for q, context, examples in zip(questions, passages, shown)
-        ]
+        return [_with_retrieved_examples(catalogue, *row) for row in zip(questions, passages, shown)]
     how = {"instructions": True} if "instructions" in system else {"few_shot": True} if "few-shot" in system else {}
     return [catalogue.prompt(q["question"], context, **how) for q, context in zip(questions, passages)]
 
@@ -178,26 +171,20 @@ def found_passages(catalogue: Catalogue, questions: Sequence[Mapping], version: 
     return [[hit.passage for hit in question_hits] for question_hits in hits]
 
 
-def nearest_examples(
-    catalogue: Catalogue, questions: Sequence[Mapping], k: int = RETRIEVED_EXAMPLES, other_facts: bool = False
-) -> list[list[Mapping]]:
+def nearest_examples(catalogue: Catalogue, questions: Sequence[Mapping], other_facts: bool) -> list[list[Mapping]]:
     """For each question the training questions with the nearest wording, nearest last.
 
-    Args:
-        catalogue: with the training questions.
-        questions: of the test.
-        k: examples for each.
-        other_facts: leave out the wordings of the fact that is asked for; else they may be among the examples.
+    With `other_facts` the wordings of the fact that is asked for are left out; else they may be among the examples.
     """
     from course_utils.retrieval import Retriever
 
     rows = [{"id": str(number), "text": row["question"]} for number, row in enumerate(catalogue.training)]
     wordings = max(Counter(row["question_id"] for row in catalogue.training).values())
-    hits = Retriever(rows, "dense").search_all([q["question"] for q in questions], k + wordings)
+    hits = Retriever(rows, "dense").search_all([q["question"] for q in questions], RETRIEVED_EXAMPLES + wordings)
     neighbours: list[list[Mapping]] = [[catalogue.training[int(hit.id)] for hit in nearest] for nearest in hits]
     if other_facts:
         neighbours = [[row for row in near if row["question_id"] != q["id"]] for q, near in zip(questions, neighbours)]
-    return [near[:k][::-1] for near in neighbours]
+    return [near[:RETRIEVED_EXAMPLES][::-1] for near in neighbours]
 
 
 def _with_retrieved_examples(
@@ -260,24 +247,14 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> di
 
 @dataclass(frozen=True)
 class WrongAnswer:
-    """A recorded wrong answer, with all that is needed to say why it is wrong.
-
-    Attributes:
-        question: the customer's message.
-        shown: title of the passage that was shown; None if there was none.
-        needed: title of the passage that holds the fact.
-        answer: what the model wrote.
-        record: the right record.
-        content_right: whether fact, topic and product are right, in whatever form.
-        form_right: whether the answer is a valid record.
-    """
+    """A recorded wrong answer, with all that is needed to say why it is wrong."""
 
     question: str
-    shown: str | None
-    needed: str
+    shown: str | None  # title of the passage that the model was given
+    needed: str  # title of the passage that holds the fact
     answer: str
-    record: Mapping[str, Any]
-    content_right: bool
+    record: Mapping[str, Any]  # the right one
+    content_right: bool  # fact, topic and product, in whatever form
     form_right: bool
 
     @property
@@ -311,7 +288,7 @@ def _has_its_numbers(answer: str, fact: str) -> bool:
 
 
 @cache
-def wrong_answers(number: int = 20) -> tuple[WrongAnswer, ...]:
+def wrong_answers() -> tuple[WrongAnswer, ...]:
     """Recorded wrong answers (`benchmarks/wrong_answers.py`), those of different causes mixed, the same each time."""
     import random
 
@@ -333,11 +310,10 @@ def wrong_answers(number: int = 20) -> tuple[WrongAnswer, ...]:
         needed = titles[question["passage"]]
         candidates.append(WrongAnswer(question["question"], shown, needed, row["answer"], right, content, valid))
     chosen: list[WrongAnswer] = []
-    while len(chosen) < min(number, len(candidates)):  # in turn from each cause, as far as there are any
+    while len(chosen) < min(20, len(candidates)):  # in turn from each cause, as far as there are any
         for cause in CAUSES:
-            remaining = [w for w in candidates if w.cause == cause and w not in chosen]
-            if remaining and len(chosen) < number:
-                chosen.append(remaining[0])
+            chosen += [w for w in candidates if w.cause == cause and w not in chosen][:1]
+    del chosen[20:]
     random.Random(1).shuffle(chosen)
     return tuple(chosen)
 
@@ -417,12 +393,7 @@ def sizes_figure() -> Figure:
 
 
 def assumptions(tokens: Mapping[str, float], **changed: Any) -> costs.Assumptions:
-    """The lesson's assumptions, with the tokens as counted.
-
-    Args:
-        tokens: of `token_counts`.
-        changed: fields of `costs.Assumptions` that you see differently.
-    """
+    """The lesson's assumptions with the tokens of `token_counts`; `changed` are fields that you see differently."""
     message = tokens["message alone"]
     more = {"instructions": "instructions and three examples", "passages": "fine-tuned + RAG"}
     counted = {field: round(tokens[system] - message) for field, system in more.items()}
@@ -437,10 +408,8 @@ class _Linked(Table):
             address = match[0].replace("/", "/<wbr>")
             return f'<a href="https://{match[0]}" style="overflow-wrap:anywhere;text-decoration:underline">{address}</a>'
 
-        def links(text: re.Match[str]) -> str:
-            return re.sub(r"\b[a-z.]+\.(?:com|dev)/[\w./-]+", link, text[0])
-
-        return re.sub(r">[^<]+<", links, super()._repr_html_())  # in what is read, not in the attributes
+        # in what is read, not in the attributes
+        return re.sub(r"\b[a-z.]+\.(?:com|dev)/[\w./-]+(?=[^<>]*<)", link, super()._repr_html_())
 
 
 def _exact(dollars: float | None) -> str | None:
@@ -485,14 +454,12 @@ def cost_figure(chosen: costs.Assumptions) -> Figure:
     xs = [10 ** (power / 4) for power in range(4, 29)]
     lines = {names[name]: (xs, [way.total(n, days) / days for n in xs]) for name, way in ways.items()}
     crossing = chosen.break_even("hosted")
-    marks = {}
-    if crossing is not None and xs[0] <= crossing <= xs[-1]:
-        marks[f"fine-tuning pays from\n{_round(crossing):,} a day"] = (crossing, ways["hosted"].total(crossing, days) / days)
-    title = (
-        f"Against {chosen.frontier}, fine-tuning pays from {_round(crossing):,} requests a day"
-        if crossing is not None
-        else f"Against {chosen.frontier}, fine-tuning never pays"
-    )
+    marks, title = {}, f"Against {chosen.frontier}, fine-tuning never pays"
+    if crossing is not None:
+        title = f"Against {chosen.frontier}, fine-tuning pays from {_round(crossing):,} requests a day"
+        if xs[0] <= crossing <= xs[-1]:
+            mark = (crossing, ways["hosted"].total(crossing, days) / days)
+            marks[f"fine-tuning pays from\n{_round(crossing):,} a day"] = mark
     return charts.lines(lines, title, "requests a day", "dollars a day", log_x=(10, 1e3, 1e5, 1e7), log_y=True, marks=marks)
 
 
@@ -502,11 +469,7 @@ def _round(number: float) -> int:
 
 
 def knowledge_costs(tokens: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Frontier model → dollars per 1,000 requests with RAG, and with the whole catalogue in a cached prompt.
-
-    Args:
-        tokens: of `token_counts`.
-    """
+    """Frontier model → dollars per 1,000 requests with RAG, and with the whole catalogue in a cached prompt."""
     rag, whole = "RAG, asked for the record", "whole catalogue in the prompt"
     changing = tokens[rag] - tokens[f"fixed: {rag}"]
     dollars = {}
@@ -544,18 +507,15 @@ def factors_table(chosen: costs.Assumptions) -> Table:
     return Table(rows, caption, "prompted model", "")
 
 
-def price_of_an_error(chosen: costs.Assumptions, reached: float = 0.87, removed: float = 0.5) -> dict[int, float]:
+def price_of_an_error(chosen: costs.Assumptions) -> dict[int, float]:
     """Requests a day → what one error must cost, in dollars, before fine-tuning pays for removing some of them.
 
-    Args:
-        chosen: the assumptions.
-        reached: share of right answers with the prompt.
-        removed: share of the remaining errors that training removes.
+    The prompt gets 87 % of the answers right, and training removes half of the remaining errors.
     """
     ways, worth = chosen.ways(), {}
     for requests in (10, 100, 1_000, 10_000, 100_000):
         more = ways["hosted"].total(requests, chosen.days) - ways["prompted"].total(requests, chosen.days)
-        worth[requests] = max(0.0, more / (chosen.days * requests)) / (removed * (1 - reached))
+        worth[requests] = max(0.0, more / (chosen.days * requests)) / (0.5 * (1 - 0.87))
     return worth
 
 
@@ -565,20 +525,16 @@ def price_of_an_error(chosen: costs.Assumptions, reached: float = 0.87, removed:
 def published() -> Table:
     """What others measured on larger models, with source and date, beside ours on the small one."""
     last = max(passes())
-    whole = scores("whole catalogue in the prompt")
-    ours_facts = (
-        f"RAG {percent(score('RAG, asked for the fact alone', FACT))}, by heart after {last} passes "
-        f"{percent(passes()[last]['in other wordings'])}, trained to read and RAG {percent(score('fine-tuned + RAG', FACT))}"
-    )
+    read, trained = (percent(score(name, FACT)) for name in ("RAG, asked for the fact alone", "fine-tuned + RAG"))
+    by_heart = f"by heart after {last} passes {percent(passes()[last]['in other wordings'])}"
     ours = {
-        "rag-or-fine-tuning": ours_facts,
+        "rag-or-fine-tuning": f"RAG {read}, {by_heart}, trained to read and RAG {trained}",
         "rare-facts": "as above: no model can know an invented shop",
-        "trained-to-read": f"with the same passages: not trained {percent(score('RAG, asked for the fact alone', FACT))}, trained "
-        f"{percent(score('fine-tuned + RAG', FACT))}"
-        + (f", on products that it was not trained on {percent(score(UNSEEN, FACT))}" if scores(UNSEEN) else ""),
+        "trained-to-read": f"with the same passages: not trained {read}, trained {trained}, on products that it was not trained "
+        f"on {percent(score(UNSEEN, FACT))}",
         "facts-trained-in": f"of facts that changed, {100 * stale_share():.0f} % were still answered with the old one; training new "
         "ones in afterwards was not tested",
-        "long-context": f"whole catalogue: {percent(whole[FACT]) if whole else MISSING}",
+        "long-context": f"whole catalogue: {percent(score('whole catalogue in the prompt', FACT))}",
     }
     found = {id: row for id, row in facts.table("published").items() if row["lesson"] == "01"}
     rows = {
@@ -592,12 +548,10 @@ def published() -> Table:
     return Table(rows, f"Read {min(row['date'] for row in found.values())}", "question", "")
 
 
-def frontier(catalogue: Catalogue, tokens: Mapping[str, float] | None = None) -> Table:
+def frontier(catalogue: Catalogue) -> Table:
     """The same questions to an endpoint of the reader's own, if `COURSE_FRONTIER` names a model there; else what to set.
 
-    Args:
-        catalogue: the questions; forty requests with invented content leave the machine.
-        tokens: not needed; for symmetry with the other tables.
+    Forty requests with invented content leave the machine.
     """
     from course_utils import hardware
     from course_utils.errors import CourseError

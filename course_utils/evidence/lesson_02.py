@@ -56,11 +56,7 @@ def best_full() -> str:
 
 
 def setting_curve(name: str) -> Figure:
-    """How the validation loss depends on one setting, everything else as in the lesson's run.
-
-    Args:
-        name: "rank", "alpha" or "learning rate".
-    """
+    """How the validation loss depends on "rank", "alpha" or "learning rate", everything else as in the lesson's run."""
     base = assets.read_record("lora-sweep")["base"]
     runs: dict[float, str] = {
         "rank": {1: "rank 1", 4: "rank 4", base["rank"]: LORA, 64: "rank 64"},
@@ -178,51 +174,39 @@ RULES = {
 }
 
 
-def with_rules(task: Task, prompts: Sequence[list[dict]], examples: int = 3) -> list[list[dict]]:
-    """Prompts with the rules of the task and solved examples in front.
-
-    Args:
-        task: with training examples and a schema.
-        prompts: conversations that end with the customer's message.
-        examples: how many of the training examples are shown as earlier turns.
-    """
+def with_rules(task: Task, prompts: Sequence[list[dict]]) -> list[list[dict]]:
+    """Prompts with the rules of the task in front, and three training examples as earlier turns."""
     fields = "; ".join(f"{name}: {RULES[name]}" for name in task.schema["properties"])
     system = f"Triage this customer message. Answer with one JSON record and nothing else. Its fields are {fields}."
-    solved = [message for chat in task.train[:examples] for message in chat if message["role"] != "system"]
+    solved = [message for chat in task.train[:3] for message in chat if message["role"] != "system"]
     return [
         [{"role": "system", "content": system}, *solved, *(m for m in prompt if m["role"] != "system")] for prompt in prompts
     ]
 
 
 def alarms(records: Sequence[Mapping[str, Any] | None], references: Sequence[Mapping[str, Any]]) -> Table:
-    """What became of the messages that had to be escalated, and of those that had not.
-
-    Args:
-        records: the model's answers, None where an answer was not a valid record (`Scores.records`).
-        references: the right records.
-    """
+    """What became of the messages that had to be escalated, and of those that had not; `records` are those of `Scores`."""
     pairs = [(record["escalation"] if record else None, right["escalation"]) for record, right in zip(records, references)]
     urgent = [(predicted, right) for predicted, right in pairs if right != "none"]
     calm = [predicted for predicted, right in pairs if right == "none"]
     rows = {
-        "escalated for the right reason": sum(predicted == right for predicted, right in urgent),
-        "escalated for another reason": sum(predicted not in (right, "none", None) for predicted, right in urgent),
-        "missed: “none”, or no valid record": sum(predicted in ("none", None) for predicted, _ in urgent),
-        "false alarms": sum(predicted not in ("none", None) for predicted in calm),
-        "right to say “none”": calm.count("none"),
-        "no valid record where nothing was needed": calm.count(None),
+        "escalated for the right reason": [predicted == right for predicted, right in urgent],
+        "escalated for another reason": [predicted not in (right, "none", None) for predicted, right in urgent],
+        "missed: “none”, or no valid record": [predicted in ("none", None) for predicted, _ in urgent],
+        "false alarms": [predicted not in ("none", None) for predicted in calm],
+        "right to say “none”": [predicted == "none" for predicted in calm],
+        "no valid record where nothing was needed": [predicted is None for predicted in calm],
     }
-    of = [len(urgent)] * 3 + [len(calm)] * 3
-    shown = {name: {"messages": count, "of": total} for (name, count), total in zip(rows.items(), of)}
+    shown = {name: {"messages": sum(counted), "of": len(counted)} for name, counted in rows.items()}
     return Table(shown, f"Escalation: {len(urgent)} of {len(pairs)} messages need it", "answer", "")
 
 
 # -- memory and hardware ----------------------------------------------------------------------------------------------------
 
 
-def states_gb(name: str, rank: int = 16) -> dict[str, float]:
+def states_gb(name: str) -> dict[str, float]:
     """Weights, gradients and optimizer states of a model by method, in GB (10^9 bytes); activations are not counted."""
-    count = memory.count_parameters(name, rank)
+    count = memory.count_parameters(name, 16)
     shape = memory.ARCHITECTURES[name]
     # Embedding and head stay in 16 bits when the linear layers are quantized.
     tables = (1 if shape["tie_word_embeddings"] else 2) * shape["vocab_size"] * shape["hidden_size"]
@@ -236,8 +220,9 @@ def states_gb(name: str, rank: int = 16) -> dict[str, float]:
     return {method: size / 1e9 for method, size in in_bytes.items()}
 
 
-def states_table(names: Sequence[str] = ("SmolLM2-135M", "Llama-2-7B", "Llama-3.1-8B", "Llama-2-70B")) -> Table:
+def states_table() -> Table:
     """`states_gb` of several models."""
+    names = ("SmolLM2-135M", "Llama-2-7B", "Llama-3.1-8B", "Llama-2-70B")
     rows = {name: {f"{method}, GB": round(gb, 1) for method, gb in states_gb(name).items()} for name in names}
     return Table(rows, "Weights, gradients and optimizer states, rank 16 on all linear layers", "model", "")
 
@@ -260,13 +245,9 @@ def truncation() -> tuple[dict[str, float], dict[str, float]]:
 
 def truncation_figure() -> Figure:
     """`truncation` as a figure."""
-    task, shuffled = truncation()
-    numbers = [float(name.split()[1]) for name in task]
+    shares = zip(("our task", "shuffled answers, by heart"), truncation())
     return charts.lines(
-        {
-            "our task": (numbers, [100 * v for v in task.values()]),
-            "shuffled answers, by heart": (numbers, [100 * v for v in shuffled.values()]),
-        },
+        {what: ([float(rank.split()[1]) for rank in row], [100 * v for v in row.values()]) for what, row in shares},
         "What is left of full fine-tuning if its update keeps only r directions",
         "directions kept in each weight matrix", "share of the loss reduction, %", log_x=True,
     )  # fmt: skip
@@ -275,7 +256,7 @@ def truncation_figure() -> Figure:
 # -- measured in the notebook -----------------------------------------------------------------------------------------------
 
 
-def latency(merged: Any, apart: Any, tokenizer: Any, rounds: int = 6) -> dict[str, Score]:
+def latency(merged: Any, apart: Any, tokenizer: Any) -> dict[str, Score]:
     """Time of six greedy tokens relative to the base's; the three take turns, so that load hurts all alike.
 
     The base is loaded anew, in the same number format: under PEFT it is slower, its adapter switched off or not. All three
@@ -285,10 +266,9 @@ def latency(merged: Any, apart: Any, tokenizer: Any, rounds: int = 6) -> dict[st
         merged: the model with the adapter merged into its weights.
         apart: the PEFT model with the adapter beside them.
         tokenizer: theirs.
-        rounds: turns of each.
 
     Returns:
-        "merged" and "kept apart" → mean over the rounds, with its interval.
+        "merged" and "kept apart" → mean over six turns of each, with its interval.
     """
     import time
 
@@ -313,7 +293,7 @@ def latency(merged: Any, apart: Any, tokenizer: Any, rounds: int = 6) -> dict[st
         by_name[name].eval()
         seconds(name)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
+    for turn in range(6):
         for name in np.roll(names, turn):
             times[str(name)].append(seconds(str(name)))
     del base, by_name["base"]
@@ -321,14 +301,14 @@ def latency(merged: Any, apart: Any, tokenizer: Any, rounds: int = 6) -> dict[st
     return {name: evaluation.mean(list(np.divide(times[name], times["base"]))) for name in names[1:]}
 
 
-def merge_difference(model: Any, seed: int = 0) -> float:
+def merge_difference(model: Any) -> float:
     """Largest difference of a block's outputs before and after merging, in float32, relative to the largest output."""
     import copy
 
     import torch
 
     block = copy.deepcopy(model.base_model.model.model.layers[0].mlp).float().cpu()
-    probe = torch.randn(8, block.gate_proj.in_features, generator=torch.Generator().manual_seed(seed))
+    probe = torch.randn(8, block.gate_proj.in_features, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         apart = block(probe)
         for name in ("gate_proj", "up_proj", "down_proj"):

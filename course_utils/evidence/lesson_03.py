@@ -54,24 +54,20 @@ def step_parts(model: str = MODEL, method: str = "qlora", embeddings: str = "flo
     }
 
 
-def _gpu_label(gpu: str) -> str:
-    return str(facts.table("gpus")[gpu]["label"])
-
-
 def step_gb(*arguments: Any, **options: Any) -> float:
     """The sum of `step_parts`."""
     return sum(step_parts(*arguments, **options).values())
 
 
-def does_it_fit(model: str = MODEL, cards: Sequence[str] = ("rtx3060", "t4")) -> Figure:
+def _limit(card: str) -> dict[str, float]:
+    """Label of a card → its memory in GB."""
+    return {facts.table("gpus")[card]["label"]: memory.gpu_memory(card) / 1e9}
+
+
+def does_it_fit() -> Figure:
     """Memory of one step of LoRA and of QLoRA, beside two cards."""
-    rows = {METHODS[method]: step_parts(model, method) for method in ("lora", "qlora")}
-    limits = {_gpu_label(card): memory.gpu_memory(card) / 1e9 for card in cards}
-    fits = {name: sum(row.values()) <= min(limits.values()) for name, row in rows.items()}
-    title = f"One training step of {model}, 1,024 tokens"
-    if fits["QLoRA"] and not fits["LoRA"]:
-        title = f"{model}: QLoRA fits where LoRA does not"
-    return charts.bars(rows, title, "GB", limits)
+    rows = {METHODS[method]: step_parts(MODEL, method) for method in ("lora", "qlora")}
+    return charts.bars(rows, f"{MODEL}: QLoRA fits where LoRA does not", "GB", _limit("rtx3060") | _limit("t4"))
 
 
 KEEP_16_BITS: dict[str, Any] = {"embeddings": "bfloat16"}  # of a 4-bit base alone
@@ -104,12 +100,12 @@ def levers(model: str = MODEL, card: str = "t4", batch_size: int = 8, length: in
     for name, change, _ in LEVERS:
         options = _pull(options, change)
         totals[name] = step_gb(model, **options)
-    limit = memory.gpu_memory(card) / 1e9
+    ((label, limit),) = _limit(card).items()
     fitting = next((name for name, gb in totals.items() if gb <= limit), None)
     first, *_, last = totals.values()
     title = f"{model}, {batch_size} × {length:,} tokens: from {first:,.0f} GB to {last:,.0f}"
-    title += f"; fits from “{fitting}” on" if fitting else f"; too much for the {_gpu_label(card)}"
-    return charts.bars(totals, title, "GB, all levers so far", {_gpu_label(card): limit})
+    title += f"; fits from “{fitting}” on" if fitting else f"; too much for the {label}"
+    return charts.bars(totals, title, "GB, all levers so far", {label: limit})
 
 
 def prices(model: str = MODEL, batch_size: int = 8, length: int = 1024) -> Table:
@@ -127,14 +123,14 @@ def prices(model: str = MODEL, batch_size: int = 8, length: int = 1024) -> Table
     return Table(rows, f"{model}, starting from LoRA with {batch_size} × {length:,} tokens", "lever", "")
 
 
-def paging(model: str = MODEL, length: int = 1024) -> Table:
+def paging() -> Table:
     """What a paged optimizer can move to the computer's memory, for LoRA, QLoRA and full fine-tuning."""
     rows = {}
     for method, name in METHODS.items():
-        estimate = memory.estimate(model, method, batch_size=1, length=length, checkpointing=True, **MIXED.get(method, {}))
+        estimate = memory.estimate(MODEL, method, **(ONE_STEP | MIXED.get(method, {})))
         rows[name] = {"optimizer states, GB": round(estimate.optimizer / 1e9, 1),
                       "share of the step, %": round(100 * estimate.optimizer / estimate.total)}  # fmt: skip
-    return Table(rows, f"{model}: what paging can move", "method", "")
+    return Table(rows, f"{MODEL}: what paging can move", "method", "")
 
 
 # -- four bits --------------------------------------------------------------------------------------------------------------
@@ -152,7 +148,7 @@ def by_hand(weights: torch.Tensor, values: torch.Tensor) -> Table:
     scale = weights.abs().max()
     codes = (weights[:, None] / scale - values).abs().argmin(dim=1)
     restored = values[codes] * scale
-    rows: dict[str, dict[str, Any]] = {
+    rows = {
         f"{weight:+.2f}": {
             f"÷ {scale:.2f}": f"{weight / scale:+.3f}",
             "code": int(code),
@@ -179,19 +175,18 @@ def compare_with_bitsandbytes(
     """
     import bitsandbytes.functional as bnb
 
+    twice = scale_codes is not None
     rows = {}
     for name, weight in weights.items():
         weight = weight.detach().cpu()
-        packed, state = bnb.quantize_4bit(
-            weight, blocksize=64, quant_type="nf4", compress_statistics=scale_codes is not None
-        )
+        packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=twice)
         codes, scales = quantize(weight, nf4_table())
-        rows[name] = {"weights": weight.numel(), "bytes of codes that differ": int((pack(codes) != packed.flatten()).sum())}
-        if scale_codes is None:
-            rows[name]["scales that differ"] = int((scales != state.absmax).sum())
-        else:
-            own_codes = scale_codes(scales, table=65535)[0]
-            rows[name]["8-bit scales that differ"] = int((own_codes != state.absmax).sum())
+        own = scale_codes(scales, table=65535)[0] if scale_codes else scales
+        rows[name] = {
+            "weights": weight.numel(),
+            "bytes of codes that differ": int((pack(codes) != packed.flatten()).sum()),
+            f"{'8-bit ' * twice}scales that differ": int((own != state.absmax).sum()),
+        }
     return Table(rows, "The lesson's code beside bitsandbytes", "what was quantized", "")
 
 
@@ -241,17 +236,14 @@ def passages() -> list[str]:
         return [json.loads(line)["text"] for line in lines]
 
 
-def text_losses(model: Model, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[float]:
-    """Mean loss per token of each text."""
+def _loss(model: Model, ids: Sequence[int], start: int = 1) -> float:
+    """Mean loss per token, from the token at `start` on."""
     import torch
 
-    losses = []
-    for text in texts:
-        ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)
-        with torch.no_grad():
-            logits = model(ids).logits[0, :-1].float()
-        losses.append(float(torch.nn.functional.cross_entropy(logits, ids[0, 1:])))
-    return losses
+    tensor = torch.tensor([ids], device=model.device)
+    with torch.no_grad():
+        logits = model(tensor).logits[0, start - 1 : -1].float()
+    return float(torch.nn.functional.cross_entropy(logits, tensor[0, start:]))
 
 
 def answer_losses(
@@ -261,18 +253,13 @@ def answer_losses(
 
     What the template writes after the stop token is left out: nobody generates it, and not every trainer learns it.
     """
-    import torch
-
     losses = []
     model.eval()
     for conversation in conversations:
         chat = [dict(message) for message in conversation]
         prompt = encode_prompt(tokenizer, chat[:-1], NO_LIMIT, "conversation")
         answer = encode_completion(tokenizer, prompt, chat, NO_LIMIT, "conversation")
-        tensor = torch.tensor([prompt + answer], device=model.device)
-        with torch.no_grad():
-            logits = model(tensor).logits[0, len(prompt) - 1 : -1].float()
-        losses.append(float(torch.nn.functional.cross_entropy(logits, tensor[0, len(prompt) :])))
+        losses.append(_loss(model, prompt + answer, len(prompt)))
     return losses
 
 
@@ -311,7 +298,7 @@ def formats() -> dict[str, dict[str, Any]]:
         # float32 is what some CPUs compute in: what is not quantized would be stored in 16 bits
         wide = sum(p.numel() for p in model.parameters() if p.dtype == torch.float32)
         size = (model.get_memory_footprint() - 2 * wide) / 1e6
-        measured[label] = {"MB": size, "losses": text_losses(model, tokenizer, passages()[:6])}
+        measured[label] = {"MB": size, "losses": [_loss(model, tokenizer(text).input_ids) for text in passages()[:6]]}
         del model
         memory.release()
     return measured
@@ -319,19 +306,23 @@ def formats() -> dict[str, dict[str, Any]]:
 
 def formats_table(measured: Mapping[str, Mapping[str, Any]]) -> Table:
     """`formats` as a table; differences are per text, with their 95 % intervals."""
-    plain = measured["16 bits"]["losses"]
+    losses = {name: row["losses"] for name, row in measured.items()}
     rows = {}
     for name, row in measured.items():
-        more = evaluation.mean([b - a for a, b in zip(plain, row["losses"])])
         rows[name] = {
             "weights, MB": round(row["MB"]),
             "loss on prose (nats per token)": evaluation.mean(row["losses"]).value,
-            "extra loss against 16 bits (95 % interval)": "" if name == "16 bits" else _interval(more, 3),
-            "extra loss against NF4": ""
-            if name != "FP4"
-            else _interval(evaluation.mean([b - a for a, b in zip(measured["NF4"]["losses"], row["losses"])]), 3),
+            "extra loss against 16 bits (95 % interval)": _more(losses["16 bits"], losses[name])
+            if name != "16 bits"
+            else "",
+            "extra loss against NF4": _more(losses["NF4"], losses[name]) if name == "FP4" else "",
         }
     return Table(rows, "The same model, loaded in four formats", "format", "NF4")
+
+
+def _more(losses: Sequence[float], others: Sequence[float]) -> str:
+    """How much higher the other losses are, text by text, with the interval of the mean."""
+    return _interval(evaluation.mean([b - a for a, b in zip(losses, others, strict=True)]), 3)
 
 
 def _interval(score: Score, decimals: int = 0, factor: float = 1.0, minus: float = 0.0) -> str:
@@ -343,21 +334,14 @@ def _interval(score: Score, decimals: int = 0, factor: float = 1.0, minus: float
 
 
 def runs_table(recipe: Mapping[str, float], runs: Mapping[str, History]) -> Table:
-    """The recipe's run beside those of `training.fit`.
-
-    Args:
-        recipe: "loss" (validation) and "seconds" of the run with `SFTTrainer`.
-        runs: name → history.
-    """
+    """The recipe's run with `SFTTrainer`, its "loss" (validation) and "seconds", beside those of `training.fit`."""
     measured = {"QLoRA, SFTTrainer": (recipe["loss"], recipe["seconds"])}
     measured |= {f"{name}, training.fit": (run.validation_losses[-1], run.seconds) for name, run in runs.items()}
     rows = {name: {"validation loss": float(loss), "seconds": round(time)} for name, (loss, time) in measured.items()}
     return Table(rows, "The same examples, once", "run", "")
 
 
-def pace(
-    models: Mapping[str, Model], tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Any], rounds: int = 4
-) -> dict[str, Any]:
+def pace(models: Mapping[str, Model], tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Any]) -> dict[str, Any]:
     """Time of a forward and backward pass of QLoRA relative to LoRA's, at two sizes; the two take turns.
 
     On a CPU it is the processor's time, which other programs on the machine hardly change.
@@ -366,7 +350,6 @@ def pace(
         models: "LoRA" and "QLoRA", both with an adapter.
         tokenizer: theirs.
         conversations: at least four; a small step has one of them, a large one four.
-        rounds: turns of each, after one that does not count.
 
     Returns:
         tokens of a step → Score of the ratio.
@@ -394,7 +377,7 @@ def pace(
     time_ratios = {}
     for size in (1, 4):
         ratios = []
-        for turn in range(rounds + 1):
+        for turn in range(5):  # the first does not count
             order = list(models)[:: 1 if turn % 2 else -1]
             times = {name: seconds(models[name], size) for name in order}
             ratios.append(times["QLoRA"] / times["LoRA"])
@@ -420,8 +403,7 @@ def paired_losses(losses: Mapping[str, Sequence[float]]) -> Table:
     """Mean losses of several models on the same answers, and message by message the difference of the last two."""
     rows = {name: {"mean loss": f"{evaluation.mean(own).value:.3f}"} for name, own in losses.items()}
     *_, (one, first), (other, last) = losses.items()
-    gap = evaluation.mean([b - a for a, b in zip(first, last, strict=True)])
-    rows[f"{other} minus {one} (95 % interval)"] = {"mean loss": _interval(gap, 3)}
+    rows[f"{other} minus {one} (95 % interval)"] = {"mean loss": _more(first, last)}
     return Table(rows, f"Loss on {len(last)} held-out answers (nats per token)", "model", "")
 
 
@@ -429,13 +411,7 @@ def paired_losses(losses: Mapping[str, Sequence[float]]) -> Table:
 
 
 def update_after_rounding(update: torch.Tensor, weight: torch.Tensor, quantize: Callable, dequantize: Callable) -> Table:
-    """What is left of an update once base plus update is rounded to 4 bits again.
-
-    Args:
-        update: the adapter's change of a matrix.
-        weight: the matrix as 4 bits hold it, dequantized.
-        quantize, dequantize: the notebook's functions.
-    """
+    """What is left of an adapter's update of a matrix (dequantized) once their sum is rounded to 4 bits again."""
     values = nf4_table()
     update, weight = update.detach().float().cpu(), weight.detach().float().cpu()
     codes, scales = quantize(weight + update, values)
@@ -443,15 +419,14 @@ def update_after_rounding(update: torch.Tensor, weight: torch.Tensor, quantize: 
     changed = (codes != quantize(weight, values)[0]).float().mean().item()
     remaining_update = back - weight
     gaps = (scales.mean() * (values[1:] - values[:-1]).mean()).item()
+    arrives = float((remaining_update * update).sum() / update.square().sum())
     rows = {
-        "typical change of a weight": {"value": f"{update.abs().mean().item():.5f}"},
-        "typical distance between neighbouring values": {"value": f"{gaps:.5f}"},
-        "codes that change": {"value": f"{100 * changed:.2f} %"},
-        "share of the update that arrives": {
-            "value": f"{100 * float((remaining_update * update).sum() / update.square().sum()):.0f} %"
-        },
+        "typical change of a weight": f"{update.abs().mean().item():.5f}",
+        "typical distance between neighbouring values": f"{gaps:.5f}",
+        "codes that change": f"{100 * changed:.2f} %",
+        "share of the update that arrives": f"{100 * arrives:.0f} %",
     }
-    return Table(rows, "One layer, rounded again", "what", "")
+    return Table({name: {"value": value} for name, value in rows.items()}, "One layer, rounded again", "what", "")
 
 
 def merge_figure(losses: Mapping[str, float]) -> Figure:
@@ -470,11 +445,7 @@ def merge_figure(losses: Mapping[str, float]) -> Figure:
 
 
 def gain_lost_percent(losses: Mapping[str, float]) -> float:
-    """Share of what training gained that the last way loses, in per cent.
-
-    Args:
-        losses: way → loss: first without an adapter, second with the adapter beside its base, last the one asked for.
-    """
+    """Share of what training gained (the first loss to the second) that the last way loses, in per cent."""
     start, best, *_, last = losses.values()
     return 100 * (last - best) / (start - best)
 
@@ -496,20 +467,17 @@ def defaults() -> Table:
     return Table(rows, "", "argument", "")
 
 
-def rounded_steps(matrix: torch.Tensor, width: int = 4096) -> Table:
+def rounded_steps(matrix: torch.Tensor) -> Table:
     """Share of a matrix's weights that a step of Adam leaves exactly as they were, in bfloat16 and in float32.
 
     Adam's steps are about as large as the learning rate, whatever the gradient. Shown for a weight of the base, as full
-    fine-tuning changes it, and for an adapter's matrix A, as PEFT starts it, at the beginning and near the end of a run.
-
-    Args:
-        matrix: a weight of the base.
-        width: inputs of the layer that A belongs to; 4,096 in a model of 8B.
+    fine-tuning changes it (`matrix`), and for the matrix A of an 8B's adapter, as PEFT starts it, at the beginning and near
+    the end of a run.
     """
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    start = torch.empty(16, width).uniform_(-(width**-0.5), width**-0.5, generator=generator)
+    start = torch.empty(16, 4096).uniform_(-(4096**-0.5), 4096**-0.5, generator=generator)
     rows = {}
     for what, weight, rate in (
         ("full fine-tuning, a weight of the base, 0.00002", matrix, 2e-5),
@@ -527,14 +495,8 @@ def rounded_steps(matrix: torch.Tensor, width: int = 4096) -> Table:
     return Table(rows, "Numbers that one step leaves as they were", "what is trained, and the learning rate", "")
 
 
-def compare_with_peft(layer: Callable, weight: torch.Tensor, rank: int = 8, alpha: int = 16) -> Table:
-    """Largest differences between the notebook's 4-bit LoRA layer and bitsandbytes with PEFT, in float32.
-
-    Args:
-        layer: the notebook's class, made as layer(weight, rank, alpha), with `A` and `B`.
-        weight: a weight of a linear layer.
-        rank, alpha: of the adapter.
-    """
+def compare_with_peft(layer: Callable, weight: torch.Tensor) -> Table:
+    """Largest differences in float32 between the notebook's `layer(weight, rank, alpha)` and bitsandbytes with PEFT."""
     import bitsandbytes as bnb
     import torch
     from peft import LoraConfig, inject_adapter_in_model
@@ -543,19 +505,13 @@ def compare_with_peft(layer: Callable, weight: torch.Tensor, rank: int = 8, alph
 
     weight = weight.detach().float().cpu()
     torch.manual_seed(0)
-    ours = layer(weight, rank, alpha)
-    linear = bnb.nn.Linear4bit(
-        weight.shape[1],
-        weight.shape[0],
-        bias=False,
-        compute_dtype=torch.float32,
-        quant_type="nf4",
-        compress_statistics=False,
-    )
-    linear.weight = bnb.nn.Params4bit(weight.clone(), requires_grad=False, quant_type="nf4", compress_statistics=False)
+    ours = layer(weight, 8, 16)
+    options = {"quant_type": "nf4", "compress_statistics": False}
+    linear = bnb.nn.Linear4bit(weight.shape[1], weight.shape[0], bias=False, compute_dtype=torch.float32, **options)
+    linear.weight = bnb.nn.Params4bit(weight.clone(), requires_grad=False, **options)
     box = torch.nn.ModuleDict({"layer": linear}).to("cpu")
     quantization.guard(box)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["layer"])
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["layer"])
     theirs: Any = inject_adapter_in_model(config, box)["layer"]
     ours.B.data.normal_(0, 0.05)  # zero would hide a wrong A
     theirs.lora_A["default"].weight.data.copy_(ours.A.data)

@@ -33,23 +33,23 @@ Row = Mapping[str, Any]
 MARK = "padding:.05em .3em;white-space:nowrap"  # a sign stays with its rule
 START, CONTROL, WITH_SFT = "the desk's replies (SFT)", "SFT on chosen", "DPO + SFT"
 LARGE_BETA = "DPO, β = 1"
+SHOWN_RULES = (*house_style.RULES[:4], "all rules")
 SMOOTHED = 4  # steps: one step has few pairs, and some pairs are much harder than others
 
 
 # -- replies and their log-probabilities ------------------------------------------------------------------------------------
 
 
-def pair_card(row: Row, names: tuple[str, str] = ("chosen", "rejected")) -> Answers:
+def pair_card(row: Row) -> Answers:
     """A pair as cards: the message, and the two replies beside each other."""
-    return show.answers([row["prompt"][-1]["content"]], {name: [row[name]] for name in names}, longest=400)
+    replies = {name: [row[name]] for name in ("chosen", "rejected")}
+    return show.answers([row["prompt"][-1]["content"]], replies, longest=400)
 
 
-def different_cases(rows: Sequence[Row], number: int = 3) -> list[int]:
-    """Where the first messages of so many different kinds are: answers to one kind of message look alike."""
-    first: dict[str, int] = {}
-    for index, row in enumerate(rows):
-        first.setdefault(row["case"], index)
-    return list(first.values())[:number]
+def different_cases(rows: Sequence[Row]) -> list[int]:
+    """Where the first messages of three different kinds are: answers to one kind of message look alike."""
+    cases = [row["case"] for row in rows]
+    return [cases.index(case) for case in dict.fromkeys(cases)][:3]
 
 
 CASES = {
@@ -101,12 +101,7 @@ def ranked(before: Sequence[Likelihoods], now: Sequence[Likelihoods]) -> evaluat
 
 
 def gain_table(before: tuple[float, float], now: tuple[float, float], beta: float = 0.1) -> Table:
-    """One pair by hand: log-probabilities at the start and now, gains, implicit rewards.
-
-    Args:
-        before, now: log-probabilities of (chosen, rejected).
-        beta: of DPO.
-    """
+    """One pair by hand: log-probabilities of (chosen, rejected) at the start and now, gains, implicit rewards."""
     rows = {
         name: {"reference": a, "now": b, "gain": b - a, f"reward: {beta:g} × gain": beta * (b - a)}
         for name, a, b in zip(("chosen", "rejected"), before, now)
@@ -124,8 +119,7 @@ def reading_the_log(log: Sequence[Mapping[str, float]]) -> Figure:
     """
     rows = _rows_of(log, "rewards/chosen")
     steps = [row["step"] for row in rows]
-    chosen, rejected = (_smoothed([row[f"rewards/{name}"] for row in rows]) for name in ("chosen", "rejected"))
-    return _rewards_figure(steps, chosen, rejected, f"{len(rows)} steps")
+    return _rewards_figure(steps, *([row[f"rewards/{name}"] for row in rows] for name in ("chosen", "rejected")))
 
 
 def _rows_of(log: Sequence[Mapping[str, float]], column: str) -> list[Mapping[str, float]]:
@@ -135,18 +129,16 @@ def _rows_of(log: Sequence[Mapping[str, float]], column: str) -> list[Mapping[st
     return rows
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
-    """Each value the mean of itself and up to `SMOOTHED` - 1 before it."""
-    return [statistics.mean(values[max(0, i + 1 - SMOOTHED) : i + 1]) for i in range(len(values))]
-
-
-def _rewards_figure(steps: Sequence[float], chosen: Sequence[float], rejected: Sequence[float], run: str) -> Figure:
-    """Both rewards over the steps, with what became of them as the title."""
+def _rewards_figure(steps: Sequence[float], *rewards: Sequence[float]) -> Figure:
+    """Rewards of chosen and rejected over the steps, means of the last `SMOOTHED`; the title says what they did."""
+    chosen, rejected = (
+        [statistics.mean(values[max(0, i + 1 - SMOOTHED) : i + 1]) for i in range(len(values))] for values in rewards
+    )
     margin = chosen[-1] - rejected[-1]
     moved = "both rose" if min(chosen[-1], rejected[-1]) > 0 else "both fell" if max(chosen[-1], rejected[-1]) < 0 else (
         "chosen rose, rejected fell" if margin > 0 else "chosen fell, rejected rose"
     )  # fmt: skip
-    title = f"{run}: {moved}, and the margin is {margin:.2f}"
+    title = f"{len(steps)} steps: {moved}, and the margin is {margin:.2f}"
     series = {"chosen": (steps, chosen), "rejected": (steps, rejected)}
     return charts.lines(series, title, "step", f"implicit reward (mean of {SMOOTHED} steps)", alt_parts=[_ends(series)])
 
@@ -155,8 +147,8 @@ def recorded_log() -> Figure:
     """Both rewards of the recorded DPO run, of the first seed that has them."""
     runs = [run["methods"]["DPO"] for run in assets.read_record("preferences")["runs"]]
     curve = next(run["curve"] for run in runs if "curve" in run)
-    chosen, rejected = (_smoothed(curve[name]) for name in ("reward_chosen", "reward_rejected"))
-    return _rewards_figure(list(range(1, len(chosen) + 1)), chosen, rejected, f"{len(chosen)} steps")
+    chosen, rejected = curve["reward_chosen"], curve["reward_rejected"]
+    return _rewards_figure(range(1, len(chosen) + 1), chosen, rejected)
 
 
 def log_table(log: Sequence[Mapping[str, float]]) -> Table:
@@ -194,12 +186,7 @@ def answers(model: Model, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row
 
 
 def judged_cards(rows: Sequence[Row], answers: Mapping[str, Sequence[str]]) -> Answers:
-    """Answers as cards, with a mark for each rule of the house style.
-
-    Args:
-        rows: of the balanced pairs.
-        answers: model → its answers.
-    """
+    """Answers to the messages of balanced pairs as cards, with a mark for each rule of the house style."""
     messages = [row["prompt"][-1]["content"] for row in rows]
     return _Judged(messages, {name: list(replies) for name, replies in answers.items()}, list(rows))
 
@@ -229,19 +216,12 @@ class _Judged(Answers):
 
 
 def answers_table(rows: Sequence[Row], answers: Mapping[str, Sequence[str]], start: str) -> Table:
-    """Shares of the rules kept, and how often each model beats the first by rules.
-
-    Args:
-        rows: of the balanced pairs.
-        answers: model → its answers.
-        start: the model that the others are compared with.
-    """
+    """Shares of the rules kept, and how often each model beats `start` by rules."""
     table: dict[str, dict[str, Any]] = {}
     for name, replies in answers.items():
         rule_shares = house_style.shares(rows, replies)
-        against = None if name == start else house_style.win_rate(rows, replies, answers[start])
-        table[name] = {rule: rule_shares[rule] for rule in (*house_style.RULES[:4], "all rules")}
-        table[name] |= {f"better than “{start}”": against}
+        against = None if name == start else evaluation.mean(house_style.wins(rows, replies, answers[start]))
+        table[name] = {rule: rule_shares[rule] for rule in SHOWN_RULES} | {f"better than “{start}”": against}
     return Table(table, f"Answers at temperature 0 to {len(rows)} test messages, ties count half", "model", "")
 
 
@@ -249,12 +229,7 @@ def answers_table(rows: Sequence[Row], answers: Mapping[str, Sequence[str]], sta
 
 
 def shortcut_table(sets: Mapping[str, Any], recorded_on: str = "") -> Table:
-    """How many test pairs the simplest models rank right, for each set of pairs.
-
-    Args:
-        sets: name → `Preferences`.
-        recorded_on: the set of the recorded methods, which are shown below; "" leaves them out.
-    """
+    """How many test pairs the simplest models rank right in each set, and below them the recorded methods in theirs."""
     from course_utils.data_prep.shortcuts import overlap, shortcut_scores
 
     columns = {name: shortcut_scores(pairs.train, pairs.test) for name, pairs in sets.items()}
@@ -297,13 +272,7 @@ def group_table(rewards: Sequence[float]) -> Table:
 
 
 def collapse_table(before: Sequence[str], after: Sequence[str], valid: Callable[[str], bool], right: Sequence[str]) -> Table:
-    """What a check that asks for valid JSON only has made of a model's answers.
-
-    Args:
-        before, after: sampled answers to the same messages.
-        valid: the check.
-        right: the right category of each message.
-    """
+    """What a check that asks for valid JSON only has made of a model's answers to messages of known categories."""
     rows = {}
     for name, replies in (("before", before), ("after GRPO", after)):
         correct = [_category(answer) == category for answer, category in zip(replies, right, strict=True)]
@@ -370,7 +339,6 @@ def _recorded_on() -> str:
 
 METHODS = (START, CONTROL, "DPO", LARGE_BETA, WITH_SFT, "ORPO", "KTO", "IPO", "SimPO", "GRPO")
 COMPARED = (START, CONTROL, "DPO", LARGE_BETA, WITH_SFT)
-SHOWN_RULES = (*house_style.RULES[:4], "all rules")
 
 
 def methods_table() -> Table:
@@ -390,10 +358,10 @@ def methods_table() -> Table:
     return Table(rows, _recorded_on(), "method", "DPO")
 
 
-def kinds_learned(names: Sequence[str] = (CONTROL, "DPO", WITH_SFT)) -> Table:
+def kinds_learned() -> Table:
     """Which of the test pairs each method ranks right, by what their replies differ in; a row for the second judge."""
     runs = assets.read_record("preferences")["runs"]
-    ranks = {name: per_seed(name, "right") for name in names}
+    ranks = {name: per_seed(name, "right") for name in (CONTROL, "DPO", WITH_SFT)}
     ranks["a reward model"] = [run["judge"]["ranks test pairs"] for run in runs]
     kinds = [row["kind"] for row in _tested()]
     shown = {}
@@ -449,13 +417,13 @@ def _favourite(answers: Sequence[str]) -> list[float]:
     return [float(one == most) for one in promised]
 
 
-def against_control(names: Sequence[str] = ("DPO", LARGE_BETA, WITH_SFT)) -> Table:
+def against_control() -> Table:
     """How often the answers of a few methods beat those of SFT on the chosen replies, by the rules and by a reward model."""
     record = assets.read_record("preferences")
     measures = {"by the rules": "wins over control", "by a reward model": "wins by judge"}
     rows = {
         name: {column: evaluation.over_seeds(per_seed(name, measure)) for column, measure in measures.items()}
-        for name in names
+        for name in ("DPO", LARGE_BETA, WITH_SFT)
     }
     caption = (
         "Messages in which the answer is better than that of SFT on chosen, ties count half; "
@@ -502,11 +470,12 @@ def costs_table() -> Table:
     rows = {}
     for name, (full, lora) in HELD.items():
         row = record["over SFT"][name]
-        time, token, memory = row["an example"], row["a token"], row["memory added, MB"]
-        rows[name] = {
-            "time per example": "1" if name == "SFT" else f"{time[0]:.1f} ({time[1]:.1f}-{time[2]:.1f})",
-            "time per token": "1" if name == "SFT" else f"{token[0]:.1f} ({token[1]:.1f}-{token[2]:.1f})",
-            "memory of a step, MB": round(memory[0]),
+        times = {
+            f"time per {unit.split()[1]}": "1" if name == "SFT" else "{:.1f} ({:.1f}-{:.1f})".format(*row[unit])
+            for unit in ("an example", "a token")
+        }
+        rows[name] = times | {
+            "memory of a step, MB": round(row["memory added, MB"][0]),
             "models held: full": full,
             "models held: LoRA": lora,
         }
@@ -520,14 +489,8 @@ def costs_table() -> Table:
 # -- a policy small enough to see -------------------------------------------------------------------------------------------
 
 
-def contradiction(steps: int = 6, beta: float = 0.1, rate: float = 20.0) -> Table:
-    """DPO on one pair and its reverse in turns, on a policy of two replies: is each right just before it is trained on?
-
-    Args:
-        steps: of gradient descent, one pair each.
-        beta: of DPO.
-        rate: learning rate.
-    """
+def contradiction() -> Table:
+    """DPO on one pair and its reverse in turns, on a policy of two replies: is each right just before it is trained on?"""
     import torch
 
     from course_utils.training.objectives import dpo_loss
@@ -535,11 +498,11 @@ def contradiction(steps: int = 6, beta: float = 0.1, rate: float = 20.0) -> Tabl
     logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     reference = logits.detach().log_softmax(0)
     rows = {}
-    for step in range(1, steps + 1):
+    for step in range(1, 7):
         order = [0, 1] if step % 2 else [1, 0]
         ratios = (logits.log_softmax(0) - reference)[order]
-        loss = dpo_loss(ratios[None], beta)[0]
-        margin = beta * float((ratios[0] - ratios[1]).detach())
+        loss = dpo_loss(ratios[None], 0.1)[0]
+        margin = 0.1 * float((ratios[0] - ratios[1]).detach())
         rows[str(step)] = {
             "pair": "A better than B" if step % 2 else "B better than A",
             "margin before the step": margin,
@@ -548,7 +511,7 @@ def contradiction(steps: int = 6, beta: float = 0.1, rate: float = 20.0) -> Tabl
         }
         (gradient,) = torch.autograd.grad(loss, logits)
         with torch.no_grad():
-            logits -= rate * gradient
+            logits -= 20.0 * gradient
     return Table(rows, "Two annotators who disagree, in turns", "step", "")
 
 
@@ -582,13 +545,7 @@ def _ends(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
 
 
 def first_losses(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Table:
-    """DPO's first loss with the right reference, and with the one that switching the adapter off gives.
-
-    Args:
-        model: with an adapter that was trained before, as by SFT.
-        tokenizer: its tokenizer.
-        rows: pairs.
-    """
+    """DPO's first loss with the right reference, and with the one that switching off an adapter trained before gives."""
     from torch import tensor
 
     from course_utils.training.objectives import dpo_loss

@@ -43,6 +43,12 @@ PERSONAL = {"NAME": "names", "ADDRESS": "addresses", "PHONE": "phone numbers", "
             "NATIONAL_ID": "national ids", "BIRTH_DATE": "dates of birth"}  # fmt: skip
 
 
+def _beginning(row: Mapping[str, Any], longest: int = 110) -> str:
+    """A row's message on one line, cut where it is long."""
+    text = " ".join(formats.prompt_of(dict(row)).split())
+    return text[:longest] + (" …" if len(text) > longest else "")
+
+
 # -- records ----------------------------------------------------------------------------------------------------------------
 
 
@@ -92,11 +98,11 @@ def some_lines(lines: Sequence[bytes], numbers: Sequence[int]) -> Table:
     return Table(table, "Three lines of the export", "line", "")
 
 
-def findings(report: Any, number: int = 6) -> Table:
+def findings(report: Any) -> Table:
     """The most frequent kinds of error of a validation: how many lines have them, which comes first, and the cure."""
     errors = [finding for finding in report.findings if finding.line and finding.severity == ERROR]
     count, table = Counter(finding.code for finding in errors), {}
-    for code, lines in count.most_common(number):
+    for code, lines in count.most_common(6):
         first = next(finding for finding in errors if finding.code == code)
         table[first.message.split(": ", 1)[-1].split(" [")[0]] = {
             "times": lines, "first in line": first.line, "what to do": first.fix
@@ -104,26 +110,25 @@ def findings(report: Any, number: int = 6) -> Table:
     return Table(table, f"The {len(table)} most frequent of {len(count)} kinds of error", "what is wrong, for example", "")
 
 
-def dropped_rows(rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason]], longest: int = 90) -> Table:
+def dropped_rows(rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason]]) -> Table:
     """For each rule one row that it drops, and how many it drops."""
 
     def cut(text: str) -> str:
-        text = " ".join(text.split())
-        half = longest // 2  # the end too: what is cut off or in another language is often there
-        return text if len(text) <= longest else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
+        text = " ".join(text.split())  # the end too: what is cut off or in another language is often there
+        return text if len(text) <= 90 else f"{text[:45].rstrip()} … {text[-45:].lstrip()}"
 
+    codes = [{reason.code for reason in row_reasons} for row_reasons in reasons]
     count = Counter(reason.code for row_reasons in reasons for reason in row_reasons)
     table = {}
     for code, meaning in quality.RULES.items():
-        hit = [i for i, row_reasons in enumerate(reasons) if {reason.code for reason in row_reasons} == {code}]
-        hit = hit or [i for i, row_reasons in enumerate(reasons) if code in {reason.code for reason in row_reasons}]
-        if hit:
+        if code in count:
+            index = codes.index({code}) if {code} in codes else next(i for i, own in enumerate(codes) if code in own)
             table[meaning] = {
                 "code": code,
                 "rows": count[code],
-                "what it says of the first": next(r.message for r in reasons[hit[0]] if r.code == code),
-                "the message": cut(formats.prompt_of(rows[hit[0]])),
-                "the answer": cut(formats.answer_of(rows[hit[0]])),
+                "what it says of the first": next(r.message for r in reasons[index] if r.code == code),
+                "the message": cut(formats.prompt_of(rows[index])),
+                "the answer": cut(formats.answer_of(rows[index])),
             }
     return Table(table, "What the rules object to, with a row of each kind", "why a row is dropped", "")
 
@@ -140,11 +145,7 @@ def flow(prepared: Any) -> Figure:
 def ledger(export: RawExport, report: Any, prepared: Any, raw: Any, task: Task, reasons: Sequence) -> Table:
     """The numbers of rows that the lesson uses, and what makes each differ from the one that it comes from.
 
-    Args:
-        export, report: the export and what `validate` says of it.
-        prepared: what `prepare` left. raw: the same without rules and without removing copies.
-        task: whose schema names the categories.
-        reasons: what the rules say of each well-formed row.
+    `raw` is what `prepare` leaves without rules and without removing copies; `reasons` are those for each well-formed row.
     """
     lines, left_after = prepared.counts[0][1], dict(prepared.counts)
     readable, by_rules, distinct = (left_after[step] for step in ("validate", "quality", "deduplicate"))
@@ -217,34 +218,33 @@ def meeting_curve() -> Figure:
     )  # fmt: skip
 
 
-def clusters(rows: Sequence[dict], deduplicated: Any, longest: int = 110) -> Table:
+def clusters(rows: Sequence[dict], deduplicated: Any) -> Table:
     """The first cluster that has a near-copy: which member stays, and why the others go."""
     cluster = next(c for c in deduplicated.clusters if "near" in c.kinds.values())
     table = {}
     for member in cluster.members:
         kind = "stays" if member == cluster.kept else f"{cluster.kinds[member]} copy, goes"
-        text = " ".join(formats.prompt_of(rows[member]).split())
-        table[str(member)] = {"what becomes of it": kind, "message": text[:longest] + (" …" if len(text) > longest else "")}
+        table[str(member)] = {"what becomes of it": kind, "message": _beginning(rows[member])}
     return Table(table, "One cluster of copies", "row", "")
 
 
-def torn_apart(rows: Sequence[dict], train: Sequence[int], held_out: Sequence[int], threshold: float = 0.5) -> Score:
+def torn_apart(rows: Sequence[dict], train: Sequence[int], held_out: Sequence[int]) -> Score:
     """Share of the held-out rows that have a near-copy or their own customer among the training rows."""
-    close = {(i, j) for i, j, _ in similarity.similar_pairs([formats.prompt_of(row) for row in rows], threshold)}
-    customers = [next((m.get("name") for m in row["messages"] if m["role"] == "user"), None) for row in rows]
+    close = {(i, j) for i, j, _ in similarity.similar_pairs([formats.prompt_of(row) for row in rows], 0.5)}
+    customers = [formats.customer_of(row) for row in rows]
     inside = {customers[i] for i in train} - {None}
     return proportion([customers[j] in inside or any((min(i, j), max(i, j)) in close for i in train) for j in held_out])
 
 
-def two_splits(rows: Sequence[dict], seed: int = 0) -> Table:
+def two_splits(rows: Sequence[dict]) -> Table:
     """A split by chance beside one that keeps together what belongs together."""
     from course_utils import data_prep
 
-    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    shuffled = np.random.default_rng(0).permutation(len(rows))
     cut = len(rows) // 10
     splits = {
         "by chance, row by row": (shuffled[cut:].tolist(), shuffled[:cut].tolist()),
-        "by customer, with near-copies": data_prep.split(rows, 0.1, group=lambda r: r["messages"][1].get("name"), seed=seed),
+        "by customer, with near-copies": data_prep.split(rows, 0.1, group=formats.customer_of, seed=0),
     }
     table = {}
     for name, (train, held_out) in splits.items():
@@ -291,22 +291,19 @@ def cut_by_limit(lengths: Sequence[int], default: int = 1024) -> Figure:
     )  # fmt: skip
 
 
-def cost_table(tokens: int, epochs: int = 2, per_second: float = 175.0) -> Table:
+def cost_table(tokens: int, epochs: int = 2) -> Table:
     """What training on so many tokens costs, at hosts and in time on two CPU cores."""
-    rows: dict[str, dict[str, Any]] = {}
-    for model in ("gpt-4.1-mini", "qwen3-8b"):
-        rows[f"hosted, {model}"] = {"cost": f"${costs.training_cost(tokens, epochs, model):.2f}"}
-    minutes = tokens * epochs / per_second / 60
-    rows[f"this course's model, two slow cores, {per_second:.0f} tokens/s"] = {"cost": f"{minutes:.0f} minutes"}
-    return Table(
-        rows, f"{tokens:,} tokens, {epochs} epochs (prices of {costs.PRICES['qwen3-8b'].date} and earlier)", "where", ""
-    )
+    models = ("gpt-4.1-mini", "qwen3-8b")
+    rows = {f"hosted, {model}": {"cost": f"${costs.training_cost(tokens, epochs, model):.2f}"} for model in models}
+    rows["this course's model, two slow cores, 175 tokens/s"] = {"cost": f"{tokens * epochs / 175 / 60:.0f} minutes"}
+    caption = f"{tokens:,} tokens, {epochs} epochs (prices of {costs.PRICES['qwen3-8b'].date} and earlier)"
+    return Table(rows, caption, "where", "")
 
 
-def balance(rows: Sequence[dict], fields: Sequence[str] = ("category", "escalation")) -> Table:
+def balance(rows: Sequence[dict]) -> Table:
     """How often each value of the labels occurs, and what the most common one alone would score."""
     table = {}
-    for name in fields:
+    for name in ("category", "escalation"):
         count = Counter(label_noise.label_of(row, name) for row in rows)
         most, rare = count.most_common()[0], count.most_common()[-1]
         table[name] = {
@@ -318,11 +315,11 @@ def balance(rows: Sequence[dict], fields: Sequence[str] = ("category", "escalati
     return Table(table, "Balance of the labels", "field", "")
 
 
-def ten_rows(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, place: int = 6) -> list[dict]:
+def ten_rows(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase) -> list[dict]:
     """The first nine rows, and the longest of all among them: what a look at "the first ten" usually misses."""
     longest = int(np.argmax(token_lengths(rows, tokenizer)))
     nine = [row for index, row in enumerate(rows[:10]) if index != longest][:9]
-    return [*nine[:place], rows[longest], *nine[place:]]
+    return [*nine[:6], rows[longest], *nine[6:]]
 
 
 def masks(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Table:
@@ -369,17 +366,17 @@ def pack(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [members for _, members in bins]
 
 
-def packing_table(lengths: Sequence[int], size: int = 512, batch: int = 8) -> Table:
+def packing_table(lengths: Sequence[int]) -> Table:
     """Tokens that a GPU computes for nothing: padded to the longest of a batch, sorted by length, and packed."""
 
-    def padded(order: Sequence[int]) -> int:
-        batches = [order[i : i + batch] for i in range(0, len(order), batch)]
-        return sum(len(b) * max(lengths[i] for i in b) for b in batches)
+    def padded(lengths: Sequence[int]) -> int:
+        batches = [lengths[i : i + batch] for i in range(0, len(lengths), batch)]
+        return sum(len(b) * max(b) for b in batches)
 
-    real, as_they_come = sum(lengths), list(range(len(lengths)))
+    size, batch, real = 512, 8, sum(lengths)
     rows = {
-        f"batches of {batch}, padded to the longest": padded(as_they_come),
-        "the same, rows of similar length together": padded(sorted(as_they_come, key=lambda i: lengths[i])),
+        f"batches of {batch}, padded to the longest": padded(lengths),
+        "the same, rows of similar length together": padded(sorted(lengths)),
         f"packed into sequences of {size}": size * len(pack(lengths, size)),
     }
     table = {name: {"tokens computed": n, "of them padding, %": round(100 * (n - real) / n)} for name, n in rows.items()}
@@ -389,13 +386,12 @@ def packing_table(lengths: Sequence[int], size: int = 512, batch: int = 8) -> Ta
 # -- wrong labels -----------------------------------------------------------------------------------------------------------
 
 
-def suspects(rows: Sequence[dict], check: LabelCheck, number: int = 6, longest: int = 110) -> Table:
+def suspects(rows: Sequence[dict], check: LabelCheck) -> Table:
     """The rows whose own label is least probable."""
     table = {}
-    for index in check.suspects[:number]:
-        text = " ".join(formats.prompt_of(rows[index]).split())
+    for index in check.suspects[:6]:
         table[str(index)] = {
-            "message": text[:longest] + (" …" if len(text) > longest else ""),
+            "message": _beginning(rows[index]),
             "its label": check.given[index],
             "probability, %": round(100 * float(check.probability[index]), 1),
             "the classifier would say": check.suggested[index],
@@ -431,12 +427,8 @@ NEIGHBOURS = ("returns", "billing")  # a customer who sends something back wants
 def with_mistakes(right: Sequence[str], number: int, seed: int, swap: tuple[str, str] | None = None) -> list[str]:
     """Return a copy of right labels in which a number of them are wrong.
 
-    Args:
-        right: the right labels.
-        number: how many to change.
-        seed: which ones.
-        swap: (label, the neighbour that is given instead), as by somebody who has misunderstood it; None changes any label
-            into any other.
+    `swap` is (label, the neighbour that is given instead), as by somebody who has misunderstood it; None changes any label
+    into any other.
     """
     rng, labels = np.random.default_rng(seed), list(right)
     names = sorted(set(right))
@@ -446,16 +438,14 @@ def with_mistakes(right: Sequence[str], number: int, seed: int, swap: tuple[str,
     return labels
 
 
-def kinds_of_mistakes(
-    export: RawExport, lines: Sequence[int], rows: Sequence[dict], owners: Sequence, rows_read: int = 60, seeds: int = 2
-) -> Table:
+def kinds_of_mistakes(export: RawExport, lines: Sequence[int], rows: Sequence[dict], owners: Sequence) -> Table:
     """Wrong labels of two kinds, put into labels that are all right: how many are among the first that somebody reads."""
     from course_utils import data_prep
 
     truly = truth.right_categories(export, lines)
     right = [truly.get(index, label_noise.label_of(row, "category")) for index, row in enumerate(rows)]
     label, neighbour = NEIGHBOURS
-    there = right.count(label)
+    there, rows_read = right.count(label), 60
     kinds: dict[str, tuple[int, tuple[str, str] | None]] = {"40 labels, each replaced by any other": (40, None)}
     for number in (20, 40, there):
         who = "everybody" if number == there else f"one annotator, {number} of {there} rows"
@@ -463,15 +453,14 @@ def kinds_of_mistakes(
     table = {}
     for name, (number, swap) in kinds.items():
         hits = []
-        for seed in range(seeds if number < there else 1):
+        for seed in range(2 if number < there else 1):
             labels = with_mistakes(right, number, seed, swap)
             wrong = {index for index, label_given in enumerate(labels) if label_given != right[index]}
             changed = data_prep.repaired(rows, "category", dict(enumerate(labels)))
             check = data_prep.check_labels(changed, "category", group=owners)
             hits.append(len(wrong & set(np.argsort(check.probability, kind="stable")[:rows_read].tolist())))
-        mean_found = float(np.mean(hits))
-        by_chance = rows_read * number / len(rows)
-        table[name] = {"wrong": number, f"found in the first {rows_read}": round(mean_found), "at random": round(by_chance)}
+        found = {f"found in the first {rows_read}": round(float(np.mean(hits)))}
+        table[name] = {"wrong": number, **found, "at random": round(rows_read * number / len(rows))}
     return Table(table, f"Two kinds of wrong labels, {rows_read} rows read", "the mistake", "")
 
 
@@ -580,17 +569,14 @@ def pairs(kind: str, number: int = 8) -> list[judging.Pair]:
     return [judging.Pair(row["prompt"][-1]["content"], row["chosen"], w) for row, w in zip(rows, worse)]
 
 
-def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, number: int = 6) -> Table:
+def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Table:
     """Pairs of replies in both orders: what a judge on this machine goes by."""
-    kinds = {"worse: facts wrong": "wrong", "worse: the same reply, padded": "padded"}
     table = {}
-    for name, kind in kinds.items():
-        bias_shares = judging.biases(judging.compare_here(pairs(kind, number), model, tokenizer))
+    for name, kind in {"worse: facts wrong": "wrong", "worse: the same reply, padded": "padded"}.items():
+        bias_shares = judging.biases(judging.compare_here(pairs(kind, 6), model, tokenizer))
         table[name] = {what: f"{100 * share:.0f} %" for what, share in bias_shares.items()}
     fair = {"takes the better reply": "100 %", "takes what is shown first": "50 %", "same reply in both orders": "100 %"}
-    table["a perfect judge"] = fair
-    caption = f"{number} pairs of each kind, each shown in both orders"
-    return Table(table, caption, "pairs", "")
+    return Table(table | {"a perfect judge": fair}, "6 pairs of each kind, each shown in both orders", "pairs", "")
 
 
 # -- synthesis --------------------------------------------------------------------------------------------------------------
@@ -639,47 +625,6 @@ def kinship_table(synthetic: Sequence[dict], task: Task) -> Table:
 
 # -- your own export, in one script ----------------------------------------------------------------------------------------
 
-# What the script needs and the lesson has imported elsewhere or in a cell of its own.
-SCRIPT_HEAD = '''"""From an export (CSV or JSONL with one row per line) to a data set: python clean_export.py FILE
-
-Needs: pip install pandas scikit-learn datasets and the course's package (personal data).
-The key of the pseudonyms is PSEUDONYM_KEY of the environment, or ~/.clean_export.key, which is made at the first run.
-"""
-
-import hashlib
-import io
-import json
-import os
-import re
-import secrets
-import sys
-from collections import Counter
-from datetime import date
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
-from course_utils.data_prep import pii
-from datasets import Dataset, DatasetDict
-from huggingface_hub import DatasetCard
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import cohen_kappa_score
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-
-'''
-SCRIPT_END = """
-if __name__ == "__main__":
-    try:
-        reports = main(sys.argv[1])[1]
-    except ValueError as error:
-        sys.exit(f"Stopped: {error}")
-    for name, report in reports.items():
-        print(f"{name:16}{report}")
-"""
 SCRIPT_NOTES = {
     "TEXT": "TEXT, LABEL and WHO: the columns of your export.",
     "LABELS": "All labels that are right.",
@@ -713,19 +658,16 @@ def spreadsheet(file: str | Path, rows: Sequence[dict], reasons: Sequence[Sequen
     return Path(file)
 
 
-def gone_wrong(steps: Sequence[Callable[[Any], tuple[Any, str]]], file: str | Path, number: int = 400) -> Table:
+def gone_wrong(steps: Sequence[Callable[[Any], tuple[Any, str]]], file: str | Path) -> Table:
     """What the script's steps report of exports that are broken in five ordinary ways.
 
-    Args:
-        steps: the script's steps `usable`, `without_copies`, `redact`, `split` and `doubtful`; each takes a table of rows
-            and returns one with its report.
-        file: the healthy export, which is spoiled here.
-        number: how many of its rows are used.
+    The steps are `usable`, `without_copies`, `redact`, `split` and `doubtful`; each takes a table of rows and returns one
+    with its report. The file is the healthy export, whose first 400 rows are spoiled here.
     """
     import pandas as pd
 
     usable, without_copies, redact, split, doubtful = steps
-    healthy = usable(pd.read_csv(file, dtype=str).head(number))[0].query("why == ''").reset_index(drop=True)
+    healthy = usable(pd.read_csv(file, dtype=str).head(400))[0].query("why == ''").reset_index(drop=True)
     opening = (
         "Thank you for writing to Tarnbrook. We have received your message through our contact form and our team will be in "
         "touch with you as soon as it can. Please keep this line in your reply. Your message was as follows: "
@@ -811,7 +753,8 @@ def _write_script(file: str | Path, settings: Mapping[str, Any], functions: Iter
     notes = {name: f"# {note}\n" for name, note in SCRIPT_NOTES.items()}
     parts = ["\n".join(f"{notes.get(name, '')}{name} = {value!r}" for name, value in settings.items())]
     parts += [function.strip() for function in functions]
-    text = SCRIPT_HEAD + "\n\n\n".join(parts) + "\n\n" + SCRIPT_END
+    text = (assets.PACKAGE / "evidence" / "clean_export.txt").read_text(encoding="utf-8")
+    text = text.replace("{functions}", "\n\n\n".join(parts))
     Path(file).write_text(text, encoding="utf-8")
     return f"{file}: {len(text.splitlines())} lines. In a terminal: python {file} YOUR_FILE.csv"
 

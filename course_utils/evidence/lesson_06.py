@@ -31,7 +31,7 @@ Markdown. Two fields, both required.
 "escalation": "danger" if somebody could be hurt, "misuse" for fraud, "money" for a large sum, "legal" for a threat of court,
 "deadline" if it is urgent by a date, else "none"."""
 SHOWN_MODEL = "gpt-4.1-mini"  # whose prices the lesson works with
-UNTUNED = costs.UNTUNED[SHOWN_MODEL]
+UNTUNED, TUNED_PRICE = costs.UNTUNED[SHOWN_MODEL], costs.PRICES[SHOWN_MODEL]
 TODAY_SMALL = "gpt-6-luna"  # a small model of today, prompted
 # Tokens that the host adds: three for each message and one for its role, three to begin the answer (OpenAI's cookbook,
 # "How to count tokens with tiktoken").
@@ -50,10 +50,10 @@ TRIED_WITH_SMALL_STEPS = (ONE_RECORD, OWN_MISTAKES)
 # -- records ----------------------------------------------------------------------------------------------------------------
 
 
-def pooled(shares: Iterable[float], each: int = 100) -> Score:
-    """The mean of several runs on the same so many messages, with the interval of that many: runs add no messages."""
-    right = round(each * float(np.mean(list(shares))))
-    return proportion([True] * right + [False] * (each - right))
+def pooled(shares: Iterable[float]) -> Score:
+    """The mean of several runs on the same 100 messages, with the interval of that many: runs add no messages."""
+    right = round(100 * float(np.mean(list(shares))))
+    return proportion([True] * right + [False] * (100 - right))
 
 
 def before_and_after() -> Figure:
@@ -79,10 +79,7 @@ def recorded(names: Sequence[str], caption: str, baseline: bool = False) -> Tabl
 
     The runs answer the same messages, so the intervals are a little too narrow.
 
-    Args:
-        names: of the systems, as `benchmarks/hosted.py runs` calls them.
-        caption: what is compared.
-        baseline: whether a last row shows the scores of a program that reads nothing.
+    With `baseline` a last row shows the scores of a program that reads nothing.
     """
     record, columns = assets.read_record("hosted"), {"valid": "valid records", "category": "category right", "both": BOTH}
     rows = {
@@ -130,15 +127,6 @@ def learned(messages: Sequence[Mapping[str, Any]]) -> Table:
     return Table(rows, f"What a row of {len(messages)} messages teaches", "message", "")
 
 
-def _pair(conversation: Sequence[dict[str, Any]], rejected: str) -> dict[str, Any]:
-    """A preference as the API takes it: the conversation's last message, and what is rejected in its place."""
-    return {
-        "input": {"messages": conversation[:-1]},
-        "preferred_output": [conversation[-1]],
-        "non_preferred_output": [{"role": "assistant", "content": rejected}],
-    }
-
-
 def pairs(conversations: Sequence[list[dict[str, Any]]], number: int) -> list[dict[str, Any]]:
     """Preferences as the API takes them: the right record, and the form as it opens, where that is wrong."""
     left_open = json.dumps(lesson_05.LEFT_EMPTY)
@@ -153,8 +141,15 @@ def own_mistakes(conversations: Sequence[list[dict[str, Any]]], answers: Sequenc
         answers: the model's, to the same messages.
         number: of pairs, at most.
     """
-    answered = [(chat, answer.strip()) for chat, answer in zip(conversations, answers, strict=True)]
-    return [_pair(chat, answer) for chat, answer in answered if answer not in ("", chat[-1]["content"])][:number]
+    return [
+        {
+            "input": {"messages": chat[:-1]},
+            "preferred_output": [chat[-1]],
+            "non_preferred_output": [{"role": "assistant", "content": answer.strip()}],
+        }
+        for chat, answer in zip(conversations, answers, strict=True)
+        if answer.strip() not in ("", chat[-1]["content"])
+    ][:number]
 
 
 def with_small_steps(name: str) -> str:
@@ -165,10 +160,8 @@ def with_small_steps(name: str) -> str:
 def preferences() -> Table:
     """Recorded: a tuned model before and after DPO jobs on several kinds of pairs, and how often each says "none"."""
     record = assets.read_record("host-preferences")
-    columns, none = (
-        {"category": "category right", "escalation": "escalation right", "both": BOTH},
-        "says “none”, % of answers",
-    )
+    columns = {"category": "category right", "escalation": "escalation right", "both": BOTH}
+    none = "says “none”, % of answers"
     rows: dict[str, dict[str, Any]] = {}
     for name in (TUNED, ONE_RECORD, OWN_MISTAKES, BOTH_WAYS, *map(with_small_steps, TRIED_WITH_SMALL_STEPS)):
         models = [run["models"][name] for run in record["runs"]]
@@ -237,11 +230,11 @@ def epochs_table(events: Iterable[Any]) -> Table:
     return Table(rows, "Losses of each epoch (nats per token)", "after", best)
 
 
-def events_table(events: Iterable[Any], number: int = 4) -> Table:
+def events_table(events: Iterable[Any]) -> Table:
     """The first and the last messages of a job, oldest first; `events` come newest first, as the API lists them."""
     everything = list(events)[::-1]
     messages = [event for event in everything if event.type == "message"]
-    shown = [*messages[:number], *messages[-number:]] if len(messages) > 2 * number else messages
+    shown = [*messages[:4], *messages[-4:]] if len(messages) > 8 else messages
     rows = {f"event {n}": {"level": event.level, "message": event.message} for n, event in enumerate(shown, 1)}
     return Table(rows, f"{len(shown)} of the job's {len(everything)} events, the oldest first", "event", "")
 
@@ -272,12 +265,12 @@ def checkpoints_table(checkpoints: Iterable[Any]) -> Table:
     return Table(rows, "Checkpoints that were kept", "after", "")
 
 
-def results_table(client: OpenAI, job: Any, number: int = 3) -> Table:
+def results_table(client: OpenAI, job: Any) -> Table:
     """The first rows of a job's result file and its last one."""
     data = client.files.content(job.result_files[0]).read()
     text = (data if b"," in data else base64.b64decode(data)).decode("utf-8")
     file_rows = list(csv.DictReader(io.StringIO(text)))
-    shown = [*file_rows[:number], file_rows[-1]]
+    shown = [*file_rows[:3], file_rows[-1]]
     rows = {f"step {row['step']}": {name: value or "" for name, value in row.items() if name != "step"} for row in shown}
     return Table(rows, f"Four of the {len(file_rows)} rows of the result file", "after", "")
 
@@ -286,12 +279,7 @@ def results_table(client: OpenAI, job: Any, number: int = 3) -> Table:
 
 
 def count(text: str, kind: str) -> float:
-    """The host's tokens of a text, estimated from its characters (`benchmarks/hosted.py tokens`).
-
-    Args:
-        text: the text.
-        kind: "message", "answer" or "instructions", which differ in characters per token.
-    """
+    """The host's tokens of a "message", an "answer" or "instructions", by its characters (`benchmarks/hosted.py`)."""
     return len(text) * float(assets.read_record("host-tokens")["kinds"][kind]["per character"])
 
 
@@ -320,12 +308,7 @@ def how_counted() -> str:
 def prompt_sizes(
     conversations: Sequence[Sequence[Mapping[str, Any]]], shown: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """The host's tokens of three prompts, means over some messages: four words, instructions, instructions with examples.
-
-    Args:
-        conversations: system, user and perhaps assistant message.
-        shown: training rows that stand as examples in the longest prompt.
-    """
+    """The host's tokens of three prompts, means over some messages: four words, instructions, instructions with `shown`."""
     messages = [count(conversation[1]["content"], "message") for conversation in conversations]
     message_tokens = float(np.mean(messages)) + 2 * PER_MESSAGE + TO_ANSWER
     instructed_tokens = message_tokens + count(INSTRUCTIONS, "instructions")
@@ -340,52 +323,34 @@ def prompt_sizes(
     }
 
 
-def cost_of_thousand(prompt: float, answer: float, price: costs.TokenPrice, message: float = 45.0) -> float:
-    """Dollars for a thousand requests; the beginning of a long prompt, all but the message, is cached where it may be."""
-    cached = 0.0
-    if price.cached_input is not None and prompt >= price.cache_from:
-        cached = max(0.0, prompt - message)
-    plain = price.cached_input or 0.0
-    return ((prompt - cached) * price.input + cached * plain + answer * price.output) / 1e3
-
-
-def tuned_price(model: str = SHOWN_MODEL) -> costs.TokenPrice:
-    """What a fine-tuned model costs per million tokens."""
-    return costs.PRICES[model]
+def cost_of_thousand(prompt: float, answer: float, price: costs.TokenPrice) -> float:
+    """Dollars for a thousand requests; the beginning of a long prompt, all but a message of 45 tokens, may be cached."""
+    return 1e3 * price.request(prompt, answer, max(0.0, prompt - 45) if prompt >= price.cache_from else 0)
 
 
 def turning_points(
-    short: float,
-    answer: float,
-    untuned: costs.TokenPrice = UNTUNED,
-    tuned: costs.TokenPrice | None = None,
-    up_to: int = 6000,
+    short: float, answer: float, untuned: costs.TokenPrice = UNTUNED, tuned: costs.TokenPrice = TUNED_PRICE
 ) -> list[int]:
     """Prompt lengths at which the untuned model's request becomes more expensive than the tuned one's, or cheaper again.
+
+    At the first one it becomes more expensive, at the second cheaper again, and so on; none if it stays cheaper.
 
     Args:
         short: tokens of the tuned model's prompt.
         answer: tokens of an answer.
-        untuned, tuned: prices; None for `SHOWN_MODEL` tuned.
-        up_to: the longest prompt that is looked at.
-
-    Returns:
-        At the first one it becomes more expensive, at the second cheaper again, and so on; empty if it stays cheaper.
+        untuned, tuned: prices.
     """
-    limit = cost_of_thousand(short, answer, tuned or tuned_price())
-    lengths, dearer = [], False
-    for prompt in range(int(short), up_to):
-        if (cost_of_thousand(prompt, answer, untuned) > limit) != dearer:
-            dearer = not dearer
-            lengths.append(prompt)
-    return lengths
+    limit = cost_of_thousand(short, answer, tuned)
+    lengths = range(int(short), 6000)
+    dearer = [False, *(cost_of_thousand(prompt, answer, untuned) > limit for prompt in lengths)]
+    return [prompt for prompt, before, now in zip(lengths, dearer, dearer[1:]) if before != now]
 
 
-def price_figure(sizes: Mapping[str, float], answer: float, up_to: int = 2400) -> Figure:
+def price_figure(sizes: Mapping[str, float], answer: float) -> Figure:
     """Dollars for a thousand requests by the length of the prompt: tuned with the short one, untuned with any."""
     short = sizes[TUNED_PROMPT]
-    lengths = sorted({*range(int(short), up_to, 260), 1023, 1024, up_to, *(round(n) for n in sizes.values())})
-    level = cost_of_thousand(short, answer, tuned_price())
+    lengths = sorted({*range(int(short), 2400, 260), 1023, 1024, 2400, *(round(n) for n in sizes.values())})
+    level = cost_of_thousand(short, answer, TUNED_PRICE)
     lines = {
         f"{SHOWN_MODEL}, tuned": (lengths, [level] * len(lengths)),
         f"{SHOWN_MODEL}, untuned": (lengths, [cost_of_thousand(n, answer, UNTUNED) for n in lengths]),
@@ -393,64 +358,46 @@ def price_figure(sizes: Mapping[str, float], answer: float, up_to: int = 2400) -
     }
     first = turning_points(short, answer)[0]
     title = f"Beside the same model untuned, tuning is cheaper from a prompt of {first} tokens on"
-    return charts.lines(
-        lines,
-        title,
-        "tokens in the untuned model's prompt",
-        "dollars for 1,000 requests",
-        notes=[(f"{first} tokens", first, level)],
-    )
+    notes = [(f"{first} tokens", first, level)]
+    return charts.lines(lines, title, "tokens in the untuned model's prompt", "dollars for 1,000 requests", notes=notes)
 
 
 def price_table(sizes: Mapping[str, float], answer: float) -> Table:
     """What a thousand requests cost with each prompt and price."""
+    today = costs.FRONTIER[TODAY_SMALL]
+    untuned = {f"{SHOWN_MODEL} untuned, $": UNTUNED, f"{TODAY_SMALL} untuned, $": today}
     rows = {}
     for name, size in sizes.items():
-        is_tuned = name == TUNED_PROMPT
-        rows[name] = {
-            "tokens in the prompt": round(size),
-            f"{SHOWN_MODEL} tuned, $": cost_of_thousand(size, answer, tuned_price()) if is_tuned else None,
-            f"{SHOWN_MODEL} untuned, $": None if is_tuned else cost_of_thousand(size, answer, UNTUNED),
-            f"{TODAY_SMALL} untuned, $": None if is_tuned else cost_of_thousand(size, answer, costs.FRONTIER[TODAY_SMALL]),
-        }
-    prices = ((f"{SHOWN_MODEL} tuned", tuned_price()), ("untuned", UNTUNED), (TODAY_SMALL, costs.FRONTIER[TODAY_SMALL]))
+        used = {f"{SHOWN_MODEL} tuned, $": TUNED_PRICE} if name == TUNED_PROMPT else untuned
+        dollars = {column: f"{cost_of_thousand(size, answer, price):.3f}" for column, price in used.items()}
+        rows[name] = {"tokens in the prompt": round(size), **dollars}
+    prices = ((f"{SHOWN_MODEL} tuned", TUNED_PRICE), ("untuned", UNTUNED), (TODAY_SMALL, today))
     per_million = "; ".join(f"{name} {price.input:.2f} and {price.output:.2f}" for name, price in prices)
     caption = (
         f"A thousand requests, answers of {answer:.0f} tokens, at these dollars for a million tokens read and written: "
-        f"{per_million} (prices of {UNTUNED.date} to {prices[-1][1].date})"
+        f"{per_million} (prices of {UNTUNED.date} to {today.date})"
     )
-    return Table({name: _cents(row) for name, row in rows.items()}, caption, "prompt", "")
+    return Table(rows, caption, "prompt", "")
 
 
-def hosting_table(
-    sizes: Mapping[str, float], answer: float, requests: Sequence[int] = (10_000, 100_000, 1_000_000, 10_000_000)
-) -> Table:
-    """Dollars for a thousand requests where a tuned model is paid for by the hour and its tokens cost what the base's do.
-
-    Args:
-        sizes: `prompt_sizes`.
-        answer: tokens of an answer.
-        requests: how many a month.
-    """
+def hosting_table(sizes: Mapping[str, float], answer: float) -> Table:
+    """Dollars for a thousand requests where a tuned model is paid for by the hour and its tokens cost what the base's do."""
     rows = {}
     longest = max(sizes, key=lambda name: sizes[name])
-    for number in requests:
-        hours = HOSTING_HOUR * HOURS_A_MONTH / number * 1e3
-        rows[f"{number:,}"] = {
-            "hours, $": hours,
-            "tuned, hours and tokens, $": hours + cost_of_thousand(sizes[TUNED_PROMPT], answer, UNTUNED),
-            "untuned, instructions, $": cost_of_thousand(sizes["instructions"], answer, UNTUNED),
-            f"untuned, {longest}, $": cost_of_thousand(sizes[longest], answer, UNTUNED),
+    tuned, instructed, long = (cost_of_thousand(sizes[n], answer, UNTUNED) for n in (TUNED_PROMPT, "instructions", longest))
+    for requests in (10_000, 100_000, 1_000_000, 10_000_000):  # a month
+        hours = HOSTING_HOUR * HOURS_A_MONTH / requests * 1e3
+        rows[f"{requests:,}"] = {
+            "hours, $": f"{hours:.3f}",
+            "tuned, hours and tokens, $": f"{hours + tuned:.3f}",
+            "untuned, instructions, $": f"{instructed:.3f}",
+            f"untuned, {longest}, $": f"{long:.3f}",
         }
     caption = (
         f"A thousand requests of {SHOWN_MODEL} at {HOSTING_HOUR:.2f} dollars an hour (Azure's example of {HOSTING_READ}) "
         f"and {UNTUNED.input:.2f} and {UNTUNED.output:.2f} dollars for a million tokens"
     )
-    return Table({name: _cents(row) for name, row in rows.items()}, caption, "requests a month", "")
-
-
-def _cents(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
+    return Table(rows, caption, "requests a month", "")
 
 
 def training_table(rows: Sequence[Mapping[str, Any]], passes: int) -> Table:

@@ -51,13 +51,8 @@ class Answers:
         parse: Callable[[str], Mapping[str, Any]],
         longest: int,
     ) -> None:
-        self.messages, self.models, self._references, self._parse, self._longest = (
-            messages,
-            models,
-            references,
-            parse,
-            longest,
-        )
+        self.messages, self.models, self._references = messages, models, references
+        self._parse, self._longest = parse, longest
 
     def fields(self, name: str, index: int) -> list[tuple[str, Any, bool]] | None:
         """(field, value, whether it is right) of an answer; None if it is no record."""
@@ -69,11 +64,7 @@ class Answers:
             return None
         if not isinstance(record, Mapping):
             return None
-        right = self._references[index]
-        return [(field, record.get(field), record.get(field) == right[field]) for field in right]
-
-    def _reference(self, index: int, field: str) -> Any:
-        return None if self._references is None else self._references[index][field]
+        return [(field, record.get(field), record.get(field) == right) for field, right in self._references[index].items()]
 
     def _cut(self, text: str) -> str:
         return text if len(text) <= self._longest else text[: self._longest].rstrip() + " …"
@@ -88,10 +79,11 @@ class Answers:
                 "plain" if self._references is None else "bad", f"{name}: answer",
             )  # fmt: skip
         wrong = sum(not right for _, _, right in fields)
+        references = self._references[index] if self._references else {}
         lines = "".join(
             f'<span style="{tone("good" if right else "bad")};padding:.05em .3em">{"✓" if right else "✗"} {escape(field)}: '
             f"{escape(_written(value))}</span>"
-            f"{'' if right else f' <small>right: {escape(_written(self._reference(index, field)))}</small>'}<br>"
+            f"{'' if right else f' <small>right: {escape(_written(references[field]))}</small>'}<br>"
             for field, value, right in fields
         )
         return box(head + lines, "bad" if wrong else "good", f"{name}: answer")

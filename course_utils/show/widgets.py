@@ -122,10 +122,10 @@ class Form(Widget):
         return f"<p><b>{escape(self.answer.summary)}</b></p>{self.answer.details}"
 
     def _choices(self) -> str:
-        labels = {
-            field.name: field.label if field.label.endswith("?") else f"{field.label}:" for field in self._calculator.fields
-        }
-        return "; ".join(f"{labels[f.name]} {f.written(self.choices[f.name])}" for f in self._calculator.fields)
+        return "; ".join(
+            f"{field.label}{'' if field.label.endswith('?') else ':'} {field.written(self.choices[field.name])}"
+            for field in self._calculator.fields
+        )
 
     def _html(self) -> str:
         return f"<p><b>{escape(self._calculator.title)}</b> {escape(self._choices())}</p>{self._answer_html()}"
@@ -369,13 +369,8 @@ class Review(Widget):
     def _parts(self) -> list[ipywidgets.Widget]:
         import ipywidgets
 
-        def button(text: str, tooltip: str) -> ipywidgets.Button:
-            return ipywidgets.Button(description=text, tooltip=tooltip)
-
-        self.controls = {
-            "keep": button("keep", "a row to learn from"),
-            "drop": button("drop", "a row not to learn from"),
-            "back": button("back", "the row before"),
+        tips = {"keep": "a row to learn from", "drop": "a row not to learn from", "back": "the row before"}
+        self.controls = {name: ipywidgets.Button(description=name, tooltip=tip) for name, tip in tips.items()} | {
             "note": ipywidgets.Text(placeholder="why? (a rule in the making)", layout={"width": "24em"}),
             "shown": ipywidgets.HTML(),
         }

@@ -68,8 +68,8 @@ def test_escalations_are_counted_by_what_became_of_them():
 
 def test_a_prompt_with_rules_holds_the_fields_and_solved_examples():
     task = load_task("support_tickets", ["category", "order_id"])
-    (prompt,) = lesson_02.with_rules(task, task.prompts("validation")[:1], examples=2)
-    assert [message["role"] for message in prompt] == ["system", *["user", "assistant"] * 2, "user"]
+    (prompt,) = lesson_02.with_rules(task, task.prompts("validation")[:1])
+    assert [message["role"] for message in prompt] == ["system", *["user", "assistant"] * 3, "user"]
     assert "category: one of" in prompt[0]["content"] and "order_id:" in prompt[0]["content"]
     assert "product" not in prompt[0]["content"]
     assert prompt[-1] == task.validation[0][1] and prompt[2] == task.train[0][-1]
