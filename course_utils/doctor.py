@@ -106,7 +106,7 @@ def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:
     name = models.TIERS[device.tier].name
     if models.hub_model_ready(name):
         return True
-    needed = 2 * memory.count_parameters(_architecture(name), 16).base
+    needed = 2 * memory.count_parameters(name, 16).base
     existing = next(folder for folder in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if folder.exists())
     if (free := shutil.disk_usage(existing).free) < 1.1 * needed:
         diagnosis.advice.append(
@@ -116,15 +116,10 @@ def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:
     return False
 
 
-def _architecture(model: str) -> str:
-    """The name of a model's architecture in `memory.ARCHITECTURES`."""
-    return model.rpartition("/")[2].removesuffix("-Instruct")
-
-
 def _fits(device: hardware.Device) -> list[tuple[str, str, int, bool]]:
     """LoRA r=16 on all linear layers of each tier's architecture: 2 bytes per frozen weight, 16 per adapter parameter."""
     rows = []
-    for name in (_architecture(choice.name) for choice in models.TIERS.values()):
+    for name in (choice.name.rpartition("/")[2].removesuffix("-Instruct") for choice in models.TIERS.values()):
         count = memory.count_parameters(name, 16)
         size = (4 if device.dtype == "float32" else 2) * count.base + 16 * count.trainable
         # A tenth of the memory is not available to the model: contexts, the allocator's slack, the system.
