@@ -71,8 +71,7 @@ def examine() -> Diagnosis:
     diagnosis = Diagnosis(device, f"{platform.python_version()} ({sys.executable})")
     for requirement in install.requirements():
         name, specifier = requirement.name, requirement.specifier
-        installed = install.installed_version(name)
-        diagnosis.versions[name] = installed
+        installed = diagnosis.versions[name] = install.installed_version(name)
         if installed is None or not specifier.contains(installed, prereleases=True):
             diagnosis.advice.append(
                 f"{name} is {installed or 'missing'}, the course needs {specifier}: pip install '{name}{specifier}'"
@@ -81,8 +80,7 @@ def examine() -> Diagnosis:
             diagnosis.stale.append(name)
             diagnosis.advice.append(f"{name} was imported before it was upgraded: restart the kernel (Runtime > Restart)")
     cache = models.cache_folder()
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    diagnosis.disk_free_bytes = shutil.disk_usage(existing).free
+    diagnosis.disk_free_bytes = _free_on_disk_of(cache)
     diagnosis.model_ready = models.packaged_model_ready()
     diagnosis.tier_model_ready = diagnosis.model_ready if device.tier == "cpu" else _tier_model_ready(device, diagnosis)
     if not diagnosis.model_ready and device.tier == "cpu":  # on a GPU's tier only lesson 02 uses it, and fetches it then
@@ -107,13 +105,17 @@ def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:
     if models.hub_model_ready(name):
         return True
     needed = 2 * memory.count_parameters(name, 16).base
-    existing = next(folder for folder in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if folder.exists())
-    if (free := shutil.disk_usage(existing).free) < 1.1 * needed:
+    if (free := _free_on_disk_of(Path(HF_HUB_CACHE))) < 1.1 * needed:
         diagnosis.advice.append(
             f"{name} needs {needed / GB:.1f} GB of disk, and {free / GB:.1f} GB are free in {HF_HUB_CACHE}: set HF_HOME to "
             "a folder on another disk"
         )
     return False
+
+
+def _free_on_disk_of(folder: Path) -> int:
+    """Free bytes on the disk where a folder is or would be."""
+    return shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
 
 
 def _fits(device: hardware.Device) -> list[tuple[str, str, int, bool]]:

@@ -135,11 +135,7 @@ def cpu_has_fast_bfloat16() -> bool:
     Intel with AVX512-BF16 alone does not count; virtual machines that hide AMX look like that. There, oneDNN's products of
     512 rows were measured to take 1.7 times as long as in float32, and a training job 1.6 times; on AMD they take half.
     """
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False  # macOS and Windows: float32 always works, if perhaps more slowly
-    lines = text.splitlines()
+    lines = _cpu_lines()  # none on macOS and Windows: float32 always works, if perhaps more slowly
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
     amd = any(line.startswith("vendor_id") and "AMD" in line for line in lines)
     return "amx_bf16" in flags or "bf16" in flags or (amd and "avx512_bf16" in flags)
@@ -147,13 +143,16 @@ def cpu_has_fast_bfloat16() -> bool:
 
 def cpu_name() -> str:
     """Return the processor's name, as far as the operating system reports it."""
+    names = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cpu_lines() -> list[str]:
+    """What Linux says of the processors; nothing elsewhere."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return []
 
 
 def usable_cores() -> int:

@@ -95,17 +95,9 @@ def shared_beginning(prompts: Sequence[list[int]]) -> int:
     return next((i for i in range(longest) if first[i] != last[i]), longest)
 
 
-@overload
-def log_probabilities(
-    model: torch.nn.Module, output: torch.Tensor, labels: torch.Tensor, with_max: Literal[False] = False
-) -> torch.Tensor: ...
-@overload
-def log_probabilities(
-    model: torch.nn.Module, output: torch.Tensor, labels: torch.Tensor, with_max: Literal[True]
-) -> tuple[torch.Tensor, torch.Tensor]: ...
 def log_probabilities(
     model: torch.nn.Module, output: torch.Tensor, labels: torch.Tensor, with_max: bool = False
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the log-probabilities of `labels` from the model's output at the positions that predict them.
 
     Args:
@@ -113,20 +105,21 @@ def log_probabilities(
         output: logits, shape (positions, vocabulary); or hidden states, shape (positions, hidden), if a fused head replaces
             the last layer (`training.fused`) and computes the rest.
         labels: token ids, shape (positions,).
-        with_max: whether to return also the log-probabilities of the likeliest tokens.
+        with_max: whether to compute also the log-probabilities of the likeliest tokens.
 
     Returns:
-        Shape (positions,) in float32, in nats, with gradient; with `with_max` a pair of these, the second without gradient.
+        A pair of shape (positions,) in float32, in nats: the labels' log-probabilities, with gradient, and those of the
+        likeliest tokens, without it (empty without `with_max`).
     """
     import torch
 
     stand_in = vars(output_embeddings(model)).get("forward")
     if hasattr(stand_in, "log_probabilities"):
-        values, highest = stand_in.log_probabilities(output, labels, with_max)
-        return (values, highest) if with_max else values
+        pair: tuple[torch.Tensor, torch.Tensor] = stand_in.log_probabilities(output, labels, with_max)
+        return pair
     table = torch.log_softmax(output, dim=-1, dtype=torch.float32)
-    values = table.gather(1, labels[:, None])[:, 0]
-    return (values, table.detach().amax(1)) if with_max else values
+    highest = table.detach().amax(1) if with_max else table.new_zeros(0)
+    return table.gather(1, labels[:, None])[:, 0], highest
 
 
 @overload
@@ -145,9 +138,8 @@ def token_log_probabilities(
         model's likeliest tokens at these positions, without gradient.
     """
     output = run_model(model, batch).logits[batch["row"], batch["column"]]
-    if with_max:
-        return log_probabilities(model, output, batch["label"], True)
-    return log_probabilities(model, output, batch["label"])
+    values, highest = log_probabilities(model, output, batch["label"], with_max)
+    return (values, highest) if with_max else values
 
 
 def sum_by_completion(values: torch.Tensor, batch: Batch) -> torch.Tensor:

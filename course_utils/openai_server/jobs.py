@@ -20,7 +20,7 @@ from openai.types.fine_tuning import FineTuningJob
 from pydantic import Field
 
 from course_utils.openai_server import graders
-from course_utils.openai_server.bodies import Strict
+from course_utils.openai_server.bodies import Metadata, Strict
 from course_utils.openai_server.errors import ApiError, invalid, missing, no_such_job, not_tunable, winding_down
 from course_utils.openai_server.graders import Auto, Hyperparameters, Reinforcement
 from course_utils.openai_server.store import Store, new_id, random_letters
@@ -29,10 +29,6 @@ ORGANIZATION = "org-local"
 FINAL_STATUSES = ("succeeded", "failed", "cancelled")
 MAX_STARTS = 3  # of a process without a step of progress in between
 TASK_OF_STATUS = {"validating_files": "validate", "queued": "train", "running": "train"}
-
-Key = Annotated[str, Field(max_length=64)]
-Value = Annotated[str, Field(max_length=512)]
-Metadata = Annotated[dict[Key, Value], Field(max_length=16)]
 
 
 class DpoHyperparameters(Hyperparameters):

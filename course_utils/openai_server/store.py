@@ -48,14 +48,9 @@ CREATE TABLE IF NOT EXISTS documents (
 CREATE INDEX IF NOT EXISTS by_parent ON documents (kind, parent, number);
 CREATE TABLE IF NOT EXISTS deleted (kind TEXT NOT NULL, id TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (kind, id));
 """
-
-
 # Folders, and those whose contents can't be recreated.
 FOLDERS = ("files", "models", "jobs")
 IRREPLACEABLE = ("files", "models")
-
-
-POSITION_TABLES = ("documents", "deleted")  # tables with the position of a document, current or deleted
 
 
 def is_full(error: BaseException) -> bool:
@@ -255,10 +250,9 @@ class Store:
         connection = self._connection()
         query, values = "SELECT body FROM documents WHERE kind = ? AND parent = ?", [kind, parent]
         if after:
-            position_query = " UNION ALL ".join(
-                f"SELECT number FROM {table} WHERE kind = ? AND id = ?" for table in POSITION_TABLES
-            )
-            start = connection.execute(position_query, (kind, after) * len(POSITION_TABLES)).fetchone()
+            same = "WHERE kind = :kind AND id = :id"  # current or deleted
+            position = f"SELECT number FROM documents {same} UNION ALL SELECT number FROM deleted {same}"
+            start = connection.execute(position, {"kind": kind, "id": after}).fetchone()
             if start:
                 query += f" AND number {'<' if newest_first else '>'} ?"
                 values.append(start[0])

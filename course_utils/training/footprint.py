@@ -80,9 +80,7 @@ class Footprint:
 
     def with_measurement(self, report: memory.MemoryReport) -> Footprint:
         """Return a copy that also has the measurement of the `memory.track` block around the run."""
-        if self.where == "GPU" and report.gpu_allocated_peak is not None and report.gpu_start is not None:
-            return replace(self, measured=report.gpu_allocated_peak - report.gpu_start)
-        return replace(self, measured=report.process_increase)
+        return replace(self, measured=report.increase if self.where == "GPU" else report.process_increase)
 
     def __str__(self) -> str:
         if self.predicted is None:

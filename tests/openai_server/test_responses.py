@@ -280,10 +280,10 @@ def test_what_fails_on_the_way_is_an_event_and_an_error():
     """The stream ends with `response.failed`; in one piece it is the server's fault; neither is kept."""
     import asyncio
 
-    from course_utils.openai_server.app import StoredEvents
     from course_utils.openai_server.completions import ChoicePiece
     from course_utils.openai_server.errors import ApiError
-    from course_utils.openai_server.responses import ResponseRequest, ResponseStore, frame
+    from course_utils.openai_server.response_events import Events
+    from course_utils.openai_server.responses import ResponseRequest, frame
 
     class Broken:
         usage = None
@@ -296,13 +296,13 @@ def test_what_fails_on_the_way_is_an_event_and_an_error():
             return []
 
     async def both():
-        memory = ResponseStore()
+        stored = []
         bodies = [frame(ResponseRequest(model="m", input="x")) for _ in range(2)]
-        streamed = [event async for event in StoredEvents(bodies[0], Broken(), [], memory).events()]
+        streamed = [event async for event in Events(bodies[0], Broken(), stored.append).events()]
         with pytest.raises(ApiError, match="out of memory") as caught:
-            await StoredEvents(bodies[1], Broken(), [], memory).whole()
+            await Events(bodies[1], Broken(), stored.append).whole()
         assert caught.value.status == 500
-        assert all(memory.get(body["id"]) is None for body in bodies)
+        assert not stored
         return streamed
 
     events = asyncio.run(both())
