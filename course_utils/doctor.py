@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as plain values that can be written as JSON."""
         names = ("model", "method", "bytes", "fits")
-        return {**vars(self), "device": self.device.as_dict(), "fits": [dict(zip(names, row)) for row in self.fits]}
+        return asdict(self) | {"fits": [dict(zip(names, row)) for row in self.fits]}
 
     def __str__(self) -> str:
         packages = ", ".join(f"{name} {installed_version or 'missing'}" for name, installed_version in self.versions.items())

@@ -10,9 +10,9 @@ import os
 import platform
 import sys
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +54,6 @@ class Device:
     def place(self) -> str:
         """Return the name under which `torch.device` knows this process's own device: "cuda:0", "mps" or "cpu"."""
         return f"cuda:{own_card()}" if self.kind == "cuda" else self.kind
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the description as plain values that can be written as JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         capability = f", compute capability {'.'.join(map(str, self.compute_capability))}" if self.compute_capability else ""

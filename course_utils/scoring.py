@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from course_utils.batching import Batch, Encoded
 from course_utils.errors import CourseError
@@ -12,12 +12,6 @@ from course_utils.errors import CourseError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
-
-
-class Output(Protocol):
-    """The part of a model's output that is used here: the logits."""
-
-    logits: torch.Tensor
 
 
 def chat_token_ids(
@@ -43,8 +37,8 @@ def chat_token_ids(
     return ids
 
 
-def run_model(model: torch.nn.Module, batch: Batch) -> Output:
-    """Return the model's output for a batch, at the positions in `keep`."""
+def run_model(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Return the model's logits for a batch, at the positions in `keep`; with a fused head, hidden states in their place."""
     import torch
 
     mask = batch["attention_mask"]
@@ -53,11 +47,11 @@ def run_model(model: torch.nn.Module, batch: Batch) -> Output:
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
     # A list of positions, not a number: a number would give a slice that is not contiguous, for which the head copies its
     # weight once per example (a third of the step on a CPU).
-    output: Output = model(
+    logits: torch.Tensor = model(
         input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False,
         logits_to_keep=batch["keep"],
-    )  # fmt: skip
-    return output
+    ).logits  # fmt: skip
+    return logits
 
 
 def output_embeddings(model: torch.nn.Module) -> Any:
@@ -137,7 +131,7 @@ def token_log_probabilities(
         Shape (scored tokens,) in float32, in nats, with gradient. With `with_max` a pair: also the log-probabilities of the
         model's likeliest tokens at these positions, without gradient.
     """
-    output = run_model(model, batch).logits[batch["row"], batch["column"]]
+    output = run_model(model, batch)[batch["row"], batch["column"]]
     values, highest = log_probabilities(model, output, batch["label"], with_max)
     return (values, highest) if with_max else values
 

@@ -35,7 +35,7 @@ from course_utils.openai_server.jobs import CreateJob, public, shown
 from course_utils.openai_server.response_events import Events
 from course_utils.openai_server.responses import ResponseRequest, ResponseStore, frame, renamed, to_chat
 from course_utils.openai_server.service import Service
-from course_utils.openai_server.store import Store, new_id
+from course_utils.openai_server.store import Store, new_document
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ def _files_router(service: Service) -> APIRouter:
     store = service.store
 
     def delete_expired(file: dict[str, Any]) -> bool:
-        expired = file.get("expires_at", math.inf) <= time.time()
+        expired = bool(file.get("expires_at", math.inf) <= time.time())
         if expired:
             store.delete_file(file["id"])
         return expired
@@ -192,8 +192,8 @@ def _jobs_router(service: Service) -> APIRouter:
     store, jobs = service.store, service.jobs
 
     @routes.post("/v1/fine_tuning/jobs", response_model=None)
-    async def create(body: Annotated[CreateJob, json_body(CreateJob)]) -> dict[str, Any]:
-        job = await run_in_threadpool(jobs.create, body)
+    def create(body: Annotated[CreateJob, json_body(CreateJob)]) -> dict[str, Any]:
+        job = jobs.create(body)
         service.runner.wake()
         return shown(job)
 
@@ -247,14 +247,14 @@ def _graders_router(service: Service) -> APIRouter:
     routes = APIRouter()
 
     @routes.post("/v1/fine_tuning/alpha/graders/validate", response_model=None)
-    async def validate(body: Annotated[graders.Validate, json_body(graders.Validate)]) -> dict[str, Any]:
+    def validate(body: Annotated[graders.Validate, json_body(graders.Validate)]) -> dict[str, Any]:
         graders.check_grader(body.grader)
         return {"grader": body.grader.model_dump(exclude_none=True)}
 
     @routes.post("/v1/fine_tuning/alpha/graders/run", response_model=None)
-    async def run(body: Annotated[graders.Run, json_body(graders.Run)]) -> dict[str, Any]:
+    def run(body: Annotated[graders.Run, json_body(graders.Run)]) -> dict[str, Any]:
         started = time.perf_counter()
-        reward, parts = await run_in_threadpool(graders.run, body.grader, body.model_sample, body.item)
+        reward, parts = graders.run(body.grader, body.model_sample, body.item)
         return {
             "reward": reward,
             "sub_rewards": parts,
@@ -290,7 +290,7 @@ def _permissions_router(service: Service) -> APIRouter:
             raise errors.no_such_model(checkpoint)
 
     @routes.get(path, response_model=None)
-    def permissions(checkpoint: str, request: Request) -> dict[str, Any]:
+    def permissions_list(checkpoint: str, request: Request) -> dict[str, Any]:
         check_checkpoint(checkpoint)
         query = Query(request)
         newest_first = query.one_of("order", ("ascending", "descending")) != "ascending"
@@ -299,23 +299,13 @@ def _permissions_router(service: Service) -> APIRouter:
         return listing(store.page("permission", checkpoint, after, limit, newest_first, filters), None, empty_ids=None)
 
     @routes.post(path, response_model=None)
-    async def create(checkpoint: str, body: Annotated[NewPermissions, json_body(NewPermissions)]) -> dict[str, Any]:
+    def create(checkpoint: str, body: Annotated[NewPermissions, json_body(NewPermissions)]) -> dict[str, Any]:
         check_checkpoint(checkpoint)
-
-        def add() -> list[dict[str, Any]]:
-            created = []
-            with store.transaction():
-                for project in dict.fromkeys(body.project_ids):
-                    permission: dict[str, Any] = {
-                        "id": new_id("permission"),
-                        "object": "checkpoint.permission",
-                        "created_at": int(time.time()),
-                        "project_id": project,
-                    }
-                    created.append(store.add("permission", permission["id"], permission, parent=checkpoint))
-            return created
-
-        return listing((await run_in_threadpool(add), False), None, empty_ids=None)
+        permissions = [new_document("permission", project_id=project) for project in dict.fromkeys(body.project_ids)]
+        with store.transaction():
+            for permission in permissions:
+                store.add("permission", permission, parent=checkpoint)
+        return listing((permissions, False), None, empty_ids=None)
 
     @routes.delete(path + "/{permission_id}", response_model=None)
     def delete(checkpoint: str, permission_id: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from course_utils.openai_server import graders
 from course_utils.openai_server.bodies import Metadata, Strict
 from course_utils.openai_server.errors import ApiError, invalid, missing, no_such_job, not_tunable, winding_down
 from course_utils.openai_server.graders import Auto, Hyperparameters, Reinforcement
-from course_utils.openai_server.store import Store, new_id, random_letters
+from course_utils.openai_server.store import Store, new_document, random_letters
 
 ORGANIZATION = "org-local"
 FINAL_STATUSES = ("succeeded", "failed", "cancelled")
@@ -124,33 +124,31 @@ class Jobs:
                 raise invalid(name, f"invalid {name}: {file_id} has the purpose '{file['purpose']}', not 'fine-tune'")
             files[name] = file_id
         kind, hyperparameters = self._method(request)
-        job = {
-            "id": new_id("job"),
-            "object": "fine_tuning.job",
-            "created_at": int(time.time()),
-            "error": None,
-            "fine_tuned_model": None,
-            "finished_at": None,
-            "model": request.model,
-            "organization_id": ORGANIZATION,
-            "result_files": [],
-            "seed": request.seed if request.seed is not None else int.from_bytes(os.urandom(3), "big"),
-            "status": "validating_files",
-            "trained_tokens": None,
-            "training_file": request.training_file,
-            "validation_file": request.validation_file,
-            "estimated_finish": None,
-            "integrations": [integration.model_dump(exclude_none=True) for integration in request.integrations or []],
-            "metadata": request.metadata,
-            "usage_metrics": None,
-            "shared_with_openai": False,
-            "user_provided_suffix": request.suffix,
+        job = new_document(
+            "job",
+            error=None,
+            fine_tuned_model=None,
+            finished_at=None,
+            model=request.model,
+            organization_id=ORGANIZATION,
+            result_files=[],
+            seed=request.seed if request.seed is not None else int.from_bytes(os.urandom(3), "big"),
+            status="validating_files",
+            trained_tokens=None,
+            training_file=request.training_file,
+            validation_file=request.validation_file,
+            estimated_finish=None,
+            integrations=[integration.model_dump(exclude_none=True) for integration in request.integrations or []],
+            metadata=request.metadata,
+            usage_metrics=None,
+            shared_with_openai=False,
+            user_provided_suffix=request.suffix,
             **method_fields(kind, hyperparameters),
-            "_paused": False,
-            "_step": 0,
-            "_starts": 0,
-            "_name": random_letters(8),
-        }
+            _paused=False,
+            _step=0,
+            _starts=0,
+            _name=random_letters(8),
+        )
         folder = self.store.job_folder(job["id"])
         try:
             folder.mkdir(mode=0o700)
@@ -169,7 +167,7 @@ class Jobs:
 
     def _store_job(self, job: dict[str, Any]) -> None:
         with self.store.transaction():
-            self.store.add("job", job["id"], job)
+            self.store.add("job", job)
             self.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
             self.store.add_event(job["id"], f"Validating training file: {job['training_file']}")
             if job["validation_file"]:

@@ -13,10 +13,10 @@ from openai.types.responses import Response
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from course_utils.openai_server.bodies import Metadata, Strict
-from course_utils.openai_server.chat import ChatRequest, PlainFormat
+from course_utils.openai_server.chat import ChatRequest, NamedSchema, PlainFormat
 from course_utils.openai_server.errors import ApiError, invalid
 from course_utils.openai_server.store import random_letters
-from course_utils.openai_server.tools import MAX_TOOLS, Function, Name
+from course_utils.openai_server.tools import MAX_TOOLS, Function
 
 
 class Echoed(Strict):
@@ -161,14 +161,11 @@ MAX_RESPONSES = 500
 MAX_CHARACTERS = 32_000_000
 
 
-class SchemaFormat(Strict):
+class SchemaFormat(NamedSchema):
     """The format of a text that is JSON and follows a schema."""
 
     type: Literal["json_schema"]
-    name: Name
     schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
-    description: str | None = None
 
 
 class TextConfig(Strict):

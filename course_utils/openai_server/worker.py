@@ -30,7 +30,7 @@ from course_utils.errors import CourseError, Diverged, OutOfMemory, TooLong
 from course_utils.files import to_disk
 from course_utils.openai_server.jobs import FINAL_STATUSES, fail, method_fields
 from course_utils.openai_server.messages import declared, flatten
-from course_utils.openai_server.store import Store, is_full, new_id, random_letters
+from course_utils.openai_server.store import Store, is_full, new_document, random_letters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -367,17 +367,15 @@ class Training:
 
     def _add_checkpoint(self, step: int, metrics: Mapping[str, float], folder: str) -> None:
         name = f"{self._model_name(random_letters(8))}:ckpt-step-{step}"
-        checkpoint: dict[str, Any] = {
-            "id": new_id("checkpoint"),
-            "object": "fine_tuning.job.checkpoint",
-            "created_at": int(time.time()),
-            "fine_tuned_model_checkpoint": name,
-            "fine_tuning_job_id": self.job_id,
-            "step_number": step,
-            "metrics": {key: value for key, value in metrics.items() if key in Metrics.model_fields} | {"step": step},
-        }
+        checkpoint = new_document(
+            "checkpoint",
+            fine_tuned_model_checkpoint=name,
+            fine_tuning_job_id=self.job_id,
+            step_number=step,
+            metrics={key: value for key, value in metrics.items() if key in Metrics.model_fields} | {"step": step},
+        )
         self._add_model(name, folder, checkpoint=True)
-        self.store.add("checkpoint", checkpoint["id"], checkpoint, parent=self.job_id)
+        self.store.add("checkpoint", checkpoint, parent=self.job_id)
         self.store.add_event(self.job_id, f"Checkpoint created at step {step} with Snapshot ID: {name}")
         for surplus in self.store.all("checkpoint", self.job_id, newest_first=True)[KEPT_CHECKPOINTS:]:
             self.store.delete("checkpoint", surplus["id"])
@@ -422,7 +420,7 @@ class Training:
             "_checkpoint": checkpoint,
             "_job": self.job_id,
         }
-        self.store.add("model", name, model)
+        self.store.add("model", model)
 
     def _model_name(self, last: str) -> str:
         base = self.job["model"]

@@ -14,7 +14,6 @@ import os
 import random
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,21 +57,17 @@ class State:
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of one run in one folder: the last two, and the best weights.
+    """Writes and reads the checkpoints of one run in one folder: the last two, and the best weights."""
 
-    Attributes:
-        notes: sentences for the user about checkpoints that were damaged or could not be written.
-    """
-
-    def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path, identity: Mapping[str, Any], note: Callable[[str], None]) -> None:
         """Choose the folder, and say which run its checkpoints belong to.
 
         Args:
             folder: where to write; created when it is first needed.
             identity: plain values that are equal only for runs that may continue each other (see `run_identity`).
+            note: called with a sentence about each checkpoint that is damaged or could not be written (`History.note`).
         """
-        self.folder, self.identity = Path(folder), json.loads(json.dumps(identity))
-        self.notes: list[str] = []
+        self.folder, self.identity, self._note = Path(folder), json.loads(json.dumps(identity)), note
 
     def save(self, state: State) -> None:
         """Write a checkpoint, and remove those that are no longer needed.
@@ -195,10 +190,6 @@ class Checkpoints:
         except (OSError, ValueError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"
         return ""
-
-    def _note(self, text: str) -> None:
-        self.notes.append(text)
-        warnings.warn(text, stacklevel=2)
 
 
 def _save_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:

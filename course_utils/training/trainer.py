@@ -85,20 +85,17 @@ def fit(
             that were never finite in float16, too little memory, or checkpoints of another run in the folder.
     """
     quantization.guard(model)
-    objective = objective or SFT()
     was_training = model.training
     trainer = None
-    objective.attach(model)
     try:
         with forward_restored(model):
-            trainer = Trainer(model, tokenizer, objective, settings or Settings(), on_step)
+            trainer = Trainer(model, tokenizer, objective or SFT(), settings or Settings(), on_step)
             return trainer.train(train, validation)
     except (RuntimeError, MemoryError) as error:
         if trainer is None or not _is_out_of_memory(error):
             raise
         raise OutOfMemory(trainer.out_of_memory()) from error
     finally:
-        objective.detach(model)
         model.train(was_training)
 
 
@@ -118,7 +115,7 @@ class Trainer:
         settings: Settings,
         on_step: OnStep | None = None,
     ) -> None:
-        """Prepare a run; the objective must already be attached to the model.
+        """Prepare a run.
 
         Args:
             model: the model to train.
@@ -177,8 +174,6 @@ class Trainer:
             if self.step > first_step:
                 self.history.memory = self.history.memory.with_measurement(report)
         self._report_skipped_steps()
-        if checkpoints:
-            self.history.notes += checkpoints.notes
         if self.early_stopping:
             self.early_stopping.restore(checkpoints)
         return self.history
@@ -214,7 +209,7 @@ class Trainer:
             return None, None
         processes = self.accelerator.num_processes
         identity = run_identity(self.objective, self.settings, examples, self.trainable, processes)
-        checkpoints = Checkpoints(folder, identity)
+        checkpoints = Checkpoints(folder, identity, self.history.note)
         return checkpoints, checkpoints.load()
 
     def _watch_validation(self, checkpoints: Checkpoints | None) -> None:
