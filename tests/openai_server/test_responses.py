@@ -189,13 +189,13 @@ def test_a_conversation_goes_on_from_the_response_that_is_kept(strict, server):
 def test_the_oldest_responses_are_forgotten_first():
     from course_utils.openai_server.responses import ResponseStore
 
-    memory = ResponseStore(max_responses=3, max_characters=1000)
+    memory = ResponseStore(max_responses=3, max_characters=1100)
     for number in range(5):
-        memory.add({"id": str(number)}, [])
+        memory.add({"id": str(number), "output": []}, [])
     assert [memory.get(str(number)) is not None for number in range(5)] == [False, False, True, True, True]
-    memory.add({"id": "large"}, [{"content": "x" * 950}])
+    memory.add({"id": "large", "output": []}, [{"content": "x" * 950}])
     assert memory.get("4") is None and memory.get("large") is not None
-    memory.add({"id": "too large"}, [{"content": "x" * 1000}])
+    memory.add({"id": "too large", "output": []}, [{"content": "x" * 1100}])
     assert memory.get("too large") is None and memory.get("large") is None
     assert not memory.delete("4") and memory._characters == 0
 
