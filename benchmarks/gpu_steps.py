@@ -16,6 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import common  # noqa: F401 - prepares the process
@@ -195,7 +196,7 @@ def measure_rate(lesson: str, factor: float) -> dict[str, Any]:
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
     if what == "device":
-        result = hardware.detect().as_dict()
+        result = asdict(hardware.detect())
     elif what == "lesson":
         result = measure_lesson(arguments[0])
     elif what == "speed":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as plain values that can be written as JSON."""
         names = ("model", "method", "bytes", "fits")
-        return {**vars(self), "device": self.device.as_dict(), "fits": [dict(zip(names, row)) for row in self.fits]}
+        return asdict(self) | {"fits": [dict(zip(names, row)) for row in self.fits]}
 
     def __str__(self) -> str:
         packages = ", ".join(f"{name} {installed_version or 'missing'}" for name, installed_version in self.versions.items())
@@ -71,8 +71,7 @@ def examine() -> Diagnosis:
     diagnosis = Diagnosis(device, f"{platform.python_version()} ({sys.executable})")
     for requirement in install.requirements():
         name, specifier = requirement.name, requirement.specifier
-        installed = install.installed_version(name)
-        diagnosis.versions[name] = installed
+        installed = diagnosis.versions[name] = install.installed_version(name)
         if installed is None or not specifier.contains(installed, prereleases=True):
             diagnosis.advice.append(
                 f"{name} is {installed or 'missing'}, the course needs {specifier}: pip install '{name}{specifier}'"
@@ -81,8 +80,7 @@ def examine() -> Diagnosis:
             diagnosis.stale.append(name)
             diagnosis.advice.append(f"{name} was imported before it was upgraded: restart the kernel (Runtime > Restart)")
     cache = models.cache_folder()
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    diagnosis.disk_free_bytes = shutil.disk_usage(existing).free
+    diagnosis.disk_free_bytes = _free_on_disk_of(cache)
     diagnosis.model_ready = models.packaged_model_ready()
     diagnosis.tier_model_ready = diagnosis.model_ready if device.tier == "cpu" else _tier_model_ready(device, diagnosis)
     if not diagnosis.model_ready and device.tier == "cpu":  # on a GPU's tier only lesson 02 uses it, and fetches it then
@@ -106,9 +104,8 @@ def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:
     name = models.TIERS[device.tier].name
     if models.hub_model_ready(name):
         return True
-    needed = 2 * memory.count_parameters(_architecture(name), 16).base
-    existing = next(folder for folder in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if folder.exists())
-    if (free := shutil.disk_usage(existing).free) < 1.1 * needed:
+    needed = 2 * memory.count_parameters(name, 16).base
+    if (free := _free_on_disk_of(Path(HF_HUB_CACHE))) < 1.1 * needed:
         diagnosis.advice.append(
             f"{name} needs {needed / GB:.1f} GB of disk, and {free / GB:.1f} GB are free in {HF_HUB_CACHE}: set HF_HOME to "
             "a folder on another disk"
@@ -116,15 +113,15 @@ def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:
     return False
 
 
-def _architecture(model: str) -> str:
-    """The name of a model's architecture in `memory.ARCHITECTURES`."""
-    return model.rpartition("/")[2].removesuffix("-Instruct")
+def _free_on_disk_of(folder: Path) -> int:
+    """Free bytes on the disk where a folder is or would be."""
+    return shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
 
 
 def _fits(device: hardware.Device) -> list[tuple[str, str, int, bool]]:
     """LoRA r=16 on all linear layers of each tier's architecture: 2 bytes per frozen weight, 16 per adapter parameter."""
     rows = []
-    for name in (_architecture(choice.name) for choice in models.TIERS.values()):
+    for name in (choice.name.rpartition("/")[2].removesuffix("-Instruct") for choice in models.TIERS.values()):
         count = memory.count_parameters(name, 16)
         size = (4 if device.dtype == "float32" else 2) * count.base + 16 * count.trainable
         # A tenth of the memory is not available to the model: contexts, the allocator's slack, the system.

@@ -10,9 +10,9 @@ import os
 import platform
 import sys
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +54,6 @@ class Device:
     def place(self) -> str:
         """Return the name under which `torch.device` knows this process's own device: "cuda:0", "mps" or "cpu"."""
         return f"cuda:{own_card()}" if self.kind == "cuda" else self.kind
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the description as plain values that can be written as JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         capability = f", compute capability {'.'.join(map(str, self.compute_capability))}" if self.compute_capability else ""
@@ -135,11 +131,7 @@ def cpu_has_fast_bfloat16() -> bool:
     Intel with AVX512-BF16 alone does not count; virtual machines that hide AMX look like that. There, oneDNN's products of
     512 rows were measured to take 1.7 times as long as in float32, and a training job 1.6 times; on AMD they take half.
     """
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False  # macOS and Windows: float32 always works, if perhaps more slowly
-    lines = text.splitlines()
+    lines = _cpu_lines()  # none on macOS and Windows: float32 always works, if perhaps more slowly
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
     amd = any(line.startswith("vendor_id") and "AMD" in line for line in lines)
     return "amx_bf16" in flags or "bf16" in flags or (amd and "avx512_bf16" in flags)
@@ -147,13 +139,16 @@ def cpu_has_fast_bfloat16() -> bool:
 
 def cpu_name() -> str:
     """Return the processor's name, as far as the operating system reports it."""
+    names = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cpu_lines() -> list[str]:
+    """What Linux says of the processors; nothing elsewhere."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return []
 
 
 def usable_cores() -> int:

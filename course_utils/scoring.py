@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from course_utils.batching import Batch, Encoded
 from course_utils.errors import CourseError
@@ -12,12 +12,6 @@ from course_utils.errors import CourseError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
-
-
-class Output(Protocol):
-    """The part of a model's output that is used here: the logits."""
-
-    logits: torch.Tensor
 
 
 def chat_token_ids(
@@ -43,8 +37,8 @@ def chat_token_ids(
     return ids
 
 
-def run_model(model: torch.nn.Module, batch: Batch) -> Output:
-    """Return the model's output for a batch, at the positions in `keep`."""
+def run_model(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Return the model's logits for a batch, at the positions in `keep`; with a fused head, hidden states in their place."""
     import torch
 
     mask = batch["attention_mask"]
@@ -53,11 +47,11 @@ def run_model(model: torch.nn.Module, batch: Batch) -> Output:
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
     # A list of positions, not a number: a number would give a slice that is not contiguous, for which the head copies its
     # weight once per example (a third of the step on a CPU).
-    output: Output = model(
+    logits: torch.Tensor = model(
         input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False,
         logits_to_keep=batch["keep"],
-    )  # fmt: skip
-    return output
+    ).logits  # fmt: skip
+    return logits
 
 
 def output_embeddings(model: torch.nn.Module) -> Any:
@@ -95,17 +89,9 @@ def shared_beginning(prompts: Sequence[list[int]]) -> int:
     return next((i for i in range(longest) if first[i] != last[i]), longest)
 
 
-@overload
-def log_probabilities(
-    model: torch.nn.Module, output: torch.Tensor, labels: torch.Tensor, with_max: Literal[False] = False
-) -> torch.Tensor: ...
-@overload
-def log_probabilities(
-    model: torch.nn.Module, output: torch.Tensor, labels: torch.Tensor, with_max: Literal[True]
-) -> tuple[torch.Tensor, torch.Tensor]: ...
 def log_probabilities(
     model: torch.nn.Module, output: torch.Tensor, labels: torch.Tensor, with_max: bool = False
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the log-probabilities of `labels` from the model's output at the positions that predict them.
 
     Args:
@@ -113,20 +99,21 @@ def log_probabilities(
         output: logits, shape (positions, vocabulary); or hidden states, shape (positions, hidden), if a fused head replaces
             the last layer (`training.fused`) and computes the rest.
         labels: token ids, shape (positions,).
-        with_max: whether to return also the log-probabilities of the likeliest tokens.
+        with_max: whether to compute also the log-probabilities of the likeliest tokens.
 
     Returns:
-        Shape (positions,) in float32, in nats, with gradient; with `with_max` a pair of these, the second without gradient.
+        A pair of shape (positions,) in float32, in nats: the labels' log-probabilities, with gradient, and those of the
+        likeliest tokens, without it (empty without `with_max`).
     """
     import torch
 
     stand_in = vars(output_embeddings(model)).get("forward")
     if hasattr(stand_in, "log_probabilities"):
-        values, highest = stand_in.log_probabilities(output, labels, with_max)
-        return (values, highest) if with_max else values
+        pair: tuple[torch.Tensor, torch.Tensor] = stand_in.log_probabilities(output, labels, with_max)
+        return pair
     table = torch.log_softmax(output, dim=-1, dtype=torch.float32)
-    values = table.gather(1, labels[:, None])[:, 0]
-    return (values, table.detach().amax(1)) if with_max else values
+    highest = table.detach().amax(1) if with_max else table.new_zeros(0)
+    return table.gather(1, labels[:, None])[:, 0], highest
 
 
 @overload
@@ -144,10 +131,9 @@ def token_log_probabilities(
         Shape (scored tokens,) in float32, in nats, with gradient. With `with_max` a pair: also the log-probabilities of the
         model's likeliest tokens at these positions, without gradient.
     """
-    output = run_model(model, batch).logits[batch["row"], batch["column"]]
-    if with_max:
-        return log_probabilities(model, output, batch["label"], True)
-    return log_probabilities(model, output, batch["label"])
+    output = run_model(model, batch)[batch["row"], batch["column"]]
+    values, highest = log_probabilities(model, output, batch["label"], with_max)
+    return (values, highest) if with_max else values
 
 
 def sum_by_completion(values: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -313,7 +313,7 @@ def test_whoever_waits_for_gigabytes_sees_progress(monkeypatch, capsys):
     started = subprocess.run([sys.executable, "-W", "error", "-c", asked], env=environment, capture_output=True, text=True)
     assert started.stdout == "False\n", started.stderr
     with models._quiet_transformers():
-        found = models._from_pretrained("AutoModelForCausalLM", "owner/model", torch.float16)
+        found = models._from_pretrained("owner/model", torch.float16)
         assert are_progress_bars_disabled()
     assert found == ("of owner/model", "of owner/model")
     assert fetched == [("owner/model", False)]
@@ -372,7 +372,7 @@ def test_each_process_of_a_launch_loads_onto_its_own_card(monkeypatch, quantizat
             places.append(place)
             return self
 
-    def from_pretrained(auto_class, source, dtype, **options):
+    def from_pretrained(source, dtype, **options):
         places.extend(options.get("device_map", {}).values())
         return Loaded(), "tokenizer"
 

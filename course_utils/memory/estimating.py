@@ -81,7 +81,7 @@ class MemoryEstimate:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the estimate as plain values that can be written as JSON."""
-        return asdict(self) | {"total": self.total, "tensors": self.tensors, "plan": self.plan.as_dict()}
+        return asdict(self) | {"total": self.total, "tensors": self.tensors}
 
     def __str__(self) -> str:
         plan = self.plan
@@ -249,7 +249,7 @@ def what_fits(model: Described, gpu: str, method: str = "lora", **options: Any) 
         if estimated.fits(gpu):
             break
         ((name, value),) = change.items()
-        current = (plan.as_dict() | changes)[name]
+        current = (asdict(plan) | changes)[name]
         pointless = (
             current == value
             or (name == "length" and current < value)
@@ -280,7 +280,7 @@ def advice(estimated: MemoryEstimate, model: Described, gpu: str) -> str:
     memory = gpu_memory(gpu)
     if estimated.fits(gpu):
         return f"fits on {gpu} ({memory / 1e9:.1f} GB) with {(memory - estimated.total) / 1e9:.1f} GB to spare"
-    options = {n: v for n, v in estimated.plan.as_dict().items() if n != "method"}
+    options = {n: v for n, v in asdict(estimated.plan).items() if n != "method"}
     problem = f"does not fit on {gpu} ({memory / 1e9:.1f} GB): {(estimated.total - memory) / 1e9:.1f} GB too much"
     changes, changed_estimate = what_fits(model, gpu, estimated.plan.method, **options)
     if not changed_estimate.fits(gpu):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from course_utils.attention import LONG
 from course_utils.errors import CourseError
@@ -94,10 +92,8 @@ class StepPlan:
                 f"full fine-tuning by {self.objective.upper()} changes the only copy of the weights: its reference must be "
                 "a model of its own (separate_reference=True)"
             )
-        if not isinstance(self.target_modules, str) or self.target_modules != "all-linear":
-            names: Sequence[str] = (
-                [self.target_modules] if isinstance(self.target_modules, str) else list(self.target_modules)
-            )
+        if self.target_modules != "all-linear":
+            names = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
             object.__setattr__(self, "target_modules", tuple(names))
 
     @property
@@ -129,7 +125,3 @@ class StepPlan:
     def bytes_per_weight(self) -> int:
         """Bytes that a weight takes if it is not quantised."""
         return 4 if self.precision in ("fp32", "amp") else 2
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the plan as plain values."""
-        return asdict(self)

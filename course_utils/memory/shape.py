@@ -30,15 +30,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
 )
 
 
-def architecture(name: str) -> dict[str, Any] | None:
-    """Return the configuration that the course includes for a model, or None if it includes none.
-
-    Args:
-        name: name of the model, in capitals or not.
-    """
-    return {key.casefold(): config for key, config in ARCHITECTURES.items()}.get(name.casefold())
-
-
 @dataclass(frozen=True)
 class ParameterCount:
     """How many parameters a model with LoRA has.
@@ -69,19 +60,17 @@ def build_without_weights(name: str) -> PreTrainedModel:
     """Build a model on PyTorch's meta device: with all its layers and shapes, but without values.
 
     Args:
-        name: a key of ARCHITECTURES.
+        name: as for `kept_name`.
 
     Raises:
         CourseError: the course includes no configuration of that name.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    stored_config = architecture(name)
-    if stored_config is None:
+    config = kept_configuration(name)
+    if config is None:
         raise CourseError(f"the course has no configuration for {name!r}; it has those of {', '.join(ARCHITECTURES)}")
-    settings = dict(stored_config)
-    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
 
@@ -212,16 +201,13 @@ def configuration(model: Described) -> PreTrainedConfig:
     Raises:
         CourseError: there is no configuration for the name; the message says what to do.
     """
-    from transformers import AutoConfig
-
     described: Any = model
     if hasattr(described, "config"):
         return described.config
     if hasattr(described, "model_type"):
         return described
-    if stored_config := stored_configuration(str(model)):
-        settings = dict(stored_config)
-        return AutoConfig.for_model(settings.pop("model_type"), **settings)
+    if kept := kept_configuration(str(model)):
+        return kept
     from course_utils import models
 
     try:
@@ -241,14 +227,12 @@ def kept_name(name: str) -> str | None:
     return {key.casefold(): key for key in ARCHITECTURES}.get(plain)
 
 
-def stored_configuration(name: str) -> dict[str, Any] | None:
-    """Return the configuration that the course includes for a model, or None if it includes none.
+def kept_configuration(name: str) -> PreTrainedConfig | None:
+    """Return the configuration that the course includes for a model (see `kept_name`), or None if it includes none."""
+    from transformers import AutoConfig
 
-    Args:
-        name: as for `kept_name`.
-    """
-    architecture = kept_name(name)
-    return ARCHITECTURES[architecture] if architecture else None
+    key = kept_name(name)
+    return AutoConfig.for_model(**ARCHITECTURES[key]) if key else None
 
 
 def shape(model: Described) -> Shape:
@@ -260,25 +244,17 @@ def shape(model: Described) -> Shape:
     Raises:
         CourseError: there is no configuration for the name; the message says what to do.
     """
-    architecture = kept_name(str(model)) if isinstance(model, (str, Path)) else None
-    return kept_shape(architecture, str(model)) if architecture else read_shape(model)
+    key = kept_name(str(model)) if isinstance(model, (str, Path)) else None
+    if key is None:
+        return read_shape(model)
+    sizes = _kept_shapes()[key]
+    return Shape(**(sizes | {"name": str(model), "linears": tuple(Linear(*layer) for layer in sizes["linears"])}))
 
 
 @cache
 def _kept_shapes() -> dict[str, dict[str, Any]]:
     shapes: dict[str, dict[str, Any]] = json.loads(KEPT_SHAPES.read_text(encoding="utf-8"))
     return shapes
-
-
-def kept_shape(key: str, name: str) -> Shape:
-    """Return the sizes that shapes.json has of a model, without torch.
-
-    Args:
-        key: a key of ARCHITECTURES.
-        name: name for display.
-    """
-    sizes = _kept_shapes()[key]
-    return Shape(**(sizes | {"name": name, "linears": tuple(Linear(*layer) for layer in sizes["linears"])}))
 
 
 def read_shape(model: Described) -> Shape:

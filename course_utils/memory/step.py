@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
+from course_utils.memory.formula import MIN_8BIT_VALUES
 from course_utils.memory.plan import StepPlan
 
 if TYPE_CHECKING:
@@ -58,10 +59,9 @@ class Tracker:
 
     def __init__(self, vocabulary: int, block: int = 1) -> None:
         self.vocabulary, self.block = vocabulary, block
-        self.phase = "forward"
-        self.live = self.peak = 0
-        self.peak_phase, self.peak_at = "forward", 0
+        self.phase, self.live = "forward", 0
         self.events: list[tuple[int, int]] = []  # number of a storage, its bytes (negative when it is freed)
+        self.reset_peak()
         self.category: dict[int, str] = {}
         self._numbers: dict[int, int] = {}
 
@@ -97,7 +97,7 @@ class Tracker:
         self.events.append((number, size))
         self.live += size
         if self.live > self.peak:
-            self.peak, self.peak_at, self.peak_phase = self.live, len(self.events), self.phase
+            self.reset_peak()
 
     def reset_peak(self) -> None:
         """Forget the peak so far: from now on, it is the highest sum since this call."""
@@ -153,8 +153,9 @@ def trace(model: torch.nn.Module, run: Callable[[Any, Tracker], object], device_
         replace_by_fakes(model)
         vocabulary = getattr(getattr(model, "config", None), "vocab_size", 0)
         tracker = Tracker(vocabulary, device_block)
+        all_trained = all(parameter.requires_grad for parameter in model.parameters())
         for parameter in model.parameters():
-            adapter = parameter.requires_grad and not all(p.requires_grad for p in model.parameters())
+            adapter = parameter.requires_grad and not all_trained
             tracker.track(parameter.data, "adapter" if adapter else "weights")
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(lambda p: tracker.track(p.grad, "gradients"))
@@ -246,10 +247,8 @@ def quantise(model: PreTrainedModel, dtype: torch.dtype) -> None:
         for name, layer in list(module.named_children()):
             if type(layer) is not torch.nn.Linear or layer is head:
                 continue
-            if layer.weight.device.type == "meta":
-                setattr(module, name, _four_bit_shape(layer, dtype))
-                continue
-            setattr(module, name, four_bit(layer, dtype))
+            convert = _four_bit_shape if layer.weight.device.type == "meta" else four_bit
+            setattr(module, name, convert(layer, dtype))
     model.is_loaded_in_4bit = True  # makes PEFT use its 4-bit LoRA layer, as after `from_pretrained`
     quantization.guard(model)
 
@@ -424,8 +423,6 @@ class FakeAdamW8bit:
     On a CPU its step makes float32 copies of a parameter, its gradient and its state; on a GPU it is a single kernel.
     """
 
-    SMALLEST = 4096  # parameters with fewer values keep a float32 state
-
     def __init__(self, parameters: Sequence[torch.nn.Parameter], device: str) -> None:
         self.parameters, self.device = parameters, device
         self.state: dict[torch.nn.Parameter, dict[int, torch.Tensor]] = {}
@@ -435,14 +432,13 @@ class FakeAdamW8bit:
         import torch
 
         for p in self.parameters if not self.state else ():
-            if p.numel() < self.SMALLEST:
-                state = [torch.zeros_like(p, dtype=torch.float32) for _ in range(2)]
-            else:
-                state = [torch.zeros_like(p, dtype=torch.uint8) for _ in range(2)]
+            small = p.numel() < MIN_8BIT_VALUES
+            state = [torch.zeros_like(p, dtype=torch.float32 if small else torch.uint8) for _ in range(2)]
+            if not small:
                 state += [torch.zeros(-(-p.numel() // 256), dtype=torch.float32) for _ in range(2)]
             self.state[p] = dict(enumerate(state))
         for p in self.parameters if self.device == "cpu" else ():
-            if p.numel() >= self.SMALLEST:
+            if p.numel() >= MIN_8BIT_VALUES:
                 copies = [torch.zeros_like(p, dtype=torch.float32) for _ in range(5)]
                 copies.append(copies[0] * 2)
                 del copies

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -27,14 +28,14 @@ from starlette.formparsers import MultiPartException
 from course_utils.openai_server import bodies, errors, graders
 from course_utils.openai_server.bodies import Query, Strict, checked, json_body, listing
 from course_utils.openai_server.chat import ChatRequest
-from course_utils.openai_server.completions import Chat, Completion
+from course_utils.openai_server.completions import Completion
 from course_utils.openai_server.errors import ApiError, invalid
 from course_utils.openai_server.gate import Gate
 from course_utils.openai_server.jobs import CreateJob, public, shown
-from course_utils.openai_server.response_events import Event, Events
+from course_utils.openai_server.response_events import Events
 from course_utils.openai_server.responses import ResponseRequest, ResponseStore, frame, renamed, to_chat
 from course_utils.openai_server.service import Service
-from course_utils.openai_server.store import Store, new_id
+from course_utils.openai_server.store import Store, new_document
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,12 +54,15 @@ def _files_router(service: Service) -> APIRouter:
     routes = APIRouter()
     store = service.store
 
+    def delete_expired(file: dict[str, Any]) -> bool:
+        expired = bool(file.get("expires_at", math.inf) <= time.time())
+        if expired:
+            store.delete_file(file["id"])
+        return expired
+
     def get_file(file_id: str) -> dict[str, Any]:
         file = store.get("file", file_id)
-        if file and file.get("expires_at") and file["expires_at"] <= time.time():
-            store.delete_file(file_id)
-            file = None
-        if file is None:
+        if file is None or delete_expired(file):
             raise errors.no_such_file(file_id)
         return file
 
@@ -72,8 +76,7 @@ def _files_router(service: Service) -> APIRouter:
         purpose = query.text("purpose")
         filters = {"purpose": purpose} if purpose else None
         for file in store.all("file"):
-            if file.get("expires_at") and file["expires_at"] <= time.time():
-                store.delete_file(file["id"])
+            delete_expired(file)
         after, limit = query.text("after"), query.limit(10_000, 10_000)
         page = store.page("file", after=after, limit=limit, newest_first=query.newest_first(), where=filters)
         return listing(page, FileObject, empty_ids="")
@@ -189,8 +192,8 @@ def _jobs_router(service: Service) -> APIRouter:
     store, jobs = service.store, service.jobs
 
     @routes.post("/v1/fine_tuning/jobs", response_model=None)
-    async def create(body: Annotated[CreateJob, json_body(CreateJob)]) -> dict[str, Any]:
-        job = await run_in_threadpool(jobs.create, body)
+    def create(body: Annotated[CreateJob, json_body(CreateJob)]) -> dict[str, Any]:
+        job = jobs.create(body)
         service.runner.wake()
         return shown(job)
 
@@ -204,34 +207,23 @@ def _jobs_router(service: Service) -> APIRouter:
     def retrieve(job_id: str) -> dict[str, Any]:
         return shown(jobs.get(job_id))
 
-    @routes.post("/v1/fine_tuning/jobs/{job_id}/cancel", response_model=None)
-    def cancel(job_id: str) -> dict[str, Any]:
-        job = jobs.cancel(job_id)
-        service.runner.stop(job_id)
-        return shown(job)
+    def add_change(name: str, change: Callable[[str], dict[str, Any]], then: Callable[[str], None]) -> None:
+        @routes.post(f"/v1/fine_tuning/jobs/{{job_id}}/{name}", response_model=None)
+        def changed(job_id: str) -> dict[str, Any]:
+            job = change(job_id)
+            then(job_id)
+            return shown(job)
 
-    @routes.post("/v1/fine_tuning/jobs/{job_id}/pause", response_model=None)
-    def pause(job_id: str) -> dict[str, Any]:
-        job = jobs.pause(job_id)
-        service.runner.stop(job_id)
-        return shown(job)
-
-    @routes.post("/v1/fine_tuning/jobs/{job_id}/resume", response_model=None)
-    def resume(job_id: str) -> dict[str, Any]:
-        job = jobs.resume(job_id)
-        service.runner.wake()
-        return shown(job)
+    add_change("cancel", jobs.cancel, service.runner.stop)
+    add_change("pause", jobs.pause, service.runner.stop)
+    add_change("resume", jobs.resume, lambda _: service.runner.wake())
 
     @routes.get("/v1/fine_tuning/jobs/{job_id}/events", response_model=None)
     def events(job_id: str, request: Request) -> dict[str, Any]:
         jobs.get(job_id)
         query = Query(request)
-        events_page, has_more = store.page("event", job_id, query.text("after"), query.limit(20, 100))
-        return {
-            "object": "list",
-            "data": [checked(FineTuningJobEvent, event) for event in events_page],
-            "has_more": has_more,
-        }
+        page = store.page("event", job_id, query.text("after"), query.limit(20, 100))
+        return {"object": "list", "data": [checked(FineTuningJobEvent, event) for event in page[0]], "has_more": page[1]}
 
     @routes.get("/v1/fine_tuning/jobs/{job_id}/checkpoints", response_model=None)
     def checkpoints(job_id: str, request: Request) -> dict[str, Any]:
@@ -255,14 +247,14 @@ def _graders_router(service: Service) -> APIRouter:
     routes = APIRouter()
 
     @routes.post("/v1/fine_tuning/alpha/graders/validate", response_model=None)
-    async def validate(body: Annotated[graders.Validate, json_body(graders.Validate)]) -> dict[str, Any]:
+    def validate(body: Annotated[graders.Validate, json_body(graders.Validate)]) -> dict[str, Any]:
         graders.check_grader(body.grader)
         return {"grader": body.grader.model_dump(exclude_none=True)}
 
     @routes.post("/v1/fine_tuning/alpha/graders/run", response_model=None)
-    async def run(body: Annotated[graders.Run, json_body(graders.Run)]) -> dict[str, Any]:
+    def run(body: Annotated[graders.Run, json_body(graders.Run)]) -> dict[str, Any]:
         started = time.perf_counter()
-        reward, parts = await run_in_threadpool(graders.run, body.grader, body.model_sample, body.item)
+        reward, parts = graders.run(body.grader, body.model_sample, body.item)
         return {
             "reward": reward,
             "sub_rewards": parts,
@@ -298,39 +290,22 @@ def _permissions_router(service: Service) -> APIRouter:
             raise errors.no_such_model(checkpoint)
 
     @routes.get(path, response_model=None)
-    def permissions(checkpoint: str, request: Request) -> dict[str, Any]:
+    def permissions_list(checkpoint: str, request: Request) -> dict[str, Any]:
         check_checkpoint(checkpoint)
         query = Query(request)
-        order = query.one_of("order", ("ascending", "descending"))
+        newest_first = query.one_of("order", ("ascending", "descending")) != "ascending"
         filters = {"project_id": project} if (project := query.text("project_id")) else None
-        page = store.page(
-            "permission",
-            checkpoint,
-            query.text("after"),
-            query.limit(10, 100),
-            newest_first=order != "ascending",
-            where=filters,
-        )
-        return listing(page, None, empty_ids=None)
+        after, limit = query.text("after"), query.limit(10, 100)
+        return listing(store.page("permission", checkpoint, after, limit, newest_first, filters), None, empty_ids=None)
 
     @routes.post(path, response_model=None)
-    async def create(checkpoint: str, body: Annotated[NewPermissions, json_body(NewPermissions)]) -> dict[str, Any]:
+    def create(checkpoint: str, body: Annotated[NewPermissions, json_body(NewPermissions)]) -> dict[str, Any]:
         check_checkpoint(checkpoint)
-
-        def add() -> list[dict[str, Any]]:
-            created = []
-            with store.transaction():
-                for project in dict.fromkeys(body.project_ids):
-                    permission: dict[str, Any] = {
-                        "id": new_id("permission"),
-                        "object": "checkpoint.permission",
-                        "created_at": int(time.time()),
-                        "project_id": project,
-                    }
-                    created.append(store.add("permission", permission["id"], permission, parent=checkpoint))
-            return created
-
-        return listing((await run_in_threadpool(add), False), None, empty_ids=None)
+        permissions = [new_document("permission", project_id=project) for project in dict.fromkeys(body.project_ids)]
+        with store.transaction():
+            for permission in permissions:
+                store.add("permission", permission, parent=checkpoint)
+        return listing((permissions, False), None, empty_ids=None)
 
     @routes.delete(path + "/{permission_id}", response_model=None)
     def delete(checkpoint: str, permission_id: str) -> dict[str, Any]:
@@ -390,83 +365,8 @@ def _models_router(service: Service) -> APIRouter:
     return routes
 
 
-BeginChat = Callable[[ChatRequest], Awaitable[Completion]]
-WholeAnswer = Callable[[], Awaitable[dict[str, Any]]]
-SendAnswer = Callable[[Request, Completion, WholeAnswer, AsyncIterator[str] | None], Awaitable[Response]]
-
-
-def _add_responses(routes: APIRouter, begin_chat: BeginChat, send_answer: SendAnswer) -> None:
-    """Add the routes to those of chat completions, whose helpers they share.
-
-    Args:
-        routes: the router to add to.
-        begin_chat: starts a chat completion.
-        send_answer: sends a completion as one document or as a stream.
-    """
-    store = ResponseStore()
-
-    @routes.post("/v1/responses", response_model=None)
-    async def create(request: Request, body: Annotated[ResponseRequest, json_body(ResponseRequest)]) -> Response:
-        chat, conversation = to_chat(body, store)
-        try:
-            completion = await begin_chat(chat)
-        except ApiError as error:
-            raise renamed(error) from error
-        response = frame(body)
-        is_stored = body.store is not False
-        events = StoredEvents(response, completion, conversation, store) if is_stored else Events(response, completion)
-        return await send_answer(request, completion, events.whole, events.stream() if body.stream else None)
-
-    @routes.get("/v1/responses/{response_id}", response_model=None)
-    async def retrieve(request: Request, response_id: str) -> JSONResponse:
-        if request.query_params.get("stream", "false") != "false":
-            raise invalid("stream", "A stored response can be retrieved, but not streamed again.")
-        if (stored := store.get(response_id)) is None:
-            raise _no_such_response(response_id)
-        return JSONResponse(stored.body)
-
-    @routes.delete("/v1/responses/{response_id}", response_model=None)
-    async def delete(response_id: str) -> JSONResponse:
-        if not store.delete(response_id):
-            raise _no_such_response(response_id)
-        return JSONResponse({"id": response_id, "object": "response", "deleted": True})
-
-
-class StoredEvents(Events):
-    """Events of a response that is stored once it has ended."""
-
-    def __init__(
-        self, body: dict[str, Any], completion: Completion, conversation: list[dict[str, Any]], store: ResponseStore
-    ) -> None:
-        super().__init__(body, completion)
-        self._conversation, self._store = conversation, store
-
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield every event, as `Events` does, and store the response at its end."""
-        async for event in super().events():
-            if event["type"] in ("response.completed", "response.incomplete"):
-                self._store.add(event["response"], [*self._conversation, _as_chat_message(self.body["output"])])
-            yield event
-
-
-def _as_chat_message(output: list[dict[str, Any]]) -> dict[str, Any]:
-    """The output as a chat message."""
-    calls = [
-        {"id": item["call_id"], "type": "function", "function": {"name": item["name"], "arguments": item["arguments"]}}
-        for item in output
-        if item["type"] == "function_call"
-    ]
-    text = "".join(part["text"] for item in output if item["type"] == "message" for part in item["content"])
-    return {"role": "assistant", "content": text or None, **({"tool_calls": calls} if calls else {})}
-
-
-def _no_such_response(response_id: str) -> ApiError:
-    return ApiError(404, f"Response with id '{response_id[:80]}' not found.")
-
-
-def _chat_router(service: Service) -> APIRouter:
-    """Return the routes of chat completions and responses."""
-    routes = APIRouter()
+async def _begin_chat(service: Service, chat_request: ChatRequest) -> Completion:
+    """Start a chat completion with the model or the adapter that the request names."""
 
     def adapter_of(name: str) -> tuple[str, Path] | None:
         model = service.store.get("model", name)
@@ -476,31 +376,22 @@ def _chat_router(service: Service) -> APIRouter:
             return None
         raise errors.no_such_model(name)
 
-    async def begin_chat(chat_request: ChatRequest) -> Completion:
-        adapter = await run_in_threadpool(adapter_of, chat_request.model)
-        chat: Chat = await service.chat.get()
-        return await chat.begin(chat_request, adapter)
+    adapter = await run_in_threadpool(adapter_of, chat_request.model)
+    return await (await service.chat.get()).begin(chat_request, adapter)
 
-    async def send_answer(
-        request: Request, completion: Completion, whole_answer: WholeAnswer, stream: AsyncIterator[str] | None
-    ) -> Response:
-        if stream is not None:
-            pieces = _cancel_at_the_end(stream, completion)
-            return StreamingResponse(pieces, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
-        watcher = _cancel_on_disconnect(request, completion)
-        try:
-            return JSONResponse(await whole_answer())
-        finally:
-            watcher.cancel()
 
-    @routes.post("/v1/chat/completions", response_model=None)
-    async def create(request: Request, body: Annotated[ChatRequest, json_body(ChatRequest)]) -> Response:
-        completion = await begin_chat(body)
-        return await send_answer(request, completion, completion.whole, completion.stream() if body.stream else None)
-
-    _add_responses(routes, begin_chat, send_answer)
-
-    return routes
+async def _send_answer(
+    request: Request, completion: Completion, answer: Completion | Events, stream: bool | None
+) -> Response:
+    """Send a completion as one document or as a stream; it is cancelled if the client goes away."""
+    if stream:
+        pieces = _cancel_at_the_end(answer.stream(), completion)
+        return StreamingResponse(pieces, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
+    watcher = _cancel_on_disconnect(request, completion)
+    try:
+        return JSONResponse(await answer.whole())
+    finally:
+        watcher.cancel()
 
 
 async def _cancel_at_the_end(stream: AsyncIterator[str], completion: Completion) -> AsyncIterator[str]:
@@ -520,6 +411,43 @@ def _cancel_on_disconnect(request: Request, completion: Completion) -> asyncio.T
         completion.cancel()
 
     return asyncio.create_task(watch())
+
+
+def _chat_router(service: Service) -> APIRouter:
+    """Return the routes of chat completions and responses."""
+    routes = APIRouter()
+    store = ResponseStore()
+
+    @routes.post("/v1/chat/completions", response_model=None)
+    async def chat(request: Request, body: Annotated[ChatRequest, json_body(ChatRequest)]) -> Response:
+        completion = await _begin_chat(service, body)
+        return await _send_answer(request, completion, completion, body.stream)
+
+    @routes.post("/v1/responses", response_model=None)
+    async def create(request: Request, body: Annotated[ResponseRequest, json_body(ResponseRequest)]) -> Response:
+        chat_request, conversation = to_chat(body, store)
+        try:
+            completion = await _begin_chat(service, chat_request)
+        except ApiError as error:
+            raise renamed(error) from error
+        keep = partial(store.add, conversation=conversation) if body.store is not False else None
+        return await _send_answer(request, completion, Events(frame(body), completion, keep), body.stream)
+
+    @routes.get("/v1/responses/{response_id}", response_model=None)
+    async def retrieve(request: Request, response_id: str) -> JSONResponse:
+        if request.query_params.get("stream", "false") != "false":
+            raise invalid("stream", "A stored response can be retrieved, but not streamed again.")
+        if (stored := store.get(response_id)) is None:
+            raise errors.no_such_response(response_id)
+        return JSONResponse(stored.body)
+
+    @routes.delete("/v1/responses/{response_id}", response_model=None)
+    async def delete(response_id: str) -> JSONResponse:
+        if not store.delete(response_id):
+            raise errors.no_such_response(response_id)
+        return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+    return routes
 
 
 def build(service: Service) -> FastAPI:

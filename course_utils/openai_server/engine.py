@@ -221,8 +221,7 @@ class Engine:
         """
         self._pending = [generation for generation in self._pending if not self._is_cancelled(generation)]
         chosen = self._next()
-        chosen_ids = set(map(id, chosen))
-        self._pending = [generation for generation in self._pending if id(generation) not in chosen_ids]
+        self._pending = [generation for generation in self._pending if generation not in chosen]
         in_use = _adapters_of(self._running)
         ready = []
         for generation in chosen:
@@ -344,18 +343,15 @@ class Engine:
         """
         import torch
 
-        failed: list[Generation] = []
-        succeeded: list[tuple[Generation, torch.Tensor]] = []
+        logits: dict[Generation, torch.Tensor] = {}
         for row, generation in enumerate(rows):
             try:
-                succeeded.append((generation, forward(slice(row, row + 1))[0]))
+                logits[generation] = forward(slice(row, row + 1))[0]
             except BaseException as error:
                 traceback.print_exc()
                 self._end(generation, error)
-                failed.append(generation)
-        self._remove(failed)
-        logits = {id(generation): row_logits for generation, row_logits in succeeded}
-        return torch.stack([logits[id(generation)] for generation in self._running]) if succeeded else torch.empty(0, 1)
+        self._remove([generation for generation in rows if generation not in logits])
+        return torch.stack([logits[generation] for generation in self._running]) if logits else torch.empty(0, 1)
 
     def _forward(
         self,
@@ -382,24 +378,19 @@ class Engine:
         greedy = logits.argmax(1).tolist()
         finished = []
         for row, generation in enumerate(generations):
-            reason: str | BaseException | None
+            reason: str | BaseException | None = None
             try:
                 assert generation.sampler is not None  # created when the generation was admitted
                 token = generation.sampler.choose(logits[row], greedy[row])
                 generation.last = token.id
-                if token.id in self.ends:
-                    reason = "stop"
-                else:
+                stopped = token.id in self.ends
+                if not stopped:
                     generation.generated += 1
-                    reason = (
-                        "stop"
-                        if generation.on_token(token)
-                        else "length"
-                        if generation.generated >= generation.limit
-                        else None
-                    )
-                    if reason is None and generation.sampler.finished:  # the grammar allows nothing more
-                        reason = "stop"
+                    stopped = generation.on_token(token)
+                if not stopped and generation.generated >= generation.limit:
+                    reason = "length"
+                elif stopped or generation.sampler.finished:  # the grammar allows nothing more
+                    reason = "stop"
             except BaseException as error:  # it may be a panic, as above
                 reason = error
             if reason is not None:

@@ -75,6 +75,11 @@ def no_such_model(model: str) -> ApiError:
     return ApiError(404, message, code="model_not_found")
 
 
+def no_such_response(response_id: str) -> ApiError:
+    """Return the error for a response that is not stored, or not any more."""
+    return ApiError(404, f"Response with id '{response_id[:80]}' not found.")
+
+
 def not_tunable(model: str) -> ApiError:
     """Return the error for a job that wants to start from a model that cannot be tuned."""
     message = f"Model {model} is not available for fine-tuning or does not exist."

@@ -9,7 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
@@ -20,6 +20,8 @@ from course_utils.openai_server.errors import ApiError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from course_utils.openai_server.service import Service
+
 MAX_JSON = 8 * 1024 * 1024
 MAX_FILE = 512 * 1024 * 1024  # bytes of an upload; the hosted service's limit
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -28,20 +30,13 @@ REFUSED_SECONDS = 5.0  # to wait for the rest of a refused body
 LOCAL_CLIENTS = ("127.0.0.1", "::1", "testclient")  # addresses of clients on this machine
 
 
-class GateSettings(Protocol):
-    """The settings that the gate uses; `Service` explains them."""
-
-    key: str
-    hosts: tuple[str, ...]
-
-
 class Gate:
     """Lets a request through if it has the right address and the right key, and is not too large.
 
     It also adds the request id and the hosted API's other headers to every response.
     """
 
-    def __init__(self, app: ASGIApp, service: GateSettings) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +58,7 @@ class Gate:
                 ]
             await send(message)
 
-        body = Body(receive, self._limit(scope))
+        body = Body(receive, MAX_FILE + MAX_JSON if scope["path"] == "/v1/files" else MAX_JSON)
         try:
             self._check(scope)
             await body.check(dict(scope["headers"]).get(b"content-length"))
@@ -71,14 +66,8 @@ class Gate:
         except ApiError as error:
             await JSONResponse(error.body, error.status, error.headers)(scope, receive, send_with_headers)
         except ClientDisconnect:
-            print(
-                f"{scope['method']} {scope['path']!r}: the client disconnected while sending",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def _limit(self, scope: Scope) -> int:
-        return MAX_FILE + MAX_JSON if scope["path"] == "/v1/files" else MAX_JSON
+            line = f"{scope['method']} {scope['path']!r}: the client disconnected while sending"
+            print(line, file=sys.stderr, flush=True)
 
     def _check(self, scope: Scope) -> None:
         client = scope.get("client")

@@ -9,13 +9,15 @@ from __future__ import annotations
 import ast
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping
+from difflib import SequenceMatcher
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import Discriminator, Field, Tag
 
-from course_utils.openai_server.bodies import Strict, hosted_error
+from course_utils.openai_server.bodies import Strict
 from course_utils.openai_server.errors import ApiError, invalid
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -105,11 +107,16 @@ Auto = Literal["auto"]
 
 
 class Hyperparameters(Strict):
-    """The hyperparameters of reinforcement fine-tuning; their bounds are the API's (its specification of August 2026)."""
+    """The hyperparameters that all methods have; their bounds are the API's (its specification of August 2026)."""
 
     batch_size: Annotated[int, Field(ge=1, le=256)] | Auto | None = None
     learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto | None = None
     n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto | None = None
+
+
+class ReinforcementHyperparameters(Hyperparameters):
+    """The hyperparameters of reinforcement fine-tuning."""
+
     compute_multiplier: Annotated[float, Field(gt=1e-5, le=10)] | Auto | None = None
     eval_interval: Annotated[int, Field(ge=1)] | Auto | None = None
     eval_samples: Annotated[int, Field(ge=1)] | Auto | None = None
@@ -120,7 +127,7 @@ class Reinforcement(Strict):
     """The settings of reinforcement fine-tuning."""
 
     grader: Grader
-    hyperparameters: Hyperparameters | None = None
+    hyperparameters: ReinforcementHyperparameters | None = None
 
 
 class Validate(Strict):
@@ -137,26 +144,6 @@ class Run(Strict):
     item: Any = None
 
 
-def check_settings(settings: Mapping[str, Any] | None) -> Reinforcement:
-    """Check the settings of a reinforcement job.
-
-    Args:
-        settings: the request's block "reinforcement".
-
-    Raises:
-        ApiError: something in them is missing, unknown or out of bounds, or the grader could not be used.
-    """
-    body = {"method": {"reinforcement": settings or {}}}
-    try:
-        checked = Reinforcement.model_validate(settings or {}, strict=True)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        within = [{**one, "loc": ("method", "reinforcement", *one["loc"])} for one in details]
-        raise hosted_error(within, body) from error
-    check_grader(checked.grader)
-    return checked
-
-
 _TEMPLATE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _VARIABLE = re.compile(r"(item|sample)((?:\.\w+)+)")
 SAMPLE = ("output_text", "output_json", "output_tools", "choices", "output_audio")
@@ -171,7 +158,7 @@ def check_grader(grader: Any) -> None:
     if isinstance(grader, Multi):
         for part in grader.named().values():
             check_grader(part)
-        _names_of(_formula(grader.calculate_output), grader.named())
+        _formula(grader.calculate_output, grader.named())
     elif isinstance(grader, Python):
         _check_program(grader.source)
     elif isinstance(grader, LabelModel):
@@ -224,27 +211,25 @@ def run(grader: Any, answer: str, item: Any) -> tuple[float, dict[str, float]]:
     if not isinstance(grader, Multi):
         return _single(grader, answer, item), {}
     parts = {name: _single(part, answer, item) for name, part in grader.named().items()}
-    return _computed(_formula(grader.calculate_output), parts), parts
+    return _computed(_formula(grader.calculate_output, parts), parts), parts
 
 
 def _single(grader: Any, answer: str, item: Any) -> float:
+    kind = getattr(grader, "evaluation_metric", grader.type)
+    if kind not in ("string_check", "fuzzy_match"):
+        message = f"This server checks graders of the kind '{kind}' and does not run them; it runs 'string_check' and "
+        raise ApiError(400, f"{message}'fuzzy_match'.", param="grader", code="grader_not_run")
+    text, reference = _filled(grader.input, answer, item), _filled(grader.reference, answer, item)
     if isinstance(grader, StringCheck):
-        return float(
-            _OPERATIONS[grader.operation](_filled(grader.input, answer, item), _filled(grader.reference, answer, item))
-        )
-    if isinstance(grader, TextSimilarity) and grader.evaluation_metric == "fuzzy_match":
-        return _fuzzy(_filled(grader.input, answer, item), _filled(grader.reference, answer, item))
-    kind = grader.evaluation_metric if isinstance(grader, TextSimilarity) else grader.type
-    message = (
-        f"This server checks graders of the kind '{kind}' and does not run them; it runs 'string_check' and 'fuzzy_match'."
-    )
-    raise ApiError(400, message, param="grader", code="grader_not_run")
+        return float(_OPERATIONS[grader.operation](text, reference))
+    # the share of characters in common, in order; the hosted service counts a little otherwise
+    return SequenceMatcher(None, text, reference, autojunk=False).ratio()
 
 
 _OPERATIONS: dict[str, Callable[[str, str], bool]] = {
-    "eq": lambda text, reference: text == reference,
-    "ne": lambda text, reference: text != reference,
-    "like": lambda text, reference: reference in text,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "like": operator.contains,
     "ilike": lambda text, reference: reference.lower() in text.lower(),
 }
 
@@ -270,76 +255,51 @@ def _sample(answer: str) -> dict[str, Any]:
     return {"output_text": answer, "output_json": parsed}
 
 
-def _fuzzy(one: str, other: str) -> float:
-    """Share of characters in common, in order; the hosted service counts a little otherwise."""
-    from difflib import SequenceMatcher
-
-    return SequenceMatcher(None, one, other, autojunk=False).ratio()
-
-
 _FUNCTIONS: dict[str, Callable[..., float]] = {
     "min": min, "max": max, "abs": abs, "floor": math.floor, "ceil": math.ceil, "exp": math.exp, "sqrt": math.sqrt,
     "log": math.log,
 }  # fmt: skip
 _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / b,
-}
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+Formula: TypeAlias = Callable[[Mapping[str, float]], float]  # scores of the graders by name → the reward
 
 
-def _formula(text: str) -> ast.expr:
+def _formula(text: str, graders: Mapping[str, Any]) -> Formula:
+    """The function that a formula describes: of numbers, the graders' names, + - * / and a few functions."""
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        return _compiled(ast.parse(text.strip(), mode="eval").body, graders)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise invalid("grader.calculate_output", f"Invalid grader: {text[:80]!r} is no formula.") from error
 
 
-def _names_of(node: ast.expr, graders: Mapping[str, Any]) -> None:
-    """Refuse a formula with anything but numbers, the graders' names, + - * / and a few functions."""
+def _compiled(node: ast.expr, graders: Mapping[str, Any]) -> Formula:
     match node:
-        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-            return
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return lambda scores: float(number)
         case ast.Name(id=name) if name in graders:
-            return
+            return lambda scores: scores[name]
         case ast.Name(id=name):
-            raise invalid(
-                "grader.calculate_output", f"Invalid grader: its formula uses {name[:60]!r}, which no grader is named."
-            )
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
-            return _names_of(operand, graders)
+            message = f"Invalid grader: its formula uses {name[:60]!r}, which no grader is named."
+            raise invalid("grader.calculate_output", message)
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
+            unsigned, factor = _compiled(operand, graders), -1 if isinstance(sign, ast.USub) else 1
+            return lambda scores: factor * unsigned(scores)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            _names_of(left, graders)
-            return _names_of(right, graders)
+            combine, first, second = _BINARY[type(op)], _compiled(left, graders), _compiled(right, graders)
+            return lambda scores: combine(first(scores), second(scores))
         case ast.Call(func=ast.Name(id=name), args=[_, *_] as arguments, keywords=[]) if name in _FUNCTIONS:
-            for argument in arguments:
-                _names_of(argument, graders)
-            return
+            compiled = [_compiled(argument, graders) for argument in arguments]
+            return lambda scores: _FUNCTIONS[name](*(argument(scores) for argument in compiled))
     allowed = f"+ - * / and {', '.join(_FUNCTIONS)}"
     raise invalid("grader.calculate_output", f"Invalid grader: its formula may use numbers, graders, {allowed}.")
 
 
-def _computed(node: ast.expr, values: Mapping[str, float]) -> float:
+def _computed(formula: Formula, scores: Mapping[str, float]) -> float:
     try:
-        result = float(_value(node, values))
-    except (ArithmeticError, ValueError, TypeError) as error:
+        result = float(formula(scores))
+    except (ArithmeticError, ValueError, TypeError, RecursionError) as error:
         raise invalid("grader.calculate_output", f"The formula could not be computed: {error}.") from error
     if not math.isfinite(result):
         raise invalid("grader.calculate_output", "The formula could not be computed: its result is not finite.")
     return result
-
-
-def _value(node: ast.expr, values: Mapping[str, float]) -> float:
-    match node:
-        case ast.Constant(value=value):
-            return float(value)  # type: ignore[arg-type]
-        case ast.Name(id=name):
-            return values[name]
-        case ast.UnaryOp(op=op, operand=operand):
-            return _value(operand, values) * (-1 if isinstance(op, ast.USub) else 1)
-        case ast.BinOp(left=left, op=op, right=right):
-            return _BINARY[type(op)](_value(left, values), _value(right, values))
-        case ast.Call(func=ast.Name(id=name), args=arguments):
-            return _FUNCTIONS[name](*(_value(argument, values) for argument in arguments))
-    raise ValueError("not a formula")

@@ -20,27 +20,15 @@ from openai.types.fine_tuning import FineTuningJob
 from pydantic import Field
 
 from course_utils.openai_server import graders
-from course_utils.openai_server.bodies import Strict
-from course_utils.openai_server.errors import ApiError, invalid, no_such_job, not_tunable, winding_down
-from course_utils.openai_server.store import Store, new_id, random_letters
+from course_utils.openai_server.bodies import Metadata, Strict
+from course_utils.openai_server.errors import ApiError, invalid, missing, no_such_job, not_tunable, winding_down
+from course_utils.openai_server.graders import Auto, Hyperparameters, Reinforcement
+from course_utils.openai_server.store import Store, new_document, random_letters
 
 ORGANIZATION = "org-local"
 FINAL_STATUSES = ("succeeded", "failed", "cancelled")
 MAX_STARTS = 3  # of a process without a step of progress in between
 TASK_OF_STATUS = {"validating_files": "validate", "queued": "train", "running": "train"}
-
-Auto = Literal["auto"]
-Key = Annotated[str, Field(max_length=64)]
-Value = Annotated[str, Field(max_length=512)]
-Metadata = Annotated[dict[Key, Value], Field(max_length=16)]
-
-
-class Hyperparameters(Strict):
-    """The hyperparameters of a job; their bounds are the API's (its specification of August 2026)."""
-
-    batch_size: Annotated[int, Field(ge=1, le=256)] | Auto | None = None
-    learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto | None = None
-    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto | None = None
 
 
 class DpoHyperparameters(Hyperparameters):
@@ -62,12 +50,12 @@ class Dpo(Strict):
 
 
 class Method(Strict):
-    """How to train; the settings of methods other than the chosen one are ignored, as on the hosted service."""
+    """How to train; the settings of methods other than the chosen one are checked and have no effect."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
     dpo: Dpo | None = None
-    reinforcement: dict[str, Any] | None = None
+    reinforcement: Reinforcement | None = None
 
 
 class Wandb(Strict):
@@ -136,33 +124,31 @@ class Jobs:
                 raise invalid(name, f"invalid {name}: {file_id} has the purpose '{file['purpose']}', not 'fine-tune'")
             files[name] = file_id
         kind, hyperparameters = self._method(request)
-        job = {
-            "id": new_id("job"),
-            "object": "fine_tuning.job",
-            "created_at": int(time.time()),
-            "error": None,
-            "fine_tuned_model": None,
-            "finished_at": None,
-            "model": request.model,
-            "organization_id": ORGANIZATION,
-            "result_files": [],
-            "seed": request.seed if request.seed is not None else int.from_bytes(os.urandom(3), "big"),
-            "status": "validating_files",
-            "trained_tokens": None,
-            "training_file": request.training_file,
-            "validation_file": request.validation_file,
-            "estimated_finish": None,
-            "integrations": [integration.model_dump(exclude_none=True) for integration in request.integrations or []],
-            "metadata": request.metadata,
-            "usage_metrics": None,
-            "shared_with_openai": False,
-            "user_provided_suffix": request.suffix,
+        job = new_document(
+            "job",
+            error=None,
+            fine_tuned_model=None,
+            finished_at=None,
+            model=request.model,
+            organization_id=ORGANIZATION,
+            result_files=[],
+            seed=request.seed if request.seed is not None else int.from_bytes(os.urandom(3), "big"),
+            status="validating_files",
+            trained_tokens=None,
+            training_file=request.training_file,
+            validation_file=request.validation_file,
+            estimated_finish=None,
+            integrations=[integration.model_dump(exclude_none=True) for integration in request.integrations or []],
+            metadata=request.metadata,
+            usage_metrics=None,
+            shared_with_openai=False,
+            user_provided_suffix=request.suffix,
             **method_fields(kind, hyperparameters),
-            "_paused": False,
-            "_step": 0,
-            "_starts": 0,
-            "_name": random_letters(8),
-        }
+            _paused=False,
+            _step=0,
+            _starts=0,
+            _name=random_letters(8),
+        )
         folder = self.store.job_folder(job["id"])
         try:
             folder.mkdir(mode=0o700)
@@ -181,7 +167,7 @@ class Jobs:
 
     def _store_job(self, job: dict[str, Any]) -> None:
         with self.store.transaction():
-            self.store.add("job", job["id"], job)
+            self.store.add("job", job)
             self.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
             self.store.add_event(job["id"], f"Validating training file: {job['training_file']}")
             if job["validation_file"]:
@@ -249,19 +235,17 @@ class Jobs:
     def _unfinished(self, job_id: str, action: str) -> dict[str, Any]:
         job = self.get(job_id)
         if job["status"] in FINAL_STATUSES:
-            message = (
-                f"Job {job_id} has already {job['status']}; it can't be {action}."
-                if job["status"] != "cancelled"
-                else (f"Job {job_id} has already been cancelled; it can't be {action}.")
-            )
-            raise invalid(None, message)
+            ended = "been cancelled" if job["status"] == "cancelled" else job["status"]
+            raise invalid(None, f"Job {job_id} has already {ended}; it can't be {action}.")
         return job
 
     def _method(self, request: CreateJob) -> tuple[str, dict[str, Any]]:
         """Training method and requested hyperparameters, from the current request form, the deprecated one, or both."""
         kind = request.method.type if request.method else "supervised"
         if kind == "reinforcement":
-            graders.check_settings(request.method.reinforcement if request.method else None)
+            if request.method is None or request.method.reinforcement is None:
+                raise missing("method.reinforcement.grader")
+            graders.check_grader(request.method.reinforcement.grader)
             message = (
                 "Your request is valid, but reinforcement fine-tuning is not available for this model: this server checks "
                 "such requests and does not run them."

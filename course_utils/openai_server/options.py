@@ -48,27 +48,17 @@ class Options:
     temporary: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse options that can't work."""
-        check_options(self)
-
-
-def check_options(options: Options) -> None:
-    """Refuse an address that other machines can reach, and numbers with which no request could be answered.
-
-    Raises:
-        CourseError: an option is invalid; the message gives its value and the allowed ones.
-    """
-    if options.host not in LOOPBACK:
-        raise CourseError(
-            f"--host {options.host}: the service trains and answers for anyone who has the key, so it listens on this "
-            f"machine only ({', '.join(LOOPBACK)}); to reach it from elsewhere, use an SSH tunnel (ssh -L)"
-        )
-    if not 0 <= options.port <= 65535:
-        raise CourseError(f"--port {options.port}: ports are 1 to 65535; 0 takes any free one")
-    for name, minimum in MINIMUM.items():
-        value = getattr(options, name)
-        if value < minimum:
-            raise CourseError(f"--{name.replace('_', '-')} {value}: it must be {minimum} or more")
+        """Refuse an address that other machines can reach, and numbers with which no request could be answered."""
+        if self.host not in LOOPBACK:
+            raise CourseError(
+                f"--host {self.host}: the service trains and answers for anyone who has the key, so it listens on this "
+                f"machine only ({', '.join(LOOPBACK)}); to reach it from elsewhere, use an SSH tunnel (ssh -L)"
+            )
+        if not 0 <= self.port <= 65535:
+            raise CourseError(f"--port {self.port}: ports are 1 to 65535; 0 takes any free one")
+        for name, minimum in MINIMUM.items():
+            if (value := getattr(self, name)) < minimum:
+                raise CourseError(f"--{name} {value}: it must be {minimum} or more")
 
 
 def check_model(name: str | None) -> None:

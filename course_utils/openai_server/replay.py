@@ -81,54 +81,32 @@ class Replay:
             time.sleep(delay)
             if status != 200:
                 headers = {"Retry-After": "0.05"} if status == 429 else {}
-                self._send(
-                    handler,
-                    status,
-                    {"error": {"message": f"a {self.trouble[0]} server", "type": "server_error", "code": None}},
-                    headers,
-                )
+                error = {"message": f"a {self.trouble[0]} server", "type": "server_error", "code": None}
+                self._send(handler, status, {"error": error}, headers)
                 return
         time.sleep(self.seconds)
         text = self.answer(body["messages"])
         if text is None:
-            self._send(
-                handler,
-                404,
-                {"error": {"message": "no answer was recorded for this", "type": "invalid_request_error", "code": None}},
-            )
+            error = {"message": "no answer was recorded for this", "type": "invalid_request_error", "code": None}
+            self._send(handler, 404, {"error": error})
             return
         tokens_in = sum(len(str(m["content"])) for m in body["messages"]) // 4
         tokens_out = min(len(text) // 4, body.get("max_tokens") or 10**9)
         truncated = tokens_out < len(text) // 4
         with self._mutex:
             self.billed[key] = tokens_out  # once per key, however often the request is sent
-        self._send(
-            handler,
-            200,
-            {
-                "id": f"chatcmpl-{key[:12]}",
-                "object": "chat.completion",
-                "created": 0,
-                "model": self.model,
-                "choices": [
-                    {
-                        "index": 0,
-                        "message": {
-                            "role": "assistant",
-                            "content": text[: 4 * tokens_out] if truncated else text,
-                            "refusal": None,
-                        },
-                        "finish_reason": "length" if truncated else "stop",
-                        "logprobs": None,
-                    }
-                ],
-                "usage": {
-                    "prompt_tokens": tokens_in,
-                    "completion_tokens": tokens_out,
-                    "total_tokens": tokens_in + tokens_out,
-                },
-            },
-        )
+        message = {"role": "assistant", "content": text[: 4 * tokens_out] if truncated else text, "refusal": None}
+        reason = "length" if truncated else "stop"
+        usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
+        answer = {
+            "id": f"chatcmpl-{key[:12]}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": self.model,
+            "usage": usage,
+        }
+        choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
+        self._send(handler, 200, {**answer, "choices": [choice]})
 
     @staticmethod
     def _send(

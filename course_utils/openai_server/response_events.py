@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from openai.types.responses import ResponseStreamEvent
@@ -29,10 +29,13 @@ class Events:
     Args:
         body: the response as created by `responses.frame`; it is filled in.
         completion: the chat completion that generates it.
+        keep: called with the response once it has ended without an error; None if it is not to be stored.
     """
 
-    def __init__(self, body: dict[str, Any], completion: Completion) -> None:
-        self.body, self.completion = body, completion
+    def __init__(
+        self, body: dict[str, Any], completion: Completion, keep: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self.body, self.completion, self.keep = body, completion, keep
         self._number = -1
         self._item: dict[str, Any] | None = None  # the item in progress
         self._error: ApiError | None = None
@@ -63,7 +66,10 @@ class Events:
             self.body["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             self.body["completed_at"] = int(time.time())
-        yield self._event(f"response.{self.body['status']}", response=checked(self._snapshot()))
+        response = checked(self._snapshot())
+        if self.keep:
+            self.keep(response)
+        yield self._event(f"response.{self.body['status']}", response=response)
 
     async def stream(self) -> AsyncIterator[str]:
         """Yield the events in the form of server-sent events."""
@@ -86,8 +92,9 @@ class Events:
 
     def _piece_events(self, piece: ChoicePiece) -> Iterator[Event]:
         described = self.completion.token_logprobs(piece.tokens)
-        if piece.text or (described and not piece.calls and self._in_text):
-            if not self._in_text:
+        in_text = self._item is not None and self._item["type"] == "message"
+        if piece.text or (described and not piece.calls and in_text):
+            if not in_text:
                 yield from self._begin_text()
             yield from self._more_text(piece.text, described)
         for call in piece.calls:
@@ -96,10 +103,6 @@ class Events:
             elif self._item is not None:
                 self._item["arguments"] += call.arguments
                 yield self._event(DELTAS[1], **self._position(), delta=call.arguments)
-
-    @property
-    def _in_text(self) -> bool:
-        return self._item is not None and self._item["type"] == "message"
 
     def _begin_text(self) -> Iterator[Event]:
         item = {"id": f"msg_{random_letters(48)}", "type": "message", "status": "in_progress", "role": "assistant"}

@@ -7,16 +7,16 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple
 
 from openai.types.responses import Response
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from course_utils.openai_server.bodies import Strict
-from course_utils.openai_server.chat import ChatRequest, PlainFormat
+from course_utils.openai_server.bodies import Metadata, Strict
+from course_utils.openai_server.chat import ChatRequest, NamedSchema, PlainFormat
 from course_utils.openai_server.errors import ApiError, invalid
 from course_utils.openai_server.store import random_letters
-from course_utils.openai_server.tools import MAX_TOOLS, Function, Name
+from course_utils.openai_server.tools import MAX_TOOLS, Function
 
 
 class Echoed(Strict):
@@ -139,14 +139,11 @@ def _check_calls(messages: Sequence[Mapping[str, Any]]) -> None:
             unanswered[call["id"]] = None
         if message["role"] == "tool":
             if message["tool_call_id"] not in called:
-                _refuse("input", f"No tool call found for function call output with call_id {message['tool_call_id']}.")
+                text = f"No tool call found for function call output with call_id {message['tool_call_id']}."
+                raise invalid("input", text, "invalid_value")
             unanswered.pop(message["tool_call_id"], None)
     if unanswered:
-        _refuse("input", f"No tool output found for function call {next(iter(unanswered))}.")
-
-
-def _refuse(param: str, message: str) -> NoReturn:
-    raise invalid(param, message, "invalid_value")
+        raise invalid("input", f"No tool output found for function call {next(iter(unanswered))}.", "invalid_value")
 
 
 LOGPROBS = "message.output_text.logprobs"
@@ -164,14 +161,11 @@ MAX_RESPONSES = 500
 MAX_CHARACTERS = 32_000_000
 
 
-class SchemaFormat(Strict):
+class SchemaFormat(NamedSchema):
     """The format of a text that is JSON and follows a schema."""
 
     type: Literal["json_schema"]
-    name: Name
     schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
-    description: str | None = None
 
 
 class TextConfig(Strict):
@@ -219,9 +213,7 @@ class ResponseRequest(Strict):
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    metadata: Annotated[
-        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
-    ] | None = None  # fmt: skip
+    metadata: Metadata | None = None
     store: bool | None = None
     previous_response_id: str | None = None
     include: list[str] | None = None
@@ -259,8 +251,9 @@ class ResponseStore:
         self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
         self._characters = 0
 
-    def add(self, body: dict[str, Any], messages: list[dict[str, Any]]) -> None:
-        """Store a response, and the conversation up to and including it."""
+    def add(self, body: dict[str, Any], conversation: list[dict[str, Any]]) -> None:
+        """Store a response, and the conversation up to it."""
+        messages = [*conversation, _as_chat_message(body["output"])]
         size = len(json.dumps([body, messages]))
         self._responses[body["id"]] = StoredResponse(body, messages, size)
         self._characters += size
@@ -276,6 +269,16 @@ class ResponseStore:
         removed = self._responses.pop(response_id, None)
         self._characters -= removed.size if removed else 0
         return removed is not None
+
+
+def _as_chat_message(output: list[dict[str, Any]]) -> dict[str, Any]:
+    calls = [
+        {"id": item["call_id"], "type": "function", "function": {"name": item["name"], "arguments": item["arguments"]}}
+        for item in output
+        if item["type"] == "function_call"
+    ]
+    text = "".join(part["text"] for item in output if item["type"] == "message" for part in item["content"])
+    return {"role": "assistant", "content": text or None, **({"tool_calls": calls} if calls else {})}
 
 
 def to_chat(request: ResponseRequest, store: ResponseStore) -> tuple[ChatRequest, list[dict[str, Any]]]:

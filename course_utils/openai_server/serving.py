@@ -61,11 +61,16 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
         raise CourseError(f"another server is using {folder}; stop it, or choose another --folder") from None
     except OSError as error:
         raise CourseError(f"cannot write to {folder} ({error.strerror}); choose another --folder") from error
-    with lock, _remove_afterwards(folder if options.temporary else None):
+    with lock, contextlib.ExitStack() as afterwards:
+        if options.temporary:
+            afterwards.callback(shutil.rmtree, folder, ignore_errors=True)
         store = Store(folder)
         store.check()
         store.tidy()
-        tempfile.tempdir = str(_make_empty(folder / "incoming"))  # for uploads while they arrive
+        incoming = folder / "incoming"  # for uploads while they arrive
+        shutil.rmtree(incoming, ignore_errors=True)
+        incoming.mkdir(exist_ok=True, mode=0o700)
+        tempfile.tempdir = str(incoming)
         base, key = base_name(options.model), options.key or _read_or_create_key(folder)
         listening_socket = _open_socket(options)
         loader = Loader(options)
@@ -99,9 +104,8 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
 def _check_extra() -> None:
     from importlib.util import find_spec
 
-    missing = [
-        name for name in ("fastapi", "uvicorn", "openai", "python_multipart", "llguidance") if find_spec(name) is None
-    ]
+    packages = ("fastapi", "uvicorn", "openai", "python_multipart", "llguidance")
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise CourseError(f"the local server needs {', '.join(missing)}: pip install 'finetuning-course[server]'")
 
@@ -134,12 +138,6 @@ def _read_or_create_key(folder: Path) -> str:
     return key
 
 
-def _make_empty(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(exist_ok=True, mode=0o700)
-    return folder
-
-
 @contextlib.contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
     """Make SIGTERM end the block instead of the process.
@@ -156,15 +154,6 @@ def _exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
-
-
-@contextlib.contextmanager
-def _remove_afterwards(folder: Path | None) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_stale_folders() -> None:
@@ -253,9 +242,6 @@ class LocalServer:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
-
-    def __repr__(self) -> str:
-        return f"LocalServer(base_url={self.base_url!r}, folder={str(self.folder)!r})"
 
 
 def local_server(folder: str | Path | None = None, **options: Any) -> LocalServer:

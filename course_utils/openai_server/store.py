@@ -28,13 +28,13 @@ LETTERS = string.ascii_letters + string.digits
 BUSY_SECONDS = 30
 DATABASE = "service.sqlite"
 SCHEMA_VERSION = 1  # of the database schema: raise it when older programs can't work with it any more
-# Format of the hosted service's ids: prefix and number of letters.
-ID_FORMATS = {
-    "file": ("file-", 22),
-    "job": ("ftjob-", 24),
-    "event": ("ftevent-", 24),
-    "checkpoint": ("ftckpt_", 24),
-    "permission": ("cp_", 24),
+# As the hosted service has them: the name of each kind of document, and the prefix and number of letters of its ids.
+FORMATS = {
+    "file": ("file", "file-", 22),
+    "job": ("fine_tuning.job", "ftjob-", 24),
+    "event": ("fine_tuning.job.event", "ftevent-", 24),
+    "checkpoint": ("fine_tuning.job.checkpoint", "ftckpt_", 24),
+    "permission": ("checkpoint.permission", "cp_", 24),
 }
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
@@ -48,14 +48,9 @@ CREATE TABLE IF NOT EXISTS documents (
 CREATE INDEX IF NOT EXISTS by_parent ON documents (kind, parent, number);
 CREATE TABLE IF NOT EXISTS deleted (kind TEXT NOT NULL, id TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (kind, id));
 """
-
-
 # Folders, and those whose contents can't be recreated.
 FOLDERS = ("files", "models", "jobs")
 IRREPLACEABLE = ("files", "models")
-
-
-POSITION_TABLES = ("documents", "deleted")  # tables with the position of a document, current or deleted
 
 
 def is_full(error: BaseException) -> bool:
@@ -71,10 +66,10 @@ def is_busy(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def new_id(kind: str) -> str:
-    """Return a new id, in the format that the hosted service uses for this kind of document."""
-    prefix, length = ID_FORMATS[kind]
-    return prefix + random_letters(length)
+def new_document(kind: str, **fields: Any) -> dict[str, Any]:
+    """Return a document of a kind with a new id, in the hosted service's format, and the given fields; it is not stored."""
+    name, prefix, length = FORMATS[kind]
+    return {"id": prefix + random_letters(length), "object": name, "created_at": int(time.time()), **fields}
 
 
 def random_letters(length: int) -> str:
@@ -177,19 +172,17 @@ class Store:
                 connection.execute("ROLLBACK")
             raise
 
-    def add(self, kind: str, id: str, body: dict[str, Any], parent: str = "") -> dict[str, Any]:
+    def add(self, kind: str, body: dict[str, Any], parent: str = "") -> dict[str, Any]:
         """Add a new document, and return it.
 
         Args:
             kind: kind of the document.
-            id: its id.
-            body: its fields.
+            body: its fields, one of which is its id.
             parent: id of the document that it belongs to, or "".
         """
+        values = (kind, body["id"], parent, json.dumps(body))
         with self.transaction() as connection:
-            connection.execute(
-                "INSERT INTO documents (kind, id, parent, body) VALUES (?, ?, ?, ?)", (kind, id, parent, json.dumps(body))
-            )
+            connection.execute("INSERT INTO documents (kind, id, parent, body) VALUES (?, ?, ?, ?)", values)
         return body
 
     def get(self, kind: str, id: str) -> dict[str, Any] | None:
@@ -255,10 +248,9 @@ class Store:
         connection = self._connection()
         query, values = "SELECT body FROM documents WHERE kind = ? AND parent = ?", [kind, parent]
         if after:
-            position_query = " UNION ALL ".join(
-                f"SELECT number FROM {table} WHERE kind = ? AND id = ?" for table in POSITION_TABLES
-            )
-            start = connection.execute(position_query, (kind, after) * len(POSITION_TABLES)).fetchone()
+            same = "WHERE kind = :kind AND id = :id"  # current or deleted
+            position = f"SELECT number FROM documents {same} UNION ALL SELECT number FROM deleted {same}"
+            start = connection.execute(position, {"kind": kind, "id": after}).fetchone()
             if start:
                 query += f" AND number {'<' if newest_first else '>'} ?"
                 values.append(start[0])
@@ -286,16 +278,8 @@ class Store:
 
     def add_event(self, job_id: str, message: str, level: str = "info", data: dict[str, Any] | None = None) -> None:
         """Add an event to a job's log."""
-        event: dict[str, Any] = {
-            "id": new_id("event"),
-            "object": "fine_tuning.job.event",
-            "created_at": int(time.time()),
-            "level": level,
-            "message": message,
-            "type": "message" if data is None else "metrics",
-            "data": data or {},
-        }
-        self.add("event", event["id"], event, parent=job_id)
+        kind = "message" if data is None else "metrics"
+        self.add("event", new_document("event", level=level, message=message, type=kind, data=data or {}), parent=job_id)
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
@@ -316,23 +300,14 @@ class Store:
 
     def add_file(self, source: Path, filename: str, purpose: str, expires_at: int | None = None) -> dict[str, Any]:
         """Take over a file that is already in this store's folder; return its document once both are safely on disk."""
-        body: dict[str, Any] = {
-            "id": new_id("file"),
-            "object": "file",
-            "bytes": source.stat().st_size,
-            "created_at": int(time.time()),
-            "filename": filename,
-            "purpose": purpose,
-            "status": "processed",
-        }
-        if expires_at is not None:
-            body["expires_at"] = expires_at
+        size, expiry = source.stat().st_size, {} if expires_at is None else {"expires_at": expires_at}
+        body = new_document("file", bytes=size, filename=filename, purpose=purpose, status="processed", **expiry)
         to_disk(source)
         target = self.file_path(body["id"])
         os.replace(source, target)
         try:
             to_disk(self.folder / "files")
-            return self.add("file", body["id"], body)
+            return self.add("file", body)
         except BaseException:
             target.unlink(missing_ok=True)
             raise

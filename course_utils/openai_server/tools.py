@@ -175,9 +175,8 @@ def _chosen(choice: str | ChatToolChoice | None, declared: list[str]) -> tuple[L
 
 
 def _check_declared(names: list[str], declared: list[str], param: str) -> list[str]:
-    for name in names:
-        if name not in declared:
-            raise invalid(param, f"Tool choice '{name[:80]}' not found in 'tools' parameter.")
+    if unknown := [name for name in names if name not in declared]:
+        raise invalid(param, f"Tool choice '{unknown[0][:80]}' not found in 'tools' parameter.")
     return names
 
 

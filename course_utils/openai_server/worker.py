@@ -23,17 +23,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openai.types.fine_tuning.jobs.fine_tuning_job_checkpoint import Metrics
+
 from course_utils import facts, session
 from course_utils.errors import CourseError, Diverged, OutOfMemory, TooLong
 from course_utils.files import to_disk
 from course_utils.openai_server.jobs import FINAL_STATUSES, fail, method_fields
 from course_utils.openai_server.messages import declared, flatten
-from course_utils.openai_server.store import Store, is_full, new_id, random_letters
+from course_utils.openai_server.store import Store, is_full, new_document, random_letters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from course_utils.data_prep.findings import Finding
     from course_utils.data_prep.validation import Report
     from course_utils.models import Model
     from course_utils.training import History
@@ -135,37 +136,25 @@ def _first_error(report: Report, file_id: str, name: str) -> tuple[str | None, s
     from course_utils.data_prep.findings import ERROR
 
     too_few = "too_few_rows"
-    errors = [f for f in report.findings if f.severity == ERROR and not (f.code == too_few and name == "validation_file")]
-    if not errors:
-        return None, ""
     # Azure requires a byte order mark; the code that reads the lines skips it.
-    errors = [finding for finding in errors if finding.code != "byte_order_mark"]
-    if not errors:
+    ignored = ("byte_order_mark", *((too_few,) if name == "validation_file" else ()))
+    first = next((f for f in report.findings if f.severity == ERROR and f.code not in ignored), None)
+    if first is None:
         return None, ""
-    first = errors[0]
     # If a file can't be read at all, its number of examples is not what is wrong.
     error = report.api_error if name == "training_file" and (first.code == too_few or report.rows) else None
     if error is not None:
         return error.code, error.about(file_id)
-    message = f"The job failed due to an invalid {name.replace('_', ' ')}. Invalid file format. {_sentence(first)}"
+    text = str(first)
+    message = f"The job failed due to an invalid {name.replace('_', ' ')}. Invalid file format. {text[:1].upper()}{text[1:]}"
     return "invalid_training_file", message
-
-
-def _sentence(finding: Finding) -> str:
-    text = str(finding)
-    return text[:1].upper() + text[1:]
 
 
 # -- training -----------------------------------------------------------------------------------------------------------
 
 
-# Our names for the fields of a preference row → the API's.
-PREFERENCE_FIELDS = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}
-
-
-def _messages_of(row: dict[str, Any], field: str) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = row[field]["messages"] if field == "input" else row[field]
-    return messages
+# Our names for the answers of a preference row → the API's.
+ANSWER_FIELDS = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
 
 
 def train(store: Store, job_id: str, model: str | None, context: int) -> None:
@@ -211,9 +200,9 @@ def read_examples(folder: Path, name: str, kind: str) -> list[tuple[int, Any]]:
             continue
         try:
             if kind == "dpo":
-                tools = {"prompt": declared(row["input"])}  # described once, where the conversation begins
-                sides = PREFERENCE_FIELDS.items()
-                example: Any = {side: flatten(_messages_of(row, field), tools.get(side, ())) for side, field in sides}
+                example: Any = {side: flatten(row[field]) for side, field in ANSWER_FIELDS.items()}
+                # the tools are described once, where the conversation begins
+                example["prompt"] = flatten(row["input"]["messages"], declared(row["input"]))
             else:
                 example = flatten(row["messages"], declared(row))
         except CourseError as error:
@@ -276,9 +265,7 @@ class Training:
         )
         train, held_out = ([example for _, example in self.examples.get(name, ())] for name in FILES)
         try:
-            history = training.fit(
-                self.model, self.tokenizer, train, held_out, self.objective, settings, on_step=self._on_step
-            )
+            history = training.fit(self.model, self.tokenizer, train, held_out, self.objective, settings, self._on_step)
         except TooLong as error:
             self._name_too_long()
             raise JobFailure(str(error), None) from error
@@ -380,17 +367,15 @@ class Training:
 
     def _add_checkpoint(self, step: int, metrics: Mapping[str, float], folder: str) -> None:
         name = f"{self._model_name(random_letters(8))}:ckpt-step-{step}"
-        checkpoint: dict[str, Any] = {
-            "id": new_id("checkpoint"),
-            "object": "fine_tuning.job.checkpoint",
-            "created_at": int(time.time()),
-            "fine_tuned_model_checkpoint": name,
-            "fine_tuning_job_id": self.job_id,
-            "step_number": step,
-            "metrics": {key: value for key, value in metrics.items() if key in CHECKPOINT_METRICS} | {"step": step},
-        }
+        checkpoint = new_document(
+            "checkpoint",
+            fine_tuned_model_checkpoint=name,
+            fine_tuning_job_id=self.job_id,
+            step_number=step,
+            metrics={key: value for key, value in metrics.items() if key in Metrics.model_fields} | {"step": step},
+        )
         self._add_model(name, folder, checkpoint=True)
-        self.store.add("checkpoint", checkpoint["id"], checkpoint, parent=self.job_id)
+        self.store.add("checkpoint", checkpoint, parent=self.job_id)
         self.store.add_event(self.job_id, f"Checkpoint created at step {step} with Snapshot ID: {name}")
         for surplus in self.store.all("checkpoint", self.job_id, newest_first=True)[KEPT_CHECKPOINTS:]:
             self.store.delete("checkpoint", surplus["id"])
@@ -421,7 +406,8 @@ class Training:
             )
             self.store.add_event(self.job_id, f"New fine-tuned model created: {name}")
             self.store.add_event(self.job_id, "The job has successfully completed")
-        self._remove_unused()
+        self._remove_unused_adapters()
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)  # the trainer's
 
     def _add_model(self, name: str, folder: str, checkpoint: bool = False) -> None:
         model = {
@@ -434,7 +420,7 @@ class Training:
             "_checkpoint": checkpoint,
             "_job": self.job_id,
         }
-        self.store.add("model", name, model)
+        self.store.add("model", model)
 
     def _model_name(self, last: str) -> str:
         base = self.job["model"]
@@ -442,10 +428,13 @@ class Training:
         suffix = re.sub(r"[^a-z0-9-]+", "-", (self.job["user_provided_suffix"] or "").lower()).strip("-")
         return f"ft:{base}:local:{suffix}:{last}"
 
-    def _remove_unused(self) -> None:
-        """Remove adapters of checkpoints that were not kept, and the trainer's checkpoints."""
-        remove_unused_adapters(self.store)
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+    def _remove_unused_adapters(self) -> None:
+        """Remove the adapter folders that no model's document refers to, as those of checkpoints that were not kept."""
+        named = {model["_folder"] for model in self.store.all("model")}
+        for folder in (self.store.folder / "models").iterdir():
+            # the document of a recent one may not be committed yet
+            if folder.name not in named and time.time() - folder.stat().st_mtime > 60:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 TOKEN_METRICS = {"accuracy": "mean_token_accuracy"}
@@ -456,23 +445,6 @@ PREFERENCE_METRICS = {
     "accuracy": "rewards_accuracies",
 }
 FULL_METRICS = ("valid_loss", "valid_mean_token_accuracy")
-CHECKPOINT_METRICS = (
-    "train_loss",
-    "train_mean_token_accuracy",
-    "valid_loss",
-    "valid_mean_token_accuracy",
-    "full_valid_loss",
-    "full_valid_mean_token_accuracy",
-)
-
-
-def remove_unused_adapters(store: Store) -> None:
-    """Remove the adapter folders that no model's document refers to any more."""
-    named = {model["_folder"] for model in store.all("model")}
-    for folder in (store.folder / "models").iterdir():
-        # the document of a recent one may not be committed yet
-        if folder.name not in named and time.time() - folder.stat().st_mtime > 60:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def resolve_hyperparameters(requested: Mapping[str, Any], examples: int, kind: str) -> dict[str, Any]:

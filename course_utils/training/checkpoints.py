@@ -14,9 +14,8 @@ import os
 import random
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,6 @@ from course_utils.files import sha256, to_disk
 
 if TYPE_CHECKING:
     import torch
-    from accelerate import Accelerator
-    from accelerate.optimizer import AcceleratedOptimizer
 
     from course_utils.training.history import History
     from course_utils.training.objectives import Objective
@@ -60,21 +57,17 @@ class State:
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of one run in one folder: the last two, and the best weights.
+    """Writes and reads the checkpoints of one run in one folder: the last two, and the best weights."""
 
-    Attributes:
-        notes: sentences for the user about checkpoints that were damaged or could not be written.
-    """
-
-    def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path, identity: Mapping[str, Any], note: Callable[[str], None]) -> None:
         """Choose the folder, and say which run its checkpoints belong to.
 
         Args:
             folder: where to write; created when it is first needed.
             identity: plain values that are equal only for runs that may continue each other (see `run_identity`).
+            note: called with a sentence about each checkpoint that is damaged or could not be written (`History.note`).
         """
-        self.folder, self.identity = Path(folder), json.loads(json.dumps(identity))
-        self.notes: list[str] = []
+        self.folder, self.identity, self._note = Path(folder), json.loads(json.dumps(identity)), note
 
     def save(self, state: State) -> None:
         """Write a checkpoint, and remove those that are no longer needed.
@@ -82,12 +75,9 @@ class Checkpoints:
         If the checkpoint cannot be written (a full disk, for instance), a note and a warning say so and nothing is raised.
         """
         import torch
-        from safetensors.torch import save_file
 
         def write(folder: Path) -> None:
-            save_file(
-                {name: t.detach().cpu().contiguous() for name, t in state.weights.items()}, folder / "weights.safetensors"
-            )
+            _save_weights(state.weights, folder)
             torch.save({"optimizer": state.optimizer, "random": state.random}, folder / "state.pt")
             plain_values = {"step": state.step, "identity": self.identity, VALUES: state.values}
             (folder / VALUES_FILE).write_text(json.dumps(plain_values), encoding="utf-8")
@@ -100,12 +90,7 @@ class Checkpoints:
 
         A failure becomes a note, as in `save`.
         """
-        from safetensors.torch import save_file
-
-        def write(folder: Path) -> None:
-            save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, folder / "weights.safetensors")
-
-        self._write(f"best-{step:06d}", write)
+        self._write(f"best-{step:06d}", lambda folder: _save_weights(weights, folder))
 
     def load(self) -> State | None:
         """Return the state in the newest complete checkpoint, or None if there is none.
@@ -163,14 +148,11 @@ class Checkpoints:
                 shutil.rmtree(replaced, ignore_errors=True)
             os.replace(partial_folder, target)
             to_disk(self.folder)
-        except OSError as error:
-            shutil.rmtree(partial_folder, ignore_errors=True)
-            self._note(f"{name} could not be written ({error}); training goes on without it")
-            return False
         except Exception as error:
-            # safetensors and torch report a full disk with their own error types
             shutil.rmtree(partial_folder, ignore_errors=True)
-            if not re.search(r"space left|quota|IoError|failed writing|unexpected pos", str(error)):
+            # safetensors and torch report a full disk with their own error types
+            full = re.search(r"space left|quota|IoError|failed writing|unexpected pos", str(error))
+            if not full and not isinstance(error, OSError):
                 raise
             self._note(f"{name} could not be written ({error}); training goes on without it")
             return False
@@ -209,9 +191,11 @@ class Checkpoints:
             return f"{type(error).__name__}: {error}"
         return ""
 
-    def _note(self, text: str) -> None:
-        self.notes.append(text)
-        warnings.warn(text, stacklevel=2)
+
+def _save_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, folder / "weights.safetensors")
 
 
 def random_states() -> dict[str, Any]:
@@ -333,7 +317,7 @@ def run_identity(
         parameters: the trained parameters, by name.
         processes: number of processes that train together.
     """
-    compared_settings = {n: v for n, v in settings.as_dict().items() if not n.startswith("checkpoint")}
+    compared_settings = {n: v for n, v in asdict(settings).items() if not n.startswith("checkpoint")}
     data = repr([(e.prompt, e.completions) for e in examples])
     return {
         "settings": compared_settings,
@@ -342,52 +326,3 @@ def run_identity(
         "model": {name: list(p.shape) for name, p in parameters.items()},
         "processes": processes,
     }
-
-
-class Resume:
-    """Saves the state of a run in its checkpoints, and restores a saved state.
-
-    Attributes:
-        checkpoints: where the states are saved.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        accelerator: Accelerator,
-        parameters: Mapping[str, torch.nn.Parameter],
-        optimizer: AcceleratedOptimizer,
-        history: History,
-    ) -> None:
-        self.checkpoints, self.accelerator = checkpoints, accelerator
-        self.parameters, self.optimizer, self.history = parameters, optimizer, history
-
-    def save(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write a checkpoint. All processes must call this; only the main one writes.
-
-        Args:
-            step: number of optimiser steps done.
-            values: plain values to keep besides the history, see `State.values`.
-        """
-        from accelerate.utils import gather_object
-
-        states = gather_object([random_states()])
-        if not self.accelerator.is_main_process:
-            return
-        optimizer = {"optimizer": self.optimizer.state_dict()}
-        if self.accelerator.scaler is not None:
-            optimizer["scaler"] = self.accelerator.scaler.state_dict()
-        self.checkpoints.save(State(step, self.parameters, optimizer, states, {"history": self.history.as_dict(), **values}))
-
-    def restore(self, state: State) -> None:
-        """Restore weights, optimiser, history and random generators from a saved state.
-
-        A note says that the run was resumed.
-        """
-        set_weights(self.parameters, state.weights)
-        self.optimizer.load_state_dict(state.optimizer["optimizer"])
-        if self.accelerator.scaler is not None and "scaler" in state.optimizer:
-            self.accelerator.scaler.load_state_dict(state.optimizer["scaler"])
-        self.history.restore(state.values["history"])
-        self.history.note(f"resumed after step {state.step}")
-        restore_random_states(state.random[self.accelerator.process_index])

@@ -80,9 +80,7 @@ class Footprint:
 
     def with_measurement(self, report: memory.MemoryReport) -> Footprint:
         """Return a copy that also has the measurement of the `memory.track` block around the run."""
-        if self.where == "GPU" and report.gpu_allocated_peak is not None and report.gpu_start is not None:
-            return replace(self, measured=report.gpu_allocated_peak - report.gpu_start)
-        return replace(self, measured=report.process_increase)
+        return replace(self, measured=report.increase if self.where == "GPU" else report.process_increase)
 
     def __str__(self) -> str:
         if self.predicted is None:
@@ -157,15 +155,10 @@ def largest(micro_batches: Iterable[Sequence[Encoded]], count: int = 12) -> list
     by_size: dict[tuple[int, int], Sequence[Encoded]] = {}
     for examples in micro_batches:
         size = len(examples), max(map(len, examples))
-        if size not in by_size or _scored(examples) > _scored(by_size[size]):
-            by_size[size] = examples
+        by_size[size] = max(by_size.get(size, examples), examples, key=lambda part: sum(example.scored for example in part))
     sizes = sorted(by_size, key=lambda size: size[0] * size[1], reverse=True)
     longest = max(by_size, key=lambda size: size[1])  # attention's part grows with the square of the length
     return [by_size[size] for size in {*sizes[:count], longest}]
-
-
-def _scored(examples: Sequence[Encoded]) -> int:
-    return sum(example.scored for example in examples)
 
 
 def _size(batch: Batch) -> tuple[int, int, int, int, bool | str]:
@@ -186,8 +179,10 @@ def plan_of(model: Model, sizes: Shape, settings: Settings) -> memory.StepPlan:
     dtype = base.get_input_embeddings().weight.dtype
     precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     trained = [p for p in model.parameters() if p.requires_grad]
+    kernel = getattr(model.config, "_attn_implementation", None)
     common: dict[str, Any] = {
-        "precision": precision, "loop": "course", "attention": _attention(model),
+        "precision": precision, "loop": "course",
+        "attention": kernel if kernel in ("eager", "grouped_eager") else "sdpa",
         "device": "cuda" if model.device.type == "cuda" else "cpu",
         "checkpointing": bool(getattr(base, "is_gradient_checkpointing", False)),
     }  # fmt: skip
@@ -216,11 +211,6 @@ def plan_of(model: Model, sizes: Shape, settings: Settings) -> memory.StepPlan:
     ):
         raise CourseError("what is trained is not a float32 LoRA of one rank on all blocks")
     return plan
-
-
-def _attention(model: Model) -> str:
-    kernel = getattr(model.config, "_attn_implementation", None) or "sdpa"
-    return kernel if kernel in ("eager", "grouped_eager") else "sdpa"
 
 
 class MicroBatches:

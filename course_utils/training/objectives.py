@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from course_utils.models import Model
-
 
 class Loss(NamedTuple):
     """What a micro-batch contributes to the loss and to the mean metrics of its batch; the contributions are added up.
@@ -80,12 +78,6 @@ class Objective:
             totals: the `normalizers` of the whole batch.
         """
         raise NotImplementedError
-
-    def attach(self, model: Model) -> None:
-        """Add to the model what the objective trains besides it, such as PPO's value head; called before the first step."""
-
-    def detach(self, model: Model) -> None:
-        """Remove from the model what `attach` added to it; called when the run has ended."""
 
 
 def messages_of(example: Any, key: str, where: str) -> list[dict[str, Any]]:

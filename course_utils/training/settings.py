@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from course_utils.errors import CourseError
 
@@ -67,16 +66,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, naming the argument and the values that would."""
-        positive = (
-            "learning_rate",
-            "batch_size",
-            "gradient_accumulation_steps",
-            "epochs",
-            "max_grad_norm",
-            "max_length",
-            "bucket",
-        )
-        for name in positive:
+        counts = ("batch_size", "gradient_accumulation_steps", "max_length", "bucket")
+        for name in ("learning_rate", "epochs", "max_grad_norm", *counts):
             if not getattr(self, name) > 0:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be greater than zero")
         for name in ("max_steps", "evaluate_every", "early_stopping", "checkpoint_every", "micro_batch_tokens"):
@@ -91,10 +82,6 @@ class Settings:
             raise CourseError(f"Settings(fused={self.fused!r}): choose among {', '.join(FUSED)}, or () for none")
         if self.checkpoint_folder is not None:
             object.__setattr__(self, "checkpoint_folder", str(self.checkpoint_folder))  # a Path is accepted too
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values, for the history and for checkpoints."""
-        return asdict(self)
 
 
 def learning_rate_factor(step: int, total: int, settings: Settings) -> float:

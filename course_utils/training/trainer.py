@@ -17,7 +17,15 @@ from course_utils import memory, quantization
 from course_utils.batching import Encoded
 from course_utils.errors import CourseError, Diverged, OutOfMemory
 from course_utils.scoring import completion_log_probabilities
-from course_utils.training.checkpoints import Checkpoints, EarlyStopping, Resume, State, run_identity
+from course_utils.training.checkpoints import (
+    Checkpoints,
+    EarlyStopping,
+    State,
+    random_states,
+    restore_random_states,
+    run_identity,
+    set_weights,
+)
 from course_utils.training.footprint import Footprint, MicroBatches, prefault
 from course_utils.training.history import History, Progress
 from course_utils.training.objectives import SFT, Objective, check_reference
@@ -77,20 +85,17 @@ def fit(
             that were never finite in float16, too little memory, or checkpoints of another run in the folder.
     """
     quantization.guard(model)
-    objective = objective or SFT()
     was_training = model.training
     trainer = None
-    objective.attach(model)
     try:
         with forward_restored(model):
-            trainer = Trainer(model, tokenizer, objective, settings or Settings(), on_step)
+            trainer = Trainer(model, tokenizer, objective or SFT(), settings or Settings(), on_step)
             return trainer.train(train, validation)
     except (RuntimeError, MemoryError) as error:
         if trainer is None or not _is_out_of_memory(error):
             raise
         raise OutOfMemory(trainer.out_of_memory()) from error
     finally:
-        objective.detach(model)
         model.train(was_training)
 
 
@@ -110,7 +115,7 @@ class Trainer:
         settings: Settings,
         on_step: OnStep | None = None,
     ) -> None:
-        """Prepare a run; the objective must already be attached to the model.
+        """Prepare a run.
 
         Args:
             model: the model to train.
@@ -140,7 +145,6 @@ class Trainer:
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.micro_batches = MicroBatches(model, tokenizer, objective, settings, self.accelerator.device)
         self.sampler = BatchSampler(objective, settings, self.accelerator)
-        self.resume: Resume | None = None
         self.early_stopping: EarlyStopping | None = None
 
     def train(self, train: Sequence[Any], validation: Sequence[Any] | None) -> History:
@@ -165,14 +169,11 @@ class Trainer:
                 if objective.needs_reference:
                     examples, validation_examples = self._with_reference(examples, validation_examples, state)
                 first_step = state.step if state else 0
-                self._all_steps(
-                    examples, validation_examples, state, total, settings.checkpoint_every or per_epoch, progress
-                )
+                checkpoint_every = settings.checkpoint_every or per_epoch
+                self._all_steps(examples, validation_examples, checkpoints, state, total, checkpoint_every, progress)
             if self.step > first_step:
                 self.history.memory = self.history.memory.with_measurement(report)
         self._report_skipped_steps()
-        if checkpoints:
-            self.history.notes += checkpoints.notes
         if self.early_stopping:
             self.early_stopping.restore(checkpoints)
         return self.history
@@ -208,8 +209,7 @@ class Trainer:
             return None, None
         processes = self.accelerator.num_processes
         identity = run_identity(self.objective, self.settings, examples, self.trainable, processes)
-        checkpoints = Checkpoints(folder, identity)
-        self.resume = Resume(checkpoints, self.accelerator, self.trainable, self.optimizer, self.history)
+        checkpoints = Checkpoints(folder, identity, self.history.note)
         return checkpoints, checkpoints.load()
 
     def _watch_validation(self, checkpoints: Checkpoints | None) -> None:
@@ -263,17 +263,15 @@ class Trainer:
         self,
         examples: list[Encoded],
         held_out: list[Encoded],
+        checkpoints: Checkpoints | None,
         state: State | None,
         total: int,
         checkpoint_every: int,
         progress: Progress,
     ) -> None:
         """Validate, then train, validate and save until the end; resumes from `state` if there is one."""
-        if state and self.resume:
-            self.resume.restore(state)
-            self.step = state.step
-            if self.early_stopping:
-                self.early_stopping.best_step = state.values["best_step"]
+        if state:
+            self._restore(state)
         else:
             self._validate(held_out)
         self.wrapped.train()
@@ -287,8 +285,8 @@ class Trainer:
                 stop = self._validate(held_out)
             if self.on_step and self.accelerator.is_main_process:
                 self.on_step(self.step, total, self.history)
-            if self.resume and (last or stop or self.step % checkpoint_every == 0):
-                self.resume.save(self.step, self._checkpoint_values([*examples, *held_out], stop))
+            if checkpoints and (last or stop or self.step % checkpoint_every == 0):
+                self._save(checkpoints, [*examples, *held_out], stop)
             progress.update(self.step, last or stop)
             if last or stop:
                 return
@@ -399,16 +397,37 @@ class Trainer:
             sums[name] = sums.get(name, 0.0) + weight * value
         return self._sum(sums)
 
-    def _checkpoint_values(self, examples: Sequence[Encoded], stopped: bool) -> dict[str, Any]:
-        """Plain values that a checkpoint holds besides weights and history."""
-        reference = [e.reference_log_probabilities for e in examples] if self.objective.needs_reference else None
-        best_step = self.early_stopping.best_step if self.early_stopping else None
-        return {
-            "best_step": best_step,
-            "reference": reference,
+    def _save(self, checkpoints: Checkpoints, examples: Sequence[Encoded], stopped: bool) -> None:
+        """Write a checkpoint. All processes must call this; only the main one writes."""
+        from accelerate.utils import gather_object
+
+        states = gather_object([random_states()])
+        if not self.accelerator.is_main_process:
+            return
+        optimizer = {"optimizer": self.optimizer.state_dict()}
+        if self.accelerator.scaler is not None:
+            optimizer["scaler"] = self.accelerator.scaler.state_dict()
+        values = {
+            "history": self.history.as_dict(),
+            "best_step": self.early_stopping.best_step if self.early_stopping else None,
+            "reference": [e.reference_log_probabilities for e in examples] if self.objective.needs_reference else None,
             "stopped": stopped,
             "micro_batch_tokens": self.micro_batches.max_tokens,
         }
+        checkpoints.save(State(self.step, self.trainable, optimizer, states, values))
+
+    def _restore(self, state: State) -> None:
+        """Restore weights, optimiser, history and random generators; a note says that the run was resumed."""
+        set_weights(self.trainable, state.weights)
+        self.optimizer.load_state_dict(state.optimizer["optimizer"])
+        if self.accelerator.scaler is not None and "scaler" in state.optimizer:
+            self.accelerator.scaler.load_state_dict(state.optimizer["scaler"])
+        self.history.restore(state.values["history"])
+        self.history.note(f"resumed after step {state.step}")
+        restore_random_states(state.random[self.accelerator.process_index])
+        self.step = state.step
+        if self.early_stopping:
+            self.early_stopping.best_step = state.values["best_step"]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
@@ -26,7 +27,7 @@ def gpu(monkeypatch, tmp_path):
     def in_a_process(*arguments):
         measured.append(arguments)
         if arguments == ("device",):
-            return CARD.as_dict()
+            return asdict(CARD)
         if arguments[0] == "lesson":
             return {"seconds": 60.0, "peak_bytes": 10**9, "card_peak_bytes": 2 * 10**9}
         return {"missing": "needs flash_attn"} if "flash" in arguments[-1] else {

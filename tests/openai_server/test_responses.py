@@ -189,13 +189,13 @@ def test_a_conversation_goes_on_from_the_response_that_is_kept(strict, server):
 def test_the_oldest_responses_are_forgotten_first():
     from course_utils.openai_server.responses import ResponseStore
 
-    memory = ResponseStore(max_responses=3, max_characters=1000)
+    memory = ResponseStore(max_responses=3, max_characters=1100)
     for number in range(5):
-        memory.add({"id": str(number)}, [])
+        memory.add({"id": str(number), "output": []}, [])
     assert [memory.get(str(number)) is not None for number in range(5)] == [False, False, True, True, True]
-    memory.add({"id": "large"}, [{"content": "x" * 950}])
+    memory.add({"id": "large", "output": []}, [{"content": "x" * 950}])
     assert memory.get("4") is None and memory.get("large") is not None
-    memory.add({"id": "too large"}, [{"content": "x" * 1000}])
+    memory.add({"id": "too large", "output": []}, [{"content": "x" * 1100}])
     assert memory.get("too large") is None and memory.get("large") is None
     assert not memory.delete("4") and memory._characters == 0
 
@@ -280,10 +280,10 @@ def test_what_fails_on_the_way_is_an_event_and_an_error():
     """The stream ends with `response.failed`; in one piece it is the server's fault; neither is kept."""
     import asyncio
 
-    from course_utils.openai_server.app import StoredEvents
     from course_utils.openai_server.completions import ChoicePiece
     from course_utils.openai_server.errors import ApiError
-    from course_utils.openai_server.responses import ResponseRequest, ResponseStore, frame
+    from course_utils.openai_server.response_events import Events
+    from course_utils.openai_server.responses import ResponseRequest, frame
 
     class Broken:
         usage = None
@@ -296,13 +296,13 @@ def test_what_fails_on_the_way_is_an_event_and_an_error():
             return []
 
     async def both():
-        memory = ResponseStore()
+        stored = []
         bodies = [frame(ResponseRequest(model="m", input="x")) for _ in range(2)]
-        streamed = [event async for event in StoredEvents(bodies[0], Broken(), [], memory).events()]
+        streamed = [event async for event in Events(bodies[0], Broken(), stored.append).events()]
         with pytest.raises(ApiError, match="out of memory") as caught:
-            await StoredEvents(bodies[1], Broken(), [], memory).whole()
+            await Events(bodies[1], Broken(), stored.append).whole()
         assert caught.value.status == 500
-        assert all(memory.get(body["id"]) is None for body in bodies)
+        assert not stored
         return streamed
 
     events = asyncio.run(both())

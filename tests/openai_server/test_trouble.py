@@ -193,9 +193,9 @@ def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path):
 
     store._local.connection = broken = Broken(store._connection())
     with pytest.raises(sqlite3.OperationalError):
-        store.add("file", "one", {"id": "one"})
+        store.add("file", {"id": "one"})
     broken.full = False
-    store.add("file", "two", {"id": "two"})
+    store.add("file", {"id": "two"})
     assert [body["id"] for body in Store(tmp_path).all("file")] == ["two"]
 
 
