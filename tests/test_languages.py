@@ -7,10 +7,9 @@ import pytest
 
 from course_utils import languages
 from course_utils.errors import CourseError
-from course_utils.exercises import check
+from course_utils.exercises import EXERCISES, check
 from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.quizzes import questions, quiz
-from course_utils.exercises.registry import EXERCISES
 from course_utils.glossary import define
 from course_utils.in_browser.calls import call
 from course_utils.languages import LANGUAGES, TRANSLATIONS, current, messages, read, say, speaking

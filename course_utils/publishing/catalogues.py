@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING
 
 from course_utils import assets, claims, glossary
 from course_utils.evidence.cards import LESSON_OF
+from course_utils.exercises import EXERCISES
 from course_utils.exercises.libraries import REFUSAL
 from course_utils.exercises.quizzes import questions
-from course_utils.exercises.registry import EXERCISES
 from course_utils.files import write_whole
 from course_utils.languages import BOOK, GLOSSARY, SOURCE, STAGE, catalogue_file, find, lesson_domain, speaking
 from course_utils.lessons import LESSONS, Lesson

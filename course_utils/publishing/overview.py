@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 from course_utils.languages import BOOK, say
 from course_utils.lessons import LESSONS, Lesson
 from course_utils.publishing.times import load_times

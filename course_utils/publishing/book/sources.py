@@ -12,7 +12,7 @@ from typing import Any
 
 from course_utils import assets, glossary, lessons, pages
 from course_utils.errors import CourseError
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 from course_utils.in_browser.answers import on_page
 from course_utils.in_browser.calculators import CALCULATORS
 from course_utils.languages import BOOK, SOURCE, current, say
