@@ -29,8 +29,8 @@ import nbformat
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "exercises"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "grading"))
+from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import strip_solution
-from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.marking import setup_for
 from course_utils.publishing import builder

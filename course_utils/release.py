@@ -17,9 +17,9 @@ from pathlib import Path
 from markupsafe import Markup
 
 from course_utils.errors import CourseError
+from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.quizzes import questions
-from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.results import write
 from course_utils.lessons import Lesson, find, learner_file

@@ -15,7 +15,7 @@ from jinja2 import UndefinedError, nodes
 import course_utils
 from course_utils import data_report, pages, release
 from course_utils.data_prep import prepare
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 from course_utils.grading import results, tables
 from course_utils.grading.intake import Answers, Submission
 from course_utils.grading.marking import Mark

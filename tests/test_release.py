@@ -15,9 +15,9 @@ from support import solution_lines
 from course_utils import facts, release
 from course_utils.cli import main
 from course_utils.errors import CourseError
+from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import END
 from course_utils.exercises.quizzes import questions
-from course_utils.exercises.registry import EXERCISES
 from course_utils.grading.marking import Attempt, LearnerAnswer
 from course_utils.lessons import LESSONS, NAMES, learner_file
 from course_utils.publishing.wheel import write_wheel

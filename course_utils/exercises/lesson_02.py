@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from course_utils.exercises.definitions import Challenge, Exercise, Mistake
-from course_utils.exercises.remembered import remembered
+from course_utils.exercises.definitions import Challenge, Exercise, Mistake, remembered
 
 
 def lora_forward(x, W, A, B, alpha):

@@ -22,8 +22,7 @@ from course_utils.errors import CourseError
 from course_utils.files import remove_drafts
 from course_utils.grading import intake, reading, results, tables
 from course_utils.grading.cluster import DaskCluster
-from course_utils.grading.marker import Marker, digest, grading_fingerprint
-from course_utils.grading.marking import LearnerAnswer, Mark
+from course_utils.grading.marking import LearnerAnswer, Mark, Marker, digest, grading_fingerprint
 from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import Isolation, require
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from course_utils import assets
 from course_utils.errors import CourseError
-from course_utils.grading.marker import Marker, grading_fingerprint
-from course_utils.grading.marking import LearnerAnswer, Mark
+from course_utils.grading.marking import LearnerAnswer, Mark, Marker, grading_fingerprint
 from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import Isolation, require
 

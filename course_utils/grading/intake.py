@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from course_utils.errors import CourseError
+from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import strip_solution
-from course_utils.exercises.registry import EXERCISES
 from course_utils.grading.reading import AROUND_BYTES, EXERCISE_MARKER, Cells, File, is_folder, shown
 
 MOST_NAMES = 3  # files named in one reason

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 
 EXERCISE_MARKER = re.compile(r"^[ \t]*#[ \t]*EXERCISE:[ \t]*([\w.-]+)", re.IGNORECASE | re.MULTILINE)
 SMALL_BYTES, LARGEST_BYTES = 5_000_000, 300_000_000  # files between the two are read in a process with limited memory

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 from course_utils.files import write_whole
 from course_utils.grading.intake import Answers, Submission
 from course_utils.grading.marking import Mark

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from course_utils.errors import CourseError
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 from course_utils.grading.intake import folded, table
 from course_utils.grading.results import write
 from course_utils.pages import render

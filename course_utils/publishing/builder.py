@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils import assets, glossary
 from course_utils.errors import CourseError
+from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import Exercise, strip_solution
-from course_utils.exercises.registry import EXERCISES
 from course_utils.files import write_whole
 from course_utils.lessons import find, learner_file, source_file
 from course_utils.publishing import markers

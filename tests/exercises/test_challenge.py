@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from course_utils.exercises import EXERCISES, check, lesson_02
-from course_utils.exercises.remembered import remembered
+from course_utils.exercises.definitions import remembered
 
 pytestmark = pytest.mark.model
 

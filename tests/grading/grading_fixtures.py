@@ -7,9 +7,8 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
-from course_utils.exercises import check
+from course_utils.exercises import EXERCISES, check
 from course_utils.exercises.definitions import strip_solution
-from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch
 from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import ENVIRONMENT_MARKER

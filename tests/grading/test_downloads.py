@@ -5,7 +5,7 @@ import csv
 import pytest
 from grading_fixtures import full, hand_in, points, results, run
 
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 from course_utils.grading import intake
 
 POINTS = {section: round(sum(full(section).values())) for section in ("03", "06")}

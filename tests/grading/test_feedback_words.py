@@ -7,8 +7,7 @@ from grading_fixtures import SHORT, hand_in, points, run, said
 
 from course_utils.exercises import EXERCISES, check
 from course_utils.grading import batch
-from course_utils.grading.marker import Marker
-from course_utils.grading.marking import HINTS, LearnerAnswer
+from course_utils.grading.marking import HINTS, LearnerAnswer, Marker
 from course_utils.grading.results import feedback
 from course_utils.grading.sandbox import require
 

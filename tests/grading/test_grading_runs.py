@@ -311,11 +311,11 @@ def test_what_marks_need_is_imported_before_threads_mark(tmp_path, section, need
     hand_in(tmp_path / "in", "a", section)
     program = f"""
 import sys
-from course_utils.grading import batch, marker
+from course_utils.grading import batch, marking
 def mark(self, answers):
     print("torch" in sys.modules)
     return {{}}
-marker.Marker.mark = mark
+marking.Marker.mark = mark
 batch.grade({section!r}, {str(tmp_path / "in")!r}, {str(tmp_path / "out")!r}, progress=False)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

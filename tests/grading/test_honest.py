@@ -7,8 +7,7 @@ from grading_fixtures import code, full, hand_in, notebook, points, results, run
 
 from course_utils.cli import main
 from course_utils.errors import CourseError
-from course_utils.exercises import check, checking
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES, check, checking
 from course_utils.grading import batch, sandbox
 from course_utils.grading.marking import Attempt, LearnerAnswer
 

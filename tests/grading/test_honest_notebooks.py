@@ -13,8 +13,7 @@ from honest_notebooks import stored
 
 from course_utils.exercises import EXERCISES
 from course_utils.grading import batch, intake, reading
-from course_utils.grading.marker import Marker
-from course_utils.grading.marking import LearnerAnswer
+from course_utils.grading.marking import LearnerAnswer, Marker
 from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import require
 

@@ -8,8 +8,7 @@ import tracemalloc
 
 import pytest
 
-from course_utils.exercises import checking
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES, checking
 from course_utils.grading.protocol import Channel, Died, Limits, value_of
 
 LIMITS = Limits()

@@ -12,7 +12,7 @@ from support import jupyter, wait_until
 from test_honest import WRONG
 
 from course_utils import lessons
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 from course_utils.publishing import builder
 from course_utils.publishing.runner import execute
 

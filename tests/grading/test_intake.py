@@ -10,7 +10,7 @@ import pytest
 from grading_fixtures import cells, code, full, hand_in, left_behind, notebook, points, results, run, said
 
 from course_utils.errors import CourseError
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 from course_utils.grading import intake
 
 SOLVED = {id: EXERCISES[id].source() for id in full("06")}

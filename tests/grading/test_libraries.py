@@ -10,8 +10,7 @@ from grading_fixtures import SHORT, in_the_notebook, with_marker
 from course_utils.exercises import EXERCISES, check
 from course_utils.exercises.libraries import foreign
 from course_utils.grading import batch
-from course_utils.grading.marker import Marker
-from course_utils.grading.marking import Attempt, LearnerAnswer
+from course_utils.grading.marking import Attempt, LearnerAnswer, Marker
 from course_utils.grading.sandbox import require
 
 RULE = "{valid}(''.join(c for c in text if c.isdigit())) and 13 <= sum(c.isdigit() for c in text) <= 19"

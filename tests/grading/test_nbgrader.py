@@ -16,7 +16,7 @@ from test_honest import WRONG
 
 from course_utils import lessons
 from course_utils.cli import main
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 from course_utils.grading import nbgrader_course
 from course_utils.publishing import builder
 

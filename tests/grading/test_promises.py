@@ -8,8 +8,7 @@ from grading_fixtures import SHORT
 
 from course_utils.exercises import EXERCISES, check
 from course_utils.grading import batch
-from course_utils.grading.marker import Marker
-from course_utils.grading.marking import LearnerAnswer
+from course_utils.grading.marking import LearnerAnswer, Marker
 from course_utils.grading.sandbox import require
 
 # exercise id → (an answer that gives the right values and breaks a promise, what is said of it)

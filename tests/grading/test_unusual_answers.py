@@ -14,8 +14,7 @@ from grading_fixtures import SHORT, code, notebook, run, said, with_marker
 from course_utils.exercises import EXERCISES, check, checking
 from course_utils.exercises.values import decode, encode, settled
 from course_utils.grading import batch, intake, reading
-from course_utils.grading.marker import Marker
-from course_utils.grading.marking import LearnerAnswer
+from course_utils.grading.marking import LearnerAnswer, Marker
 from course_utils.grading.sandbox import require
 
 SECTIONS = batch.exercises_of("all")[1]

@@ -13,7 +13,7 @@ from typing import Any
 
 from course_utils import assets, glossary, lessons
 from course_utils.errors import CourseError
-from course_utils.exercises.registry import EXERCISES
+from course_utils.exercises import EXERCISES
 from course_utils.in_browser import on_page
 from course_utils.lessons import LESSONS, Lesson
 from course_utils.pages import render
