@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MODEL = "Llama-3.1-8B"
 MIXED = {"full": {"precision": "amp"}}  # trained weights keep 32 bits; an adapter's do anyway
-ONE_STEP = {"batch_size": 1, "length": 1024, "checkpointing": True}
+ONE_STEP: dict[str, Any] = {"batch_size": 1, "length": 1024, "checkpointing": True}
 NO_LIMIT = 10**9  # tokens
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 
