@@ -17,23 +17,22 @@ OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_
 # The old versions convert the CPU model themselves: they once wrote another tokenizer than the new ones.
 OLDEST_CACHE = $(abspath $(VENV)-oldest)/course-cache
 
-.PHONY: lab lint prices test test-quick test-notebooks test-oldest test-oldest-all notebooks book bench soak gpu colab clean
+.PHONY: lab lint facts test test-quick test-notebooks test-oldest test-oldest-all notebooks readme book bench soak gpu colab clean
 
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
 
-# Ruff, formatting, types, notebooks older than their sources, translations, prices older than a year: under a minute.
+# Ruff, formatting, types, notebooks older than their sources, facts older than a year: under a minute.
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/course build --check
-	$(BIN)/course translate --check
-	$(BIN)/python -m course_utils.costs --check-age
+	$(BIN)/python -m course_utils.facts
 
 # As lint's last part, which only warns; this fails, for a machine that looks once a week.
-prices: $(VENV)/.test
-	$(BIN)/python -m course_utils.costs --check-age --strict
+facts: $(VENV)/.test
+	$(BIN)/python -m course_utils.facts --strict
 
 test: lint
 	$(BIN)/course fetch
@@ -60,13 +59,18 @@ test-oldest: $(VENV)-oldest/.test
 test-oldest-all: $(VENV)-oldest/.test
 	COURSE_CACHE=$(OLDEST_CACHE) $(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" --ignore=tests/grading
 
+# README.md and docs/ from the newest records.
+readme: $(VENV)/.test
+	$(BIN)/python benchmarks/release.py --write
+	$(BIN)/python -m course_utils.claims > docs/claims.md
+
 notebooks: $(VENV)/.test
 	$(BIN)/course build
 
 # The course as a website, in build/book: for any static host, or open index.html. Nothing is executed. Its pages have Python
 # if Pyodide has been fetched before; `course book --live` fetches it.
 book: $(VENV)/.test
-	$(BIN)/course book --language en --language es --out build/book
+	$(BIN)/course book --out build/book
 
 # Our training loop beside TRL's and a plain one, in turns; our estimates beside the allocator and other estimators. Writes
 # dated tables and figures.
@@ -105,10 +109,8 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/lora_sweep.py --write
 	$(BIN)/python benchmarks/merged_tokens.py
 	$(BIN)/python benchmarks/kills.py
-	$(BIN)/python benchmarks/behaviour.py
 	$(BIN)/python benchmarks/data_quality.py
 	$(BIN)/python benchmarks/label_noise.py
-	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/service.py lifecycle kills
 	$(BIN)/python benchmarks/hosted.py runs
 	COURSE_SOAK=1 $(BIN)/pytest -m soak

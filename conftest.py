@@ -2,8 +2,9 @@
 
 import os
 
-from course_utils import hardware
+from course_utils import hardware, session
 
+session.prepare_process()
 workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if workers > 1:  # before torch is loaded, and inherited by kernels and servers
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, hardware.usable_cores() // workers)))

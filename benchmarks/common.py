@@ -1,4 +1,7 @@
-"""Dated records of long measurements, with the machine and the versions."""
+"""Dated records of long measurements, with the machine and the versions.
+
+Every benchmark imports this module before torch: importing it prepares the process, as a lesson's first cell does.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from course_utils import hardware
+from course_utils import hardware, session
 
+session.prepare_process()
 RECORDS = Path(__file__).parent / "records"
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 

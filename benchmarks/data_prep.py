@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from common import picture, write_results
-from course_utils import figures
+from course_utils import charts
 from course_utils.data_prep import deduplicate, formats, reading, truth, validation
 from course_utils.data_prep.pii import Redactor
 from course_utils.data_prep.similarity import in_processes
@@ -160,7 +160,7 @@ def main() -> None:
         step: (sizes, [results["sizes"][size]["seconds"][step] for size in sizes])
         for step in ("validate", "deduplicate", "redact")
     }
-    figures.lines(curves, "Data preparation on two cores", "rows of 2 kB", "seconds").save(picture(file.stem))
+    charts.lines(curves, "Data preparation on two cores", "rows of 2 kB", "seconds").save(picture(file.stem))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import statistics
 import time
 
 from common import picture, write_results
-from course_utils import figures, memory
-from course_utils.memory import formula, step, tracing
+from course_utils import charts, memory
+from course_utils.memory import formula, step
 from course_utils.memory.shape import shape
 
 import torch
@@ -158,7 +158,7 @@ def measure(architecture: str, size: str, options: dict, with_peers: bool) -> di
     at = time.perf_counter()
     with torch.device("meta"):
         built = step.build(settings, plan)
-    predicted["trace"] = tracing.trace(built, lambda m, tracker: step.run(m, plan, tracker)).peak
+    predicted["trace"] = step.trace(built, lambda m, tracker: step.run(m, plan, tracker)).peak
     seconds = {"formula": at - started, "trace": time.perf_counter() - at}
     if with_peers:
         predicted |= peers(sizes, plan)
@@ -206,7 +206,9 @@ def main() -> None:
         f"{estimator}, {half}": ([r["real_mb"] for r in rows], [r["errors"][estimator] for r in rows])
         for half, rows in results.items() for estimator in ("formula", "trace")
     }  # fmt: skip
-    figures.points(series, "Predicted against real", "real peak, MB", "error, percent", log_x=True).save(picture(file.stem))
+    charts.lines(series, "Predicted against real", "real peak, MB", "error, percent", joined=False, log_x=True).save(
+        picture(file.stem)
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python benchmarks/gpu.py --predict             # without a GPU: the memory that would be compared
 
 memory   Peak memory of training steps on random weights beside `memory.estimate`, some capped to a T4 (gpu_memory.py).
-lessons  Each lesson from top to bottom at this card's tier: time, memory, memory of the card; then its header has them.
+lessons  Each lesson from top to bottom at this card's tier: time, memory, memory of the card.
 speed    An epoch of SFT and of DPO on the tier's model: ours beside TRL as installed, with packing and flash attention, with
          Liger's kernels, and Unsloth, as far as these are installed. Each in a process of its own; medians of three epochs.
 rates    The learning rates of the tier's plans times 1/4 to 4: the loss after training on data that were not trained on.
@@ -77,15 +77,6 @@ def in_a_process(*arguments: str) -> dict[str, Any]:
         return {"error": f"exit code {done.returncode}", "seconds": round(time.monotonic() - started, 1)}
     result: dict[str, Any] = json.loads(lines[-1])
     return result
-
-
-def refill_headers(numbers: list[str]) -> None:
-    """Put recorded times into the stored notebooks' headers; their outputs stay those of the machine that made them."""
-    from course_utils.publishing import builder
-
-    for number in numbers:
-        if not builder.refresh(number):
-            print(f"{number}: its stored notebook is older than its source; `course build {number}` first", flush=True)
 
 
 def steps(part: str, only_lessons: list[str]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -163,8 +154,6 @@ def main() -> int:
             except Exception as error:  # one result less is no reason to give the card back
                 traceback.print_exc()
                 record.add(part, key, {"error": f"{type(error).__name__}: {error}"[:2000]})
-    if "lessons" in chosen:
-        refill_headers([number for number in numbers if record.has("lessons", number)])
     wanted = [(part, key) for part in PARTS for key, _ in steps(part, sorted(lessons.LESSONS))]
     if all(record.has(part, key, missing_counts=True) for part, key in wanted):
         record.results["complete"] = True

@@ -11,6 +11,8 @@ import gc
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 from course_utils import memory
 from course_utils.memory import formula, step
@@ -47,6 +49,50 @@ def predicted(row: dict) -> dict:
     return {"tensors": estimate.tensors, "total": estimate.total}
 
 
+def build_piecewise(config: Any, plan: memory.StepPlan, device: str) -> Any:
+    """Build a model that fits on the device only once it is quantised; its weights are made and quantised one at a time.
+
+    Args:
+        config: a `transformers` configuration.
+        plan: the training step.
+        device: device of the model, such as "cuda".
+
+    Raises:
+        CourseError: for the same reasons as `step.build`.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = step.build(config, replace(plan, method="full", objective="sft", checkpointing=False))
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if hasattr(child, "inv_freq"):  # rotary tables are computed from the configuration
+                setattr(module, name, type(child)(config=model.config).to(device))
+    head = model.get_output_embeddings()
+    parameters: dict[int, torch.nn.Parameter] = {}  # so that tied weights are made once
+    for module in list(model.modules()):
+        if plan.method == "qlora" and type(module) is torch.nn.Linear and module is not head:
+            continue  # replaced while its parent was visited
+        linears = {n: c for n, c in module.named_children() if type(c) is torch.nn.Linear and c is not head}
+        for name, layer in linears.items() if plan.method == "qlora" else ():
+            with torch.device(device):
+                setattr(module, name, step.four_bit(torch.nn.Linear(
+                    layer.in_features, layer.out_features, layer.bias is not None, dtype=layer.weight.dtype
+                ), layer.weight.dtype))  # fmt: skip
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and parameter.device.type == "meta":
+                if id(parameter) not in parameters:
+                    values = torch.empty(parameter.shape, dtype=parameter.dtype, device=device).normal_(std=0.02)
+                    parameters[id(parameter)] = torch.nn.Parameter(values)
+                module._parameters[name] = parameters[id(parameter)]
+    if plan.method == "qlora":
+        from course_utils import quantization
+
+        model.is_loaded_in_4bit = True
+        quantization.guard(model)
+    return step.adapted(model, plan)
+
+
 def measure(row: dict) -> dict:
     """Run two steps of a row in this process and measure their memory."""
     import torch
@@ -57,7 +103,7 @@ def measure(row: dict) -> dict:
     plan, sizes = plan_of(row), shape(row["model"])
     config = memory.build_without_weights(row["model"]).config
     try:
-        model = step.build_piecewise(config, plan, "cuda")
+        model = build_piecewise(config, plan, "cuda")
         gc.collect()
         torch.cuda.empty_cache()  # memory that building took temporarily does not belong to the step
         torch.cuda.reset_peak_memory_stats()

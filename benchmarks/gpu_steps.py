@@ -18,7 +18,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from course_utils import attention, hardware, lessons, memory, models, plans, training
+import common  # noqa: F401 - prepares the process
+from course_utils import attention, hardware, memory, models, plans, training
 from course_utils.data_prep import load_preferences, load_task
 from course_utils.errors import CourseError
 
@@ -81,16 +82,15 @@ class CardPeak:
 
 
 def measure_lesson(number: str) -> dict[str, Any]:
-    """Run the learner's notebook, and keep its time and memory for the lesson's header."""
-    from course_utils.publishing import builder, runner, times
+    """Run the learner's notebook, and return its time and memory."""
+    from course_utils.publishing import builder, runner
 
-    name, notebook = lessons.find(number).name, builder.learner_edition(number)
+    notebook = builder.learner_edition(number)
     with CardPeak() as card:
         try:
             cost = runner.execute(notebook)
         except CourseError as error:
             return {"error": str(error)[-2000:]}
-    times.save_run_cost(name, notebook, cost, card.bytes)
     return {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes, "card_peak_bytes": card.bytes}
 
 

@@ -3,7 +3,7 @@
     python benchmarks/hosted.py runs [SEED ...]    half an hour a seed on two slow cores; writes hosted-DATE.json
     python benchmarks/hosted.py pairs [SEED ...]   kinds of pairs for a DPO job, a quarter of an hour a seed; writes
                                                    host-preferences-DATE.json
-    python benchmarks/hosted.py tokens             needs `pip install bpe-openai` (or tiktoken); writes host-tokens-DATE.json
+    python benchmarks/hosted.py tokens             needs `pip install bpe-openai`; writes host-tokens-DATE.json
 
 Everything is trained and asked through the course's own service with the official client, as in the lesson. All scores are
 those of the 100 hand-written test messages at temperature 0. A seed draws other rows, another start and other pairs.
@@ -16,10 +16,11 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,37 @@ from course_utils.openai_server import local_server
 import numpy as np
 
 EXAMPLES, VALIDATION, PAIRS, FEW, MANY = 240, 40, 60, 12, 10
+ENCODING = "o200k_base"  # the tokenizer of gpt-4o, gpt-4.1 and their small versions
 SHOTS = (4, 8)
 SEEDS = (0, 1, 2)
 PARTS = Path(__file__).parents[1] / "build" / "hosted"
+
+
+def both_ways(pairs: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """As many pairs that prefer "none" as pairs that prefer another escalation: at most `number` in all."""
+    says_none = [escalation(pair["preferred_output"][0]["content"]) == "none" for pair in pairs]
+    kinds = [
+        [pair for pair, none in zip(pairs, says_none, strict=True) if none == prefers_none] for prefers_none in (True, False)
+    ]
+    each = min(number // 2, *map(len, kinds))
+    return [pair for both in zip(*(kind[:each] for kind in kinds), strict=True) for pair in both]
+
+
+def escalation(answer: str) -> str:
+    """What an answer says under "escalation"; "no record" if it is none."""
+    try:
+        record = json.loads(answer)
+    except ValueError:
+        return "no record"
+    return str(record.get("escalation")) if isinstance(record, dict) else "no record"
+
+
+def told(
+    conversation: Sequence[Mapping[str, Any]], shown: Sequence[Sequence[Mapping[str, Any]]] = ()
+) -> list[dict[str, Any]]:
+    """The same request with the instructions in the system message, and examples before the customer's message."""
+    examples = [dict(message) for example in shown for message in example[1:]]
+    return [{"role": "system", "content": lesson_06.INSTRUCTIONS}, *examples, dict(conversation[1])]
 
 
 class Client:
@@ -119,11 +148,11 @@ def one_seed(seed: int) -> dict:
         job = client.job(rows_of(train), held_out)
         tuned = job.fine_tuned_model
         keep("base, not told", client.scores(client.base))
-        keep("base, told the form", client.scores(client.base, lesson_06.told))
+        keep("base, told the form", client.scores(client.base, told))
         for shots in SHOTS:
             keep(
                 f"base, told and {shots} examples",
-                client.scores(client.base, lambda c, n=shots: lesson_06.told(c, shown[:n])),
+                client.scores(client.base, lambda c, n=shots: told(c, shown[:n])),
             )
         form = {"type": "json_schema", "json_schema": {"name": "ticket", "schema": client.task.schema}}
         keep("base, form forced", client.scores(client.base, response_format=form))
@@ -176,13 +205,13 @@ def kinds_of_pairs(seed: int) -> dict:
         kinds = {
             lesson_06.ONE_RECORD: lesson_06.pairs(other, PAIRS),
             lesson_06.OWN_MISTAKES: lesson_06.own_mistakes(other, written, PAIRS),
-            lesson_06.BOTH_WAYS: lesson_06.both_ways(lesson_06.own_mistakes(other, sampled, len(other)), PAIRS),
+            lesson_06.BOTH_WAYS: both_ways(lesson_06.own_mistakes(other, sampled, len(other)), PAIRS),
         }
         found: dict[str, Any] = {"models": {}, "pairs": {name: len(rows) for name, rows in kinds.items()}}
 
         def keep(name: str, model: str, done: Any = None) -> None:
             answers = client.answers(model, client.task.prompts())
-            escalations = [lesson_06.escalation(answer) for answer in answers]
+            escalations = [escalation(answer) for answer in answers]
             found["models"][name] = {"scores": client.judged(answers), "escalations": escalations}
             if done is not None:
                 events = client.client.fine_tuning.jobs.list_events(done.id, limit=100)
@@ -203,9 +232,11 @@ def kinds_of_pairs(seed: int) -> dict:
 
 def tokens() -> None:
     """Tokens of the host's tokenizer per character of our texts, and how far an estimate by characters is off."""
-    encode = lesson_06.host_encoder()
-    if encode is None:
-        raise SystemExit("neither bpe-openai nor tiktoken with its file is here: pip install bpe-openai")
+    if find_spec("bpe_openai") is None:
+        raise SystemExit("bpe-openai is not here: pip install bpe-openai")
+    import bpe_openai
+
+    encode = bpe_openai.get_encoding(ENCODING).encode
     task = load_task("support_tickets", list(lesson_06.FIELDS))
     conversations = [*task.train, *task.validation, *task.test]
     kinds = {
@@ -231,9 +262,9 @@ def tokens() -> None:
             "off, 60 texts": float(np.percentile(off, 95)),
         }
         print(kind, results[kind])
-    package = "bpe-openai" if "bpe" in encode.__module__ else "tiktoken"
     write_results(
-        "host-tokens", {"tokenizer": lesson_06.ENCODING, "counted with": f"{package} {version(package)}", "kinds": results}
+        "host-tokens",
+        {"tokenizer": ENCODING, "counted with": f"bpe-openai {version('bpe-openai')}", "kinds": results},
     )
 
 

@@ -25,8 +25,9 @@ import time
 from pathlib import Path
 
 from common import write_results
-from course_utils.in_browser.calculators import CALCULATORS, calculate
+from course_utils.in_browser import calculate
 from course_utils.publishing import calculators, pyodide
+from course_utils.show.calculators import CALCULATORS
 
 import psutil
 

@@ -31,9 +31,8 @@ from course_utils.data_prep import load_preferences
 from course_utils.evidence import house_style, lesson_04
 from course_utils.generation import complete
 from course_utils.scoring import chat_token_ids, sum_by_completion, token_log_probabilities
-from course_utils.training.losses import ipo_loss, simpo_loss
-from course_utils.training.objectives.base import Loss
-from course_utils.training.objectives.preference import pair_metrics
+from course_utils.training.objectives import Loss, pair_metrics
+from objectives import ORPO, log_ratios
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -50,7 +49,7 @@ START, CONTROL = lesson_04.START, lesson_04.CONTROL
 
 @dataclass(frozen=True)
 class IPO(training.DPO):
-    """DPO with a squared distance to a margin."""
+    """DPO with a squared distance to a margin (Azar et al., 2023, arXiv 2310.12036, equation 17)."""
 
     name: str = "ipo"
 
@@ -59,12 +58,12 @@ class IPO(training.DPO):
         log_probabilities = sum_by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
         log_ratios = log_probabilities - batch["reference_log_probabilities"]
         metrics = pair_metrics(self.beta * log_ratios.detach(), totals["pairs"])
-        return Loss(ipo_loss(log_ratios, self.beta).sum() / totals["pairs"], metrics)
+        return Loss((log_ratios[:, 0] - log_ratios[:, 1] - 1 / (2 * self.beta)).square().sum() / totals["pairs"], metrics)
 
 
 @dataclass(frozen=True)
-class SimPO(training.ORPO):
-    """Mean log-probabilities, a target, no reference."""
+class SimPO(ORPO):
+    """Mean log-probabilities, a target, no reference (Meng et al., 2024, arXiv 2405.14734, equation 6)."""
 
     beta: float = 2.0
     target: float = 0.5
@@ -76,7 +75,8 @@ class SimPO(training.ORPO):
         sums, counts = sum_by_completion(scores, batch), sum_by_completion(torch.ones_like(scores), batch)
         means = (sums / counts).view(-1, 2)
         metrics = pair_metrics(self.beta * means.detach(), totals["pairs"])
-        return Loss(simpo_loss(means, self.beta, self.target).sum() / totals["pairs"], metrics)
+        losses = -torch.nn.functional.logsigmoid(self.beta * (means[:, 0] - means[:, 1]) - self.target)
+        return Loss(losses.sum() / totals["pairs"], metrics)
 
 
 # Method → (objective, learning rate). SFT on chosen is the control.
@@ -88,8 +88,8 @@ METHODS: dict[str, tuple[Any, float]] = {
     "DPO, β = 1": (training.DPO(beta=1.0), RATE),
     "DPO, rate too high": (training.DPO(beta=0.1), 10 * RATE),
     "DPO, contradictory pairs": (training.DPO(beta=0.1), RATE),
-    "ORPO": (training.ORPO(beta=0.5), IMITATION_RATE),
-    "KTO": (training.KTO(beta=0.1), RATE),
+    "ORPO": (ORPO(beta=0.5), IMITATION_RATE),
+    "KTO": (None, RATE),
     "IPO": (IPO(beta=0.1), RATE),
     "SimPO": (SimPO(), RATE),
     "GRPO": (None, RATE),
@@ -110,7 +110,7 @@ def save(seed: int, results: Mapping[str, Any]) -> None:
 def adapter(model: Any, seed: int) -> Any:
     """The same fresh adapter on any model."""
     torch.manual_seed(seed)
-    return get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    return get_peft_model(model, lora())
 
 
 def chat(row: Mapping[str, Any], key: str) -> list[dict]:
@@ -122,15 +122,24 @@ def examples_for(name: str, rows: Sequence[dict]) -> list[Any]:
     """The rows as the method's objective takes them."""
     if name == CONTROL:
         return [chat(row, "chosen") for row in rows]
-    if name == "KTO":
-        return [
-            {"prompt": row["prompt"], "completion": row[key], "label": key == "chosen"}
-            for row in rows for key in ("chosen", "rejected")
-        ]  # fmt: skip
     if name == "DPO, contradictory pairs":
         turned = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
         return [pair for both in zip(rows, turned) for pair in both]
     return list(rows)
+
+
+def trl_settings(model: Any, rate: float, seed: int) -> dict[str, Any]:
+    """The settings that all of TRL's trainers have in common here."""
+    return {
+        "output_dir": tempfile.mkdtemp(), "learning_rate": rate, "seed": seed, "save_strategy": "no", "report_to": "none",
+        "disable_tqdm": True, "gradient_checkpointing": False, "use_cpu": model.device.type == "cpu",
+        "bf16": model.dtype == torch.bfloat16, "logging_steps": 5,
+    }  # fmt: skip
+
+
+def lora(task: str = "CAUSAL_LM", **more: Any) -> LoraConfig:
+    """The adapter of every method."""
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type=task, **more)
 
 
 def grpo(model: Any, tokenizer: Any, rows: Sequence[dict], rate: float, plan: Mapping[str, int], seed: int) -> Any:
@@ -140,20 +149,76 @@ def grpo(model: Any, tokenizer: Any, rows: Sequence[dict], rate: float, plan: Ma
 
     answers = plan["grpo_answers"]
     config = GRPOConfig(
-        output_dir=tempfile.mkdtemp(), max_steps=plan["grpo_steps"], learning_rate=rate, seed=seed, beta=0.02,
+        **trl_settings(model, rate, seed), max_steps=plan["grpo_steps"], beta=0.02, lr_scheduler_type="constant",
         per_device_train_batch_size=answers, gradient_accumulation_steps=plan["grpo_messages"], num_generations=answers,
-        max_completion_length=plan["answer_tokens"], temperature=1.0, lr_scheduler_type="constant", save_strategy="no",
-        report_to="none", disable_tqdm=True, gradient_checkpointing=False, use_cpu=model.device.type == "cpu",
-        bf16=model.dtype == torch.bfloat16, logging_steps=5,
+        max_completion_length=plan["answer_tokens"], temperature=1.0,
     )  # fmt: skip
     data = datasets.Dataset.from_list([{key: row[key] for key in ("prompt", "case", "tone", "order")} for row in rows])
     torch.manual_seed(seed)
-    config_lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = GRPOTrainer(
-        model=model, args=config, train_dataset=data, processing_class=tokenizer, reward_funcs=rules, peft_config=config_lora
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, reward_funcs=rules, peft_config=lora()
     )
     trainer.train()
     return trainer.model
+
+
+def kto(model: Any, tokenizer: Any, rows: Sequence[dict], rate: float, plan: Mapping[str, int], seed: int) -> Any:
+    """TRL's KTO on both replies of each pair, one good and one bad."""
+    import datasets
+    from trl import KTOConfig, KTOTrainer
+
+    data = [
+        {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": row[key]}], "label": key == "chosen"}
+        for row in rows
+        for key in ("chosen", "rejected")
+    ]
+    config = KTOConfig(
+        **trl_settings(model, rate, seed), num_train_epochs=1, per_device_train_batch_size=plan["batch"], beta=0.1,
+        warmup_steps=3,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    trainer = KTOTrainer(
+        model=model, args=config, train_dataset=datasets.Dataset.from_list(data), processing_class=tokenizer,
+        peft_config=lora(),
+    )  # fmt: skip
+    trainer.train()
+    return trainer.model
+
+
+class RewardModel:
+    """TRL's reward model, trained on pairs; the second judge."""
+
+    def __init__(self, folder: str, tokenizer: Any, rows: Sequence[dict], plan: Mapping[str, int], seed: int) -> None:
+        """Train it from the model in a folder."""
+        import datasets
+        from transformers import AutoModelForSequenceClassification
+        from trl import RewardConfig, RewardTrainer
+
+        torch.manual_seed(seed)
+        body = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+        body.config.pad_token_id = tokenizer.eos_token_id
+        reply = lambda row, key: [*row["prompt"], {"role": "assistant", "content": row[key]}]  # noqa: E731
+        data = [{key: reply(row, key) for key in ("chosen", "rejected")} for row in rows]
+        config = RewardConfig(
+            **trl_settings(body, 5e-4, seed), num_train_epochs=2, per_device_train_batch_size=plan["batch"],
+            warmup_steps=3, center_rewards_coefficient=0.01,
+        )  # fmt: skip
+        trainer = RewardTrainer(
+            model=body, args=config, train_dataset=datasets.Dataset.from_list(data), processing_class=tokenizer,
+            peft_config=lora("SEQ_CLS", modules_to_save=["score"]),
+        )  # fmt: skip
+        trainer.train()
+        self.model, self.tokenizer = trainer.model.eval(), tokenizer
+
+    def scores(self, prompts: Sequence[list[dict]], texts: Sequence[str]) -> list[float]:
+        """The reward of each answer, read at its stop token."""
+        found = []
+        for prompt, text in zip(prompts, texts, strict=True):
+            ids = chat_token_ids(self.tokenizer, prompt, add_generation_prompt=True)
+            ids += [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+            with torch.no_grad():
+                found.append(float(self.model(torch.tensor([ids], device=self.model.device)).logits[0, 0]))
+        return found
 
 
 def rules(completions: Sequence[Any], case: Sequence, tone: Sequence, order: Sequence, **_: Any) -> list[float]:
@@ -197,7 +262,10 @@ class Run:
         """Everything that is recorded of a trained model."""
         test, plan, is_start = self.test, self.plan, model is self.start
         now = self.before if is_start else evaluation.likelihoods(model, self.tokenizer, test)
-        right = [p.prefers_chosen for p in now] if is_start else [c > r for c, r in lesson_04.gains(self.before, now)]
+        if is_start:
+            right = [p.chosen / p.chosen_tokens > p.rejected / p.rejected_tokens for p in now]
+        else:
+            right = [c > r for c, r in lesson_04.gains(self.before, now)]
         texts = self.start_answers if is_start else lesson_04.answers(model, self.tokenizer, test, plan["answer_tokens"])
         kept = [house_style.judge(row, text) for row, text in zip(test, texts)]
         found: dict[str, Any] = {"right": list(map(float, right)), "texts": texts}
@@ -208,7 +276,7 @@ class Run:
             asked = [row["prompt"] for row in test[: plan["sampled"]]]
             ids = [chat_token_ids(self.tokenizer, prompt, add_generation_prompt=True) for prompt in asked]
             sampled = complete(model, self.tokenizer, ids, plan["answer_tokens"], temperature=1.0, seed=self.seed)
-            found["kl"] = evaluation.log_ratios(model, self.tokenizer, asked, sampled, self.reference_for(model))
+            found["kl"] = log_ratios(model, self.tokenizer, asked, sampled, self.reference_for(model))
             found["different sampled"] = len({tuple(answer) for answer in sampled})
         else:
             found["kl"] = [0.0] * plan["sampled"]
@@ -229,8 +297,9 @@ class Run:
     def train(self, name: str) -> tuple[Any, training.History | None]:
         """A trained model and its history; `model.unload()` gets rid of its adapter."""
         objective, rate = METHODS[name]
-        if name == "GRPO":
-            model = grpo(self.start, self.tokenizer, self.rows, rate, self.plan, self.seed)
+        if objective is None:
+            train = {"GRPO": grpo, "KTO": kto}[name]
+            model = train(self.start, self.tokenizer, self.rows, rate, self.plan, self.seed)
             model._from_start = True
             return model, None
         body = models.load()[0] if name == "ORPO" else self.start
@@ -266,14 +335,11 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             self.start.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-            body, _ = models.load_reward(folder, seed=self.seed + 100)
-        config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
-        judge = get_peft_model(body, config)
-        self.fit(judge, self.rows, training.Reward(centre=0.01), 5e-4, epochs=2)
+            judge = RewardModel(folder, self.tokenizer, self.rows, self.plan, self.seed + 100)
         prompts = [row["prompt"] for row in self.test]
 
         def scores(texts: Sequence[str]) -> list[float]:
-            return training.reward_scores(judge, self.tokenizer, prompts, texts)
+            return judge.scores(prompts, texts)
 
         for found in self.methods.values():
             found["judge"] = scores(found["texts"])

@@ -110,15 +110,15 @@ def _changed_rows(prepared: Prepared) -> dict[tuple[str, str], list[str]]:
     for change in prepared.changes:
         if change.action == CHANGED:
             continue
-        text = prepared.rejects.get(change.line) or prepared.flags.get(change.line, "")
+        text = prepared.texts.get(change.line, "")
         shown = f"line {change.line}: {change.reason}\n    {_cut(text)}"
         kept_line = next((c.kept for c in prepared.clusters if change.line in c.kinds), None)
         if kept_line is not None:
-            shown += f"\n  kept {kept_line}:\n    {_cut(prepared.stayed[kept_line])}"
+            shown += f"\n  kept {kept_line}:\n    {_cut(prepared.texts[kept_line])}"
         for conflict in prepared.conflicts:
             if change.code == "conflict" and change.line in conflict.members:
                 other = next(line for line in conflict.members if line != change.line)
-                shown += f"\n  other {other}:\n    {_cut(prepared.flags.get(other, ''))}"
+                shown += f"\n  other {other}:\n    {_cut(prepared.texts.get(other, ''))}"
         rows.setdefault((change.action, change.code), []).append(shown)
     return rows
 

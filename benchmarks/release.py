@@ -1,8 +1,7 @@
 """One record of everything that is measured, beside the one before it.
 
     python benchmarks/release.py                 gather the newest records into release-DATE.json
-    python benchmarks/release.py --table         the newest release record beside the one before, as Markdown
-    python benchmarks/release.py --readme        the short table of README.md, from the newest release record
+    python benchmarks/release.py --write         docs/measured.md, and the lessons' table of README.md, from newest records
     python benchmarks/release.py make-test       run `make test` and record how long each of its parts takes
 
 Nothing is measured here but `make test`: each figure is read from the newest dated record of its benchmark, and keeps that
@@ -26,9 +25,13 @@ from typing import Any
 from common import RECORDS, write_results
 from course_utils import lessons
 from course_utils.evidence import lesson_01
+from course_utils.evidence.lesson_03 import step_gb
+from course_utils.evidence.lesson_04 import START
+from course_utils.files import write_whole
+from course_utils.publishing import builder
 
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- lessons: begin -->", "<!-- lessons: end -->"
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,14 @@ class Figure:
     Attributes:
         area: the heading under which it is listed.
         name: what it says, with its unit.
-        record: name of the benchmark whose dated record has it.
+        record: name of the benchmark whose dated record has it, or of the lesson whose stored notebook has.
         read: the record → a number, (middle, lowest, highest), or a text.
-        brief: whether the README shows it.
     """
 
     area: str
     name: str
     record: str
     read: Callable[[dict[str, Any]], Any]
-    brief: bool = False
 
 
 def over_seeds(shares: list[float]) -> tuple[float, float, float]:
@@ -122,16 +123,16 @@ def figures() -> Iterator[Figure]:
     """Everything that the release records, in the order of the table."""
     for lesson in lessons.LESSONS.values():
         name = lesson.name
-        yield Figure("lessons, Run all on a CPU", f"{name}, seconds", "notebook-times", _cpu(name, "seconds", 1), True)
-        yield Figure("lessons, Run all on a CPU", f"{name}, GB at the peak", "notebook-times", _cpu(name, "peak_mb", 1000))
+        yield Figure("lessons, Run all on a CPU", f"{name}, seconds", name, lambda r: r["seconds"])
+        yield Figure("lessons, Run all on a CPU", f"{name}, GB at the peak", name, lambda r: r["peak_mb"] / 1000)
     area = "`make test`"
-    yield Figure(area, "minutes, with installation", "make-test", lambda r: r["seconds"] / 60, True)
+    yield Figure(area, "minutes, with installation", "make-test", lambda r: r["seconds"] / 60)
     yield Figure(area, "tests passed", "make-test", lambda r: r["passed"])
     area = "training beside TRL"
     # Apart, because products are faster in 16 bits, and then everything else counts for more.
     for kind, dtype in itertools.product(("sft", "dpo"), ("bfloat16", "float32")):
         name, words = f"speed-{kind}-{dtype}", f"{kind.upper()} in {dtype}"
-        yield Figure(area, f"{words}, TRL as installed, times ours", name, faster, True)
+        yield Figure(area, f"{words}, TRL as installed, times ours", name, faster)
         yield Figure(area, f"{words}, TRL at its best, times ours", name, lambda r: faster(r, "TRL at its best"))
         yield Figure(
             area, f"{words}, ours, % of the matrix products' peak", name, lambda r: 100 * r["table"]["ours"]["share_of_peak"]
@@ -140,10 +141,13 @@ def figures() -> Iterator[Figure]:
     area = "estimating memory, % off"
     for way in ("formula", "trace", "accelerate", "fitcheck-llm"):
         yield Figure(
-            area, f"{way}, worst row", "estimates", lambda r, way=way: r["summary"]["all"][way]["worst"], way == "formula"
+            area,
+            f"{way}, worst row",
+            "estimates",
+            lambda r, way=way: r["summary"]["all"][way]["worst"],
         )
     area = "preparing data"
-    yield Figure(area, "100,000 rows, seconds", "data-prep", lambda r: sum(r["sizes"]["100000"]["seconds"].values()), True)
+    yield Figure(area, "100,000 rows, seconds", "data-prep", lambda r: sum(r["sizes"]["100000"]["seconds"].values()))
     yield Figure(area, "100,000 rows, GB at the peak", "data-prep", lambda r: r["sizes"]["100000"]["peak_mb"] / 1000)
     area = "grading"
     # Not in the README until it is measured with today's challenges, which really train.
@@ -153,7 +157,7 @@ def figures() -> Iterator[Figure]:
     for many in ("1", "4", "16"):
         yield Figure(
             area, f"{many} at once, ours", "serving",
-            lambda r, many=many: r["median_min_max"]["ours, adapter apart"][many]["tokens_per_second"][0], many == "16",
+            lambda r, many=many: r["median_min_max"]["ours, adapter apart"][many]["tokens_per_second"][0],
         )  # fmt: skip
     yield Figure(
         area, "16 at once, transformers' continuous batching", "serving",
@@ -188,15 +192,11 @@ def figures() -> Iterator[Figure]:
         yield Figure(area, model, "hosted", hosted(model, "both"))
 
 
-def _cpu(name: str, what: str, divisor: float) -> Callable[[dict[str, Any]], Any]:
-    return lambda record: record[name]["cpu"][what] / divisor
-
-
 def newest(name: str, before: str = "9999") -> tuple[dict[str, Any], str] | None:
-    """The newest record of a benchmark, measured before a day; and that day."""
-    if name == "notebook-times":  # one file, in which each lesson has a day of its own
-        file = RECORDS / "notebook-times.json"
-        return (json.loads(file.read_text(encoding="utf-8")), "") if before == "9999" else None
+    """The newest record of a benchmark, or of a lesson's run, measured before a day; and that day."""
+    if name in lessons.NAMES:  # the stored notebook has its own record, and no older one
+        run = builder.recorded_run(name)
+        return (run, run["date"]) if before == "9999" and "date" in run else None
     dated = re.compile(rf"{re.escape(name)}-(\d{{4}}-\d\d-\d\d)\.json")
     days = sorted(match[1] for match in map(dated.fullmatch, (f.name for f in RECORDS.iterdir())) if match)
     days = [day for day in days if day < before]
@@ -208,20 +208,16 @@ def gather() -> dict[str, Any]:
     rows = []
     for figure in figures():
         found = newest(figure.record)
-        row: dict[str, Any] = {"area": figure.area, "figure": figure.name, "brief": figure.brief, "record": figure.record}
+        row: dict[str, Any] = {"area": figure.area, "figure": figure.name, "record": figure.record}
         try:
             assert found is not None
             record, day = found
-            if not day:
-                own = record[figure.name.split(",")[0]]["cpu"]
-                day, machine = own["date"], own["machine"]
-            else:
-                machine = f"{record['machine']}, {record['dtype']}"
+            machine = ", ".join(record[key] for key in ("machine", "dtype") if key in record)
             value = figure.read(record)
             row |= {"value": list(value) if isinstance(value, tuple) else value, "date": day, "machine": machine}
         except (AssertionError, KeyError, IndexError):
             row |= {"value": None}
-        if found is not None and found[1] and (older := newest(figure.record, found[1])) is not None:
+        if found is not None and (older := newest(figure.record, found[1])) is not None:
             try:
                 value = figure.read(older[0])
                 row["before"] = {"value": list(value) if isinstance(value, tuple) else value, "date": older[1]}
@@ -267,28 +263,65 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def readme_table() -> str:
-    """What README.md shows, between its two marks."""
-    record = json.loads(release_records()[-1].read_text(encoding="utf-8"))
-    rows = [row for row in record["figures"] if row["brief"] and row["value"] is not None]
-    lines = ["| | | measured |", "| --- | --- | --- |"]
-    lines += [
-        f"| {row['area']}: {row['figure']} | {written(row['value'])} | {row['date']}, {row['machine']} |" for row in rows
-    ]
+def measured_page() -> str:
+    """docs/measured.md."""
+    newest_release = release_records()[-1].stem.removeprefix("release-")
+    head = (
+        "# Measured\n\nWhat the course measures of itself. Each figure has the day of its record in `benchmarks/records/`;\n"
+        "the record names the machine. Brackets hold the lowest and the highest of several seeds or rounds. Written\n"
+        f"by `make readme` from the release record of {newest_release}."
+    )
+    return f"{head}\n\n{table()}\n"
+
+
+def gains() -> dict[str, str]:
+    """Lesson's number → what the learner's model gains in it, from the newest records."""
+    read = {name: found[0] for name in ("framework", "lora-seeds", "lora-sweep", "preferences", "data-quality", "hosted")
+            if (found := newest(name))}  # fmt: skip
+    seeds, untrained = read["lora-seeds"], 100 * read["lora-sweep"]["runs"]["untrained"]["scores"]["valid format"][0]
+    valid = over_seeds([run["scores"]["valid format"][0] for run in seeds["runs"]])[0]
+    category = over_seeds([run["scores"]["category: exact match"][0] for run in seeds["runs"]])[0]
+    prompted, together = (usable(s)(read["framework"])[0] for s in ("instructions and three examples", "fine-tuned + RAG"))
+    first, order = (
+        [preferred(method, measure)(read["preferences"])[0] for method in (START, "DPO")]
+        for measure in ("step first", "order is the customer's")
+    )
+    raw, cleaned = (prepared(rows)(read["data-quality"])[0] for rows in ("raw", "cleaned"))
+    told, tuned = (hosted(model, "both")(read["hosted"])[0] for model in ("base, told and 8 examples", "tuned, not told"))
+    lora, qlora = (step_gb("Llama-3.1-8B", method=method) for method in ("lora", "qlora"))
+    return {
+        "01": f"usable answers: {prompted:.0f} % with a prompt, {together:.0f} % with retrieval and training",
+        "02": f"valid records: {untrained:.0f} → {valid:.0f} %; category right: {category:.0f} %",
+        "03": f"memory to train an 8B model: {lora:.1f} → {qlora:.1f} GB",
+        "04": f"replies that begin with the next step: {first[0]:.0f} → {first[1]:.0f} %; order number right: "
+        f"{order[0]:.0f} → {order[1]:.0f} %",
+        "05": f"both fields right after training: {raw:.0f} % on the raw export, {cleaned:.0f} % on the prepared one",
+        "06": f"both fields right: {told:.0f} % with eight examples in the prompt, {tuned:.0f} % after a job, with none",
+    }
+
+
+def lessons_table() -> str:
+    """What README.md shows between its two marks; with links to Colab once the course has an address."""
+    lines = ["| lesson | what you do | what your model gains |", "| --- | --- | --- |"]
+    for number, gain in gains().items():
+        lesson = lessons.LESSONS[number]
+        colab = f" ([Colab]({builder.colab_url(lesson.name)}))" if builder.is_published() else ""
+        lines.append(f"| [{number} {lesson.title}](notebooks/{lesson.name}.ipynb){colab} | {lesson.promise} | {gain} |")
     return "\n".join(lines)
 
 
-def write_readme() -> None:
-    """Put the newest figures into README.md."""
-    text = README.read_text(encoding="utf-8")
-    start, rest = text.split(BEGIN)
-    README.write_text(f"{start}{BEGIN}\n{readme_table()}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+def write_pages() -> None:
+    """Put the newest figures into README.md and docs/measured.md."""
+    readme = ROOT / "README.md"
+    start, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    write_whole(readme, f"{start}{BEGIN}\n{lessons_table()}\n{END}{rest.split(END)[1]}".encode())
+    write_whole(ROOT / "docs" / "measured.md", measured_page().encode())
 
 
 def make_test() -> None:
     """Run `make test` and record its wall time and what passed; fails if a test does."""
     started = time.perf_counter()
-    run = subprocess.run(["make", "test"], cwd=README.parent, capture_output=True, text=True, check=False)
+    run = subprocess.run(["make", "test"], cwd=ROOT, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
     print(run.stdout[-3000:], run.stderr[-3000:], sep="\n")
     run.check_returncode()
@@ -299,14 +332,11 @@ def make_test() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["make-test"])
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--readme", action="store_true")
+    parser.add_argument("--write", action="store_true")
     chosen = parser.parse_args()
     if chosen.what:
         make_test()
-    elif chosen.table:
-        print(table())
-    elif chosen.readme:
-        write_readme()
+    elif chosen.write:
+        write_pages()
     else:
         write_results("release", gather())

@@ -12,8 +12,8 @@ import math
 import statistics
 
 from common import picture, write_results
-from course_utils import figures, memory, models, training
-from course_utils.scoring import Encoded
+from course_utils import charts, memory, models, training
+from course_utils.batching import Encoded
 
 import torch
 
@@ -65,10 +65,10 @@ if __name__ == "__main__":
         results[axis] = {"sizes": sizes, "points": points, "exponent": exponent(sizes, times),
                        "memory_exponent": exponent(sizes, [p["mb"] for p in points])}  # fmt: skip
         print(axis, results[axis], flush=True)
-        figures.lines(
+        charts.lines(
             {"relative time": (sizes, [t / times[0] for t in times]),
              "relative memory": (sizes, [p["mb"] / statistics.fmean(q["mb"] for q in points[:1]) for p in points]),
              "linear": (sizes, [s / sizes[0] for s in sizes])},
-            f"Cost against {axis}", axis, "times the smallest", log_x=True,
+            f"Cost against {axis}", axis, "times the smallest", log_x=sizes,
         ).save(picture(f"scaling-{axis.replace(' ', '-')}"))  # fmt: skip
     write_results("scaling", results)

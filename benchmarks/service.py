@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common import picture, write_results
-from course_utils import figures, models
+from course_utils import charts, models
 from course_utils.data_prep.tasks import load_task
 from course_utils.openai_server import local_server
 
@@ -183,7 +183,7 @@ def serving() -> None:
         ("first_token", "Time to the first token", "seconds"),
     ):
         lines = {label: (list(STREAMS), [measured[str(n)][key][0] for n in STREAMS]) for label, measured in summary.items()}
-        figures.lines(lines, title, "streams at once", unit).save(picture(f"{file.stem}-{key}"))
+        charts.lines(lines, title, "streams at once", unit).save(picture(f"{file.stem}-{key}"))
 
 
 # -- adapters -----------------------------------------------------------------------------------------------------------

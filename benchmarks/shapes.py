@@ -12,8 +12,7 @@ import json
 from dataclasses import asdict, astuple
 
 from course_utils.files import write_whole
-from course_utils.memory.counting import ARCHITECTURES
-from course_utils.memory.shape import KEPT_SHAPES, read_shape
+from course_utils.memory.shape import ARCHITECTURES, KEPT_SHAPES, read_shape
 
 
 def kept(name: str) -> dict:

@@ -22,8 +22,8 @@ import warnings
 
 from common import peak_flops, picture, write_results
 from course_utils import hardware, memory, models, training
+from course_utils.batching import Encoded, to_device
 from course_utils.data_prep import load_task
-from course_utils.scoring import Encoded, to_device
 
 import torch
 
@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=48, help="examples in the run whose loss is compared")
     parser.add_argument("--seeds", type=int, default=3, help="runs whose losses are averaged, for TRL as installed and ours")
     chosen = parser.parse_args()
-    from course_utils import figures
+    from course_utils import charts
 
     for kind in chosen.kinds:
         result = compare(kind, chosen.rounds, chosen.examples, chosen.long, chosen.seeds)
@@ -296,9 +296,7 @@ def main() -> None:
             )
         file = write_results(f"speed-{kind}-{hardware.detect().dtype}", result)
         times = {name: row["times_ours"][1] for name, row in result["table"].items()}
-        figures.bars(times, f"{kind.upper()}: time of an epoch, ours = 1", "median of paired ratios").save(
-            picture(file.stem)
-        )
+        charts.bars(times, f"{kind.upper()}: time of an epoch, ours = 1", "median of paired ratios").save(picture(file.stem))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,8 @@ def server() -> None:
     import threading
 
     from course_utils.data_prep.tasks import load_task
-    from course_utils.openai_server.serving import Options, serve
+    from course_utils.openai_server.options import Options
+    from course_utils.openai_server.serving import serve
 
     from openai import OpenAI
 

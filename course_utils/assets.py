@@ -6,8 +6,11 @@ other module needs to know the difference, and nothing depends on the working di
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
+from typing import Any
 
 from course_utils.errors import CourseError
 
@@ -46,6 +49,17 @@ def benchmark_results(name: str) -> Path:
     if not files:
         raise CourseError(f"there are no results named {name!r} in benchmarks/records")
     return files[-1]
+
+
+@cache
+def read_record(name: str) -> dict[str, Any]:
+    """Return the content of `benchmark_results(name)`, the same object each time.
+
+    Raises:
+        CourseError: there are no results of that name.
+    """
+    content: dict[str, Any] = json.loads(benchmark_results(name).read_text(encoding="utf-8"))
+    return content
 
 
 PLACEHOLDER = "/OWNER/"  # until the course has its own address

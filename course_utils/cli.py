@@ -12,11 +12,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from course_utils import __version__, assets, languages
+from course_utils import __version__, assets, facts, session
 from course_utils.errors import CourseError
 from course_utils.memory.plan import CHOICES, StepPlan
 
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         0 on success, 1 if a check found something, 2 if the command failed, 130 or 141 if it was interrupted or nobody
         reads on.
     """
+    session.prepare_process()
     parser = _parser()
     options, extra_arguments = parser.parse_known_args(arguments)
     if extra_arguments and options.command != "lab":
@@ -112,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for add in (
-        _add_lab, _add_run, _add_build, _add_book, _add_lint_lessons, _add_fetch, _add_estimate, _add_check_data,
-        _add_clean_script, _add_serve, _add_grade, _add_nbgrader, _add_release, _add_translate, _add_doctor,
+        _add_lab, _add_run, _add_build, _add_book, _add_budgets, _add_fetch, _add_estimate, _add_check_data,
+        _add_clean_script, _add_serve, _add_grade, _add_nbgrader, _add_release, _add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -135,7 +137,6 @@ def _command(
 
 def _add_lab(commands: Commands) -> None:
     parser = commands.add_parser("lab", help="open the course in JupyterLab; further options go to jupyter lab")
-    parser.add_argument("--language", default=languages.SOURCE, help=f"of the notebooks: {', '.join(languages.LANGUAGES)}")
     parser.set_defaults(run=_lab)
 
 
@@ -153,33 +154,21 @@ def _add_build(commands: Commands) -> None:
 
 def _add_book(commands: Commands) -> None:
     parser = _command(commands, "book", _book, "write the course as a website that needs no server; nothing is executed")
-    parser.add_argument("--out", metavar="FOLDER", help="a new or empty folder, or an earlier book")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="a new or empty folder, or an earlier book")
     parser.add_argument(
         "--live",
         action=argparse.BooleanOptionalAction,
         help="calculators and exercises that compute in the page, with Pyodide, which npm fetches once (14 MB); default: if "
         "it has been fetched before",
     )
-    parser.add_argument(
-        "--language",
-        action="append",
-        choices=list(languages.LANGUAGES),
-        help="of the book (default en); given several times, the first is in FOLDER, each other in a folder of its code, "
-        "and pages lead to each other",
-    )
-    parser.add_argument("--pdf", metavar="FOLDER", help="also print each lesson as a PDF, with chromium; needs --out")
-    parser.add_argument(
-        "--epub", metavar="FILE", help="write lessons, cheat sheets and glossary as one ePub, with or without --out"
-    )
 
 
-def _add_lint_lessons(commands: Commands) -> None:
+def _add_budgets(commands: Commands) -> None:
     parser = _command(
-        commands, "lint-lessons", _lint_lessons, "how lessons read: words beside code, raw reprs, undefined terms"
+        commands, "budgets", _budgets, "what each lesson asks of a reader: words, cells, exercises, and the bounds"
     )
     parser.add_argument("lessons", nargs="*", metavar="lesson", help="02 or 02_lora; all if none is named")
-    parser.add_argument("--where", action="store_true", help="list every place that a rule found, with cell and line")
-    parser.add_argument("--strict", action="store_true", help="exit 1 if a lesson breaks the limits for one that is read")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a lesson is over one of its budgets")
 
 
 def _add_fetch(commands: Commands) -> None:
@@ -285,11 +274,6 @@ def _add_serve(commands: Commands) -> None:
         "--allow-host", action="append", default=[], metavar="NAME", help="another host name to accept, such as a proxy's"
     )
     parser.add_argument("--refuse", action="store_true", help="refuse jobs as OpenAI refuses them to new organisations")
-    parser.add_argument("--raw-results", action="store_true", help="return result files as CSV instead of base64 of the CSV")
-    parser.add_argument("--requests-per-minute", type=int, help="answer further requests with error 429")
-    parser.add_argument(
-        "--token-budget", type=int, help="tokens trained and answered with, after which all requests get error 429"
-    )
 
 
 def _add_grade(commands: Commands) -> None:
@@ -331,29 +315,13 @@ def _add_release(commands: Commands) -> None:
         commands,
         "release",
         _release,
-        "write the learners' pack and the instructor's: answers, rubric, slides, hidden cases",
+        "write the learners' pack and the instructor's: answers, rubric, hidden cases",
     )
     parser.add_argument("assignment", help="a section, several separated by commas, or all")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for learner/ and instructor/")
     parser.add_argument(
         "--seed", type=int, help="seed of the hidden cases; default: that of an earlier pack, else a new one"
     )
-    parser.add_argument(
-        "--language", default=languages.SOURCE, help=f"of the learners' pack: {', '.join(languages.LANGUAGES)}"
-    )
-
-
-def _add_translate(commands: Commands) -> None:
-    parser = _command(
-        commands,
-        "translate",
-        _translate,
-        "bring the catalogues of translations up to date with the course (needs a checkout)",
-        epilog="exit status of --check: 1 if a translation lacks or adds code, formulas, markers, links, HTML, values or "
-        "numbers, or if a language that is declared complete has a missing, fuzzy or obsolete message",
-    )
-    parser.add_argument("languages", nargs="*", metavar="language", help="such as es; all if none is named")
-    parser.add_argument("--check", action="store_true", help="write nothing; say how much is translated, and what is wrong")
 
 
 def _add_doctor(commands: Commands) -> None:
@@ -365,32 +333,16 @@ def _lab(options: argparse.Namespace) -> None:
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")
-    language = languages.find(options.language).code
     models.prepare_packaged_model()
-    folder = _working_copies(language)
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={_working_copies()}"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command += ["--allow-root"]  # in a container root is often the only user, and Jupyter would refuse to start
     command += options.extra_arguments
-    if language != languages.SOURCE:
-        os.environ[languages.VARIABLE] = language  # its kernels say what is wrong with an answer in that language
     os.execv(sys.executable, command)
 
 
-def _working_copies(language: str) -> Path:
-    """Folder of the notebooks to open: those of the checkout, or copies of those in the wheel, made in this folder.
-
-    In another language than English it is always a folder of copies, since only the English notebooks are stored.
-    """
-    if language != languages.SOURCE:
-        from course_utils.publishing import translating
-
-        if importlib.util.find_spec("jupytext") is None:
-            raise CourseError(f"other languages need jupytext: pip install '{assets.DISTRIBUTION}[lab]'")
-        folder = Path.cwd() / f"finetuning-course-{language}"
-        folder.mkdir(exist_ok=True)
-        translating.write_notebooks(folder, language)
-        return folder
+def _working_copies() -> Path:
+    """Folder of the notebooks to open: those of the checkout, or copies of those in the wheel, made in this folder."""
     notebooks = assets.path("notebooks")
     if (assets.root() / "pyproject.toml").exists():
         return notebooks
@@ -434,66 +386,16 @@ WITHOUT_PYTHON = (
 
 def _book(options: argparse.Namespace) -> Result:
     """Status 0 if the book is whole, 1 if Sphinx found something wrong in it."""
-    from course_utils.publishing.book import write_epub
+    from course_utils.publishing.book import build_book
 
-    codes = options.language or [languages.SOURCE]
-    if not options.out and (options.pdf or not options.epub):
-        raise CourseError("say where the book is to go: --out FOLDER" + ("" if options.pdf else ", --epub FILE or both"))
-    if options.epub and len(set(codes)) > 1:
-        raise CourseError("an ePub has one language: call `course book --epub FILE --language CODE` for each")
-    result = _website(options, codes) if options.out else Result("", {}, 0)
-    if options.epub:
-        epub = write_epub(options.epub, codes[0])
-        line = f"{len(epub.pages)} pages, {epub.bytes / 1e6:.1f} MB, in {epub.seconds:.1f} s: {epub.file}"
-        lines: list[str] = [str(result.text)] if result.text else []
-        lines += [line, *(f"  warning: {warning}" for warning in epub.warnings)]
-        result = Result("\n".join(lines), {**result.document, "epub": asdict(epub)}, 1 if epub.warnings else result.status)
-    _note_placeholder("the book's links")
-    return result
-
-
-def _website(options: argparse.Namespace, codes: list[str]) -> Result:
-    from course_utils.publishing.book import build_book, print_lessons
-
-    book = build_book(options.out, options.live, codes)
-    printed = print_lessons(book.folder, Path(options.pdf)) if options.pdf else []
+    book = build_book(options.out, options.live)
     size = f"{len(book.pages)} pages, {book.bytes / 1e6:.1f} MB, in {book.seconds:.1f} s"
     lines = [f"{size}: open {book.folder / 'index.html'}"]
     if not book.live:
         lines.append(WITHOUT_PYTHON)
-    if printed:
-        megabytes = sum(file.stat().st_size for file in printed) / 1e6
-        lines.append(f"{len(printed)} lessons as PDFs, {megabytes:.1f} MB, in {options.pdf}")
     lines += [f"  warning: {warning}" for warning in book.warnings]
-    files = [str(file) for file in printed]
-    return Result("\n".join(lines), {**asdict(book), "pdfs": files}, 1 if book.warnings else 0)
-
-
-def _translate(options: argparse.Namespace) -> Result:
-    """Status 1 if --check finds something to repair."""
-    from course_utils.publishing import catalogues
-
-    if missing := [name for name in ("babel", "jupytext") if importlib.util.find_spec(name) is None]:
-        raise CourseError(f"translating needs {', '.join(missing)}: pip install '{assets.DISTRIBUTION}[lab,book]'")
-    lines, document, problems = [], {}, []
-    for code in options.languages or languages.TRANSLATIONS:
-        language = languages.find(code)
-        if code == languages.SOURCE:
-            raise CourseError("the course is written in English; name another language")
-        reports = (catalogues.check if options.check else catalogues.update)(code)
-        language_problems = catalogues.problems(code, reports) if options.check else []
-        state = "declared complete" if language.is_complete else "not declared complete"
-        lines += [f"{code} ({state})", *(f"  {report}" for report in reports), *(f"  {line}" for line in language_problems)]
-        if language_problems:
-            files = f"course_utils/locale/{code}/LC_MESSAGES"
-            lines.append(f"  run `course translate {code}`, correct {files}/*.po, remove `#, fuzzy`, and run it again")
-        document[code] = {
-            "complete": language.is_complete,
-            "problems": language_problems,
-            "catalogues": [asdict(r) for r in reports],
-        }
-        problems += language_problems
-    return Result("\n".join(lines), document, 1 if problems else 0)
+    _note_placeholder("the book's links")
+    return Result("\n".join(lines), asdict(book), 1 if book.warnings else 0)
 
 
 def _note_placeholder(what: str) -> None:
@@ -506,18 +408,14 @@ def _note_placeholder(what: str) -> None:
         )
 
 
-def _lint_lessons(options: argparse.Namespace) -> Result:
+def _budgets(options: argparse.Namespace) -> Result:
+    """Status 1 with --strict if a lesson is over a budget."""
     from course_utils import lessons
-    from course_utils.publishing.lesson_linter import lint
+    from course_utils.publishing import budgets
 
-    reports = [lint(lesson) for lesson in options.lessons or lessons.LESSONS]
-    lines = []
-    for report in reports:
-        lines.append(str(report))
-        lines += [f"  {place}" for place in report.places if options.where]
-        lines += [f"  limit broken: {limit}" for limit in report.broken() if options.strict]
-    is_broken = options.strict and any(report.broken() for report in reports)
-    return Result("\n".join(lines), [report.as_dict() for report in reports], 1 if is_broken else 0)
+    counted = [budgets.count_lesson(lesson) for lesson in options.lessons or lessons.LESSONS]
+    document = {"budgets": budgets.BUDGETS, "lessons": [asdict(lesson) | {"over": lesson.over} for lesson in counted]}
+    return Result(budgets.table(counted), document, int(options.strict and any(lesson.over for lesson in counted)))
 
 
 def _estimate(options: argparse.Namespace) -> Result:
@@ -556,11 +454,11 @@ def _report_data(options: argparse.Namespace) -> Result:
 
 def _fix_data(options: argparse.Namespace) -> Result:
     from course_utils import data_report
-    from course_utils.data_prep import pipeline, writing
+    from course_utils.data_prep import pipeline
     from course_utils.data_prep.validation import guess_kind
 
     # Checked first, so that nobody waits for the work only to be refused.
-    writing.may_write(options.fix, (*writing.PREPARED, writing.REPORT), options.file, options.overwrite)
+    pipeline.may_write(options.fix, (*pipeline.PREPARED, pipeline.REPORT), options.file, options.overwrite)
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
     production = _prompts(options.production) if options.production else []
     columns = _columns(options.map)
@@ -582,8 +480,8 @@ def _fix_data(options: argparse.Namespace) -> Result:
         columns=columns,
     )
     files = prepared.write(options.fix, options.overwrite)
-    expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.kind == "chat" else ()
-    files.append(data_report.write_html(prepared, Path(options.fix) / writing.REPORT, production, expected))
+    expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.settings.kind == "chat" else ()
+    files.append(data_report.write_html(prepared, Path(options.fix) / pipeline.REPORT, production, expected))
     text = f"{prepared}\n  written: {', '.join(map(str, files))}\n  {prepared.last_word()}"
     return Result(text, prepared.as_dict() | {"files": files}, 0 if prepared.share_left >= pipeline.ENOUGH else 3)
 
@@ -657,7 +555,8 @@ def _clean_script(options: argparse.Namespace) -> Result:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from course_utils.openai_server.serving import Options, base_name, serve
+    from course_utils.openai_server.options import Options, base_name
+    from course_utils.openai_server.serving import serve
 
     service_arguments = {name: value for name, value in vars(options).items() if name in Options.__dataclass_fields__}
     service_options = Options(**{**service_arguments, "names": tuple(options.name), "allow_host": tuple(options.allow_host)})
@@ -717,10 +616,12 @@ def _release(options: argparse.Namespace) -> Result:
     from course_utils.release import release
 
     try:
-        packs = release(options.assignment, options.out, options.seed, options.language)
+        packs = release(options.assignment, options.out, options.seed)
     except OSError as error:
         raise CourseError(f"{options.out} cannot be written: {error}; name another folder") from error
     _note_placeholder("the notebooks' buttons")
+    for fact in facts.stale(date.today()):
+        print(f"note: {fact}: it may no longer hold", file=sys.stderr)
     text = f"for learners: {packs.learner}; for you alone: {packs.instructor} (start with its README.md)"
     return Result(text, asdict(packs))
 

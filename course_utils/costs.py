@@ -1,20 +1,17 @@
 """What training and answering cost: prices with date and source, arithmetic, and the break-even between alternatives.
 
-Prices are in US dollars, taken from vendors' pages, or public transcriptions of them, on the date given with each. They go
-out of date: `python -m course_utils.costs --check-age` lists those that are older than a year, and `course release` refuses
-to use them. Everything else is an assumption in `Assumptions`, which you can change.
+Prices are in US dollars, from `data/prices.toml` and `data/gpus.toml`, each with its date and source. Everything else is an
+assumption in `Assumptions`, which you can change.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from numbers import Real
 
+from course_utils import facts
 from course_utils.errors import CourseError
 
 
@@ -25,7 +22,7 @@ class TokenPrice:
     Attributes:
         input: price of input tokens.
         output: price of output tokens.
-        date: when the price was read or stated, YYYY-MM-DD.
+        date: when the price was read or stated.
         source: the vendor's page, or its transcription.
         cached_input: price of input tokens from the prompt cache; None if there is no discount.
         training: price of tokens that are trained on; None if the model cannot be fine-tuned.
@@ -34,7 +31,7 @@ class TokenPrice:
 
     input: float
     output: float
-    date: str
+    date: date
     source: str
     cached_input: float | None = None
     training: float | None = None
@@ -43,55 +40,32 @@ class TokenPrice:
 
 @dataclass(frozen=True)
 class GpuPrice:
-    """The price of a GPU on demand, in US dollars per hour; date and source as for `TokenPrice`."""
+    """The price of a GPU on demand, in US dollars per hour; `label` is what tables call it."""
 
+    label: str
     hour: float
-    date: str
+    date: date
     source: str
 
 
-_OPENAI_TUNED = ("2026-11-24", "developers.openai.com/api/docs/pricing, fine-tuning")
-_OPENAI = "developers.openai.com/api/docs/models"
-_ANTHROPIC = "platform.claude.com/docs/en/about-claude/pricing"
-_GOOGLE = "ai.google.dev/gemini-api/docs/pricing"
-_TRANSCRIBED = "{}, read from the vendor's page by github.com/{}"
-# Models that can be fine-tuned and are then served per token at these prices. OpenAI accepts no new jobs from 2027-01-06,
-# and switches off the models tuned there on 2027-01-14.
-PRICES = {
-    "gpt-4.1": TokenPrice(3.0, 12.0, *_OPENAI_TUNED, cached_input=0.75, training=25.0),
-    "gpt-4.1-mini": TokenPrice(0.80, 3.20, *_OPENAI_TUNED, cached_input=0.20, training=5.0),
-    "gpt-4o": TokenPrice(3.75, 15.0, *_OPENAI_TUNED, cached_input=1.875, training=25.0),
-    "gpt-4o-mini": TokenPrice(0.30, 1.20, *_OPENAI_TUNED, cached_input=0.15, training=3.0),
-    "qwen3-8b": TokenPrice(
-        0.195, 0.60, "2026-10-07", _TRANSCRIBED.format("Tinker", "api-evangelist/thinking-machines"),
-        cached_input=0.039, training=0.44,
-    ),
-}  # fmt: skip
-# Models that take no new tuning jobs are marked where their prices appear: from the first day on nobody can tune them, since
-# the second no organisation that had never tuned there (OpenAI's notice of 2026-10-14, lesson 06).
-NO_NEW_JOBS = dict.fromkeys(("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini"), ("2027-01-06", "2026-05-07"))
-# Models to prompt, in three sizes. Claude Haiku's price is that for prompts of up to 100,000 tokens; Gemini's is the price
-# from 2027-01-01 on, until then it is half of that.
-FRONTIER = {
-    "claude-opus-5.5": TokenPrice(4.0, 20.0, "2026-11-26", _ANTHROPIC, cached_input=0.20, cache_from=512),
-    "claude-sonnet-5.5": TokenPrice(2.0, 10.0, "2026-11-26", _ANTHROPIC, cached_input=0.10, cache_from=512),
-    "claude-haiku-5.5": TokenPrice(0.10, 0.50, "2026-11-26", _ANTHROPIC, cached_input=0.01, cache_from=512),
-    "gpt-6.2-sol": TokenPrice(2.0, 10.0, "2026-11-26", _OPENAI, cached_input=0.10),
-    "gpt-6-luna": TokenPrice(0.10, 0.50, "2026-11-26", _OPENAI, cached_input=0.01),
-    "gemini-3.8-flash": TokenPrice(1.50, 7.50, "2026-10-07", _GOOGLE, cached_input=0.15, cache_from=4096),
-}
-GPU_PRICES = {
-    "L4": GpuPrice(0.80, "2026-07-01", _TRANSCRIBED.format("Modal", "api-evangelist/modal-labs")),
-    "A100 80GB": GpuPrice(1.79, "2026-11-09", _TRANSCRIBED.format("RunPod Secure Cloud", "datareceipts/data-receipts")),
-    "H100": GpuPrice(3.99, "2026-11-09", _TRANSCRIBED.format("RunPod Secure Cloud, SXM", "datareceipts/data-receipts")),
-}
-# Throughput of an H100 (SXM) with Qwen3-8B in bf16 under vLLM, with as many concurrent users as get their first token within
-# two seconds and each further one within 50 ms: (input tokens, output tokens, requests per second) for two shapes of
-# request (derived/csv/perf_points.csv of the source, which calls it a validation run). Two shapes determine a cost for input
-# tokens and one for output tokens. Far from these shapes the result is too optimistic: at 1,024 output tokens the same file
-# has half of the predicted throughput, at 2,048 a fifth.
-SERVED = ((1024, 128, 23.58), (128, 128, 14_540 / 128))
-SERVED_ON, SERVED_MODEL, SERVED_DATE, SERVED_SOURCE = "H100", "Qwen3-8B", "2026-09-24", "github.com/tgarg01/silybench-data"
+def _token_price(row: facts.Row) -> TokenPrice:
+    return TokenPrice(**{field.name: row[field.name] for field in fields(TokenPrice) if field.name in row})
+
+
+_ROWS, _GPUS = facts.table("prices"), facts.table("gpus")
+# Models that can be fine-tuned and are then served per token at these prices; models to prompt; prices of some of the former
+# before they are tuned.
+PRICES = {name: _token_price(row) for name, row in _ROWS.items() if row["kind"] == "tunable"}
+FRONTIER = {name: _token_price(row) for name, row in _ROWS.items() if row["kind"] == "prompted"}
+UNTUNED = {name: _token_price(row["untuned"]) for name, row in _ROWS.items() if "untuned" in row}
+# Model that takes no new tuning jobs → from which day on nobody can tune it, and since which day no new customer.
+NO_NEW_JOBS = {name: (row["no_new_jobs"], row["no_new_customers"]) for name, row in _ROWS.items() if "no_new_jobs" in row}
+GPU_PRICES = {name: GpuPrice(row["label"], **row["price"]) for name, row in _GPUS.items() if "price" in row}
+# The GPU and the model whose throughput is known, and (input tokens, output tokens, requests per second) for two shapes of
+# request.
+SERVED_ON, _SERVED = next((name, row["served"]) for name, row in _GPUS.items() if "served" in row)
+SERVED, SERVED_MODEL = _SERVED["requests"], _SERVED["model"]
+SERVED_DATE, SERVED_SOURCE = _SERVED["date"], _SERVED["source"]
 
 
 def price_of(model: str) -> TokenPrice:
@@ -104,18 +78,6 @@ def price_of(model: str) -> TokenPrice:
     if model not in prices:
         raise CourseError(f"no price is known for {model!r}; there are {', '.join(prices)}")
     return prices[model]
-
-
-def stale_prices(today: date, days: int = 365) -> list[tuple[str, str]]:
-    """Return (name, date) of the prices and throughputs that are too old, or dated in the future.
-
-    Args:
-        today: the current day. A date one day later does not count as the future: somewhere that day has already begun.
-        days: maximum age in days.
-    """
-    dated = [(name, price.date) for table in (PRICES, FRONTIER, GPU_PRICES) for name, price in table.items()]
-    dated.append(("throughput", SERVED_DATE))
-    return [(name, day) for name, day in dated if not -1 <= (today - date.fromisoformat(day)).days <= days]
 
 
 def training_cost(tokens: int, epochs: float = 1, model: str = "gpt-4.1-mini") -> float:
@@ -247,7 +209,7 @@ class Assumptions:
         hours_renewal: the same for each further training.
         hours_serving: work per month on a self-hosted server.
         wage: dollars per hour of work.
-        gpu: key of GPU_PRICES; throughput is known for the H100.
+        gpu: key of GPU_PRICES; throughput is known for SERVED_ON alone.
         busy: share of a day's capacity that can be used, since requests do not arrive evenly.
         days: period over which the set-up has to pay off.
     """
@@ -268,7 +230,7 @@ class Assumptions:
     hours_renewal: float = 8
     hours_serving: float = 4
     wage: float = 80
-    gpu: str = "H100"
+    gpu: str = "h100"
     busy: float = 0.3
     days: int = 365
 
@@ -322,7 +284,7 @@ class Assumptions:
         """
         if self.gpu != SERVED_ON or self.small != SERVED_MODEL.lower():
             raise CourseError(
-                f"throughput is known for {SERVED_MODEL.lower()} on an {SERVED_ON} only, not for {self.small} on {self.gpu}"
+                f"throughput is known for {SERVED_MODEL.lower()} on {SERVED_ON} only, not for {self.small} on {self.gpu}"
             )
         return 86_400 / gpu_seconds(prompt_tokens, self.completion) * self.busy
 
@@ -399,27 +361,3 @@ UNITS = {
     "busy": "share of its capacity that can be used",
     "days": "over which it has to pay",
 }
-
-
-def main(arguments: Sequence[str] | None = None, today: date | None = None) -> int:
-    """The maintainers' command: list the prices that have to be checked again.
-
-    Args:
-        arguments: command-line arguments, without the program's name; those of `sys.argv` if None.
-        today: the current day; this machine's if None.
-
-    Returns:
-        1 with --strict if there are any, else 0.
-    """
-    parser = argparse.ArgumentParser(prog="python -m course_utils.costs", description="Look after the course's prices.")
-    parser.add_argument("--check-age", action="store_true", required=True, help="list prices that are older than a year")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if there are any")
-    options = parser.parse_args(arguments)
-    stale = stale_prices(today or date.today())
-    for name, day in stale:
-        print(f"warning: {name} is dated {day}: check it again, and update it and its date in course_utils/costs.py")
-    return 1 if stale and options.strict else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

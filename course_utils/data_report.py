@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_utils import costs, figures
+from course_utils import charts, costs
 from course_utils.data_prep import formats, pipeline
 from course_utils.data_prep.validation import count_tokens
 from course_utils.errors import CourseError
+from course_utils.figures import Figure
 from course_utils.files import write_whole
 from course_utils.pages import render
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN = 5  # examples of each reason
+EPOCHS = 3
 QUOTED = 600  # characters of a row
 
 
@@ -45,51 +47,35 @@ class _Group:
     examples: list[_Example]
 
 
-def flow(prepared: pipeline.Prepared) -> figures.Figure:
+def flow(prepared: pipeline.Prepared) -> Figure:
     """Draw a bar chart of the rows that are left after each step."""
     names = {"read": "export", "validate": "valid or fixed", "quality": "kept by the rules", "deduplicate": "no duplicates",
              "contamination": "not in the test set", "redact": "personal data out"}  # fmt: skip
-    return figures.bars({names[step]: count for step, count in prepared.counts}, "What is left after each step", "rows")
+    return charts.bars(
+        {names[step]: count for step, count in prepared.counts}, "What is left after each step", "rows", decimals=0
+    )
 
 
-def lengths(prepared: pipeline.Prepared, production: Sequence[str] = (), before: Sequence[dict] = ()) -> figures.Figure:
-    """Draw histograms of the prompts' lengths in words: before `prepare`, after it, and in production."""
-    sets = {}
-    if before:
-        sets["export"] = [len(formats.prompt_of(row).split()) for row in before]
-    sets["prepared"] = [len(formats.prompt_of(row).split()) for row in prepared.rows]
+def lengths(prepared: pipeline.Prepared, production: Sequence[str] = ()) -> Figure:
+    """Draw histograms of the prompts' lengths in words, after `prepare` and in production."""
+    sets = {"prepared": [len(formats.prompt_of(row).split()) for row in prepared.rows]}
     if production:
         sets["production"] = [len(text.split()) for text in production]
-    return figures.histograms(sets, "Length of a prompt", "words")
+    return charts.histogram(sets, "Length of a prompt", "words")
 
 
-def cost_table(
-    prepared: pipeline.Prepared,
-    tokenizer: PreTrainedTokenizerBase,
-    epochs: int = 3,
-    tokens_per_second: float | None = None,
-) -> list[tuple[str, str]]:
-    """Return the tokens, the time and the prices of training on the prepared rows, as (what, how much).
+def cost_table(prepared: pipeline.Prepared, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
+    """Return the tokens and the hosted prices of training on the prepared rows for `EPOCHS`, as (what, how much).
 
     Args:
         prepared: result of `prepare`.
         tokenizer: counts the tokens; another model's tokenizer gives about ten per cent more or fewer.
-        epochs: passes over the training rows.
-        tokens_per_second: speed of your own machine (`History` has it); without it no time is given.
     """
     tokens = sum(count_tokens(prepared.rows[i], "chat", tokenizer) for i in prepared.train)
-    rows = [("tokens in the training file", f"{tokens:,}"), ("epochs", str(epochs))]
-    if tokens_per_second:
-        rows.append(
-            (
-                f"on this machine at {tokens_per_second:,.0f} tokens a second",
-                f"{tokens * epochs / tokens_per_second / 60:.0f} minutes",
-            )
-        )
+    rows = [("tokens in the training file", f"{tokens:,}"), ("epochs", str(EPOCHS))]
     for model, price in costs.PRICES.items():
-        rows.append(
-            (f"hosted, {model} ({price.source}, {price.date})", f"{costs.training_cost(tokens, epochs, model):.2f} dollars")
-        )
+        dollars = costs.training_cost(tokens, EPOCHS, model)
+        rows.append((f"hosted, {model} ({price.source}, {price.date})", f"{dollars:.2f} dollars"))
     return rows
 
 
@@ -128,7 +114,7 @@ def _page(prepared: pipeline.Prepared, production: Sequence[str], costs_of: Sequ
         prepared=prepared,
         read=prepared.counts[0][1],
         flow=flow(prepared),
-        lengths=lengths(prepared, production) if prepared.kind == "chat" else None,
+        lengths=lengths(prepared, production) if prepared.settings.kind == "chat" else None,
         style=style,
         contaminating=len({hit.test for hit in prepared.contaminated}),
         costs=costs_of,
@@ -143,15 +129,15 @@ def _dropped(prepared: pipeline.Prepared) -> list[_Group]:
     lines_by_code: dict[str, list[int]] = {}
     reasons = prepared.dropped
     original = {line: cluster.kept for cluster in prepared.clusters for line in cluster.kinds}
-    for line in sorted(prepared.rejects):
+    for line in sorted(reasons):
         lines_by_code.setdefault(reasons[line].code, []).append(line)
     groups = []
     for code, lines in lines_by_code.items():
         examples = []
         for line in lines[:SHOWN]:
-            quotes = {f"dropped, line {line}": prepared.rejects[line][:QUOTED]}
+            quotes = {f"dropped, line {line}": prepared.texts[line][:QUOTED]}
             if line in original:
-                quotes[f"kept, line {original[line]}"] = prepared.stayed[original[line]][:QUOTED]
+                quotes[f"kept, line {original[line]}"] = prepared.texts[original[line]][:QUOTED]
             examples.append(_Example(line, reasons[line].reason, quotes))
         groups.append(_Group(code, len(lines), examples))
     return groups
@@ -168,10 +154,10 @@ def _flagged(prepared: pipeline.Prepared) -> list[_Group]:
     for code, changes in changes_by_code.items():
         examples = []
         for change in changes[:SHOWN]:
-            quotes = {f"line {change.line}": prepared.flags[change.line][:QUOTED]}
+            quotes = {f"line {change.line}": prepared.texts[change.line][:QUOTED]}
             rival = next((line for line in conflicting.get(change.line, ()) if line != change.line), None)
-            if code == pipeline.CONFLICT and rival in prepared.flags:
-                quotes[f"line {rival}"] = prepared.flags[rival][:QUOTED]
+            if code == pipeline.CONFLICT and rival in prepared.texts:
+                quotes[f"line {rival}"] = prepared.texts[rival][:QUOTED]
             examples.append(_Example(change.line, change.reason, quotes))
         groups.append(_Group(code, len(changes), examples))
     return groups

@@ -87,9 +87,28 @@ class Decision:
             f"{_condition(name, value, self.answers[name])}: {approach}" for name, value, approach in self.would_change
         )
 
+    @property
+    def headline(self) -> str:
+        """The recommendation in one line of text."""
+        return f"Recommendation: {self.approach} (where: {'your own machines' if self.host == 'own' else 'anywhere'})."
+
+    @property
+    def details(self) -> str:
+        """Reasons, next step, measurements and what would change it, as HTML."""
+        lists = {
+            "Because": self.reasons,
+            "Next": (self.next_step,),
+            "Measured in this notebook": self.evidence,
+            "What would change it": self.changes,
+        }
+        return "".join(
+            f"<p>{heading}</p><ul>{''.join(f'<li>{escape(row)}</li>' for row in rows)}</ul>"
+            for heading, rows in lists.items()
+            if rows
+        )
+
     def __str__(self) -> str:
-        lines = [f"Recommendation: {self.approach} (where: {'your own machines' if self.host == 'own' else 'anywhere'})"]
-        lines += [f"  for {self.case}"]
+        lines = [self.headline, f"  for {self.case}"]
         lines += [f"  because {reason}" for reason in self.reasons]
         lines += [f"  next: {self.next_step}"]
         lines += [f"  measured: {sentence}" for sentence in self.evidence]
@@ -97,14 +116,7 @@ class Decision:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        items = lambda rows: "".join(f"<li>{escape(row)}</li>" for row in rows)  # noqa: E731
-        where = "your own machines" if self.host == "own" else "anywhere"
-        return (
-            f"<p><b>Recommendation: {escape(self.approach)}</b> (where: {where})</p><p>{escape(self.case)}</p>"
-            f"<p>Because</p><ul>{items(self.reasons)}</ul><p>Next: {escape(self.next_step)}</p>"
-            + (f"<p>Measured in this notebook</p><ul>{items(self.evidence)}</ul>" if self.evidence else "")
-            + (f"<p>What would change it</p><ul>{items(self.changes)}</ul>" if self.changes else "")
-        )
+        return f"<p><b>{escape(self.headline)}</b></p><p>{escape(self.case)}</p>{self.details}"
 
 
 def decide(

@@ -5,16 +5,11 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from course_utils import assets, hardware, memory, models
-
-if TYPE_CHECKING:
-    from packaging.specifiers import SpecifierSet
+from course_utils import hardware, install, memory, models
 
 GB = 1e9
 # Notebook hosts with less RAM than this kill the kernel in the larger lessons.
@@ -74,12 +69,9 @@ def examine() -> Diagnosis:
     """Examine machine, packages, disk and model, without changing anything."""
     device = hardware.detect()
     diagnosis = Diagnosis(device, f"{platform.python_version()} ({sys.executable})")
-    for name, specifier in _requirements():
-        installed: str | None = None
-        try:
-            installed = version(name)
-        except PackageNotFoundError:
-            pass
+    for requirement in install.requirements():
+        name, specifier = requirement.name, requirement.specifier
+        installed = install.installed_version(name)
         diagnosis.versions[name] = installed
         if installed is None or not specifier.contains(installed, prereleases=True):
             diagnosis.advice.append(
@@ -114,7 +106,7 @@ def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:
     name = models.TIERS[device.tier].name
     if models.hub_model_ready(name):
         return True
-    needed = 2 * memory.count_parameters(name.rpartition("/")[2].removesuffix("-Instruct"), 16).base
+    needed = 2 * memory.count_parameters(_architecture(name), 16).base
     existing = next(folder for folder in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if folder.exists())
     if (free := shutil.disk_usage(existing).free) < 1.1 * needed:
         diagnosis.advice.append(
@@ -124,24 +116,20 @@ def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:
     return False
 
 
+def _architecture(model: str) -> str:
+    """The name of a model's architecture in `memory.ARCHITECTURES`."""
+    return model.rpartition("/")[2].removesuffix("-Instruct")
+
+
 def _fits(device: hardware.Device) -> list[tuple[str, str, int, bool]]:
     """LoRA r=16 on all linear layers of each tier's architecture: 2 bytes per frozen weight, 16 per adapter parameter."""
     rows = []
-    for name in ("SmolLM2-135M", "SmolLM2-1.7B", "Qwen2.5-7B"):
+    for name in (_architecture(choice.name) for choice in models.TIERS.values()):
         count = memory.count_parameters(name, 16)
         size = (4 if device.dtype == "float32" else 2) * count.base + 16 * count.trainable
         # A tenth of the memory is not available to the model: contexts, the allocator's slack, the system.
         rows.append((name, "LoRA r=16", size, size < 0.9 * device.memory_bytes))
     return rows
-
-
-def _requirements() -> Iterator[tuple[str, SpecifierSet]]:
-    from packaging.requirements import Requirement
-
-    for text in requires(assets.DISTRIBUTION) or []:
-        requirement = Requirement(text)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield requirement.name, requirement.specifier
 
 
 def _differs(imported: str | None, installed: str) -> bool:

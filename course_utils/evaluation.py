@@ -14,18 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from course_utils.errors import CourseError
-from course_utils.scoring import (
+from course_utils.batching import (
     Encoded,
     can_share_prompt,
-    chat_token_ids,
     collate,
-    completion_log_probabilities,
     default_micro_batch_tokens,
     micro_batches,
     pad_token_id,
     to_device,
 )
+from course_utils.errors import CourseError
+from course_utils.scoring import completion_log_probabilities
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -156,29 +155,6 @@ def parse_record(
     return record
 
 
-def memorisation(
-    model: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Sequence[Mapping[str, Any]]],
-    max_new_tokens: int = 96,
-) -> Score:
-    """Measure the share of conversations whose last message the model reproduces word for word with greedy decoding.
-
-    Compare training examples with held-out ones: where few answers are possible, a model gives the same words without having
-    memorised them.
-
-    Args:
-        model: a causal language model, with or without an adapter.
-        tokenizer: its tokenizer.
-        conversations: lists of messages that end with the assistant's.
-        max_new_tokens: maximum length of an answer, in tokens.
-    """
-    from course_utils.generation import generate
-
-    answers = generate(model, tokenizer, [c[:-1] for c in conversations], max_new_tokens)
-    return proportion([answer.strip() == c[-1]["content"].strip() for answer, c in zip(answers, conversations)])
-
-
 class Likelihoods(NamedTuple):
     """How likely a model finds the two replies of a preference pair.
 
@@ -192,14 +168,6 @@ class Likelihoods(NamedTuple):
     chosen_tokens: int
     rejected_tokens: int
 
-    @property
-    def prefers_chosen(self) -> bool:
-        """Whether the chosen reply is the likelier one per token.
-
-        Sums over tokens would mostly compare the lengths of the replies.
-        """
-        return self.chosen / self.chosen_tokens > self.rejected / self.rejected_tokens
-
 
 def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Mapping[str, Any]]) -> list[Likelihoods]:
     """Compute how likely a model finds the two replies of each preference pair, with its adapter if it has one.
@@ -212,55 +180,19 @@ def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequenc
     Raises:
         CourseError: a pair is broken; the message names it by its position.
     """
-    from course_utils.training.objectives.preference import encode_pair
+    from course_utils.training.objectives import encode_pair
 
     encoded = [encode_pair(tokenizer, row, tokenizer.model_max_length, f"pairs[{i}]") for i, row in enumerate(pairs)]
-    sums = _log_probabilities(model, tokenizer, encoded)
+    sums = completions_log_probabilities(model, tokenizer, encoded)
     return [
         Likelihoods(chosen, rejected, *map(len, example.completions)) for (chosen, rejected), example in zip(sums, encoded)
     ]
 
 
-def log_ratios(
-    policy: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[Mapping[str, Any]]],
-    answers: Sequence[list[int]],
-    reference: Model | None = None,
-) -> list[float]:
-    """Compute log policy(answer) − log reference(answer) for each answer, in nats.
-
-    The mean over answers that the policy itself sampled at temperature 1 estimates its KL divergence from the reference, per
-    answer (a single log-ratio may be negative).
-
-    Args:
-        policy: the trained model.
-        tokenizer: the tokenizer of both models.
-        prompts: conversations.
-        answers: token ids, as returned by `generation.complete`; a text would not show whether the answer was complete.
-        reference: another model; None for the policy with its adapter switched off.
-
-    Raises:
-        CourseError: the reference is the policy itself.
-    """
-    from contextlib import nullcontext
-
-    from course_utils.training.reference import check_reference
-
-    if reference is not None:
-        check_reference(policy, reference)
-    prompt_ids = [chat_token_ids(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts]
-    encoded = [Encoded(ids, [answer]) for ids, answer in zip(prompt_ids, answers, strict=True)]
-    policy_sums = _log_probabilities(policy, tokenizer, encoded)
-    with policy.disable_adapter() if reference is None else nullcontext():
-        reference_sums = _log_probabilities(reference or policy, tokenizer, encoded)
-    return [a - b for (a,), (b,) in zip(policy_sums, reference_sums)]
-
-
-def _log_probabilities(
+def completions_log_probabilities(
     model: Model, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded]
 ) -> list[tuple[float, ...]]:
-    """Log-probability of each completion of each example."""
+    """Return the log-probability of each completion of each example, in nats, without gradient."""
     pad_id, share_prompt = pad_token_id(tokenizer), can_share_prompt(model)
     cut_examples = micro_batches(examples, default_micro_batch_tokens(model.device))
     was_training = model.training

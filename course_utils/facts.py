@@ -40,6 +40,9 @@ class Stale(NamedTuple):
     row: str
     date: date
 
+    def __str__(self) -> str:
+        return f"{self.file}, [{self.row}] is dated {self.date}"
+
 
 @cache
 def table(name: str) -> Mapping[str, Row]:
@@ -60,7 +63,7 @@ def table(name: str) -> Mapping[str, Row]:
             raise CourseError(f"data/{name}.toml, [{id}]: add source = where this can be read")
         for place, part in _tables(id, row):
             if ("date" in part or part is row) and type(part.get("date")) is not date:
-                raise CourseError(f"data/{name}.toml, [{place}]: add date = the day it was read, such as 2026-11-24")
+                raise CourseError(f"data/{name}.toml, [{place}]: add date = the day it was read, YYYY-MM-DD")
     return MappingProxyType(rows)
 
 
@@ -108,7 +111,7 @@ def main(arguments: Sequence[str] | None = None, today: date | None = None) -> i
     options = parser.parse_args(arguments)
     found = stale(today or date.today())
     for fact in found:
-        print(f"warning: {fact.file}, [{fact.row}] is dated {fact.date}: look it up again, and change it and its date there")
+        print(f"warning: {fact}: look it up again, and change it and its date there")
     return 1 if found and options.strict else 0
 
 

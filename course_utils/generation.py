@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from course_utils.batching import pad_prompts, pad_token_id
 from course_utils.errors import CourseError
 from course_utils.scoring import (
     cache_name,
     chat_token_ids,
     output_embeddings,
-    pad_token_id,
     shared_beginning,
     stop_token_ids,
 )
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
     from course_utils.models import Model
@@ -61,7 +61,7 @@ def generate(
     Returns:
         The answers' texts without special tokens.
     """
-    prompts = [_prompt(tokenizer, conversation) for conversation in conversations]
+    prompts = [prompt_token_ids(tokenizer, conversation) for conversation in conversations]
     answers = complete(model, tokenizer, prompts, max_new_tokens, temperature, top_p, batch_size, seed)
     return [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
 
@@ -99,20 +99,15 @@ def complete(
         sampling |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     stops = stop_token_ids(model, tokenizer)
     answers: list[list[int]] = [[]] * len(prompts)
-    was_training = model.training
-    model.eval()
     if temperature:
         torch.manual_seed(seed)
-    # The head gets only the last position, a slice that is not contiguous; on a CPU it would copy its whole weight once per
-    # row of the batch.
-    contiguous = output_embeddings(model).register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
-    try:
+    with ready_to_generate(model):
         shared = shared_beginning(prompts)
         shared = shared if shared >= SHARED_TOKENS else 0
         beginning = _beginning(model, prompts[0][:shared]) if shared else None
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            ids, mask = _padded([prompts[i] for i in batch], shared, pad_id)
+            ids, mask = pad_prompts([prompts[i] for i in batch], pad_id, shared)
             with torch.no_grad():
                 output = model.generate(
                     input_ids=ids.to(model.device),
@@ -126,29 +121,24 @@ def complete(
             for i, generated in zip(batch, output[:, ids.shape[1] :].tolist()):
                 end = next((at for at, id in enumerate(generated, 1) if id in stops), len(generated))
                 answers[i] = generated[:end]
-    finally:
-        contiguous.remove()
-        model.train(was_training)
     return answers
 
 
-def _padded(prompts: Sequence[list[int]], shared: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both (prompts, tokens).
+@contextmanager
+def ready_to_generate(model: Model) -> Iterator[None]:
+    """Put the model into evaluation mode inside the `with` block, with a faster head; afterwards it is as before.
 
-    The padding is to the left of what differs, as generation continues at the end of the prompt, and to the right of the
-    shared beginning, which has been computed already.
+    The head gets only the last position, a slice that is not contiguous; on a CPU it would copy its whole weight once per
+    row of the batch.
     """
-    import torch
-
-    length = max(map(len, prompts))
-    ids = torch.full((len(prompts), length), pad_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        own = slice(length - len(prompt) + shared, length)
-        for part, where in ((prompt[:shared], slice(0, shared)), (prompt[shared:], own)):
-            ids[row, where] = torch.tensor(part, dtype=ids.dtype)
-            mask[row, where] = 1
-    return ids, mask
+    was_training = model.training
+    model.eval()
+    contiguous = output_embeddings(model).register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+    try:
+        yield
+    finally:
+        contiguous.remove()
+        model.train(was_training)
 
 
 def _beginning(model: Model, ids: list[int]) -> Any:
@@ -168,6 +158,7 @@ def _repeated(name: str, beginning: Any, rows: int) -> dict[str, Any]:
     return {name: cache}
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> list[int]:
+def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> list[int]:
+    """Return the token ids of a conversation, up to the place where the answer begins."""
     messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
     return chat_token_ids(tokenizer, messages, add_generation_prompt=True)

@@ -5,11 +5,11 @@ Detects GPU, CPU, memory, notebook host and the number format that is actually f
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
 import warnings
-from collections.abc import Collection, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     import torch
 
 GB = 1e9
-# A 7B model takes 15 GB in 16 bits, and lessons 02, 04 and 06 hold two at once: a merged copy, a reference, or a server next
-# to its trainer. That needs an A100 (40 GB) or larger; an L4 or an RTX 4090 (24 GB) gets the T4's model, in bfloat16.
-A100_TIER_BYTES = 38 * GB
-# Below this a 1.7B model in 16 bits with activations does not train; such a card gets the CPU tier's model.
-T4_TIER_BYTES = 6 * GB
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class Device:
     Attributes:
         name: the maker's name for it, e.g. "Tesla T4".
         kind: "cuda", "mps" or "cpu", as for `torch.device`.
-        tier: "cpu", "t4" or "a100"; selects the model (`models.TIERS`).
+        tier: "cpu", "t4" or "a100"; selects the model (`data/tiers.toml`).
         memory_bytes: memory that the model must fit into: the GPU's, or the RAM this process may use.
         compute_capability: (major, minor) of an NVIDIA GPU, else None.
         dtype: "bfloat16", "float16" or "float32"; the format to keep frozen weights in and to compute in.
@@ -109,28 +104,6 @@ def own_card() -> int:
     return int(rank) % max(1, torch.cuda.device_count()) if rank.isdigit() else 0
 
 
-def keep_to_one_card(environment: MutableMapping[str, str] | None = None, modules: Collection[str] | None = None) -> bool:
-    """Let a notebook's kernel, and the processes it starts, see only the first of several NVIDIA cards (Kaggle's "T4 x2").
-
-    With several in sight, transformers' `Trainer` wraps the model in `torch.nn.DataParallel`, which TRL's trainers refuse.
-    Nothing is changed where somebody has made the choice: with CUDA_VISIBLE_DEVICES, or `accelerate launch`.
-
-    Args:
-        environment: variables to set; `os.environ` if None.
-        modules: names of the modules that are loaded; those of this process if None.
-
-    Returns:
-        Whether only one card is visible from now on. False too if torch is loaded, which may have counted the cards already.
-    """
-    environment = os.environ if environment is None else environment
-    modules = sys.modules if modules is None else modules
-    chosen = any(name in environment for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE"))
-    if chosen or "ipykernel" not in modules or "torch" in modules:
-        return False
-    environment["CUDA_VISIBLE_DEVICES"] = "0"
-    return True
-
-
 def gpu_dtype(capability: tuple[int, int]) -> str:
     """Return the number format for a GPU: bfloat16 from compute capability 8.0 (Ampere), else float16.
 
@@ -140,12 +113,20 @@ def gpu_dtype(capability: tuple[int, int]) -> str:
 
 
 def gpu_tier(capability: tuple[int, int], memory_bytes: float) -> str:
-    """Return the tier of a GPU, by the size of its memory (in bytes) and by whether it has bfloat16."""
-    if memory_bytes < T4_TIER_BYTES:
-        return "cpu"
-    if capability >= (8, 0) and memory_bytes >= A100_TIER_BYTES:
-        return "a100"
-    return "t4"
+    """Return the tier of a GPU: the last one in `data/tiers.toml` whose needs it meets.
+
+    Args:
+        capability: its compute capability.
+        memory_bytes: the size of its memory.
+    """
+    from course_utils import facts  # whose `python -m` would find itself loaded: `import course_utils` loads this module
+
+    fitting = [
+        name
+        for name, row in facts.table("tiers").items()
+        if memory_bytes >= row.get("gpu_memory", math.inf) and capability >= tuple(row.get("gpu_capability", (0, 0)))
+    ]
+    return fitting[-1]
 
 
 def cpu_has_fast_bfloat16() -> bool:

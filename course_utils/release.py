@@ -1,4 +1,4 @@
-"""Packs to hand out: the learners', and the instructor's with answers, rubric, objectives, slides and the hidden seed.
+"""Packs to hand out: the learners', and the instructor's with answers, rubric, times and the hidden seed.
 
 Everything is generated from the course itself: exercises, quizzes, stored notebooks and recorded times. The learners' pack
 contains nothing of the instructor's. It has the course's wheel for notebook hosts, the package as everybody gets it.
@@ -9,30 +9,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import secrets
 import shutil
 from dataclasses import dataclass
-from datetime import date
-from html import unescape
 from pathlib import Path
 
 from markupsafe import Markup
 
-from course_utils import costs, languages
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.quizzes import questions
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.results import write
-from course_utils.languages import BOOK, SOURCE, say, speaking
-from course_utils.lessons import find, learner_file
+from course_utils.lessons import Lesson, find, learner_file
 from course_utils.pages import render
-from course_utils.publishing import builder, translating
-from course_utils.publishing.objectives import objectives_in
-from course_utils.publishing.overview import overview
-from course_utils.publishing.times import load_times
+from course_utils.publishing import builder
 from course_utils.publishing.wheel import write_wheel
 
 PACK = "pack.json"  # in each pack: what it is, and which files are its own
@@ -54,26 +46,19 @@ class Packs:
     seed: int
 
 
-def release(assignment: str, out: str | Path, seed: int | None = None, language: str = SOURCE) -> Packs:
+def release(assignment: str, out: str | Path, seed: int | None = None) -> Packs:
     """Write the learners' pack and the instructor's.
 
     Args:
         assignment: "02", "02_lora", several of these separated by commas, or "all".
         out: output folder; its `learner/` and `instructor/` are replaced.
         seed: seed of the hidden cases; if None, that of an earlier pack, or else a new one.
-        language: of the learners' pack; the instructor's is in English.
 
     Raises:
-        CourseError: a language or a lesson is unknown, prices are older than a year, a notebook is older than its source, or
-            the packs' folders have other files, or pip cannot build the course's wheel.
+        CourseError: a lesson is unknown, a notebook is older than its source, the packs' folders have other files, or pip
+            cannot build the course's wheel.
     """
-    languages.find(language)
     sections, exercise_ids = batch.exercises_of(assignment)
-    if outdated := [f"{name} ({day})" for name, day in costs.stale_prices(date.today())]:
-        raise CourseError(
-            f"prices older than a year: {', '.join(outdated)}; check them, update them and their dates in "
-            "course_utils/costs.py, and run: course build 01"
-        )
     out = Path(out)
     for section in sections:
         if builder.is_stale(section):
@@ -90,8 +75,7 @@ def release(assignment: str, out: str | Path, seed: int | None = None, language:
     for folder in drafts.values():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    with speaking(language):
-        _write_learner_pack(drafts["learner"], sections, language)
+    _write_learner_pack(drafts["learner"], sections)
     _write_instructor_pack(drafts["instructor"], sections, [EXERCISES[id] for id in exercise_ids], assignment, seed)
     for name, folder in packs.items():
         files = sorted(str(file.relative_to(drafts[name])) for file in drafts[name].rglob("*") if file.is_file())
@@ -103,31 +87,6 @@ def release(assignment: str, out: str | Path, seed: int | None = None, language:
         drafts[name].rename(folder)
         shutil.rmtree(backup, ignore_errors=True)
     return Packs(out / "learner", out / "instructor", tuple(sections), seed)
-
-
-def objectives(section: str) -> list[str]:
-    """Return the lesson's objectives, the items under "By the end you will be able to", one line each.
-
-    Raises:
-        CourseError: the lesson has no such list.
-    """
-    cells = builder.instructor_edition(section).cells
-    return objectives_in((cell.source for cell in cells if cell.cell_type == "markdown"), section)
-
-
-def figures_of(section: str) -> list[tuple[str, str]]:
-    """Return the figures of the stored notebook, each as (heading above it, HTML of the image with its alt text)."""
-    notebook = json.loads(learner_file(section).read_text(encoding="utf-8"))
-    heading, figures = "", []
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            headings = re.findall(r"^#{1,3} (.+)$", source, flags=re.MULTILINE)
-            heading = headings[-1] if headings else heading
-        for output in cell.get("outputs", []):
-            html = "".join(output.get("data", {}).get("text/html", ""))
-            figures += [(heading, image) for image in re.findall(r"<img src=\"data:image/[^>]*>", html)]
-    return figures
 
 
 def _seed(file: Path, seed: int | None) -> int:
@@ -151,58 +110,45 @@ def _foreign_files(folder: Path) -> list[str]:
     return sorted(file for file in present if file not in pack_files and ".ipynb_checkpoints" not in file)
 
 
-def _write_learner_pack(folder: Path, sections: list[str], language: str) -> None:
+def _write_learner_pack(folder: Path, sections: list[str]) -> None:
     for section in sections:
-        file = _make_folder(folder / "notebooks") / f"{section}.ipynb"
-        if language == SOURCE:
-            shutil.copyfile(learner_file(section), file)
-        else:
-            builder.write(translating.translated_notebook(section, language), file)
+        shutil.copyfile(learner_file(section), _make_folder(folder / "notebooks") / f"{section}.ipynb")
     wheel = write_wheel(folder / "notebooks")  # where a notebook's install cell looks first
-    rows = [row for row in overview() if row.lesson.name in sections]
     lines = [
-        f"# {say('Teaching models new behaviours')}",
+        "# Teaching models new behaviours",
         "",
-        say("Open a notebook, run it from top to bottom, and hand it in. Exercises mark themselves."),
+        "Open a notebook, run it from top to bottom, and hand it in. Exercises mark themselves.",
         "",
-        say(
-            "- **On your machine**: `pip install '{requirement}'`, then `{command}`.",
-            requirement=f"notebooks/{wheel.name}[lab]",
-            command="jupyter lab notebooks" if language == SOURCE else f"course lab --language {language}",
-        ),
-        say(
-            "- **In Colab**: upload a notebook, drag `{wheel}` into Files (the folder at the left edge), and run the first "
-            "cell, which installs the course from that file. Or put this whole folder into your Drive, open a notebook from "
-            "there, and mount the Drive (the Drive button above Files) before you run it.",
-            wheel=wheel.name,
-        ),
-        say("- **In Kaggle**: upload a notebook, and add `{wheel}` to its input as a dataset.", wheel=wheel.name),
+        f"- **On your machine**: `pip install 'notebooks/{wheel.name}[lab]'`, then `jupyter lab notebooks`.",
+        f"- **In Colab**: upload a notebook, drag `{wheel.name}` into Files (the folder at the left edge), and run the "
+        "first cell, which installs the course from that file. Or put the file at the top of your Drive, in no folder, "
+        "and mount the Drive (the Drive button above Files) before you run the cell.",
+        f"- **In Kaggle**: upload a notebook, and add `{wheel.name}` to its input as a dataset.",
         "",
-        f"| {say('lesson')} | {say('what you do')} | {say('Run all, two CPU cores')} | {say('exercises')} | {say('file')} |",
+        "| lesson | what you do | Run all, two CPU cores | exercises | file |",
         "| --- | --- | --- | --- | --- |",
-        *(
-            f"| {row.lesson.number} {say(row.lesson.title, BOOK)} | {say(row.lesson.promise, BOOK)} | "
-            f"{_minutes(row.minutes)} | {row.exercises} | `notebooks/{row.file}` |"
-            for row in rows
-        ),
+        *map(_lesson_row, map(find, sections)),
         "",
-        say("If something breaks: `course doctor` says what to fix."),
+        "If something breaks: `course doctor` says what to fix.",
     ]
     write(folder / "README.md", "\n".join(lines) + "\n")
 
 
-def _minutes(minutes: float | None) -> str:
-    return "" if minutes is None else say("{minutes} minutes", minutes=f"{minutes:.1f}")
+def _lesson_row(lesson: Lesson) -> str:
+    seconds = builder.recorded_run(lesson.name).get("seconds")
+    minutes = f"{seconds / 60:.1f} minutes" if seconds else ""
+    return (
+        f"| {lesson.number} {lesson.title} | {lesson.promise} | {minutes} | "
+        f"{sum(map(lesson.has, EXERCISES))} | `notebooks/{lesson.name}.ipynb` |"
+    )
 
 
 def _write_instructor_pack(folder: Path, sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> None:
     for section in sections:
         builder.write(builder.instructor_edition(section), _make_folder(folder / "notebooks") / f"{section}.ipynb")
-        write(folder / "slides" / f"{section}.html", _slides(section))
     nbgrader_course.write_course(folder / "nbgrader", assignment)
     write(folder / "seed.json", json.dumps({"seed": seed}) + "\n")
     write(folder / "timings.csv", _table(_timings(sections)))
-    write(folder / "objectives.csv", _table(_objectives_table(sections, exercises)))
     write(folder / "rubric.csv", _table(_rubric(exercises)))
     write(folder / "answers.html", _answers(sections, exercises))
     write(folder / "README.md", _readme(sections, exercises, assignment, seed))
@@ -220,24 +166,9 @@ def _table(rows: list[list]) -> str:
 
 
 def _timings(sections: list[str]) -> list[list]:
-    records = load_times()
-    rows: list[list] = [["section", "tier", "seconds", "peak_mb", "date", "machine"]]
-    for section in sections:
-        for tier, record in records.get(section, {}).items():
-            rows.append([section, tier, *(record[key] for key in ("seconds", "peak_mb", "date", "machine"))])
-    return rows
-
-
-def _objectives_table(sections: list[str], exercises: list[Exercise]) -> list[list]:
-    """A row for each objective; for one that no exercise practises it says that the lesson's cells show it."""
-    rows: list[list] = [["section", "objective", "exercises", "points"]]
-    for section in sections:
-        lesson_exercises = [exercise for exercise in exercises if find(section).has(exercise.id)]
-        for number, text in enumerate(objectives(section), 1):
-            practising = [exercise for exercise in lesson_exercises if number in exercise.objectives]
-            names = " ".join(exercise.id for exercise in practising) or "shown by the lesson's cells"
-            rows.append([section, text, names, sum(exercise.points for exercise in practising)])
-    return rows
+    columns = ("tier", "seconds", "peak_mb", "date", "machine")
+    runs = {section: builder.recorded_run(section) for section in sections}
+    return [["section", *columns], *([section, *(run.get(key, "") for key in columns)] for section, run in runs.items())]
 
 
 def _rubric(exercises: list[Exercise]) -> list[list]:
@@ -280,21 +211,6 @@ def _answers(sections: list[str], exercises: list[Exercise]) -> str:
     )
 
 
-def _slides(section: str) -> str:
-    """A page that scrolls slide by slide and prints one slide a sheet: the aims, each figure, the quiz's questions."""
-    figures = []
-    for heading, image in figures_of(section):
-        alt = re.search(r'alt="([^"]*)"', image)
-        figures.append((heading, image, unescape(alt[1]) if alt else ""))
-    return render(
-        "templates/slides.html.j2",
-        title=find(section).title,
-        aims=objectives(section),
-        figures=figures,
-        questions=questions(section[:2]),
-    )
-
-
 def _readme(sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> str:
     points = sum(exercise.points for exercise in exercises)
     return f"""# For the instructor
@@ -306,9 +222,7 @@ def _readme(sections: list[str], exercises: list[Exercise], assignment: str, see
 | `notebooks/` | the lessons with solutions |
 | `answers.html` | statements, solutions, hints and typical mistakes; the quizzes' answers |
 | `rubric.csv` | points, cases, typical mistakes; points are for the share of correct cases, if it is better than chance |
-| `objectives.csv` | what each lesson promises, and which exercises practise it |
 | `timings.csv` | recorded times and memory of Run all |
-| `slides/` | each lesson's objectives, figures and quiz; open in a browser, print to PDF |
 | `nbgrader/` | the same exercises as nbgrader assignments, for a hub; see `course nbgrader --help` |
 | `seed.json` | seed of the hidden cases: anyone who knows it knows the inputs that answers are tested with |
 

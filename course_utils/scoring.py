@@ -1,79 +1,23 @@
-"""How likely a model finds given completions: from chats to token ids, batches and log-probabilities.
-
-Training, evaluation and reward models all score completions with these functions. An example is a prompt and one or more
-completions of it. Several completions can share their prompt: the row then contains the prompt, the first completion and the
-second completion, and a mask keeps the second from seeing the first. The prompt is computed once, and every result is the
-same as with separate rows.
-"""
+"""How likely a model finds given completions: log-probabilities of the tokens in a batch, for training and evaluation."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
+from course_utils.batching import Batch, Encoded
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Batch = dict[str, Any]  # tensors by name, and the number of sequences: what `collate` makes
-Example = TypeVar("Example", bound=Sized)
-
-# Tokens that go through the model at once. On a CPU, more would not be faster and only take memory: this number keeps
-# training the 135M model under 2 GB, which is all that Binder has.
-CPU_MICRO_BATCH_TOKENS = 320
-GPU_MICRO_BATCH_TOKENS = 8192  # at most; `training.micro_batches` takes fewer where the model leaves less memory
+    from transformers import PreTrainedTokenizerBase
 
 
 class Output(Protocol):
     """The part of a model's output that is used here: the logits."""
 
     logits: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One example as token ids.
-
-    Attributes:
-        prompt: token ids of the prompt, which are not scored.
-        completions: token ids to score, one list per completion of the prompt.
-        reference_log_probabilities: log-probability of each completion under the reference model, in nats, if an objective
-            needs them.
-        token_values: name → one number per token of the completions (SFT's weights, PPO's advantages).
-        example_values: name → one number for the example (KTO's label).
-        messages: the prompt before it was encoded, if a reward function reads it.
-    """
-
-    prompt: list[int]
-    completions: list[list[int]]
-    reference_log_probabilities: tuple[float, ...] = ()
-    token_values: dict[str, list[float]] = field(default_factory=dict)
-    example_values: dict[str, float] = field(default_factory=dict)
-    messages: list[dict[str, Any]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        """Number of tokens, with the prompt counted once."""
-        return len(self.prompt) + self.scored
-
-    @property
-    def scored(self) -> int:
-        """Number of tokens in the completions."""
-        return sum(map(len, self.completions))
-
-    @property
-    def learned(self) -> int:
-        """Number of completion tokens that contribute to the loss."""
-        return round(sum(self.token_values["weight"])) if "weight" in self.token_values else self.scored
-
-
-def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token id for padding, or the stop token's if the tokenizer defines none; masks hide it either way."""
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return int(pad_id)
 
 
 def chat_token_ids(
@@ -99,124 +43,8 @@ def chat_token_ids(
     return ids
 
 
-def can_share_prompt(model: PreTrainedModel) -> bool:
-    """Return whether the model's attention accepts a custom mask; FlashAttention does not."""
-    attention = getattr(model.config, "_attn_implementation", None) or ""
-    return not str(attention).startswith("flash")
-
-
-def default_micro_batch_tokens(device: torch.device) -> int:
-    """Return the default number of tokens in a micro-batch on this device, padding included."""
-    return CPU_MICRO_BATCH_TOKENS if device.type == "cpu" else GPU_MICRO_BATCH_TOKENS
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch with its tensors on `device`."""
-    return {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
-
-
-def micro_batches(examples: Sequence[Example], max_tokens: int, max_examples: int | None = None) -> list[list[Example]]:
-    """Sort examples by length, and cut them into micro-batches within the limits.
-
-    Args:
-        examples: examples of any length.
-        max_tokens: maximum number of tokens in a micro-batch, padding included; a single example may be longer.
-        max_examples: maximum number of examples in a micro-batch; None for no limit.
-    """
-    cut: list[list[Example]] = []
-    for example in sorted(examples, key=len):
-        has_room = cut and (len(cut[-1]) + 1) * len(example) <= max_tokens
-        if has_room and (max_examples is None or len(cut[-1]) < max_examples):
-            cut[-1].append(example)
-        else:
-            cut.append([example])
-    return cut
-
-
-def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
-    """Batch of examples, padded on the left so that all completions end at the same position.
-
-    Then only the last positions can have a loss, and the model computes logits for no others: with completions of 50 tokens
-    and a vocabulary of 49,152 this saves most of the memory and a fifth of the time.
-
-    Args:
-        examples: all with the same number of completions.
-        pad_id: token id for padding.
-        share_prompt: put all completions of a prompt into one row, with the prompt once; otherwise one row per completion.
-
-    Returns:
-        dict of tensors: `input_ids`, `position_ids` (rows, length); `attention_mask` (rows, length), or (rows, 1,
-        length, length) of booleans if completions share a row; `keep` (output length), the positions whose outputs are
-        needed; for each scored token its `row`, `column` (index in `keep` of the position that predicts it), `label` and
-        `completion` (number of its completion, those of the first example first); for each completion the row and
-        column of its last token, `end_row` and `end_column` (in the whole length); `sequences`, the number of
-        completions; `reference_log_probabilities` (examples, completions of each) if the examples have them; and
-        the examples' `token_values` (scored tokens) and `example_values` (examples) under their names.
-    """
-    import torch
-
-    per_row = len(examples[0].completions) if share_prompt else 1
-    rows = examples if share_prompt else [Encoded(e.prompt, [c]) for e in examples for c in e.completions]
-    # Rounded up to a multiple of 8: libraries prepare a kernel for each new shape, and having fewer shapes saves more time
-    # than the extra padding costs (5 to 10 %, measured on a CPU).
-    length = _round_up(max(map(len, rows)))
-    output_length = min(_round_up(1 + max(row.scored for row in rows)), length)
-    input_ids = torch.full((len(rows), length), pad_id)
-    position_ids = torch.zeros((len(rows), length), dtype=torch.long)
-    segment = torch.full((len(rows), length), -1)  # -1 padding, 0 prompt, 1 first completion, ...
-    names = ("row", "column", "label", "completion", "end_row", "end_column")
-    scored: dict[str, list[int]] = {name: [] for name in names}
-    for i, row in enumerate(rows):
-        start = length - len(row)
-        after_prompt = at = start + len(row.prompt)
-        input_ids[i, start:at] = torch.tensor(row.prompt)
-        position_ids[i, start:at] = torch.arange(len(row.prompt))
-        segment[i, start:at] = 0
-        for number, completion in enumerate(row.completions):
-            end = at + len(completion)
-            input_ids[i, at:end] = torch.tensor(completion)
-            position_ids[i, at:end] = torch.arange(len(row.prompt), len(row.prompt) + len(completion))
-            segment[i, at:end] = number + 1
-            # Each position predicts the next token; the first of every completion is predicted by the prompt's last.
-            predictors = [after_prompt - 1, *range(at, end - 1)] if completion else []
-            scored["row"] += [i] * len(completion)
-            scored["column"] += [position - (length - output_length) for position in predictors]
-            scored["label"] += completion
-            scored["completion"] += [i * per_row + number] * len(completion)
-            scored["end_row"].append(i)
-            scored["end_column"].append(end - 1)
-            at = end
-    if per_row == 1:
-        mask = (segment >= 0).long()
-    else:
-        query, key = segment[:, :, None], segment[:, None, :]
-        mask = ((key == 0) | (key == query)) & (key >= 0) & torch.ones(length, length, dtype=torch.bool).tril()
-        mask = mask[:, None]
-    return {
-        "input_ids": input_ids,
-        "position_ids": position_ids,
-        "attention_mask": mask,
-        "keep": torch.arange(length - output_length, length),
-        "sequences": len(rows) * per_row,
-        **{name: torch.tensor(values, dtype=torch.long) for name, values in scored.items()},
-        **_values_of(examples),
-    }
-
-
-def _values_of(examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-    """Tensors of the values that the examples carry besides their token ids."""
-    import torch
-
-    first = examples[0]
-    values = {name: torch.tensor([v for e in examples for v in e.token_values[name]]) for name in first.token_values}
-    values |= {name: torch.tensor([e.example_values[name] for e in examples]) for name in first.example_values}
-    if first.reference_log_probabilities:
-        values["reference_log_probabilities"] = torch.tensor([e.reference_log_probabilities for e in examples])
-    return values
-
-
-def run_model(model: torch.nn.Module, batch: Batch, keep_all: bool = False) -> Output:
-    """Return the model's output for a batch, at the positions in `keep`, or with `keep_all` at all positions."""
+def run_model(model: torch.nn.Module, batch: Batch) -> Output:
+    """Return the model's output for a batch, at the positions in `keep`."""
     import torch
 
     mask = batch["attention_mask"]
@@ -225,10 +53,10 @@ def run_model(model: torch.nn.Module, batch: Batch, keep_all: bool = False) -> O
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
     # A list of positions, not a number: a number would give a slice that is not contiguous, for which the head copies its
     # weight once per example (a third of the step on a CPU).
-    selection = {} if keep_all else {"logits_to_keep": batch["keep"]}
     output: Output = model(
-        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False, **selection
-    )
+        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False,
+        logits_to_keep=batch["keep"],
+    )  # fmt: skip
     return output
 
 
@@ -283,7 +111,7 @@ def log_probabilities(
     Args:
         model: the model that computed the output.
         output: logits, shape (positions, vocabulary); or hidden states, shape (positions, hidden), if a fused head replaces
-            the last layer (`training.fused.head`) and computes the rest.
+            the last layer (`training.fused`) and computes the rest.
         labels: token ids, shape (positions,).
         with_max: whether to return also the log-probabilities of the likeliest tokens.
 
@@ -357,7 +185,3 @@ def completion_log_probabilities(
             sums = sum_by_completion(token_log_probabilities(model, batch), batch).view(len(examples), -1)
             by_example |= {id(example): tuple(row) for example, row in zip(examples, sums.tolist())}
     return by_example
-
-
-def _round_up(length: int, to: int = 8) -> int:
-    return -(-length // to) * to

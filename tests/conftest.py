@@ -37,24 +37,6 @@ def tiny_model(tmp_path_factory, packaged):
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def notebook(request):
-    """The learner's notebook that the test module names in NOTEBOOK, with its stored outputs."""
-    import nbformat
-
-    from course_utils import lessons
-
-    return nbformat.read(lessons.learner_file(request.module.NOTEBOOK), as_version=4)
-
-
-@pytest.fixture(scope="module")
-def printed(notebook):
-    """What the notebook's cells printed or showed, as text."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    texts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs]
-    return "\n".join(map("".join, texts))
-
-
 @pytest.fixture
 def tiny(packaged):
     """A new Llama of two layers with random weights in float32, and the real tokenizer."""

@@ -114,21 +114,6 @@ def conversation(prompt="Where is my parcel?", completion='{"category": "deliver
     ]
 
 
-def cards(printed):
-    """Id → `evidence.Verdict`, as the cards of claims appear in what a notebook showed; each in the claim's own words."""
-    import re
-
-    from course_utils.claims import CLAIMS
-    from course_utils.evidence.cards import TONE_OF, Verdict
-
-    words = "|".join(sorted(TONE_OF, key=len, reverse=True))
-    found = {}
-    for id, text, word, sentence in re.findall(rf"^Claim ([A-Z]\d): (.+)\n  ({words})\. (.+)$", printed, re.MULTILINE):
-        assert text == CLAIMS[id]
-        found[id] = Verdict(word, sentence)
-    return found
-
-
 def table_rows(printed, start):
     """Row name → column → cell of the `show.table` whose text begins with `start`: its caption, or its first header."""
     import re

@@ -1,128 +1,229 @@
-"""The lessons' charts: what they say in words, and that they can be read on a phone."""
+"""The lessons' charts and drawings: what they say in words, and that they can be read on a phone and without colours."""
 
 import io
+import itertools
+import json
+import math
 import re
+import subprocess
+import sys
+from xml.etree import ElementTree
 
 import pytest
 
-from course_utils import charts
+from course_utils import charts, decision, figures
+from course_utils.assets import PACKAGE
+from course_utils.errors import CourseError
 from course_utils.evaluation import Score
+from course_utils.style import METHODS, SERIES
 
-RUNS = {2e-5: [1.9, 2.0, 2.1], 2e-4: [0.5, 0.6, 0.4], 2e-3: [0.2, 0.21, 0.19]}
+FOUND = Score(0.5, 0.4, 0.6, 100)
+RUNS = ([2e-5, 2e-4, 2e-3], [[1.9, 2.0, 2.1], [0.5, 0.6, 0.4], [0.2, 0.21, 0.19]])
+MEMORY = {"LoRA": {"weights": 16.0, "rest": 3.0}, "QLoRA": {"weights": 6.0, "rest": 2.7}}
+CHARTS = {
+    "loss": lambda: charts.loss_curve([3.0, 2.0, 1.0], "Three steps", {1: 2.5, 2: 1.9, 3: 2.2}),
+    "runs": lambda: charts.lines({"LoRA": RUNS}, "Rate", "rate", "loss", log_x=RUNS[0], log_y=True, levels={"rival": 0.15}),
+    "points": lambda: charts.lines({"LoRA": ([0.1, 0.2], [3.0, 3.1])}, "Both", "x", "y", log_x=True, joined=False),
+    "curves": lambda: charts.lines(
+        {"one": (range(100), range(100))}, "It goes up", "x", "y", marks={"a point": (10, 3)}, at={"here": 50},
+        alt_parts=["9 at 2"],
+    ),
+    "shares": lambda: charts.shares({"RAG": {"right fact": FOUND, "valid form": FOUND}, "unknown": None}, "Two systems"),
+    "bars": lambda: charts.bars({"LoRA": 19.0, "QLoRA": 8.7}, "QLoRA fits", "GB", {"T4, 16 GB": 15.8}),
+    "parts": lambda: charts.bars(MEMORY, "QLoRA fits", "GB", {"T4": 15.8, "RTX 3060": 12.6}),
+    "histogram": lambda: charts.histogram({"a": [1, 2, 2, 9], "b": [3, 3, 4]}, "Lengths", "words"),
+    "code books": lambda: charts.histogram({"w": [-1, -0.1, 0.1, 1]}, "Dense", "weight", {"even": [-1, 0, 1]}),
+}  # fmt: skip
 
 
-def figures():
-    yield charts.loss_curve([3.0, 2.0, 1.0], "Three steps", {1: 2.5, 2: 1.9, 3: 2.2})
-    yield charts.setting_curve(RUNS, "The rate decides", "learning rate", "validation loss", {"rival": 0.15})
-    yield charts.trade_off({"LoRA": ([0.1, 0.2], [3.0, 3.1]), "other": ([0.3], [4.0])}, "Both", "x", "y", log_x=True)
+@pytest.mark.parametrize("name", CHARTS)
+def test_they_are_described_and_wide_enough_for_their_text(name):
+    from PIL import Image
 
-    yield charts.curves(
-        {"one": ([1, 10, 100], [0, 5, 9])},
-        "It goes up",
-        "x",
-        "y",
-        {"a point": (10, 3)},
-        {"here": 50},
-        (1, 10, 100),
-        ["9 at 100"],
-    )
-    found = Score(0.5, 0.4, 0.6, 100)
-    yield charts.shares({"RAG": {"right fact": found, "valid form": found}, "unknown": None}, "Two systems")
-    lines = {"frontier model, long prompt": ([10, 1e3, 1e5, 1e7], [5, 6, 200, 1e4]), "other": ([10, 1e7], [5, 900])}
-    yield charts.volumes(lines, "Costs", {"pays from 900": (900, 6)})
+    figure = CHARTS[name]()
+    assert 20 < len(figure.alt) <= charts.LONGEST_ALT and len(re.findall(r"[.?!](?= [A-Z])", figure.alt)) <= 2
+    width, _ = Image.open(io.BytesIO(figure.data)).size
+    assert charts.STYLE["font.size"] / 72 * charts.STYLE["figure.dpi"] * 390 / width >= 9  # shown 390 pixels wide
+    assert len(figure.data) < 90_000
+    assert re.search(r'<img src="data:image/png;base64,[^"]+" alt="[^"]{20,}"', figure._repr_html_())
 
 
 @pytest.mark.parametrize(
-    "figure", list(figures()), ids=["loss_curve", "setting_curve", "trade_off", "curves", "shares", "volumes"]
+    ("name", "told"),
+    [
+        ("loss", "from 3.00 to 1.00 in 3 steps; validation loss lowest at step 2 with 1.90, at the end 2.20"),
+        ("runs", "LoRA: 2 at 2e-05, 0.5 at 0.0002, 0.2 at 0.002; line at 0.15: rival"),
+        ("curves", "Lines. It goes up. 9 at 2."),
+        ("bars", "line at 15.8: T4, 16 GB; LoRA: 19.0; QLoRA: 8.7."),
+        ("parts", "line at 15.8: T4; line at 12.6: RTX 3060; LoRA: 19.0; QLoRA: 8.7."),
+        ("code books", "even has 1 of 3 values there"),
+    ],
 )
-def test_they_are_described_and_wide_enough_for_their_text(figure):
-    from PIL import Image
-
-    assert 20 < len(figure.alt) <= 300
-    width, _ = Image.open(io.BytesIO(figure.png)).size
-    pixels_high = charts.LARGE["font.size"] / 72 * charts.LARGE["figure.dpi"] * 390 / width
-    assert pixels_high >= 9  # the smallest usual text, shown 390 pixels wide
-    assert len(figure.png) < 90_000
+def test_alt_texts_give_the_values(name, told):
+    assert told in CHARTS[name]().alt
 
 
-def test_curves_say_what_they_were_told_to_say_and_keep_names_apart_from_the_vertical_line():
-    figure = charts.curves({"one": ([1, 2], [0, 9])}, "Up", "x", "y", alt_parts=["9 at 2", "0 at 1"])
-    assert figure.alt == "Lines. Up. 9 at 2; 0 at 1."
-    assert charts.curves({"one": ([1, 2], [0, 9])}, "Up", "x", "y", at={"here": 1.5}).png != figure.png
-
-
-def test_a_loss_curve_names_the_best_step():
-    alt = charts.loss_curve([3.0, 2.0, 1.0], "Three steps", {1: 2.5, 2: 1.9, 3: 2.2}).alt
-    assert "from 3.00 to 1.00 in 3 steps" in alt and "lowest at step 2 with 1.90, at the end 2.20" in alt
-
-
-def test_a_setting_curve_tells_the_mean_of_its_seeds():
-    alt = charts.setting_curve(RUNS, "Rate", "rate", "loss").alt
-    assert re.search(r"2e-05: 2\.000, 0\.0002: 0\.500, 0\.002: 0\.200", alt)
-
-
-def test_methods_look_the_same_everywhere_and_differ_by_marker_too():
-    looks = list(charts.METHODS.values())
-    assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == len(looks)
-
-
-def test_labels_cover_neither_each_other_nor_leave_the_frame():
-    """Two lines that meet at their ends, where a label at the last point would lie on the other."""
-    import matplotlib
+def test_a_figure_without_alt_text_is_refused():
     from matplotlib.figure import Figure as Canvas
 
-    with matplotlib.rc_context(charts.LARGE):
-        figure = Canvas(figsize=(charts.WIDTH, charts.HEIGHT))
-        axes = figure.subplots()
-        lines = {"our task": ([1, 2, 3], [80, 95, 100]), "shuffled answers, by heart": ([1, 2, 3], [70, 90, 100])}
-        for x, y in lines.values():
-            axes.plot(x, y)
-        charts._label_lines(figure, axes, {name: (x, y, "black") for name, (x, y) in lines.items()})
-        renderer, frame = figure.canvas.get_renderer(), axes.get_window_extent()
-        boxes = [text.get_window_extent(renderer) for text in axes.texts]
-    assert [text.get_text() for text in axes.texts] == list(lines)
+    with pytest.raises(ValueError, match="alt text"):
+        figures.from_canvas(Canvas(), "  ")
+
+
+def test_an_alt_text_ends_with_a_whole_part():
+    alt = charts.shares({f"system number {n}": {"right fact": FOUND} for n in range(20)}, "Many systems").alt
+    assert len(alt) <= charts.LONGEST_ALT and re.search(r"; and \d+ more\.$", alt)
+
+
+def test_methods_and_series_differ_by_marker_too():
+    for looks in (list(METHODS.values()), SERIES):
+        assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == len(looks)
+
+
+@pytest.fixture
+def canvases(monkeypatch):
+    """The canvases of the charts that are drawn."""
+    drawn = []
+    monkeypatch.setattr(charts, "from_canvas", lambda canvas, alt: drawn.append(canvas) or figures.from_canvas(canvas, alt))
+    return drawn
+
+
+def test_labels_cover_neither_each_other_nor_leave_the_frame(canvases):
+    """Two lines that meet at their ends, where a label at the last point would lie on the other."""
+    lines = {"our task": ([1, 2, 3], [80, 95, 100]), "shuffled answers, by heart": ([1, 2, 3], [70, 90, 100])}
+    charts.lines(lines, "Two", "x", "y")
+    (axes,) = canvases[0].axes
+    boxes, frame = [text.get_window_extent() for text in axes.texts], axes.get_window_extent()
+    assert {text.get_text() for text in axes.texts} == set(lines)
     assert not boxes[0].overlaps(boxes[1])
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
 
 
-BARS = {"LoRA": 19.0, "QLoRA": 8.7}
-
-
-def test_bars_say_their_values_and_their_line():
-    figure = charts.bars(BARS, "QLoRA fits", "GB", {"T4, 16 GB": 15.8})
-    assert "GB: LoRA 19.0, QLoRA 8.7; line: T4, 16 GB, 15.8" in figure.alt
-    assert "LoRA 19.00" in charts.bars(BARS, "Two", "GB", decimals=2, highlight=["LoRA"]).alt
-
-
-def test_stacked_bars_say_their_sums():
-    rows = {"LoRA": {"weights": 16.0, "rest": 3.0}, "QLoRA": {"weights": 6.0, "rest": 2.7}}
-    alt = charts.stacked(rows, "QLoRA fits", "GB", {"T4": 15.8, "RTX 3060": 12.6}).alt
-    assert "LoRA 19.0, QLoRA 8.7; T4 has 15.8; RTX 3060 has 12.6" in alt and len(alt) <= 300
-
-
-def test_code_books_say_how_many_values_lie_where_most_weights_are():
-    books = {"dense": [-1, -0.4, -0.2, 0, 0.2, 0.4, 1], "even": [-1, -0.66, -0.33, 0, 0.33, 0.66, 1]}
-    alt = charts.code_books([0.1, -0.1, 0.2, 0.9], books, "Dense near zero", "weight").alt
-    assert "75 % of the weights lie between -0.5 and 0.5" in alt
-    assert "dense: 5 of 7; even: 3 of 7" in alt
-
-
 @pytest.mark.parametrize("limits", [{}, {"T4": 15.8}, {"T4": 15.8, "RTX 3060": 12.6}])
-def test_the_names_of_lines_do_not_lie_on_the_title(limits, monkeypatch):
-    from course_utils import figures
-
-    kept = []
-    monkeypatch.setattr(charts, "Figure", lambda canvas, alt: kept.append(canvas) or figures.Figure(canvas, alt))
-    charts.bars(BARS, "A title of one line", "GB", limits)
-    canvas = kept[0]
-    title = canvas._suptitle.get_window_extent()
-    names = [text.get_window_extent() for text in canvas.axes[0].texts if text.get_text() in limits]
+def test_the_names_of_lines_do_not_lie_on_the_title(limits, canvases):
+    charts.bars({"LoRA": 19.0, "QLoRA": 8.7}, "A title of one line", "GB", limits)
+    title = canvases[0]._suptitle.get_window_extent()
+    names = [text.get_window_extent() for text in canvases[0].axes[0].texts if text.get_text() in limits]
     assert len(names) == len(limits)
     assert not any(title.overlaps(name) for name in names)
     assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[i + 1 :])
 
 
-def test_an_alt_text_ends_with_a_whole_part():
-    found = Score(0.5, 0.4, 0.6, 100)
-    alt = charts.shares({f"system number {n}": {"right fact": found} for n in range(20)}, "Many systems").alt
-    assert len(alt) <= 300 and re.search(r"; and \d+ more\.$", alt)
+def test_smooth_lines_and_outlines_differ_in_dash(canvases):
+    charts.lines({name: (range(50), [i] * 50) for i, name in enumerate("abcd")}, "t", "x", "y")
+    charts.histogram({name: [1, 2, i, 9] for i, name in enumerate("abcd")}, "t", "x")
+    for drawn in (canvases[0].axes[0].lines, canvases[1].axes[0].patches):
+        looks = [(artist.get_linestyle(), artist.get_linewidth() >= 1) for artist in drawn]
+        assert len(set(looks)) == len(looks) == 4 and all(seen for _, seen in looks)
+
+
+# -- drawings -----------------------------------------------------------------------------------------------------------
+
+DRAWINGS = sorted(file.stem for file in figures.DRAWINGS.glob("*.svg"))
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def texts(name):
+    """Texts of a drawing as (class, text)."""
+    tree = ElementTree.fromstring(figures.drawing(name).data)
+    return [(text.get("class", ""), "".join(text.itertext())) for text in tree.iter(f"{SVG}text")]
+
+
+def words(name):
+    return "\n".join(text for _, text in texts(name))
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_drawing_is_described_and_large_enough_on_a_phone(name):
+    figure = figures.drawing(name)
+    assert 80 < len(figure.alt) <= charts.LONGEST_ALT and len(re.findall(r"[.!?](?= [A-Z]|$)", figure.alt)) <= 2
+    svg = figure.data.decode()
+    wide = float(re.search(r'viewBox="0 0 (\d+) \d+"', svg)[1])
+    assert min(float(size) for size in re.findall(r"([\d.]+)px", svg)) * 390 / wide >= 11
+    assert len(figure.data) < 10_000 and re.findall(r"(?:href|src)=|@import|<script", svg) == []
+    assert '<img src="data:image/svg+xml;base64,' in figure._repr_html_() and 'width="624"' in figure._repr_html_()
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_text_on_a_drawing_stands_within_it_and_on_a_light_ground(name):
+    """Ink on every fill that has text on it: 4.5:1 or more. Widths are those of DejaVu Sans, the widest of the fonts."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    tree = ElementTree.fromstring(figures.drawing(name).data)
+    _, _, wide, high = map(float, tree.get("viewBox").split())
+    fills = [r for r in tree.iter(f"{SVG}rect") if r.get("fill", "").startswith("#") and r.get("x")]
+    sizes, boxes = {"h": 19.4, "n": 16.7}, []
+    for text in tree.iter(f"{SVG}text"):
+        classes, x, y = text.get("class", "").split(), float(text.get("x")), float(text.get("y"))
+        size = next((sizes[one] for one in classes if one in sizes), 15.3)
+        weight = "bold" if {"b", "h"} & set(classes) else "normal"
+        font = FontProperties(family="DejaVu Sans", weight=weight)
+        length = TextPath((0, 0), text.text, size, prop=font).get_extents().width
+        left = x if "l" in classes else x - length if "r" in classes else x - length / 2
+        box = (left, y - 0.72 * size, left + length, y)
+        assert box[0] >= 8 and box[2] <= wide - 8 and box[1] >= 8 and box[3] <= high - 4, text.text
+        boxes.append((box, text.text))
+        for fill in fills:
+            x0, y0, w, h = (float(fill.get(key)) for key in ("x", "y", "width", "height"))
+            if x0 < x < x0 + w and y0 < y < y0 + h:
+                light, dark = luminance(f"{fill.get('fill')}"), luminance("#1b1f23")
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, text.text
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1], (a, b)
+
+
+def test_an_unknown_drawing_is_named():
+    with pytest.raises(CourseError, match="no drawing 'laura'; there are .*lora"):
+        figures.drawing("laura")
+
+
+def test_the_tree_has_the_helpers_limits():
+    assert f"get {100 * decision.GOOD_ENOUGH:.0f} % of a test set right?" in words("decision-tree")
+    assert f"{decision.ENOUGH_EXAMPLES} good examples" in words("decision-tree")
+
+
+def test_memory_is_what_lesson_02_counts():
+    shape = json.loads((PACKAGE / "memory" / "architectures.json").read_text(encoding="utf-8"))["Llama-2-7B"]
+    wide, inner, layers = shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]
+    tables = 2 * shape["vocab_size"] * wide
+    base = tables + layers * (4 * wide**2 + 3 * wide * inner + 2 * wide) + wide
+    adapter = 16 * layers * (4 * (wide + wide) + 3 * (wide + inner))
+    nf4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+    for size in (
+        16 * base,
+        2 * base + 16 * adapter,
+        nf4 * (base - tables) + 2 * tables + 16 * adapter,
+    ):
+        assert f"{size / 1e9:.1f} GB" in words("memory")
+        assert f"{size / 1e9:.1f} GB" in figures.drawing("memory").alt
+    assert f"{16 * base / (2 * base + 16 * adapter):.1f} times" in words("memory")
+
+
+def test_numbers_of_other_drawings_are_computed_right():
+    assert f"loss = −ln 0.20 = {-math.log(0.2):.2f}" in words("training-step")
+    assert f"{576 * 1536:,}" in words("lora") and f"{16 * (576 + 1536):,}" in words("lora")
+    for bits in (4 + 32 / 64, 4 + 8 / 64 + 32 / (64 * 256)):
+        assert f"= {bits:.3f} bits" in words("four-bit-storage")
+
+
+def test_the_advantages_drawn_are_those_of_the_losses():
+    import torch
+    from course_utils.training.losses import generalized_advantages
+
+    advantages = generalized_advantages([-0.05, -0.2, -0.01, 1.48], [0.6, 0.8, 1.2, 1.3], 1.0, 0.95)
+    assert [f"{advantage:+.2f}" for advantage in advantages] == [text for _, text in texts("ppo-rollout")][-4:]
+    rewards = torch.tensor([1.0, 0.3, 0.3, 0.8])
+    group = (rewards - rewards.mean()) / rewards.std()
+    assert re.findall(r"A = ([+-][\d.]+)", words("grpo-group")) == [f"{advantage:+.1f}" for advantage in group.tolist()]
+
+
+def test_importing_what_draws_does_not_import_matplotlib():
+    code = "import sys, course_utils.charts; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

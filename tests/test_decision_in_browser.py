@@ -1,4 +1,4 @@
-"""The decision helper, driven in a real browser in JupyterLab: what it shows is what the function says."""
+"""A calculator, driven in a real browser in JupyterLab: what it shows is what the function says."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`"),
 ]
 EVIDENCE = {"knowledge": "RAG 34 % & fine-tuned <1 %", "behaviour": "84 % against 2 %"}
-CELL = f"from course_utils.widgets import decision_helper\ndecision_helper({EVIDENCE!r})"
+CELL = f"from course_utils import show\nshow.calculator('decision', evidence={EVIDENCE!r})"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def page(tmp_path_factory):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1300, "height": 1100})
         page.goto(f"{address}/lab/tree/helper.ipynb", timeout=90_000)
-        cell = page.get_by_text("from course_utils.widgets import").first
+        cell = page.get_by_text("from course_utils import show").first
         page.get_by_text("| Idle").wait_for(timeout=90_000)  # before the kernel is there, Lab drops a command to run
         for _ in range(5):
             cell.click()
@@ -57,8 +57,8 @@ def control(page, question):
 
 def shows(page, decision):
     """Everything that the function says comes to stand in the browser, and in its order."""
-    parts = (decision.case, *decision.reasons, decision.next_step, *decision.evidence, *decision.changes)
-    found = page.locator(".widget-html-content", has_text=f"Recommendation: {decision.approach} (where")
+    parts = (*decision.reasons, decision.next_step, *decision.evidence, *decision.changes)
+    found = page.locator(".widget-html-content", has_text=decision.headline)
 
     def there():
         text, place = found.inner_text() if found.count() == 1 else "", 0
@@ -68,7 +68,7 @@ def shows(page, decision):
                 return False
         return True
 
-    assert decision.case and decision.reasons and decision.next_step
+    assert decision.reasons and decision.next_step
     wait_until(there)
 
 

@@ -69,33 +69,6 @@ def test_cpu_bfloat16_is_fast_only_where_the_processor_multiplies_it(monkeypatch
     assert hardware.cpu_has_fast_bfloat16() is fast
 
 
-KERNEL = ("sys", "ipykernel")
-
-
-@pytest.mark.parametrize(
-    ("variables", "modules", "hidden"),
-    [
-        ({}, KERNEL, True),
-        ({}, ("sys",), False),  # a script, or the service, may use them all
-        ({"CUDA_VISIBLE_DEVICES": "0,1"}, KERNEL, False),
-        ({"LOCAL_RANK": "1"}, KERNEL, False),  # accelerate launch, notebook_launcher
-        ({}, (*KERNEL, "torch"), False),  # too late: it may have counted them
-    ],
-)
-def test_a_notebook_sees_one_card_unless_somebody_has_chosen(variables, modules, hidden):
-    environment = dict(variables)
-    assert hardware.keep_to_one_card(environment, modules) is hidden
-    assert environment == ({"CUDA_VISIBLE_DEVICES": "0"} if hidden else variables)
-
-
-def test_it_does_so_when_the_course_is_imported():
-    code = "import sys, types, os; sys.modules['ipykernel'] = types.ModuleType('ipykernel'); import course_utils; "
-    code += "print(os.environ.get('CUDA_VISIBLE_DEVICES'), 'torch' in sys.modules)"
-    free = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    said = subprocess.run([sys.executable, "-c", code], env=free, capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["0", "False"]
-
-
 @pytest.mark.parametrize(("rank", "cards", "place"), [(None, 2, "cuda:0"), ("1", 2, "cuda:1"), ("3", 2, "cuda:1")])
 def test_a_process_has_a_card_of_its_own(monkeypatch, rank, cards, place):
     import torch

@@ -8,19 +8,27 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from threading import Thread
 
+import packaging
 import pytest
 from colab.machine import canonical as canonical_name
 from colab.machine import shipped, write_metadata
 
-from course_utils import assets, lessons
+from course_utils import assets, install, lessons
+from course_utils.errors import CourseError
 from course_utils.publishing import builder
 from course_utils.publishing.wheel import write_wheel
 
 ROOT = Path(__file__).parents[1]
 IMAGES = sorted((ROOT / "tests" / "colab").glob("image-*.txt"))
+WHEEL = "finetuning_course-{}-py3-none-any.whl"
+HOSTS = ("/content/drive/MyDrive", "/kaggle/input/")  # where the first cell looks on Colab and Kaggle
+START = 'from course_utils import install; print(install.install_missing("{}"))'
 
 
 @pytest.fixture(scope="session")
@@ -28,41 +36,76 @@ def wheel(tmp_path_factory):
     return write_wheel(tmp_path_factory.mktemp("dist"))
 
 
-def fake_machine(image, folder):
-    """A virtual environment in which pip believes that all of an image is installed: metadata without code.
-
-    Python 3.13 as on Colab where there is one; else this one, which resolves all but Python-specific markers alike.
-    """
+def machine(folder):
+    """Python of a virtual environment with pip; as on Colab 3.13 where there is one, else this one."""
     python = next((p for p in map(shutil.which, ("python3.13",)) if p and _works(p)), sys.executable)
-    subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
-    site = next(folder.glob("lib/python*/site-packages"))
-    write_metadata(site, shipped(image))
+    subprocess.run([python, "-m", "venv", str(folder)], check=True)
     return folder / "bin" / "python"
 
 
 def _works(python):
-    return subprocess.run([python, "-c", "import venv"], capture_output=True).returncode == 0
+    return subprocess.run([python, "-c", "import ensurepip"], capture_output=True).returncode == 0
 
 
-def would_install(python, *requirements, tmp_path, constraint=None):
-    """Names and versions that pip would install on the machine of `python`, by its own resolver's report."""
-    report = tmp_path / "report.json"
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--dry-run", "--quiet"]
-    command += ["--report", str(report), *(["--constraint", str(constraint)] if constraint else []), *requirements]
-    environment = {k: v for k, v in os.environ.items() if k not in ("PIP_FIND_LINKS", "PIP_CONSTRAINT")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment | {"PIP_CONFIG_FILE": os.devnull})
-    assert done.returncode == 0, done.stderr
-    installs = json.loads(report.read_text())["install"]
-    return {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in installs}
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    return machine(tmp_path_factory.mktemp("bare") / "venv")
 
 
-def canonical(names):
-    return {canonical_name(name) for name in names}
+@pytest.fixture(scope="module", params=IMAGES, ids=lambda image: image.stem)
+def colab(request, tmp_path_factory):
+    """(python, image's packages): pip believes that all of an image is installed, by metadata without code."""
+    python = machine(tmp_path_factory.mktemp("colab") / "venv")
+    site = next(python.parents[1].glob("lib/python*/site-packages"))
+    ships = shipped(request.param)
+    write_metadata(site, {name: version for name, version in ships.items() if canonical_name(name) != "pip"})
+    (site / "packaging").symlink_to(Path(packaging.__file__).parent)
+    return python, ships
 
 
-def extras_of(section: str) -> str:
-    """What the install cell of a section asks for beside the course itself."""
+def run(python, code, folder, **environment):
+    """Run code as the first cell's second line runs, without this machine's settings for pip."""
+    ours = ("PYTHONPATH", "PIP_FIND_LINKS", "PIP_CONSTRAINT")
+    here = {name: value for name, value in os.environ.items() if name not in ours} | environment
+    return subprocess.run([python, "-c", code], cwd=folder, env=here, capture_output=True, text=True)
+
+
+def run_pip_line(python, folder, cut=False, **environment):
+    """Run the first cell's line for pip as IPython does: in the system's shell, by the kernel's own Python.
+
+    The hosts' folders are looked for beside `folder`.
+    """
+    (line,) = (line[1:] for line in builder.install_cell("").splitlines() if line.startswith("%pip "))
+    for host in HOSTS:
+        assert host in line
+        line = line.replace(host, f"{folder.parent}{host}")
+    command = f"{ROOT / 'tests' / 'without_network' if cut else ''} {python} -m {line}"
+    return subprocess.run(command, shell=True, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+
+
+def small_wheel(folder, name, version, *requirements):
+    """Write a wheel that pip accepts, without code."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info, file = f"{name}-{version}.dist-info", folder / f"{name}-{version}-py3-none-any.whl"
+    lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}", *(f"Requires-Dist: {r}" for r in requirements)]
+    with zipfile.ZipFile(file, "w") as packed:
+        packed.writestr(f"{info}/METADATA", "\n".join(lines) + "\n")
+        packed.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        packed.writestr(f"{info}/RECORD", "")
+    return file
+
+
+def versions(python):
+    """What pip lists, canonical name → version."""
+    done = subprocess.run([python, "-m", "pip", "list", "--format", "json"], capture_output=True, text=True, check=True)
+    return {canonical_name(entry["name"]): entry["version"] for entry in json.loads(done.stdout)}
+
+
+def extras_of(section):
     return re.search(r"^# INSTALL:[ ]*(.*)$", lessons.source_file(section).read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+
+ALL_EXTRAS = ",".join(sorted({extra for name in lessons.NAMES for extra in extras_of(name).split(",")}))
 
 
 @pytest.mark.parametrize("section", lessons.NAMES)
@@ -71,152 +114,194 @@ def test_the_install_cell_asks_for_what_the_cells_import(section):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     def distributions(requirements):
-        return canonical(re.match(r"[\w.-]+", requirement)[0] for requirement in requirements)
+        return {canonical_name(re.match(r"[\w.-]+", requirement)[0]) for requirement in requirements}
 
     optional = {extra: distributions(needed) for extra, needed in project["optional-dependencies"].items()}
-    there = distributions(project["dependencies"]).union(*(optional[e] for e in re.split(r",\s*", extras_of(section)) if e))
+    there = distributions(project["dependencies"]).union(*(optional[extra] for extra in extras_of(section).split(",")))
     code = "\n".join(c.source for c in builder.instructor_edition(section).cells if c.cell_type == "code")
     imported = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.MULTILINE))
     belong = packages_distributions()
-    needed = canonical(d for name in imported - {"course_utils"} for d in belong.get(name, ()))
+    needed = {canonical_name(d) for name in imported - {"course_utils"} for d in belong.get(name, ())}
     needed &= set().union(*optional.values())
     assert "course_utils" in imported and needed <= there, f"{section} needs an extra that brings {needed - there}"
 
 
-def test_there_are_images_to_install_on():
-    assert {image.stem.rpartition("-")[2] for image in IMAGES} == {"cpu", "gpu"}
-    assert all(len(shipped(image)) > 100 for image in IMAGES)
-
-
-@pytest.mark.index
-@pytest.mark.parametrize("section", lessons.NAMES)
-@pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.stem)
-def test_installing_in_colab_replaces_nothing(image, section, wheel, tmp_path):
-    """What a notebook's install cell asks for, with this wheel in place of the repository's address."""
-    python = fake_machine(image, tmp_path / "colab")
-    constraint = tmp_path / "shipped.txt"
-    constraint.write_text("\n".join(f"{n}=={v}" for n, v in shipped(image).items()))
-    extras = extras_of(section)
-    asked = f"{wheel}[{extras}]" if extras else str(wheel)
-    # The lower bounds alone must do, and the constraint is the belt to these braces; but for TRL, whose newest version asks
-    # for newer packages than Colab ships (see the next test): there the install cell's constraint is what holds.
-    for used in (constraint,) if "trl" in re.split(r",\s*", extras) else (None, constraint):
-        found = would_install(python, asked, tmp_path=tmp_path, constraint=used)
-        assert "finetuning-course" in found
-        assert canonical(found) & canonical(shipped(image)) == set()
-
-
-WHEEL = "finetuning_course-{}-py3-none-any.whl"
-HOSTS = ("/content/drive/MyDrive", "/kaggle/input")  # where the cell looks on Colab and Kaggle
-
-
-def machine_without_the_course(folder):
-    """A virtual environment whose pip installs nothing, but writes down what it was asked, and then fails if told to."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    site = next(folder.glob("lib/python*/site-packages"))
-    (site / "pip").mkdir()
-    (site / "pip" / "__main__.py").write_text(
-        "import os, sys\nopen('asked.txt', 'w').write('\\n'.join(sys.argv[1:]))\nsys.exit(os.environ.get('PIP_SAYS', 0))\n"
-    )
-    return folder / "bin" / "python", site
-
-
-def run_install_cell(python, folder, extras="", hosts=HOSTS, **environment):
-    """Run the cell as it is written, but for the hosts' folders, which are looked for below `folder`."""
-    cell = builder.install_cell(extras)
-    for host in hosts:
-        assert cell.count(host) == 1
-        cell = cell.replace(host, f"{folder.parent}{host}")
-    here = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
-    return subprocess.run([python, "-c", cell], cwd=folder, env=here, capture_output=True, text=True)
-
-
-def test_the_install_cell_takes_the_copy_that_is_imported(tmp_path):
-    """Colab has some packages twice, Ubuntu's behind pip's; two constraints on one package are a conflict to pip."""
-    (python, site), first, here = machine_without_the_course(tmp_path / "venv"), tmp_path / "first", tmp_path / "here"
-    here.mkdir()
-    for folder, name, version in ((first, "Py.Parsing", "3.2.3"), (site, "py-parsing", "2.4.7"), (site, "six", "1.17.0")):
-        info = folder / f"{name}-{version}.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    done = run_install_cell(python, here, PYTHONPATH=str(first))
-    assert done.returncode == 0, done.stderr
-    assert "\n--constraint\nshipped.txt\n" in (here / "asked.txt").read_text()
-    assert sorted((here / "shipped.txt").read_text().splitlines()) == ["Py.Parsing==3.2.3", "six==1.17.0"]
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory):
-    return machine_without_the_course(tmp_path_factory.mktemp("bare") / "venv")[0]
+# -- the first line: the course
 
 
 @pytest.mark.parametrize(
     ("places", "taken"),
     [
-        ([], None),
         (["here/{0.1.0}"], 0),
         (["here/{0.9.0}", "here/{0.10.0}", "here/{0.2.0}"], 1),  # the newest
-        (["content/drive/MyDrive/{9.0.0}", "here/{0.1.0}"], 1),  # what lies beside the notebook comes first
         (["{0.1.0}"], 0),  # one folder up, when somebody sorts the notebooks
-        (["content/drive/MyDrive/course/learner/{0.1.0}"], 0),
-        (["content/drive/MyDrive/Colab Notebooks/learner/notebooks/{0.1.0}"], 0),
+        (["content/drive/MyDrive/{0.1.0}"], 0),
         (["kaggle/input/a-class/{0.1.0}"], 0),
+        (["kaggle/input/datasets/somebody/a-class/{0.1.0}"], 0),
+        (["kaggle/input/a-class/{0.1.0}", "kaggle/input/another/{0.2.0}"], 1),
         (["here/finetuning_course-0.1.0-py3-none-any (1).whl"], None),  # pip refuses a browser's second download
+        ([], None),
     ],
 )
-def test_the_install_cell_takes_the_file_of_the_pack_before_it_asks_the_repository(bare, tmp_path, places, taken):
-    here = tmp_path / "here"
-    files = [tmp_path / re.sub(r"\{(.*)\}", lambda found: WHEEL.format(found[1]), place) for place in places]
-    for file in [here / "a", *files]:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    assert run_install_cell(bare, here, "qlora,data").returncode == 0
-    asked = (here / "asked.txt").read_text().splitlines()[-1]
-    address = f"git+{assets.repository_url()}" if taken is None else files[taken].as_uri()
-    assert asked == f"finetuning-course[qlora,data] @ {address}"
-
-
-def test_without_file_and_repository_the_install_cell_says_what_to_do(bare, tmp_path):
-    here = tmp_path / "here"
+def test_the_course_is_taken_from_its_file_wherever_a_host_has_it(bare, tmp_path, places, taken):
+    here, files = tmp_path / "here", []
     here.mkdir()
-    done = run_install_cell(bare, here, PIP_SAYS="no repository there")
-    assert done.returncode and "no repository there" in done.stdout
-    assert "Traceback" not in done.stderr
-    for advice in (
-        "is not installed",
-        WHEEL.format("*"),
-        "beside\nthis notebook",
-        "In Colab: open Files",
-        "run this cell again",
-    ):
-        assert advice in done.stderr
-    (here / WHEEL.format("0.1.0")).touch()
-    done = run_install_cell(bare, here, PIP_SAYS="no torch there")
-    assert done.returncode and "no torch there" in done.stdout
-    assert f"{WHEEL.format('0.1.0')} is here, but what it needs could not be installed" in done.stderr
+    for place in places:
+        version = re.search(r"[0-9.]*[0-9]", place)[0]
+        files.append(tmp_path / place.replace(f"{{{version}}}", WHEEL.format(version)))
+        small_wheel(files[-1].parent, "finetuning_course", version).rename(files[-1])
+    report = tmp_path / "report.json"
+    done = run_pip_line(bare, here, PIP_DRY_RUN="1", PIP_REPORT=str(report))
+    if taken is None:
+        assert done.returncode and "No matching distribution found for finetuning-course" in done.stderr
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        (entry,) = json.loads(report.read_text())["install"]
+        assert entry["download_info"]["url"] == files[taken].as_uri()
 
 
-@pytest.mark.slow
-def test_a_notebook_beside_the_pack_has_the_course_after_its_first_cell(wheel, tmp_path):
-    """With pip itself, which here may fetch nothing; what the course needs is another test's matter."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    python, here = tmp_path / "venv" / "bin" / "python", tmp_path / "A folder, with signs"
+def test_a_published_course_is_taken_from_the_index(bare, tmp_path, monkeypatch):
+    """pip asks an index on loopback; before the course is published it asks none, as anybody could take the name there."""
+    place = tmp_path / "simple" / assets.DISTRIBUTION
+    file = small_wheel(place, assets.DISTRIBUTION.replace("-", "_"), "9.9")
+    (place / "index.html").write_text(f'<a href="{file.name}">{file.name}</a>')
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        index = {"PIP_INDEX_URL": f"http://127.0.0.1:{server.server_port}/simple", "PIP_TARGET": str(tmp_path / "site")}
+        here = tmp_path / "here"
+        here.mkdir()
+        assert run_pip_line(bare, here, **index).returncode != 0
+        monkeypatch.setattr(assets, "repository_url", lambda: "https://github.com/somebody/finetuning-course")
+        assert run_pip_line(bare, here, **index).returncode == 0
+        server.shutdown()
+    assert [file.name for file in (tmp_path / "site").iterdir()] == ["finetuning_course-9.9.dist-info"]
+
+
+def test_where_the_course_is_installed_the_first_line_does_nothing_without_a_network(tmp_path):
+    """A checkout stays one, although a newer file lies beside the notebook."""
+    here = tmp_path / "here"
+    small_wheel(here, "finetuning_course", "99.0")
+    before = install.installed_version("finetuning-course")
+    done = run_pip_line(sys.executable, here, cut=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert install.installed_version("finetuning-course") == before != "99.0"
+
+
+# -- the second line: what the lesson needs
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Lets a package seem to be installed, the course among them; first on the path is what was added last."""
+
+    def add(name, version, *lines):
+        folder = tmp_path / f"{name}-{version}"
+        info = folder / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        text = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}", *lines]
+        (info / "METADATA").write_text("\n".join(text) + "\n")
+        monkeypatch.syspath_prepend(str(folder))
+
+    needs = ["absent>=2", "old>=3", "there>=1.5; extra == 'a'", "gone[x]>=1; extra == 'b'", "no>=1; python_version < '3'"]
+    extras = ["Provides-Extra: a", "Provides-Extra: b"]
+    add("finetuning_course", "7.0", *extras, *(f"Requires-Dist: {need}" for need in needs))
+    add("absent", "2.0")
+    add("old", "3.1")
+    add("There", "1.5+cu1")
+    return add
+
+
+@pytest.fixture
+def pip(monkeypatch):
+    """What pip is asked, and its constraints; its exit status and its words can be set."""
+    found = {"status": 0, "stderr": ""}
+
+    def answer(command, **_):
+        found["asked"] = command[command.index("--constraint") + 2 :]
+        found["constraints"] = Path(command[command.index("--constraint") + 1]).read_text().splitlines()
+        return subprocess.CompletedProcess(command, found["status"], "", found["stderr"])
+
+    monkeypatch.setattr(install.subprocess, "run", answer)
+    return found
+
+
+@pytest.mark.parametrize("extras", ["", "a"])
+def test_where_nothing_is_missing_nothing_is_asked_or_printed(packages, pip, capsys, extras):
+    assert install.install_missing(extras) == []
+    assert "asked" not in pip and capsys.readouterr().out == ""
+
+
+def test_what_is_missing_is_asked_for_and_what_is_there_is_pinned_once(packages, pip, capsys):
+    """Colab has some packages twice, Ubuntu's behind pip's; two constraints on one package are a conflict to pip."""
+    packages("Twice.There", "2.4.7")
+    packages("twice-there", "3.2.3")
+    assert install.install_missing("a, b") == pip["asked"] == ["gone[x]>=1"]
+    assert [line for line in pip["constraints"] if "wice" in line] == ["twice-there==3.2.3"]
+    assert {"There==1.5+cu1", "old==3.1", "finetuning_course==7.0"} <= set(pip["constraints"])
+    assert "gone[x]>=1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extras", "status", "old", "message"),
+    [
+        ("b", 1, None, r"could not install gone\[x\]>=1. It says:\nno index there\n.*run this cell again"),
+        ("b", 0, "2.9", r"needs old>=3, and 2.9 is installed. Run `%pip install 'old>=3'`, then restart"),
+        ("c", 0, None, "no extra c"),
+    ],
+)
+def test_what_cannot_be_installed_is_said_with_what_to_do(packages, pip, extras, status, old, message):
+    if old:
+        packages("old", old)
+    pip |= {"status": status, "stderr": "no index there"}
+    with pytest.raises(CourseError, match=message):
+        install.install_missing(extras)
+    assert ("asked" in pip) == bool(status)
+
+
+# -- both, on Colab
+
+
+def test_the_first_cell_on_colab_adds_what_is_missing_and_replaces_nothing(colab, wheel, tmp_path):
+    """pip itself, with a folder for an index, on which the newest TRL asks for newer packages than Colab ships."""
+    python, ships = colab
+    here, index = tmp_path / "a folder, with signs", tmp_path / "index"
     here.mkdir()
-    offline = {"PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assets, "repository_url", lambda: (tmp_path / "nowhere").as_uri())
-        done = run_install_cell(python, here, "data", **offline)
-        assert done.returncode and "put it beside\nthis notebook" in done.stderr and "Traceback" not in done.stderr
     shutil.copy(wheel, here)
-    done = run_install_cell(python, here, "data", **offline)
-    assert done.returncode == 0, done.stdout + done.stderr
-    where = subprocess.run(
-        [python, "-c", "import course_utils; print(course_utils.__file__)"], cwd=here, capture_output=True, text=True, env={}
-    )
-    assert where.stdout.startswith(str(tmp_path / "venv")), where.stderr
-    (here / "shipped.txt").unlink()
-    assert run_install_cell(python, here, "data", **offline).returncode == 0
-    assert not (here / "shipped.txt").exists()  # the second time it does nothing
+    small_wheel(index, "gguf", "1.0")
+    small_wheel(index, "datasets", "99.0")
+    small_wheel(index, "trl", "0.29.1", "datasets>=3")
+    small_wheel(index, "trl", "2.0", "datasets>=99")
+    before = versions(python)
+    done = run_pip_line(python, here)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    offline = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    done = run(python, START.format("trl"), here, **offline, PIP_FIND_LINKS=str(index))
+    assert done.returncode == 0, done.stderr
+    after = versions(python)
+    added = {name: version for name, version in after.items() if name not in before}
+    assert added == {"finetuning-course": wheel.name.split("-")[1], "gguf": "1.0", "trl": "0.29.1"}
+    assert before.items() <= after.items() and after["datasets"] == ships["datasets"]
+    assert run(python, START.format("trl"), here, **offline).stdout == "[]\n"  # the second time it does nothing
+    failed = run(python, START.format("qlora"), here, **offline)
+    assert failed.returncode and "could not install bitsandbytes" in failed.stderr and "No matching" in failed.stderr
+
+
+@pytest.mark.index
+def test_the_lessons_replace_nothing_on_colab(colab, wheel, tmp_path):
+    """With today's index, and the extras of all lessons at once."""
+    python, ships = colab
+    shutil.copy(wheel, tmp_path)
+    assert run_pip_line(python, tmp_path).returncode == 0
+    report = tmp_path / "report.json"
+    done = run(python, START.format(ALL_EXTRAS), tmp_path, PIP_DRY_RUN="1", PIP_REPORT=str(report))
+    assert done.returncode == 0, done.stderr
+    added = {canonical_name(entry["metadata"]["name"]) for entry in json.loads(report.read_text())["install"]}
+    assert {"trl", "bitsandbytes", "faker"} - set(versions(python)) <= added
+    assert added & {canonical_name(name) for name in ships} == set()
+
+
+# -- the wheel
 
 
 @pytest.mark.slow
@@ -238,20 +323,6 @@ def test_where_the_course_is_installed_its_file_is_packed_again(wheel, tmp_path)
     assert (tmp_path / "again" / "course_utils" / "_assets" / "notebooks" / "02_lora.ipynb").exists()
 
 
-@pytest.mark.index
-def test_with_the_install_cells_constraint_even_trl_replaces_nothing(wheel, tmp_path):
-    """The known trap: plain pip takes the newest TRL, which pulls datasets and pyarrow up under the kernel."""
-    image = next(i for i in IMAGES if "gpu" in i.stem)
-    python = fake_machine(image, tmp_path / "colab")
-    constraint = tmp_path / "shipped.txt"
-    constraint.write_text("\n".join(f"{n}=={v}" for n, v in shipped(image).items()))
-    plain = would_install(python, f"{wheel}[trl]", tmp_path=tmp_path)
-    assert {"datasets", "pyarrow"} <= canonical(plain)
-    held = would_install(python, f"{wheel}[trl]", tmp_path=tmp_path, constraint=constraint)
-    assert canonical(held) & canonical(shipped(image)) == set()
-    assert held["trl"].startswith("0.29.")
-
-
 def test_the_wheel_carries_data_and_notebooks(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for file in (
@@ -264,10 +335,10 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
     templates = [file for file in (ROOT / "course_utils").rglob("templates/*") if file.is_file()]
     assert len(templates) >= 9 and {file.relative_to(ROOT).as_posix() for file in templates} <= names
     assert not [name for name in names if "instructor/" in name or name.startswith("tests/") or "checkpoint.ipynb" in name]
-    assert "course_utils/glossary.jsonl" in names
+    assert "course_utils/_assets/data/glossary.jsonl" in names
     assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in lessons.NAMES} <= names
     assert not [name for name in names if name.endswith(".png")]  # of the benchmarks; no program reads them
-    assert wheel.stat().st_size < 3_700_000  # a third: six notebooks with their outputs; 0.24 MB: Spanish
+    assert wheel.stat().st_size < 3_400_000  # a third: six notebooks with their outputs
 
 
 @pytest.mark.slow
@@ -291,15 +362,3 @@ def test_the_wheel_alone_in_an_empty_folder_works(wheel, tmp_path):
     assert package.startswith(str(site)), done.stderr
     assert rows == "100"
     assert notebook.startswith(str(site))
-
-
-def test_the_repositorys_address_stands_in_one_place():
-    address = assets.repository_url()
-    assert address.startswith("https://github.com/")
-    kept = [
-        ROOT / "README.md",
-        *ROOT.glob("course_utils/**/*.py"),
-        *ROOT.glob("notebooks/source/*.py"),
-        *ROOT.glob("binder/*"),
-    ]
-    assert [file.name for file in kept if file.is_file() and address in file.read_text(encoding="utf-8")] == []

@@ -1,4 +1,4 @@
-"""The release's figures (`benchmarks/release.py`): read from the dated records, and the README shows the newest."""
+"""The release's figures (`benchmarks/release.py`) are read from the dated records, and README and docs show the newest."""
 
 import importlib
 import json
@@ -25,11 +25,6 @@ def test_every_figure_is_found_in_its_record_with_a_day_and_a_machine(release):
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]) and row["machine"] for row in rows)
 
 
-def test_a_figure_over_seeds_has_the_lowest_and_the_highest(release):
-    assert release.over_seeds([0.2, 0.4, 0.3]) == pytest.approx((30, 20, 40))
-    assert release.written([30.0, 20.0, 40.0]) == "30 (20 to 40)" and release.written([20.0, 20.0, 20.0]) == "20"
-
-
 def test_the_newest_record_before_a_day_is_found(release, tmp_path, monkeypatch):
     monkeypatch.setattr(release, "RECORDS", tmp_path)
     for day in ("2026-01-02", "2026-03-04"):
@@ -43,13 +38,18 @@ def test_the_newest_record_before_a_day_is_found(release, tmp_path, monkeypatch)
 def test_the_table_has_the_release_before_beside_the_newest(release, tmp_path, monkeypatch):
     monkeypatch.setattr(release, "RECORDS", tmp_path)
     for day, value in (("2026-01-02", 1.5), ("2026-03-04", [2.5, 2.0, 3.0])):
-        row = {"area": "speed", "figure": "times", "value": value, "date": day, "machine": "two cores", "brief": True}
+        row = {"area": "speed", "figure": "times", "value": value, "date": day, "machine": "two cores"}
         (tmp_path / f"release-{day}.json").write_text(json.dumps({"figures": [row]}))
     assert "| times | 2.50 (2 to 3) | 2026-03-04 | 1.50 | 2026-01-02 |" in release.table()
-    assert "| speed: times | 2.50 (2 to 3) | 2026-03-04, two cores |" in release.readme_table()
 
 
-def test_the_readme_shows_the_newest_release_record(release):
-    text = assets.path("README.md").read_text(encoding="utf-8")
-    shown = text.split(release.BEGIN)[1].split(release.END)[0].strip()
-    assert shown == release.readme_table()
+def test_readme_and_docs_show_the_newest_records(release):
+    shown = assets.path("README.md").read_text(encoding="utf-8").split(release.BEGIN)[1].split(release.END)[0].strip()
+    assert shown == release.lessons_table()
+    assert assets.path("docs/measured.md").read_text(encoding="utf-8") == release.measured_page()
+
+
+def test_links_to_colab_appear_once_the_course_has_an_address(release, monkeypatch):
+    assert "colab" not in release.lessons_table()
+    monkeypatch.setattr(assets, "repository_url", lambda: "https://github.com/somebody/finetuning-course")
+    assert "/somebody/finetuning-course/blob/main/notebooks/02_lora.ipynb)" in release.lessons_table()

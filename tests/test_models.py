@@ -307,8 +307,8 @@ def test_whoever_waits_for_gigabytes_sees_progress(monkeypatch, capsys):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(models, "_check_hub", lambda name: None)
     # in a process of its own it is the lesson's first cell that switches the bars off
-    quiet = "from course_utils import show; show.quiet(); from huggingface_hub.utils import enable_progress_bars as on; "
-    asked = quiet + "on(); from huggingface_hub.utils import are_progress_bars_disabled as off; print(off())"
+    asked = "from course_utils import session; session.start_lesson(); "
+    asked += "from huggingface_hub import utils; utils.enable_progress_bars(); print(utils.are_progress_bars_disabled())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_HUB_DISABLE")}
     started = subprocess.run([sys.executable, "-W", "error", "-c", asked], env=environment, capture_output=True, text=True)
     assert started.stdout == "False\n", started.stderr
@@ -379,20 +379,6 @@ def test_each_process_of_a_launch_loads_onto_its_own_card(monkeypatch, quantizat
     monkeypatch.setattr(models, "_from_pretrained", from_pretrained)
     models.load("owner/model", quantization=quantization)
     assert set(map(str, places)) == {"cuda:1"}
-
-
-def test_a_reward_is_computed_in_float32_under_autocast_too(tiny_model):
-    """As Accelerate trains a float16 model; in 16 bits, rewards of similar answers would be equal."""
-    import torch
-
-    from course_utils import models
-
-    model, _ = models.load_reward(tiny_model)
-    hidden = torch.randn(3, model.config.hidden_size)
-    with torch.autocast("cpu", torch.bfloat16):
-        reward = model.score(hidden)
-    assert reward.dtype == torch.float32
-    assert torch.equal(reward, model.score(hidden))
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

@@ -25,7 +25,7 @@ TEMPLATES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglo
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = "<script>alert('x')</script> <img src=x onerror=alert(1)> & \"q\" '> {{ 7 * 7 }} {% raw %} " + "0123456789" * 30
 # What is built by us, and goes into a page as markup.
-MARKUP = {"templates/slides.html.j2": 1, "templates/data_report.html.j2": 2}
+MARKUP = {"templates/data_report.html.j2": 2}
 
 
 def graded(learner, marks, **problems):
@@ -66,11 +66,10 @@ def written(tmp_path_factory):
         "nobody": tables.class_view(ids, []),
         "report": report(tmp_path_factory.mktemp("report")),
         "answers": release._answers(["02_lora"], [EXERCISES[id] for id in ids]),
-        "slides": release._slides("02_lora"),
     }
 
 
-KINDS = ["feedback-0", "feedback-1", "feedback-2", "class", "nobody", "report", "answers", "slides"]
+KINDS = ["feedback-0", "feedback-1", "feedback-2", "class", "nobody", "report", "answers"]
 
 
 class Page(HTMLParser):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from course_utils import plans
+from course_utils import facts, memory, models, plans
 from course_utils.errors import CourseError
 
 
@@ -25,6 +25,14 @@ def test_no_small_plan_is_larger_than_its_whole_one(monkeypatch):
             assert small.examples + small.more_examples > 0
             for name in ("examples", "more_examples", "asked", "looked_at", "answer_tokens"):
                 assert getattr(small, name) <= getattr(whole, name), (lesson, tier, name)
+
+
+def test_every_tier_has_all_settings():
+    """A missing one would be an error on that machine only."""
+    for tier, row in facts.table("tiers").items():
+        assert all(tier in tiers for tiers in plans.PLANS.values()), tier
+        assert row["rates"].keys() == {"supervised", "dpo"}, tier
+        assert models.TIERS[tier].name.rpartition("/")[2].removesuffix("-Instruct") in memory.ARCHITECTURES
 
 
 def test_a_lesson_without_a_plan_says_which_have_one():

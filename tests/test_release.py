@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import shutil
-from datetime import date, timedelta
+from datetime import date
 from html import unescape
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from support import solution_lines
 
-from course_utils import costs, release
+from course_utils import facts, release
 from course_utils.cli import main
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
@@ -23,22 +23,6 @@ from course_utils.lessons import LESSONS, NAMES, learner_file
 from course_utils.publishing.wheel import write_wheel
 
 
-def on(day):
-    """`datetime.date` for which it is always that day."""
-    return type("date", (date,), {"today": classmethod(lambda cls: day)})
-
-
-YOUNGEST = max(date.fromisoformat(price.date) for price in (costs.PRICES | costs.FRONTIER | costs.GPU_PRICES).values())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_day_like_today():
-    """A release depends on the age of prices; these tests must not depend on the day on which they are run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(release, "date", on(YOUNGEST))
-        yield
-
-
 @pytest.fixture(scope="module", autouse=True)
 def wheel(tmp_path_factory):
     """The course's wheel, built once for all packs; a build takes seconds."""
@@ -46,18 +30,6 @@ def wheel(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(release, "write_wheel", lambda folder: Path(shutil.copy(built, folder)))
         yield built
-
-
-def test_old_prices_are_not_released(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(release, "date", on(YOUNGEST + timedelta(days=366)))
-    with pytest.raises(CourseError, match="prices older than a year: ") as refused:
-        release.release("02", tmp_path)
-    for name, price in (costs.PRICES | costs.FRONTIER | costs.GPU_PRICES).items():
-        assert f"{name} ({price.date})" in str(refused.value)
-    assert f"throughput ({costs.SERVED_DATE})" in str(refused.value)
-    assert main(["release", "02", "--out", str(tmp_path)]) == 2
-    assert str(refused.value) in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +80,6 @@ def test_a_statement_is_rendered_and_starting_code_keeps_its_lines():
     assert "`" not in prose and "**" not in prose
 
 
-def test_the_map_has_every_objective_and_every_exercise(packs):
-    found = rows(packs / "instructor" / "objectives.csv")
-    assert [row["objective"] for row in found] == [text for name in NAMES for text in release.objectives(name)]
-    assert {id for row in found for id in row["exercises"].split() if id in EXERCISES} == set(EXERCISES)
-    assert all(row["exercises"] == "shown by the lesson's cells" for row in found if row["points"] == "0")
-    for exercise in EXERCISES.values():  # an objective that the lesson does not have would be lost without a word
-        section = next(row["section"] for row in found if exercise.id in row["exercises"].split())
-        assert set(exercise.objectives) <= set(range(1, len(release.objectives(section)) + 1))
-
-
 def test_the_rubric_is_what_grading_does(packs):
     rubric = rows(packs / "instructor" / "rubric.csv")
     assert sorted(row["exercise"] for row in rubric) == sorted(EXERCISES)  # a lesson has an order of its own
@@ -135,17 +97,6 @@ def test_times_are_the_recorded_ones(packs):
     for section, seconds in recorded.items():
         assert json.loads(learner_file(section).read_text())["metadata"]["course"]["seconds"] == seconds
         assert f"{seconds / 60:.1f} minutes" in (packs / "learner" / "README.md").read_text()
-
-
-@pytest.mark.parametrize("section", NAMES)
-def test_slides_have_every_figure_and_need_nothing_else(packs, section):
-    page = (packs / "instructor" / "slides" / f"{section}.html").read_text()
-    figures = release.figures_of(section)
-    assert page.count("<img") == len(figures) == learner_file(section).read_text().count("data:image/") >= 3
-    assert page.count("<section>") == 1 + len(figures) + len(questions(section[:2]))
-    assert all(heading and image in page for heading, image in figures)
-    assert "http" not in page.replace("data:image", "")
-    assert "<script" not in page
 
 
 def test_the_hidden_cases_seed_is_private_stays_and_can_be_changed(packs, tmp_path):
@@ -187,14 +138,17 @@ def test_killed_between_two_renames_the_seed_is_still_there(tmp_path):
 @pytest.mark.parametrize(
     ("address", "noted"), [("https://github.com/OWNER/course", True), ("https://github.com/us/course", False)]
 )
-def test_an_address_that_is_none_yet_is_noted(tmp_path, monkeypatch, capsys, address, noted):
+def test_an_address_that_is_none_yet_and_old_facts_are_noted(tmp_path, monkeypatch, capsys, address, noted):
     from course_utils import assets, release
 
     made = release.Packs(tmp_path, tmp_path, (), 1)
     monkeypatch.setattr(release, "release", lambda *_: made)
     monkeypatch.setattr(assets, "repository_url", lambda: address)
+    monkeypatch.setattr(facts, "stale", lambda today: [facts.Stale("data/prices.toml", "gpt-4.1", date(2025, 1, 1))])
     assert main(["release", "02", "--out", str(tmp_path)]) == 0
-    assert (f"buttons lead to {address}, which does not exist" in capsys.readouterr().err) == noted
+    said = capsys.readouterr().err
+    assert (f"buttons lead to {address}, which does not exist" in said) == noted
+    assert "data/prices.toml, [gpt-4.1] is dated 2025-01-01" in said
 
 
 @pytest.mark.parametrize("command", [["release", "02", "--out"], ["nbgrader", "02"]])

@@ -21,7 +21,7 @@ _MODULE_OF = {
     "assess": "quality",
     **dict.fromkeys(("check_labels", "repaired"), "label_noise"),
     **dict.fromkeys(("Catalogue", "load_catalogue"), "catalogue"),
-    **dict.fromkeys(("Prepared", "prepare"), "pipeline"),
+    **dict.fromkeys(("Preparation", "Prepared", "prepare"), "pipeline"),
 }
 __all__ = sorted(_MODULE_OF)
 

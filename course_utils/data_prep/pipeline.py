@@ -9,9 +9,10 @@ among the rejects.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,45 @@ from course_utils.data_prep.pii import PII_KINDS, Redactor
 from course_utils.data_prep.pii.redaction import Redacted
 from course_utils.data_prep.similarity import in_processes
 from course_utils.data_prep.splitting import Hit, contamination, split
-from course_utils.data_prep.writing import PREPARED, may_write, write_lines
 from course_utils.errors import CourseError
+from course_utils.files import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+# The files that `prepare` and its report write into a folder.
+PREPARED = ("train.jsonl", "validation.jsonl", "rejects.jsonl", "changes.jsonl")
+REPORT = "report.html"
+
+
+def may_write(folder: str | Path, names: Iterable[str], source: str | Path, overwrite: bool = False) -> None:
+    """Check, before anything is written, whether these files may be written.
+
+    Args:
+        folder: where they are written; it need not exist.
+        names: names of the files.
+        source: the file that they are made from; it is never replaced, not even on request.
+        overwrite: whether other existing files may be replaced.
+
+    Raises:
+        CourseError: the folder is a file, or one of the files is the source or exists already.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CourseError(f"cannot write to {folder}: it is not a folder; name a folder")
+    for name in names:
+        target = folder / name
+        if target.exists() and Path(source).exists() and target.samefile(source):
+            raise CourseError(f"{target} is the file that is being cleaned; name another folder for the output")
+        if not overwrite and os.path.lexists(target):
+            raise CourseError(f"{target} exists already; name another folder, or use --overwrite (overwrite=True)")
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> Path:
+    """Write lines to a file, completely or not at all, and return its path."""
+    return write_whole(path, (f"{line}\n".encode() for line in lines))
+
 
 STEPS = ("validate", "quality", "deduplicate", "contamination", "redact", "split")
 DROPPED, CHANGED, FLAGGED = "dropped", "changed", "flagged"
@@ -37,6 +72,7 @@ CONFLICT = "conflict"
 DOUBTFUL = (*quality.RULES, CONFLICT)  # codes of rows that are flagged, or dropped if `drop` names the code
 REDACTION_SAMPLES = 20  # redactions of each kind that the report shows
 MAX_FIX_ROUNDS = 4
+VALIDATION_SHARE = 0.1  # of the rows
 ENOUGH = 0.5  # share of the lines; if fewer are left, the command's exit status says so
 OMITTED_CODES = ("extra_key", "weight_role")
 # Faults of the file rather than of a row; they are reported with a line that may itself be good.
@@ -64,27 +100,71 @@ class Change:
     field: str = ""
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """The settings of `prepare`.
+
+    Attributes:
+        kind: the kind of the rows, one of `validation.ROW_KINDS`. Rows that are not "chat" skip the steps that need a
+            conversation: they are only validated, fixed and redacted.
+        steps: which of `STEPS` to run; they always run in the order of `STEPS`.
+        test: rows that the model will be scored on; similar rows are dropped from the export.
+        production: prompts from production, to measure the distance to them.
+        drop: codes of `DOUBTFUL` whose rows are dropped rather than only flagged: a quality rule ("refusal"), or "conflict"
+            to drop all answers to a question except the most frequent one. How often these rules are right depends on the
+            data, so read what is flagged first.
+        language: ISO 639-1 code of the language that everything should be in; see `quality.assess`.
+        schema: JSON Schema of the answers; see `quality.assess`.
+        redaction: how personal data are replaced: "label", "mask" or "pseudonym"; see `pii.Redactor`.
+        allow: values that are not personal data, such as the company's own address.
+        target: who will read the rows: "openai" or "trl".
+        tokenizer, max_tokens: how rows that are too long are found; see `validate`.
+        seed: seed of the split and of the pseudonyms.
+        workers: number of processes for the slow steps: near-duplicates of more than 4,000 rows, and personal data.
+        columns: fields to rename, old name → new name.
+    """
+
+    kind: str = "chat"
+    steps: Collection[str] = STEPS
+    test: Sequence[dict] = ()
+    production: Sequence[str] = ()
+    drop: Collection[str] = ()
+    language: str | None = None
+    schema: dict | None = None
+    redaction: str = "label"
+    allow: Collection[str] = ()
+    target: str = "openai"
+    tokenizer: PreTrainedTokenizerBase | None = None
+    max_tokens: int = validation.MAX_TOKENS
+    seed: int = 0
+    workers: int = 1
+    columns: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown code or step, naming those that exist."""
+        if unknown := set(self.drop) - set(DOUBTFUL):
+            raise CourseError(f"unknown code {min(unknown)!r} to drop; there are {', '.join(DOUBTFUL)}")
+        if unknown := set(self.steps) - set(STEPS):
+            raise CourseError(f"unknown step {min(unknown)!r}; there are {', '.join(STEPS)}")
+
+
 @dataclass
 class Prepared:
     """The result of `prepare`: the rows that are left, and what has become of all others.
 
-    Lines are those of the export, from 1. The fields are not nested, because lessons and reports read each of them by its
-    own name.
+    Lines are those of the export, from 1.
 
     Attributes:
         path: path of the export.
-        kind: the kind of its rows, such as "chat".
+        settings: how it was prepared.
         rows: the rows that are left, cleaned, in the order of the export.
         lines: for each of these rows, its line in the export.
         owners: for each of these rows, its customer or None. The files don't have it: redaction takes the name out of the
             rows, and a check of the labels still has to know which rows one person wrote.
         train, validation: indices into `rows`.
         changes: everything that was dropped, changed or flagged, and why.
-        rejects: line of each dropped row → its text, with personal data.
-        flags: line of each flagged row → its text, with personal data; these rows are still in `rows` unless a later step
-            has dropped them.
+        texts: line of each row that was dropped, flagged, or kept from a cluster → its text, with personal data.
         clusters: rows that are the same example, as lines.
-        stayed: line of the row that was kept from each cluster → its text, with personal data.
         conflicts: rows that ask the same question and have different answers, as lines.
         redactions: for the report, the first redactions of each kind as (line, kind, before, after); in "before" the value
             is masked.
@@ -93,29 +173,25 @@ class Prepared:
         contaminated: test rows that were found in the export; `train` is a line, and these rows were dropped.
         distance: how far the prompts that are left are from those of production; None without production prompts.
         counts: (step, number of rows that are left after it), with reading as the first.
-        target: who will read the rows: "openai" or "trl".
         shapes: shape → number of lines that had it.
     """
 
     path: str
-    kind: str = "chat"
+    settings: Preparation
     rows: list[dict] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     owners: list[Any] = field(default_factory=list, repr=False)
     train: list[int] = field(default_factory=list)
     validation: list[int] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
-    rejects: dict[int, str] = field(default_factory=dict)
-    flags: dict[int, str] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)
     clusters: list[Cluster] = field(default_factory=list)
-    stayed: dict[int, str] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)
     redactions: list[tuple[int, str, str, str]] = field(default_factory=list)
     redacted_labels: Counter[str] = field(default_factory=Counter, repr=False)
     contaminated: list[Hit] = field(default_factory=list)
     distance: distribution.Distance | None = None
     counts: list[tuple[str, int]] = field(default_factory=list)
-    target: str = "openai"
     shapes: Counter = field(default_factory=Counter)
 
     @property
@@ -165,9 +241,10 @@ class Prepared:
 
         Rows that a later step has dropped are not included.
         """
+        dropped = self.dropped
         by_line: dict[int, list[Change]] = {}
         for change in self.changes:
-            if change.action == FLAGGED and change.line not in self.rejects:
+            if change.action == FLAGGED and change.line not in dropped:
                 by_line.setdefault(change.line, []).append(change)
         return by_line
 
@@ -199,11 +276,13 @@ class Prepared:
     def __str__(self) -> str:
         lines = [f"{Path(self.path).name}: {self.counts[0][1]:,} lines, {len(self.rows):,} rows left"]
         lines += [f"  {step:<14}{action:<9}{code:<24}{n:>6,}" for step, action, code, n in self.table()]
-        if set(self.shapes) - {TARGET_SHAPE.get(self.kind)}:
+        if set(self.shapes) - {TARGET_SHAPE.get(self.settings.kind)}:
             lines.insert(1, f"  shapes: {validation.shapes_in_words(self.shapes)}")
         if self.left_out:
             fields = ", ".join(f"{field} ({rows:,} rows)" for field, rows in self.left_out.items())
-            lines.append(f"  left out because {self.target} has no place for them: {fields}; --target trl keeps them")
+            lines.append(
+                f"  left out because {self.settings.target} has no place for them: {fields}; --target trl keeps them"
+            )
         return "\n".join([*lines, f"  split: {len(self.train):,} for training, {len(self.validation):,} for validation"])
 
     def write(self, folder: str | Path, overwrite: bool = False, private: str | Path | None = None) -> list[Path]:
@@ -225,21 +304,12 @@ class Prepared:
         folders = dict.fromkeys(PREPARED, folder) | {"rejects.jsonl": folder if private is None else Path(private)}
         for name, place in folders.items():
             may_write(place, [name], self.path, overwrite)
-        reasons = self.dropped
         files = {
             "train.jsonl": (formats.dumps(self.rows[i]) for i in self.train),
             "validation.jsonl": (formats.dumps(self.rows[i]) for i in self.validation),
             "rejects.jsonl": (
-                formats.dumps(
-                    {
-                        "line": line,
-                        "step": reasons[line].step,
-                        "code": reasons[line].code,
-                        "reason": reasons[line].reason,
-                        "text": text,
-                    }
-                )
-                for line, text in sorted(self.rejects.items())
+                formats.dumps({"line": line, "step": c.step, "code": c.code, "reason": c.reason, "text": self.texts[line]})
+                for line, c in sorted(self.dropped.items())
             ),
             "changes.jsonl": (formats.dumps(vars(change)) for change in self.changes),
         }
@@ -251,82 +321,37 @@ class Prepared:
             raise CourseError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
-def prepare(
-    path: str | Path,
-    kind: str = "chat",
-    *,
-    steps: Iterable[str] = STEPS,
-    test: Sequence[dict] = (),
-    production: Sequence[str] = (),
-    drop: Iterable[str] = (),
-    language: str | None = None,
-    schema: dict | None = None,
-    redaction: str = "label",
-    allow: Iterable[str] = (),
-    pii: Iterable[str] = PII_KINDS,
-    group: Callable[[dict], object] | None = None,
-    validation_share: float = 0.1,
-    target: str = "openai",
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    max_tokens: int = validation.MAX_TOKENS,
-    seed: int = 0,
-    workers: int = 1,
-    columns: Mapping[str, str] | None = None,
-) -> Prepared:
+def prepare(path: str | Path, kind: str = "chat", **settings: Any) -> Prepared:
     """Clean an export step by step, and give a reason for everything that is dropped, changed or flagged.
 
     Args:
         path: a JSONL, JSON, CSV or Parquet file.
-        kind: the kind of its rows, one of `validation.ROW_KINDS`. Rows that are not "chat" are validated, fixed and
-            redacted; they skip the steps that need a conversation.
-        steps: which of `STEPS` to run; they always run in the order of `STEPS`.
-        test: rows that the model will be scored on; similar rows are dropped from the export.
-        production: prompts from production, to measure the distance to them.
-        drop: codes of `DOUBTFUL` whose rows are dropped rather than only flagged: a quality rule ("refusal"), or "conflict"
-            to drop all answers to a question except the most frequent one. How often these rules are right depends on the
-            data, so read what is flagged first.
-        language: ISO 639-1 code of the language that everything should be in; see `quality.assess`.
-        schema: JSON Schema of the answers; see `quality.assess`.
-        redaction: how personal data are replaced: "label", "mask" or "pseudonym"; see `pii.Redactor`.
-        allow: values that are not personal data, such as the company's own address.
-        pii: kinds of personal data to remove.
-        group: returns a row's customer, whose rows stay on one side of the split; by default, the name in the user's
-            message.
-        validation_share: share of the rows for validation, from 0 to 1; see `split`.
-        target: who will read the rows: "openai" or "trl".
-        tokenizer, max_tokens: how rows that are too long are found; see `validate`.
-        seed: seed of the split and of the pseudonyms.
-        workers: number of processes for the slow steps: near-duplicates of more than 4,000 rows, and personal data.
-        columns: fields to rename, old name → new name.
+        kind: the kind of its rows, one of `validation.ROW_KINDS`.
+        settings: further fields of `Preparation`.
 
     Raises:
         CourseError: the file cannot be read, a step, code or mode is unknown, or nothing is left.
     """
-    steps, drop = set(steps), set(drop)
-    if unknown := drop - set(DOUBTFUL):
-        raise CourseError(f"unknown code {sorted(unknown)[0]!r} to drop; there are {', '.join(DOUBTFUL)}")
-    if unknown := steps - set(STEPS):
-        raise CourseError(f"unknown step {sorted(unknown)[0]!r}; there are {', '.join(STEPS)}")
-    result = Prepared(str(path), kind, target=target)
-    _read(result, path, kind, target, tokenizer, max_tokens, fix_rows="validate" in steps, columns=columns)
-    if kind == "chat":
-        if "quality" in steps:
-            _quality(result, drop, language, schema, seed)
-        if "deduplicate" in steps:
-            _deduplicate(result, drop, workers)
-        if "contamination" in steps and test:
-            _contamination(result, test)
-    result.owners = [(group or customer_of)(row) for row in result.rows]
+    result = Prepared(str(path), Preparation(kind, **settings))
+    steps, is_chat = result.settings.steps, kind == "chat"
+    _read(result)
+    if is_chat and "quality" in steps:
+        _quality(result)
+    if is_chat and "deduplicate" in steps:
+        _deduplicate(result)
+    if is_chat and "contamination" in steps and result.settings.test:
+        _contamination(result)
+    result.owners = [customer_of(row) for row in result.rows]
     if "redact" in steps:
-        _redact(result, Redactor(redaction, pii, seed, allow=allow), workers)
+        _redact(result)
     if not result.rows:
         raise CourseError(f"{Path(path).name}: nothing is left of {result.counts[0][1]} lines; the reasons:\n{result}")
-    if production and kind == "chat":
+    production, seed = result.settings.production, result.settings.seed
+    if production and is_chat:
         result.distance = distribution.distance([formats.prompt_of(row) for row in result.rows], production, seed)
-    if "split" in steps and kind == "chat" and len(result.rows) > 1:
-        result.train, result.validation = split(result.rows, validation_share, result.owners, seed)
-    else:
-        result.train = list(range(len(result.rows)))
+    result.train = list(range(len(result.rows)))
+    if "split" in steps and is_chat and len(result.rows) > 1:
+        result.train, result.validation = split(result.rows, VALIDATION_SHARE, result.owners, seed)
     return result
 
 
@@ -341,41 +366,32 @@ def without_customers(row: dict) -> dict:
     return row
 
 
-def read_rows(
-    path: str | Path,
-    kind: str,
-    target: str,
-    tokenizer: PreTrainedTokenizerBase | None,
-    max_tokens: int,
-    fix_rows: bool = True,
-    columns: Mapping[str, str] | None = None,
-) -> Iterator[tuple[reading.Row, dict[str, Any] | None, list[Change]]]:
+def read_rows(path: str | Path, settings: Preparation) -> Iterator[tuple[reading.Row, dict[str, Any] | None, list[Change]]]:
     """Yield each line of a file as (row as read, row to keep or None, changes).
 
-    A row is valid, is fixed, or is dropped with a reason.
-
-    Args:
-        path: a JSONL, JSON, CSV or Parquet file.
-        kind, target, tokenizer, max_tokens, columns: as for `prepare`.
-        fix_rows: whether to repair what can be repaired.
+    A row is valid, is fixed if "validate" is one of the steps, or is dropped with a reason.
 
     Raises:
         CourseError: the file cannot be read.
     """
-    for row, findings in validation.check(reading.read(path, columns), kind, target, tokenizer, max_tokens):
+    fix_rows = "validate" in settings.steps
+
+    def check(rows: Iterable[reading.Row]) -> Iterator[tuple[reading.Row, list[Finding]]]:
+        return validation.check(rows, settings.kind, settings.target, settings.tokenizer, settings.max_tokens)
+
+    for row, findings in check(reading.read(path, settings.columns)):
         value, line, errors = row.value, row.line, _errors(findings)
         changes: list[Change] = []
         rounds = 0
         # A fix may uncover another fault, such as a field that the new shape has no place for.
         while fix_rows and findings and rounds < MAX_FIX_ROUNDS:
-            fixed, codes = fix(value, findings, kind, target)
+            fixed, codes = fix(value, findings, settings.kind, settings.target)
             if fixed is None or not codes:
                 break
             changes += [Change(line, "validate", CHANGED, f.code, f.message, f.field) for f in findings if f.code in codes]
             value, rounds = fixed, rounds + 1
             # The same rules decide whether it is fixed.
-            again = validation.check([reading.Row(line, fixed)], kind, target, tokenizer, max_tokens)
-            findings = [finding for _, row_findings in again for finding in row_findings]
+            findings = [finding for _, row_findings in check([reading.Row(line, fixed)]) for finding in row_findings]
             errors = _errors(findings)
         blank = [finding for finding in row.findings if finding.code == "blank_line"]
         if errors or blank:
@@ -388,25 +404,16 @@ def read_rows(
             yield row, value, changes
 
 
-def _read(
-    result: Prepared,
-    path: str | Path,
-    kind: str,
-    target: str,
-    tokenizer: PreTrainedTokenizerBase | None,
-    max_tokens: int,
-    fix_rows: bool,
-    columns: Mapping[str, str] | None,
-) -> None:
+def _read(result: Prepared) -> None:
     """Collect the valid and fixed rows, and reject the others with their first error."""
     lines_read = 0
-    for row, value, changes in read_rows(path, kind, target, tokenizer, max_tokens, fix_rows, columns):
+    for row, value, changes in read_rows(result.path, result.settings):
         lines_read += 1
         if row.value is not None:
             result.shapes[formats.shape_of(row.value) or validation.UNKNOWN] += 1
         result.changes += changes
         if value is None:
-            result.rejects[row.line] = row.raw.decode("utf-8", "backslashreplace")
+            result.texts[row.line] = row.raw.decode("utf-8", "backslashreplace")
         else:
             result.rows.append(value)
             result.lines.append(row.line)
@@ -422,7 +429,7 @@ def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> N
     for index, (code, reason) in sorted(reasons.items()):
         line = result.lines[index]
         result.changes.append(Change(line, step, DROPPED, code, reason))
-        result.rejects[line] = formats.dumps(result.rows[index])
+        result.texts[line] = formats.dumps(result.rows[index])
     remaining = [i for i in range(len(result.rows)) if i not in reasons]
     result.rows, result.lines = [result.rows[i] for i in remaining], [result.lines[i] for i in remaining]
     result.counts.append((step, len(result.rows)))
@@ -431,13 +438,13 @@ def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> N
 def _flag(result: Prepared, step: str, index: int, code: str, reason: str) -> None:
     line = result.lines[index]
     result.changes.append(Change(line, step, FLAGGED, code, reason))
-    result.flags[line] = formats.dumps(result.rows[index])
+    result.texts[line] = formats.dumps(result.rows[index])
 
 
-def _quality(result: Prepared, drop: set[str], language: str | None, schema: dict | None, seed: int) -> None:
-    dropped = {}
-    for index, reasons in enumerate(quality.assess(result.rows, language, schema, seed)):
-        certain = [reason for reason in reasons if reason.code in drop]
+def _quality(result: Prepared) -> None:
+    dropped, settings = {}, result.settings
+    for index, reasons in enumerate(quality.assess(result.rows, settings.language, settings.schema, settings.seed)):
+        certain = [reason for reason in reasons if reason.code in settings.drop]
         if certain:
             dropped[index] = (certain[0].code, "; ".join(reason.message for reason in certain))
             continue
@@ -446,12 +453,12 @@ def _quality(result: Prepared, drop: set[str], language: str | None, schema: dic
     _drop(result, "quality", dropped)
 
 
-def _deduplicate(result: Prepared, drop: set[str], workers: int) -> None:
-    deduplicated = deduplicate(result.rows, workers=workers)
+def _deduplicate(result: Prepared) -> None:
+    deduplicated = deduplicate(result.rows, workers=result.settings.workers)
     line = result.lines.__getitem__
     reasons = {}
     for cluster in deduplicated.clusters:
-        result.stayed[line(cluster.kept)] = formats.dumps(result.rows[cluster.kept])
+        result.texts[line(cluster.kept)] = formats.dumps(result.rows[cluster.kept])
         for member, kind in cluster.kinds.items():
             similarity = cluster.similarities[member]
             reasons[member] = (f"{kind}_duplicate", f"of line {line(cluster.kept)} (similarity {similarity:.2f})")
@@ -469,24 +476,26 @@ def _deduplicate(result: Prepared, drop: set[str], workers: int) -> None:
             others = [line(other) for other in conflict.members if other != member]
             more = f" and {len(others) - 1} more" if others[1:] else ""
             reason = f"asks the same question as line {others[0]}{more}, and has a different answer"
-            if CONFLICT not in drop:
+            if CONFLICT not in result.settings.drop:
                 _flag(result, "deduplicate", member, CONFLICT, reason)
             elif member != conflict.preferred:
                 reasons[member] = (CONFLICT, reason)
     _drop(result, "deduplicate", reasons)
 
 
-def _contamination(result: Prepared, test: Sequence[dict]) -> None:
-    hits = contamination(result.rows, test)
+def _contamination(result: Prepared) -> None:
+    hits = contamination(result.rows, result.settings.test)
     result.contaminated = [Hit(hit.test, result.lines[hit.train], hit.kind, hit.evidence) for hit in hits]
     _drop(
         result, "contamination", {h.train: ("test_set", f"like test row {h.test + 1}: {h.kind}, {h.evidence}") for h in hits}
     )
 
 
-def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
+def _redact(result: Prepared) -> None:
+    settings = result.settings
+    redactor = Redactor(settings.redaction, PII_KINDS, settings.seed, allow=settings.allow)
     samples_per_kind: Counter[str] = Counter()
-    for index, redacted in enumerate(in_processes(redactor.row, result.rows, workers, 64)):
+    for index, redacted in enumerate(in_processes(redactor.row, result.rows, settings.workers, 64)):
         _sample(result, index, redacted, redactor, samples_per_kind)
         labels = _texts_of_the_record(result.rows[index])
         result.redacted_labels.update({entity.text for _, entity in redacted.findings} & labels)

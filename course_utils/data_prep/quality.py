@@ -3,7 +3,7 @@
 A rule is cheap and blunt: it raises a flag, and a person decides. Where the answers of a file have one form (a schema, or JSON
 objects with the same keys), the form is a second piece of evidence, and rules flag freely; on free text they flag only what can
 hardly mean anything else. What no rule can see (a wrong label, a merely dull answer) is for a judge (`judging`) or for the eye
-(`widgets.review`).
+(`show.review`).
 """
 
 from __future__ import annotations

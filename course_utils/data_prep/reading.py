@@ -19,15 +19,20 @@ from typing import Any, BinaryIO
 from course_utils.data_prep.findings import Finding, shorten
 from course_utils.data_prep.opening import (
     BOMS,
+    MAX_WRAPPER,
+    Cut,
+    columns_in,
     encoding_of_lines,
     open_bytes,
     open_text,
     other_encoding,
+    read_csv,
+    read_parquet,
+    rows_within,
     suffix_of,
+    texts,
     without_mark,
 )
-from course_utils.data_prep.tabular import read_csv, read_parquet
-from course_utils.data_prep.values import MAX_WRAPPER, Cut, columns_in, rows_within, texts
 from course_utils.errors import CourseError
 
 MAX_LINE = 20_000_000  # bytes; an example of 65,536 tokens, the hosts' limit, has about 300,000

@@ -1,8 +1,9 @@
 """The same steps for corpora that are too large for one machine, as three datatrove pipelines: read, choose, write.
 
-datatrove provides the executors: its local one is used here; `SlurmPipelineExecutor` and `RayPipelineExecutor` run the same
-stages elsewhere, with `depends` between them. Every task except the one that chooses works on its own files. Tasks pass data
-to each other in the folder `work`, which all of them must be able to read.
+datatrove provides the executors: `LocalPipelineExecutor` on one machine (tests/data_prep/test_scale.py shows it), and
+`SlurmPipelineExecutor` and `RayPipelineExecutor` elsewhere, with `depends` between the stages. Every task except the one
+that chooses works on its own files. Tasks pass data to each other in the folder `work`, which all of them must be able to
+read.
 
 1. Read (many tasks): valid and fixed rows go to `rows/`, the others to `rejects/`; for each row, a MinHash signature and
    four keys, about 550 bytes, go to `signatures/`.
@@ -19,16 +20,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from course_utils.data_prep import formats, reading, validation
+from course_utils.data_prep import formats, reading
 from course_utils.data_prep.deduplication import choose, comparable, first_of_each, surroundings
 from course_utils.data_prep.pii import Redactor
-from course_utils.data_prep.pipeline import read_rows, without_customers
+from course_utils.data_prep.pipeline import Preparation, read_rows, without_customers, write_lines
 from course_utils.data_prep.similarity import PERMUTATIONS, banded, jaccard, shingles, text_signature
-from course_utils.data_prep.writing import write_lines
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
@@ -71,37 +71,6 @@ def stages(
     }
 
 
-def run_locally(
-    source: str | Path, target: str | Path, work: str | Path, tasks: int = 2, workers: int = 2, **settings: Any
-) -> Path:
-    """Run all stages on this machine with datatrove's local executor.
-
-    After an interruption, a new run continues with the tasks that are not done (datatrove's `logging_dir`, under `work`).
-
-    Args:
-        source, target, work: folders, as in `stages`.
-        tasks: number of tasks for the stages that have several.
-        workers: number of tasks that run at once.
-        settings: further arguments of `stages`.
-
-    Returns:
-        The target folder.
-
-    Raises:
-        CourseError: for the same reasons as `stages`, or datatrove is not installed.
-    """
-    try:
-        from datatrove.executor import LocalPipelineExecutor
-    except ImportError as error:
-        raise CourseError("this needs datatrove: pip install 'finetuning-course[scale]', then run this again") from error
-    for name, pipeline in stages(source, target, work, **settings).items():
-        many = name != "choose"
-        LocalPipelineExecutor(
-            pipeline, tasks=tasks if many else 1, workers=workers if many else 1, logging_dir=str(Path(work) / "logs" / name)
-        ).run()
-    return Path(target)
-
-
 class _Stage:
     """The interface that datatrove calls: (documents, rank, number of tasks) → documents; here there are none."""
 
@@ -123,7 +92,7 @@ class Read(_Stage):
         """Read this task's files."""
         for number in range(rank, len(self.files), world_size):
             lines, rejects, signatures, keys = [], [], [], []
-            for row, fixed, changes in read_rows(self.files[number], self.kind, "openai", None, validation.MAX_TOKENS):
+            for row, fixed, changes in read_rows(self.files[number], Preparation(self.kind)):
                 if fixed is None:
                     entry = {
                         "file": self.files[number],

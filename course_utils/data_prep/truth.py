@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from course_utils import assets
-from course_utils.data_prep import formats, quality, reading, validation
+from course_utils.data_prep import formats, quality, reading
 from course_utils.data_prep.deduplication import deduplicate
 from course_utils.data_prep.findings import CODES
 from course_utils.data_prep.pii import Entity, find
@@ -88,13 +88,6 @@ def load_raw_export() -> RawExport:
     return RawExport(
         folder / "export.jsonl", lines("truth.jsonl"), [row["message"] for row in lines("production_prompts.jsonl")]
     )
-
-
-def score_validation(export: RawExport) -> DetectionScore:
-    """Measure how well `validation.check` finds the lines that are malformed."""
-    true = {line for line in range(1, len(export.truth) + 1) if export.faults(line) & set(CODES)}
-    predicted = {row.line for row, findings in validation.check(reading.read(export.path), "chat") if findings}
-    return DetectionScore.of(true, predicted)
 
 
 def score_quality(

@@ -12,18 +12,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils.data_prep import formats, reading
 from course_utils.data_prep.findings import ERROR, WARNING, Finding, shorten
-from course_utils.data_prep.hosted_words import JobError, job_error, too_few
-from course_utils.data_prep.rules import Rules
-from course_utils.data_prep.rules.shapes import text_of
+from course_utils.data_prep.rules import Rules, text_of
 from course_utils.data_prep.variants import UNSUPPORTED, VARIANTS, variants
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 
 # What a row is for; `formats.KIND_OF` has the kind of each shape.
 ROW_KINDS = ("chat", "preference", "prompt_completion", "unpaired_preference")
@@ -281,3 +280,71 @@ def _check_file(path: Path, report: Report) -> Iterator[Finding]:
 
 
 __all__ = ["ERROR", "ROW_KINDS", "TARGETS", "WARNING", "Report", "check", "count_tokens", "guess_kind", "validate"]
+
+
+INVALID = "The job failed due to an invalid training file."
+FORMAT_ERROR = "The job failed due to a file format error in the training file."
+
+
+class JobError(NamedTuple):
+    """An error of a job, as the API reports it: words of its documentation, and of failed jobs that users published.
+
+    There, examples and messages are counted from 1. Everything is built from the fields of findings, never from sentences.
+
+    Attributes:
+        code: the API's code.
+        template: the API's message; "{file}" where it names the file.
+    """
+
+    code: str
+    template: str
+
+    @property
+    def message(self) -> str:
+        """The API's message, without a file's name."""
+        return self.template.replace("{file}", "")
+
+    def about(self, file_id: str) -> str:
+        """Return the message about a particular file; a message that names the file ends in a space, as the API's does."""
+        return self.template.replace("{file}", f" {file_id}") + " " if "{file}" in self.template else self.template
+
+
+def job_error(finding: Finding, example: int, kind: str) -> JobError | None:
+    """Return the error with which a hosted job fails at a finding, or None if its words are not known.
+
+    Args:
+        finding: the fault.
+        example: number of the example that has it, from 1.
+        kind: the kind of the rows.
+    """
+    details = finding.details
+    if finding.code == "role_missing":
+        where = f"Example {example}, message {details['index'] + 1}"
+        return JobError(
+            "invalid_training_file", f"{INVALID} Invalid file format. {where} Discriminator 'role' is missing in value"
+        )
+    if finding.code == "unknown_shape":
+        expected = "expected either prompt/completion pairs or chat messages."
+        return JobError("invalid_training_file", f"{INVALID} Unexpected file format, {expected}")
+    if finding.code in ("extra_key", "weight_role"):
+        key = details.get("key", "weight")
+        return JobError(
+            "invalid_file_format", f'{FORMAT_ERROR} Invalid file format. Example {example} contains an extra "{key}".'
+        )
+    if finding.code == "special_token":
+        token = f"message contains an invalid token: {details['token']}."
+        return JobError("invalid_file_format", f"{FORMAT_ERROR} Invalid file format. Example {example} {token}")
+    if finding.code == "wrong_kind" and kind == "preference":
+        words = (
+            f"{INVALID} Invalid file format. Input file{{file}} is in the fine-tune-chat format, but the specified "
+            "fine-tuning job is not using 'supervised' as the training method (provided method=dpo)."
+        )
+        return JobError("invalid_training_file", words)
+    return None
+
+
+def too_few(examples: int, least: int) -> JobError:
+    """Return the error of a job that has fewer examples than the least number allowed."""
+    return JobError(
+        "invalid_n_examples", f"Training file has {examples} example(s), but must have at least {least} examples"
+    )

@@ -1,15 +1,14 @@
-"""Claims that circulate, judged: a card for each, with the evidence and the code that judged it behind a fold.
+"""What the lessons show beside their own runs: recorded runs, arithmetic on published figures, and cards of claims.
 
-One module per lesson holds a function per claim, `judge_L3` for claim L3, which returns a `Verdict`. The notebook calls
-`evidence.card("L3")`, with what it has measured itself as further arguments.
+One module per lesson; the cards are those of `course_utils.claims`.
 """
 
 import importlib
 from typing import Any
 
-from course_utils.evidence.cards import Verdict, card, summary
+from course_utils.claims import card, summary
 
-__all__ = ["Verdict", "card", "lesson_01", "lesson_02", "lesson_03", "lesson_04", "lesson_05", "lesson_06", "summary"]
+__all__ = ["card", "lesson_01", "lesson_02", "lesson_03", "lesson_04", "lesson_05", "lesson_06", "summary"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
-"""What lesson 01 claims, and what decides: the recorded rivals, arithmetic on dated prices, and measurements of others.
+"""What lesson 01 shows beside its own run: the recorded rivals, arithmetic on dated prices, and measurements of others.
 
 The rivals (`benchmarks/framework.py`) are the CPU tier's model asked in every way that the lesson knows; what is trained was
-trained with three seeds. What the newest record does not have yet is shown as "not recorded yet", never estimated.
+trained with three seeds.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from course_utils import assets, charts, claims, costs, evaluation
-from course_utils.evidence.cards import Verdict
+from course_utils import assets, charts, costs, evaluation, facts
 from course_utils.show.tables import Table
 
 if TYPE_CHECKING:
@@ -54,39 +53,28 @@ CAUSES = ("knowledge", "retrieval", "behaviour", "format")
 # -- the recorded rivals ----------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def record() -> dict[str, Any]:
-    """The newest record of the rivals.
-
-    Raises:
-        CourseError: there is none.
-    """
-    content: dict[str, Any] = json.loads(assets.benchmark_results("framework").read_text(encoding="utf-8"))
-    return content
-
-
 def recorded(part: str = "seeds") -> str:
     """The day on which a part of the record was measured: parts may have been taken over from an older one."""
-    older = record().get("taken_over", {"parts": []})
-    return str(older["date"] if part in older["parts"] else record()["date"])
+    older = assets.read_record("framework").get("taken_over", {"parts": []})
+    return str(older["date"] if part in older["parts"] else assets.read_record("framework")["date"])
 
 
-def scores(system: str) -> dict[str, Score] | None:
-    """Kind of share → score over the seeds, of a system as `SYSTEMS` names it on either side; None if it is not recorded."""
-    seed_results = record()["seeds"].get(SYSTEMS.get(system, system))
-    if seed_results is None:
-        return None
-    usable = [[a * b for a, b in zip(*pair)] for pair in zip(seed_results["knowledge"], seed_results["behaviour"])]
-    return {kind: evaluation.over_seeds(seed_results[side]) for kind, side in SIDES.items()} | {
-        BOTH: evaluation.over_seeds(usable)
-    }
+def _rights(system: str, kind: str) -> list[list[float]]:
+    """For each seed, whether each question was answered rightly; systems as `SYSTEMS` names them on either side."""
+    results = assets.read_record("framework")["seeds"][SYSTEMS.get(system, system)]
+    if kind in SIDES:
+        return results[SIDES[kind]]
+    return [[a * b for a, b in zip(*pair)] for pair in zip(results["knowledge"], results["behaviour"])]
+
+
+def scores(system: str, kinds: Sequence[str] = (FACT, FORM, RECORD, BOTH)) -> dict[str, Score]:
+    """Return kind of share → score over the seeds."""
+    return {kind: evaluation.over_seeds(_rights(system, kind)) for kind in kinds}
 
 
 def score(system: str, kind: str) -> Score:
     """One of `scores`, of a system that is recorded."""
-    by_kind = scores(system)
-    assert by_kind is not None, system
-    return by_kind[kind]
+    return scores(system, (kind,))[kind]
 
 
 def percent(share: Score) -> str:
@@ -94,22 +82,12 @@ def percent(share: Score) -> str:
     return f"{100 * share.value:.0f} %"
 
 
-def apart(better: Score, worse: Score) -> bool:
-    """Whether two scores differ by more than their intervals: stricter than the interval of the difference."""
-    return better.low > worse.high
-
-
 def picture() -> Figure:
     """Five ways to ask the same model, by what is right in the answer: the lesson in one figure."""
     names = ("instructions and three examples", "RAG, asked for the fact alone", "RAG, retrieved examples", "fine-tuned",
              "fine-tuned + RAG")  # fmt: skip
-    rows = {name: _kinds(name, (FACT, RECORD, BOTH)) for name in names}
+    rows = {name: scores(name, (FACT, RECORD, BOTH)) for name in names}
     return charts.shares(rows, f"The same small model, asked in five ways (recorded {recorded()})")
-
-
-def _kinds(system: str, kinds: Sequence[str]) -> dict[str, Score] | None:
-    by_kind = scores(system)
-    return None if by_kind is None else {kind: by_kind[kind] for kind in kinds}
 
 
 def difference(better: str, worse: str, kind: str = BOTH) -> Score:
@@ -118,23 +96,16 @@ def difference(better: str, worse: str, kind: str = BOTH) -> Score:
     Two intervals that meet do not say that two systems are equal: most of their width is the questions', which both share.
     """
 
-    def by_question(system: str) -> list[float]:
-        seed_results = record()["seeds"][SYSTEMS.get(system, system)]
-        rows = seed_results[SIDES[kind]] if kind in SIDES else [
-            [a * b for a, b in zip(*pair)] for pair in zip(seed_results["knowledge"], seed_results["behaviour"])
-        ]  # fmt: skip
-        return [statistics.mean(column) for column in zip(*rows)]
-
-    return evaluation.mean([a - b for a, b in zip(by_question(better), by_question(worse))])
+    means = [[statistics.mean(column) for column in zip(*_rights(system, kind))] for system in (better, worse)]
+    return evaluation.mean([a - b for a, b in zip(*means)])
 
 
 def differences() -> Table:
     """`difference` of trained models that read to their nearest relatives."""
     best, rows = "fine-tuned + RAG", {}
-    pairs = [(best, "RAG, retrieved examples", BOTH), (best, "RAG, asked for the fact alone", FACT)]
-    if scores(UNSEEN) is not None:
-        pairs += [(UNSEEN, "RAG, asked for the fact alone", FACT), (UNSEEN, "RAG, examples about other facts", BOTH)]
-        pairs += [(UNSEEN, best, BOTH)]
+    pairs = [(best, "RAG, retrieved examples", BOTH), (best, "RAG, asked for the fact alone", FACT),
+             (UNSEEN, "RAG, asked for the fact alone", FACT), (UNSEEN, "RAG, examples about other facts", BOTH),
+             (UNSEEN, best, BOTH)]  # fmt: skip
     for one, other, kind in pairs:
         gap = difference(one, other, kind)
         points = f"{100 * gap.value:+.0f} ({100 * gap.low:+.0f} to {100 * gap.high:+.0f})"
@@ -144,7 +115,7 @@ def differences() -> Table:
 
 def rivals_figure(names: Sequence[str], title: str, kinds: Sequence[str] = (FACT, FORM, RECORD, BOTH)) -> Figure:
     """Some of the recorded systems, by kind of share."""
-    return charts.shares({name: _kinds(name, kinds) for name in names}, title)
+    return charts.shares({name: scores(name, kinds) for name in names}, title)
 
 
 def rivals(tokens: Mapping[str, float]) -> Table:
@@ -155,15 +126,14 @@ def rivals(tokens: Mapping[str, float]) -> Table:
     """
     rows = {}
     for name in SYSTEMS:
-        by_kind = scores(name)
         price = 1000 * _request(tokens[name], tokens.get(f"fixed: {name}", 0.0))
-        rows[name] = {kind: by_kind[kind] if by_kind else MISSING for kind in (FACT, FORM, RECORD, BOTH)} | {
+        rows[name] = scores(name) | {
             "tokens in": round(tokens[name]),
             "$ per 1,000, at an 8B's price": f"{price:.3f}",
         }
     small = costs.price_of(costs.Assumptions().small)
     caption = (
-        f"Recorded {record()['date']}, 100 questions; trained ones: mean of {len(record()['training_seconds'])} seeds. Price: "
+        f"Recorded {assets.read_record('framework')['date']}, 100 questions; trained ones: mean of {len(assets.read_record('framework')['training_seconds'])} seeds. Price: "
         f"{costs.Assumptions().small} of {small.date}, fixed beginnings of {small.cache_from:,} tokens or more from the cache"
     )
     return Table(rows, caption, "system", "fine-tuned + RAG")
@@ -300,7 +270,6 @@ class WrongAnswer:
         record: the right record.
         content_right: whether fact, topic and product are right, in whatever form.
         form_right: whether the answer is a valid record.
-        cause: one of `CAUSES`, by `cause_of`.
     """
 
     question: str
@@ -313,19 +282,12 @@ class WrongAnswer:
 
     @property
     def cause(self) -> str:
-        """See the class."""
-        return cause_of(self.shown, self.needed, self.content_right)
-
-
-def cause_of(shown: str | None, needed: str, content_right: bool) -> str:
-    """The first link of the chain that broke, of an answer that is wrong."""
-    if shown is None:
-        return "knowledge"
-    if shown != needed:
-        return "retrieval"
-    if not content_right:
-        return "behaviour"
-    return "format"
+        """The first link of the chain that broke."""
+        if self.shown is None:
+            return "knowledge"
+        if self.shown != self.needed:
+            return "retrieval"
+        return "format" if self.content_right else "behaviour"
 
 
 def _labels_right(answer: str, right: Mapping[str, Any]) -> bool:
@@ -359,7 +321,7 @@ def wrong_answers(number: int = 20) -> tuple[WrongAnswer, ...]:
     questions = {q["id"]: q for q in catalogue.questions}
     titles = {p["id"]: p["title"] for p in catalogue.versions[1]}
     candidates = []
-    for row in json.loads(assets.benchmark_results("wrong-answers").read_text(encoding="utf-8"))["answers"]:
+    for row in assets.read_record("wrong-answers")["answers"]:
         question = questions[row["question"]]
         quality = catalogue.evaluate([row["answer"]], [question])
         valid, behaves, knows = quality.rows[0]
@@ -368,17 +330,8 @@ def wrong_answers(number: int = 20) -> tuple[WrongAnswer, ...]:
             continue  # "14" for "notch 14": whether that is wrong is a matter of taste, and not what the cards are about
         content = knows and _labels_right(row["answer"], right) and not _is_a_range(row["answer"], right["answer"])
         shown = None if row["passage"] is None else titles[row["passage"]]
-        candidates.append(
-            WrongAnswer(
-                question["question"],
-                shown,
-                titles[question["passage"]],
-                row["answer"],
-                catalogue.record(question),
-                content,
-                valid,
-            )
-        )
+        needed = titles[question["passage"]]
+        candidates.append(WrongAnswer(question["question"], shown, needed, row["answer"], right, content, valid))
     chosen: list[WrongAnswer] = []
     while len(chosen) < min(number, len(candidates)):  # in turn from each cause, as far as there are any
         for cause in CAUSES:
@@ -408,40 +361,36 @@ def changes_figure() -> Figure:
     """Facts before and after the catalogue changed: learned by heart, and read from a passage."""
     from course_utils.data_prep import load_catalogue
 
-    results = record()
+    results = assets.read_record("framework")
     changed = [number for number, q in enumerate(load_catalogue().questions) if q["answer_v2"] is not None]
-    read_from_passage = [[row[i] for i in changed] for row in results["seeds"]["fine-tuned + RAG"]["knowledge"]]
-    before, after = "before the change", "after it"
-    rows = {
-        "learned by heart": {
-            before: evaluation.over_seeds(results["drilled"]["version 1"]),
-            after: evaluation.over_seeds(results["drilled"]["version 2"]),
-        },
-        "trained to read, with a new index": {
-            before: evaluation.over_seeds(read_from_passage),
-            after: evaluation.over_seeds(results["after_update"]["RAG + fine-tuned, version 2"]),
-        },
-    }  # fmt: skip
+    read_before = [[row[i] for i in changed] for row in results["seeds"]["fine-tuned + RAG"]["knowledge"]]
+    read_after = results["after_update"]["RAG + fine-tuned, version 2"]
+    answers = {
+        "learned by heart": (results["drilled"]["version 1"], results["drilled"]["version 2"]),
+        "trained to read, with a new index": (read_before, read_after),
+    }
+    whens = ("before the change", "after it")
+    rows = {name: {when: evaluation.over_seeds(a) for when, a in zip(whens, both)} for name, both in answers.items()}
     return charts.shares(rows, f"{len(changed)} facts, right by the catalogue of the day")
 
 
 def stale_share() -> float:
     """Of the changed facts, the share that a model still answers with the old one after learning them by heart."""
-    drilled = record()["drilled"]
+    drilled = assets.read_record("framework")["drilled"]
     return statistics.mean(drilled["stale"]) / len(drilled["version 2"][0])
+
+
+def _part(part: str, names: Mapping[str, str]) -> dict[int, dict[str, Score]]:
+    """A part of the record by its numbers: name → score over the seeds, for name → key."""
+    rows = assets.read_record("framework")[part].items()
+    return {int(n): {name: evaluation.over_seeds(row[key]) for name, key in names.items()} for n, row in rows}
 
 
 def passes() -> dict[int, dict[str, Score]]:
     """Passes over each fact → shares right in the trained wordings and in others, and of changed facts the old answer."""
-    names = {
-        "in the trained wordings": "trained on",
-        "in other wordings": "test",
-        "of facts that then change: the old one": "stale",
-    }
-    return {
-        3 * int(epochs): {name: evaluation.over_seeds(rows[key]) for name, key in names.items()}
-        for epochs, rows in record()["sweep"].items()
-    }
+    names = {"in the trained wordings": "trained on", "in other wordings": "test",
+             "of facts that then change: the old one": "stale"}  # fmt: skip
+    return {3 * epochs: row for epochs, row in _part("sweep", names).items()}
 
 
 def passes_table() -> Table:
@@ -455,23 +404,13 @@ def passes_table() -> Table:
 
 def sizes() -> dict[int, dict[str, Score]]:
     """Number of training examples → right records on them and on others, and valid form on others."""
-    names = {
-        "right record, on the training examples": "trained on",
-        "right record, on others": "test",
-        "valid form, on others": "valid",
-    }
-    return {
-        int(n): {name: evaluation.over_seeds(rows[key]) for name, key in names.items()}
-        for n, rows in record()["sizes"].items()
-    }
+    return _part("sizes", {"on its own examples": "trained on", "on others": "test", "valid form on others": "valid"})
 
 
 def sizes_figure() -> Figure:
     """`sizes` as a figure."""
     rows = {f"{number} examples": row for number, row in sizes().items()}
-    kinds = dict(zip(next(iter(sizes().values())), ("on its own examples", "on others", "valid form on others")))
-    named = {name: {kinds[kind]: share for kind, share in row.items()} for name, row in rows.items()}
-    return charts.shares(named, "Few examples teach the form at once, the judgement slowly")
+    return charts.shares(rows, "Few examples teach the form at once, the judgement slowly")
 
 
 # -- money --------------------------------------------------------------------------------------------------------------------
@@ -484,18 +423,10 @@ def assumptions(tokens: Mapping[str, float], **changed: Any) -> costs.Assumption
         tokens: of `token_counts`.
         changed: fields of `costs.Assumptions` that you see differently.
     """
-    bare, few_shot, with_passage = (
-        tokens["message alone"],
-        tokens["instructions and three examples"],
-        tokens["fine-tuned + RAG"],
-    )
-    counted = {
-        "instructions": round(few_shot - bare),
-        "message": round(bare),
-        "passages": round(with_passage - bare),
-        "completion": 25,
-    }
-    return costs.Assumptions(**(counted | changed))
+    message = tokens["message alone"]
+    more = {"instructions": "instructions and three examples", "passages": "fine-tuned + RAG"}
+    counted = {field: round(tokens[system] - message) for field, system in more.items()}
+    return costs.Assumptions(**({"message": round(message), "completion": 25} | counted | changed))
 
 
 class _Linked(Table):
@@ -537,16 +468,20 @@ def prices() -> Table:
 def gpu_prices() -> Table:
     """Rented graphics cards, dollars per hour."""
     rows = {
-        name: {"$ per hour": card.hour, "read": card.date, "source": card.source} for name, card in costs.GPU_PRICES.items()
+        card.label: {"$ per hour": card.hour, "read": card.date, "source": card.source} for card in costs.GPU_PRICES.values()
     }
-    served = f"an 8B model's throughput on the {costs.SERVED_ON}: {costs.SERVED_SOURCE}, {costs.SERVED_DATE}"
+    served_on = costs.GPU_PRICES[costs.SERVED_ON].label
+    served = f"an 8B model's throughput on the {served_on}: {costs.SERVED_SOURCE}, {costs.SERVED_DATE}"
     return _Linked(rows, f"Rented graphics cards; {served}", "card", "")
+
+
+WAYS = ("frontier model, long prompt", "small model, long prompt", "fine-tuned, hosted", "fine-tuned, own GPU")
 
 
 def cost_figure(chosen: costs.Assumptions) -> Figure:
     """Dollars a day by requests a day, everything included, with the volume from which fine-tuning pays."""
     ways, days = chosen.ways(), chosen.days
-    names = dict(zip(costs.WAYS, charts.WAYS))
+    names = dict(zip(costs.WAYS, WAYS))
     xs = [10 ** (power / 4) for power in range(4, 29)]
     lines = {names[name]: (xs, [way.total(n, days) / days for n in xs]) for name, way in ways.items()}
     crossing = chosen.break_even("hosted")
@@ -558,7 +493,7 @@ def cost_figure(chosen: costs.Assumptions) -> Figure:
         if crossing is not None
         else f"Against {chosen.frontier}, fine-tuning never pays"
     )
-    return charts.volumes(lines, title, marks)
+    return charts.lines(lines, title, "requests a day", "dollars a day", log_x=(10, 1e3, 1e5, 1e7), log_y=True, marks=marks)
 
 
 def _round(number: float) -> int:
@@ -586,42 +521,27 @@ def knowledge_costs(tokens: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 def knowledge_costs_table(tokens: Mapping[str, float]) -> Table:
     """`knowledge_costs` as a table."""
-    rows = {
-        model: {
-            "RAG, $": f"{row['RAG, asked for the record']:.2f}",
-            "whole catalogue, cached, $": f"{row['whole catalogue in the prompt']:.2f}",
-            "whole catalogue, not cached, $": f"{row['whole, without a cache']:.2f}",
-            "RAG, filled up to the cache's minimum, $": f"{row['RAG, filled up']:.2f}",
-        }
-        for model, row in knowledge_costs(tokens).items()
-    }
-    catalogue_tokens = round(tokens["whole catalogue in the prompt"])
-    return Table(
-        rows, f"1,000 requests: one passage found for each, or all {catalogue_tokens:,} tokens in every prompt", "model", ""
-    )
+    columns = {"RAG, $": "RAG, asked for the record", "whole catalogue, cached, $": "whole catalogue in the prompt",
+               "whole catalogue, not cached, $": "whole, without a cache",
+               "RAG, filled up to the cache's minimum, $": "RAG, filled up"}  # fmt: skip
+    dollars = knowledge_costs(tokens)
+    rows = {model: {column: f"{row[key]:.2f}" for column, key in columns.items()} for model, row in dollars.items()}
+    whole = round(tokens["whole catalogue in the prompt"])
+    caption = f"1,000 requests: one passage found for each, or all {whole:,} tokens in every prompt"
+    return Table(rows, caption, "model", "")
 
 
-def factors(chosen: costs.Assumptions) -> dict[str, dict[str, float]]:
-    """Frontier model → how many times a request to the hosted fine-tuned model it costs, and what of that is due to what."""
-    by_model = {}
+def factors_table(chosen: costs.Assumptions) -> Table:
+    """How many times a request to the hosted fine-tuned model each frontier model costs, and what of that is due to what."""
+    rows = {}
     for name in costs.FRONTIER:
         ways = replace(chosen, frontier=name).ways()
         size = ways["prompted"].request / ways["prompted small"].request
         length = ways["prompted small"].request / ways["hosted"].request
-        by_model[name] = {
-            "times the price": size * length,
-            "by the size of the model": size,
-            "by the shorter prompt": length,
-        }
-    return by_model
-
-
-def factors_table(chosen: costs.Assumptions) -> Table:
-    """`factors` as a table."""
-    rows = {name: {column: round(value, 1) for column, value in row.items()} for name, row in factors(chosen).items()}
-    return Table(
-        rows, f"A request with a long prompt, beside {chosen.small} fine-tuned with a short one", "prompted model", ""
-    )
+        parts = {"times the price": size * length, "by the size of the model": size, "by the shorter prompt": length}
+        rows[name] = {column: round(value, 1) for column, value in parts.items()}
+    caption = f"A request with a long prompt, beside {chosen.small} fine-tuned with a short one"
+    return Table(rows, caption, "prompted model", "")
 
 
 def price_of_an_error(chosen: costs.Assumptions, reached: float = 0.87, removed: float = 0.5) -> dict[int, float]:
@@ -639,31 +559,6 @@ def price_of_an_error(chosen: costs.Assumptions, reached: float = 0.87, removed:
     return worth
 
 
-def volume_at_error(chosen: costs.Assumptions, error: float, reached: float = 0.87, removed: float = 0.5) -> float | None:
-    """Requests a day from which fine-tuning pays if an error costs so many dollars; None if not up to a hundred million.
-
-    Args:
-        chosen: the assumptions.
-        error: dollars.
-        reached: share of right answers with the prompt.
-        removed: share of the remaining errors that training removes.
-    """
-    ways = chosen.ways()
-    hosted, prompted = ways["hosted"], ways["prompted"]
-    low, high = 1.0, 1e8
-
-    def pays(requests: float) -> bool:
-        more = hosted.total(requests, chosen.days) - prompted.total(requests, chosen.days)
-        return more / (chosen.days * requests) <= error * removed * (1 - reached)
-
-    if not pays(high):
-        return None
-    while high / low > 1.001:  # the difference per request only falls with the volume
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if pays(middle) else (middle, high)
-    return high
-
-
 # -- measurements of others ---------------------------------------------------------------------------------------------------
 
 
@@ -675,49 +570,26 @@ def published() -> Table:
         f"RAG {percent(score('RAG, asked for the fact alone', FACT))}, by heart after {last} passes "
         f"{percent(passes()[last]['in other wordings'])}, trained to read and RAG {percent(score('fine-tuned + RAG', FACT))}"
     )
-    rows = {
-        "RAG or fine-tuning, for facts": {
-            "measured by others": "three 7B models: RAG is consistently ahead of unsupervised fine-tuning, for known and for new facts",
-            "source": "Ovadia et al., December 2023, arXiv 2312.05934",
-            "ours, 135M": ours_facts,
-        },
-        "the same, rare facts": {
-            "measured by others": "twelve models: RAG ahead by a large margin, most of all for the least popular facts",
-            "source": "Soudani et al., March 2024, arXiv 2403.01432",
-            "ours, 135M": "as above: no model can know an invented shop",
-        },
-        "trained to read": {
-            "measured by others": "7B models trained on questions with the right and with distracting documents answer better from "
-            "documents, on PubMedQA, HotpotQA and three collections of interfaces",
-            "source": "Zhang et al. (RAFT), March 2024, arXiv 2403.10131",
-            "ours, 135M": f"with the same passages: not trained {percent(score('RAG, asked for the fact alone', FACT))}, trained "
-            f"{percent(score('fine-tuned + RAG', FACT))}"
-            + (f", on products that it was not trained on {percent(score(UNSEEN, FACT))}" if scores(UNSEEN) else ""),
-        },
-        "facts trained in": {
-            "measured by others": "new facts are learned more slowly than known ones, and once learned they make a model invent more",
-            "source": "Gekhman et al., May 2024, arXiv 2405.05904",
-            "ours, 135M": f"of facts that changed, {100 * stale_share():.0f} % were still answered with the old one; training new "
-            "ones in afterwards was not tested",
-        },
-        "small and tuned, or large and prompted": {
-            "measured by others": "310 models, 31 tasks: 10 points above GPT-4 on average, 34 above their own base",
-            "source": "Zhao et al., April 2024, arXiv 2405.00732; a vendor's report",
-            "ours, 135M": "not tested here",
-        },
-        "the same, distilled": {
-            "measured by others": "770M trained on a large model's reasons beats that 540B model few-shot on one benchmark; trained "
-            "on labels alone it struggles to match it",
-            "source": "Hsieh et al., May 2023, arXiv 2305.02301",
-            "ours, 135M": "not tested here",
-        },
-        "long context or retrieval": {
-            "measured by others": "the whole text in the prompt beats RAG by 7.6 % (Gemini 1.5 Pro) and 13.1 % (GPT-4o); RAG is far cheaper",
-            "source": "Li et al., July 2024, arXiv 2407.16833",
-            "ours, 135M": f"whole catalogue: {percent(whole[FACT]) if whole else MISSING}",
-        },
+    ours = {
+        "rag-or-fine-tuning": ours_facts,
+        "rare-facts": "as above: no model can know an invented shop",
+        "trained-to-read": f"with the same passages: not trained {percent(score('RAG, asked for the fact alone', FACT))}, trained "
+        f"{percent(score('fine-tuned + RAG', FACT))}"
+        + (f", on products that it was not trained on {percent(score(UNSEEN, FACT))}" if scores(UNSEEN) else ""),
+        "facts-trained-in": f"of facts that changed, {100 * stale_share():.0f} % were still answered with the old one; training new "
+        "ones in afterwards was not tested",
+        "long-context": f"whole catalogue: {percent(whole[FACT]) if whole else MISSING}",
     }
-    return Table(rows, "Read 2026-11-27", "question", "")
+    found = {id: row for id, row in facts.table("published").items() if row["lesson"] == "01"}
+    rows = {
+        row["question"]: {
+            "measured by others": row["found"],
+            "source": row["source"],
+            "ours, 135M": ours.get(id, "not tested here"),
+        }
+        for id, row in found.items()
+    }
+    return Table(rows, f"Read {min(row['date'] for row in found.values())}", "question", "")
 
 
 def frontier(catalogue: Catalogue, tokens: Mapping[str, float] | None = None) -> Table:
@@ -772,135 +644,3 @@ def sentences(chosen: costs.Assumptions) -> dict[str, str]:
         "volume": "under the lesson's assumptions a hosted fine-tune "
         + ("never pays" if pays is None else f"pays from {_round(pays):,} requests a day"),
     }
-
-
-# -- the claims ---------------------------------------------------------------------------------------------------------------
-
-
-def judge_D1(assumptions: costs.Assumptions) -> Verdict:
-    """Two halves: the price, by arithmetic on dated prices; the quality, which no small model can decide."""
-    found = factors(assumptions)
-    total = {name: row["times the price"] for name, row in found.items()}
-    inside = [name for name, times in total.items() if 10 <= times <= 100]
-    length = next(iter(found.values()))["by the shorter prompt"]
-    size = [row["by the size of the model"] for row in found.values()]
-    sentence = (
-        f"Quality: a 135M model cannot speak for 7B or for frontier models. Price: a request to a prompted frontier model costs "
-        f"{min(total.values()):.1f} to {max(total.values()):.0f} times one to the hosted fine-tuned 8B; "
-        f"{'it is 10 to 100 times for ' + ', '.join(inside) if inside else 'for none of them is it 10 to 100 times'}. The shorter "
-        f"prompt accounts for a factor of {length:.1f}; the rest, {min(size):.1f} to {max(size):.1f}, is the other model's price."
-    )
-    return Verdict(
-        claims.NOT_TESTED, sentence, (factors_table(assumptions), published()),
-        "Prices with their dates are in section 8. What would settle it: both models on your task, by the cell at the end of "
-        "section 7.",
-    )  # fmt: skip
-
-
-def judge_D2(tokens: Mapping[str, float]) -> Verdict:
-    """Tokens saved, whether the form holds without them, and what a cache leaves of the saving."""
-    bare, instructed = tokens["message alone"], tokens["instructions and three examples"]
-    tuned, prompted = score("fine-tuned", FORM), score("instructions and three examples", FORM)
-    prices = (costs.FRONTIER | costs.PRICES).values()
-    rates = [price.cached_input / price.input for price in prices if price.cached_input]
-    limits = sorted({price.cache_from for price in costs.FRONTIER.values()})
-    saved = instructed - bare
-    if saved <= 0 or tuned.high < prompted.value:
-        return Verdict(
-            claims.FAILS, f"Without instructions {percent(tuned)} of the records are valid, with them {percent(prompted)}."
-        )
-    sentence = (
-        f"{saved:.0f} of {instructed:.0f} tokens are saved on every call, and the form holds better without them: "
-        f"{percent(tuned)} valid records, {percent(prompted)} with instructions and fixed examples, "
-        f"{percent(score('retrieved examples', FORM))} with retrieved ones. The condition: the tokens were paid in full. From {limits[0]:,} to {limits[-1]:,} tokens on, by vendor, a repeated beginning is cached and costs "
-        f"{100 * min(rates):.0f} to {100 * max(rates):.0f} % of the price."
-    )
-    rows = {
-        "instructions and three examples": {"tokens": round(instructed), "valid form": prompted},
-        "fine-tuned, message alone": {"tokens": round(bare), "valid form": tuned},
-        "RAG, retrieved examples": {
-            "tokens": round(tokens["RAG, retrieved examples"]), "valid form": score("RAG, retrieved examples", FORM),
-        },
-        "fine-tuned + RAG": {"tokens": round(tokens["fine-tuned + RAG"]), "valid form": score("fine-tuned + RAG", FORM)},
-    }  # fmt: skip
-    return Verdict(
-        claims.UNDER_A_CONDITION, sentence, (Table(rows, f"Recorded {record()['date']}", "system", ""),),
-        "A 135M model. A larger one follows instructions better, so that it gains less form; the tokens are the same. Only the last two "
-        "rows give usable answers, so for the shop theirs is the saving that counts.",
-    )  # fmt: skip
-
-
-def judge_D3(assumptions: costs.Assumptions, error: float = 1.0) -> Verdict:
-    """From which price of an error fine-tuning pays for half of the errors that a prompt of 87 % leaves, by volume."""
-    worth = price_of_an_error(assumptions)
-    pays = volume_at_error(assumptions, error)
-    few, many = min(worth), max(worth)
-    sentence = (
-        f"If training removes half of the errors that a prompt of 87 % leaves, it pays at {few:,} requests a day only if an error "
-        f"costs {worth[few]:,.0f} dollars or more, at 1,000 requests from {worth[1000]:.2f}, at {many:,} "
-        + (f"from {worth[many]:.2f}. " if worth[many] > 0 else "even if errors cost nothing. ")
-        + (f"At {error:.2f} dollars an error it pays from about {_round(pays):,} requests a day. " if pays else "")
-        + "Volume and the price of an error decide, not a percentage."
-    )
-    word = claims.HOLDS if pays is None else claims.FAILS if pays <= few else claims.UNDER_A_CONDITION
-    rows = {f"{requests:,} requests a day": {"an error must cost, $": f"{price:,.2f}"} for requests, price in worth.items()}
-    return Verdict(
-        word, sentence, (Table(rows, f"Before the rest pays, against {assumptions.frontier}", "volume", ""),),
-        "Arithmetic. That training removes half of the errors is an assumption; measure it on your task.",
-    )  # fmt: skip
-
-
-def judge_D4() -> Verdict:
-    """The gap between a training set's own examples and others, by its size, at equal steps."""
-    found = sizes()
-    own, others, form = next(iter(found.values()))
-    gap = {n: row[own].value - row[others].value for n, row in found.items()}
-    small, large = min(found), max(found)
-    overfits = apart(found[small][own], found[small][others]) and gap[small] > gap[large]
-    sentence = (
-        f"In judgement, yes: with {small} examples {percent(found[small][own])} of the records for its own messages were right and "
-        f"{percent(found[small][others])} of others, a gap of {100 * gap[small]:.0f} points; with {large} it is "
-        f"{100 * gap[large]:.0f}. (All had equal steps, so that fewer examples were also "
-        f"seen more often.) The form is learned from {small} examples: "
-        f"{percent(found[small][form])} valid on others."
-        if overfits
-        else f"The gap with {small} examples is {100 * gap[small]:.0f} points, with {large} {100 * gap[large]:.0f}."
-    )
-    rows = {f"{n} examples": dict(row) for n, row in found.items()}
-    return Verdict(
-        claims.UNDER_A_CONDITION if overfits else claims.FAILS, sentence,
-        (Table(rows, f"Recorded {recorded('sizes')}, {record()['steps']} steps each", "training set", ""),),
-        "One task, a 135M model, three seeds. Larger models need fewer examples for the same form.",
-    )  # fmt: skip
-
-
-def judge_D5() -> Verdict:
-    """Facts by retrieval and facts by training, before and after they change."""
-    last = max(passes())
-    heart, rag = passes()[last]["in other wordings"], score("RAG, asked for the fact alone", FACT)
-    both = score("fine-tuned + RAG", FACT)
-    after_heart = evaluation.over_seeds(record()["drilled"]["version 2"])
-    after_both = evaluation.over_seeds(record()["after_update"]["RAG + fine-tuned, version 2"])
-    rows: dict[str, dict[str, Any]] = {
-        "RAG, model not trained": {"facts right": rag, "changed facts, after the change": None},
-        f"learned by heart, {last} passes": {"facts right": heart, "changed facts, after the change": after_heart},
-        "trained to read, and RAG": {"facts right": both, "changed facts, after the change": after_both},
-    }
-    if not apart(after_both, after_heart):
-        return Verdict(claims.FAILS, "What was learned by heart was still right after the change.")
-    pairs = zip(record()["sweep"][str(last // 3)]["test"][0], record()["seeds"]["RAG"]["knowledge"][0])
-    ahead = evaluation.mean([float(a) - float(b) for a, b in pairs]).low > 0  # the same questions, so question by question
-    sentence = (
-        f"After the facts changed, what was learned by heart is right in {percent(after_heart)}, what is read in {percent(after_both)}. "
-        + (
-            f"The condition is a model that reads well: facts that stay, after {last} passes, overtake RAG with an untrained small "
-            f"reader ({percent(heart)} against {percent(rag)}). Trained to read, the same model reaches {percent(both)}."
-            if ahead
-            else f"Before that, RAG is right in {percent(rag)}, after {last} passes by heart {percent(heart)}."
-        )
-    )
-    return Verdict(
-        claims.UNDER_A_CONDITION if ahead else claims.HOLDS, sentence,
-        (Table(rows, f"Recorded {recorded()}, by heart {recorded('sweep')}", "way", ""), published()),
-        "A 135M model, which reads badly. Published measurements on larger models are in the second table.",
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What lesson 03 shows and claims: memory from published shapes, 4-bit storage beside bitsandbytes, and this machine's runs.
+"""What lesson 03 shows: memory from published shapes, 4-bit storage beside bitsandbytes, and this machine's runs.
 
 Estimates are those of `course_utils.memory`, with one part that these leave out: `prepare_model_for_kbit_training` turns
 what is not in 4 bits (embedding, head, norms) into float32.
@@ -7,17 +7,13 @@ what is not in 4 bits (embedding, head, norms) into float32.
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from course_utils import assets, charts, claims, evaluation, hardware, memory
-from course_utils.errors import CourseError
-from course_utils.evidence import lesson_02
-from course_utils.evidence.cards import Verdict
+from course_utils import assets, charts, evaluation, facts, hardware, memory
 from course_utils.show.tables import Table
-from course_utils.training.objectives.encoding import encode_completion, encode_prompt
+from course_utils.training.objectives import encode_completion, encode_prompt
 
 if TYPE_CHECKING:
     import torch
@@ -29,23 +25,13 @@ if TYPE_CHECKING:
     from course_utils.training import History
 
 MODEL = "Llama-3.1-8B"
-# bits of a weight in NF4 with double quantization: code, share of an 8-bit scale, share of that scale's 32-bit scale
-NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 MIXED = {"full": {"precision": "amp"}}  # trained weights keep 32 bits; an adapter's do anyway
 ONE_STEP = {"batch_size": 1, "length": 1024, "checkpointing": True}
-GPU_LABELS = {"rtx3060": "RTX 3060, 12 GB", "t4": "T4, 16 GB", "rtx4090": "RTX 4090, 24 GB", "l4": "L4, 24 GB",
-         "a100-40gb": "A100, 40 GB", "a100": "A100, 80 GB", "h100": "H100, 80 GB", "h200": "H200, 141 GB"}  # fmt: skip
 NO_LIMIT = 10**9  # tokens
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 
 
 # -- memory of a step -------------------------------------------------------------------------------------------------------
-
-
-def unquantized(model: str) -> int:
-    """Parameters that a 4-bit base keeps in 16 bits: embedding and head (norms are left out; they are few)."""
-    shape = memory.ARCHITECTURES[model]
-    return int((1 if shape.get("tie_word_embeddings") else 2) * shape["vocab_size"] * shape["hidden_size"])
 
 
 def step_parts(model: str = MODEL, method: str = "qlora", embeddings: str = "float32", **options: Any) -> dict[str, float]:
@@ -69,7 +55,7 @@ def step_parts(model: str = MODEL, method: str = "qlora", embeddings: str = "flo
 
 
 def _gpu_label(gpu: str) -> str:
-    return GPU_LABELS.get(gpu, gpu.upper())
+    return str(facts.table("gpus")[gpu]["label"])
 
 
 def step_gb(*arguments: Any, **options: Any) -> float:
@@ -85,7 +71,7 @@ def does_it_fit(model: str = MODEL, cards: Sequence[str] = ("rtx3060", "t4")) ->
     title = f"One training step of {model}, 1,024 tokens"
     if fits["QLoRA"] and not fits["LoRA"]:
         title = f"{model}: QLoRA fits where LoRA does not"
-    return charts.stacked(rows, title, "GB", limits)
+    return charts.bars(rows, title, "GB", limits)
 
 
 KEEP_16_BITS: dict[str, Any] = {"embeddings": "bfloat16"}  # of a 4-bit base alone
@@ -97,25 +83,27 @@ LEVERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("4-bit base", {"method": "qlora"}, "a few to some tens of per cent more time (Q2); a rounded base (Q5)"),
     ("embeddings left in 16 bits", KEEP_16_BITS, "nothing here; skip prepare_model_for_kbit_training's float32 copy"),
     ("8-bit optimizer", {"optimizer": "paged_adamw_8bit"}, "little; “paged” lets it move to the computer's memory"),
-    ("half the length", {}, "longer examples are cut off: measure your lengths first"),
+    ("half the length", {"length": 0.5}, "longer examples are cut off: measure your lengths first"),
 )
 
 
-def _walk(model: str, batch_size: int, length: int) -> dict[str, dict[str, float]]:
-    """Lever → parts of the step with it and all levers before it."""
-    options: dict[str, Any] = {"method": "lora", "batch_size": batch_size, "length": length, "checkpointing": False}
-    rows = {}
-    for name, change, _ in LEVERS:
-        options |= {"length": length // 2} if name == "half the length" else change
-        if "batch_size" in change and batch_size > 1:
-            options["accumulation"] = batch_size
-        rows[name] = step_parts(model, **options)
-    return rows
+def _pull(options: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a step after one more lever."""
+    after = {**options, **change}
+    if "length" in change:
+        after["length"] = int(change["length"] * options["length"])
+    if "batch_size" in change and options["batch_size"] > 1:
+        after["accumulation"] = options["batch_size"]
+    return after
 
 
 def levers(model: str = MODEL, card: str = "t4", batch_size: int = 8, length: int = 1024) -> Figure:
     """Memory of a step as one lever after the other is pulled, beside a card."""
-    totals = {name: sum(parts.values()) for name, parts in _walk(model, batch_size, length).items()}
+    options: dict[str, Any] = {"method": "lora", "batch_size": batch_size, "length": length, "checkpointing": False}
+    totals = {}
+    for name, change, _ in LEVERS:
+        options = _pull(options, change)
+        totals[name] = step_gb(model, **options)
     limit = memory.gpu_memory(card) / 1e9
     fitting = next((name for name, gb in totals.items() if gb <= limit), None)
     first, *_, last = totals.values()
@@ -126,26 +114,17 @@ def levers(model: str = MODEL, card: str = "t4", batch_size: int = 8, length: in
 
 def prices(model: str = MODEL, batch_size: int = 8, length: int = 1024) -> Table:
     """What each lever saves by itself, what is left after it and all before it, and what it costs."""
-    walk = _walk(model, batch_size, length)
-    start = {"method": "lora", "batch_size": batch_size, "length": length, "checkpointing": False}
-    first, rows = step_gb(model, **start), {}
+    start: dict[str, Any] = {"method": "lora", "batch_size": batch_size, "length": length, "checkpointing": False}
+    options, rows = start, {}
     for name, change, cost in LEVERS[1:]:
-        alone = {"length": length // 2} if name == "half the length" else {} if change == KEEP_16_BITS else change
-        if "batch_size" in change and batch_size > 1:
-            alone = alone | {"accumulation": batch_size}
+        options = _pull(options, change)
+        saved = step_gb(model, **start) - step_gb(model, **_pull(start, change))
         rows[name] = {
-            "alone saves, GB": None if alone == {} else round(first - step_gb(model, **(start | alone)), 1),
-            "left after it and those above, GB": round(sum(walk[name].values()), 1),
+            "alone saves, GB": None if change is KEEP_16_BITS else round(saved, 1),
+            "left after it and those above, GB": round(step_gb(model, **options), 1),
             "what it costs you": cost,
         }
     return Table(rows, f"{model}, starting from LoRA with {batch_size} × {length:,} tokens", "lever", "")
-
-
-def explorer(model: str = MODEL, **options: Any) -> Any:
-    """The same with controls: `widgets.memory_explorer`."""
-    from course_utils import widgets
-
-    return widgets.memory_explorer(model=model, **options)
 
 
 def paging(model: str = MODEL, length: int = 1024) -> Table:
@@ -253,84 +232,6 @@ def code_book_errors(weight: torch.Tensor, quantize: Callable, dequantize: Calla
     return Table(rows, "Error of the restored weights", "the sixteen values", "NF4")
 
 
-def judge_Q1() -> Verdict:
-    """Weight memory in 16 bits over that in NF4, for linear layers and for whole models."""
-    names = ("Llama-2-7B", "Llama-3.1-8B", "Llama-3.1-70B", "SmolLM2-135M")
-    whole = {n: memory.estimate(n, "lora").weights / memory.estimate(n, "qlora").weights for n in names}
-    linear = 16 / NF4_BITS
-    eight = "Llama-3.1-8B"
-    prepared = memory.estimate(eight, "lora").weights / memory.estimate(eight, "qlora", embeddings="float32").weights
-    sentence = (
-        f"The linear layers shrink {linear:.2f} times, since scales take their share. Embedding and head stay in 16 bits, "
-        f"so whole models shrink less: Llama-2-7B {whole['Llama-2-7B']:.1f} times, Llama-3.1-8B with its four times larger "
-        f"vocabulary {whole['Llama-3.1-8B']:.1f}, the 135M model {whole['SmolLM2-135M']:.1f}. In training it is less again: "
-        f"prepare_model_for_kbit_training makes them float32, which leaves Llama-3.1-8B {prepared:.1f} times."
-    )
-    rows = {name: {"16 bits, GB": memory.estimate(name, "lora").weights / 1e9, "NF4, GB":
-                   memory.estimate(name, "qlora").weights / 1e9, "times smaller": ratio}
-            for name, ratio in whole.items()}  # fmt: skip
-    holds = all(ratio > 3.8 for ratio in (linear, *whole.values()))
-    return Verdict(
-        claims.HOLDS if holds else claims.FAILS, sentence, (Table(rows, "Weights of whole models", "model", ""),),
-        "Exact counts from published shapes. In a run, prepare_model_for_kbit_training adds 2 bytes per unquantized weight.",
-    )  # fmt: skip
-
-
-def judge_Q3() -> Verdict:
-    """Weights and a whole step of Llama-3.1-70B and Llama-2-70B, beside two sizes of A100."""
-    rows = {}
-    for name in ("Llama-2-70B", "Llama-3.1-70B"):
-        rows[name] = {
-            "weights in 16 bits, GB": round(memory.estimate(name, "lora").weights / 1e9, 1),
-            "its linear layers in NF4, GB": round(
-                memory.estimate(name, "qlora").weights / 1e9 - 2 * unquantized(name) / 1e9, 1
-            ),
-            "one QLoRA step, GB": round(step_gb(name, "qlora", embeddings="bfloat16"), 1),
-            "A100, 40 GB": _fits(step_gb(name, "qlora", embeddings="bfloat16"), "a100-40gb"),
-            "A100, 80 GB": _fits(step_gb(name, "qlora", embeddings="bfloat16"), "a100"),
-        }
-    steps = [round(step_gb(name, "qlora", embeddings="bfloat16"), 1) for name in rows]
-    linear = (memory.estimate("Llama-2-70B", "qlora").weights - 2 * unquantized("Llama-2-70B")) / 1e9
-    sentence = (
-        f"The 16-bit figure is right. The other is that of the linear layers alone ({linear:.0f} GB); one step also holds "
-        f"embeddings, adapter and activations, {min(steps):.0f} to {max(steps):.0f} GB at 1,024 tokens. One A100 is enough "
-        f"if it has 80 GB. With 40 GB (really {memory.gpu_memory('a100-40gb') / 1e9:.1f}) Llama-3.1-70B does not fit; "
-        "Llama-2-70B is too close to call with its embeddings in 16 bits, and with those in 32, as the "
-        "recipe of section 2 has them, "
-        f"it takes {step_gb('Llama-2-70B', 'qlora'):.1f} GB."
-    )
-    return Verdict(
-        claims.HOLDS if max(steps) <= 36 else claims.FAILS, sentence, (Table(rows, "70B models", "model", ""),),
-        "Estimated from published shapes: batch 1, 1,024 tokens, checkpointing, rank 16 on all linear layers, embeddings in "
-        "16 bits. Others report 41 GB (Unsloth's table) and 48 GB (LLaMA-Factory's README, August 2026).",
-    )  # fmt: skip
-
-
-def _fits(gb: float, card: str) -> str:
-    return "fits" if 1e9 * gb <= memory.gpu_memory(card) else "no"
-
-
-def judge_Q4() -> Verdict:
-    """The printed counts beside those of the model they are printed for."""
-    attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    count, other = memory.count_parameters(MODEL, 16, attention), memory.count_parameters(MODEL, 8)
-    claimed = (20_971_520, 8_051_249_152)
-    rows = {
-        "as claimed": {"trained": claimed[0], "in all": claimed[1], "share, %": f"{100 * claimed[0] / claimed[1]:.4f}"},
-        "rank 16 on q, k, v, o": {"trained": count.trainable, "in all": count.total, "share, %": f"{count.percent:.4f}"},
-        "rank 8 on all seven": {"trained": other.trainable, "in all": other.total, "share, %": f"{other.percent:.4f}"},
-    }
-    if (count.trainable, count.total) == claimed:
-        return Verdict(claims.HOLDS, f"Counted: {count}.")
-    same = " That is the count of rank 8 on all seven projections." if other.trainable == claimed[0] else ""
-    sentence = (
-        f"Counted, rank 16 on q, k, v and o trains {count.trainable:,} of {count.total:,} parameters, {count.percent:.4f} "
-        f"%. The claimed {claimed[0]:,} is too high: four heads of this model share one key and value, so that k and v are "
-        f"narrower than q.{same}"
-    )
-    return Verdict(claims.FAILS, sentence, (Table(rows, MODEL, "adapter", ""),), "Exact counts from the published shape.")
-
-
 # -- quality of the base ----------------------------------------------------------------------------------------------------
 
 
@@ -375,12 +276,8 @@ def answer_losses(
     return losses
 
 
-def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | None = None) -> dict[str, dict[str, Any]]:
-    """The base model in several formats, one after the other: what it holds, how well it predicts.
-
-    Args:
-        texts: to predict; six passages of everyday prose if None.
-        name: of a model; the tier's if None.
+def formats() -> dict[str, dict[str, Any]]:
+    """The base model in several formats, one after the other: what it holds, how well it predicts six passages of prose.
 
     Returns:
         format → "MB" and "losses" (one per text). "16 bits" stands for the format in which this machine computes, which on
@@ -391,25 +288,19 @@ def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | No
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from course_utils import hardware, models
+    from course_utils import models
 
     getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)  # it reports each 8-bit product in another format
 
-    texts, device = texts or passages()[:6], hardware.detect()
-    name = name or models.TIERS[device.tier].name
+    device = hardware.detect()
+    name = models.TIERS[device.tier].name
     dtype, tokenizer = device.torch_dtype(), models.load_tokenizer(name)
+    four = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
     configs = {
         "16 bits": None,
         "8 bits": BitsAndBytesConfig(load_in_8bit=True),
-        **{
-            kind: BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type=kind.lower(),
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=dtype,
-            )
-            for kind in ("NF4", "FP4")
-        },
+        "NF4": BitsAndBytesConfig(bnb_4bit_quant_type="nf4", **four),
+        "FP4": BitsAndBytesConfig(bnb_4bit_quant_type="fp4", **four),
     }
     measured: dict[str, dict[str, Any]] = {}
     for label, config in configs.items():
@@ -420,9 +311,7 @@ def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | No
         # float32 is what some CPUs compute in: what is not quantized would be stored in 16 bits
         wide = sum(p.numel() for p in model.parameters() if p.dtype == torch.float32)
         size = (model.get_memory_footprint() - 2 * wide) / 1e6
-        with torch.no_grad():
-            losses = text_losses(model, tokenizer, texts)
-        measured[label] = {"MB": size, "losses": losses}
+        measured[label] = {"MB": size, "losses": text_losses(model, tokenizer, passages()[:6])}
         del model
         memory.release()
     return measured
@@ -445,9 +334,9 @@ def formats_table(measured: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(rows, "The same model, loaded in four formats", "format", "NF4")
 
 
-def _interval(score: Score, decimals: int = 0, factor: float = 1.0) -> str:
-    low, high = factor * score.low, factor * score.high
-    return f"{factor * score.value:+.{decimals}f} ({low:+.{decimals}f} to {high:+.{decimals}f})"
+def _interval(score: Score, decimals: int = 0, factor: float = 1.0, minus: float = 0.0) -> str:
+    value, low, high = (f"{factor * (number - minus):+.{decimals}f}" for number in (score.value, score.low, score.high))
+    return f"{value} ({low} to {high})"
 
 
 # -- learning and speed -----------------------------------------------------------------------------------------------------
@@ -460,17 +349,9 @@ def runs_table(recipe: Mapping[str, float], runs: Mapping[str, History]) -> Tabl
         recipe: "loss" (validation) and "seconds" of the run with `SFTTrainer`.
         runs: name → history.
     """
-    rows: dict[str, dict[str, Any]] = {
-        "QLoRA, SFTTrainer": {
-            "validation loss": float(recipe["loss"]),
-            "seconds": round(recipe["seconds"]),
-        }
-    }
-    for name, history in runs.items():
-        rows[f"{name}, training.fit"] = {
-            "validation loss": history.validation_losses[-1],
-            "seconds": round(history.seconds),
-        }
+    measured = {"QLoRA, SFTTrainer": (recipe["loss"], recipe["seconds"])}
+    measured |= {f"{name}, training.fit": (run.validation_losses[-1], run.seconds) for name, run in runs.items()}
+    rows = {name: {"validation loss": float(loss), "seconds": round(time)} for name, (loss, time) in measured.items()}
     return Table(rows, "The same examples, once", "run", "")
 
 
@@ -522,120 +403,26 @@ def pace(
 
 
 # How much longer QLoRA takes than LoRA, as others measured it on GPUs: from tokens per second, or as they state it.
-PUBLISHED_PACE = {
-    "torchtune's README: 8B, RTX 4090": 3083 / 2413 - 1,
-    "torchtune's README: 3B, A100": 8210 / 8035 - 1,
-    "LLaMA-Factory's wiki: Hugging Face, A100": 2392 / 2415 - 1,
-    "LLaMA-Factory's wiki: Unsloth, A100": 4007 / 3726 - 1,
-    "Google's Vertex AI guide (“LoRA is about 66 % faster”)": 0.66,
-}
-READ = "2026-11-27"
+_PACE = [row for row in facts.table("published").values() if row["lesson"] == "03"]
+PUBLISHED_PACE = {row["source"]: row["lora"] / row["qlora"] - 1 for row in _PACE}
+READ = min(row["date"] for row in _PACE)
 
 
-def judge_Q2(pace: Mapping[str, Score]) -> Verdict:
-    """The claim is about GPUs: one measures at most one of them, so that others' figures stand beside this machine's.
-
-    Args:
-        pace: tokens of a step → time of QLoRA relative to LoRA, on this machine.
-    """
-    low, high = 100 * min(PUBLISHED_PACE.values()), 100 * max(PUBLISHED_PACE.values())
-    inside = sum(0.2 <= value <= 0.3 for value in PUBLISHED_PACE.values())
-    here = " and ".join(f"{100 * (s.value - 1):+.0f} % at {tokens} tokens a step" for tokens, s in pace.items())
-    used = "" if hardware.detect().kind == "cuda" else " and none was used"
-    sentence = (
-        f"The claim is about GPUs{used}. On this machine a step took {here}. Others measured {low:+.0f} to "
-        f"{high:+.0f} % on GPUs, depending on software, card and batch; {inside} of their {len(PUBLISHED_PACE)} figures "
-        f"{'lies' if inside == 1 else 'lie'} between 20 and 30 %."
-    )
-    published = {name: {"more time, %": f"{100 * value:+.0f}"} for name, value in PUBLISHED_PACE.items()}
-    own = {
-        f"{tokens} tokens a step": {"more time, % (95 % interval)": _interval(_less_one(s), 0, 100)}
-        for tokens, s in pace.items()
-    }
-    return Verdict(
-        claims.NOT_TESTED, sentence,
-        (Table(own, "This machine: forward and backward pass, in turns", "step", ""),
-         Table(published, f"Published by others, read by {READ}", "source", "")),
-        "What would settle it: the same measurement on your card and batch. Each matrix is dequantized once per pass, "
-        "so that the share tends to shrink with more tokens in a step.",
-    )  # fmt: skip
+def pace_table(pace: Mapping[str, Score]) -> Table:
+    """`pace` beside what others measured on GPUs: how much longer QLoRA takes, in per cent."""
+    rows = {f"this machine, {tokens} tokens a step": _interval(s, factor=100, minus=1) for tokens, s in pace.items()}
+    rows |= {name: f"{100 * value:+.0f}" for name, value in PUBLISHED_PACE.items()}
+    shown = {name: {"more time, % (95 % interval)": text} for name, text in rows.items()}
+    return Table(shown, f"QLoRA beside LoRA; published figures read by {READ}", "measured", "")
 
 
-def _less_one(score: Score) -> Score:
-    return evaluation.Score(score.value - 1, score.low - 1, score.high - 1, score.n)
-
-
-def recorded_losses() -> list[float]:
-    """Validation losses of QLoRA over the sweep's seeds (`benchmarks/qlora_seeds.py`); empty until that was run."""
-    try:
-        content = json.loads(assets.benchmark_results("qlora-seeds").read_text(encoding="utf-8"))
-    except CourseError:
-        return []
-    return [float(run["validation_loss"]) for run in content["runs"].values()]
-
-
-def judge_Q5(lora: Sequence[float], qlora: Sequence[float], before: Sequence[float] | None = None) -> Verdict:
-    """QLoRA's loss beside LoRA's message by message, with the spread between seeds as the yardstick.
-
-    Whether a field is right is too coarse a measure here: "none" alone is right for seven escalations in ten.
-
-    Args:
-        lora: losses of a model trained with LoRA, one per held-out message.
-        qlora: of the one trained with QLoRA on the same examples.
-        before: of the 16-bit base, untrained.
-    """
-    gap = evaluation.mean([b - a for a, b in zip(lora, qlora)])
-    plain, four = evaluation.mean(list(lora)).value, evaluation.mean(list(qlora)).value
-    seeds = lesson_02.over_seeds("LoRA", "validation_loss")
-    spread, full = max(seeds) - min(seeds), lesson_02.average(lesson_02.best_full())
-    worse = gap.low > 0
-    rows = {
-        "LoRA, 16-bit base": {"loss on held-out answers": plain},
-        "QLoRA, 4-bit base": {"loss on held-out answers": four},
-    }
-    gained = ""
-    if before is not None:
-        start = evaluation.mean(list(before)).value
-        rows = {"before training": {"loss on held-out answers": start}} | rows
-        reached = 100 * (start - four) / (start - plain)
-        gained = f" Training brought LoRA from {start:.2f} to {plain:.2f}; QLoRA reached {reached:.0f} % of that."
-    recorded = {
-        "LoRA": {"validation loss": f"{lesson_02.average('LoRA'):.3f} ({min(seeds):.3f}-{max(seeds):.3f})"},
-        "full fine-tuning, best rate": {"validation loss": f"{full:.3f}"},
-    }
-    four_bit = recorded_losses()
-    if four_bit:
-        written = f"{statistics.mean(four_bit):.3f} ({min(four_bit):.3f}-{max(four_bit):.3f})"
-        recorded["QLoRA, the same data and seeds"] = {"validation loss": written}
-    between_seeds = ""
-    if four_bit:
-        between_seeds = (
-            f" With 120 examples and three seeds QLoRA reached {statistics.mean(four_bit):.3f} ({min(four_bit):.3f}-"
-            f"{max(four_bit):.3f}), LoRA {statistics.mean(seeds):.3f} ({min(seeds):.3f}-{max(seeds):.3f})."
-        )
-    apart = bool(four_bit) and min(four_bit) > max(seeds)
-    sentence = (
-        "Full fine-tuning at the sizes that the claim is about was not run. With this machine's model, on the same "
-        f"examples, QLoRA's loss on {len(lora)} held-out answers was {four:.3f} and LoRA's {plain:.3f}, a difference of "
-        f"{_interval(gap, 3)}.{gained}{between_seeds} "
-        + ("So at this size the rounded base costs something that can be measured."
-           if worse and apart else f"Another seed alone changes {'more' if spread > abs(gap.value) else 'as much'} "
-           f"({spread:.3f}): beside LoRA, no damage shows.")
-        + (f" Full fine-tuning at its best rate reached {full:.3f}. LoRA is behind that too, so 4 bits are not the reason."
-           if four_bit and full < min(statistics.mean(four_bit), statistics.mean(seeds)) else "")
-        + " For 7B to 65B the QLoRA paper compares adapters on both bases and finds none (a mean MMLU, a test of general "
-        "knowledge, of 53.1 with NF4 and 53.0 with 16 bits)."
-    )  # fmt: skip
-    return Verdict(
-        claims.FAILS if worse and apart else claims.NOT_TESTED, sentence,
-        (Table(rows, f"This run, {len(lora)} messages", "run", ""),
-         Table(recorded, f"Recorded {lesson_02.sweep()['date']}: 120 examples, mean (lowest-highest) of {len(seeds)} seeds, "
-               f"which differ by {spread:.3f}", "method", "")),
-        "On a CPU this is a 135M model, which suffers more from rounding than a large one. Its packaged copy had been "
-        "stored in another 4-bit format before, so its 16 bits are not the original's; and products may be in float32. The "
-        "QLoRA paper is Dettmers et al. (2023), table 4, where FP4 reaches 52.2. For Llama 3, Huang et al. (2024, arXiv "
-        "2404.14047) find losses that cannot be neglected, above all below 4 bits.",
-    )  # fmt: skip
+def paired_losses(losses: Mapping[str, Sequence[float]]) -> Table:
+    """Mean losses of several models on the same answers, and message by message the difference of the last two."""
+    rows = {name: {"mean loss": f"{evaluation.mean(own).value:.3f}"} for name, own in losses.items()}
+    *_, (one, first), (other, last) = losses.items()
+    gap = evaluation.mean([b - a for a, b in zip(first, last, strict=True)])
+    rows[f"{other} minus {one} (95 % interval)"] = {"mean loss": _interval(gap, 3)}
+    return Table(rows, f"Loss on {len(last)} held-out answers (nats per token)", "model", "")
 
 
 # -- deployment -------------------------------------------------------------------------------------------------------------
@@ -675,8 +462,9 @@ def merge_figure(losses: Mapping[str, float]) -> Figure:
             were rounded again have "again" in their names.
     """
     start, best, *_ = losses
-    gone = [100 * (losses[name] - losses[best]) / (losses[start] - losses[best]) for name in losses if "again" in name]
-    title = f"Rounding again loses {gone[0]:.0f} % of what this short training gained" if gone else "Where to merge"
+    again = next(name for name in losses if "again" in name)
+    gone = gain_lost_percent({name: losses[name] for name in (start, best, again)})
+    title = f"Rounding again loses {gone:.0f} % of what this short training gained"
     not_rounded_again = [name for name in losses if name != start and "again" not in name]
     return charts.bars(losses, title, "loss on answers (nats per token)", decimals=2, highlight=not_rounded_again)
 

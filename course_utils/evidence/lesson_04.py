@@ -1,4 +1,4 @@
-"""What lesson 04 shows and claims: pairs and their log-probabilities, shortcuts, answers judged by rules, records, prices.
+"""What lesson 04 shows: pairs and their log-probabilities, shortcuts, answers judged by rules, records, prices.
 
 Three records are read. `preferences` (`benchmarks/preferences.py`) has every method on the balanced pairs with three seeds.
 `alignment` has the first edition's methods, PPO among them, on the older pairs: what it says about distance
@@ -12,17 +12,15 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from course_utils import assets, charts, claims, evaluation, show
+from course_utils import assets, charts, evaluation, show
 from course_utils.errors import CourseError
 from course_utils.evidence import house_style
-from course_utils.evidence.cards import Verdict
 from course_utils.show.answers import Answers
-from course_utils.show.style import box, tone
 from course_utils.show.tables import Table
+from course_utils.style import box, tone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +33,6 @@ Row = Mapping[str, Any]
 MARK = "padding:.05em .3em;white-space:nowrap"  # a sign stays with its rule
 START, CONTROL, WITH_SFT = "the desk's replies (SFT)", "SFT on chosen", "DPO + SFT"
 LARGE_BETA = "DPO, β = 1"
-NOT_RECORDED = "not recorded yet"
 SMOOTHED = 4  # steps: one step has few pairs, and some pairs are much harder than others
 
 
@@ -125,12 +122,17 @@ def reading_the_log(log: Sequence[Mapping[str, float]]) -> Figure:
     Raises:
         CourseError: there are no such columns.
     """
-    rows = [row for row in log if "rewards/chosen" in row]
-    if not rows:
-        raise CourseError("the log has no column rewards/chosen: is it that of a DPOTrainer?")
+    rows = _rows_of(log, "rewards/chosen")
     steps = [row["step"] for row in rows]
     chosen, rejected = (_smoothed([row[f"rewards/{name}"] for row in rows]) for name in ("chosen", "rejected"))
     return _rewards_figure(steps, chosen, rejected, f"{len(rows)} steps")
+
+
+def _rows_of(log: Sequence[Mapping[str, float]], column: str) -> list[Mapping[str, float]]:
+    rows = [row for row in log if column in row]
+    if not rows:
+        raise CourseError(f"the log has no column {column}: is it that of a DPOTrainer?")
+    return rows
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -146,24 +148,20 @@ def _rewards_figure(steps: Sequence[float], chosen: Sequence[float], rejected: S
     )  # fmt: skip
     title = f"{run}: {moved}, and the margin is {margin:.2f}"
     series = {"chosen": (steps, chosen), "rejected": (steps, rejected)}
-    return charts.curves(series, title, "step", f"implicit reward (mean of {SMOOTHED} steps)", alt_parts=[_ends(series)])
+    return charts.lines(series, title, "step", f"implicit reward (mean of {SMOOTHED} steps)", alt_parts=[_ends(series)])
 
 
-def recorded_log() -> Figure | Table:
-    """Both rewards of the recorded DPO run, the first seed that has them; until there is one, a table that says so."""
-    record = preferences()
-    curves = [run["methods"]["DPO"]["curve"] for run in record["runs"] if "curve" in run["methods"]["DPO"]] if record else []
-    if not curves:
-        return Table({"DPO": {"rewards": NOT_RECORDED}}, "The recorded run, step by step", "run", "")
-    chosen, rejected = (_smoothed(curves[0][name]) for name in ("reward_chosen", "reward_rejected"))
+def recorded_log() -> Figure:
+    """Both rewards of the recorded DPO run, of the first seed that has them."""
+    runs = [run["methods"]["DPO"] for run in assets.read_record("preferences")["runs"]]
+    curve = next(run["curve"] for run in runs if "curve" in run)
+    chosen, rejected = (_smoothed(curve[name]) for name in ("reward_chosen", "reward_rejected"))
     return _rewards_figure(list(range(1, len(chosen) + 1)), chosen, rejected, f"{len(chosen)} steps")
 
 
 def log_table(log: Sequence[Mapping[str, float]]) -> Table:
     """The columns of a DPO log that one looks at, for the first step and the last `SMOOTHED`, with what they mean."""
-    rows = [row for row in log if "rewards/margins" in row]
-    if not rows:
-        raise CourseError("the log has no column rewards/margins: is it that of a DPOTrainer?")
+    rows = _rows_of(log, "rewards/margins")
     meanings = {
         "loss": "begins at 0.69, or the reference is not the model you train",
         "rewards/accuracies": "share of the pairs in which chosen gained more; 0 at first, when neither has",
@@ -267,7 +265,7 @@ def shortcut_table(sets: Mapping[str, Any], recorded_on: str = "") -> Table:
     rules = list(next(iter(columns.values())))
     rows: dict[str, dict[str, Any]] = {rule: {name: column[rule] for name, column in columns.items()} for rule in rules}
     for method in (CONTROL, "DPO", WITH_SFT) if recorded_on else ():
-        rows[f"a trained model: {method}, recorded"] = {recorded_on: over_seeds(method, "right")}
+        rows[f"a trained model: {method}, recorded"] = {recorded_on: evaluation.over_seeds(per_seed(method, "right"))}
     older = [name for name in sets if name != recorded_on]
     if recorded_on and older:  # what the first edition recorded on its own pairs, the others
         rows["a trained model: DPO, recorded"][older[0]] = _first_edition_ranks()
@@ -276,7 +274,7 @@ def shortcut_table(sets: Mapping[str, Any], recorded_on: str = "") -> Table:
 
 def _first_edition_ranks() -> str:
     """Share of the older test pairs that DPO ranked right: the mean over the seeds of the first record."""
-    record = json.loads(assets.benchmark_results("alignment").read_text(encoding="utf-8"))
+    record = assets.read_record("alignment")
     shares = [100 * run["ranks test pairs"]["implicit reward of DPO"][0] for run in record["runs"]]
     return f"{statistics.mean(shares):.0f} % (recorded {record['date']})"
 
@@ -336,160 +334,112 @@ def _category(answer: str) -> str | None:
 # -- the record of all methods ----------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def preferences() -> dict[str, Any] | None:
-    """The newest whole record of all methods on the balanced pairs; None if nobody has made one."""
-    try:
-        file = assets.benchmark_results("preferences")
-    except CourseError:
-        return None
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
-
-
 def per_seed(method: str, measure: str) -> list[list[Any]]:
-    """A measure of a method, for each seed: one value per message or pair."""
-    record = preferences()
-    if record is None:
-        return []
-    return [run["methods"][method][measure] for run in record["runs"] if measure in run["methods"].get(method, {})]
+    """Return a measure of a method for each seed that has it: one value per message or pair."""
+    methods = [run["methods"].get(method, {}) for run in assets.read_record("preferences")["runs"]]
+    return [one[measure] for one in methods if measure in one]
 
 
-def over_seeds(method: str, measure: str) -> evaluation.Score | None:
-    """Mean over seeds with its interval over messages; None if it was not recorded."""
-    rows = per_seed(method, measure)
-    return evaluation.over_seeds(rows) if rows else None
-
-
-def _with_range(rows: Sequence[Sequence[float]], scale: float = 100, unit: str = " %", digits: int = 0) -> str | None:
+def _with_range(rows: Sequence[Sequence[float]], scale: float = 100, unit: str = " %", digits: int = 0) -> str:
     """Mean over seeds and, in brackets, the lowest and highest seed."""
-    if not rows:
-        return None
     means = [scale * statistics.mean(row) for row in rows]
     if len(means) == 1:
         return f"{means[0]:.{digits}f}{unit}"
     return f"{statistics.mean(means):.{digits}f}{unit} ({min(means):.{digits}f}-{max(means):.{digits}f})"
 
 
-# Two methods rank equally well if one is no more than this share of the pairs behind the other, as far as the interval says.
-AS_WELL = 0.1
+def _measured(method: str, measures: Mapping[str, str]) -> dict[str, Any]:
+    """Column → range over the seeds, for column → measure; shares in per cent."""
+    return {column: _with_range(per_seed(method, measure)) for column, measure in measures.items()}
+
+
+def _distance(method: str) -> dict[str, Any]:
+    """How far the answers have moved from the start."""
+    return {"KL, nats per answer": _with_range(per_seed(method, "kl"), 1, "", 1)}
+
+
+def _recorded_on() -> str:
+    """Day, pairs, messages and seeds of the record."""
+    record = assets.read_record("preferences")
+    plan = record["plan"]
+    return (
+        f"Recorded {record['date']}, {plan['pairs']} pairs, {plan['test']} test messages; mean of {len(record['runs'])} "
+        "seeds (lowest-highest)"
+    )
+
+
 METHODS = (START, CONTROL, "DPO", LARGE_BETA, WITH_SFT, "ORPO", "KTO", "IPO", "SimPO", "GRPO")
+COMPARED = (START, CONTROL, "DPO", LARGE_BETA, WITH_SFT)
+SHOWN_RULES = (*house_style.RULES[:4], "all rules")
 
 
-def _seeds(record: Mapping[str, Any]) -> str:
-    number = len(record["runs"])
-    return "one seed" if number == 1 else f"mean of {number} seeds (lowest-highest)"
-
-
-def methods_table(names: Sequence[str] = METHODS) -> Table:
+def methods_table() -> Table:
     """Every method on the balanced pairs: pairs ranked, answers, win rate over the control, distance."""
-    record = preferences()
     rows: dict[str, dict[str, Any]] = {}
-    for name in names:
-        if not per_seed(name, "right"):
-            if record is None:
-                rows[name] = {"pairs right": NOT_RECORDED}
-            continue
-        against = [] if name in (START, CONTROL) else per_seed(name, "wins over control")
-        number = {"seeds": len(per_seed(name, "right"))} if record and len(record["runs"]) > 1 else {}
-        rows[name] = number | {
-            "pairs right": _with_range(per_seed(name, "right")),
-            "step first": _with_range(per_seed(name, "step first")),
-            "right step": _with_range(per_seed(name, "right step")),
-            "promises its favourite step": _with_range([_favourite(texts) for texts in per_seed(name, "texts")]),
-            "all rules kept": _with_range(per_seed(name, "all rules")),
-            f"beats “{CONTROL}”": _with_range(against) if against else None,
-            "the same, by the second judge": _with_range(per_seed(name, "wins by judge")) if against else None,
-            "KL, nats per answer": _with_range(per_seed(name, "kl"), 1, "", 1),
+    wins = {f"beats “{CONTROL}”": "wins over control", "the same, by the second judge": "wins by judge"}
+    for name in METHODS:
+        promised = [_favourite(texts) for texts in per_seed(name, "texts")]
+        rows[name] = {
+            "seeds": len(promised),
+            **_measured(name, {"pairs right": "right", "step first": "step first", "right step": "right step"}),
+            "promises its favourite step": _with_range(promised),
+            **_measured(name, {"all rules kept": "all rules"}),
+            **(dict.fromkeys(wins) if name in (START, CONTROL) else _measured(name, wins)),
+            **_distance(name),
         }
-    when = f"All methods on the same pairs: {NOT_RECORDED} (benchmarks/preferences.py)"
-    if record:
-        plan = record["plan"]
-        when = f"Recorded {record['date']}, {plan['pairs']} pairs, {plan['test']} test messages; {_seeds(record)}"
-    return Table(rows, when, "method", "DPO")
+    return Table(rows, _recorded_on(), "method", "DPO")
 
 
 def kinds_learned(names: Sequence[str] = (CONTROL, "DPO", WITH_SFT)) -> Table:
     """Which of the test pairs each method ranks right, by what their replies differ in; a row for the second judge."""
-    record = preferences()
-    if record is None:
-        return Table({"all": {"pairs right": NOT_RECORDED}}, "Test pairs ranked right", "what the two replies differ in", "")
+    runs = assets.read_record("preferences")["runs"]
     ranks = {name: per_seed(name, "right") for name in names}
-    ranks["a reward model"] = [run["judge"]["ranks test pairs"] for run in record["runs"] if "judge" in run]
-    ranks = {name: rows for name, rows in ranks.items() if rows}
-    kinds = _test_kinds(len(per_seed(START, "right")[0]))
+    ranks["a reward model"] = [run["judge"]["ranks test pairs"] for run in runs]
+    kinds = [row["kind"] for row in _tested()]
     shown = {}
     for kind, meaning in KINDS.items():
         own = [i for i, one in enumerate(kinds) if one == kind]
         shown[meaning] = {"test pairs": len(own)} | {
-            name: _with_range([[row[i] for i in own] for row in rows]) for name, rows in ranks.items() if own
+            name: _with_range([[row[i] for i in own] for row in rows]) for name, rows in ranks.items()
         }
-    caption = f"Test pairs ranked right, by what the two replies differ in; {_seeds(record)}"
+    caption = f"Test pairs ranked right, by what the two replies differ in; mean of {len(runs)} seeds (lowest-highest)"
     return Table(shown, caption, "difference", "")
 
 
-def _test_kinds(number: int) -> list[str]:
-    """Kinds of the first test pairs, which are those that the benchmark asks about."""
-    from course_utils.data_prep import load_preferences
-
-    return [row["kind"] for row in load_preferences("balanced").test[:number]]
-
-
-def compared(names: Sequence[str] = (START, CONTROL, "DPO", LARGE_BETA, WITH_SFT)) -> Table:
+def compared() -> Table:
     """The rules of the house style that the answers of a few methods keep, and how far each went."""
-    record = preferences()
-    rows: dict[str, dict[str, Any]] = {}
-    for name in names:
-        if not per_seed(name, "right"):
-            rows[name] = {"step first": NOT_RECORDED}
-            continue
-        rows[name] = {rule: _with_range(per_seed(name, rule)) for rule in (*house_style.RULES[:4], "all rules")}
-        rows[name]["KL, nats per answer"] = _with_range(per_seed(name, "kl"), 1, "", 1)
-    when = f"Answers that keep each rule: {NOT_RECORDED}"
-    if record:
-        plan = record["plan"]
-        when = (
-            f"Answers that keep each rule. Recorded {record['date']}, {plan['pairs']} pairs, {plan['test']} test messages; "
-            f"{_seeds(record)}"
-        )
-    return Table(rows, when, "model", "DPO")
+    rows = {name: _measured(name, {rule: rule for rule in SHOWN_RULES}) | _distance(name) for name in COMPARED}
+    return Table(rows, f"Answers that keep each rule. {_recorded_on()}", "model", "DPO")
 
 
-def compared_figure(names: Sequence[str] = (START, CONTROL, "DPO", LARGE_BETA, WITH_SFT)) -> Figure | Table:
+def compared_figure() -> Figure:
     """What `compared` says of the rules, drawn: the mean over the seeds, and the lowest and highest seed."""
-    if not all(per_seed(name, "right") for name in names):
-        return compared(names)
-    rows: dict[str, dict[str, evaluation.Score]] = {}
-    for rule in (*house_style.RULES[:4], "all rules"):
-        rows[rule] = {}
-        for name in names:
-            means = [statistics.mean(row) for row in per_seed(name, rule)]
-            rows[rule][name] = evaluation.Score(statistics.mean(means), min(means), max(means), len(means))
+    rows: dict[str, dict[str, evaluation.Score]] = {rule: {} for rule in SHOWN_RULES}
+    for rule, row in rows.items():
+        for name in COMPARED:
+            means = [statistics.mean(seed) for seed in per_seed(name, rule)]
+            row[name] = evaluation.Score(statistics.mean(means), min(means), max(means), len(means))
     return charts.shares(rows, "DPO wins one rule and loses others", "its lowest and highest seed")
 
 
-def ranked_and_lost() -> Answers | Table:
+def ranked_and_lost() -> Answers:
     """Recorded: a pair that DPO ranks right, and an answer of DPO's to its message that leaves out the order number."""
-    record = preferences()
-    if record is None or not per_seed(WITH_SFT, "right"):
-        return Table({"answers": {"state": NOT_RECORDED}}, "A pair that is ranked right, and an answer", "", "")
-    run, order = record["runs"][0]["methods"], "order is the customer's"
-    test = _tested(run)
+    run, order, test = assets.read_record("preferences")["runs"][0]["methods"], "order is the customer's", _tested()
     lost = [
         i
         for i, row in enumerate(test)
         if row["kind"] == "order" and run["DPO"]["right"][i] and run[START][order][i] and not run["DPO"][order][i]
     ]
-    index = max(lost, key=lambda i: run[WITH_SFT][order][i], default=0)
+    index = max(lost, key=lambda i: run[WITH_SFT][order][i])
     written = {name: [run[name]["texts"][index]] for name in (START, "DPO", WITH_SFT)}
     return judged_cards([test[index]], {"the pair's chosen reply": [test[index]["chosen"]], **written})
 
 
-def _tested(run: Mapping[str, Any]) -> list[Row]:
-    """The test pairs whose messages a recorded run has answered."""
+def _tested() -> list[Row]:
+    """The test pairs whose messages the recorded runs have answered."""
     from course_utils.data_prep import load_preferences
 
-    return list(load_preferences("balanced").test[: len(run[START]["texts"])])
+    return list(load_preferences("balanced").test[: len(per_seed(START, "texts")[0])])
 
 
 def _favourite(answers: Sequence[str]) -> list[float]:
@@ -501,88 +451,54 @@ def _favourite(answers: Sequence[str]) -> list[float]:
 
 def against_control(names: Sequence[str] = ("DPO", LARGE_BETA, WITH_SFT)) -> Table:
     """How often the answers of a few methods beat those of SFT on the chosen replies, by the rules and by a reward model."""
-    record = preferences()
-    rows: dict[str, dict[str, Any]] = {}
-    for name in names:
-        wins, judged = over_seeds(name, "wins over control"), over_seeds(name, "wins by judge")
-        rows[name] = {"by the rules": wins, "by a reward model": judged} if wins else {"by the rules": NOT_RECORDED}
-    when = f"recorded {record['date']}, {len(record['runs'])} seeds, 95 % intervals" if record else NOT_RECORDED
-    caption = f"Messages in which the answer is better than that of SFT on chosen, ties count half; {when}"
+    record = assets.read_record("preferences")
+    measures = {"by the rules": "wins over control", "by a reward model": "wins by judge"}
+    rows = {
+        name: {column: evaluation.over_seeds(per_seed(name, measure)) for column, measure in measures.items()}
+        for name in names
+    }
+    caption = (
+        "Messages in which the answer is better than that of SFT on chosen, ties count half; "
+        f"recorded {record['date']}, {len(record['runs'])} seeds, 95 % intervals"
+    )
     return Table(rows, caption, "model", "")
 
 
 def failures_table() -> Table:
     """What the recorded failures look like, beside healthy DPO."""
-    record = preferences()
-    rows: dict[str, dict[str, Any]] = {}
-    if per_seed(START, "step first"):
-        rows["the start"] = {"answers with the step first": _with_range(per_seed(START, "step first"))}
+    column = "answers with the step first"
+    rows: dict[str, dict[str, Any]] = {"the start": {column: _with_range(per_seed(START, "step first"))}}
     for name in ("DPO", "DPO, rate too high", "DPO, contradictory pairs"):
-        if not per_seed(name, "right"):
-            rows[name] = {"last loss": NOT_RECORDED}
-            continue
-        own = [run["methods"][name] for run in record["runs"] if name in run["methods"]] if record else []
+        runs = [run["methods"][name] for run in assets.read_record("preferences")["runs"] if name in run["methods"]]
         rows[name] = {
-            "learning rate": f"{own[0]['rate']:g}",
-            "last loss": statistics.mean(one["last loss"] for one in own),
-            "training pairs right, %": round(100 * statistics.mean(one["last accuracy"] for one in own)),
-            "answers with the step first": _with_range(per_seed(name, "step first")),
-            "KL, nats per answer": _with_range(per_seed(name, "kl"), 1, "", 1),
+            "learning rate": f"{runs[0]['rate']:g}",
+            "last loss": statistics.mean(run["last loss"] for run in runs),
+            "training pairs right, %": round(100 * statistics.mean(run["last accuracy"] for run in runs)),
+            **_measured(name, {column: "step first"}),
+            **_distance(name),
         }
-    return Table(rows, "Healthy and broken runs" + ("" if record else f": {NOT_RECORDED}"), "run", "DPO")
+    return Table(rows, "Healthy and broken runs", "run", "DPO")
 
 
 def before_and_after() -> Answers:
-    """The first screen: a recorded answer before and after DPO, at temperature 0; until there is a record, a pair."""
-    from course_utils.data_prep import load_preferences
-
-    pairs = load_preferences("balanced")
-    record = preferences()
-    if record is None:
-        row = next(row for row in pairs.test if row["kind"] == "step" and row["case"] == "danger")
-        return judged_cards([row], {"before (a reply the desk has sent)": [row["rejected"]], "wanted": [row["chosen"]]})
-    run = record["runs"][0]["methods"]
-    test = pairs.test[: len(run[START]["texts"])]
-    both = list(zip(test, run[START]["texts"], run["DPO"]["texts"]))
-    fixed = [i for i, (row, a, b) in enumerate(both) if house_style.score(row, a) < 1 == house_style.score(row, b)]
-    danger = [i for i in fixed if test[i]["case"] == "danger"]
-    index = (danger or fixed or [0])[0]
-    return judged_cards([test[index]], {"before": [run[START]["texts"][index]], "after DPO": [run["DPO"]["texts"][index]]})
+    """The first screen: a recorded answer before and after DPO, at temperature 0, about danger if one was put right."""
+    run = assets.read_record("preferences")["runs"][0]["methods"]
+    test, before, after = _tested(), run[START]["texts"], run["DPO"]["texts"]
+    fixed = [i for i, row in enumerate(test) if house_style.score(row, before[i]) < 1 == house_style.score(row, after[i])]
+    index = next((i for i in fixed if test[i]["case"] == "danger"), fixed[0])
+    return judged_cards([test[index]], {"before": [before[index]], "after DPO": [after[index]]})
 
 
 # -- costs ------------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def prices() -> dict[str, Any]:
-    """The newest record of the time and memory of a step."""
-    content: dict[str, Any] = json.loads(assets.benchmark_results("method-prices").read_text(encoding="utf-8"))
-    return content
-
-
-def passes(method: str, full: bool = False, epochs: int = 2) -> int:
-    """How often each token goes through the body, counted in forward passes.
-
-    A backward pass counts as one with LoRA, which needs no gradients of frozen weights, and as two in full fine-tuning.
-    """
-    step = 3 if full else 2
-    # PPO answers, looks back with policy, reference and reward model, and then trains.
-    extra = {"SFT": 0, "DPO": 1, "ORPO": 0, "reward model": 0, "PPO": 4 + (epochs - 1) * step}
-    return step + extra[method]
-
-
-HELD = {  # models whose weights are in memory: full fine-tuning, LoRA
-    "SFT": (1, 1),
-    "DPO": (2, 1),
-    "DPO, prompt shared": (2, 1),
-    "ORPO": (1, 1),
-    "PPO": (4, 2),
-}
+# Models whose weights are in memory: full fine-tuning, LoRA.
+HELD = {"SFT": (1, 1), "DPO": (2, 1), "DPO, prompt shared": (2, 1), "ORPO": (1, 1), "PPO": (4, 2)}
 
 
 def costs_table() -> Table:
     """Time, memory and models of each method beside SFT's."""
-    record = prices()
+    record = assets.read_record("method-prices")
     rows = {}
     for name, (full, lora) in HELD.items():
         row = record["over SFT"][name]
@@ -601,132 +517,6 @@ def costs_table() -> Table:
     return Table(rows, caption, "method", "")
 
 
-def _time(method: str) -> list[float]:
-    times: list[float] = prices()["over SFT"][method]["an example"]
-    return times
-
-
-def judge_A1() -> Verdict:
-    """Time of an example beside SFT's, with the prompt computed once for both replies and written twice."""
-    shared, twice = _time("DPO, prompt shared"), _time("DPO")
-    token = prices()["over SFT"]["DPO"]["a token"]
-    inside = [name for name, time in (("shared", shared), ("twice", twice)) if 1.5 <= time[0] <= 2]
-    word = {0: claims.FAILS, 1: claims.UNDER_A_CONDITION, 2: claims.HOLDS}[len(inside)]
-    sentence = (
-        f"An example costs {shared[0]:.1f} times SFT's time if both replies share one computed prompt, and {twice[0]:.1f} "
-        f"times if the prompt is written twice, as in most programs. Per token it is {token[0]:.1f} times: the extra is the "
-        "reference's forward pass."
-    )
-    scope = "A 135M model with LoRA on a CPU, short prompts. The longer the prompt, the more sharing it saves."
-    return Verdict(word, sentence, (costs_table(),), scope)
-
-
-def judge_A2() -> Verdict:
-    """Time of an example beside SFT's, and whether a reference is loaded or asked."""
-    example, token = _time("ORPO"), prices()["over SFT"]["ORPO"]["a token"]
-    same_example, same_token = example[0] <= 1.3, token[0] <= 1.3
-    word = claims.HOLDS if same_example else claims.UNDER_A_CONDITION if same_token else claims.FAILS
-    sentence = (
-        f"No reference is needed. The cost is SFT's on the condition that you count tokens ({token[0]:.1f} times): an "
-        f"example has two replies, and takes {example[0]:.1f} times as long."
-        if not same_example
-        else f"No reference is needed, and an example takes {example[0]:.1f} times SFT's time."
-    )
-    return Verdict(word, sentence, (costs_table(),), "A 135M model with LoRA on a CPU, the prompt written twice.")
-
-
-def judge_A3() -> Verdict:
-    """Time of an example beside SFT's, and the models counted by role and by weights."""
-    time, roles = _time("PPO"), ("policy", "reference", "reward model", "value model")
-    full, lora = HELD["PPO"]
-    cost_holds, three = time[0] >= 3 and time[0] <= 10, 3 in (full, lora)
-    if cost_holds and three:
-        word = claims.HOLDS
-    else:
-        word = claims.UNDER_A_CONDITION if three else claims.FAILS
-    counted = passes("PPO") / passes("SFT")
-    where = "inside" if cost_holds else "above" if time[0] > 10 else "below"
-    sentence = (
-        f"{'The cost is as claimed, the models are not. ' if cost_holds and not three else ''}"
-        f"The cost: a step took {time[0]:.1f} times SFT's time, "
-        f"{where} the claimed range, before the reward model's own training. (Counted in passes it is {counted:.1f} times; "
-        f"the rest is writing answers token by token.) The models: {'' if three else 'not three. '}PPO has {len(roles)} "
-        f"roles, {', '.join(roles)}. In full fine-tuning they are {full} models; with LoRA they share the weights of {lora}."
-    )
-    scope = "A 135M model on a CPU, answers of at most 36 tokens, two epochs per rollout. Long answers cost more."
-    return Verdict(word, sentence, (costs_table(),), scope)
-
-
-def judge_A4(ranks: evaluation.Score | None = None) -> Verdict:
-    """Whether the log-ratios of a model trained without a reward model rank pairs as well as a reward model does.
-
-    Args:
-        ranks: this run's share of test pairs ranked right; the record counts more, if there is one.
-    """
-    recorded = over_seeds("DPO", "right")
-    found = recorded or ranks
-    if found is None:
-        return Verdict(claims.NOT_TESTED, f"The comparison is {NOT_RECORDED}, and no run was given.")
-    source = f"{len(per_seed('DPO', 'right'))} seeds, recorded" if recorded else f"this run, {found.n} pairs"
-    sentence = (
-        f"Trained on pairs alone, the gains over the reference rank {100 * found.value:.0f} % of the test pairs right "
-        f"(95 % interval {100 * found.low:.0f}-{100 * found.high:.0f}; {source})."
-    )
-    ahead = _ahead_of_reward_model()
-    if ahead is not None:
-        sentence = (
-            f"{sentence} Beside a reward model trained on the same pairs that is {100 * ahead.value:+.0f} points "
-            f"({100 * ahead.low:+.0f} to {100 * ahead.high:+.0f}; up to {100 * AS_WELL:.0f} behind counts as equal)."
-        )
-    if found.low > 0.5 and (ahead is None or ahead.low > -AS_WELL):
-        word = claims.HOLDS
-    elif recorded or found.high < 0.5:
-        word = claims.FAILS
-    else:
-        word, sentence = claims.NOT_TESTED, f"{sentence} These are too few pairs to tell it from a coin."
-    scope = (
-        "Ranking is not writing: see the answers. Two in five of these pairs can be ranked by how a reply begins, and the "
-        "table says how much is left on the others. Where answers are scored while training goes on, a reward is needed."
-    )
-    return Verdict(word, sentence, (methods_table((START, CONTROL, "DPO")), kinds_learned()), scope)
-
-
-def _ahead_of_reward_model() -> evaluation.Score | None:
-    """DPO's ranking less that of a reward model on the same test pairs, over the seeds that have both."""
-    record = preferences()
-    runs = [run for run in record["runs"] if "judge" in run and "DPO" in run["methods"]] if record else []
-    if not runs:
-        return None
-    pairs = [zip(run["methods"]["DPO"]["right"], run["judge"]["ranks test pairs"], strict=True) for run in runs]
-    return evaluation.over_seeds([[dpo - judge for dpo, judge in both] for both in pairs])
-
-
-def judge_A5() -> Verdict:
-    """PPO with the penalty and without, and DPO at a small and a large β, on the older pairs, seed by seed."""
-    record = json.loads(assets.benchmark_results("alignment").read_text(encoding="utf-8"))
-
-    def distances(name: str) -> list[float]:
-        return [statistics.mean(run["methods"][name]["kl"]) for run in record["runs"]]
-
-    kept, free = distances("PPO"), distances("PPO without KL")
-    large, small = distances("β = 1.0"), distances("β = 0.02")
-    apart = max(kept) < min(free) and max(large) < min(small)
-    rows = {
-        name: {"KL, nats per answer": statistics.mean(d), "lowest seed": min(d), "highest seed": max(d)}
-        for name, d in (
-            ("PPO, penalty 0.1", kept), ("PPO, no penalty", free), ("DPO, β = 1", large), ("DPO, β = 0.02", small),
-        )
-    }  # fmt: skip
-    sentence = (
-        f"With the penalty PPO ended {statistics.mean(kept):.1f} nats per answer from its start, without it "
-        f"{statistics.mean(free):.1f}. β does the same in DPO: {statistics.mean(large):.1f} at 1, "
-        f"{statistics.mean(small):.1f} at 0.02. {'No' if apart else 'Some'} seed contradicts it."
-    )
-    scope = f"Recorded {record['date']} on the older pairs, {record['plan']['rollouts']} rollouts. “Near” is no guarantee."
-    word = claims.HOLDS if apart else claims.FAILS
-    return Verdict(word, sentence, (Table(rows, "Distance from the start", "run", ""),), scope)
-
-
 # -- a policy small enough to see -------------------------------------------------------------------------------------------
 
 
@@ -740,7 +530,7 @@ def contradiction(steps: int = 6, beta: float = 0.1, rate: float = 20.0) -> Tabl
     """
     import torch
 
-    from course_utils.training.losses import dpo_loss
+    from course_utils.training.objectives import dpo_loss
 
     logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     reference = logits.detach().log_softmax(0)
@@ -766,7 +556,7 @@ def both_fall() -> Figure:
     """A pair of similar replies: both log-probabilities fall while the margin grows (a shared weight ties the two)."""
     import torch
 
-    from course_utils.training.losses import dpo_loss
+    from course_utils.training.objectives import dpo_loss
 
     # Replies as sums of features: chosen and rejected share most of theirs, as replies to one message do.
     features = torch.tensor([[1.0, 0.3, 0.0], [1.0, 0.0, 0.5], [-1.0, 0.2, -0.8]], dtype=torch.float64)
@@ -784,7 +574,7 @@ def both_fall() -> Figure:
     series = {name: (steps, [row[i] for row in path]) for i, name in enumerate(("chosen", "rejected", "a third reply"))}
     fell = path[-1][0] < 0
     title = "The chosen reply became less likely, too" if fell else "The chosen reply became likelier"
-    return charts.curves(series, title, "step", "gain over the reference (nats)", alt_parts=[_ends(series)])
+    return charts.lines(series, title, "step", "gain over the reference (nats)", alt_parts=[_ends(series)])
 
 
 def _ends(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
@@ -801,7 +591,7 @@ def first_losses(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[
     """
     from torch import tensor
 
-    from course_utils.training.losses import dpo_loss
+    from course_utils.training.objectives import dpo_loss
 
     own = evaluation.likelihoods(model, tokenizer, rows)
     with model.disable_adapter():

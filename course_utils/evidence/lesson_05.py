@@ -1,4 +1,4 @@
-"""What lesson 05 shows and claims: an export with known faults, what each step finds in it, and what preparing it brings."""
+"""What lesson 05 shows: an export with known faults, what each step finds in it, and what preparing it brings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from course_utils import assets, charts, claims, costs
+from course_utils import assets, charts, costs
 from course_utils.data_prep import deduplication, formats, judging, label_noise, quality, similarity, truth
 from course_utils.data_prep.findings import ERROR
 from course_utils.errors import CourseError
 from course_utils.evaluation import Score, mean, proportion
-from course_utils.evidence.cards import Verdict
 from course_utils.lessons import source_file
 from course_utils.show.tables import Table
 
@@ -47,15 +46,9 @@ PERSONAL = {"NAME": "names", "ADDRESS": "addresses", "PHONE": "phone numbers", "
 # -- records ----------------------------------------------------------------------------------------------------------------
 
 
-def record() -> dict[str, Any]:
-    """The newest record of `benchmarks/data_quality.py`."""
-    results: dict[str, Any] = json.loads(assets.benchmark_results("data-quality").read_text(encoding="utf-8"))
-    return results
-
-
 def by_seed(run: str, what: str = "both", side: str = "test") -> list[float]:
     """Shares of a recorded run, one per seed."""
-    return [seed[side][what][0] for seed in record()["runs"][run]]
+    return [seed[side][what][0] for seed in assets.read_record("data-quality")["runs"][run]]
 
 
 def _percent(values: Sequence[float]) -> str:
@@ -80,7 +73,8 @@ def before_and_after() -> Figure:
         "trained on the export as it came": 100 * float(np.mean(raw)),
         "trained on the prepared rows": 100 * float(np.mean(clean)),
     }
-    title = f"The same model, {record()['examples']} examples each: preparing the data takes it from "
+    examples = assets.read_record("data-quality")["examples"]
+    title = f"The same model, {examples} examples each: preparing the data takes it from "
     title += f"{100 * np.mean(raw):.0f} to {100 * np.mean(clean):.0f} %"
     unit = f"both fields right, % of 100 test messages, mean of {len(raw)} runs"
     return charts.bars(rows, title, unit, decimals=0, highlight=["trained on the prepared rows"])
@@ -153,32 +147,28 @@ def ledger(export: RawExport, report: Any, prepared: Any, raw: Any, task: Task, 
         reasons: what the rules say of each well-formed row.
     """
     lines, left_after = prepared.counts[0][1], dict(prepared.counts)
-    fine, well_formed = lines - report.bad_rows, set(export.rows())
+    readable, by_rules, distinct = (left_after[step] for step in ("validate", "quality", "deduplicate"))
+    left, well_formed = left_after["contamination"], set(export.rows())
     bad = {finding.line for finding in report.findings if finding.severity == ERROR and finding.line}
     warned = len(set(range(1, lines + 1)) - bad - well_formed)
     labelled = sum(_category(row, task) is not None for row in raw.rows)
     no_reason = sum(not row_reasons for row_reasons in reasons)
-    left_as_is = left_after["validate"] - len(raw.rows)
     steps = {
         "lines in the export": (lines, ""),
-        "lines without an error": (fine, f"{report.bad_rows} lines have one"),
+        "lines without an error": (lines - report.bad_rows, f"{report.bad_rows} lines have one"),
         "well-formed rows (sections 2, 3, 5)": (
             len(well_formed), f"{warned} more are blank or have spaces at an edge; {len(well_formed & bad)} with a "
             "byte-order mark counts as a row",
         ),
         "of these, no rule objects (section 9)": (no_reason, f"rules object to {len(well_formed) - no_reason}"),
         "readable, or repaired by `prepare`": (
-            left_after["validate"], f"of the {lines:,} lines, {lines - left_after['validate']} could not be repaired"
+            readable, f"of the {lines:,} lines, {lines - readable} could not be repaired"
         ),
-        "of these, not in the test set: “as it came”": (len(raw.rows), f"{left_as_is} are test messages"),
+        "of these, not in the test set: “as it came”": (len(raw.rows), f"{readable - len(raw.rows)} are test messages"),
         "of these, with a category in a record": (labelled, "the others are prose, empty or another form"),
-        "of the readable, kept by the rules": (
-            left_after["quality"], f"{left_after['validate'] - left_after['quality']} dropped"
-        ),
-        "of these, no copies": (left_after["deduplicate"], f"{left_after['quality'] - left_after['deduplicate']} copies"),
-        "of these, not in the test set: “prepared”": (
-            left_after["contamination"], f"{left_after['deduplicate'] - left_after['contamination']} are test messages"
-        ),
+        "of the readable, kept by the rules": (by_rules, f"{readable - by_rules} dropped"),
+        "of these, no copies": (distinct, f"{by_rules - distinct} copies"),
+        "of these, not in the test set: “prepared”": (left, f"{distinct - left} are test messages"),
     }  # fmt: skip
     table = {name: {"number": number, "difference": why or "–"} for name, (number, why) in steps.items()}
     return Table(table, "Which numbers of rows you will meet, and why they differ", "what is counted", "")
@@ -221,7 +211,7 @@ def meeting_curve() -> Figure:
     }
     alt_parts = [f"at {j} the package's bands meet in {100 * meets(j):.0f} %, the drawn ones in {100 * meets(j, 5, 2):.0f} %"
             for j in (0.2, 0.4, 0.6)]  # fmt: skip
-    return charts.curves(
+    return charts.lines(
         curves, "Pairs that are copies meet nearly always, strangers seldom", "Jaccard index of the two texts",
         "probability that they are compared, %", at={"counts as a copy": deduplication.SIMILAR}, alt_parts=alt_parts,
     )  # fmt: skip
@@ -266,20 +256,16 @@ def two_splits(rows: Sequence[dict], seed: int = 0) -> Table:
 
 def a_leak(rows: Sequence[dict], task: Task, leaked: Sequence[int]) -> Table:
     """A small classifier with and without some test messages among its training rows: shares of right categories."""
-    expected = [reference["category"] for reference in task.references()]
-    texts = [conversation[1]["content"] for conversation in task.test]
-    messages = [formats.prompt_of(row) for row in rows]
-    labels = [label_noise.label_of(row, "category") for row in rows]
-    more = [texts[i] for i in leaked], [expected[i] for i in leaked]
-    others = [i for i in range(len(texts)) if i not in set(leaked)]
+    pairs = [(formats.prompt_of(row), label_noise.label_of(row, "category")) for row in rows]
+    extra = [(task.test[i][1]["content"], task.references()[i]["category"]) for i in leaked]
+    others = [i for i in range(len(task.test)) if i not in set(leaked)]
     table = {}
-    for name, (extra, extra_labels) in {"without the leak": ([], []), "with the leak": more}.items():
-        predicted = label_noise.classifier().fit(messages + extra, labels + extra_labels).predict(texts)
-        right = [a == b for a, b in zip(predicted, expected)]
+    for name, learned in {"without the leak": pairs, "with the leak": pairs + extra}.items():
+        right = _classified(learned, task)
         table[name] = {
             f"the {len(leaked)} that leaked": proportion([right[i] for i in leaked]),
             f"the other {len(others)}": proportion([right[i] for i in others]),
-            f"all {len(texts)}, as reported": proportion(right),
+            f"all {len(right)}, as reported": proportion(right),
         }
     return Table(table, "Categories right", "training set", "")
 
@@ -292,24 +278,13 @@ def token_lengths(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase) -> l
     return [len(tokenizer.apply_chat_template(row["messages"], return_dict=True)["input_ids"]) for row in rows]
 
 
-def lengths_table(lengths: Sequence[int]) -> Table:
-    """Median and longest row, in tokens."""
-    table: dict[str, dict[str, Any]] = {
-        "half of the rows are no longer than": {"tokens": int(np.median(lengths))},
-        "99 of 100 rows are no longer than": {"tokens": int(np.percentile(lengths, 99))},
-        "the longest row": {"tokens": max(lengths)},
-        "all rows together": {"tokens": sum(lengths)},
-    }
-    return Table(table, f"{len(lengths)} rows in tokens of the model that is trained", "what", "")
-
-
 def cut_by_limit(lengths: Sequence[int], default: int = 1024) -> Figure:
     """How many rows lose the end of their answer, by the most tokens that a trainer keeps."""
     limits = sorted({*range(48, 257, 4), 512, default, 2 * default})
     cut = {limit: sum(length > limit for length in lengths) for limit in limits}
     share = [100 * cut[limit] / len(lengths) for limit in limits]
     alt_parts = [f"a limit of {limit} cuts {cut[limit]} of {len(lengths)} rows" for limit in (96, 128, 192, 256)]
-    return charts.curves(
+    return charts.lines(
         {"rows that are cut": (limits, share)}, "A limit that is too small takes the end of the answer, without a word",
         "max_length: tokens that the trainer keeps of a row", "rows that lose the end of their answer, %",
         at={f"TRL keeps {default:,}": default}, log_x=(64, 128, 256, 512, 1024, 2048), alt_parts=alt_parts,
@@ -352,7 +327,7 @@ def ten_rows(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, place: in
 
 def masks(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Table:
     """What is left of each row under a limit, and what of it the label mask lets the model learn."""
-    from course_utils.training.objectives.encoding import encode_completion, encode_prompt
+    from course_utils.training.objectives import encode_completion, encode_prompt
 
     table = {}
     for number, row in enumerate(rows, 1):
@@ -439,7 +414,7 @@ def suspects_curve(export: RawExport, lines: Sequence[int], check: LabelCheck) -
         f"{wrong_found[-1]} after all {rows_read[-1]}",
         f"the paper's rule accuses {len(check.by_published_rule)}, {by_rule} rightly",
     ]
-    return charts.curves(
+    return charts.lines(
         {
             "from the top of our list": (list(rows_read), [float(n) for n in wrong_found]),
             "rows read at random": (list(rows_read), [n * len(wrong) / len(lines) for n in rows_read]),
@@ -508,18 +483,20 @@ def decisions(export: RawExport, lines: Sequence[int], chosen: Sequence[int]) ->
 
 def repair_table(sets: Mapping[str, Sequence[dict]], task: Task) -> Table:
     """Categories that a small classifier gets right on the test set after training on each set of rows."""
-    expected = [reference["category"] for reference in task.references()]
-    texts = [conversation[1]["content"] for conversation in task.test]
     table: dict[str, dict[str, Any]] = {}
     for name, rows in sets.items():
-        messages, labels = zip(*[(formats.prompt_of(r), c) for r in rows if (c := _category(r, task))])
-        predicted = label_noise.classifier().fit(list(messages), list(labels)).predict(texts)
-        table[name] = {"rows": len(labels), "categories right": proportion([a == b for a, b in zip(predicted, expected)])}
-    commonest = Counter(expected).most_common(1)[0][0]
-    table["no training: always the most common"] = {
-        "rows": None, "categories right": proportion([w == commonest for w in expected])
-    }  # fmt: skip
+        pairs = [(formats.prompt_of(row), c) for row in rows if (c := _category(row, task))]
+        table[name] = {"rows": len(pairs), "categories right": proportion(_classified(pairs, task))}
+    commonest = commonest_pair([{"category": reference["category"]} for reference in task.references()])
+    table["no training: always the most common"] = {"rows": None, "categories right": commonest}
     return Table(table, "A small classifier on the test messages", "trained on", "")
+
+
+def _classified(pairs: Sequence[tuple[str, str]], task: Task) -> list[bool]:
+    """For each test message, whether a small classifier that has learned (message, category) pairs finds its category."""
+    fitted = label_noise.classifier().fit([message for message, _ in pairs], [label for _, label in pairs])
+    predicted = fitted.predict([chat[1]["content"] for chat in task.test])
+    return [bool(label == right["category"]) for label, right in zip(predicted, task.references())]
 
 
 def _category(row: Mapping[str, Any], task: Task) -> str | None:
@@ -533,18 +510,13 @@ def _category(row: Mapping[str, Any], task: Task) -> str | None:
 
 def recorded_repair() -> Table:
     """What repairing the labels brings the language model, recorded (`benchmarks/label_noise.py`)."""
-    try:
-        results = json.loads(assets.benchmark_results("label-noise").read_text(encoding="utf-8"))
-    except CourseError:  # the lesson says so
-        command = "python benchmarks/label_noise.py"
-        return Table({"not recorded yet": {"to record it": command}}, "What the repair brings the language model", "", "")
-    rows = {}
-    for name, seeds in results["runs"].items():
-        scores = [seed["scores"]["category"][0] for seed in seeds]
-        rows[name.replace(" | ", ", ")] = {"categories right, mean of the runs (lowest to highest)": _percent(scores)}
-    return Table(
-        rows, f"Recorded {results['date']}: {results['examples']} examples, {len(results['seeds'])} runs", "labels", ""
-    )
+    record, column = assets.read_record("label-noise"), "categories right, mean of the runs (lowest to highest)"
+    rows = {
+        name.replace(" | ", ", "): {column: _percent([run["scores"]["category"][0] for run in runs])}
+        for name, runs in record["runs"].items()
+    }
+    caption = f"Recorded {record['date']}: {record['examples']} examples, {len(record['seeds'])} runs"
+    return Table(rows, caption, "labels", "")
 
 
 # -- judges -----------------------------------------------------------------------------------------------------------------
@@ -883,105 +855,26 @@ def recorded_table() -> Table:
     """The recorded runs of `benchmarks/data_quality.py`, beside the baseline."""
     from course_utils.data_prep import load_task
 
-    results = record()
-    sizes = {"raw": "raw", "cleaned": "cleaned", "a hundred good": "hundred", "mediocre": "mediocre",
-             "cleaned, 60 rows repeated": "duplicated", "synthetic": "synthetic"}  # fmt: skip
-    names = {"raw": "the export as it came", "cleaned": "the prepared rows", "a hundred good": "a hundred curated rows",
-             "mediocre": "rows labelled by keywords", "cleaned, 60 rows repeated": "sixty prepared rows, again and again",
-             "synthetic": "synthetic rows"}  # fmt: skip
+    results = assets.read_record("data-quality")
     columns = {"both fields right": "both", "category": "category", "escalation": "escalation"}
-
-    def of(run: str, side: str = "test") -> dict[str, Any]:
-        drawn = {"rows to draw from": results["rows"][sizes[run]]}
-        return drawn | {title: _percent(by_seed(run, field, side)) for title, field in columns.items()}
-
-    rows: dict[str, dict[str, Any]] = {names[run]: of(run) for run in sizes}
-    rows["synthetic rows, asked about their own kind"] = of("synthetic", "its own test")
+    rows: dict[str, dict[str, Any]] = {}
+    for name, (run, size, side) in {
+        "the export as it came": ("raw", "raw", "test"),
+        "the prepared rows": ("cleaned", "cleaned", "test"),
+        "a hundred curated rows": ("a hundred good", "hundred", "test"),
+        "rows labelled by keywords": ("mediocre", "mediocre", "test"),
+        "sixty prepared rows, again and again": ("cleaned, 60 rows repeated", "duplicated", "test"),
+        "synthetic rows": ("synthetic", "synthetic", "test"),
+        "synthetic rows, asked about their own kind": ("synthetic", "synthetic", "its own test"),
+    }.items():
+        shares = {title: _percent(by_seed(run, field, side)) for title, field in columns.items()}
+        rows[name] = {"rows to draw from": results["rows"][size]} | shares
     references = load_task("support_tickets", ["category", "escalation"]).references()
     alone = {field: commonest_pair([{field: r[field]} for r in references]) for field in ("category", "escalation")}
-    shares = {"both fields right": commonest_pair(references), **alone}
-    rows[COMMONEST] = {"rows to draw from": None} | {title: f"{100 * s.value:.0f} %" for title, s in shares.items()}
+    baseline = {"both fields right": commonest_pair(references), **alone}
+    rows[COMMONEST] = {"rows to draw from": None} | {title: f"{100 * s.value:.0f} %" for title, s in baseline.items()}
     caption = (
         f"Recorded {results['date']}: {len(results['seeds'])} runs, {results['examples']} examples each, 100 test messages. "
         "Mean (lowest to highest)"
     )
     return Table(rows, caption, "trained on", "")
-
-
-def _scope() -> str:
-    results = record()
-    return (
-        f"Measured on the 135M model, two fields of a support record, {results['examples']} examples seen in every run, "
-        f"{len(results['seeds'])} runs, 100 test messages. Every run sees as many examples, so quantity itself was not "
-        "tested."
-    )
-
-
-def judge_P1() -> Verdict:
-    """A hundred curated rows against more than a thousand labelled by keywords, at the same number of examples seen."""
-    good, many, rows = by_seed("a hundred good"), by_seed("mediocre"), record()["rows"]
-    wrong = record()["labels wrong by keyword"]
-    sentence = (
-        f"{rows['hundred']} curated rows gave {_percent(good)} right, {rows['mediocre']:,} rows labelled by keywords, "
-        f"{100 * wrong:.0f} % of which are wrong, {_percent(many)}. The condition is that labels are as wrong as that "
-        f"and that both are trained equally long; ten thousand rows were not tried."
-    )
-    word = claims.UNDER_A_CONDITION if min(good) > max(many) else claims.FAILS
-    return Verdict(word, sentence, (recorded_table(),), _scope())
-
-
-def judge_P2() -> Verdict:
-    """Sixty rows again and again against three hundred different ones: what copies cost, not why."""
-    distinct, copied = by_seed("cleaned"), by_seed("cleaned, 60 rows repeated")
-    worse = min(distinct) > max(copied)
-    sentence = (
-        f"What was measured is next to it: {record()['rows']['duplicated']} rows seen again and again gave "
-        f"{_percent(copied)}, {record()['rows']['cleaned']} different rows {_percent(distinct)}. "
-        + (
-            "Copies that take the place of different rows cost answers. "
-            if worse
-            else "The difference is within the spread. "
-        )
-        + "Whether the model clings to phrasings was not looked at."
-    )
-    return Verdict(claims.NOT_TESTED, sentence, (recorded_table(),), _scope())
-
-
-def judge_P3() -> Verdict:
-    """A model trained on synthetic rows, on held-out rows of the same writer and on messages of another."""
-    own, real = by_seed("synthetic", side="its own test"), by_seed("synthetic")
-    sentence = (
-        f"Trained on synthetic rows, the model gets {_percent(own)} of held-out rows from the same writer right, and "
-        f"{_percent(real)} of messages that another model wrote. Messages of people were not tested."
-    )
-    word = claims.HOLDS if min(own) > max(real) else claims.FAILS
-    scope = f"{_scope()} Part of the difference may be that these rows are easier."
-    return Verdict(word, sentence, (recorded_table(),), scope)
-
-
-def judge_P4() -> Verdict:
-    """The prepared rows against the export as it came, at the same number of examples seen."""
-    raw, clean, rows = by_seed("raw"), by_seed("cleaned"), record()["rows"]
-    sentence = (
-        f"Drawn from {rows['cleaned']} prepared rows {_percent(clean)} are right, from {rows['raw']:,} rows as they came "
-        f"{_percent(raw)}. The condition is that what was scraped is as dirty as this export and that both are "
-        f"trained equally long; 5,000 rows were not tried."
-    )
-    return Verdict(
-        claims.UNDER_A_CONDITION if min(clean) > max(raw) else claims.FAILS, sentence, (recorded_table(),), _scope()
-    )
-
-
-def judge_P5() -> Verdict:
-    """The first row of the table alone: how few examples have taught a format."""
-    found = json.loads(assets.benchmark_results("framework").read_text(encoding="utf-8"))
-    fewest = min(found["sizes"], key=int)
-    with_few = [float(np.mean(seed)) for seed in found["sizes"][fewest]["valid"]]
-    valid = by_seed("a hundred good", "valid")
-    sentence = (
-        f"One row of four was measured. A hundred different rows taught our format ({_percent(valid)} of the answers were "
-        f"valid), and so did {fewest} in lesson 01 ({_percent(with_few)}), fewer than the table asks for. Style, "
-        f"conventions and knowledge were not tried, and the table is experience, not experiment."
-    )
-    word = claims.NOT_TESTED if min(valid) >= 0.9 else claims.FAILS
-    return Verdict(word, sentence, (), _scope())

@@ -1,4 +1,4 @@
-"""What lesson 06 shows and claims: jobs of a hosted API, their curves and files, what they cost, and what leaving takes."""
+"""What lesson 06 shows: jobs of a hosted API, their curves and files, what they cost, and what leaving takes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from course_utils import assets, charts, claims, costs
-from course_utils.errors import CourseError
+from course_utils import assets, charts, costs, facts
 from course_utils.evaluation import Score, proportion
 from course_utils.evidence import lesson_05
-from course_utils.evidence.cards import Verdict
 from course_utils.show.tables import Table
 
 if TYPE_CHECKING:
@@ -34,50 +31,23 @@ Markdown. Two fields, both required.
 "escalation": "danger" if somebody could be hurt, "misuse" for fraud, "money" for a large sum, "legal" for a threat of court,
 "deadline" if it is urgent by a date, else "none"."""
 SHOWN_MODEL = "gpt-4.1-mini"  # whose prices the lesson works with
-# The untuned model's price. Public tables agree on it (read 2026-11-27; two say "verified" in April and May 2026), and it is
-# half of the tuned one's; the vendor's page no longer lists it.
-UNTUNED = costs.TokenPrice(0.40, 1.60, "2026-05-07", "public tables of OpenAI's prices, which agree", cached_input=0.10)
+UNTUNED = costs.UNTUNED[SHOWN_MODEL]
 TODAY_SMALL = "gpt-6-luna"  # a small model of today, prompted
-ENCODING = "o200k_base"  # the tokenizer of gpt-4o, gpt-4.1 and their small versions
 # Tokens that the host adds: three for each message and one for its role, three to begin the answer (OpenAI's cookbook,
 # "How to count tokens with tiktoken").
 PER_MESSAGE, TO_ANSWER = 4, 3
 TUNED_PROMPT = "four words (tuned)"
-# A tuned model that is kept ready, Azure's "Global Standard": dollars an hour, beside the base's prices per token
-# (github.com/MicrosoftDocs/azure-ai-docs, fine-tuning-cost-management.md of 2025-07-08).
-HOSTING_HOUR, HOSTING_READ, HOURS_A_MONTH = 1.70, "2025-07-08", 730
-NOT_RECORDED = "not recorded yet"
+HOSTING = facts.table("prices")["azure-hosting"]  # dollars for an hour of a tuned model that is kept ready
+HOSTING_HOUR, HOSTING_READ, HOURS_A_MONTH = HOSTING["hour"], HOSTING["date"], 730
+BOTH = "both fields right"  # a column
 # The models of `benchmarks/hosted.py pairs`.
 TUNED, ONE_RECORD = "tuned, before any pairs", "pairs that punish one record"
 OWN_MISTAKES, BOTH_WAYS = "pairs of its own mistakes", "as many for “none” as against it"
 SMALL_STEPS = ", steps a tenth as large"
 TRIED_WITH_SMALL_STEPS = (ONE_RECORD, OWN_MISTAKES)
-RISES = 1.05  # times the lowest validation loss; less is not called a rise
-FEWEST_RUNS = 2  # recorded jobs from which a claim about curves is judged
 
 
 # -- records ----------------------------------------------------------------------------------------------------------------
-
-
-def _newest(name: str) -> dict[str, Any] | None:
-    try:
-        results: dict[str, Any] = json.loads(assets.benchmark_results(name).read_text(encoding="utf-8"))
-    except CourseError:
-        return None
-    return results
-
-
-def record() -> dict[str, Any] | None:
-    """The newest record of `benchmarks/hosted.py runs`; None if there is none."""
-    return _newest("hosted")
-
-
-def lifecycle() -> list[dict[str, Any]]:
-    """Three jobs with 100 examples of the whole record and 3 epochs: scores of the base and two checkpoints, by run."""
-    results = _newest("service-lifecycle")
-    assert results is not None  # part of the course
-    runs: list[dict[str, Any]] = results["runs"]
-    return runs
 
 
 def pooled(shares: Iterable[float], each: int = 100) -> Score:
@@ -86,34 +56,26 @@ def pooled(shares: Iterable[float], each: int = 100) -> Score:
     return proportion([True] * right + [False] * (each - right))
 
 
-def _lifecycle(model: str, what: str) -> list[float]:
-    return [run["scores"][model][what][0] for run in lifecycle()]
-
-
-def _scores(name: str, what: str) -> list[float]:
-    results = record()
-    assert results is not None
-    return [run["scores"][name][what][0] for run in results["runs"]]
-
-
 def before_and_after() -> Figure:
-    """Recorded: both fields right before the job, after one epoch and at its end, beside a program that reads nothing."""
-    from course_utils.data_prep import load_task
+    """Recorded: both fields right before the job, after one epoch and at its end, beside a program that reads nothing.
 
-    what = "all enumeration fields right"
+    Three jobs with 100 examples of the whole record and 3 epochs.
+    """
+    runs = assets.read_record("service-lifecycle")["runs"]
+    mean = lambda model: 100 * float(np.mean([run["scores"][model]["all enumeration fields right"][0] for run in runs]))  # noqa: E731
     rows = {
-        "the model before the job": 100 * float(np.mean(_lifecycle("base", what))),
-        lesson_05.COMMONEST: 100 * lesson_05.commonest_pair(load_task("support_tickets", list(FIELDS)).references()).value,
-        "after one epoch": 100 * float(np.mean(_lifecycle("checkpoint 1", what))),
-        "after three epochs": 100 * float(np.mean(_lifecycle("last", what))),
+        "the model before the job": mean("base"),
+        lesson_05.COMMONEST: 100 * lesson_05.commonest_pair(_task().references()).value,
+        "after one epoch": mean("checkpoint 1"),
+        "after three epochs": mean("last"),
     }
     title = "A hundred examples: the same model before and after a job, asked in the same four words"
-    unit = f"category and escalation both right, % of 100 test messages, mean of {len(lifecycle())} jobs"
+    unit = f"category and escalation both right, % of 100 test messages, mean of {len(runs)} jobs"
     return charts.bars(rows, title, unit, decimals=0, highlight=["after three epochs"])
 
 
 def recorded(names: Sequence[str], caption: str, baseline: bool = False) -> Table:
-    """Recorded scores of some systems, all runs in one pool; says so where there is no record.
+    """Recorded scores of some systems, all runs in one pool.
 
     The runs answer the same messages, so the intervals are a little too narrow.
 
@@ -122,28 +84,26 @@ def recorded(names: Sequence[str], caption: str, baseline: bool = False) -> Tabl
         caption: what is compared.
         baseline: whether a last row shows the scores of a program that reads nothing.
     """
-    results = record()
-    if results is None:
-        command = "python benchmarks/hosted.py runs"
-        return Table({NOT_RECORDED: {"to record it": command}}, caption, "state", "")
-    rows = {}
-    for name in names:
-        rows[name] = {
-            "valid records": pooled(_scores(name, "valid")),
-            "category right": pooled(_scores(name, "category")),
-            "both fields right": pooled(_scores(name, "both")),
-        }
+    record, columns = assets.read_record("hosted"), {"valid": "valid records", "category": "category right", "both": BOTH}
+    rows = {
+        name: {column: pooled(run["scores"][name][key][0] for run in record["runs"]) for key, column in columns.items()}
+        for name in names
+    }
     if baseline:
         truth = _task().references()
-        pair = json.loads(Counter(json.dumps(record) for record in truth).most_common(1)[0][0])
+        pair = json.loads(Counter(json.dumps(row) for row in truth).most_common(1)[0][0])
         rows[lesson_05.COMMONEST] = {
             "valid records": proportion([True] * len(truth)),
-            "category right": proportion([record["category"] == pair["category"] for record in truth]),
-            "both fields right": lesson_05.commonest_pair(truth),
+            "category right": proportion([row["category"] == pair["category"] for row in truth]),
+            BOTH: lesson_05.commonest_pair(truth),
         }
-    seeds = len(results["seeds"])
+    return Table(rows, f"{caption} ({_recorded_on(record)})", "model", "")
+
+
+def _recorded_on(record: Mapping[str, Any]) -> str:
+    seeds = len(record["seeds"])
     runs = f"mean of {seeds} runs, the same 100 messages" if seeds > 1 else "one run, 100 messages"
-    return Table(rows, f"{caption} (recorded {results['date']}: {runs})", "model", "")
+    return f"recorded {record['date']}: {runs}"
 
 
 # -- files and jobs ---------------------------------------------------------------------------------------------------------
@@ -170,22 +130,19 @@ def learned(messages: Sequence[Mapping[str, Any]]) -> Table:
     return Table(rows, f"What a row of {len(messages)} messages teaches", "message", "")
 
 
+def _pair(conversation: Sequence[dict[str, Any]], rejected: str) -> dict[str, Any]:
+    """A preference as the API takes it: the conversation's last message, and what is rejected in its place."""
+    return {
+        "input": {"messages": conversation[:-1]},
+        "preferred_output": [conversation[-1]],
+        "non_preferred_output": [{"role": "assistant", "content": rejected}],
+    }
+
+
 def pairs(conversations: Sequence[list[dict[str, Any]]], number: int) -> list[dict[str, Any]]:
     """Preferences as the API takes them: the right record, and the form as it opens, where that is wrong."""
     left_open = json.dumps(lesson_05.LEFT_EMPTY)
-    rows = []
-    for conversation in conversations:
-        right = conversation[-1]
-        if right["content"] == left_open:
-            continue
-        rows.append(
-            {
-                "input": {"messages": conversation[:-1]},
-                "preferred_output": [right],
-                "non_preferred_output": [{"role": "assistant", "content": left_open}],
-            }
-        )
-    return rows[:number]
+    return own_mistakes(conversations, [left_open] * len(conversations), number)
 
 
 def own_mistakes(conversations: Sequence[list[dict[str, Any]]], answers: Sequence[str], number: int) -> list[dict[str, Any]]:
@@ -196,38 +153,8 @@ def own_mistakes(conversations: Sequence[list[dict[str, Any]]], answers: Sequenc
         answers: the model's, to the same messages.
         number: of pairs, at most.
     """
-    rows = []
-    for conversation, answer in zip(conversations, answers, strict=True):
-        right = conversation[-1]
-        if not answer.strip() or answer.strip() == right["content"]:
-            continue
-        rows.append(
-            {
-                "input": {"messages": conversation[:-1]},
-                "preferred_output": [right],
-                "non_preferred_output": [{"role": "assistant", "content": answer.strip()}],
-            }
-        )
-    return rows[:number]
-
-
-def both_ways(pairs: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """As many pairs that prefer "none" as pairs that prefer another escalation: at most `number` in all."""
-    says_none = [escalation(pair["preferred_output"][0]["content"]) == "none" for pair in pairs]
-    kinds = [
-        [pair for pair, none in zip(pairs, says_none, strict=True) if none == prefers_none] for prefers_none in (True, False)
-    ]
-    each = min(number // 2, *map(len, kinds))
-    return [pair for both in zip(*(kind[:each] for kind in kinds), strict=True) for pair in both]
-
-
-def escalation(answer: str) -> str:
-    """What an answer says under "escalation"; "no record" if it is none."""
-    try:
-        record = json.loads(answer)
-    except ValueError:
-        return "no record"
-    return str(record.get("escalation")) if isinstance(record, dict) else "no record"
+    answered = [(chat, answer.strip()) for chat, answer in zip(conversations, answers, strict=True)]
+    return [_pair(chat, answer) for chat, answer in answered if answer not in ("", chat[-1]["content"])][:number]
 
 
 def with_small_steps(name: str) -> str:
@@ -237,43 +164,32 @@ def with_small_steps(name: str) -> str:
 
 def preferences() -> Table:
     """Recorded: a tuned model before and after DPO jobs on several kinds of pairs, and how often each says "none"."""
-    results = _newest("host-preferences")
-    if results is None:
-        return Table({NOT_RECORDED: {"to record it": "python benchmarks/hosted.py pairs"}}, "DPO jobs", "state", "")
+    record = assets.read_record("host-preferences")
+    columns, none = (
+        {"category": "category right", "escalation": "escalation right", "both": BOTH},
+        "says “none”, % of answers",
+    )
     rows: dict[str, dict[str, Any]] = {}
     for name in (TUNED, ONE_RECORD, OWN_MISTAKES, BOTH_WAYS, *map(with_small_steps, TRIED_WITH_SMALL_STEPS)):
-        models = [run["models"][name] for run in results["runs"] if name in run["models"]]
-        if not models:
-            continue
-        none = [share for model in models for share in [model["escalations"].count("none") / len(model["escalations"])]]
-        rows[name] = {
-            "category right": pooled(model["scores"]["category"][0] for model in models),
-            "escalation right": pooled(model["scores"]["escalation"][0] for model in models),
-            "both fields right": pooled(model["scores"]["both"][0] for model in models),
-            "says “none”, % of answers": round(100 * float(np.mean(none))),
-        }
-        pairs_of = name.removesuffix(SMALL_STEPS)
-        if pairs_of in results["runs"][0]["pairs"]:
-            rows[name]["pairs"] = round(float(np.mean([run["pairs"][pairs_of] for run in results["runs"]])))
-    truth = _task().references()
-    rows["the right answers"] = {
-        "says “none”, % of answers": round(100 * float(np.mean([row["escalation"] == "none" for row in truth])))
-    }
-    seeds = len(results["seeds"])
-    when = f"recorded {results['date']}: mean of {seeds} run{'s' if seeds > 1 else ''}, the same 100 messages"
-    return Table(rows, f"Jobs of preferences on the same model ({when})", "model", "")
+        models = [run["models"][name] for run in record["runs"]]
+        rows[name] = {column: pooled(model["scores"][key][0] for model in models) for key, column in columns.items()}
+        shares = [model["escalations"].count("none") / len(model["escalations"]) for model in models]
+        rows[name][none] = round(100 * float(np.mean(shares)))
+        number = record["runs"][0]["pairs"].get(name.removesuffix(SMALL_STEPS))
+        rows[name] |= {"pairs": number} if number else {}
+    said = [row["escalation"] == "none" for row in _task().references()]
+    rows["the right answers"] = {none: round(100 * float(np.mean(said)))}
+    return Table(rows, f"Jobs of preferences on the same model ({_recorded_on(record)})", "model", "")
 
 
-def recorded_turn() -> Figure | Table:
+def recorded_turn() -> Figure:
     """Recorded: training and validation loss at the end of each epoch of a job that trains too long."""
-    results = record()
-    if results is None:
-        return Table({NOT_RECORDED: {"to record it": "python benchmarks/hosted.py runs"}}, "The curve", "state", "")
-    run = results["runs"][0]["turn"]
+    record = assets.read_record("hosted")
+    run = record["runs"][0]["turn"]
     lowest, number = int(np.argmin(run["held"])) + 1, len(run["held"])
-    title = f"Recorded, {results['few']} examples, {number} epochs: validation is lowest after epoch {lowest}, then it rises"
+    title = f"Recorded, {record['few']} examples, {number} epochs: validation is lowest after epoch {lowest}, then it rises"
     lines = {"training": (range(1, number + 1), run["trained"]), "validation": (range(1, number + 1), run["held"])}
-    return charts.trade_off(lines, title, "epochs", "loss (nats per token)")
+    return charts.lines(lines, title, "epochs", "loss (nats per token)")
 
 
 def _task() -> Any:
@@ -311,7 +227,7 @@ def pair_curve(events: Iterable[Any], title: str) -> Figure:
     rows = metrics(events)
     steps = [data["step"] for data in rows]
     lines = {"loss": (steps, [data["train_loss"] for data in rows]), "ln 2": (steps, [float(np.log(2))] * len(steps))}
-    return charts.trade_off(lines, title, "step", "loss (nats per pair)")
+    return charts.lines(lines, title, "step", "loss (nats per pair)")
 
 
 def epochs_table(events: Iterable[Any]) -> Table:
@@ -369,47 +285,14 @@ def results_table(client: OpenAI, job: Any, number: int = 3) -> Table:
 # -- money ------------------------------------------------------------------------------------------------------------------
 
 
-@cache
-def host_encoder() -> Callable[[str], Sequence[int]] | None:
-    """A function that cuts a text into the host's tokens, if its files are on this machine; nothing is downloaded."""
-    import hashlib
-    import os
-    import tempfile
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    if find_spec("bpe_openai") is not None:  # brings its files along
-        import bpe_openai
-
-        encode: Callable[[str], Sequence[int]] = bpe_openai.get_encoding(ENCODING).encode
-        return encode
-    if find_spec("tiktoken") is not None:
-        address = f"https://openaipublic.blob.core.windows.net/encodings/{ENCODING}.tiktoken"
-        folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.path.join(tempfile.gettempdir(), "data-gym-cache")
-        if (Path(folder) / hashlib.sha1(address.encode()).hexdigest()).is_file():
-            import tiktoken
-
-            encode = tiktoken.get_encoding(ENCODING).encode
-            return encode
-    return None
-
-
-def counting() -> dict[str, Any]:
-    """Tokens per character of our texts by the host's tokenizer, and how far an estimate by it is off, recorded."""
-    results = _newest("host-tokens")
-    assert results is not None  # part of the course
-    return results
-
-
 def count(text: str, kind: str) -> float:
-    """The host's tokens of a text: counted if its tokenizer is here, else estimated from its characters.
+    """The host's tokens of a text, estimated from its characters (`benchmarks/hosted.py tokens`).
 
     Args:
         text: the text.
         kind: "message", "answer" or "instructions", which differ in characters per token.
     """
-    encode = host_encoder()
-    return float(len(encode(text))) if encode else len(text) * float(counting()["kinds"][kind]["per character"])
+    return len(text) * float(assets.read_record("host-tokens")["kinds"][kind]["per character"])
 
 
 def row_tokens(row: Mapping[str, Any]) -> float:
@@ -424,24 +307,14 @@ def mean_answer(rows: Sequence[Mapping[str, Any]]) -> float:
 
 
 def how_counted() -> str:
-    """How this machine counts the host's tokens, with the error of an estimate."""
-    if host_encoder():
-        return f"counted with the host's tokenizer, {ENCODING}"
-    results = counting()
-    off = results["kinds"]["message"]
+    """How the host's tokens are counted, with the error of the estimate."""
+    record = assets.read_record("host-tokens")
+    off = record["kinds"]["message"]
     return (
         f"estimated from characters; for a file of 60 messages the estimate is off by at most "
         f"{100 * off['off, 60 texts']:.0f} % in 95 of 100 cases, for one message by {100 * off['off, one text']:.0f} % "
-        f"(recorded {results['date']} with {results['counted with']})"
+        f"(recorded {record['date']} with {record['counted with']})"
     )
-
-
-def told(
-    conversation: Sequence[Mapping[str, Any]], shown: Sequence[Sequence[Mapping[str, Any]]] = ()
-) -> list[dict[str, Any]]:
-    """The same request with the instructions in the system message, and examples before the customer's message."""
-    examples = [dict(message) for example in shown for message in example[1:]]
-    return [{"role": "system", "content": INSTRUCTIONS}, *examples, dict(conversation[1])]
 
 
 def prompt_sizes(
@@ -520,7 +393,7 @@ def price_figure(sizes: Mapping[str, float], answer: float, up_to: int = 2400) -
     }
     first = turning_points(short, answer)[0]
     title = f"Beside the same model untuned, tuning is cheaper from a prompt of {first} tokens on"
-    return charts.trade_off(
+    return charts.lines(
         lines,
         title,
         "tokens in the untuned model's prompt",
@@ -608,7 +481,7 @@ def hosts_table(hosts: Mapping[str, Any]) -> Table:
             "methods": ", ".join(host.methods),
             "gives you the weights": "yes" if host.weights else "no",
             "these answer until": host.ends,
-            "where and when we read it": host.checked,
+            "where and when we read it": f"{host.date:%Y-%m}, {host.source}",
         }
     return Table(rows, "Hosts of the same API", "host", "")
 
@@ -630,94 +503,4 @@ def differences_table(hosts: Mapping[str, Any]) -> Table:
 
 def days_left(host: Any, today: date | None = None) -> int:
     """Days until a host's fine-tuned models stop answering; negative when they have."""
-    return (date.fromisoformat(host.ends) - (today or date.today())).days
-
-
-# -- verdicts ---------------------------------------------------------------------------------------------------------------
-
-
-def judge_O1() -> Verdict:
-    """Valid records without a word about the format, before and after three recorded jobs."""
-    before, after = (pooled(_lifecycle(model, "valid format")) for model in ("base", "last"))
-    runs = _lifecycle("last", "valid format")
-    sentence = (
-        f"Not told the format of five fields, the model keeps it in {100 * after.value:.0f} % of {after.n} messages after "
-        f"the job ({100 * min(runs):.0f} to {100 * max(runs):.0f} % in {len(runs)} jobs), and before it in "
-        f"{100 * before.value:.0f} %."
-    )
-    if record() is not None:
-        prompted = pooled(_scores("base, told the form", "valid"))
-        sentence += f" Told the format of two fields in a prompt, this base keeps it in {100 * prompted.value:.0f} %."
-    holds = after.low > 0.9 and before.high < after.low
-    word = claims.HOLDS if holds else claims.UNDER_A_CONDITION if after.low > before.high else claims.FAILS
-    rows = {name: {"valid records": pooled(_lifecycle(model, "valid format"))} for name, model in
-            (("before", "base"), ("after one epoch", "checkpoint 1"), ("after three epochs", "last"))}  # fmt: skip
-    return Verdict(
-        word, sentence, (Table(rows, "Recorded: 100 examples, 100 test messages, three jobs", "the model", ""),),
-        "A 135M model and a record of five fields. A large model keeps a format that it is told, so there training saves "
-        "tokens rather than errors; and where no answer may be invalid, force the form as well.",
-    )  # fmt: skip
-
-
-def judge_O2(hosts: Mapping[str, Any]) -> Verdict:
-    """The list of hosts: methods, weights, where the data go.
-
-    Args:
-        hosts: `openai_server.HOSTS`.
-    """
-    hosted = [host for host in hosts.values() if host.base_url]
-    closed, giving = ([host.name for host in hosted if host.weights is given] for given in (False, True))
-    methods = max(len(host.methods) for host in hosted)
-    sentence = (
-        f"Each of these {len(hosted)} hosts, as read on the dates below, takes the data, and none takes more than {methods} "
-        "methods (hosts with calls of their own, such as Fireworks or Tinker, are not in the list). "
-        f"But only those with closed models keep the weights ({', '.join(closed)}); {', '.join(giving) or 'no other'} hand "
-        "them out."
-    )
-    word = claims.FAILS if not closed else claims.HOLDS if not giving else claims.UNDER_A_CONDITION
-    rows = {host.name: {"methods": ", ".join(host.methods), "weights": "yes" if host.weights else "no"} for host in hosted}
-    scope = "Read from documentation on the dates in the table of hosts; only our own service was run. "
-    scope += "The condition: the host's models are closed."
-    return Verdict(word, sentence, (Table(rows, "Hosts", "host", ""),), scope)
-
-
-def turns(held: Sequence[float], trained: Sequence[float]) -> bool:
-    """Whether a validation loss has risen to stay: two last epochs clearly above the lowest, while training fell on."""
-    best = int(np.argmin(held))
-    return len(held) > best + 2 and min(held[-2:]) >= RISES * held[best] and trained[-1] < trained[best]
-
-
-def judge_O3(losses: Mapping[int, Mapping[str, float]]) -> Verdict:
-    """The validation loss of a job with few examples and many epochs, this run's and, if there are some, recorded ones.
-
-    Args:
-        losses: `epochs` of the job.
-    """
-    held = [row["validation loss"] for row in losses.values()]
-    trained = [row["training loss"] for row in losses.values()]
-    best = int(np.argmin(held))
-    rise = 100 * (held[-1] / held[best] - 1)
-    sentence = (
-        f"With twelve examples the validation loss is lowest after epoch {best + 1} of {len(held)} and ends {rise:.0f} % "
-        f"above that, while the training loss goes from {trained[best]:.2f} to {trained[-1]:.2f}."
-    )
-    recorded_runs = (record() or {}).get("runs", [])
-    found = [turns(run["turn"]["held"], run["turn"]["trained"]) for run in recorded_runs]
-    if recorded_runs:
-        rises = [100 * (run["turn"]["held"][-1] / min(run["turn"]["held"]) - 1) for run in recorded_runs]
-        sentence += (
-            f" With forty messages it rose and stayed up in {sum(found)} of {len(recorded_runs)} recorded "
-            "jobs of ten epochs, which ended "
-            f"{' and '.join(f'{rise:.0f} %' for rise in rises)} above their lowest."
-        )
-    if len(found) < FEWEST_RUNS:  # this run's sixteen messages decide nothing
-        word = claims.NOT_TESTED
-    else:
-        word = claims.HOLDS if all(found) else claims.UNDER_A_CONDITION if any(found) else claims.FAILS
-    rows = {f"epoch {n}": dict(row) for n, row in enumerate(losses.values(), 1)}
-    return Verdict(
-        word, sentence, (Table(rows, "This run (nats per token)", "after", ""),),
-        "Few rows, many epochs, large steps; with much data and few epochs it may not rise at all. Called a rise is what "
-        f"lies {100 * (RISES - 1):.0f} % above the lowest in the last two epochs. The curve says when more epochs stop "
-        "paying; whether the answers got worse, only answers say.",
-    )  # fmt: skip
+    return (host.ends - (today or date.today())).days

@@ -20,10 +20,8 @@ from course_utils.exercises import lesson_01, lesson_02, lesson_03, lesson_04, l
 from course_utils.exercises.comparing import described, key, same, short
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.drawing import Generator, generator
-from course_utils.exercises.libraries import GENERAL, REFUSAL, foreign
+from course_utils.exercises.libraries import foreign, refusal
 from course_utils.exercises.values import Unsendable, is_tensor, settled
-from course_utils.languages import lesson_domain, say
-from course_utils.lessons import LESSONS
 
 MODULES = (lesson_01, lesson_02, lesson_03, lesson_04, lesson_05, lesson_06)
 EXERCISES = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
@@ -55,19 +53,18 @@ class ExerciseScore(float):
 
     @property
     def _state(self) -> str:
-        state = say("passed") if self.passed else say("not yet")
-        points, worth = f"{float(self):g}", self.exercise.shown_worth
-        return say("{id}: {points} of {worth} ({state}).", id=self.exercise.id, points=points, worth=worth, state=state)
+        state = "passed" if self.passed else "not yet"
+        return f"{self.exercise.id}: {float(self):g} of {self.exercise.worth} ({state})."
 
     def __repr__(self) -> str:
         return float.__repr__(self)
 
     def __str__(self) -> str:
-        return f"{self._state} {self.message}" + (f"\n{say('Hint:')} {self.hint}" if self.hint else "")
+        return f"{self._state} {self.message}" + (f"\nHint: {self.hint}" if self.hint else "")
 
     def _repr_html_(self) -> str:
         colour = "#009E73" if self.passed else "#D55E00"
-        hint = f"<br><b>{escape(say('Hint:'))}</b> {escape(self.hint)}" if self.hint else ""
+        hint = f"<br><b>Hint:</b> {escape(self.hint)}" if self.hint else ""
         return (
             f'<div style="border-left:4px solid {colour};padding:.4em .8em"><b>{escape(self._state)}</b> '
             f"{escape(self.message)}{hint}</div>"
@@ -96,23 +93,14 @@ def check(id: str, answer: object, seed: int | None = None) -> ExerciseScore:
         _tries[id] = 0
         return ExerciseScore(points, exercise, message)
     _tries[id] += 1
-    return ExerciseScore(points, exercise, message, _hint(exercise) if _tries[id] >= HINT_FROM else "")
-
-
-def domain_of(exercise: Exercise) -> str:
-    """Return the catalogue with its hint and diagnoses; exercises that tests make up have none."""
-    return lesson_domain(next((number for number, lesson in LESSONS.items() if lesson.has(exercise.id)), ""))
-
-
-def _hint(exercise: Exercise) -> str:
-    return say(" ".join(exercise.hint.split()), domain_of(exercise))
+    return ExerciseScore(points, exercise, message, " ".join(exercise.hint.split()) if _tries[id] >= HINT_FROM else "")
 
 
 def _mark(exercise: Exercise, answer: object, seed: int | None = None) -> tuple[float, str]:
     if not callable(answer):
-        return 0.0, say("{name} is not a function; run the answer cell above first.", name=exercise.name)
+        return 0.0, f"{exercise.name} is not a function; run the answer cell above first."
     if library := foreign(answer):
-        return 0.0, say(REFUSAL, library=library, most=", ".join(GENERAL[:-1]), last=GENERAL[-1])
+        return 0.0, refusal(library)
     case_set = CaseSet.of(exercise, generator(seed))
     outputs: list[Any] = []
     for arguments in case_set.cases:
@@ -234,16 +222,12 @@ def judge(
         if outputs[0] is None:
             return 0.0, _returns_nothing(exercise), None
         points, message = exercise.challenge.judge(outputs[0], exercise.points)
-        met = next((i for i, m in enumerate(exercise.mistakes) if m.diagnosis in message), None)
-        if met is not None:
-            diagnosis = exercise.mistakes[met].diagnosis
-            message = message.replace(diagnosis, say(diagnosis, domain_of(exercise)))
-        return points, message, met
+        return points, message, next((i for i, m in enumerate(exercise.mistakes) if m.diagnosis in message), None)
     tolerance = exercise.tolerance
     right = [_is_right(exercise, output, expected) for output, expected in zip(outputs, case_set.expected)]
     hits, number = sum(right), len(case_set.cases)
     if hits == number:
-        return float(exercise.points), say("All {hits} cases right.", hits=hits), None
+        return float(exercise.points), f"All {hits} cases right.", None
     if all(output is None for output in outputs):
         return 0.0, _returns_nothing(exercise), None
     reached_values = [value for value, hit in zip(case_set.expected, right) if hit]
@@ -252,39 +236,31 @@ def judge(
     points = 0.0 if by_chance else round(exercise.points * hits / number, 2)
     for index, mistaken in enumerate(case_set.mistake_outputs):
         if mistaken is not None and all(_alike(output, value, tolerance) for output, value in zip(outputs, mistaken)):
-            diagnosis = say(exercise.mistakes[index].diagnosis, domain_of(exercise))
-            return points, f"{say('{hits} of {number} cases right.', hits=hits, number=number)} {diagnosis}", index
+            return points, f"{hits} of {number} cases right. {exercise.mistakes[index].diagnosis}", index
     shown, shown_outputs = examples or (case_set, outputs)
     if constant and shown_outputs:
-        summary = say(
-            "{name} gives {value} whatever the arguments are; that earns no points.",
-            name=exercise.name,
-            value=short(shown_outputs[0]),
-        )
-        return points, summary, None
+        value = short(shown_outputs[0])
+        return points, f"{exercise.name} gives {value} whatever the arguments are; that earns no points.", None
     problem = next(
         (
             _problem(exercise, case, output, value)
             for case, output, value in zip(shown.cases, shown_outputs, shown.expected)
             if not _is_right(exercise, output, value)
         ),
-        say("None of them is shown; the check in the notebook draws new cases each time you run it, and shows them."),
+        "None of them is shown; the check in the notebook draws new cases each time you run it, and shows them.",
     )
-    if by_chance:
-        summary = say("{hits} of {number} cases right (no more than chance, so no points yet).", hits=hits, number=number)
-    else:
-        summary = say("{hits} of {number} cases right.", hits=hits, number=number)
-    return points, f"{summary} {problem}", None
+    chance = " (no more than chance, so no points yet)" if by_chance else ""
+    return points, f"{hits} of {number} cases right{chance}. {problem}", None
 
 
 def _problem(exercise: Exercise, case: tuple, output: Any, expected: Any) -> str:
     if isinstance(output, Exception):
         return _what_was_raised(exercise, output)
     if isinstance(output, Changed):
-        names = say(" or ").join(exercise.keeps)
-        return say("{name} changes {arguments}, which must stay as it is.", name=exercise.name, arguments=names)
+        names = " or ".join(exercise.keeps)
+        return f"{exercise.name} changes {names}, which must stay as it is."
     if same(output, expected, exercise.tolerance):
-        return say("Expected a whole number, got the float {value}.", value=short(output))
+        return f"Expected a whole number, got the float {short(output)}."
     return described(case, output, expected, exercise.tolerance)
 
 
@@ -292,15 +268,12 @@ def _what_was_raised(exercise: Exercise, error: Exception) -> str:
     raised = str(error) if isinstance(error, Raised) else f"{type(error).__name__}: {str(error)[:200]}"
     kind, _, text = raised.partition(": ")
     if kind == Unsendable.__name__:  # the call returned, and its value could not be read
-        return say("{name} returns a value that cannot be marked: {reason}.", name=exercise.name, reason=text)
-    return say("It raised {error}", error=raised)
+        return f"{exercise.name} returns a value that cannot be marked: {text}."
+    return f"It raised {raised}"
 
 
 def _returns_nothing(exercise: Exercise) -> str:
-    return say(
-        "{name} returns None: write the body, and return the result (what is only printed does not count).",
-        name=exercise.name,
-    )
+    return f"{exercise.name} returns None: write the body, and return the result (what is only printed does not count)."
 
 
 def _by_chance(case_set: CaseSet, right: list[bool]) -> bool:

@@ -11,12 +11,10 @@ values can be checked where there is neither, and without waiting for an import.
 from __future__ import annotations
 
 import math
-import re
 import sys
 from typing import Any, NamedTuple
 
 from course_utils.exercises.values import class_of, is_tensor
-from course_utils.languages import say
 
 FLOAT32_TOLERANCE = 1e-6  # relative; more than a few float32 operations lose, and far less than any mistake changes
 LONG_INT_BITS = 200  # of an int whose digits nobody reads
@@ -174,27 +172,23 @@ def described(arguments: tuple, actual: Any, expected: Any, tolerance: float) ->
     place = "".join(f"[{index!r}]" for index in differs.indexes)
     inner = kind(differs.expected), kind(differs.actual)
     if inner[0] != inner[1]:
-        expected_text, actual_text = (f"{kind_shown(value)} {short(value)}" for value in (differs.expected, differs.actual))
+        expected_text, actual_text = (f"{kind(value)} {short(value)}" for value in (differs.expected, differs.actual))
     else:
         precision = f" ({differs.storage})" if differs.storage in SHORTER else ""
         expected_text, actual_text = short(differs.expected), short(differs.actual) + precision
-    return (
-        f"{summary} "
-        f"{say('At {place}: expected {expected}, got {actual}.', place=place, expected=expected_text, actual=actual_text)}"
-    )
+    return f"{summary} At {place}: expected {expected_text}, got {actual_text}."
 
 
 def _kinds(expected: Any, actual: Any, value: str = "") -> str:
-    return say("Expected {expected}, got {actual}.", expected=kind_shown(expected), actual=kind_shown(actual) + value)
+    return f"Expected {kind(expected)}, got {kind(actual)}{value}."
 
 
 def _values(arguments: tuple, expected: Any, actual: Any) -> str:
-    shown = {"arguments": short(arguments), "expected": short(expected), "actual": short(actual)}
-    return say("For {arguments} expected {expected}, got {actual}.", **shown)
+    return f"For {short(arguments)} expected {short(expected)}, got {short(actual)}."
 
 
 def kind(value: Any) -> str:
-    """A value's type in English words, with its size; programs compare these."""
+    """Return a value's type in words, with its size: "a number", "a list of 3", "a Tensor of shape (2, 3)"."""
     plain = plain_number(value)
     if plain is None:
         return "None"
@@ -207,18 +201,6 @@ def kind(value: Any) -> str:
     if type(plain) in (list, tuple):
         return f"a {type(plain).__name__} of {len(plain)}"
     return f"a {type(plain).__name__}"
-
-
-def kind_shown(value: Any) -> str:
-    """A value's type in words of the language that is spoken now, with its size."""
-    words = kind(value)
-    if of_shape := re.fullmatch(r"a (\w+) of shape (\(.*\))", words):
-        return say("a {type} of shape {shape}", type=of_shape[1], shape=of_shape[2])
-    if of_length := re.fullmatch(r"a (\w+) of (\d+)", words):
-        return say("a {type} of {length}", type=of_length[1], length=of_length[2])
-    if words in ("None", "a number"):
-        return say("a number") if words == "a number" else words
-    return say("a {type}", type=words.removeprefix("a "))
 
 
 def _lengths(value: Any) -> Any:

@@ -20,7 +20,6 @@ from typing import Any
 
 from course_utils import __version__
 from course_utils.files import write_whole
-from course_utils.languages import say
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = ("# YOUR CODE HERE", "...")
@@ -64,10 +63,7 @@ class Challenge:
             result = self.run(value)
         except ValueError as error:
             return 0.0, str(error)
-        summary = say(
-            "Your settings were run: {measure} {result}; the bar is {bar}.",
-            measure=say(self.measure), result=f"{result:.4g}", bar=f"{self.bar:g}",
-        )  # fmt: skip
+        summary = f"Your settings were run: {self.measure} {result:.4g}; the bar is {self.bar:g}."
         if result <= self.bar:
             return float(points), summary
         return (points / 2 if result <= self.half else 0.0), f"{summary} {self.advise(value, result)}"
@@ -133,7 +129,6 @@ class Exercise:
         solution: the function asked for, its body between the markers.
         cases: makes argument tuples from a `numpy.random.Generator`; few, and different at every call.
         points: full marks.
-        objectives: which items of the lesson's list "By the end you will be able to" it practises, counted from 1.
         tolerance: relative; absolute for values near zero.
         mistakes: typical wrong answers.
         hint: shown from the third wrong try on.
@@ -149,7 +144,6 @@ class Exercise:
     solution: Callable
     cases: Callable[..., Sequence[tuple]]
     points: int
-    objectives: tuple[int, ...]
     mistakes: tuple[Mistake, ...]
     hint: str
     tolerance: float = 1e-5
@@ -173,11 +167,6 @@ class Exercise:
     def worth(self) -> str:
         """Its points in words, e.g. "2 points"."""
         return f"{self.points} point" + "s" * (self.points != 1)
-
-    @property
-    def shown_worth(self) -> str:
-        """Its points in words of the language that is spoken now; cells have `worth`, since their code is never translated."""
-        return say("1 point") if self.points == 1 else say("{points} points", points=self.points)
 
     def source(self) -> str:
         """The solution as a notebook cell, markers included."""

@@ -654,7 +654,6 @@ def diagnose(gap, reached, examples, moves):
         solution=diagnose,
         cases=_situation_cases,
         points=3,
-        objectives=(1,),
         mistakes=(
             Mistake(_knowledge_trained, "A knowledge gap goes to fine-tuning as soon as there are examples; facts change, and retrieval follows. It is \"rag\" whatever the examples."),
             Mistake(_facts_always_trained, "A knowledge gap goes to fine-tuning here; facts are brought in when the question comes: \"rag\"."),
@@ -679,7 +678,6 @@ def diagnose(gap, reached, examples, moves):
         solution=recall_at,
         cases=_ranking_cases,
         points=2,
-        objectives=(4,),
         mistakes=(
             Mistake(_precision, "This is precision, hits over passages shown. Each question has one right passage, so recall is hits over questions."),
             Mistake(_one_too_many, "One place too many is looked at: the first k are `found[:k]`."),
@@ -704,7 +702,6 @@ def diagnose(gap, reached, examples, moves):
         solution=stale,
         cases=_update_cases,
         points=3,
-        objectives=(5,),
         mistakes=(
             Mistake(_unchanged_too, "All questions are counted; asked for are those whose fact has changed."),
             Mistake(_over_all_questions, "You count the right answers, but divide by all questions; divide by those whose fact has changed."),
@@ -730,7 +727,6 @@ def diagnose(gap, reached, examples, moves):
         solution=break_even,
         cases=_break_even_cases,
         points=3,
-        objectives=(6,),
         mistakes=(
             Mistake(_upkeep_forgotten, "The upkeep is missing; it is paid every day, and the requests of that day must earn it too."),
             Mistake(_setup_each_day, "The whole set-up is charged to every day; it is paid once, so spread it: setup / days."),
@@ -768,7 +764,6 @@ Find the cheapest plan that meets the target. Full marks within 5 % of the best 
         solution=my_plan,
         cases=lambda random: [()],
         points=4,
-        objectives=(6,),
         mistakes=(
             Mistake(_largest_model, TOO_LARGE_A_MODEL),
             Mistake(_cheapest_model, MISSES),
@@ -787,7 +782,6 @@ Find the cheapest plan that meets the target. Full marks within 5 % of the best 
         solution=sort_errors,
         cases=_error_cases,
         points=4,
-        objectives=(2,),
         mistakes=(
             Mistake(_right_ones_too, "Right answers are counted as well; one that is the expected record counts nowhere."),
             Mistake(_format_first, "You ask about the format first. The chain begins with the source: a fact that was never shown cannot come out in any format."),

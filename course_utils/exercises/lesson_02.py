@@ -531,7 +531,7 @@ def _challenge_loss(
     from course_utils.data_prep import load_task
     from course_utils.errors import Diverged
 
-    task = load_task("support_tickets", list(plans.SHORT_RECORD))
+    task = load_task("support_tickets", list(plans.PLANS["02"]["cpu"].fields))
     rows = random.Random(0).sample(task.train, CHALLENGE_STEPS * CHALLENGE_BATCH)
     model, tokenizer = models.load(tier="cpu")
     torch.manual_seed(0)
@@ -701,7 +701,6 @@ def answer_loss(logits, labels):
         solution=answer_loss,
         cases=_loss_cases,
         points=4,
-        objectives=(1,),
         needs=("torch",),
         mistakes=(
             Mistake(_loss_unshifted, "Row i of the logits scores the token at position i + 1. You compare it with token i."),
@@ -720,7 +719,6 @@ def answer_loss(logits, labels):
         solution=lora_forward,
         cases=_layer_cases,
         points=4,
-        objectives=(3,),
         needs=("torch",),
         mistakes=(
             Mistake(_no_scaling, "The update is not scaled. LoRA multiplies it by alpha / r, r being the rank."),
@@ -738,7 +736,6 @@ def answer_loss(logits, labels):
         solution=adapter_parameters,
         cases=_shape_cases,
         points=2,
-        objectives=(4,),
         mistakes=(
             Mistake(_product_of_dimensions, "You multiplied d_in by d_out. A has r x d_in, B has d_out x r: add the two."),
             Mistake(_only_a, "Only A is counted; B adds d_out x r more."),
@@ -760,7 +757,6 @@ def answer_loss(logits, labels):
         solution=my_settings,
         cases=lambda random: [()],
         points=4,
-        objectives=(5,),
         needs=("torch",),
         mistakes=(
             Mistake(_rate_of_full_fine_tuning, TOO_SMALL),
@@ -779,7 +775,6 @@ def answer_loss(logits, labels):
         solution=swapped_weight,
         cases=_swap_cases,
         points=3,
-        objectives=(6,),
         needs=("torch",),
         mistakes=(
             Mistake(_swap_old_stays, "The old adapter is still in the weight. Take it off before you put the new one on."),
@@ -804,7 +799,6 @@ def answer_loss(logits, labels):
         solution=conversation_labels,
         cases=_label_cases,
         points=3,
-        objectives=(1,),
         mistakes=(
             Mistake(_labels_of_last_reply, "Only the last reply carries loss. The earlier ones are the assistant's words too."),
             Mistake(_labels_after_first_prompt, "Everything after the first prompt carries loss, so that the model learns to write the user's next message too."),
@@ -830,7 +824,6 @@ def answer_loss(logits, labels):
         solution=lora_slots,
         cases=_slot_cases,
         points=3,
-        objectives=(4, 6),
         mistakes=(
             Mistake(_slots_for_the_highest, "Your slots have room for the highest rank of all. Leave the largest adapters out, and more of the others fit."),
             Mistake(_slots_for_the_lowest, "Your slots have room for the lowest rank alone. Adapters of a higher rank don't fit into them, and some slots may stay empty."),
@@ -853,7 +846,6 @@ def answer_loss(logits, labels):
         solution=training_rows,
         cases=_row_cases,
         points=4,
-        objectives=(2,),
         mistakes=(
             Mistake(_rows_escaped, "ü became \\u00fc: the model would learn to write escapes. Pass ensure_ascii=False."),
             Mistake(_rows_as_python, "str() writes Python ('single quotes', None, True), which no JSON parser reads."),

@@ -455,7 +455,6 @@ EXERCISES = (
         solution=quantize_block,
         cases=_block_cases,
         points=4,
-        objectives=(2,),
         needs=("numpy", "torch"),
         mistakes=(
             Mistake(_largest_without_sign, "The scale is the largest weight; it must be the largest absolute value, so that a large negative weight fits too."),
@@ -476,7 +475,6 @@ EXERCISES = (
         solution=bits_per_weight,
         cases=_bits_cases,
         points=3,
-        objectives=(2,),
         mistakes=(
             Mistake(_only_codes, "These are the codes alone; every block stores a scale as well."),
             Mistake(_second_scales_forgotten, "With double quantization the 8-bit scales have scales of their own: one float32 for each group."),
@@ -495,7 +493,6 @@ EXERCISES = (
         solution=weights_from_bytes,
         cases=_packed_cases,
         points=3,
-        objectives=(2,),
         needs=("numpy", "torch"),
         mistakes=(
             Mistake(_low_first, "The two codes of a byte are the wrong way round: the first weight is in the high four bits, `byte >> 4`."),
@@ -526,7 +523,6 @@ def relative_error(weights, values, block):
         solution=relative_error,
         cases=_error_cases,
         points=4,
-        objectives=(2,),
         needs=("numpy", "torch"),
         mistakes=(
             Mistake(_error_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
@@ -549,7 +545,6 @@ def relative_error(weights, values, block):
         solution=my_step,
         cases=lambda random: [()],
         points=4,
-        objectives=(3,),
         mistakes=(
             Mistake(_plan_in_16_bits, SIXTEEN_BITS),
             Mistake(_plan_without_checkpointing, ACTIVATIONS),
@@ -567,7 +562,6 @@ def relative_error(weights, values, block):
         solution=choose_length,
         cases=_length_cases,
         points=3,
-        objectives=(3,),
         mistakes=(
             Mistake(_length_rounded_up, "You rounded up to the next multiple of 64, which no longer fits. Round down."),
             Mistake(_length_of_longest, "The longest example decides alone here. What does the card allow?"),

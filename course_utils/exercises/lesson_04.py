@@ -570,7 +570,7 @@ def little_policy(beta, learning_rate, steps):
     """
     import torch
 
-    from course_utils.training.losses import dpo_loss
+    from course_utils.training.objectives import dpo_loss
 
     generator = torch.Generator().manual_seed(4)
     messages, replies, each = 60, 8, 6
@@ -654,7 +654,6 @@ def log_probabilities_of_batch(logits, tokens, mask):
         solution=log_probabilities_of_batch,
         cases=_logit_cases,
         points=4,
-        objectives=(2,),
         needs=("torch",),
         mistakes=(
             Mistake(_log_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
@@ -676,7 +675,6 @@ def log_probabilities_of_batch(logits, tokens, mask):
         solution=conservative_dpo_loss,
         cases=_log_probability_cases,
         points=4,
-        objectives=(2,),
         needs=("torch",),
         mistakes=(
             Mistake(_no_reference, "The reference is missing: what counts is how far each reply's log-probability moved from the reference's."),
@@ -707,7 +705,6 @@ def losses_of_a_run(chosen, rejected, beta):
         solution=losses_of_a_run,
         cases=_run_cases,
         points=3,
-        objectives=(2, 3),
         needs=("torch",),
         mistakes=(
             Mistake(_run_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
@@ -727,7 +724,6 @@ def losses_of_a_run(chosen, rejected, beta):
         solution=log_odds_ratio,
         cases=_token_cases,
         points=3,
-        objectives=(6,),
         needs=("torch",),
         mistakes=(
             Mistake(_summed_logs, "The log-probabilities are summed: the longer reply would lose for its length. Take their mean, the log of the geometric mean."),
@@ -746,7 +742,6 @@ def losses_of_a_run(chosen, rejected, beta):
         solution=length_shortcut,
         cases=_length_rule_cases,
         points=4,
-        objectives=(4,),
         mistakes=(
             Mistake(_shortcut_shorter, "That is “the shorter one is better”. The rule has a number to be near to, and you look for the best one."),
             Mistake(_shortcut_mean, "The mean length of the chosen replies is a good guess. Try every number and take the best."),
@@ -767,7 +762,6 @@ def losses_of_a_run(chosen, rejected, beta):
         solution=advantages_of_groups,
         cases=_group_cases,
         points=3,
-        objectives=(5,),
         needs=("torch",),
         mistakes=(
             Mistake(_group_whole_batch, "Mean and spread are those of the whole batch; an answer is compared with the other answers to its own message."),
@@ -788,7 +782,6 @@ def losses_of_a_run(chosen, rejected, beta):
         solution=advantages,
         cases=_answer_cases,
         points=4,
-        objectives=(6,),
         mistakes=(
             Mistake(_deltas_only, "These are the one-step errors; each advantage also adds gamma x gae_lambda times the next one."),
             Mistake(_lambda_forgotten, "gae_lambda is missing: the next advantage is weighted by gamma x gae_lambda."),
@@ -810,7 +803,6 @@ def losses_of_a_run(chosen, rejected, beta):
         solution=budgeted_settings,
         cases=lambda random: [()],
         points=4,
-        objectives=(3, 6),
         needs=("torch",),
         mistakes=(
             Mistake(_settings_too_far, OVER),

@@ -882,7 +882,6 @@ EXERCISES = (
         solution=faults,
         cases=_conversation_cases,
         points=4,
-        objectives=(1,),
         mistakes=(
             Mistake(_blank_passes, "A content of white space only passes; the model would learn to say nothing. Strip it first."),
             Mistake(_any_type_passes, "A content that is a number passes; hosts want text."),
@@ -901,7 +900,6 @@ EXERCISES = (
         solution=jaccard,
         cases=_text_cases,
         points=3,
-        objectives=(2,),
         mistakes=(
             Mistake(_single_words, "These are single words. Pairs of neighbours know the order: \"not late\" and \"late, not\" differ."),
             Mistake(_case_matters, "Case counts in your answer; copies often differ in nothing else."),
@@ -923,7 +921,6 @@ EXERCISES = (
         solution=is_card_number,
         cases=_card_cases,
         points=3,
-        objectives=(3,),
         mistakes=(
             Mistake(_from_the_left, "You double every second digit from the left; that is right for 14, 16 and 18 digits only. Count from the right."),
             Mistake(_check_digit_doubled, "The last digit is the check digit and is not doubled; begin with the one before it."),
@@ -942,7 +939,6 @@ EXERCISES = (
         solution=held_out_rows,
         cases=_customer_cases,
         points=4,
-        objectives=(4,),
         mistakes=(
             Mistake(_rows_alone, "The last rows are held out one by one; a customer with several rows is then on both sides."),
             Mistake(_none_is_one, "All rows without a customer were taken for one; each of them belongs to itself."),
@@ -961,7 +957,6 @@ EXERCISES = (
         solution=leaks,
         cases=_leak_cases,
         points=4,
-        objectives=(4,),
         mistakes=(
             Mistake(_case_of_words, "Case counts in your answer; a copy in capitals escapes."),
             Mistake(_only_test_lowered, "Case is taken off the test texts only; a training text in capitals is not found again."),
@@ -991,7 +986,6 @@ def accused_rows(given, probabilities):
         solution=accused_rows,
         cases=_accusing_cases,
         points=4,
-        objectives=(6,),
         needs=("numpy",),
         mistakes=(
             Mistake(_accused_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
@@ -1016,7 +1010,6 @@ def accused_rows(given, probabilities):
         solution=training_labels,
         cases=lambda random: [([list(row) for row in _challenge_rows()],)],
         points=5,
-        objectives=(2, 8),
         needs=("numpy", "sklearn"),
         mistakes=(
             Mistake(_every_record, SHARED),
@@ -1034,7 +1027,6 @@ def accused_rows(given, probabilities):
         solution=kappa,
         cases=_mark_cases,
         points=3,
-        objectives=(7,),
         mistakes=(
             Mistake(_plain_agreement, "That is the agreement. Whoever keeps everything agrees often, too; take the agreement by chance out."),
             Mistake(_chance_is_half, "Chance is one half only if both keep half of the rows. Compute it from their shares."),

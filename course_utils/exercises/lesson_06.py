@@ -641,10 +641,8 @@ def _dollar_rows() -> tuple[tuple[str, str, int], ...]:
 
 
 def _dollar_prices() -> dict[str, dict[str, Any]]:
-    return {
-        name: {"training": price.training, "no new jobs from": costs.NO_NEW_JOBS.get(name, (None,))[0]}
-        for name, price in costs.PRICES.items()
-    }
+    closes = {name: everybody.isoformat() for name, (everybody, _) in costs.NO_NEW_JOBS.items()}
+    return {name: {"training": price.training, "no new jobs from": closes.get(name)} for name, price in costs.PRICES.items()}
 
 
 def _run_dollar(value: Any) -> float:
@@ -773,7 +771,6 @@ EXERCISES = (
         solution=new_messages,
         cases=_poll_cases,
         points=3,
-        objectives=(1,),
         mistakes=(
             Mistake(_newest_event_first, "Within a look the newest event comes first; what happened first has to be written first."),
             Mistake(_events_repeated, "Looks overlap: remember which events you have written already."),
@@ -792,7 +789,6 @@ EXERCISES = (
         solution=with_weights,
         cases=_weight_cases,
         points=3,
-        objectives=(2,),
         keeps=("messages",),
         mistakes=(
             Mistake(_everybody_weighs, "Only assistant messages take a weight. A host refuses the row that has one elsewhere."),
@@ -811,7 +807,6 @@ EXERCISES = (
         solution=best_checkpoint,
         cases=_checkpoint_cases,
         points=3,
-        objectives=(3,),
         mistakes=(
             Mistake(_newest, "You take the last one. After the validation loss has turned, more epochs no longer pay; the last one is not the one to take unseen."),
             Mistake(_lowest_training, "Training loss falls as long as you train; it does not say what the model does on messages that it has not seen."),
@@ -829,7 +824,6 @@ EXERCISES = (
         solution=result_rows,
         cases=_result_cases,
         points=3,
-        objectives=(3,),
         mistakes=(
             Mistake(_never_decoded, "Some hosts send base64 of the CSV. A CSV with several columns has commas, and base64 has none: that tells them apart."),
             Mistake(_empty_is_zero, "An empty valid_loss was not measured: None, not zero, which would be a perfect loss."),
@@ -858,7 +852,6 @@ def preference_rows(logs):
         solution=preference_rows,
         cases=_log_cases,
         points=4,
-        objectives=(5,),
         mistakes=(
             Mistake(_as_found, "These are the rows of the function as it was given; nothing is repaired yet."),
             Mistake(_turned_round, "Sorted by votes, the first has the fewest: your model would learn to prefer what people disliked. Nothing fails, and the loss falls."),
@@ -875,7 +868,6 @@ def preference_rows(logs):
         solution=grade,
         cases=_grade_cases,
         points=4,
-        objectives=(5,),
         tolerance=1e-9,
         mistakes=(
             Mistake(_found_in_prose, "You look for the object inside other text. A program that reads the answer could not use it, so it earns nothing."),
@@ -895,7 +887,6 @@ def preference_rows(logs):
         solution=job_cost,
         cases=_cost_cases,
         points=1,
-        objectives=(4,),
         mistakes=(
             Mistake(_once, "Every epoch is paid: the file's tokens count once for each pass."),
             Mistake(_validation_too, "Tokens of the validation file are free."),
@@ -911,7 +902,6 @@ def preference_rows(logs):
         solution=requests_until_paid,
         cases=_paid_cases,
         points=3,
-        objectives=(4,),
         whole=True,
         mistakes=(
             Mistake(_per_thousand_tokens, "Prices are for a million tokens."),
@@ -934,7 +924,6 @@ Your mark depends on the share of wrong categories on 608 messages that are not 
         cases=lambda random: [([list(row) for row in _dollar_rows()], _dollar_prices())],
         needs=("numpy", "sklearn"),
         points=5,
-        objectives=(3, 4, 6),
         mistakes=(
             Mistake(_well_known_model, "gpt-4.1-mini takes no new jobs from 2027-01-06 on, and the last of your jobs is on 2027-12-01."),
             Mistake(_as_it_came, LEFT_OPEN_ROWS),

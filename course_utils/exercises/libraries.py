@@ -24,13 +24,6 @@ _ALLOWED = frozenset(sys.stdlib_module_names) | frozenset(GENERAL)
 _MOST_OBJECTS = 1000
 
 
-# Not translated here, as the sandbox sees this file and no catalogue; `checking` says it in the learner's language.
-REFUSAL = (
-    "The answer uses {library}. An exercise is done by hand: answers may use Python's standard library, {most} and {last}, and "
-    "no other library."
-)
-
-
 def allowed(library: str) -> bool:
     """Whether answers may use a library of this name."""
     return library in _ALLOWED
@@ -38,7 +31,10 @@ def allowed(library: str) -> bool:
 
 def refusal(library: str) -> str:
     """What to tell the learner of a library that answers may not use."""
-    return REFUSAL.format(library=library, most=", ".join(GENERAL[:-1]), last=GENERAL[-1])
+    return (
+        f"The answer uses {library}. An exercise is done by hand: answers may use Python's standard library, "
+        f"{', '.join(GENERAL[:-1])} and {GENERAL[-1]}, and no other library."
+    )
 
 
 def foreign(answer: object) -> str:

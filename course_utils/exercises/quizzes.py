@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from course_utils import assets
 from course_utils.errors import CourseError
-from course_utils.languages import lesson_domain, say
-from course_utils.show.style import escaped
+from course_utils.style import escaped
 
 
 class Choice(NamedTuple):
@@ -54,11 +53,8 @@ def questions(section: str) -> tuple[Question, ...]:
 class Quiz:
     """A section's quiz. Shows itself; `answer(1, "b")` explains one choice as text."""
 
-    def __init__(self, questions: tuple[Question, ...], section: str = "") -> None:
-        self.questions, self._domain = questions, lesson_domain(section)
-
-    def _say(self, text: str) -> str:
-        return say(text, self._domain)
+    def __init__(self, questions: tuple[Question, ...]) -> None:
+        self.questions = questions
 
     def answer(self, question: int, choice: str) -> str:
         """Explanation of a choice: question counted from 1, choice "a", "b" …"""
@@ -69,28 +65,28 @@ class Quiz:
         if not 0 <= index < len(choices):
             raise CourseError(f"question {question} has choices a to {'abcdefgh'[len(choices) - 1]}")
         _, right, why = choices[index]
-        return f"{say('Right.') if right else say('Not this one.')} {self._say(why)}"
+        return f"{'Right.' if right else 'Not this one.'} {why}"
 
     def _repr_html_(self) -> str:
         parts = []
         for number, question in enumerate(self.questions, 1):
-            parts.append(f"<p><b>{number}. {escaped(self._say(question.text))}</b></p>")
+            parts.append(f"<p><b>{number}. {escaped(question.text)}</b></p>")
             for letter, (text, right, why) in zip("abcdefgh", question.choices):
-                verdict = say("Right.") if right else say("Not this one.")
+                verdict = "Right." if right else "Not this one."
                 parts.append(
-                    f'<details style="margin-left:1.5em"><summary>{letter}) {escaped(self._say(text))}</summary>'
-                    f'<p style="margin-left:1em"><b>{verdict}</b> {escaped(self._say(why))}</p></details>'
+                    f'<details style="margin-left:1.5em"><summary>{letter}) {escaped(text)}</summary>'
+                    f'<p style="margin-left:1em"><b>{verdict}</b> {escaped(why)}</p></details>'
                 )
         return "".join(parts)
 
     def __repr__(self) -> str:
         lines = []
         for number, question in enumerate(self.questions, 1):
-            lines.append(f"{number}. {self._say(question.text)}")
-            lines += [f"   {letter}) {self._say(text)}" for letter, (text, _, _) in zip("abcdefgh", question.choices)]
-        return "\n".join([*lines, say('quiz("...").answer(1, "b") explains a choice.')])
+            lines.append(f"{number}. {question.text}")
+            lines += [f"   {letter}) {text}" for letter, (text, _, _) in zip("abcdefgh", question.choices)]
+        return "\n".join([*lines, 'quiz("...").answer(1, "b") explains a choice.'])
 
 
 def quiz(section: str) -> Quiz:
     """The quiz of a section, e.g. "02"."""
-    return Quiz(questions(section), section)
+    return Quiz(questions(section))

@@ -1,8 +1,8 @@
 """How much memory: counted exactly from the architecture, predicted before a run, and measured while it runs."""
 
-from course_utils.memory.counting import ARCHITECTURES, ParameterCount, build_without_weights, count_parameters
 from course_utils.memory.estimating import CONTEXT, GPUS, MemoryEstimate, advice, estimate, gpu_memory, what_fits
 from course_utils.memory.plan import StepPlan
+from course_utils.memory.shape import ARCHITECTURES, ParameterCount, build_without_weights, count_parameters
 from course_utils.memory.tracking import MemoryReport, ProcessesPeak, free_bytes, release, track, trim
 
 __all__ = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from course_utils import facts
 from course_utils.errors import CourseError
 from course_utils.memory import formula
 from course_utils.memory.plan import StepPlan
@@ -13,17 +14,8 @@ from course_utils.memory.shape import Shape, configuration, shape
 if TYPE_CHECKING:
     from course_utils.memory.shape import Described
 
-# Memory as PyTorch reports it (`total_memory`), which is less than the card's name promises.
-GPUS = {
-    "t4": 15.8e9,
-    "rtx3060": 12.6e9,
-    "rtx4090": 25.3e9,
-    "l4": 23.8e9,
-    "a100-40gb": 42.4e9,
-    "a100": 85.1e9,
-    "h100": 85.0e9,
-    "h200": 150.0e9,
-}
+# Bytes as PyTorch reports them (`total_memory`), fewer than the card's name promises.
+GPUS: dict[str, float] = {name: row["memory"] for name, row in facts.table("gpus").items()}
 # On top of the tensors on a GPU: the context, the libraries' workspaces, and memory that the allocator reserves without
 # using it. Not measured here: fitcheck-llm found 141 MiB for a T4's bare context, and adds 500 MiB and 5 % by default.
 CONTEXT = 0.5e9
@@ -108,7 +100,7 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
             configuration, or a model.
         method: "full", "lora" or "qlora".
         way: "formula" (immediate, for any size; see `formula`) or "trace" (takes seconds; runs the real step on tensors
-            without values; see `tracing`).
+            without values; see `step.trace`).
         options: the other fields of `StepPlan`, such as `batch_size` and `length`.
 
     Returns:
@@ -147,7 +139,7 @@ def _plan(**options: Any) -> StepPlan:
 def _trace(model: Described, plan: StepPlan) -> formula.Parts:
     import torch
 
-    from course_utils.memory import step, tracing
+    from course_utils.memory import step
 
     config = configuration(model)
     if plan.loop != "transformers":
@@ -156,7 +148,7 @@ def _trace(model: Described, plan: StepPlan) -> formula.Parts:
         raise CourseError("tracing takes a base as it is loaded; for embeddings='float32' use way='formula'")
     with torch.device("meta"):
         model_on_meta = step.build(config, plan)
-    traced = tracing.trace(model_on_meta, lambda m, tracker: step.run(m, plan, tracker), 512 if plan.device == "cuda" else 1)
+    traced = step.trace(model_on_meta, lambda m, tracker: step.run(m, plan, tracker), 512 if plan.device == "cuda" else 1)
     sizes = {name: size for name, size in traced.at_peak.items() if name in formula.Parts.__dataclass_fields__}
     return formula.Parts(**sizes, phase=traced.phase, moments={traced.phase: traced.peak})
 

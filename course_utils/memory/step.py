@@ -1,6 +1,9 @@
-"""Builds and runs a training step from a `StepPlan`: on the meta device for tracing, or with random weights for measuring.
+"""Builds a training step from a `StepPlan` and runs it: traced on the meta device, or measured with random weights.
 
-Both run the same code, so `benchmarks/estimates.py` measures what `tracing` traces.
+Both run the same code, so `benchmarks/estimates.py` measures what is traced. The trace runs the real code on PyTorch's
+fake tensors, which have a shape but no values: the same operations, the same autograd graph and the same optimiser. Every
+storage is recorded with its size when it is created, and again when its last tensor is freed. Temporary memory inside an
+operation is not visible; that benchmark shows how little it is compared with the real allocator.
 """
 
 from __future__ import annotations
@@ -8,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
@@ -18,10 +22,170 @@ from course_utils.memory.plan import StepPlan
 if TYPE_CHECKING:
     import torch
     from bitsandbytes.nn import Linear4bit
+    from torch.utils._python_dispatch import TorchDispatchMode
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from course_utils.memory.tracing import Tracker
     from course_utils.models import Model
+
+
+CATEGORIES = ("weights", "adapter", "gradients", "optimizer", "logits", "activations")
+
+
+@dataclass
+class Trace:
+    """The memory of a traced step.
+
+    Attributes:
+        peak: highest sum of live storages, in bytes.
+        phase: phase of the peak: "forward", "backward" or "optimizer".
+        at_peak: category → bytes at the peak; they add up to `peak`.
+    """
+
+    peak: int
+    phase: str
+    at_peak: dict[str, int] = field(default_factory=dict)
+
+
+class Tracker:
+    """Keeps an account of the memory of storages.
+
+    It counts the tensors that are given to `track`, and all that are made while `mode()` is active.
+
+    Attributes:
+        phase: name of the current phase, set by whoever runs the step.
+        live, peak: bytes that exist now, and the most that have existed at once.
+    """
+
+    def __init__(self, vocabulary: int, block: int = 1) -> None:
+        self.vocabulary, self.block = vocabulary, block
+        self.phase = "forward"
+        self.live = self.peak = 0
+        self.peak_phase, self.peak_at = "forward", 0
+        self.events: list[tuple[int, int]] = []  # number of a storage, its bytes (negative when it is freed)
+        self.category: dict[int, str] = {}
+        self._numbers: dict[int, int] = {}
+
+    def track(self, tensor: torch.Tensor, category: str | None = None) -> None:
+        """Count the storage of a tensor, once.
+
+        Args:
+            tensor: the tensor.
+            category: one of CATEGORIES; without it, the shape decides between "logits" and "activations". A category that is
+                given later replaces an earlier one.
+        """
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        number = self._numbers.get(key)
+        if number is None:
+            number = len(self.category)
+            self._numbers[key] = number
+            size = -(-storage.nbytes() // self.block) * self.block
+            if category is None:
+                category = "logits" if tensor.shape and tensor.shape[-1] == self.vocabulary else "activations"
+            self.category[number] = category
+            self._change(number, size)
+            weakref.finalize(storage, self._free, key, number, size)
+        elif category is not None:
+            self.category[number] = category
+
+    def _free(self, key: int, number: int, size: int) -> None:
+        if self._numbers.get(key) == number:
+            del self._numbers[key]
+        self._change(number, -size)
+
+    def _change(self, number: int, size: int) -> None:
+        self.events.append((number, size))
+        self.live += size
+        if self.live > self.peak:
+            self.peak, self.peak_at, self.peak_phase = self.live, len(self.events), self.phase
+
+    def reset_peak(self) -> None:
+        """Forget the peak so far: from now on, it is the highest sum since this call."""
+        self.peak, self.peak_at, self.peak_phase = self.live, len(self.events), self.phase
+
+    def mode(self) -> TorchDispatchMode:
+        """Return a context manager that tracks the result of every operation of PyTorch."""
+        from torch.utils._python_dispatch import TorchDispatchMode
+        from torch.utils._pytree import tree_leaves
+
+        tracker = self
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(
+                self,
+                function: Callable[..., Any],
+                types: Sequence[type],
+                args: tuple[Any, ...] = (),
+                kwargs: dict[str, Any] | None = None,
+            ) -> Any:
+                outputs = function(*args, **(kwargs or {}))
+                for tensor in tree_leaves(outputs):
+                    if hasattr(tensor, "untyped_storage"):
+                        tracker.track(tensor)
+                return outputs
+
+        return Watch()
+
+    def result(self) -> Trace:
+        """Return the peak so far, with what it consisted of."""
+        at_peak = dict.fromkeys(CATEGORIES, 0)
+        for number, size in self.events[: self.peak_at]:
+            at_peak[self.category[number]] += size
+        return Trace(self.peak, self.peak_phase, at_peak)
+
+
+def trace(model: torch.nn.Module, run: Callable[[Any, Tracker], object], device_block: int = 1) -> Trace:
+    """Run a training step on fake tensors, and return its peak memory.
+
+    Args:
+        model: a module on the meta device that is ready for training: with adapters, with frozen parameters, in train mode.
+            Its parameters are replaced by fake ones, so that it cannot be used afterwards.
+        run: function of (model, tracker) that runs whole steps and sets `tracker.phase`. It must run at least two steps,
+            since the optimiser has no state yet in the first.
+        device_block: every storage is rounded up to a multiple of this many bytes; 512 for PyTorch's CUDA allocator.
+
+    Returns:
+        The peak, its phase and its parts.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        replace_by_fakes(model)
+        vocabulary = getattr(getattr(model, "config", None), "vocab_size", 0)
+        tracker = Tracker(vocabulary, device_block)
+        for parameter in model.parameters():
+            adapter = parameter.requires_grad and not all(p.requires_grad for p in model.parameters())
+            tracker.track(parameter.data, "adapter" if adapter else "weights")
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(lambda p: tracker.track(p.grad, "gradients"))
+        for buffer in model.buffers():
+            tracker.track(buffer, "weights")
+        tracker.reset_peak()
+        with tracker.mode():
+            run(model, tracker)
+        return tracker.result()
+
+
+def replace_by_fakes(model: torch.nn.Module) -> None:
+    """Replace the parameters of a model on the meta device by fake ones on the CPU; call it inside a FakeTensorMode."""
+    import torch
+
+    fakes: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in fakes:
+            replacement = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+            if isinstance(tensor, torch.nn.Parameter):
+                replacement = torch.nn.Parameter(replacement, requires_grad=tensor.requires_grad)
+            fakes[id(tensor)] = replacement
+        return fakes[id(tensor)]
+
+    for module in model.modules():
+        registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for registry in registries:
+            for name, tensor in list(registry.items()):
+                if tensor is not None and tensor.device.type == "meta":
+                    registry[name] = fake(tensor)
 
 
 def build(config: PreTrainedConfig, plan: StepPlan) -> Model:
@@ -43,54 +207,10 @@ def build(config: PreTrainedConfig, plan: StepPlan) -> Model:
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=plan.attention)
     if plan.method == "qlora":
         quantise(model, dtype)
-    return _adapted(model, plan)
+    return adapted(model, plan)
 
 
-def build_piecewise(config: PreTrainedConfig, plan: StepPlan, device: str) -> Model:
-    """Build a model that fits on the device only once it is quantised; its weights are made and quantised one at a time.
-
-    Args:
-        config: a `transformers` configuration.
-        plan: the training step.
-        device: device of the model, such as "cuda".
-
-    Raises:
-        CourseError: for the same reasons as `build`.
-    """
-    import torch
-
-    with torch.device("meta"):
-        model = build(config, replace(plan, method="full", objective="sft", checkpointing=False))
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if hasattr(child, "inv_freq"):  # rotary tables are computed from the configuration
-                setattr(module, name, type(child)(config=model.config).to(device))
-    head = model.get_output_embeddings()
-    parameters: dict[int, torch.nn.Parameter] = {}  # so that tied weights are made once
-    for module in list(model.modules()):
-        if plan.method == "qlora" and type(module) is torch.nn.Linear and module is not head:
-            continue  # replaced while its parent was visited
-        linears = {n: c for n, c in module.named_children() if type(c) is torch.nn.Linear and c is not head}
-        for name, layer in linears.items() if plan.method == "qlora" else ():
-            with torch.device(device):
-                setattr(module, name, _four_bit(torch.nn.Linear(
-                    layer.in_features, layer.out_features, layer.bias is not None, dtype=layer.weight.dtype
-                ), layer.weight.dtype))  # fmt: skip
-        for name, parameter in list(module._parameters.items()):
-            if parameter is not None and parameter.device.type == "meta":
-                if id(parameter) not in parameters:
-                    values = torch.empty(parameter.shape, dtype=parameter.dtype, device=device).normal_(std=0.02)
-                    parameters[id(parameter)] = torch.nn.Parameter(values)
-                module._parameters[name] = parameters[id(parameter)]
-    if plan.method == "qlora":
-        from course_utils import quantization
-
-        model.is_loaded_in_4bit = True
-        quantization.guard(model)
-    return _adapted(model, plan)
-
-
-def _adapted(model: Model, plan: StepPlan) -> Model:
+def adapted(model: Model, plan: StepPlan) -> Model:
     """Add the plan's adapter and checkpointing; returns the model ready for training."""
     if plan.method != "full":
         from peft import LoraConfig, get_peft_model
@@ -129,12 +249,12 @@ def quantise(model: PreTrainedModel, dtype: torch.dtype) -> None:
             if layer.weight.device.type == "meta":
                 setattr(module, name, _four_bit_shape(layer, dtype))
                 continue
-            setattr(module, name, _four_bit(layer, dtype))
+            setattr(module, name, four_bit(layer, dtype))
     model.is_loaded_in_4bit = True  # makes PEFT use its 4-bit LoRA layer, as after `from_pretrained`
     quantization.guard(model)
 
 
-def _four_bit(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
+def four_bit(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
     """A linear layer as bitsandbytes' NF4 layer, on the same device."""
     import bitsandbytes as bnb
 

@@ -2,6 +2,8 @@
 
 import sys
 
+from course_utils import session
 from course_utils.openai_server.serving import main
 
+session.prepare_process()
 sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,23 @@
-"""What the models of request bodies have in common."""
+"""Bodies of requests and replies: read and checked, and errors turned into the replies of the hosted API."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from course_utils.openai_server import errors
+from course_utils.openai_server.errors import ApiError, invalid, not_json
+from course_utils.openai_server.store import is_busy, is_full
 
 
 class Strict(BaseModel):
@@ -12,3 +27,225 @@ class Strict(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
+
+
+MAX_DEPTH = 64  # of a JSON body
+
+
+def json_body(model: type[BaseModel]) -> Any:
+    """Mark a parameter of a route as the request's body: `body: Annotated[CreateJob, json_body(CreateJob)]`.
+
+    The body is validated strictly: "1" is not a number, and 1 is not a string. What is wrong with it is raised as an
+    `ApiError` if it is not JSON, else as a `RequestValidationError`, which `invalid_request` answers.
+    """
+
+    async def read(request: Request) -> BaseModel:
+        data = await request.body()
+        body = _parse(data)
+        try:
+            return model.model_validate_json(data, strict=True)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors(include_url=False, include_input=False), body=body) from error
+
+    return Depends(read)
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        value = json.loads(data, parse_constant=_reject_constant, parse_float=_parse_finite)
+    except (ValueError, RecursionError) as error:
+        raise not_json() from error
+    if _deeper_than(value, MAX_DEPTH):
+        raise ApiError(400, f"The JSON body is nested deeper than {MAX_DEPTH} levels.")
+    return value
+
+
+def _reject_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _parse_finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is larger than any number")
+    return number
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True
+
+
+class Query:
+    """The query parameters of a request, which are validated when they are read."""
+
+    def __init__(self, request: Request) -> None:
+        self.values = request.query_params
+
+    def text(self, name: str) -> str | None:
+        """Return the text of a parameter, or None if it is missing or empty."""
+        return self.values.get(name) or None
+
+    def limit(self, default: int, maximum: int) -> int:
+        """Return how many items to list: a larger number counts as the maximum, and a negative one as 0.
+
+        Raises:
+            ApiError: the parameter is not a whole number, or it is given more than once.
+        """
+        values = self.values.getlist("limit")
+        if not values:
+            return default
+        text = values[0] if len(values) == 1 else ", ".join(values)
+        if not re.fullmatch(r"-?[0-9]{1,40}", text):
+            raise invalid("limit", f"Invalid value for 'limit': {text[:40]!r} is not an integer.")
+        return max(0, min(int(text), maximum))
+
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> str | None:
+        """Return a parameter that must have one of the allowed values, or None if it is missing.
+
+        Raises:
+            ApiError: it has another value.
+        """
+        text = self.values.get(name)
+        if text is not None and text not in allowed:
+            raise invalid(name, f"{text[:40]!r} is not one of {list(allowed)} - '{name}'")
+        return text
+
+    def newest_first(self) -> bool:
+        """Return whether the newest items come first, which is the default."""
+        return self.one_of("order", ("asc", "desc")) != "asc"
+
+    def metadata(self) -> dict[str, str] | None:
+        """Return the metadata to filter by, given as `metadata[key]=value`; None without any, or for `metadata=null`."""
+        metadata = {}
+        for name, value in self.values.multi_items():
+            if match := re.fullmatch(r"metadata\[([^\[\]]*)\]", name, re.DOTALL):
+                if f"metadata.{match.group(1)}" in metadata:
+                    raise invalid("metadata", "Invalid value for 'metadata': a key is given twice.")
+                metadata[f"metadata.{match.group(1)}"] = value
+            elif name.startswith("metadata") and value not in ("", "null"):
+                raise invalid("metadata", "Invalid value for 'metadata': expected metadata[key]=value.")
+        return metadata or None
+
+
+ABSENT = ("missing", "union_tag_not_found")  # pydantic's errors for what is not there
+
+
+def checked(model: type[BaseModel], body: dict[str, Any]) -> dict[str, Any]:
+    """Return a document after validating it with the official client's own type."""
+    return model.model_validate(body).model_dump(mode="json", exclude_unset=True)
+
+
+def listing(page: tuple[list[dict[str, Any]], bool], model: type[BaseModel] | None, empty_ids: str | None) -> dict[str, Any]:
+    """Return a page of documents in the API's list format.
+
+    Args:
+        page: the documents, and whether there are more.
+        model: the official client's type of the documents; None to leave them unchecked.
+        empty_ids: `first_id` and `last_id` of an empty page.
+    """
+    documents, has_more = page
+    data = [checked(model, body) if model else body for body in documents]
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (empty_ids, empty_ids)
+    return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
+
+
+def refused(request: Request, error: Exception) -> JSONResponse:
+    """Return the response for an `ApiError`."""
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+def invalid_request(request: Request, error: Exception) -> JSONResponse:
+    """Return the response for a body that its model refuses."""
+    assert isinstance(error, RequestValidationError)
+    return refused(request, hosted_error(error.errors(), error.body))
+
+
+def hosted_error(details: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """Choose the most telling one of pydantic's errors, and return it in the hosted API's form.
+
+    A wrong `type` or `role` comes first, since it decides which fields there may be; then an unknown field, which is often a
+    required one misspelt; then the error that lies deepest, since of a union that is the branch that was meant.
+
+    Args:
+        details: pydantic's errors.
+        body: the body of the request.
+    """
+
+    def rank(path: str, kind: str) -> tuple[bool, bool, int]:
+        return path.rpartition(".")[2] not in ("type", "role"), kind != "extra_forbidden", -path.count(".") - path.count("[")
+
+    located = [(*_locate(error, body), error) for error in details]
+    path, value, first = min(located, key=lambda entry: rank(entry[0], entry[2]["type"]))
+    kind, reasons = first["type"], list(dict.fromkeys(error["msg"] for place, _, error in located if place == path))
+    if kind == "json_invalid":  # half of a surrogate pair, which Python reads and pydantic does not
+        return errors.not_json()
+    if kind in ABSENT:
+        return errors.missing(path)
+    if kind == "extra_forbidden":
+        return errors.unknown_argument(path)
+    if kind in ("literal_error", "union_tag_invalid") and len(reasons) == 1:
+        shown = repr(value) if isinstance(value, str) else json.dumps(value)
+        supported = first["ctx"].get("expected") or first["ctx"]["expected_tags"]
+        return errors.invalid(path, f"Invalid value: {shown[:80]}. Supported values are: {supported}.", "invalid_value")
+    message = f"Invalid value for '{path or 'request body'}': {'; or: '.join(reasons)}."
+    return errors.invalid(path or None, message, "invalid_value")
+
+
+def _locate(error: Mapping[str, Any], body: Any) -> tuple[str, Any]:
+    """Path and value of an error. pydantic's location also has branches of unions, but not the field that chooses one."""
+    location, path, value = error["loc"], "", body
+    if error["type"].startswith("union_tag"):
+        location = (*location, error["ctx"]["discriminator"].strip("'"))
+    for number, part in enumerate(location):
+        if isinstance(value, list) and isinstance(part, int):
+            path, value = f"{path}[{part}]", value[part]
+        elif isinstance(value, dict) and part in value:
+            path, value = f"{path}.{part}", value[part]
+        elif error["type"] in ABSENT and number == len(location) - 1:
+            path = f"{path}.{part}"
+    return path.lstrip(".")[:200], value
+
+
+def unknown_route(request: Request, error: Exception) -> JSONResponse:
+    """Return the response for an unknown path or method."""
+    assert isinstance(error, HTTPException)
+    method, path = request.method, request.url.path
+    if error.status_code == 405:
+        message = f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
+        api_error = ApiError(405, message, code="method_not_supported")
+        return JSONResponse(api_error.body, 405, {"allow": ", ".join(_allowed(request))})
+    if error.status_code == 404:
+        return refused(request, ApiError(404, f"Invalid URL ({method} {path})"))
+    return refused(request, ApiError(error.status_code, str(error.detail)))
+
+
+def _allowed(request: Request) -> list[str]:
+    """Methods that are allowed on the path of a request."""
+    scopes = [(method, {**request.scope, "method": method}) for method in ("DELETE", "GET", "POST")]
+    return [m for m, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)]
+
+
+def storage(request: Request, error: Exception) -> JSONResponse:
+    """Return the response for a full disk or a busy database; other errors of the same types are raised again, as bugs."""
+    if is_full(error):
+        return refused(request, errors.no_room())
+    if is_busy(error):
+        return refused(request, errors.busy())
+    raise error
+
+
+def bug(request: Request, error: Exception) -> JSONResponse:
+    """Return the response for an unexpected exception."""
+    message = "The server had an error while processing your request. Sorry about that!"
+    return refused(request, ApiError(500, message, type="server_error"))

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from course_utils.openai_server.grammar import CALL_END, CALL_START
+from course_utils.openai_server.constrained import CALL_END, CALL_START
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,4 +1,4 @@
-"""A chat request being answered: tokens from the engine's thread assembled into a whole answer or a stream of chunks."""
+"""Chat requests checked, sent to the engine, and its tokens assembled into a whole answer or a stream of chunks."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from course_utils.errors import CourseError
 from course_utils.openai_server.adapters import AdapterGone
+from course_utils.openai_server.chat import ChatRequest, PlainFormat, SchemaFormat
 from course_utils.openai_server.choices import CallPiece, CallReader, Choice
+from course_utils.openai_server.constrained import answer_grammar, json_grammar
 from course_utils.openai_server.engine import Engine, Generation
 from course_utils.openai_server.errors import ApiError, invalid, no_such_model
-from course_utils.openai_server.sampling import Sampling, Token
+from course_utils.openai_server.messages import flatten
+from course_utils.openai_server.sampling import Sampling, Token, check_grammar
 from course_utils.openai_server.store import random_letters
-from course_utils.openai_server.tools import Offer
-
-if TYPE_CHECKING:
-    from course_utils.openai_server.chat import ChatRequest
+from course_utils.openai_server.tools import Offer, check_conversation, offered, offered_functions
 
 TEXT_PLACEHOLDER = "the text"
 AdapterFolder = tuple[str, Path]  # name and folder
@@ -320,3 +320,95 @@ def new_call_id() -> str:
 
 def _with_seed(sampling: Sampling, seed: int | None, index: int) -> Sampling:
     return sampling if seed is None else replace(sampling, seed=seed + 1_000_003 * index)
+
+
+class Chat:
+    """Answers chat requests with one engine.
+
+    Args:
+        engine: the engine that generates; see `Engine`.
+        context: maximum number of tokens in prompt and answer together.
+    """
+
+    def __init__(self, engine: Engine, context: int) -> None:
+        self.engine, self.context = engine, context
+
+    async def begin(self, request: ChatRequest, adapter: AdapterFolder | None) -> Completion:
+        """Check a request and hand it to the engine.
+
+        Args:
+            request: the parsed request.
+            adapter: name and folder of the adapter, or None for the base model.
+
+        Returns:
+            The completion that is being generated.
+
+        Raises:
+            ApiError: the request is invalid.
+        """
+        # In a thread, since a schema or a long prompt takes a while and other streams must go on meanwhile.
+        return Completion(self.engine, request, adapter, await asyncio.to_thread(self._read, request))
+
+    def _read(self, request: ChatRequest) -> EngineRequest:
+        if request.top_logprobs is not None and not request.logprobs:
+            message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
+            raise invalid("top_logprobs", message)
+        tokenizer = self.engine.tokenizer
+        offer = self._offer(request)
+        dumped = [message.model_dump(exclude_unset=True) for message in request.messages]
+        check_conversation(dumped)
+        try:
+            messages = flatten(dumped, offer.described)
+        except CourseError as error:
+            raise invalid("messages", f"Invalid value for 'messages': {error}") from error
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+        requested = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
+        if len(prompt) + (requested or 1) > self.context:
+            raise invalid("messages", self._too_long(len(prompt), requested), "context_length_exceeded")
+        available = self.context - len(prompt)
+        sampling = Sampling(
+            temperature=1.0 if request.temperature is None else request.temperature,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            presence_penalty=request.presence_penalty or 0.0,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            bias={int(k): v for k, v in (request.logit_bias or {}).items() if k.isascii() and k.isdigit() and len(k) < 10},
+            top=(request.top_logprobs or 0) if request.logprobs else None,
+            grammar=self._grammar(request.response_format, offer),
+        )
+        return EngineRequest(prompt, sampling, available if requested is None else min(requested, available), offer)
+
+    def _too_long(self, prompt: int, requested: int | None) -> str:
+        start = f"This model's maximum context length is {self.context} tokens. However, "
+        if requested is None:
+            return start + f"your messages resulted in {prompt} tokens. Please reduce the length of the messages."
+        return start + (
+            f"you requested {prompt + requested} tokens ({prompt} in the messages, {requested} in the completion). "
+            "Please reduce the length of the messages or completion."
+        )
+
+    def _offer(self, request: ChatRequest) -> Offer:
+        deprecated_offer = offered_functions(
+            self.engine.tokenizer, request.functions, request.function_call, bool(request.tools)
+        )
+        if deprecated_offer is not None:
+            return deprecated_offer
+        return offered(self.engine.tokenizer, request.tools, request.tool_choice, request.parallel_tool_calls)
+
+    def _grammar(self, response_format: PlainFormat | SchemaFormat | None, offer: Offer) -> str | None:
+        grammar = answer_grammar(self._schema(response_format), offer.calls)
+        # Each part was checked alone; the combined grammar may still be too large.
+        if offer.calls is not None and grammar is not None and (problem := check_grammar(self.engine.tokenizer, grammar)):
+            raise invalid("tools", f"Invalid 'tools': together they can't be followed: {problem}")
+        return grammar
+
+    def _schema(self, response_format: PlainFormat | SchemaFormat | None) -> dict[str, Any] | None:
+        if response_format is None or response_format.type == "text":
+            return None
+        if isinstance(response_format, PlainFormat):
+            return {"type": "object"}
+        schema = response_format.json_schema.schema_
+        if problem := check_grammar(self.engine.tokenizer, json_grammar(schema)):
+            message = f"Invalid schema for response_format '{response_format.json_schema.name}': {problem}"
+            raise invalid("response_format", message, "invalid_json_schema")
+        return schema

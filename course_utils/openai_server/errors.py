@@ -128,18 +128,3 @@ def winding_down() -> ApiError:
         f"training jobs. Learn more {DEPRECATIONS}",
         code="training_not_available",
     )
-
-
-def no_money() -> ApiError:
-    """Return the error for a budget that is used up; retrying is pointless."""
-    message = "You exceeded your current quota, please check your plan and billing details."
-    return ApiError(429, message, code="insufficient_quota", type="insufficient_quota")
-
-
-def too_fast(limit: int, seconds: float) -> ApiError:
-    """Return the error for more requests per minute than the server allows."""
-    message = (
-        f"Rate limit reached on requests per min (RPM): Limit {limit}, Used {limit}, Requested 1. "
-        f"Please try again in {seconds:.0f}s."
-    )
-    return ApiError(429, message, code="rate_limit_exceeded", type="requests", retry_after=seconds)

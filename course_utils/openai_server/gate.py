@@ -1,15 +1,13 @@
-"""Access control: who may send requests, how large, and how often. Every request passes here first."""
+"""Access control: who may send requests, and how large. Every request passes here first."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import hmac
-import math
 import secrets
 import sys
 import time
-from collections import deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_JSON = 8 * 1024 * 1024
+MAX_FILE = 512 * 1024 * 1024  # bytes of an upload; the hosted service's limit
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 SILENT_SECONDS = 60.0  # without a byte of a body before it is given up
 REFUSED_SECONDS = 5.0  # to wait for the rest of a refused body
@@ -34,19 +33,16 @@ class GateSettings(Protocol):
 
     key: str
     hosts: tuple[str, ...]
-    requests_per_minute: int | None
-    max_file: int
 
 
 class Gate:
-    """Lets a request through if it has the right address and the right key, and is neither one too many nor too large.
+    """Lets a request through if it has the right address and the right key, and is not too large.
 
     It also adds the request id and the hosted API's other headers to every response.
     """
 
     def __init__(self, app: ASGIApp, service: GateSettings) -> None:
         self.app, self.service = app, service
-        self.request_times: deque[float] = deque()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the application, or refuse it."""
@@ -82,7 +78,7 @@ class Gate:
             )
 
     def _limit(self, scope: Scope) -> int:
-        return self.service.max_file + MAX_JSON if scope["path"] == "/v1/files" else MAX_JSON
+        return MAX_FILE + MAX_JSON if scope["path"] == "/v1/files" else MAX_JSON
 
     def _check(self, scope: Scope) -> None:
         client = scope.get("client")
@@ -98,18 +94,6 @@ class Gate:
             raise errors.no_key()
         if not hmac.compare_digest(key.strip().encode(), self.service.key.encode()):
             raise errors.wrong_key(key.strip())
-        self._count()
-
-    def _count(self) -> None:
-        limit = self.service.requests_per_minute
-        if limit is None:
-            return
-        now = time.monotonic()
-        while self.request_times and now - self.request_times[0] >= 60:
-            self.request_times.popleft()
-        if len(self.request_times) >= limit:
-            raise errors.too_fast(limit, math.ceil(60 - (now - self.request_times[0])))
-        self.request_times.append(now)
 
 
 def check_host(host: bytes | None, allowed: Collection[str]) -> None:

@@ -15,9 +15,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, ValidationError
 
-from course_utils.openai_server.bodies import Strict
+from course_utils.openai_server.bodies import Strict, hosted_error
 from course_utils.openai_server.errors import ApiError, invalid
-from course_utils.openai_server.replies import hosted_error
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Metric = Literal[

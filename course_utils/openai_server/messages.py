@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from course_utils.errors import CourseError
-from course_utils.openai_server.grammar import CALL_END, CALL_START, call_header
+from course_utils.openai_server.constrained import CALL_END, CALL_START, call_header
 
 ROLES = {
     "system": "system",

@@ -32,7 +32,7 @@ class Sampling:
         frequency_penalty: subtracted once for each occurrence in the answer.
         bias: token id → value added to its logit.
         top: how many alternatives to report with each token; None to report no log-probabilities at all.
-        grammar: grammar of the answer (module `grammar`); None if it is unconstrained.
+        grammar: grammar of the answer (module `constrained`); None if it is unconstrained.
     """
 
     temperature: float = 1.0

@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from course_utils import models
 from course_utils.openai_server import errors
 from course_utils.openai_server.jobs import Jobs, Runner
+from course_utils.openai_server.options import Options
 from course_utils.openai_server.store import Store
 
 if TYPE_CHECKING:
-    from course_utils.openai_server.serving import Loader
+    from course_utils.openai_server.completions import Chat
 
-MAX_FILE = 512 * 1024 * 1024  # bytes; the hosted service's limit
+
+class Loader:
+    """Loads the model and its engine at the first chat request: a server that only trains needs no memory for them."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.loaded: Chat | None = None
+        self._mutex = threading.Lock()
+
+    async def get(self) -> Chat:
+        """Return the chat; the first call loads the model.
+
+        Raises:
+            ApiError: the model could not be loaded.
+        """
+        if self.loaded is not None:
+            return self.loaded
+        return await asyncio.to_thread(self._load)
+
+    def _load(self) -> Chat:
+        from course_utils.openai_server.completions import Chat
+        from course_utils.openai_server.engine import Engine
+
+        with self._mutex:
+            loaded = self.loaded
+            if loaded is None:
+                try:
+                    engine = Engine(lambda: models.load(self.options.model), self.options.rows)
+                except Exception as error:
+                    raise errors.ApiError(500, f"The model could not be loaded: {error}", type="server_error") from error
+                loaded = self.loaded = Chat(engine, self.options.context)
+        return loaded
+
+    def close(self) -> None:
+        """Stop the engine."""
+        with self._mutex:
+            if self.loaded:
+                self.loaded.engine.close()
 
 
 @dataclass
@@ -27,10 +68,6 @@ class Service:
         names: other names for it, so that it can stand in for hosted models.
         key: the API key.
         hosts: host names that requests may use, in addition to loopback's.
-        base64_results: return result files as the hosted service did, as base64 of the CSV.
-        requests_per_minute: requests beyond this get error 429; None for no limit.
-        token_budget: tokens trained and answered with, after which every request gets error 429; None for no limit.
-        max_file: maximum size of an upload in bytes.
         started: creation time of the base model in the list of models.
     """
 
@@ -42,23 +79,4 @@ class Service:
     key: str
     names: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
-    base64_results: bool = True
-    requests_per_minute: int | None = None
-    token_budget: int | None = None
-    max_file: int = MAX_FILE
     started: int = field(default_factory=lambda: int(time.time()))
-    answered_tokens: int = 0
-
-    def used_tokens(self) -> int:
-        """Return the number of tokens that were trained on and answered with, together."""
-        trained = sum(job["trained_tokens"] or 0 for job in self.store.all("job"))
-        return trained + self.answered_tokens
-
-    def check_budget(self) -> None:
-        """Refuse the request if the token budget is used up.
-
-        Raises:
-            ApiError: it is.
-        """
-        if self.token_budget is not None and self.used_tokens() >= self.token_budget:
-            raise errors.no_money()

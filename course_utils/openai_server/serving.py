@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import json
@@ -16,118 +15,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils import models
 from course_utils.errors import CourseError
-from course_utils.openai_server import preflight
+from course_utils.openai_server.options import Options, base_name, check_model
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-    from course_utils.openai_server.chat import Chat
 
 KEY_FILE = "key"
 TEMPORARY_PREFIX, TEMPORARY_MARKER = "fine-tuning-service-", "temporary"  # name and marker file of temporary folders
 START_SECONDS = 120
-DEFAULT_CONTEXT = 2048
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of the service.
-
-    Attributes:
-        folder: folder for everything it stores: files, jobs, models, its key.
-        model: base model as `models.load` takes it; None for the machine's tier.
-        names: other names for the model, so that code written for a hosted model runs unchanged.
-        host, port: where to listen; loopback only, port 0 for any free one.
-        key: API key; None for the one in the folder, which is created at the first start.
-        context: maximum number of tokens in prompt and answer together, and in a training example.
-        rows: maximum number of answers generated at once.
-        refuse: refuse new jobs as OpenAI refuses them to new organisations.
-        raw_results: return result files as CSV instead of base64 of the CSV.
-        requests_per_minute: requests beyond this get error 429; None for no limit.
-        token_budget: tokens after which every request gets error 429; None for no limit.
-        max_file_bytes: maximum size of an upload; None for the hosted service's 512 MB.
-        jobs: whether to run jobs.
-        allow_host: host names that requests may use in addition to loopback's, such as that of a proxy.
-        temporary: whether to delete the folder when the service ends.
-    """
-
-    folder: str
-    model: str | None = None
-    names: tuple[str, ...] = ()
-    host: str = "127.0.0.1"
-    port: int = 0
-    key: str | None = None
-    context: int = DEFAULT_CONTEXT
-    rows: int = 16
-    refuse: bool = False
-    raw_results: bool = False
-    requests_per_minute: int | None = None
-    token_budget: int | None = None
-    max_file_bytes: int | None = None
-    jobs: bool = True
-    allow_host: tuple[str, ...] = ()
-    temporary: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse options that can't work."""
-        preflight.check_options(self)
-
-
-def base_name(model: str | None) -> str:
-    """Return the name under which a model is offered.
-
-    It is the last part of the model's name, in lower case, without colons (for `ft:` ids).
-    """
-    from course_utils import hardware
-
-    name = model or models.TIERS[hardware.detect().tier].name
-    return Path(name).name.lower().replace(":", "-")
-
-
-class Loader:
-    """Loads the model and its engine at the first chat request: a server that only trains needs no memory for them."""
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.loaded: Chat | None = None
-        self._mutex = threading.Lock()
-
-    async def get(self) -> Chat:
-        """Return the chat; the first call loads the model.
-
-        Raises:
-            ApiError: the model could not be loaded.
-        """
-        if self.loaded is not None:
-            return self.loaded
-        return await asyncio.to_thread(self._load)
-
-    def _load(self) -> Chat:
-        from course_utils.openai_server.chat import Chat
-        from course_utils.openai_server.engine import Engine
-        from course_utils.openai_server.errors import ApiError
-
-        with self._mutex:
-            loaded = self.loaded
-            if loaded is None:
-                try:
-                    engine = Engine(lambda: models.load(self.options.model), self.options.rows)
-                except Exception as error:
-                    raise ApiError(500, f"The model could not be loaded: {error}", type="server_error") from error
-                loaded = self.loaded = Chat(engine, self.options.context)
-        return loaded
-
-    def close(self) -> None:
-        """Stop the engine."""
-        with self._mutex:
-            if self.loaded:
-                self.loaded.engine.close()
 
 
 def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> None:
@@ -146,13 +46,13 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
 
     from course_utils.openai_server.app import build
     from course_utils.openai_server.jobs import Jobs, Runner
-    from course_utils.openai_server.service import MAX_FILE, Service
+    from course_utils.openai_server.service import Loader, Service
     from course_utils.openai_server.store import Store
 
     # Shapes vary with the rows and columns of the batch; the limit that `models.load` sets is for one training run.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")
     folder = Path(options.folder).expanduser().resolve()
-    preflight.check_model(options.model)
+    check_model(options.model)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = FileLock(folder / "server.lock")
@@ -179,10 +79,6 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
             key=key,
             names=options.names,
             hosts=(options.host, *options.allow_host),
-            base64_results=not options.raw_results,
-            requests_per_minute=options.requests_per_minute,
-            token_budget=options.token_budget,
-            max_file=options.max_file_bytes or MAX_FILE,
         )
         # The keep-alive timeout must not be shorter than the client's, or a request may meet a closing connection.
         config = uvicorn.Config(

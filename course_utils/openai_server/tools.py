@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from course_utils.openai_server.bodies import Strict
+from course_utils.openai_server.constrained import MAX_CALLS, Calls, Signature, json_grammar
 from course_utils.openai_server.errors import ApiError, invalid
-from course_utils.openai_server.grammar import MAX_CALLS, Calls, Signature, json_grammar
 from course_utils.openai_server.messages import described
 from course_utils.openai_server.sampling import check_grammar
 
@@ -90,7 +90,7 @@ class Offer:
 
     Attributes:
         described: the functions as the prompt describes them, for `messages.flatten`.
-        calls: the calls that are allowed, for `grammar.answer_grammar`; None if the request has no tools.
+        calls: the calls that are allowed, for `constrained.answer_grammar`; None if the request has no tools.
         deprecated: whether the request used `functions`, so that the answer must use `function_call`.
     """
 

@@ -19,10 +19,11 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from course_utils import facts, session
 from course_utils.errors import CourseError, Diverged, OutOfMemory, TooLong
 from course_utils.files import to_disk
 from course_utils.openai_server.jobs import FINAL_STATUSES, fail, method_fields
@@ -36,16 +37,12 @@ if TYPE_CHECKING:
     from course_utils.data_prep.validation import Report
     from course_utils.models import Model
     from course_utils.training import History
+    from course_utils.training.objectives import Objective
 
 FILES = ("training_file", "validation_file")
 KEPT_CHECKPOINTS = 3
 PROBE_TOKENS = 64  # of an example, to check that the weights give finite results
 RANK, ALPHA = 16, 32
-# Learning rates for a multiplier of 1. The hosted service does not publish its own; these are this course's choice.
-LEARNING_RATES = {
-    "supervised": {"cpu": 1e-3, "t4": 3e-4, "a100": 2e-4},
-    "dpo": {"cpu": 2e-4, "t4": 1e-4, "a100": 5e-5},
-}
 AUTO_MULTIPLIER = {"supervised": 2.0, "dpo": 1.0}
 AUTO_BETA = 0.1
 NICENESS = 5  # answering takes precedence over training
@@ -64,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model")
     parser.add_argument("--context", type=int, default=2048)
     options = parser.parse_args(arguments)
+    session.prepare_process()
     threading.Thread(target=_exit_with_server, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(NICENESS)
@@ -76,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.task == "validate":
                 validate(store, options.job)
             else:
-                Training(store, options.job, options.model, options.context).run()
+                train(store, options.job, options.model, options.context)
         except JobFailure as error:
             fail(store, options.job, error.code, str(error), error.param)
         except CourseError as error:
@@ -170,68 +168,103 @@ def _messages_of(row: dict[str, Any], field: str) -> list[dict[str, Any]]:
     return messages
 
 
+def train(store: Store, job_id: str, model: str | None, context: int) -> None:
+    """Train the model of a job, unless the job has ended or is paused; report events as the hosted service does.
+
+    Args:
+        store: the service's store.
+        job_id: id of the job.
+        model: base model as `models.load` takes it; None for the machine's tier.
+        context: maximum number of tokens in an example.
+    """
+    with store.transaction():
+        job = store.document("job", job_id)
+        if job["status"] in FINAL_STATUSES or job["_paused"]:
+            return
+        if job["status"] == "queued":
+            if not job["_step"]:
+                store.add_event(job_id, "Fine-tuning job started")
+            store.update("job", job_id, status="running")
+    Training(store, job, model, context).run()
+
+
+def read_examples(folder: Path, name: str, kind: str) -> list[tuple[int, Any]]:
+    """Read a file of a job whose files have been validated.
+
+    Args:
+        folder: the job's folder.
+        name: one of `FILES`.
+        kind: "supervised" or "dpo".
+
+    Returns:
+        The number of each line that is not blank, and its example as `training.fit` takes it.
+
+    Raises:
+        JobFailure: a line can't be trained on.
+    """
+    from course_utils.data_prep import reading
+
+    examples: list[tuple[int, Any]] = []
+    for line in reading.read(folder / f"{name}.jsonl"):
+        row: Any = line.value
+        if row is None:  # a blank line
+            continue
+        try:
+            if kind == "dpo":
+                tools = {"prompt": declared(row["input"])}  # described once, where the conversation begins
+                sides = PREFERENCE_FIELDS.items()
+                example: Any = {side: flatten(_messages_of(row, field), tools.get(side, ())) for side, field in sides}
+            else:
+                example = flatten(row["messages"], declared(row))
+        except CourseError as error:
+            raise JobFailure(f"{name}, line {line.line}: {error}", name) from error
+        examples.append((line.line, example))
+    return examples
+
+
 class Training:
     """The training of one job, which resumes where an earlier process stopped."""
 
-    def __init__(self, store: Store, job_id: str, model: str | None, context: int) -> None:
-        self.store, self.job_id, self.model, self.context = store, job_id, model, context
-        self.folder = store.job_folder(job_id)
-        self.lines: dict[str, list[int]] = {}  # file → line number of each of its examples
+    def __init__(self, store: Store, job: Mapping[str, Any], model: str | None, context: int) -> None:
+        """Read the job's files, and load its model.
+
+        Raises:
+            JobFailure: an example can't be trained on.
+            CourseError: the model can't be loaded.
+        """
+        from course_utils import training
+
+        self.store, self.job, self.context = store, job, context
+        self.job_id: str = job["id"]
+        self.kind: str = job["method"]["type"]
+        self.folder = store.job_folder(self.job_id)
+        self.examples = {name: read_examples(self.folder, name, self.kind) for name in FILES if job[name] is not None}
+        requested, count = job["method"][self.kind]["hyperparameters"], len(self.examples["training_file"])
+        self.hyperparameters = resolve_hyperparameters(requested, count, self.kind)
+        self.steps_per_epoch = math.ceil(count / self.hyperparameters["batch_size"])
+        self.objective: Objective = (
+            training.DPO(beta=self.hyperparameters["beta"])
+            if self.kind == "dpo"
+            else training.SFT(turns="all", accuracy=True)
+        )
+        self.model, self.tokenizer = self._load(model)
+        self.started, self.steps_in_process = time.time(), 0
 
     def run(self) -> None:
-        """Train, and report events as the hosted service does."""
-        with self.store.transaction():
-            job = self.job = self.store.document("job", self.job_id)
-            if job["status"] in FINAL_STATUSES or job["_paused"]:
-                return
-            if job["status"] == "queued":
-                if not job["_step"]:
-                    self.store.add_event(self.job_id, "Fine-tuning job started")
-                self.store.update("job", self.job_id, status="running")
-        kind = job["method"]["type"]
-        train, held_out = (self._examples(name, kind) for name in FILES)
-        assert train is not None  # a job has a training file
-        self._train(kind, train, held_out)
+        """Train, and add the fine-tuned model and its result file to the store.
 
-    def _examples(self, name: str, kind: str) -> list[Any] | None:
-        from course_utils.data_prep import reading
-
-        if self.job[name] is None:
-            return None
-        rows: list[Any] = []
-        lines = self.lines[name] = []
-        for line in reading.read(self.folder / f"{name}.jsonl"):
-            row: Any = line.value
-            if row is None:  # a blank line: the file was validated before
-                continue
-            lines.append(line.line)
-            try:
-                if kind == "dpo":
-                    tools = {"prompt": declared(row["input"])}  # described once, where the conversation begins
-                    rows.append(
-                        {
-                            side: flatten(_messages_of(row, api_field), tools.get(side, ()))
-                            for side, api_field in PREFERENCE_FIELDS.items()
-                        }
-                    )
-                else:
-                    rows.append(flatten(row["messages"], declared(row)))
-            except CourseError as error:
-                raise JobFailure(f"{name}, line {line.line}: {error}", name) from error
-        return rows
-
-    def _train(self, kind: str, train: list[Any], held_out: list[Any] | None) -> None:
+        Raises:
+            JobFailure: the job's data or hyperparameters don't work; the message is for its creator.
+        """
         from course_utils import hardware, training
 
-        requested = self.job["method"][kind]["hyperparameters"]
-        hyperparameters = resolve_hyperparameters(requested, len(train), kind)
-        self.steps_per_epoch = math.ceil(len(train) / hyperparameters["batch_size"])
-        model, tokenizer = self._load()
+        hyperparameters = self.hyperparameters
         with self.store.transaction():
-            self.store.update("job", self.job_id, **method_fields(kind, hyperparameters))
+            self.store.update("job", self.job_id, **method_fields(self.kind, hyperparameters))
         steps = self.steps_per_epoch * hyperparameters["n_epochs"]
+        rate = facts.table("tiers")[hardware.detect().tier]["rates"][self.kind]  # for a multiplier of 1
         settings = training.Settings(
-            learning_rate=hyperparameters["learning_rate_multiplier"] * LEARNING_RATES[kind][hardware.detect().tier],
+            learning_rate=hyperparameters["learning_rate_multiplier"] * rate,
             batch_size=hyperparameters["batch_size"],
             epochs=hyperparameters["n_epochs"],
             warmup_steps=min(10, steps // 10),
@@ -241,15 +274,13 @@ class Training:
             checkpoint_every=max(1, min(self.steps_per_epoch, 25)),
             seed=self.job["seed"],
         )
-        objective = training.DPO(beta=hyperparameters["beta"]) if kind == "dpo" else training.SFT(turns="all", accuracy=True)
-        self.peft_model, self.started, self.steps_in_process = model, time.time(), 0
-        encode = objective.encode
+        train, held_out = ([example for _, example in self.examples.get(name, ())] for name in FILES)
         try:
-            first = encode(tokenizer, train[0], self.context, f"training_file, line {self.lines['training_file'][0]}")
-            self.probe = [*first.prompt, *first.completions[0]][:PROBE_TOKENS]
-            history = training.fit(model, tokenizer, train, held_out, objective, settings, on_step=self._on_step)
+            history = training.fit(
+                self.model, self.tokenizer, train, held_out, self.objective, settings, on_step=self._on_step
+            )
         except TooLong as error:
-            self._name_too_long(partial(encode, tokenizer, max_length=self.context), train, held_out)
+            self._name_too_long()
             raise JobFailure(str(error), None) from error
         except Diverged as error:
             raise JobFailure(
@@ -264,12 +295,12 @@ class Training:
             raise JobFailure(message, None) from error
         self._finish(history)
 
-    def _name_too_long(self, encode: Callable[..., object], train: list[Any], held_out: list[Any] | None) -> None:
+    def _name_too_long(self) -> None:
         """Raise JobFailure with the line whose prompt is too long."""
-        for name, rows in (("training_file", train), ("validation_file", held_out or [])):
-            for line, row in zip(self.lines.get(name, ()), rows):
+        for name, rows in self.examples.items():
+            for line, row in rows:
                 try:
-                    encode(example=row, where="")
+                    self.objective.encode(self.tokenizer, row, self.context, "")
                 except TooLong as error:
                     raise JobFailure(
                         f"{name}, line {line}: the prompt alone has {error.tokens} tokens, and this model takes at most "
@@ -285,23 +316,25 @@ class Training:
         """
         import torch
 
-        finite = all(bool(torch.isfinite(p).all()) for p in self.peft_model.parameters() if p.requires_grad)
+        finite = all(bool(torch.isfinite(p).all()) for p in self.model.parameters() if p.requires_grad)
         if finite:
-            was_training = self.peft_model.training
+            first = self.objective.encode(self.tokenizer, self.examples["training_file"][0][1], self.context, "")
+            probe = torch.tensor([[*first.prompt, *first.completions[0]][:PROBE_TOKENS]], device=self.model.device)
+            was_training = self.model.training
             with torch.no_grad():
-                logits = self.peft_model.eval()(input_ids=torch.tensor([self.probe], device=self.peft_model.device)).logits
-            self.peft_model.train(was_training)
+                logits = self.model.eval()(input_ids=probe).logits
+            self.model.train(was_training)
             finite = bool(torch.isfinite(logits).all())
         if not finite:
             raise Diverged("the weights are not finite")
 
-    def _load(self) -> tuple[Model, PreTrainedTokenizerBase]:
+    def _load(self, base: str | None) -> tuple[Model, PreTrainedTokenizerBase]:
         import torch
         from peft import LoraConfig, PeftModel, get_peft_model
 
         from course_utils import models
 
-        model, tokenizer = models.load(self.model)
+        model, tokenizer = models.load(base)
         if (self.folder / "start").is_dir():
             return PeftModel.from_pretrained(model, self.folder / "start", is_trainable=True), tokenizer
         torch.manual_seed(self.job["seed"])
@@ -335,7 +368,7 @@ class Training:
         self._check_weights()
         name = random_letters(20)
         scratch = self.folder / f"adapter-{name}"
-        self.peft_model.save_pretrained(str(scratch))
+        self.model.save_pretrained(str(scratch))
         scratch.chmod(0o700)
         for file in scratch.iterdir():
             file.chmod(0o600)

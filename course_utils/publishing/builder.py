@@ -3,10 +3,13 @@
 The source is a Python file in jupytext's percent format. The builder expands these placeholders in it:
 
 - `{{badges}}` in a Markdown cell: the buttons, from the repository's address in pyproject.toml;
-- `{{timing}}` in a Markdown cell: how long the section took, from the dated records of earlier builds;
+- `{{timing}}` in a Markdown cell: how long Run All took, on what machine and when, from the last build that executed all;
 - `{{term:logits}}` or `{{term:logits|raw scores}}` in a Markdown cell, where a term is explained: the word, with its
   definition from the glossary as a link's tip; and a line `{{words}}`: the table of the terms so marked;
-- a code cell `# INSTALL: extra, extra`: the cell that installs the course where it is missing;
+- `{{record:NAME:PATH:FORMAT}}` or `{{fact:TABLE:ROW.KEY:FORMAT}}` in a Markdown cell: a figure of the newest record of that
+  name or of `data/TABLE.toml`, such as `{{record:data-prep:sizes.100000.peak_mb:.0f}}`, so that no figure is typed by hand
+  (`markers.py`); the build stops at one that leads nowhere, and a new record makes the notebook stale;
+- a code cell `# INSTALL: extra, extra`: the cell that installs what is missing and prepares the process (`session`);
 - a code cell `# EXERCISE: id`: the exercise's statement, its answer cell and its check cell.
 
 The learner's edition has stubs instead of solutions, is executed, has outputs, and records the hash of its sources; the
@@ -18,7 +21,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,74 +32,39 @@ from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import Exercise, strip_solution
 from course_utils.files import write_whole
-from course_utils.languages import SOURCE, lesson_domain, say, speaking
-from course_utils.lessons import LESSONS, find, learner_file, source_file
-from course_utils.publishing.markdown_messages import translated
-from course_utils.publishing.overview import overview
-from course_utils.publishing.times import save_run_cost, timing
+from course_utils.lessons import find, learner_file, source_file
+from course_utils.publishing import markers
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 SIZE_LIMIT = 1_000_000
-INSTALL = """\
-# Installs the course where it is missing (Colab, Kaggle); elsewhere this cell does nothing.
-import importlib.util
-
-if importlib.util.find_spec("course_utils") is None:
-    import os, re, subprocess, sys
-    from importlib.metadata import distributions
-    from pathlib import Path
-
-    # The course is one file of the learners' pack. Taken from beside this notebook, else from the
-    # mounted Drive, else from Kaggle's input; where it is nowhere, from the course's repository.
-    wheel = "finetuning_course-*-py3-none-any.whl"
-    drive, kaggle = Path("/content/drive/MyDrive"), Path("/kaggle/input")
-    places = [
-        [*Path().glob(wheel), *Path("..").glob(wheel)],
-        [f for way in ("", "*/", "*/*/", "Colab Notebooks/*/*/") for f in drive.glob(way + wheel)],
-        [f for way in ("*/", "*/*/", "*/*/*/") for f in kaggle.glob(way + wheel)],
-    ]
-    address = "COURSE_ADDRESS"
-    if files := next(filter(None, places), []):
-        newest = max(files, key=lambda f: [int(n) for n in re.findall("[0-9]+", f.name)])
-        address = newest.resolve().as_uri()
-
-    # What the machine ships stays as it is: its versions are constraints, so pip may add packages
-    # but replace none. Where a package is there twice (Colab: Ubuntu's and pip's), the first is
-    # the one that is imported.
-    shipped = {}
-    for d in distributions():
-        if name := d.metadata["Name"]:
-            shipped.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={d.version}")
-    Path("shipped.txt").write_text("\\n".join(shipped.values()))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "shipped.txt"]
-    course = f"COURSE_NAME @ {address}"
-    quiet = os.environ | {"GIT_TERMINAL_PROMPT": "0"}  # a repository that is not there asks nobody
-    done = subprocess.run([*pip, course], capture_output=True, text=True, env=quiet)
-    importlib.invalidate_caches()
-    if done.returncode:
-        print(done.stderr[-2000:])
-        lacks = (
-            f"{newest.name} is here, but what it needs could not be installed; see what pip says above."
-            if files else
-            f"The course is not installed: its file is not beside this notebook, and {address}\\n"
-            f"gave none. Take {wheel} out of your learners' pack and put it beside\\n"
-            "this notebook. In Colab: open Files, the folder at the left edge, and drag the file into\\n"
-            "it, or mount the Drive in which you keep it. Then run this cell again."
-        )
-        raise SystemExit(lacks)
-"""
+RUN = ("date", "machine", "tier", "seconds", "peak_mb", "versions")  # of a stored notebook's metadata
+# A lesson's first cell. Until the course is published under an address of its own it comes from a file and from no package
+# index, since anybody could take its name there and run code on learners' machines. pip needs no network where the course is
+# installed already. The shell expands the stars; a place that is not there costs a warning, which -qq keeps back.
+PLACES = (".", "..", "/content/drive/MyDrive", "/kaggle/input/*/finetuning*.whl", "/kaggle/input/*/*/*/finetuning*.whl")
+INSTALL = f"""\
+# On Colab or Kaggle: first put the course's file (.whl) beside this notebook, into your Drive, or into Kaggle's input.
+%pip install -qq --no-index --no-deps {assets.DISTRIBUTION} {" ".join(f"-f {place}" for place in PLACES)}
+from course_utils import session; session.start_lesson("EXTRAS")"""
 
 
 def install_cell(extras: str = "") -> str:
-    """Return the code of the cell that installs the course where it is missing.
+    """Return the code of a lesson's first cell, which installs what is missing and prepares the process.
 
     Args:
         extras: the package's extras that the lesson needs, separated by commas.
     """
-    name_with_extras, _, address = requirement(extras).partition(" @ ")
-    return INSTALL.replace("COURSE_ADDRESS", address).replace("COURSE_NAME", name_with_extras).strip()
+    cell = INSTALL.replace("EXTRAS", extras)
+    if is_published():
+        return cell.replace("--no-index ", "").replace("first put", "if the package index does not have the course, put")
+    return cell
+
+
+def is_published() -> bool:
+    """Return whether the course has an address of its own, in pyproject.toml."""
+    return assets.PLACEHOLDER not in assets.repository_url()
 
 
 def requirement(extras: str = "") -> str:
@@ -116,7 +85,7 @@ def binder_url(name: str) -> str:
 
 def badges(name: str) -> str:
     """Markdown of the buttons that open a section in Colab or Binder; nothing before the course has an address."""
-    if assets.PLACEHOLDER in assets.repository_url():
+    if not is_published():
         return ""
     return (
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab_url(name)}) "
@@ -129,27 +98,30 @@ def _repository() -> str:
     return assets.repository_url().removeprefix("https://github.com/")
 
 
-def instructor_edition(section: str, source: str | None = None, language: str = SOURCE) -> NotebookNode:
+def instructor_edition(section: str, source: str | None = None, run: Mapping[str, Any] | None = None) -> NotebookNode:
     """Notebook node with solutions and without outputs.
 
     Args:
         section: which one.
         source: replaces the text of the section's file (for tests).
-        language: of its Markdown, as far as it is translated; code stays as it is.
+        run: what `{{timing}}` tells of; None for the run whose outputs are stored (`recorded_run`).
     """
+    import jupytext
     import nbformat
 
     name = find(section).name
+    text = source if source is not None else source_file(name).read_text(encoding="utf-8")
     notebook: NotebookNode = nbformat.v4.new_notebook()
-    with speaking(language):  # whatever the environment says: what is stored is English
-        notebook.cells = expanded_cells(name, source)
-        for cell in _markdown_cells(notebook):
-            cell.source = translated(cell.source, lambda text: say(text, lesson_domain(name)))
-        _write_out_terms(notebook, name)
-        _set_ids(notebook, name)
-        digest = _hash(notebook)  # before filling in what depends on the address or on recorded times
-        for cell in _markdown_cells(notebook):
-            cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing(name))
+    for cell in jupytext.reads(text, fmt="py:percent").cells:
+        notebook.cells += _expand(cell, name)
+    for cell in _markdown_cells(notebook):  # before the hash is taken: a new record makes a notebook stale
+        cell.source = markers.expand(cell.source, name)
+    _write_out_terms(notebook, name)
+    _set_ids(notebook, name)
+    digest = _hash(notebook)  # before filling in what depends on the address or on the last run
+    timing = timing_line(recorded_run(name) if run is None else run)
+    for cell in _markdown_cells(notebook):
+        cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing).strip()
     notebook.metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "language_info": {"name": "python"},
@@ -158,40 +130,48 @@ def instructor_edition(section: str, source: str | None = None, language: str = 
     return notebook
 
 
-def expanded_cells(name: str, source: str | None = None) -> list[NotebookNode]:
-    """Return a section's cells with exercises in their places and terms still marked: what is translated.
-
-    Args:
-        name: full name of the section.
-        source: replaces the text of the section's file (for tests).
-    """
-    import jupytext
-
-    text = source if source is not None else source_file(name).read_text(encoding="utf-8")
-    cells: list[NotebookNode] = []
-    for cell in jupytext.reads(text, fmt="py:percent").cells:
-        cells += _expand(cell, name)
-    return cells
-
-
-def learner_edition(section: str, source: str | None = None, language: str = SOURCE) -> NotebookNode:
+def learner_edition(section: str, source: str | None = None, run: Mapping[str, Any] | None = None) -> NotebookNode:
     """Notebook node with stubs, not yet executed; arguments are those of `instructor_edition`."""
-    notebook = instructor_edition(section, source, language)
+    notebook = instructor_edition(section, source, run)
     for cell in notebook.cells:
         cell.source = strip_solution(cell.source)
     notebook.metadata["course"]["edition"] = "learner"
     return notebook
 
 
+def recorded_run(section: str) -> dict[str, Any]:
+    """Return what the stored learner's notebook says of the run that made its outputs; empty if there is none.
+
+    Returns:
+        `date` (ISO), `machine`, `tier`, `seconds`, `peak_mb` (of the kernel and all processes it started) and `versions`.
+    """
+    stored = _stored_metadata(find(section).name)
+    return {key: stored[key] for key in RUN if key in stored}
+
+
+def timing_line(run: Mapping[str, Any]) -> str:
+    """Markdown of how long Run All took; empty if `run`, as `recorded_run` returns it, lacks one of its figures."""
+    if not run.keys() >= {"date", "machine", "seconds", "peak_mb"}:
+        return ""
+    return (
+        f"*Run All* took {run['seconds'] / 60:.1f} minutes and {run['peak_mb'] / 1000:.1f} GB of memory on {run['machine']} "
+        f"({run['date']})."
+    )
+
+
 def is_stale(section: str, source: str | None = None) -> bool:
     """Whether the learner's notebook was not built from the current source and exercises."""
-    name = find(section).name
+    current: str = instructor_edition(section, source).metadata["course"]["source_sha256"]
+    return current != _stored_metadata(find(section).name).get("source_sha256")
+
+
+def _stored_metadata(name: str) -> dict[str, Any]:
+    """What the course has written into the stored learner's notebook; empty if there is none that can be read."""
     try:
-        recorded = json.loads(learner_file(name).read_text(encoding="utf-8"))["metadata"]["course"]["source_sha256"]
+        metadata: dict[str, Any] = json.loads(learner_file(name).read_text(encoding="utf-8"))["metadata"]["course"]
     except (OSError, ValueError, KeyError):
-        return True
-    current = str(instructor_edition(section, source).metadata["course"]["source_sha256"])
-    return current != str(recorded)
+        return {}
+    return metadata
 
 
 def refresh(section: str, source: str | None = None) -> bool:
@@ -240,7 +220,6 @@ def refresh(section: str, source: str | None = None) -> bool:
     # As the kernel wrote it; otherwise every refresh would change it.
     refreshed.metadata["language_info"] = stored.metadata["language_info"]
     write(refreshed, learner_file(name))
-    _refresh_overview()
     return True
 
 
@@ -279,40 +258,26 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
         return learner_file(name)
     notebook = learner_edition(section)
     cost = execute(notebook)
-    save_run_cost(name, notebook, cost)
-    for cell, refilled in zip(notebook.cells, learner_edition(section).cells):
-        if cell.cell_type == "markdown":
-            cell.source = refilled.source  # the table of times now holds this run
-    _clean(notebook)
     from course_utils.hardware import detect
 
-    packages = ("torch", "transformers", "peft", "accelerate")
-    notebook.metadata["course"] |= {
-        "tier": detect().tier,
+    device, packages = detect(), ("torch", "transformers", "peft", "accelerate")
+    run = {
+        "date": date.today().isoformat(),
+        "machine": f"{device.name}, {device.cores} cores",
+        "tier": device.tier,
         "seconds": round(cost.seconds),
+        "peak_mb": round(cost.peak_bytes / 1e6),
         "versions": {package: version(package).split("+")[0] for package in packages},
     }
+    for cell, refilled in zip(notebook.cells, learner_edition(section, run=run).cells):
+        if cell.cell_type == "markdown":
+            cell.source = refilled.source
+    _clean(notebook)
+    notebook.metadata["course"] |= run
     write(notebook, learner_file(name))
-    _refresh_overview()
     cost_text = f"{cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB"
     report(f"{name}: learner's edition ran in {cost_text}, in {learner_file(name)}")
     return learner_file(name)
-
-
-def _refresh_overview() -> None:
-    """Update the stored output of lesson 01's overview, which shows every lesson's exercises and recorded time."""
-    import nbformat
-
-    file = learner_file(LESSONS["01"].name)
-    if not file.exists():
-        return
-    notebook = nbformat.read(file, 4)
-    for cell in _code_cells(notebook):
-        for output in cell.outputs:
-            if "overview(" in cell.source and output.output_type == "execute_result":
-                table = overview(notebook.metadata["course"].get("tier", "cpu"))
-                output.data = {"text/html": table._repr_html_(), "text/plain": repr(table)}
-    write(notebook, file)
 
 
 def write(notebook: NotebookNode, file: Path) -> None:
@@ -333,16 +298,13 @@ def _expand(cell: NotebookNode, name: str) -> list[NotebookNode]:
     source = cell.source.strip()
     tags = cell.metadata.get("tags", [])
     metadata = {"tags": tags} if tags else {}
-    # Folded away: the install cell, as people come for the lesson, and what is tagged so. JupyterLab reads the one of these,
-    # Colab the other.
-    folded = {"jupyter": {"source_hidden": True}, "cellView": "form"}
-    if "folded" in tags:
-        metadata |= folded
+    if "folded" in tags:  # JupyterLab reads the one of these, Colab the other
+        metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
     if cell.cell_type == "markdown":
         return [new_markdown_cell(source, metadata=metadata)]
     if install_match := re.fullmatch(r"#\s*INSTALL:\s*(.*)", source):
         text = install_cell(install_match[1].replace(" ", ""))
-        return [new_code_cell(text, metadata={"tags": ["install"], **folded})]
+        return [new_code_cell(text, metadata={"tags": ["install"]})]
     if exercise_match := re.fullmatch(r"#\s*EXERCISE:\s*([\w-]+)", source):
         if exercise_match[1] not in EXERCISES:
             raise CourseError(f"{name}: there is no exercise {exercise_match[1]!r}")

@@ -1,15 +1,19 @@
-"""What computes in the reader's browser: the files that a page needs, and a calculator as a piece of a page.
+"""What computes in the reader's browser: the files that a page needs, and calculators and exercises as pieces of a page.
 
     write_static(site, files)   the files, once for a book, below its first folder
     static()                    where pages find them
     head()                      for the page's head: style sheet and script
     fragment("memory")          where the calculator is to stand
+    exercise_fragment("lora-3") where the exercise is to stand: an editor, a check, a diagnosis and a hint
     write_page(folder)          a page with everything, for trying it without a book
 
 It knows nothing of the book that it stands in. The page's Python is started at the first change, in a worker, and runs
 `course_utils.in_browser`; the files can lie on any static host. From `file://`, where a browser starts no worker, the answer
 stands that was computed when the page was built, and the page says so. A book without Pyodide shows the answers of the build
 (`fragment("memory", live=False)`) and needs the style sheet alone (`write_style`).
+
+What the reader of an exercise wrote is kept in the browser's `localStorage`, under `finetuning-course/exercise/ID`: a JSON
+object with `source`, `tries` (wrong ones since the last right one), `passed` and `points`.
 
 Script, style, worker and the course's Python lie in a folder that is named after their content, Pyodide in one that is named
 after its version. So a browser that kept some of them from an earlier visit never runs old and new ones together, and loads
@@ -23,6 +27,7 @@ import ast
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -32,9 +37,12 @@ from typing import Any
 from markupsafe import Markup
 
 from course_utils import assets, pages
-from course_utils.in_browser.calculators import CALCULATORS, calculate
-from course_utils.languages import SOURCE, current
+from course_utils.errors import CourseError
+from course_utils.exercises import EXERCISES
+from course_utils.exercises.checking import HINT_FROM
+from course_utils.exercises.definitions import strip_solution
 from course_utils.publishing import pyodide
+from course_utils.show.calculators import CALCULATORS
 
 STATIC = "_static"  # of a website
 RUNTIME = f"pyodide-{pyodide.VERSION}"  # Pyodide's files, beside the folder of ours
@@ -42,12 +50,13 @@ STYLE, SCRIPT, WORKER = "course.css", "course.js", "worker.mjs"
 OWN_FILES = (STYLE, SCRIPT, WORKER)
 # Modules that a page's Python starts from; what they import at the top is found by reading them.
 ROOTS = (
-    "in_browser.calls",
-    "in_browser.calculators",
-    "in_browser.answers",
+    "in_browser",
+    "show.calculators",
+    "exercises",
     "evidence.lesson_03",  # by the challenge qlora-5, when it is checked
 )
 DATA = ("memory/architectures.json", "memory/shapes.json")
+LIBRARY_NAMES = {"numpy": "NumPy", "torch": "PyTorch", "sklearn": "scikit-learn"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same code gives the same file
 
 
@@ -65,6 +74,12 @@ def modules() -> list[Path]:
             files.add(file)
             pending += [*parents, *_imported(assets.PACKAGE / file)]
     return sorted(files)
+
+
+def tables() -> list[str]:
+    """Return the names of the tables of facts that these modules read."""
+    sources = [(assets.PACKAGE / file).read_text(encoding="utf-8") for file in modules()]
+    return sorted({name for text in sources for name in re.findall(r'facts\.table\("(\w+)"\)', text)})
 
 
 def _file_of(module: str) -> Path | None:
@@ -90,15 +105,17 @@ def _imported(file: Path) -> Iterator[str]:
 
 
 @cache
-def archive(language: str = SOURCE) -> bytes:
-    """Return the zip of the modules and data that a page's Python needs, with the catalogues of the page's language."""
-    catalogues = sorted((assets.PACKAGE / "locale" / language).rglob("*.po"))
+def archive() -> bytes:
+    """Return the zip of the modules and data that a page's Python needs."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
-        for file in [*modules(), *map(Path, DATA), *(file.relative_to(assets.PACKAGE) for file in catalogues)]:
-            entry = zipfile.ZipInfo(f"course_utils/{file.as_posix()}", EPOCH)
+        names = {f"course_utils/{file.as_posix()}": assets.PACKAGE / file for file in (*modules(), *map(Path, DATA))}
+        for table in tables():  # where `assets.root` looks for them
+            names[f"course_utils/_assets/data/{table}.toml"] = assets.path(f"data/{table}.toml")
+        for name, file in names.items():
+            entry = zipfile.ZipInfo(name, EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            packed.writestr(entry, (assets.PACKAGE / file).read_bytes())
+            packed.writestr(entry, file.read_bytes())
     return buffer.getvalue()
 
 
@@ -107,7 +124,7 @@ def static() -> str:
 
     Its name changes with anything in it: `_static/course-0f3a…`.
     """
-    content = hashlib.sha256(archive(current()))
+    content = hashlib.sha256(archive())
     for name in OWN_FILES:
         content.update(_own(name))
     return f"{STATIC}/course-{content.hexdigest()[:12]}"
@@ -127,7 +144,7 @@ def write_static(site: Path, runtime: Path | None) -> list[Path]:
         OSError: the folder cannot be written.
     """
     written = [_write(site / static() / name, _own(name)) for name in OWN_FILES]
-    written.append(_write(site / static() / "course.zip", archive(current())))
+    written.append(_write(site / static() / "course.zip", archive()))
     if runtime is not None:
         names = (*pyodide.FILES, "NOTICE.txt")
         written += [_write(site / STATIC / RUNTIME / name, (runtime / name).read_bytes()) for name in names]
@@ -168,7 +185,7 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     """Return a calculator with its answer, as HTML. Its heading is the page's own matter.
 
     Args:
-        id: a key of `in_browser.calculators.CALCULATORS`; at most once on a page.
+        id: a key of `calculators.CALCULATORS`; at most once on a page.
         live: whether its choices can be changed, for which the page needs Python; if not, they are listed.
         choices: choices to begin with instead of the defaults.
 
@@ -178,9 +195,9 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     """
     calculator = CALCULATORS[id]
     begin = calculator.defaults | choices
-    answer = calculate(id, begin)
-    if not answer["valid"]:
-        raise ValueError(answer["summary"])
+    answer = calculator.answer(begin)
+    if not answer.valid:
+        raise ValueError(answer.summary)
     return Markup(
         pages.render(
             "publishing/templates/calculator.html.j2",
@@ -188,23 +205,48 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
             live=live,
             begin=begin,
             as_json=json.dumps,
-            summary=answer["summary"],
-            details=Markup(answer["details"]),
+            summary=answer.summary,
+            details=Markup(answer.details),
+        )
+    )
+
+
+def exercise_fragment(id: str, statement: bool = False) -> Markup:
+    """Return an exercise as HTML: the editor, or where to run it. Its heading is the page's own matter.
+
+    Args:
+        id: the exercise; at most once on a page.
+        statement: whether to show what is asked, as it is written (Markdown); a lesson's page has it already.
+
+    Raises:
+        CourseError: unknown exercise.
+    """
+    if id not in EXERCISES:
+        raise CourseError(f"unknown exercise {id!r}; there are {', '.join(EXERCISES)}")
+    exercise = EXERCISES[id]
+    return Markup(
+        pages.render(
+            "publishing/templates/exercise.html.j2",
+            exercise=exercise,
+            statement=exercise.statement if statement else "",
+            stub=strip_solution(exercise.source()).partition("\n")[2],
+            libraries=" and ".join(LIBRARY_NAMES[name] for name in exercise.needs),
+            hint_from=HINT_FROM,
+            title=exercise.title,
+            hint=" ".join(exercise.hint.split()),
         )
     )
 
 
 def write_page(folder: Path, with_python: bool = True) -> Path:
     """Write a page with all calculators and all exercises, and its static files; returns the page."""
-    from course_utils.publishing import page_exercises
-
     write_static(folder, pyodide.prepare() if with_python else None)
     page = folder / "index.html"
     text = pages.render(
         "publishing/templates/in_browser.html.j2",
         head=head(),
         calculators=[(calculator.title, fragment(id)) for id, calculator in CALCULATORS.items()],
-        exercises=[(exercise.title, fragment) for exercise, fragment in page_exercises.all_fragments()],
+        exercises=[(exercise.title, exercise_fragment(id, statement=True)) for id, exercise in EXERCISES.items()],
     )
     page.write_text(text, encoding="utf-8")
     return page

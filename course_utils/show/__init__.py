@@ -1,15 +1,13 @@
-"""What a lesson shows: predictions, tables, answers beside each other, and the tokens that a loss is taken on.
+"""What a lesson shows: predictions, forms, tables, drawings, answers beside each other, and the tokens of a loss.
 
-Everything here has a plain twin: `str()` of each object says the same as its HTML, for hosts without a browser.
+Everything here can be read without a browser: `str()` of each object says the same as its HTML.
 """
 
-from course_utils.show.answers import answers
-from course_utils.show.folders import folder_sizes
-from course_utils.show.folds import folded
-from course_utils.show.predictions import predict
-from course_utils.show.quiet import quiet
-from course_utils.show.sorting import sort
-from course_utils.show.tables import table
-from course_utils.show.tokens import conversation
+from course_utils.figures import drawing
+from course_utils.show.answers import answers, conversation, folded
+from course_utils.show.tables import folder_sizes, table
+from course_utils.show.widgets import calculator, predict, review, sort
 
-__all__ = ["answers", "conversation", "folded", "folder_sizes", "predict", "quiet", "sort", "table"]
+__all__ = [
+    "answers", "calculator", "conversation", "drawing", "folded", "folder_sizes", "predict", "review", "sort", "table",
+]  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from course_utils.show.style import FONT, LINE, escaped, tone
+from course_utils.style import FONT, LINE, escaped, tone
 
 Cell = Any  # a Score, a number, a text, or None where there is nothing
 
@@ -115,3 +117,13 @@ class Table:
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
         return f"{self.caption}\n{text}" if self.caption else text
+
+
+def folder_sizes(*folders: str | os.PathLike[str]) -> Table:
+    """The files of folders with their sizes in MB (10^6 bytes), largest first."""
+    rows = {}
+    for folder in map(Path, folders):
+        for file in sorted(folder.iterdir(), key=lambda f: -f.stat().st_size):
+            if file.is_file():
+                rows[f"{folder.name}/{file.name}"] = {"MB": round(file.stat().st_size / 1e6, 2)}
+    return Table(rows, "", "file", "")

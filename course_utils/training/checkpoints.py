@@ -8,22 +8,31 @@ it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from course_utils.batching import Encoded
 from course_utils.errors import CourseError
 from course_utils.files import sha256, to_disk
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    from course_utils.training.history import History
+    from course_utils.training.objectives import Objective
+    from course_utils.training.settings import Settings
+
 
 KEPT_CHECKPOINTS = 2
 MANIFEST = "manifest.json"
@@ -237,3 +246,148 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"][0])  # older checkpoints have the states of all cards, this process's first
+
+
+class EarlyStopping:
+    """Decides when a run should stop, and keeps the weights that had the lowest validation loss.
+
+    Attributes:
+        best_step: step of the lowest validation loss so far; None before the first validation.
+    """
+
+    def __init__(
+        self, patience: int, parameters: Mapping[str, torch.nn.Parameter], history: History, checkpoints: Checkpoints | None
+    ) -> None:
+        """Prepare to watch a run.
+
+        Args:
+            patience: the run stops after this number of validation losses in a row that do not improve on the best.
+            parameters: the trained parameters, by name.
+            history: the run's history, to which the trainer adds the validation losses.
+            checkpoints: if given, the best weights are also written there; None to keep them in memory only (also on every
+                process except the main one).
+        """
+        self.patience, self.parameters, self.history, self.checkpoints = patience, parameters, history, checkpoints
+        self.best_step: int | None = None
+        self._weights: dict[str, torch.Tensor] | None = None
+
+    def should_stop(self, step: int) -> bool:
+        """Take the latest validation loss into account, and return whether the run should stop.
+
+        Args:
+            step: the step at which the loss was measured.
+
+        Returns:
+            True if the last `patience` validation losses brought no improvement.
+        """
+        steps, losses = self.history.validation_steps, self.history.validation_losses
+        if self.best_step is None or losses[-1] < losses[steps.index(self.best_step)]:
+            self.best_step = step
+            self._weights = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
+            if self.checkpoints:
+                self.checkpoints.save_best(step, self._weights)
+        return len(steps) - 1 - steps.index(self.best_step) >= self.patience
+
+    def restore(self, checkpoints: Checkpoints | None) -> None:
+        """Give the model its best weights back, from memory or from the checkpoints.
+
+        If they are missing, add a note to the history.
+
+        Args:
+            checkpoints: where the best weights may have been written by an earlier part of the run, or None.
+        """
+        if self.best_step is None:
+            return
+        weights = self._weights or (checkpoints.load_best(self.best_step) if checkpoints else None)
+        self.history.best_step = self.best_step
+        if weights is None:
+            self.history.note(
+                f"the best weights (step {self.best_step}) are missing or damaged; the model keeps its last ones"
+            )
+        else:
+            set_weights(self.parameters, weights)
+
+
+def set_weights(parameters: Mapping[str, torch.nn.Parameter], weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy each tensor of `weights` into the parameter of the same name, in place."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def run_identity(
+    objective: Objective,
+    settings: Settings,
+    examples: Sequence[Encoded],
+    parameters: Mapping[str, torch.nn.Parameter],
+    processes: int,
+) -> dict[str, Any]:
+    """Describe a run by plain values that are equal for two runs only if one can continue from the other's checkpoint.
+
+    Args:
+        objective: what is learned.
+        settings: the run's settings; those about checkpoints do not count.
+        examples: all encoded examples, for training and validation.
+        parameters: the trained parameters, by name.
+        processes: number of processes that train together.
+    """
+    compared_settings = {n: v for n, v in settings.as_dict().items() if not n.startswith("checkpoint")}
+    data = repr([(e.prompt, e.completions) for e in examples])
+    return {
+        "settings": compared_settings,
+        "objective": repr(objective),
+        "data": hashlib.sha256(data.encode()).hexdigest(),
+        "model": {name: list(p.shape) for name, p in parameters.items()},
+        "processes": processes,
+    }
+
+
+class Resume:
+    """Saves the state of a run in its checkpoints, and restores a saved state.
+
+    Attributes:
+        checkpoints: where the states are saved.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        accelerator: Accelerator,
+        parameters: Mapping[str, torch.nn.Parameter],
+        optimizer: AcceleratedOptimizer,
+        history: History,
+    ) -> None:
+        self.checkpoints, self.accelerator = checkpoints, accelerator
+        self.parameters, self.optimizer, self.history = parameters, optimizer, history
+
+    def save(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write a checkpoint. All processes must call this; only the main one writes.
+
+        Args:
+            step: number of optimiser steps done.
+            values: plain values to keep besides the history, see `State.values`.
+        """
+        from accelerate.utils import gather_object
+
+        states = gather_object([random_states()])
+        if not self.accelerator.is_main_process:
+            return
+        optimizer = {"optimizer": self.optimizer.state_dict()}
+        if self.accelerator.scaler is not None:
+            optimizer["scaler"] = self.accelerator.scaler.state_dict()
+        self.checkpoints.save(State(step, self.parameters, optimizer, states, {"history": self.history.as_dict(), **values}))
+
+    def restore(self, state: State) -> None:
+        """Restore weights, optimiser, history and random generators from a saved state.
+
+        A note says that the run was resumed.
+        """
+        set_weights(self.parameters, state.weights)
+        self.optimizer.load_state_dict(state.optimizer["optimizer"])
+        if self.accelerator.scaler is not None and "scaler" in state.optimizer:
+            self.accelerator.scaler.load_state_dict(state.optimizer["scaler"])
+        self.history.restore(state.values["history"])
+        self.history.note(f"resumed after step {state.step}")
+        restore_random_states(state.random[self.accelerator.process_index])

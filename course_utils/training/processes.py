@@ -1,11 +1,14 @@
-"""The processes of one training run: device, precision, and sums over all processes (done by Accelerate)."""
+"""The processes of one training run: device, precision, sums over all of them, and the share of each in every batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, cast
 
+from course_utils.batching import Encoded, shuffled_batches
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
@@ -13,6 +16,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from course_utils.models import Model
+    from course_utils.training.objectives import Objective
+    from course_utils.training.settings import Settings
+
+
+Key = TypeVar("Key")
 
 
 def accelerator_for(model: Model) -> Accelerator:
@@ -58,7 +66,7 @@ def forward_restored(model: Model) -> Iterator[None]:
         vars(model).update(before)
 
 
-def to_floats(values: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
+def to_floats(values: Mapping[Key, torch.Tensor | float]) -> dict[Key, float]:
     """Return scalars as Python's numbers; those on a device in one copy, as each copy waits until the device is done."""
     import torch
 
@@ -78,3 +86,60 @@ def sum_over_processes(accelerator: Accelerator, values: Mapping[str, float]) ->
 
     tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=accelerator.device)
     return dict(zip(values, accelerator.reduce(tensor, "sum").tolist()))
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What one process has to work on in one step.
+
+    Attributes:
+        examples: this process's part of the batch.
+        weight: 1, or 0 if the batch has no part for this process. It then works on another process's first example, only
+            because all processes must take part in averaging the gradients.
+        normalizers: the numbers by which the losses are divided, of the whole batch over all processes.
+    """
+
+    examples: list[Encoded]
+    weight: int
+    normalizers: Mapping[str, float]
+
+
+class BatchSampler:
+    """Yields the batches of a run in order. They depend only on the data, the settings and the number of processes."""
+
+    def __init__(self, objective: Objective, settings: Settings, accelerator: Accelerator) -> None:
+        self.objective, self.settings, self.accelerator = objective, settings, accelerator
+        self.rank: int = accelerator.process_index
+        self.world: int = accelerator.num_processes
+        self.batch_size: int = settings.batch_size * settings.gradient_accumulation_steps * self.world
+
+    def steps_per_epoch(self, examples: Sequence[Encoded]) -> int:
+        """Return the number of optimiser steps in one pass over the examples."""
+        return math.ceil(len(examples) / self.batch_size)
+
+    def epoch(self, examples: Sequence[Encoded], number: int) -> list[list[Encoded]]:
+        """Return all batches of an epoch; each batch has the examples of all processes.
+
+        Args:
+            examples: the encoded examples of the data set.
+            number: number of the epoch, from 0.
+        """
+        return shuffled_batches(examples, self.batch_size, self.settings.seed + number, self.settings.bucket)
+
+    def part(self, batch: list[Encoded]) -> tuple[list[Encoded], int]:
+        """Return this process's examples of a whole batch, and their weight (see `StepBatch`)."""
+        own_examples = batch[self.rank :: self.world]
+        return (own_examples, 1) if own_examples else (batch[:1], 0)
+
+    def first_epochs(self, examples: Sequence[Encoded], count: int) -> list[list[Encoded]]:
+        """Return this process's examples in each step of the first `count` epochs."""
+        return [self.part(batch)[0] for number in range(count) for batch in self.epoch(examples, number)]
+
+    def after(self, step: int, examples: Sequence[Encoded]) -> Iterator[StepBatch]:
+        """Yield this process's work in each step that follows `step`, without end."""
+        epoch, first = divmod(step, self.steps_per_epoch(examples))
+        while True:
+            for batch in self.epoch(examples, epoch)[first:]:
+                own_examples, weight = self.part(batch)
+                yield StepBatch(own_examples, weight, self.objective.normalizers(batch))
+            epoch, first = epoch + 1, 0

@@ -10,30 +10,34 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from course_utils import memory, quantization
+from course_utils.batching import Encoded
 from course_utils.errors import CourseError, Diverged, OutOfMemory
-from course_utils.scoring import Encoded
-from course_utils.training.checkpoints import Checkpoints, State
-from course_utils.training.early_stopping import EarlyStopping
-from course_utils.training.footprint import Footprint, prefault
-from course_utils.training.history import History
-from course_utils.training.micro_batches import UNPREDICTED_TOKENS, MicroBatches
-from course_utils.training.objectives import SFT, Objective, OnlineObjective
-from course_utils.training.processes import accelerator_for, forward_restored, sum_over_processes, to_floats
-from course_utils.training.progress import Progress
-from course_utils.training.reference import reference_log_probabilities, with_reference
-from course_utils.training.resume import Resume, run_identity
-from course_utils.training.sampler import BatchSampler, RolloutSampler, StepBatch
-from course_utils.training.schedule import learning_rate_factor
-from course_utils.training.settings import Settings
+from course_utils.scoring import completion_log_probabilities
+from course_utils.training.checkpoints import Checkpoints, EarlyStopping, Resume, State, run_identity
+from course_utils.training.footprint import Footprint, MicroBatches, prefault
+from course_utils.training.history import History, Progress
+from course_utils.training.objectives import SFT, Objective, check_reference
+from course_utils.training.processes import (
+    BatchSampler,
+    StepBatch,
+    accelerator_for,
+    forward_restored,
+    sum_over_processes,
+    to_floats,
+)
+from course_utils.training.settings import Settings, learning_rate_factor
 
 if TYPE_CHECKING:
     import torch
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedTokenizerBase
 
     from course_utils.models import Model
+
 
 OnStep = Callable[[int, int, History], None]
 
@@ -135,16 +139,9 @@ class Trainer:
         )
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.micro_batches = MicroBatches(model, tokenizer, objective, settings, self.accelerator.device)
-        self.rollouts = self._rollout_sampler() if objective.is_online else None
-        self.sampler = self.rollouts or BatchSampler(objective, settings, self.accelerator)
+        self.sampler = BatchSampler(objective, settings, self.accelerator)
         self.resume: Resume | None = None
         self.early_stopping: EarlyStopping | None = None
-
-    def _rollout_sampler(self) -> RolloutSampler:
-        objective = cast("OnlineObjective", self.objective)
-        return RolloutSampler(
-            self.model, self.tokenizer, objective, self.settings, self.accelerator, self.micro_batches, self.history
-        )
 
     def train(self, train: Sequence[Any], validation: Sequence[Any] | None) -> History:
         """Train on examples in the user's own format (see `fit`), and return the history.
@@ -187,7 +184,7 @@ class Trainer:
         if len(micro_batches.latest) == 1:
             advice = f"lower Settings(max_length={self.settings.max_length}), or use a smaller or 4-bit model"
         text = f"out of memory at step {self.step}, with {micro_batches.latest_tokens:,} tokens at once"
-        if micro_batches.latest and not self.objective.is_online:
+        if micro_batches.latest:
             text += f" ({micro_batches.latest_footprint()})"
         return f"{text}; {advice}"
 
@@ -198,11 +195,11 @@ class Trainer:
             raise CourseError(f"the {split} set is empty: it needs at least one example")
         limit = self.settings.max_length
         examples = [self.objective.encode(self.tokenizer, row, limit, f"{split}[{i}]") for i, row in enumerate(rows)]
-        if split == "train" and len(examples) > 1 and not self.objective.is_online:
+        if split == "train" and len(examples) > 1:
             first = examples[0].completions
             if all(example.completions == first for example in examples):
                 self.history.note("every training example has the same completion: the model will learn to say just that")
-        return self.objective.prepare(examples)
+        return examples
 
     def _checkpoints(self, examples: Sequence[Encoded]) -> tuple[Checkpoints | None, State | None]:
         """The checkpoints of this run, and the state in the newest one."""
@@ -227,11 +224,6 @@ class Trainer:
         The largest micro-batch is searched for in the first three epochs.
         """
         free = memory.free_bytes(self.model.device)
-        if self.objective.is_online:
-            if free is not None and self.settings.micro_batch_tokens is None:
-                self.micro_batches.max_tokens = min(self.micro_batches.max_tokens, UNPREDICTED_TOKENS)
-            where = "GPU" if self.model.device.type == "cuda" else "process"
-            return Footprint(None, "how long the answers get is not known yet", where=where)
         steps = self.sampler.first_epochs(examples, min(epochs, 3))
         prediction = self.micro_batches.fit_into(free, steps, state.values.get("micro_batch_tokens") if state else None)
         if free is not None and (prediction.predicted or 0) > free:
@@ -245,12 +237,25 @@ class Trainer:
         values = state.values["reference"] if state else None
         if values is None:
             started = time.perf_counter()
-            values = reference_log_probabilities(
-                self.model, self.objective.reference, [*examples, *held_out], self.micro_batches
-            )
+            values = self._reference_log_probabilities([*examples, *held_out])
             self.history.reference_seconds = time.perf_counter() - started
-        completed = with_reference([*examples, *held_out], values)
+        completed = [
+            replace(example, reference_log_probabilities=tuple(own))
+            for example, own in zip([*examples, *held_out], values, strict=True)
+        ]
         return completed[: len(examples)], completed[len(examples) :]
+
+    def _reference_log_probabilities(self, examples: Sequence[Encoded]) -> list[tuple[float, ...]]:
+        """For each example the log-probability of each of its completions under the reference, in nats."""
+        reference = self.objective.reference
+        if reference is not None:
+            check_reference(self.model, reference)
+        scoring_model = reference or self.model
+        scoring_model.eval()
+        by_example = completion_log_probabilities(
+            scoring_model, self.micro_batches.cut(examples), self.micro_batches.collate
+        )
+        return [by_example[id(example)] for example in examples]
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -282,8 +287,7 @@ class Trainer:
                 stop = self._validate(held_out)
             if self.on_step and self.accelerator.is_main_process:
                 self.on_step(self.step, total, self.history)
-            between_batches = self.step % self.sampler.steps_per_batch == 0
-            if self.resume and between_batches and (last or stop or self.step % checkpoint_every == 0):
+            if self.resume and (last or stop or self.step % checkpoint_every == 0):
                 self.resume.save(self.step, self._checkpoint_values([*examples, *held_out], stop))
             progress.update(self.step, last or stop)
             if last or stop:
@@ -328,32 +332,17 @@ class Trainer:
         cut and distributed over processes.
         """
         cut = self.micro_batches.cut_for_training(batch.examples)
-        totals = self._totals(self.wrapped, cut, batch)
         sums: dict[str, torch.Tensor | float] = {"loss": 0.0}
         for number, examples in enumerate(cut):
             is_last = number == len(cut) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 tensors = self.micro_batches.collate(examples)
-                loss, metrics = self.objective.loss(self.wrapped, tensors, totals)
+                loss, metrics = self.objective.loss(self.wrapped, tensors, batch.normalizers)
                 # Processes average their gradients, but the batch's gradient is their sum.
                 self.accelerator.backward(loss * (self.accelerator.num_processes * batch.weight))
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + batch.weight * value
         return self._sum(sums)
-
-    def _totals(self, model: torch.nn.Module, cut: Sequence[Sequence[Encoded]], batch: StepBatch) -> Mapping[str, float]:
-        """Quantities of the whole batch that the loss of a micro-batch needs."""
-        if not self.objective.needs_statistics:
-            return batch.normalizers
-        import torch
-
-        sums: dict[str, torch.Tensor | float] = {}
-        with torch.no_grad():
-            for examples in cut:
-                part = self.objective.statistics(model, self.micro_batches.collate(examples), batch.normalizers)
-                for name, value in part.items():
-                    sums[name] = sums.get(name, 0.0) + batch.weight * value
-        return {**batch.normalizers, **self._sum(sums)}
 
     def _sum(self, values: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
         return sum_over_processes(self.accelerator, to_floats(values))
@@ -384,11 +373,7 @@ class Trainer:
         if not held_out:
             return False
         self.model.eval()
-        if self.rollouts:
-            means = self.rollouts.measure(held_out)
-            means = {"loss": -means["reward"], **means}
-        else:
-            means = self._validation_means(held_out)
+        means = self._validation_means(held_out)
         self.wrapped.train()
         self.history.validation_steps.append(self.step)
         self.history.validation_losses.append(means.pop("loss"))
@@ -402,17 +387,15 @@ class Trainer:
         own_examples, weight = self.sampler.part(held_out)
         batch = StepBatch(own_examples, weight, self.objective.normalizers(held_out))
         cut = self.micro_batches.cut(own_examples)
-        totals = self._totals(self.model, cut, batch)
         parts: list[dict[str, torch.Tensor]] = []
         with torch.no_grad():
             for examples in cut:
                 tensors = self.micro_batches.collate(examples)
-                loss, metrics = self.objective.loss(self.model, tensors, totals)
+                loss, metrics = self.objective.loss(self.model, tensors, batch.normalizers)
                 parts.append({"loss": loss, **metrics})
-        values = to_floats({f"{number} {name}": value for number, part in enumerate(parts) for name, value in part.items()})
+        values = to_floats({(number, name): value for number, part in enumerate(parts) for name, value in part.items()})
         sums: dict[str, float] = {"loss": 0.0}
-        for key, value in values.items():
-            name = key.partition(" ")[2]
+        for (_, name), value in values.items():
             sums[name] = sums.get(name, 0.0) + weight * value
         return self._sum(sums)
 
@@ -432,3 +415,42 @@ def _is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+NAME = "trial"
+
+
+def trial(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Sequence[Any],
+    validation: Sequence[Any],
+    config: LoraConfig,
+    settings: Settings,
+) -> History:
+    """Train a fresh adapter beside those that the model has, measure it, and remove it again.
+
+    Args:
+        model: a PEFT model. Its active adapter is not used during the trial, and is active again afterwards.
+        tokenizer: its tokenizer.
+        train, validation: conversations, as `fit` takes them.
+        config: configuration of the fresh adapter.
+        settings: settings of the run; the seed also determines the adapter's first weights.
+
+    Returns:
+        History of the run.
+
+    Raises:
+        CourseError: for the same reasons as `fit`.
+    """
+    import torch
+
+    active = model.active_adapter
+    torch.manual_seed(settings.seed)
+    model.add_adapter(NAME, config)
+    try:
+        model.set_adapter(NAME)
+        return fit(model, tokenizer, train, validation, settings=settings)
+    finally:
+        model.set_adapter(active)
+        model.delete_adapter(NAME)

@@ -8,26 +8,23 @@
 # model our catalogue. A third says: {{term:fine-tuning|fine-tune}} the model, that is, train it further on
 # examples of our own. This lesson gives you three questions that decide what to try first. Then it tests
 # every answer on this one task.
-#
-# <!-- assumes: JSON, JSONL -->
 
 # %%
 # INSTALL: rag,server
 
 # %%
-from course_utils import charts, drawings, evaluation, evidence, hardware, models, plans, show
-from course_utils import training, widgets
+from course_utils import charts, evaluation, evidence, models, plans, show
+from course_utils import training
 from course_utils.data_prep import load_catalogue
 from course_utils.decision import APPROACHES, decide
 from course_utils.evidence import lesson_01
 from course_utils.exercises import check, quiz
 from course_utils.generation import generate
-from course_utils.publishing.overview import overview
 from course_utils.show import predict
 
 import numpy as np
 
-show.quiet()
+plan = plans.plan("01")
 lesson_01.picture()
 
 # %% [markdown]
@@ -52,18 +49,10 @@ lesson_01.picture()
 # - compute the number of requests a day from which fine-tuning pays, and find the cheapest plan that is good enough.
 #
 # You should have called a language model's API before, but need not have trained anything. Reading takes
-# about 60 minutes, and the exercises about as long again.
+# about 60 minutes, and the exercises about as long again. The lesson also tells you when the other five are
+# worth your time. If a cell fails, run `course doctor` in a terminal: it says what is missing.
 #
 # {{timing}}
-
-# %%
-device = hardware.detect()
-plan = plans.plan("01")
-overview(device.tier)
-
-# %% [markdown]
-# The table lists the lessons. This first one tells you when the others are worth your time. If a cell fails,
-# run `course doctor` in a terminal: it says what is missing.
 
 # %% [markdown]
 # ## 1 · Three questions decide
@@ -80,7 +69,7 @@ overview(device.tier)
 # That gives the order of the questions:
 
 # %%
-drawings.decision_tree()
+show.drawing("decision-tree")
 
 # %% [markdown]
 # | approach | when | what it costs | best for |
@@ -102,7 +91,7 @@ decide("behaviour", prompt_reaches=0.6, examples=300, requests_a_day=500)
 # next cell, set the same function to a project of your own.
 
 # %%
-widgets.decision_helper()
+show.calculator("decision")
 
 # %% [markdown]
 # The two limits in the tree, 85 % of the test messages right and 100 examples, are common rules of thumb. Section 6
@@ -208,7 +197,7 @@ voice.reveal(decision.approach, source="the helper")
 # well spent.
 
 # %%
-drawings.error_chain()
+show.drawing("error-chain")
 
 # %% [markdown]
 # Here is one by hand. A customer asks for the number of the key to the drawer of the Thackle desk. The model
@@ -588,7 +577,7 @@ show.answers([example[1]["content"]], {"answer to learn": [example[2]["content"]
 
 # %% [markdown]
 # We train a {{term:LoRA}} {{term:adapter}}, a small set of numbers beside the model's own. Lesson 02 explains
-# it. The model sees each of the 160 examples once, four at a time, which takes a minute or two. (Training
+# it. The model sees each of the {{record:framework:examples:d}} examples once, four at a time, which takes a minute or two. (Training
 # changes the model in place: to repeat section 4 afterwards, restart the kernel.)
 
 # %%
@@ -630,11 +619,11 @@ show.answers(
 # the most expensive misunderstanding about fine-tuning.
 #
 # **What does training save?** The instructions and examples no longer travel with each call. Does that save
-# money? The cards from here on show claims that circulate, and what we found; open their folds for the
-# evidence.
+# money? The cards from here on show claims that circulate, and what we found; their folds say on what it was
+# measured, and when.
 
 # %%
-evidence.card("D2", tokens=tokens)
+evidence.card("D2")
 
 # %% [markdown]
 # So the saving depends on whether the tokens were paid in full. Look up your host's caching rule first.
@@ -690,7 +679,7 @@ lesson_01.differences()
 
 # %% [markdown]
 # The first row settles nothing: its interval includes zero. (The prompt could choose its examples from 300 answered
-# messages, the training saw 160.) So where customers repeat themselves, a file of
+# messages, the training saw {{record:framework:examples:d}}.) So where customers repeat themselves, a file of
 # good answers may be enough: if it is good enough on your task, stop there. It has two limits. A question
 # that nobody has asked before gets only the next row of the large table, *RAG, examples about other facts*.
 # And the examples go out of date with the facts in them.
@@ -778,29 +767,32 @@ lesson_01.frontier(catalogue)
 # You pay for training once, for prompts on every call. So there is a number of requests a day from which
 # training pays, the *break-even*.
 #
-# First one request, by hand. A large model costs 2 dollars for a million tokens of input and 10 for output. A
+# First one request, by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input and {{fact:prices:"gpt-6.2-sol".output:g}} for output. A
 # prompt of 400 tokens and an answer of 25 cost
 #
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
 #
-# With the small fine-tuned model, at 0.195 and 0.60 dollars and with a prompt of 140 tokens, a request costs
+# With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and with a prompt of 140 tokens, a request costs
 # 0.00004 dollars. So each request saves a tenth of a cent.
 #
 # On the other side are 40 hours of work on examples and tests. At 80 dollars an hour these cost 3,200
-# dollars, as much as three million requests save: some 9,000 a day for a year. The form does this sum with
-# the exact numbers of this lesson, and with yours. It also counts a second training within the year, which adds
+# dollars, as much as three million requests save: some 9,000 a day for a year. The picture does this sum with
+# the exact numbers of this lesson, the form below it with yours. Both also count a second training within the year, which adds
 # eight hours. (Its tokens are those of our small model's {{term:tokenizer}}; other models cut text a little otherwise.)
 
 # %%
 chosen = lesson_01.assumptions(tokens)
-widgets.cost_form(chosen, lesson_01.cost_figure)
+lesson_01.cost_figure(chosen)
+
+# %%
+show.calculator("costs", **vars(chosen))
 
 # %% [markdown]
-# The title gives the break-even against the large model. Look at the small model with the long prompt too: if
+# The picture's title gives the break-even against the large model. Look at the small model with the long prompt too: if
 # it is good enough for your task, it stays the cheapest far beyond the break-even. You pay for a GPU of your
 # own around the clock, whether requests come or not, so it wins only at volumes that few of us have.
 #
-# Change one assumption at a time and watch the break-even move. Two matter most: the model that you compare
+# Change one assumption in the form at a time and watch the break-even move. Two matter most: the model that you compare
 # with, and the hours of work. The price of the training run itself hardly shows. These are the prices behind
 # the figure, per token.
 
@@ -822,7 +814,10 @@ lesson_01.gpu_prices()
 # smaller model, which you could prompt as well.
 
 # %%
-evidence.card("D1", assumptions=chosen)
+lesson_01.factors_table(chosen)
+
+# %%
+evidence.card("D1")
 
 # %% [markdown]
 # Against the largest models the factor is large. Against the smallest models of the same vendors it almost vanishes: try one of those, with your best prompt, before you train
@@ -840,7 +835,7 @@ guess
 guess.reveal(round(lesson_01.price_of_an_error(chosen)[1000], 2), source="computed")
 
 # %%
-evidence.card("D3", assumptions=chosen)
+evidence.card("D3")
 
 # %% [markdown]
 # So at 85 %, stop and compute. The same prompt to the same large model is good enough at ten requests a day
@@ -930,7 +925,7 @@ print(f"{sum(has_source)} of {len(some)} answers are in their passage, word for 
 # **The claims of this lesson**, with their verdicts. Open a row to see why.
 
 # %%
-evidence.summary()
+evidence.summary("D1", "D2", "D3", "D4", "D5")
 
 # %% [markdown]
 # **Quiz.** Click a choice to see why it is right or wrong.
@@ -943,7 +938,7 @@ quiz("01")
 # reasons.
 
 # %%
-widgets.decision_helper(lesson_01.sentences(chosen), chosen)
+show.calculator("decision", evidence=lesson_01.sentences(chosen), assumptions=chosen)
 
 # %% [markdown]
 # Whatever it recommends, begin with twenty wrong answers. The last exercise turns section 3 into a program that sorts them.

@@ -7,14 +7,12 @@
 # numbers the model alone takes 16 GB, so the run ends with *CUDA out of memory* before the first example. But
 # {{term:LoRA}} never changes the model's {{term:weight|weights}}; it only reads them. Do numbers that are
 # only read need 16 bits? {{term:QLoRA}} stores each in 4, and the same run fits.
-#
-# <!-- assumes: JSON, JSONL, token, layer, PEFT, margin, fine-tuning, merge -->
 
 # %%
 # INSTALL: qlora,trl
 
 # %%
-from course_utils import charts, drawings, evidence, hardware, memory, models, plans
+from course_utils import charts, evidence, hardware, memory, models, plans
 from course_utils import quantization, show, training
 from course_utils.data_prep import load_task
 from course_utils.exercises import check, quiz
@@ -25,7 +23,6 @@ import warnings
 
 import torch
 
-show.quiet()
 lesson = evidence.lesson_03
 lesson.does_it_fit()
 
@@ -59,7 +56,7 @@ lesson.does_it_fit()
 # multiplies, and drops the copy. The notes are the adapter, whose numbers keep 16 or 32 bits.
 
 # %%
-drawings.four_bit_layer()
+show.drawing("four-bit-layer")
 
 # %% [markdown]
 # Look at the dashed box: the 16-bit copy of a matrix exists only for one product. Three things follow:
@@ -289,11 +286,12 @@ dense, _ = models.load()
 matrix = dense.model.layers[10].mlp.down_proj.weight.detach().float().cpu()
 blocks = matrix.reshape(-1, 64)
 nf4 = lesson.nf4_table()
-charts.code_books(
-    (blocks / blocks.abs().amax(1, keepdim=True))[:20_000].flatten().tolist(),
-    {"NF4": nf4.tolist(), "even": [i / 7 for i in range(-7, 8)]},
+charts.histogram(
+    {"weights": (blocks / blocks.abs().amax(1, keepdim=True))[:20_000].flatten().tolist()},
     "Many small weights, few large ones: NF4 has its values where they are",
     "weight, divided by the largest among 64 neighbours",
+    ticks={"NF4": nf4.tolist(), "even": [i / 7 for i in range(-7, 8)]},
+    bins=81,
 )
 
 # %% [markdown]
@@ -385,7 +383,7 @@ lesson.code_book_errors(matrix, quantize, dequantize)
 # EXERCISE: qlora-2
 
 # %%
-drawings.four_bit_storage()
+show.drawing("four-bit-storage")
 
 # %%
 guess = predict("A matrix has 4096 × 4096 weights. How many MB does it take in NF4?", unit="MB")
@@ -621,11 +619,16 @@ lesson.runs_table(recipe, runs)
 # %%
 losses = {name: lesson.answer_losses(model, tokenizer, held_out)
           for name, model in adapted.items()}
-evidence.card("Q5", lora=losses["LoRA"], qlora=losses["QLoRA"], before=before)
+lesson.paired_losses({"before training": before} | losses)
 
 # %% [markdown]
 # Look at the interval first, then at how much of LoRA's gain QLoRA reached. A difference this small says
-# little: with the table's twelve messages even its sign may flip.
+# little: with the table's twelve messages even its sign may flip. We ran it with three seeds, too:
+
+# %%
+evidence.card("Q5")
+
+# %% [markdown]
 #
 # The 4-bit base starts further behind (section 6), and its adapter has to make up for that too. How much
 # damage is left at the end depends on the model's size, the data and the number of steps. So only your own
@@ -676,7 +679,10 @@ pace = lesson.pace(adapted, tokenizer, examples)
 guess.reveal(round(100 * (four_examples.value - 1)), "% longer")
 
 # %%
-evidence.card("Q2", pace=pace)
+lesson.pace_table(pace)
+
+# %%
+evidence.card("Q2")
 
 # %% [markdown]
 # Others' measurements differ by far more than the claim's ten points. So do not plan with "20 to 30 %": time
@@ -767,7 +773,7 @@ lesson.levers(model_name, card, batch_size, length)
 # controls here.
 
 # %%
-lesson.explorer(model_name)
+show.calculator("memory", model=model_name)
 
 # %% [markdown]
 # **When memory spikes.** Batches differ in length, so some steps need more than others. A {{term:paged optimizer}} keeps
@@ -965,7 +971,7 @@ lesson.rounded_steps(matrix)
 # **The claims of this lesson.**
 
 # %%
-evidence.summary()
+evidence.summary("Q1", "Q2", "Q3", "Q4", "Q5")
 
 # %% [markdown]
 # **Quiz.** Each choice opens to say why it is right or wrong.

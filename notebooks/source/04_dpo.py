@@ -8,14 +8,12 @@
 # do not. A model that imitates the desk learns all of this. In this lesson you teach it the difference: you
 # show it two replies to one message and say which is better. This is called
 # {{term:alignment}} by preferences, and most models that you chat with have been through it.
-#
-# <!-- assumes: JSON, JSONL, token, fine-tuning, layer, rank, merge, batch -->
 
 # %%
 # INSTALL: trl
 
 # %%
-from course_utils import drawings, evaluation, evidence, hardware, memory, models
+from course_utils import evaluation, evidence, hardware, memory, models
 from course_utils import plans, show, training
 from course_utils.data_prep import load_preferences, load_task
 from course_utils.evidence import house_style
@@ -27,7 +25,6 @@ import random
 
 import torch
 
-show.quiet()
 lesson = evidence.lesson_04
 lesson.before_and_after()
 
@@ -411,7 +408,7 @@ lesson.reading_the_log(trainer.state.log_history)
 #
 # From this log alone you could not say that anything was learned: some pairs are harder than others, so in
 # twelve steps of four pairs the loss jumps above and below 0.69. Here is the same picture of a longer run,
-# recorded with 120 pairs.
+# recorded with {{record:preferences:plan.pairs:d}} pairs.
 
 # %%
 lesson.recorded_log()
@@ -633,8 +630,8 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # ## 5 · Does it beat the cheap rival?
 #
 # SFT on the chosen replies uses one half of each pair. What was the other half worth? The figure shows longer,
-# recorded runs. The methods started from the same model, learned from the same 120 pairs, and answered the
-# same test messages at temperature 0. All of this, the desk's SFT included, was done three times, each time with
+# recorded runs. The methods started from the same model, learned from the same {{record:preferences:plan.pairs:d}} pairs, and answered the
+# same {{record:preferences:plan.test:d}} test messages at temperature 0. All of this, the desk's SFT included, was done three times, each time with
 # another {{term:seed}}. Besides SFT and DPO the figure has two variants, explained further down. How often do the
 # answers keep each rule?
 
@@ -858,7 +855,7 @@ table
 # words and form are equal. The others come as twins.
 
 # %%
-drawings.twins()
+show.drawing("twins")
 
 # %% [markdown]
 # Every reply of the twins is chosen for one message and rejected for another. A rule that looks only at its
@@ -993,7 +990,7 @@ lesson.failures_table()
 # trained today with GRPO (Shao et al., 2024), whose idea fits in one picture.
 
 # %%
-drawings.grpo_group()
+show.drawing("grpo-group")
 
 # %% [markdown]
 # Was a reward of 0.8 good? That depends on the message: for an easy one it may be poor. So GRPO lets the model answer the same
@@ -1125,7 +1122,7 @@ lesson.collapse_table(untrained, after, is_valid, right)
 # {{term:RLHF}} (Ouyang et al., 2022). DPO does not need this extra model.
 
 # %%
-drawings.alignment_roads()
+show.drawing("alignment-roads")
 
 # %% [markdown]
 # **The reward model** is a language model whose output layer has a single number: the score of the reply before it. It
@@ -1138,7 +1135,7 @@ drawings.alignment_roads()
 # be spread over the tokens?
 
 # %%
-drawings.ppo_rollout()
+show.drawing("ppo-rollout")
 
 # %% [markdown]
 # Read the picture from the top. Every token is charged for how far it has moved from the reference (or gets a
@@ -1148,7 +1145,6 @@ drawings.ppo_rollout()
 # advantage says how much better the answer went than that guess, so a token that led to a good end against
 # expectation becomes more likely. GRPO replaces the guess by the mean of a group, and so needs no value model.
 #
-# The code is in `course_utils/training/objectives/ppo.py`, the advantages in `course_utils/training/losses.py`.
 # What the penalty does was measured with several seeds:
 
 # %%
@@ -1223,11 +1219,11 @@ lesson.costs_table()
 # **The claims of this lesson.** You have met A5 in section 9. Open a row to see why.
 
 # %%
-evidence.summary("A1", "A2", "A3", "A4")
+evidence.summary("A1", "A2", "A3", "A4", "A5")
 
 # %% [markdown]
 # In A2, ORPO saves the reference and a training stage, not the second reply. A4 says that DPO ranks the pairs
-# about as well as a reward model does, not that either ranks them well: A4's fold has the kinds of pairs one by
+# about as well as a reward model does, not that either ranks them well: section 5 has the kinds of pairs one by
 # one, and SFT on the chosen replies is not far behind.
 
 # %% [markdown]

@@ -7,15 +7,13 @@
 # The model would learn whatever the file teaches: refusals, canned paragraphs, answers to other messages, and a
 # form that hurried agents left empty. In this lesson you turn the file into one worth training on, count what
 # each step finds, and see from training runs whether the work paid off.
-#
-# <!-- assumes: JSON, JSONL, token -->
 
 # %%
 # INSTALL: data
 
 # %%
-from course_utils import charts, data_prep, data_report, drawings, evidence, models, plans, show
-from course_utils import training, widgets
+from course_utils import charts, data_prep, data_report, evidence, models, plans, show
+from course_utils import training
 from course_utils.data_prep import formats, judging, load_task, pii, quality, similarity, truth
 from course_utils.data_prep.endpoint import client_for
 from course_utils.data_prep.validation import validate
@@ -28,7 +26,6 @@ import json
 
 import numpy as np
 
-show.quiet()
 lesson_05.before_and_after()
 
 # %% [markdown]
@@ -363,7 +360,7 @@ print(f"Jaccard index {similarity.jaccard(one, other):.2f}, estimated from 128 n
 # only texts in one drawer are compared. This is locality-sensitive hashing (LSH), here with ten numbers:
 
 # %%
-drawings.banding()
+show.drawing("banding")
 
 # %% [markdown]
 # <details><summary><b>How probably do two texts meet in a drawer? A formula and its curve</b></summary>
@@ -592,7 +589,8 @@ show.table({
 # %%
 tokenizer = models.load_tokenizer()
 lengths = lesson_05.token_lengths(prepared.rows, tokenizer)
-lesson_05.lengths_table(lengths)
+print(f"{len(lengths)} rows with {sum(lengths):,} tokens: half have at most {np.median(lengths):.0f}, "
+      f"99 of 100 at most {np.percentile(lengths, 99):.0f}, the longest {max(lengths)}")
 
 # %%
 lesson_05.cut_by_limit(lengths)
@@ -761,7 +759,7 @@ lesson_05.suspects(prepared.rows, checked)
 # somebody's card number or name is a pseudonym.
 
 # %%
-widgets.review([prepared.rows[i] for i in checked.suspects[:6]])
+show.review([prepared.rows[i] for i in checked.suspects[:6]])
 
 # %%
 guess = predict("Somebody reads the first 60 of these. How many of the 40 wrong labels are there?")
@@ -851,7 +849,7 @@ lesson_05.recorded_repair()
 #
 # The brackets go from the worst to the best of three runs. They are no confidence intervals, and all runs were
 # asked the same hundred messages. Do not compare this table with the one in section 10: here messages of up to
-# 40 words are trained on, four in a batch, and there up to 32 words, two in a batch. So rows that nobody
+# {{record:label-noise:"longest message, words":d}} words are trained on, four in a batch, and there up to 32 words, two in a batch. So rows that nobody
 # repaired give 68 % of the categories here and 73 % there.
 #
 # The *test set* may have wrong labels too. They count right answers as wrong, and so punish the better model.
@@ -1554,7 +1552,7 @@ print(f"both fields right, prepared minus raw: {100 * difference.value:+.0f} poi
 # that reads nothing.
 #
 # The evidence comes from recorded runs, longer and three of each. They take messages of at most 32 words, which
-# leaves 1,250 rows of the export and 300 of the prepared ones for training. The labels of the prepared rows
+# leaves {{record:data-quality:rows.raw:,}} rows of the export and {{record:data-quality:rows.cleaned:d}} of the prepared ones for training. The labels of the prepared rows
 # were not repaired, and the leaked test messages were left in the export. Both make the gain look smaller than
 # it is.
 
@@ -1563,7 +1561,7 @@ lesson_05.recorded_table()
 
 # %% [markdown]
 # Compare the first two rows: what preparing improves is the category. The escalation hardly rises above what
-# "none" alone gets, although three rows in ten are urgent: these divide into five reasons, and 300 examples
+# "none" alone gets, although three rows in ten are urgent: these divide into five reasons, and {{record:data-quality:examples:d}} examples
 # teach them badly. A hundred curated rows (from the training set of lesson 02, written to a guide and audited) did
 # about as well as all that were prepared; a difference of 5 points on a hundred messages says no more than that.
 #
@@ -1572,11 +1570,11 @@ lesson_05.recorded_table()
 # guide. Real messages are less alike, so expect less.
 #
 # These runs also judge three of five claims that you will meet elsewhere, P3 of section 8 among them; two could
-# not be tested here. Open a row to see why. All runs saw 300 examples, some more than once where there were
+# not be tested here. Open a row to see why. All runs saw {{record:data-quality:examples:d}} examples, some more than once where there were
 # fewer rows. So "under a condition" means: at equally long training, on this export.
 
 # %%
-evidence.summary("P1", "P2", "P4", "P5")
+evidence.summary("P1", "P2", "P3", "P4", "P5")
 
 # %% [markdown]
 # The size table that the last claim is about circulates in this form. Use it to plan, not as a law:

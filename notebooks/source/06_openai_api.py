@@ -7,17 +7,15 @@
 # model that you call by its name. It takes five calls.
 #
 # But the best known of these services is closing: OpenAI takes no new customers for training, and from
-# January 2027 no new jobs at all (sources in section 10). The calls outlive it, because other hosts use the
+# {{fact:prices:"gpt-4.1-mini".no_new_jobs:%B %Y}} no new jobs at all (sources in section 10). The calls outlive it, because other hosts use the
 # same ones. In this lesson you make all of them, on a service that runs on this machine and really trains.
 # You find out when a tuned model is worth its price, and take one with you when its host closes.
-#
-# <!-- assumes: JSONL, token, fine-tuning -->
 
 # %%
 # INSTALL: server,data
 
 # %%
-from course_utils import drawings, evidence, show
+from course_utils import evidence, show
 from course_utils.data_prep import load_task
 from course_utils.evidence import lesson_06
 from course_utils.exercises import check, quiz
@@ -32,7 +30,6 @@ from tempfile import mkdtemp
 
 from openai import OpenAI
 
-show.quiet()
 lesson_06.before_and_after()
 
 # %% [markdown]
@@ -42,7 +39,7 @@ lesson_06.before_and_after()
 # second bar is the {{term:baseline}}, a program that reads nothing and always gives the most common answer.
 #
 # The jobs that you run are small; they show *how*. Where we say how *well*, the numbers come from recorded
-# jobs with more rows (100 in the picture above, 240 in most tables), tested on a hundred messages that no job
+# jobs with more rows (100 in the picture above, {{record:hosted:examples:d}} in most tables), tested on a hundred messages that no job
 # was trained on. All results come from one small model: take the method from here, not the percentages.
 #
 # By the end you will be able to
@@ -148,7 +145,7 @@ print(job.id, job.status)
 # everybody writes a loop. First look at what can happen to a job:
 
 # %%
-drawings.hosted_job()
+show.drawing("hosted-job")
 
 # %% [markdown]
 # A loop that waits for `succeeded` never ends when the job fails or is cancelled, and some hosts add final
@@ -409,7 +406,7 @@ show.answers([prompts[0][-1]["content"]], {"base, form forced": [given]}, wanted
 # %% [markdown]
 # The record is valid on the first try. But the schema says which categories exist, not which one fits this
 # message. One record proves nothing, so here are recorded models, asked the same hundred test messages.
-# "Tuned" ones have learned 240 rows. In brackets are {{term:confidence interval|95 % intervals}}, the range
+# "Tuned" ones have learned {{record:hosted:examples:d}} rows. In brackets are {{term:confidence interval|95 % intervals}}, the range
 # in which the share would probably lie with very many messages:
 
 # %%
@@ -424,7 +421,7 @@ lesson_06.recorded(
 # forced or learned, but only forcing *guarantees* it, as long as the answer is not cut off or refused.
 #
 # The other columns are the share that is right. Content cannot be forced: with its form forced, the base is
-# valid every time but has both fields right in 4 of 100. Eight examples in the prompt bring this small base
+# valid every time but has both fields right in {{record:hosted:runs.0.scores."base, form forced".both.0:.0%}} of the messages. Eight examples in the prompt bring this small base
 # only to about the score of the last row, which reads nothing. So here the content had to be trained. A large
 # model should do better with examples; measure it before you train (lesson 01).
 #
@@ -435,7 +432,7 @@ lesson_06.recorded(
 evidence.card("O1")
 
 # %% [markdown]
-# The card judges a claim that circulates. Open it to see the runs and the code behind.
+# The card judges a claim that circulates. Open it to see on what it was measured, and when.
 
 # %% [markdown]
 # ## 4 · How long should it train?
@@ -483,7 +480,7 @@ lesson_06.epochs_table(greedy_events)
 # both lines of the figure jump up in an early epoch, a large step went wrong; that is no overfitting.
 #
 # Does the validation loss really rise at the end? Sixteen messages cannot say: a single epoch up or down may
-# be chance, and the API gives you no interval. So here is a recorded job with ten epochs and 40 validation
+# be chance, and the API gives you no interval. So here is a recorded job with ten epochs and {{record:hosted:validation:d}} validation
 # messages:
 
 # %%
@@ -494,7 +491,7 @@ lesson_06.recorded_turn()
 # turns round and stays above its lowest point. One run is an example, not a law, so the card below does not decide.
 
 # %%
-evidence.card("O3", losses=losses)
+evidence.card("O3")
 
 # %% [markdown]
 # **Every epoch makes a model.** The service keeps the last three, each a {{term:checkpoint}} with a name that you can use like the job's
@@ -669,7 +666,7 @@ lesson_06.preferences()
 # - "none" is the right escalation for most messages, and after the first job the model hardly ever says it:
 #   its sixty pairs all punish one and the same record, "question" and "none", and the easiest way to comply
 #   is to stop saying these words.
-# - For the second job the tuned model answered 240 new messages, and its mistakes became pairs.
+# - For the second job the tuned model answered {{record:host-preferences:examples:d}} new messages, and its mistakes became pairs.
 # - For the third, "none" was preferred as often as rejected; that saved most of the escalations, and a third
 #   of the right records is lost all the same.
 #
@@ -798,7 +795,7 @@ lesson_06.training_table(rows, 3)
 
 # %% [markdown]
 # Now the requests. **By hand**, with round numbers, for a million of them: the tuned model's prompt has 60 tokens and its
-# answer 14, and a million tokens cost 0.80 dollars to read and 3.20 to write.
+# answer 14, and a million tokens cost {{fact:prices:"gpt-4.1-mini".input:.2f}} dollars to read and {{fact:prices:"gpt-4.1-mini".output:.2f}} to write.
 #
 # | model | prompt | answer | together |
 # | --- | --- | --- | --- |
@@ -847,7 +844,7 @@ lesson_06.price_figure(sizes, answer_tokens)
 #
 # **Hosts that charge by the hour.** At other hosts a tuned model's token costs no more than the base's, but
 # the model has to be kept ready, and you pay for every hour of that, used or not. Azure is one of them, apart
-# from a trial tier that ends after a day. By hand: 1.70 dollars an hour are $1.70 \cdot 730 = 1{,}241$
+# from a trial tier that ends after a day. By hand: {{fact:prices:azure-hosting.hour:.2f}} dollars an hour are $1.70 \cdot 730 = 1{,}241$
 # dollars a month. Spread over 100,000 requests, that is 12.41 dollars for each thousand, more than two
 # hundred times what their tokens cost.
 
@@ -999,7 +996,7 @@ show.answers([prompts[best][-1]["content"]],
 # Is that as clear-cut as it is usually told?
 
 # %%
-evidence.card("O2", hosts=HOSTS)
+evidence.card("O2")
 
 # %% [markdown]
 # No host gives you everything, so decide by what you cannot do without. Here are the hosts of this API, and

@@ -4,7 +4,8 @@
     python -m tests.colab.run --venv .venv-colab --lesson 05     the environment and one lesson
 
 For each lesson the environment is put back to what Colab ships; the install cell of the learner's notebook, as it is written
-there, puts the course on top from the wheel beside it; then the whole notebook runs in a new kernel without a network.
+there, puts the course on top from the wheel beside it; then the whole notebook runs in a new kernel without a network. One
+lesson's cell also takes the wheel from the Drive and from Kaggle's input.
 Each result is written at once, so that a run that was cut off goes on: what today's record has of the same course stays.
 """
 
@@ -42,10 +43,16 @@ STAND_INS = (
     "google.colab is a stand-in with the functions that the course calls; COLAB_RELEASE_TAG is set as Colab sets it.",
     "torch is the package index's build, whose CUDA libraries are idle, and not Colab's own build for CPUs.",
     "Of packages of the image that nothing of the course leads to or looks for, pip sees name and version only.",
-    "The Drive is a folder; a lost runtime is a kernel that was killed.",
-    "The course comes from its wheel beside the notebook.",
+    "The Drive and Kaggle's input are folders; a lost runtime is a kernel that was killed.",
 )
 ON_COLAB = {"COLAB_RELEASE_TAG": "release-colab-stand-in"}
+# Where the wheel lies, below a folder that stands for the root of the file system; the notebook is in `content`.
+PLACES = {
+    "beside the notebook": "content",
+    "the Drive": "content/drive/MyDrive",
+    "Kaggle's input": "kaggle/input/a-class",
+    "Kaggle's input, by owner": "kaggle/input/datasets/somebody/a-class",
+}
 SECRETS = {"COURSE_KEY": "from the host", "COURSE_KEPT_BACK": None}
 # In the kernel that has just installed the course, as the notebook's next cells would be.
 AFTER_INSTALLING = """
@@ -106,7 +113,7 @@ def extras_of(number: str) -> str:
     import nbformat
 
     cell = install_cell_of(nbformat.read(lessons.learner_file(lessons.find(number).name), as_version=4))
-    return re.search(r'course = f"[\w-]+(?:\[(.*?)\])? @', cell)[1] or ""
+    return re.search(r'start_lesson\("(.*?)"\)', cell)[1]
 
 
 def all_extras() -> str:
@@ -132,9 +139,22 @@ def install_cell_of(notebook: NotebookNode) -> str:
 
 
 def install(
-    notebook: Path, wheel: Path, python: Path, before: Mapping[str, str], environment: Mapping[str, str]
+    notebook: Path,
+    wheel: Path,
+    python: Path,
+    before: Mapping[str, str],
+    environment: Mapping[str, str],
+    place: str = "beside the notebook",
 ) -> tuple[machine.Difference, float, dict[str, Any]]:
     """Put the course on top of Colab's packages by a notebook's install cell; its new packages stay.
+
+    Args:
+        notebook: the learner's notebook.
+        wheel: the course's.
+        python: of the environment.
+        before: packages that the environment is put back to, canonical name → version.
+        environment: of the kernel.
+        place: where the wheel lies: a key of `PLACES`.
 
     Returns:
         What that changed, how many seconds the cell took, and what the course then said of the machine in the same kernel.
@@ -143,14 +163,17 @@ def install(
 
     machine.reset(python, before)
     cell = install_cell_of(nbformat.read(notebook, as_version=4))
-    with tempfile.TemporaryDirectory(prefix="course-") as folder:
-        shutil.copy(wheel, folder)
+    with tempfile.TemporaryDirectory(prefix="course-") as root:
+        for folder in ("content", PLACES[place]):
+            Path(root, folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(wheel, Path(root, PLACES[place]))
+        cell = re.sub("/(?=content/|kaggle/)", f"{root}/", cell)
         times = [time.monotonic()]
         cells = [nbformat.v4.new_code_cell(text) for text in (cell, AFTER_INSTALLING)]
         ran = kernel.run(
             nbformat.v4.new_notebook(cells=cells),
             python,
-            Path(folder),
+            Path(root, "content"),
             environment | {"COLAB_SECRETS": json.dumps(SECRETS)},
             on_cell=lambda cell, index: times.append(time.monotonic()),
         )
@@ -309,10 +332,13 @@ def main() -> int:
 
 
 def _host(wheel: Path, python: Path, made: dict[str, Any], environment: dict[str, str]) -> int:
-    """Secrets, and runtimes that are lost: what the course has from its host. Returns how much of it failed."""
+    """Secrets, the wheel's places, and lost runtimes: what the course has from its host. Returns how much of it failed."""
     file = lessons.learner_file(lessons.find("04").name)  # its cell asks for TRL, which lesson 02's code uses
     found, _, probe = install(file, wheel, python, made["packages"], environment)
     host: dict[str, Any] = {"course": hash_of(wheel, lessons.learner_file("02_lora")), "secrets": secrets_said(probe)}
+    others = {name: version for name, version in machine.listed(python).items() if name != "finetuning-course"}
+    alone = {place: install(file, wheel, python, others, environment, place)[0] for place in PLACES}
+    host["places"] = {place: list(now.added) == ["finetuning-course"] for place, now in alone.items()}
     for way in ("course", "trl"):
         with tempfile.TemporaryDirectory(prefix="course-drive-", ignore_cleanup_errors=True) as folder:
             host[way] = asdict(disconnect.lose_and_resume(way, python, Path(folder), environment))
@@ -321,7 +347,7 @@ def _host(wheel: Path, python: Path, made: dict[str, Any], environment: dict[str
     resumed = [host[way] for way in ("course", "trl")]
     return (
         len(found.replaced)
-        + sum(not right for right in host["secrets"].values())
+        + sum(not right for right in (*host["secrets"].values(), *host["places"].values()))
         + sum(not way["same_weights"] or way["resumed_after"] != way["newest"] for way in resumed)
     )
 

@@ -9,7 +9,7 @@ import pytest
 from data_prep.test_similarity import chat
 
 from course_utils.data_prep.pii import Redactor, find, redact
-from course_utils.data_prep.pii.pseudonyms import pseudonym
+from course_utils.data_prep.pii.redaction import pseudonym
 
 MODES = ("label", "mask", "pseudonym")
 WHO = "I am Selin Karagöz, selin@example.org."

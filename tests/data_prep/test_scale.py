@@ -15,7 +15,9 @@ pytest.importorskip("datatrove")
 
 @pytest.mark.slow
 def test_two_workers_give_what_memory_gives(tmp_path):
-    from course_utils.data_prep.scale import run_locally
+    from datatrove.executor import LocalPipelineExecutor
+
+    from course_utils.data_prep.scale import stages
 
     lines = truth.load_raw_export().path.read_bytes().splitlines(keepends=True)[:700]
     source = tmp_path / "source"
@@ -29,7 +31,10 @@ def test_two_workers_give_what_memory_gives(tmp_path):
     redactor = Redactor(allow=[truth.OWN_ADDRESS])
     expected = [without_customers(redactor.row(row).row) for row in kept]
 
-    out = run_locally(source, tmp_path / "out", tmp_path / "work", tasks=3, workers=2, allow=[truth.OWN_ADDRESS])
+    out = tmp_path / "out"
+    for name, pipeline in stages(source, out, tmp_path / "work", allow=[truth.OWN_ADDRESS]).items():
+        tasks, workers = (1, 1) if name == "choose" else (3, 2)
+        LocalPipelineExecutor(pipeline, tasks=tasks, workers=workers, logging_dir=str(tmp_path / "logs" / name)).run()
     found = [row for file in sorted(out.glob("*.jsonl")) for row in rows_of(file)]
     assert len(list(out.glob("*.jsonl"))) == 5
     assert found == expected

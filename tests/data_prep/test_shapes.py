@@ -59,7 +59,7 @@ KTO = {"prompt": "Capital of France?", "completion": "Rome.", "label": False}
 )
 def test_a_bad_answer_keeps_its_label(tmp_path, row, target):
     done = made_of(tmp_path, row, target)
-    assert done.kind == "unpaired_preference"
+    assert done.settings.kind == "unpaired_preference"
     assert only(done)["label"] is False
     assert set(done.rows[0]) == set(row)
     report = validate(file_of(tmp_path, *[row] * 10), target=target)

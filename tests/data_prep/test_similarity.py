@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from course_utils.data_prep import deduplicate, similarity
-from course_utils.data_prep.equivalence import same_question
+from course_utils.data_prep.deduplication import same_question
 from course_utils.data_prep.similarity import Groups, jaccard, shingles, similar_pairs
 
 WORDS = [f"word{i}" for i in range(400)]
@@ -222,11 +222,6 @@ def test_a_slip_of_the_finger_is_no_difference():
     reply = "The kettle will be replaced, and the worktop is a matter for our insurance."
     rows = [chat(LONG, reply), chat(LONG.replace("kitchen", "kitchn").replace("worktop", "wroktop"), reply)]
     assert deduplicate(rows).kept == [0]
-
-
-def test_best_decides_among_equals():
-    rows = [chat(LONG), chat(LONG + " and the floor"), chat(LONG + " now")]
-    assert deduplicate(rows, best=lambda row: len(row["messages"][1]["content"])).kept == [1]
 
 
 def test_threshold_of_one_leaves_near_duplicates():

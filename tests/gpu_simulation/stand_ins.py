@@ -49,7 +49,7 @@ def make(folder: Path, true_size: str | None = None) -> None:
     import transformers
 
     from course_utils import models
-    from course_utils.memory.counting import ARCHITECTURES
+    from course_utils.memory.shape import ARCHITECTURES
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
     for tier in ("t4", "a100"):

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from course_utils import assets, hardware, plans
-from course_utils.publishing import times
 
 from . import build
 
@@ -36,7 +35,6 @@ def gpu(monkeypatch, tmp_path):
 
     monkeypatch.setattr(common, "RECORDS", tmp_path)
     monkeypatch.setattr(gpu, "in_a_process", in_a_process)
-    monkeypatch.setattr(gpu, "refill_headers", lambda numbers: measured.append(("headers", *numbers)))
     monkeypatch.setattr(gpu.gpu_memory, "rows", lambda: [{"row": 1}, {"row": 2}])
     monkeypatch.setattr(gpu.gpu_memory, "compare", lambda row: measured.append(row) or {"total_error": 0.01})
     monkeypatch.setattr(gpu.Record.__init__, "__defaults__", (tmp_path,))
@@ -69,7 +67,6 @@ def test_it_goes_on_where_it_was_cut_off(gpu, monkeypatch, capsys):
     assert run(gpu, monkeypatch) == 0
     lessons = [arguments[1] for arguments in measured if arguments[0] == "lesson"]
     assert lessons == ["02", "03", "04", "05", "06"] and {"row": 1} not in measured  # what failed is measured again
-    assert ("headers", "01", "02", "03", "04", "05", "06") in measured
     assert json.loads(file.read_text())["complete"]
     printed = capsys.readouterr().out
     assert "lesson 03: 60 s, 1.0 GB, 2.0 GB of the card" in printed and "sft: TRL, packed, flash attention: needs" in printed
@@ -82,7 +79,7 @@ def test_it_goes_on_where_it_was_cut_off(gpu, monkeypatch, capsys):
 def test_one_part_or_lesson_can_be_asked_for(gpu, monkeypatch):
     gpu, measured, _ = gpu
     run(gpu, monkeypatch, "lessons", "--lesson", "04")
-    assert measured == [("device",), ("lesson", "04"), ("headers", "04")]
+    assert measured == [("device",), ("lesson", "04")]
 
 
 def test_a_failure_costs_one_result(gpu, monkeypatch, capsys):
@@ -91,12 +88,6 @@ def test_a_failure_costs_one_result(gpu, monkeypatch, capsys):
     assert run(gpu, monkeypatch, "memory", "rates") == 1
     assert [arguments for arguments in measured if arguments[0] == "rate"]
     assert 'FAILED memory {"row": 1}: ZeroDivisionError' in capsys.readouterr().out
-
-
-def test_a_lessons_header_has_the_cards_memory(monkeypatch):
-    record = {"date": "2026-12-01", "machine": "Tesla T4, 2 cores", "seconds": 600, "peak_mb": 3100, "card_peak_mb": 9400}
-    monkeypatch.setattr(times, "load_times", lambda: {"02_lora": {"t4": record}})
-    assert "| T4 | 10.0 minutes | 3.1 GB, 9.4 GB of the card | 2026-12-01, Tesla T4, 2 cores |" in times.timing("02_lora")
 
 
 def test_the_cards_memory_is_its_drivers(gpu, monkeypatch, tmp_path):

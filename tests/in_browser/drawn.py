@@ -2,7 +2,7 @@
 
 import random
 
-from course_utils.in_browser.calculators import CALCULATORS
+from course_utils.show.calculators import CALCULATORS
 
 # Numbers in the range in which somebody asks; each field allows more.
 USUAL = {

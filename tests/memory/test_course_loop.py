@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from course_utils import attention, memory, training
-from course_utils.memory import formula, step, tracing
+from course_utils.batching import Encoded
+from course_utils.memory import formula, step
 from course_utils.memory.shape import shape
-from course_utils.scoring import Encoded
 from course_utils.training.fused import fused
 
 
@@ -47,7 +47,7 @@ def traced(settings, plan, batch, sizes, objective):
                 optimizer.zero_grad(set_to_none=True)
 
     with step.without_packing():
-        return tracing.trace(model, run)
+        return step.trace(model, run)
 
 
 def both(settings, plan, examples, objective=None):
@@ -129,7 +129,7 @@ def test_the_table_at_the_loss_is_what_torch_makes_of_it_on_a_card(precision):
 
     sizes = shape("SmolLM2-135M")
     rows, dtype = 64, {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
-    tracker = tracing.Tracker(sizes.vocabulary)
+    tracker = step.Tracker(sizes.vocabulary)
     with FakeTensorMode():
         with tracker.mode():
             logits = torch.empty(rows, sizes.vocabulary, dtype=dtype, device="cuda")

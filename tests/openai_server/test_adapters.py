@@ -10,7 +10,8 @@ from support import tiny_llama, with_lora
 
 from course_utils.openai_server import engine as module
 from course_utils.openai_server.adapters import Adapters
-from course_utils.openai_server.chat import Chat, ChatRequest
+from course_utils.openai_server.chat import ChatRequest
+from course_utils.openai_server.completions import Chat
 from course_utils.openai_server.engine import Engine
 
 

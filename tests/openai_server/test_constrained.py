@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from course_utils import models
-from course_utils.openai_server.constrained import generate_in_schema
-from course_utils.openai_server.grammar import json_grammar
+from course_utils.openai_server.constrained import generate_in_schema, json_grammar
 from course_utils.openai_server.sampling import Sampling, TokenSampler
 
 pytestmark = pytest.mark.model
@@ -47,3 +46,20 @@ def test_a_model_may_have_more_rows_than_the_tokenizer_has_tokens(tiny):
     logits[len(tokenizer) :] = 9.0
     chosen = sampler.choose(logits, int(logits.argmax())).id
     assert tokenizer.decode([chosen]).lstrip().startswith("{")
+
+
+def test_a_failure_leaves_the_model_as_it_was(packaged, monkeypatch):
+    from course_utils.scoring import output_embeddings
+
+    model, tokenizer = packaged
+    hooks = len(output_embeddings(model)._forward_pre_hooks)
+    monkeypatch.setattr(model, "generate", lambda **_: 1 / 0)
+    was_training = model.training
+    model.train()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            generate_in_schema(model, tokenizer, ["Hello"], {"type": "object"})
+        assert model.training
+        assert len(output_embeddings(model)._forward_pre_hooks) == hooks
+    finally:
+        model.train(was_training)

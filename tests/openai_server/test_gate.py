@@ -144,36 +144,6 @@ def test_a_json_bomb_is_refused_at_once(server, name):
     assert cpu_of(server) - before < 2
 
 
-def test_too_many_a_minute(start_server, tmp_path):
-    server = start_server(tmp_path / "fast", requests_per_minute=3, jobs=False)
-    client = server.client(max_retries=0)
-    for _ in range(3):
-        client.models.list()
-    with pytest.raises(openai.RateLimitError) as caught:
-        client.models.list()
-    assert caught.value.code == "rate_limit_exceeded"
-    assert 0 < int(caught.value.response.headers["retry-after"]) <= 60
-    server.stop()
-
-
-def test_a_spent_budget_is_not_tried_again(start_server, tmp_path):
-    server = start_server(tmp_path / "poor", token_budget=10, jobs=False)
-    asked = []
-    http = httpx.Client(event_hooks={"request": [asked.append]}, timeout=60)
-    client = server.client(max_retries=2, http_client=http)
-    client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hello"}], max_tokens=3)
-    assert len(asked) == 1
-    with pytest.raises(openai.RateLimitError) as caught:
-        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hello"}], max_tokens=3)
-    assert caught.value.code == caught.value.type == "insufficient_quota"
-    assert len(asked) == 2  # of the three tries that the client has it made one
-    assert caught.value.response.headers["x-should-retry"] == "false"
-    file = upload(client, chats(10))
-    with pytest.raises(openai.RateLimitError):
-        client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
-    server.stop()
-
-
 def test_every_answer_has_a_request_id(client):
     found = client.models.with_raw_response.list()
     assert found.headers["x-request-id"].startswith("req_") and "openai-processing-ms" in found.headers
@@ -296,9 +266,10 @@ def test_threads_that_wait_give_up_their_core_in_the_server_and_in_what_it_start
 
     import psutil
 
-    from course_utils import openmp
+    from course_utils import session
 
-    bare = {name: value for name, value in os.environ.items() if name not in (*openmp.GNU_VARIABLES, *openmp.LLVM_VARIABLES)}
+    waiting = {name for names in session.WAITING for name in names}
+    bare = {name: value for name, value in os.environ.items() if name not in waiting}
     begin = "from course_utils.openai_server import local_server; x = local_server({!r}, model={!r}); "
     begin += "print(x.base_url, x.api_key, flush=True); input()"
     command = [sys.executable, "-c", begin.format(str(tmp_path), tiny_model)]
@@ -325,7 +296,7 @@ def test_threads_that_wait_give_up_their_core_in_the_server_and_in_what_it_start
 
         wait_until(both)
         client.fine_tuning.jobs.cancel(job.id)
-        assert set(kinds.values()) == {openmp.SPIN_COUNT}
+        assert set(kinds.values()) == {session.SPIN_COUNT}
     finally:
         started.send_signal(signal.SIGTERM)
         started.communicate(timeout=60)

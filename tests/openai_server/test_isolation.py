@@ -11,7 +11,8 @@ from support import tiny_llama, with_lora
 from course_utils.openai_server import choices
 from course_utils.openai_server import engine as engines
 from course_utils.openai_server.adapters import MAX_ADAPTERS
-from course_utils.openai_server.chat import Chat, ChatRequest
+from course_utils.openai_server.chat import ChatRequest
+from course_utils.openai_server.completions import Chat
 from course_utils.openai_server.engine import Engine
 from course_utils.openai_server.errors import ApiError
 

@@ -280,10 +280,10 @@ def test_what_fails_on_the_way_is_an_event_and_an_error():
     """The stream ends with `response.failed`; in one piece it is the server's fault; neither is kept."""
     import asyncio
 
+    from course_utils.openai_server.app import StoredEvents
     from course_utils.openai_server.completions import ChoicePiece
     from course_utils.openai_server.errors import ApiError
     from course_utils.openai_server.responses import ResponseRequest, ResponseStore, frame
-    from course_utils.openai_server.routes.responses import StoredEvents
 
     class Broken:
         usage = None

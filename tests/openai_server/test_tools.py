@@ -222,11 +222,11 @@ WRONG = [
 
 def accepted(tokenizer, how, most, text) -> bool:
     """Whether a text is a whole answer by the grammar."""
-    from course_utils.openai_server import grammar, sampling
+    from course_utils.openai_server import constrained, sampling
 
-    functions = tuple(grammar.Signature(name, schema) for name, schema in SCHEMAS.items())
-    calls = grammar.Calls(functions if how != "none" else (), "required" if how == "required" else "auto", most)
-    matcher = sampling._make_matcher(tokenizer, grammar.answer_grammar(None, calls))
+    functions = tuple(constrained.Signature(name, schema) for name, schema in SCHEMAS.items())
+    calls = constrained.Calls(functions if how != "none" else (), "required" if how == "required" else "auto", most)
+    matcher = sampling._make_matcher(tokenizer, constrained.answer_grammar(None, calls))
     return all(map(matcher.consume_token, tokenizer.encode(text))) and matcher.is_accepting()
 
 
@@ -375,21 +375,17 @@ def test_tools_are_written_as_the_template_of_a_model_that_knows_them_does(packa
 @pytest.mark.parametrize("old", [False, True], ids=["tools", "functions"])
 def test_a_training_rows_tools_and_calls_are_what_is_asked_and_read_back(packaged, engine, tmp_path, old):
     """The row's text is the request's prompt and then a text that is read as the row's call."""
-    from course_utils.openai_server.chat import Chat, ChatRequest
+    from course_utils.openai_server.chat import ChatRequest
     from course_utils.openai_server.choices import CallReader
-    from course_utils.openai_server.store import Store
-    from course_utils.openai_server.worker import Training
+    from course_utils.openai_server.completions import Chat
+    from course_utils.openai_server.worker import read_examples
 
     call = {"name": "get_stock", "arguments": '{"symbol":"Ä"}'}
     calls = {"function_call": call} if old else {"tool_calls": [{"id": "c", "type": "function", "function": call}]}
     offer = {"functions": [one["function"] for one in TOOLS]} if old else {"tools": TOOLS}
     row = {"messages": [*QUESTION, {"role": "assistant", **calls}], **offer}
-    store = Store(tmp_path)
-    store.job_folder("j").mkdir(parents=True, exist_ok=True)
-    (store.job_folder("j") / "training_file.jsonl").write_bytes(lines([row]))
-    training = Training(store, "j", None, 512)
-    training.job = {"training_file": "file"}
-    (example,) = training._examples("training_file", "supervised")
+    (tmp_path / "training_file.jsonl").write_bytes(lines([row]))
+    ((_, example),) = read_examples(tmp_path, "training_file", "supervised")
     tokenizer = packaged[1]
     text = tokenizer.apply_chat_template(example, tokenize=False)
     request = ChatRequest.model_validate({"model": "m", "messages": QUESTION, **offer})
@@ -402,17 +398,12 @@ def test_a_training_rows_tools_and_calls_are_what_is_asked_and_read_back(package
 
 
 def test_a_preferences_tools_stand_in_its_prompt(tmp_path):
-    from course_utils.openai_server.store import Store
-    from course_utils.openai_server.worker import Training
+    from course_utils.openai_server.worker import read_examples
 
     sides = {"preferred_output": [asks("a")], "non_preferred_output": [{"role": "assistant", "content": "no"}]}
-    store = Store(tmp_path)
-    store.job_folder("j").mkdir(parents=True, exist_ok=True)
-    file = store.job_folder("j") / "training_file.jsonl"
+    file = tmp_path / "training_file.jsonl"
     file.write_bytes(lines([{"input": {"messages": QUESTION, "tools": TOOLS}, **sides}]))
-    training = Training(store, "j", None, 512)
-    training.job = {"training_file": "file"}
-    (example,) = training._examples("training_file", "dpo")
+    ((_, example),) = read_examples(tmp_path, "training_file", "dpo")
     assert "get_weather" in example["prompt"][0]["content"]
     assert example["chosen"][0]["content"].startswith("<tool_call>\n") and example["rejected"][0]["content"] == "no"
 

@@ -60,7 +60,7 @@ def test_a_port_in_use_is_said_at_the_start(tmp_path, tiny_model):
 
 @pytest.mark.parametrize("lacking", ["tokenizer", "weights", "model_type"])
 def test_a_model_folder_that_lacks_something(tiny_model, tmp_path, lacking):
-    from course_utils.openai_server.preflight import check_model
+    from course_utils.openai_server.options import check_model
 
     for file in Path(tiny_model).iterdir():
         kind = "weights" if file.suffix == ".safetensors" else "tokenizer" if file.name.startswith("tokenizer") else ""

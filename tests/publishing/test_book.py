@@ -1,7 +1,5 @@
 """The book: built in time from the stored notebooks, whole, and readable by everybody, on a phone, in the dark, offline."""
 
-import importlib
-import inspect
 import json
 import re
 import resource
@@ -10,29 +8,27 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from show.test_style import contrast
 from support import SLOW
+from test_style import contrast
 from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
-from course_utils import assets, glossary, lessons
+from course_utils import assets, glossary, lessons, style
 from course_utils.errors import CourseError
 from course_utils.exercises.quizzes import questions
-from course_utils.in_browser.calculators import CALCULATORS, calculate
+from course_utils.in_browser import calculate
 from course_utils.publishing import book as publishing_book
 from course_utils.publishing import calculators
 from course_utils.publishing.book import (
     build_book,
     building,
     extension,
-    formulas,
     html_pages,
     lesson_pages,
     outputs,
-    printing,
     sources,
     twins,
 )
-from course_utils.show import style
+from course_utils.show.calculators import CALCULATORS
 
 HERE = Path(publishing_book.__file__).parent
 CSS = (HERE / "static" / "book.css").read_text(encoding="utf-8")
@@ -127,24 +123,10 @@ def test_a_page_begins_with_the_lesson_and_its_pictures_stand_without_their_call
         code = [("".join(cell["source"]), cell["metadata"]["tags"]) for cell in page if cell["cell_type"] == "code"]
         assert "import" in code[0][0] and "hide-input" in code[0][1], lesson.number
         for source, tags in code:
-            called = re.fullmatch(r"drawings\.\w+\([^()]*\)|quiz\(.*\)", source.strip())
+            called = re.fullmatch(r"show\.drawing\([^()]*\)|quiz\(.*\)", source.strip())
             assert ("remove-input" in tags) == bool(called), source
             drawings += "remove-input" in tags
-        assert "not recorded yet |" not in lesson_pages.page_text(stored_times(lesson.name))
     assert drawings >= 6
-
-
-def stored_times(name):
-    """The cell with the table of recorded times, which names machines on which nobody has run the lesson yet."""
-    (text,) = [text for text in lesson_pages.markdown_of(stored(name)[0]) if "| Run all on |" in text]
-    assert "| CPU, two cores |" in lesson_pages.page_text(text)
-    return text
-
-
-def test_a_machine_without_a_time_is_left_out():
-    table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n"
-    cpu, after = "| CPU, two cores | 2.0 minutes | 1.0 GB | today |\n", "\nBinder promises 1 GB."
-    assert lesson_pages.page_text(f"{table}{cpu}| T4 | not recorded yet | | |\n{after}") == f"{table}{cpu}{after}"
 
 
 def outs(cells):
@@ -160,19 +142,13 @@ def test_every_reveal_belongs_to_a_guess():
         assert len(asked) == len(set(asked)) and set(asked) <= set(revealed), lesson.number
 
 
-def test_every_widget_that_a_lesson_shows_has_a_twin():
-    from course_utils import widgets
-
-    pattern, interactive = r"(?:widgets\.|show\.|lesson(?:_\d\d)?\.)(\w+)\(", set()
-    for number, lesson in lessons.LESSONS.items():
-        evidence = importlib.import_module(f"course_utils.evidence.lesson_{number}")
-        for name in re.findall(pattern, lessons.source_file(lesson.name).read_text(encoding="utf-8")):
-            theirs = getattr(evidence, name, None)
-            called = re.findall(r"widgets\.(\w+)\(", inspect.getsource(theirs)) if inspect.isfunction(theirs) else [name]
-            if any(one == "sort" or (hasattr(widgets, one) and one != "memory_bars") for one in called):
-                interactive.add(name)
-    assert {"explorer", "cost_form"} < interactive
-    assert {f"{name}(" for name in interactive} <= {call.split(".")[-1] for call in twins.LIVE}
+def test_every_widget_that_a_lesson_shows_has_a_note_for_readers_without_a_kernel():
+    shown = set()
+    for lesson in lessons.LESSONS.values():
+        shown |= set(re.findall(r"show\.\w+\(", lessons.source_file(lesson.name).read_text(encoding="utf-8")))
+    widgets = {f"show.{name}(" for name in ("calculator", "review", "sort")}
+    assert widgets <= shown and widgets == set(twins.LIVE)
+    assert twins.calculator_for('show.calculator(\n    "memory", model=name)') == "memory"
 
 
 def test_terms_lead_into_the_glossary_by_their_meaning():
@@ -190,7 +166,7 @@ def test_every_formula_of_the_lessons_becomes_mathml():
         for block in (True, False):
             pattern = r"\$\$(.+?)\$\$" if block else r"(?<![\\$\w])\$(?=\S)([^$\n]+?)(?<=\S)\$(?![\d$])"
             for latex in re.findall(pattern, prose, re.DOTALL):
-                xml = formulas.mathml(latex, block)
+                xml = extension.mathml(latex, block)
                 shown = re.sub(r"<annotation.*?</annotation>", "", xml, flags=re.DOTALL)
                 assert "\\" not in re.sub(r"<[^>]*>", "", shown), latex
                 assert "merror" not in xml and xml.endswith("</semantics></math>")
@@ -234,10 +210,10 @@ def test_a_table_of_figures_stays_a_table_on_a_phone():
     assert "book-compared" in html("0.40") and "book-compared" not in html("lower, but it forgets more of what it knew")
 
 
-@pytest.mark.parametrize("source", ["lesson.kinds_table(pairs.train)", 'evidence.card("L5")', "drawings.lora()"])
+@pytest.mark.parametrize("source", ["lesson.kinds_table(pairs.train)", 'evidence.card("L5")', 'show.drawing("lora")'])
 def test_a_call_that_only_shows_something_is_told_from_code(source):
     """Its code is folded: it teaches nothing. Code that a reader could use is not, whatever it calls."""
-    starts = ("lesson.", "evidence.", "drawings.")
+    starts = ("lesson.", "evidence.", "show.drawing")
     assert lesson_pages.is_call_of(source, starts)
     assert not lesson_pages.is_call_of(f"rank = 8\n{source}", starts)
     assert not lesson_pages.is_call_of(f"table = {source}", starts) and not lesson_pages.is_call_of("%pip list", starts)
@@ -312,7 +288,7 @@ def test_nobodys_folder_is_replaced(tmp_path):
 @built
 def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it(tmp_path, monkeypatch):
     def write(page):
-        def run(work, runtime, *languages):
+        def run(work, runtime):
             (work / "html" / "_static").mkdir(parents=True)
             (work / "html" / page).write_text("<p>")
             return []
@@ -324,7 +300,7 @@ def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it
         monkeypatch.setattr(building, "_run_sphinx", write(page))
         assert build_book(out, live=False).pages == (page,)
 
-    def fail(work, runtime, *languages):
+    def fail(work, runtime):
         write("three.html")(work, runtime)
         raise CourseError("Sphinx stopped")
 
@@ -337,11 +313,10 @@ def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it
 def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
     from course_utils import cli
 
-    asked, spoken = [], []
+    asked = []
 
-    def build(out, live, languages):
+    def build(out, live):
         asked.append(live)
-        spoken.append(languages)
         return publishing_book.Book(tmp_path, ("index.html",), 1_500_000, 2.0, warnings, live=bool(live))
 
     monkeypatch.setattr(publishing_book, "build_book", build)
@@ -355,63 +330,14 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
         **size,
         "warnings": [],
         "live": True,
-        "languages": ["en"],
-        "pdfs": [],
     }
     warnings = ("a.md: wrong",)
     assert cli.main(["book", "--out", str(tmp_path)]) == 1
     said = capsys.readouterr().out.splitlines()
     assert "warning: a.md: wrong" in said[-1]
     assert sum("without live Python" in line for line in said) == 1
-    assert cli.main(["book", "--out", str(tmp_path), "--no-live", "--language", "en", "--language", "es"]) == 1
-    assert asked == [True, None, False] and spoken == [["en"], ["en"], ["en", "es"]]
-    (tmp_path / "02.pdf").write_bytes(b"x" * 2_000_000)
-    monkeypatch.setattr(publishing_book, "print_lessons", lambda folder, out: [out / "02.pdf"])
-    capsys.readouterr()
-    assert cli.main(["book", "--out", str(tmp_path), "--pdf", str(tmp_path)]) == 1
-    assert f"1 lessons as PDFs, 2.0 MB, in {tmp_path}" in capsys.readouterr().out
-
-
-class TestPrinting:
-    @pytest.fixture
-    def book_of_one(self, tmp_path, monkeypatch):
-        """A folder with the page of one lesson, as far as printing looks at it."""
-        monkeypatch.setattr(lessons, "NAMES", (lessons.NAMES[1],))
-        page = tmp_path / "book" / LESSON_PAGES[1]
-        page.parent.mkdir(parents=True)
-        page.write_text('<img src="a.png" loading="lazy" alt="a">')
-        return tmp_path / "book"
-
-    def browser(self, tmp_path, monkeypatch, script):
-        program = tmp_path / "chromium"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-        monkeypatch.setattr(printing.shutil, "which", lambda name: str(program) if name == "chromium" else None)
-
-    def test_without_chromium_it_says_what_to_install(self, book_of_one, tmp_path, monkeypatch):
-        monkeypatch.setattr(printing.shutil, "which", lambda name: None)
-        with pytest.raises(CourseError, match="apt-get install chromium"):
-            printing.print_lessons(book_of_one, tmp_path / "pdf")
-
-    def test_a_browser_that_stops_leaves_the_earlier_file_and_no_draft(self, book_of_one, tmp_path, monkeypatch):
-        earlier = tmp_path / "pdf" / f"{lessons.NAMES[0]}.pdf"
-        earlier.parent.mkdir()
-        earlier.write_text("printed before")
-        self.browser(tmp_path, monkeypatch, "echo no display >&2; exit 7")
-        with pytest.raises(CourseError, match="02_lora.html: no display"):
-            printing.print_lessons(book_of_one, tmp_path / "pdf")
-        assert earlier.read_text() == "printed before" and list(earlier.parent.iterdir()) == [earlier]
-        assert [file.name for file in (book_of_one / "notebooks").iterdir()] == [Path(LESSON_PAGES[1]).name]
-
-    def test_every_picture_is_on_paper(self, book_of_one, tmp_path, monkeypatch):
-        """Nobody scrolls there, so a picture that loads when it comes into view would be missing."""
-        self.browser(
-            tmp_path,
-            monkeypatch,
-            'for last; do :; done; cp "${last#file://}" "$(echo "$@" | sed "s/.*--print-to-pdf=//; s/ .*//")"',
-        )
-        (printed,) = printing.print_lessons(book_of_one, tmp_path / "pdf")
-        assert printed.read_text() == '<img src="a.png" alt="a">' and printed.name == "02_lora.pdf"
+    assert cli.main(["book", "--out", str(tmp_path), "--no-live"]) == 1
+    assert asked == [True, None, False]
 
 
 # -- the finished book ----------------------------------------------------------------------------------------------------
@@ -772,20 +698,6 @@ class TestALesson:
         page.locator(".book-reveal summary").first.click()
         assert page.locator(".book-reveal").first.get_by_text("Measured").is_visible()
         context.close()
-
-
-class TestOnPaper:
-    pytestmark = browsed
-
-    def test_a_lesson_is_whole(self, book, tmp_path, monkeypatch):
-        monkeypatch.setattr(lessons, "NAMES", (lessons.NAMES[1],))
-        (file,) = printing.print_lessons(book[0].folder, tmp_path)
-        data = file.read_bytes()
-        assert data.startswith(b"%PDF") and len(re.findall(rb"/Type /Page\b", data)) > 20
-        pictures = set(
-            re.findall(r'src="\.\./_figures/([^"]+)"', (book[0].folder / LESSON_PAGES[1]).read_text(encoding="utf-8"))
-        )
-        assert len(re.findall(rb"/Subtype /Image\b", data)) >= len(pictures) > 5
 
 
 class TestFromAFile:

@@ -9,7 +9,7 @@ import pytest
 from course_utils import show
 from course_utils.errors import CourseError
 from course_utils.evaluation import proportion
-from course_utils.show.predictions import VIEW
+from course_utils.show.widgets import VIEW
 
 NASTY = "<script>alert(1)</script>"
 
@@ -36,14 +36,14 @@ def test_what_is_no_number_is_no_guess():
 
 def test_a_guess_typed_into_the_field_counts():
     guess = show.predict("How many?", unit="answers")
-    guess.control.value = "12"
+    guess.controls["guess"].value = "12"
     assert guess.guess == 12
     assert VIEW in guess._repr_mimebundle_()
 
 
 def test_a_choice():
     guess = show.predict("Which?", choices=["rank", "learning rate"])
-    guess.control.value = "rank"
+    guess.controls["guess"].value = "rank"
     assert str(guess.reveal("learning rate")) == "You said rank; measured: learning rate."
     guess.is_("neither")
     assert guess.guess is None
@@ -52,7 +52,7 @@ def test_a_choice():
 def test_without_ipywidgets_there_is_a_plain_question(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     guess = show.predict("How many?", unit="answers")
-    assert guess.control is None
+    assert guess.controls == {}
     assert set(guess._repr_mimebundle_()) == {"text/plain", "text/html"}
     assert str(guess) == "Your guess first. How many? (a number of answers)"
 
@@ -134,27 +134,6 @@ def test_folder_sizes(tmp_path):
     (tmp_path / "large").write_bytes(b"x" * 2_000_000)
     lines = str(show.folder_sizes(tmp_path)).splitlines()
     assert lines[1].endswith("2.00") and lines[2].endswith("0.01")
-
-
-# -- libraries
-
-
-def test_bars_and_notices_of_libraries_stay_out_of_a_lesson():
-    """In a process of its own: switching them off would outlast the test."""
-    import subprocess
-
-    script = """
-import warnings
-from course_utils import show
-show.quiet()
-warnings.warn("in v6 this goes", FutureWarning)
-warnings.warn("your labels are all -100", UserWarning)
-from datasets import Dataset
-Dataset.from_list([{"a": 1}] * 10).map(lambda row: row)
-"""
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr
-    assert "labels are all" in said  # what a learner can act on
-    assert "v6" not in said and "Map" not in said
 
 
 def test_a_column_has_the_decimals_that_its_numbers_need():

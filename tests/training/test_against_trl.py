@@ -7,11 +7,12 @@ not; that ours is TRL's encoding but for this newline is asserted too.
 from dataclasses import replace
 
 import pytest
-from packaging.version import Version
 from support import conversation, tiny_llama, with_lora
 
+from benchmarks import objectives
 from course_utils import training
-from course_utils.scoring import Encoded, completion_log_probabilities, sum_by_completion, token_log_probabilities
+from course_utils.batching import Encoded
+from course_utils.scoring import sum_by_completion, token_log_probabilities
 from course_utils.training.fused import fused
 from course_utils.training.settings import FUSED
 
@@ -144,7 +145,7 @@ def test_dpo(tokenizer, tmp_path, sft_weight):
     same_encoding(objective, tokenizer, PAIRS, encoded)
     # The reference is the policy as it is now; then the policy moves.
     with torch.no_grad():
-        made = training.ORPO().collate(encoded, PAD)
+        made = objectives.ORPO().collate(encoded, PAD)
         reference = sum_by_completion(token_log_probabilities(model, made), made).view(-1, 2)
         encoded = [replace(e, reference_log_probabilities=tuple(r)) for e, r in zip(encoded, reference.tolist())]
     nudge(model)
@@ -173,91 +174,9 @@ def test_orpo(tokenizer, tmp_path):
         assert both[0][0] == both[1][0]
         encoded.append(Encoded(both[0][0], [both[0][1], both[1][1]]))
     theirs, _ = trainer.get_batch_loss_metrics(model, batch)
-    objective = training.ORPO(beta=0.4, score_prompt=True)
+    objective = objectives.ORPO(beta=0.4, score_prompt=True)
     assert_equal(objective, model, encoded, theirs, gradients(model, theirs))
     # The formula of the paper scores the completion alone, which is another loss.
-    other = training.ORPO(beta=0.4)
+    other = objectives.ORPO(beta=0.4)
     loss = other.loss(model, other.collate(encoded, PAD), other.normalizers(encoded)).value
     assert abs(loss.item() - theirs.item()) > 1e-3
-
-
-@pytest.mark.parametrize("centre", [0.0, 0.1])
-def test_reward(tokenizer, tmp_path, centre):
-    import torch
-    from transformers import LlamaForSequenceClassification
-
-    config = tiny_llama().config
-    config.num_labels, config.pad_token_id = 1, PAD
-    torch.manual_seed(0)
-    model = LlamaForSequenceClassification(config)
-    trainer = trl.RewardTrainer(
-        model=model,
-        args=arguments(trl.RewardConfig, tmp_path, center_rewards_coefficient=centre or None),
-        train_dataset=datasets.Dataset.from_list(PAIRS),
-        processing_class=tokenizer,
-    )
-    batch = next(iter(trainer.get_train_dataloader()))
-    lists = [ids[mask == 1].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
-    encoded = []
-    for chosen, rejected in zip(lists[:3], lists[3:]):
-        start = next(i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b)
-        encoded.append(Encoded(chosen[:start], [chosen[start:], rejected[start:]]))
-    theirs = trainer.compute_loss(model, dict(batch))
-    assert_equal(training.Reward(centre=centre), model, encoded, theirs, gradients(model, theirs))
-
-
-@pytest.mark.skipif(Version(trl.__version__) < Version("1.0"), reason="before 1.0 TRL's KTO batch is another one")
-@pytest.mark.parametrize(("scale", "is_positive"), [(-0.05, True), (0.05, False)], ids=["positive", "clamped at zero"])
-def test_kto(tokenizer, tmp_path, scale, is_positive):
-    """The batch goes through ours in micro-batches of two and one, whose divergence must be that of all three."""
-    import torch
-
-    data = [
-        {"prompt": row["prompt"], "completion": row[key], "label": key == "chosen"}
-        for row, key in zip(PAIRS, ("chosen", "rejected", "chosen"))
-    ]
-    model = with_lora(tiny_llama())
-    trainer = trl.KTOTrainer(
-        model=model,
-        args=arguments(
-            trl.KTOConfig, tmp_path, beta=0.3, desirable_weight=1.5, undesirable_weight=0.7,
-            train_sampling_strategy="sequential",
-        ),
-        train_dataset=datasets.Dataset.from_list(data),
-        processing_class=tokenizer,
-    )  # fmt: skip
-    batch = next(iter(trainer.get_train_dataloader()))
-    encoded = []
-    for i in range(len(data)):
-        prompt_and_completion = []
-        for prefix in ("", "KL_"):
-            ids = batch[f"{prefix}input_ids"][i][batch[f"{prefix}attention_mask"][i] == 1].tolist()
-            start = len(ids) - int(batch[f"{prefix}completion_mask"][i].sum())
-            prompt_and_completion.append((ids[:start], ids[start:]))
-        (prompt, completion), (same_prompt, mismatched) = prompt_and_completion
-        assert prompt == same_prompt
-        label = {"desirable": float(batch["label"][i])}
-        encoded.append(Encoded(prompt, [completion, mismatched], example_values=label))
-    objective = training.KTO(beta=0.3, desirable_weight=1.5, undesirable_weight=0.7)
-    ours = objective.prepare([objective.encode(tokenizer, row, 512, "train") for row in data])
-    key = lambda e: (e.prompt, e.completions, e.example_values)
-    assert list(map(key, ours)) == list(map(key, without_newline(encoded, tokenizer)))
-
-    make_batch = lambda examples: objective.collate(examples, PAD)
-    # The reference is the policy as it is now, with its adapter; then the policy moves.
-    reference = completion_log_probabilities(model, [encoded], make_batch)
-    encoded = [replace(e, reference_log_probabilities=reference[id(e)]) for e in encoded]
-    nudge(model, scale)
-    theirs = trainer.compute_loss(model, dict(batch))
-    totals, cut = objective.normalizers(encoded), [encoded[:2], encoded[2:]]
-    with torch.no_grad():
-        parts = [objective.statistics(model, make_batch(part), totals) for part in cut]
-    divergence = sum(float(part["kl"]) for part in parts)
-    assert abs(divergence) > 0.01 and (divergence > 0) == is_positive
-    totals = {**totals, "kl": divergence}
-    loss = sum(objective.loss(model, make_batch(part), totals).value for part in cut)
-    found = gradients(model, loss)
-    expected = gradients(model, theirs)
-    assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
-    for name, gradient in expected.items():
-        assert (gradient - found[name]).norm() <= 1e-5 * gradient.norm() + 1e-9, name

@@ -5,6 +5,7 @@ import copy
 import pytest
 from support import conversation, tiny_llama, with_lora
 
+from benchmarks.objectives import log_ratios
 from course_utils import evaluation, training
 from course_utils.errors import CourseError
 
@@ -23,9 +24,8 @@ def refused(rows, objective=None, model=None, tokenizer=None):
     return str(error.value)
 
 
-@pytest.mark.parametrize("objective", [training.DPO(), training.ORPO(), training.Reward()], ids=lambda o: o.name)
-def test_chosen_equal_to_rejected(packaged, objective):
-    text = refused([GOOD, GOOD | {"rejected": GOOD["chosen"]}], objective, tokenizer=packaged[1])
+def test_chosen_equal_to_rejected(packaged):
+    text = refused([GOOD, GOOD | {"rejected": GOOD["chosen"]}], tokenizer=packaged[1])
     assert "train[1]" in text
     assert "the same" in text
 
@@ -68,12 +68,7 @@ def test_a_reference_that_is_the_trained_model(packaged, which):
     text = refused([GOOD, GOOD], training.DPO(reference=reference), model, packaged[1])
     assert "the reference is the trained model itself" in text
     with pytest.raises(CourseError, match="the reference is the trained model itself"):
-        evaluation.log_ratios(model, packaged[1], [PROMPT], [[5, 6, 2]], reference)
-
-
-def test_ppo_without_an_adapter_has_no_reference(packaged):
-    objective = training.PPO(reward=lambda prompts, answers: [0.0] * len(answers))
-    assert "PPO's reference is the model without its adapter" in refused([PROMPT], objective, tiny_llama(), packaged[1])
+        log_ratios(model, packaged[1], [PROMPT], [[5, 6, 2]], reference)
 
 
 def test_a_reference_of_its_own_is_measured_from(packaged):
@@ -109,11 +104,10 @@ def test_likelihoods_and_log_ratios_are_those_of_a_plain_loop(packaged):
         assert (found.chosen_tokens, found.rejected_tokens) == (len(chosen), len(rejected))
         assert found.chosen == pytest.approx(plain(encoded.prompt + chosen, len(encoded.prompt)), rel=1e-4)
         assert found.rejected == pytest.approx(plain(encoded.prompt + rejected, len(encoded.prompt)), rel=1e-4)
-        assert found.prefers_chosen == (found.chosen / len(chosen) > found.rejected / len(rejected))
-    (ratio,) = evaluation.log_ratios(model, tokenizer, [PROMPT], [chosen])
+    (ratio,) = log_ratios(model, tokenizer, [PROMPT], [chosen])
     with model.disable_adapter():
         base = plain(encoded.prompt + chosen, len(encoded.prompt))
     assert ratio == pytest.approx(plain(encoded.prompt + chosen, len(encoded.prompt)) - base, abs=1e-3)
     assert abs(ratio) > 1e-3
-    (same,) = evaluation.log_ratios(model, tokenizer, [PROMPT], [chosen], reference=tiny_llama())
+    (same,) = log_ratios(model, tokenizer, [PROMPT], [chosen], reference=tiny_llama())
     assert same == pytest.approx(ratio, abs=1e-3)

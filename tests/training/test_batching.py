@@ -5,16 +5,8 @@ import inspect
 import pytest
 from support import tiny_llama
 
-from course_utils.scoring import (
-    Encoded,
-    cache_name,
-    collate,
-    micro_batches,
-    shared_beginning,
-    sum_by_completion,
-    token_log_probabilities,
-)  # fmt: skip
-from course_utils.training.batching import shuffled_batches
+from course_utils.batching import Encoded, collate, micro_batches, shuffled_batches
+from course_utils.scoring import cache_name, shared_beginning, sum_by_completion, token_log_probabilities
 
 
 def example(prompt, *completions):
@@ -59,12 +51,6 @@ def test_a_shared_prompt_is_there_once():
     pair = example(40, 5, 6)
     assert collate([pair], 2)["input_ids"].shape == (1, 56)  # 51, rounded up
     assert collate([pair], 2, share_prompt=False)["input_ids"].shape == (2, 48)
-
-
-def test_the_last_token_of_each_completion_is_named():
-    batch = collate([example(6, 5, 9), example(20, 2, 1)], pad_id=2)
-    ends = batch["input_ids"][batch["end_row"], batch["end_column"]]
-    assert ends.tolist() == [204, 258, 201, 250]
 
 
 def test_every_example_is_seen_once_an_epoch():

@@ -57,13 +57,8 @@ def same(first, second):
     [
         (training.SFT(), DATA, DATA[:3]),
         (training.DPO(), PAIRS, PAIRS[:2]),
-        (
-            training.PPO(reward=lambda p, a: [len(x) / 10 for x in a], max_new_tokens=4),
-            ["Hello", "How are you?", "Why?"],
-            None,
-        ),
     ],
-    ids=["sft", "dpo", "ppo"],
+    ids=["sft", "dpo"],
 )
 @pytest.mark.parametrize("steps", [3, 4])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(tokenizer, tmp_path, monkeypatch, objective, data, validation, steps):
@@ -143,7 +138,7 @@ def test_the_last_two_and_the_best_are_kept(tokenizer, tmp_path):
     [
         ({"learning_rate": 1e-3}, "settings"),
         ({"data": DATA[:12]}, "data"),
-        ({"objective": training.ORPO(), "data": PAIRS}, "objective"),
+        ({"objective": training.DPO(), "data": PAIRS}, "objective"),
     ],
 )
 def test_checkpoints_of_another_run_are_refused(tokenizer, tmp_path, change, named):

@@ -1,6 +1,6 @@
 """A shield against drift of the libraries: every objective, and every TRL trainer of the lessons, trains some real steps.
 
-What must happen is asserted (the loss falls, the margin rises, the KL stays bounded), on the oldest versions that the course
+What must happen is asserted (the loss falls, the margin rises), on the oldest versions that the course
 supports (`make test-oldest`) and on the newest. TRL is configured as in the lessons.
 """
 
@@ -43,14 +43,12 @@ def test_sft(packaged, rows):
     assert mean(history.losses[-3:]) < history.losses[0] - 0.1
 
 
-@pytest.mark.parametrize("objective", [training.DPO(), training.ORPO(beta=0.5)], ids=lambda o: o.name)
-def test_preferences(packaged, rows, objective):
-    history = training.fit(adapted(), packaged[1], rows, rows, objective, settings())
+def test_preferences(packaged, rows):
+    history = training.fit(adapted(), packaged[1], rows, rows, training.DPO(), settings())
     assert mean(history.losses[-3:]) < history.losses[0]
     margins = history.metric("margin", validation=True)
     assert margins[-1] > margins[0] + 0.01
-    if objective.name == "dpo":
-        assert history.losses[0] == pytest.approx(math.log(2), abs=1e-3)
+    assert history.losses[0] == pytest.approx(math.log(2), abs=1e-3)
 
 
 def reward_tiny(pad_id):
@@ -63,30 +61,9 @@ def reward_tiny(pad_id):
     return LlamaForSequenceClassification(config)
 
 
-def test_reward_model(packaged, rows):
-    history = training.fit(reward_tiny(2), packaged[1], rows, rows, training.Reward(), settings(learning_rate=1e-3))
-    assert history.losses[-1] < history.losses[0]
-    assert history.metric("margin", validation=True)[-1] > history.metric("margin", validation=True)[0] + 0.01
-
-
 def long_words(answers):
     """Characters of each answer, in units of five: what a model without any knowledge can learn to raise."""
     return [len(answer) / 5 for answer in answers]
-
-
-def test_ppo(packaged, rows):
-    found = {}
-    for kl in (0.0, 1.0):
-        # Peaked distributions, so that tokens come again and what they earned counts.
-        model = with_lora(tiny_llama(initializer_range=1.0), rank=8, alpha=16, random_b=False)
-        objective = training.PPO(reward=lambda _, answers: long_words(answers), kl_coefficient=kl, max_new_tokens=4)
-        changes = settings(learning_rate=1e-2, max_steps=24, batch_size=32)
-        history = training.fit(model, packaged[1], [row["prompt"] for row in rows] * 4, None, objective, changes)
-        found[kl] = history.metric("reward"), history.metric("kl")
-        assert history.metric("kl")[0] == pytest.approx(0, abs=0.05)
-    rewards, moved = found[0.0]
-    assert mean(rewards[-4:]) > mean(rewards[:4]) + 0.2
-    assert 0 < mean(found[1.0][1][-4:]) < 0.7 * mean(moved[-4:])
 
 
 # -- TRL -------------------------------------------------------------------------------------------------------------------

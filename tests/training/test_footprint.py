@@ -7,7 +7,7 @@ import pytest
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import memory, training
-from course_utils.scoring import Encoded
+from course_utils.batching import Encoded
 from course_utils.training import footprint
 
 
@@ -63,17 +63,6 @@ def test_a_shared_prompt_is_one_row():
     together, apart = predicted(model, pair), predicted(model, pair, share=False)
     assert (together.rows, together.length) == (1, 144)
     assert (apart.rows, apart.length) == (2, 120)
-
-
-def test_orpo_that_scores_prompts_is_seen_as_it_runs():
-    model, pair = with_lora(tiny_llama()), [example(100, 20, 20)]
-    usual, whole = (predicted(model, pair, objective=training.ORPO(score_prompt=flag)) for flag in (False, True))
-    assert dict(whole.parts)["logits"] > 4 * dict(usual.parts)["logits"]
-
-
-def test_a_reward_model_has_no_table_of_tokens():
-    model = with_lora(tiny_llama())
-    assert dict(predicted(model, [example(100, 20, 20)], output="none").parts)["logits"] < 1000
 
 
 def doubled(model):

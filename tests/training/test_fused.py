@@ -5,7 +5,8 @@ from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.scoring import log_probabilities
-from course_utils.training.fused import FUNCTIONS, fused, head
+from course_utils.training import fused as module
+from course_utils.training.fused import FUNCTIONS, fused
 from course_utils.training.settings import FUSED
 
 ALL = tuple(FUNCTIONS)
@@ -56,7 +57,7 @@ def test_each_function_is_really_used(batch, name, monkeypatch):
     import torch
 
     functions = {"head": "LogProbabilities", "lora": "LoraLinear", "mlp": "GatedBlock", "norm": "RMSNorm"}
-    function = getattr(FUNCTIONS[name], functions[name])
+    function = getattr(module, functions[name])
     backward = function.backward
     faulty = staticmethod(lambda ctx, *g: tuple(x * 1.5 if torch.is_tensor(x) else x for x in backward(ctx, *g)))
     model = with_lora(tiny_llama())
@@ -83,7 +84,8 @@ def test_gradients_stay_close_in_bfloat16(batch, names):
 def test_a_table_too_large_to_keep_is_computed_again(batch, monkeypatch):
     model = with_lora(tiny_llama())
     loss, gradients = _step(model, batch)
-    monkeypatch.setattr(head, "MAX_KEPT_ENTRIES", 3 * model.config.vocab_size)  # three positions at a time
+    three_positions = 3 * model.config.vocab_size
+    monkeypatch.setattr("course_utils.training.fused.MAX_TABLE_ENTRIES", three_positions)
     with fused(model, ("head",)):
         fused_loss, fused_gradients = _step(model, batch)
     assert fused_loss == pytest.approx(loss, rel=1e-6)
@@ -167,15 +169,3 @@ def test_the_head_takes_hidden_states_that_were_turned_into_float32():
     found.sum().backward()
     assert hidden.grad.dtype == torch.float32
     assert hidden.grad.abs().sum() > 0
-
-
-def test_generation_gets_logits_even_while_the_head_passes_hidden_states_on(batch):
-    import torch
-
-    model = with_lora(tiny_llama())
-    ids = batch["input_ids"][:1]
-    with torch.no_grad(), fused(model, ("head",)):
-        assert model(input_ids=ids).logits.shape[-1] == 32
-        with head.logits(model):
-            assert model(input_ids=ids).logits.shape[-1] == 49152
-        assert model(input_ids=ids).logits.shape[-1] == 32

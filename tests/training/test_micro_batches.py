@@ -7,7 +7,7 @@ import pytest
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import memory, training
-from course_utils.training import footprint, micro_batches
+from course_utils.training import footprint
 
 DATA = [conversation(f"Message number {i}", f"Answer {i % 8} " + "word " * 40) for i in range(16)]
 
@@ -25,7 +25,7 @@ def only_tensors(monkeypatch):
 
 def run(monkeypatch, tokenizer, free, data=DATA, model=None, objective=None, **settings):
     monkeypatch.setattr(memory, "free_bytes", lambda device: free, raising=False)
-    monkeypatch.setattr(micro_batches, "default_micro_batch_tokens", lambda device: 8192)
+    monkeypatch.setattr(footprint, "default_micro_batch_tokens", lambda device: 8192)
     settings = training.Settings(**{"learning_rate": 5e-3, "batch_size": 16, "max_steps": 3} | settings)
     return training.fit(model or with_lora(tiny_llama()), tokenizer, data, objective=objective, settings=settings)
 
@@ -55,20 +55,17 @@ def test_what_cannot_fit_is_said_before_the_run(monkeypatch, tokenizer):
     assert len(history.losses) == 3  # a prediction is no proof
 
 
-@pytest.mark.parametrize("objective", [training.SFT(), training.PPO(reward=lambda p, a: [1.0] * len(a), max_new_tokens=8)],
-                         ids=["dropout", "ppo"])  # fmt: skip
-def test_a_run_that_cannot_be_predicted_begins_with_care(monkeypatch, tokenizer, objective):
+def test_a_run_that_cannot_be_predicted_begins_with_care(monkeypatch, tokenizer):
     sizes = []
-    original = micro_batches.MicroBatches.collate
+    original = footprint.MicroBatches.collate
 
     def collate(self, examples):
         sizes.append(self.max_tokens)
         return original(self, examples)
 
-    monkeypatch.setattr(micro_batches.MicroBatches, "collate", collate)
-    data = ["Hello", "Why?"] if objective.is_online else DATA[:4]
+    monkeypatch.setattr(footprint.MicroBatches, "collate", collate)
     model = with_lora(tiny_llama(), dropout=0.1)
-    history = run(monkeypatch, tokenizer, 10**12, data, model, objective, max_steps=1)
+    history = run(monkeypatch, tokenizer, 10**12, DATA[:4], model, max_steps=1)
     assert history.memory.predicted is None
     assert set(sizes) == {2048}
 
@@ -76,13 +73,13 @@ def test_a_run_that_cannot_be_predicted_begins_with_care(monkeypatch, tokenizer,
 def test_a_resumed_run_adds_in_the_same_order(monkeypatch, tokenizer, tmp_path):
     """It may find more memory free than when it began; bit for bit, the weights depend on how batches are cut."""
     rows = []
-    original = micro_batches.MicroBatches.collate
+    original = footprint.MicroBatches.collate
 
     def collate(self, examples):
         rows.append(len(examples))
         return original(self, examples)
 
-    monkeypatch.setattr(micro_batches.MicroBatches, "collate", collate)
+    monkeypatch.setattr(footprint.MicroBatches, "collate", collate)
     free = int(run(monkeypatch, tokenizer, None).memory.predicted * 0.6)
 
     class Stopped(Exception):

@@ -5,8 +5,7 @@ from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.errors import CourseError, Diverged
-from course_utils.training.schedule import learning_rate_factor
-from course_utils.training.settings import FUSED
+from course_utils.training.settings import FUSED, learning_rate_factor
 
 DATA = [conversation(f"Message number {i} about {'things ' * (i % 5)}", f"Answer {i % 3}") for i in range(13)]
 
@@ -146,7 +145,7 @@ def test_history_says_and_draws_what_happened(tokenizer):
     _, history = run(tokenizer, max_steps=4, validation=DATA[:2])
     assert "4 steps" in str(history)
     figure = history.plot()
-    assert figure.png.startswith(b"\x89PNG")
+    assert figure.data.startswith(b"\x89PNG")
     assert "in 4 steps" in figure.alt
     assert history.tokens > history.scored_tokens > 0
 
@@ -191,7 +190,7 @@ def test_in_a_notebook_the_bar_and_the_curve_are_rewritten_in_place(tokenizer, m
     """IPython's display stood in for; that the built notebook looks right is seen in the browser test."""
     import IPython.display
 
-    from course_utils.training import progress
+    from course_utils.training import history as progress
 
     shown = []
 

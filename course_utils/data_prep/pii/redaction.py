@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import json
+import random
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from course_utils.data_prep.pii.pseudonyms import pseudonym
-from course_utils.data_prep.pii.wording import BLOT, Piece, blotted, rewrite
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     from presidio_analyzer import RecognizerResult
+
 
 PII_KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
 MODES = ("label", "mask", "pseudonym")
@@ -335,3 +338,169 @@ def _without_overlaps(entities: list[Entity]) -> list[Entity]:
         if not any(entity.start < other.end and other.start < entity.end for other in selected):
             selected.append(entity)
     return sorted(selected, key=lambda e: e.start)
+
+
+# Keys whose values nobody wrote as text, except inside the arguments of a call.
+NOT_WRITTEN = {
+    "role", "type", "name", "from", "tools", "functions", "image_url", "input_audio", "file", "image", "images", "video",
+    "videos", "audio", "audios", "url", "urls", "bytes", "b64_json",
+}  # fmt: skip
+# An id identifies a thing; a key that identifies a person, or a person's number, does not count.
+ID = re.compile(r"(?:.*(?:_id|Id|ID)|id|uuid|guid|hash|sha\d*|md5|checksum)")
+OF_A_PERSON = re.compile(r"national|tax|passport|social|citizen|identity|person|e?mail|login", re.IGNORECASE)
+# Base64 must be longer than an IBAN (34 characters), and must not be the local part of an e-mail address.
+PROTECTED = re.compile(
+    r"""
+    data:[\w.+-]+/[\w.+-]+[^,\s]*,[^\s"'<>)\]]*(?:\r?\n[A-Za-z0-9+/]{40,}+={0,2})*(?:\r?\n[A-Za-z0-9+/]+={0,2}(?=\s|$|["')]))?
+    | \b(?:https?|ftp|wss?)://(?:[^\s<>"'`()\[\]{}|\\]|\([^\s<>"'`()]*\))+
+    | (?<![\w.+/=@-])[A-Za-z0-9+/_-]{40,}+(?:\r?\n[A-Za-z0-9+/]{40,}+)*(?:\r?\n[A-Za-z0-9+/]{1,39}(?:={1,2}|$))?={0,2}(?![@]|[.][\w.-]*@)
+    | \b[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}\b
+    """,
+    re.VERBOSE | re.MULTILINE | re.IGNORECASE,
+)
+BLOT = "\0"  # is neither part of a word nor a space, so no pattern matches across it
+JSON_STRING = re.compile(r'("(?:[^"\\]|\\.)*+")(\s*:)?')  # the colon makes it a key
+
+
+@dataclass
+class Piece:
+    """A piece of text within a row.
+
+    Attributes:
+        path: its field, such as "messages[1].content".
+        text: the text as a person reads it, without JSON's escapes.
+        preceding: the text before it, or its key if it is in JSON.
+    """
+
+    path: str
+    text: str
+    preceding: str = ""
+
+
+def blotted(text: str) -> str:
+    """Return the text, at the same length, with everything blotted out that nobody wrote."""
+    if len(text) < 36 and "://" not in text and "data:" not in text:  # the shortest other match is a UUID
+        return text
+    return PROTECTED.sub(lambda match: BLOT * len(match.group()), text)
+
+
+def rewrite(row: dict, change: Callable[[Piece], str]) -> None:
+    """Replace each piece of text in a row, in place and in reading order, by what `change` returns for it."""
+    preceding = ""
+    for container, key, path in _texts(row):
+        text = container[key]
+        container[key] = _rewritten(text, path, preceding, change)
+        preceding = text
+
+
+def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], str]) -> str:
+    """The changed text; in a JSON object or list only the contents of strings change, and all other bytes stay the same."""
+    if not _is_json(text):
+        return change(Piece(path, text, preceding))
+    pieces: list[str] = []
+    key, position, end = "", 0, 0
+    for match in JSON_STRING.finditer(text):
+        written, colon = match.groups()
+        if "}" in text[end : match.start()]:
+            key = ""  # it belonged to an object that has ended
+        end = match.end()
+        if colon:
+            key = json.loads(written, strict=False)
+        elif not is_id(key):
+            string = json.loads(written, strict=False)
+            changed = change(Piece(path, string, key))
+            if changed != string:
+                pieces += [text[position : match.start()], json.dumps(changed, ensure_ascii=written.isascii())]
+                position = end
+    return "".join([*pieces, text[position:]])
+
+
+def is_id(key: str) -> bool:
+    """Return whether the value of this key is the id of a thing."""
+    return bool(ID.fullmatch(key)) and not OF_A_PERSON.search(key)
+
+
+def _is_json(text: str) -> bool:
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _texts(row: dict) -> Iterator[tuple[Any, Any, str]]:
+    """Every text in a row that someone wrote, in order, as (container, key, path)."""
+    stack: list[tuple[Any, Any, Any, str, bool]] = [(None, None, row, "", False)]
+    while stack:
+        container, key, value, path, argument = stack.pop()
+        if isinstance(value, str):
+            yield container, key, path
+        elif isinstance(value, dict):
+            inner = [
+                (value, k, v, f"{path}.{k}" if path else str(k), argument or k == "arguments")
+                for k, v in value.items()
+                if not is_id(k) and (argument or k not in NOT_WRITTEN)
+            ]
+            stack += reversed(inner)
+        elif isinstance(value, list):
+            stack += reversed([(value, i, v, f"{path}[{i}]", argument) for i, v in enumerate(value)])
+
+
+# Parts of names that identify nobody: titles, and particles that occur in many names.
+TITLES = {"mr", "mrs", "ms", "miss", "mx", "dr", "prof", "sir", "madam", "herr", "frau", "sr", "sra", "mme", "and"}
+PARTICLES = {"de", "la", "le", "da", "di", "du", "van", "von", "der", "den", "del", "al", "el", "bin", "ibn", "y", "e", "zu"}
+WORD = re.compile(r"[^\W_]+")
+
+
+def pseudonym(kind: str, text: str, seed: int | str) -> str:
+    """Return an invented value of the same kind for a personal one.
+
+    It depends only on the value and the seed, so it is consistent without a table that could reveal the values. Names are
+    replaced word by word, so that "Selin" and "Selin Karagöz" remain one person, and so do "SELIN" and "Karagoz".
+
+    Args:
+        kind: kind of personal data, one of `PII_KINDS`.
+        text: the value.
+        seed: seed of the invented values.
+    """
+    if kind == "NAME":
+        return WORD.sub(lambda match: _word(match, text, seed), text)
+    key = re.sub(r"\W", "", text).casefold()
+    if kind == "PHONE":
+        key = re.sub(r"\D", "", text)[-9:]  # the same with and without the country code
+    value = _invented(kind, key, seed)
+    return value.lower() if text.islower() else value
+
+
+def _word(match: re.Match[str], text: str, seed: int | str) -> str:
+    word = match.group()
+    plain = "".join(c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c))
+    possessive = word.casefold() == "s" and text[match.start() - 1 : match.start()] in ("'", "’")
+    if possessive or plain in TITLES or (word.islower() and plain in PARTICLES and text != word):
+        return word
+    name = _invented("NAME", plain, seed)
+    if len(word) == 1:
+        return name[0] if word.isupper() else name[0].lower()
+    return name.lower() if word.islower() else name.upper() if word.isupper() else name
+
+
+def _invented(kind: str, key: str, seed: int | str) -> str:
+    from faker import Faker
+
+    fake = Faker(["en_GB"], use_weighting=False)
+    digest = hashlib.blake2b(f"{kind}\0{key}".encode(), key=str(seed).encode()[:64]).digest()
+    fake.seed_instance(int.from_bytes(digest[:8], "big"))
+    generator = random.Random(digest)
+    return {
+        "NAME": lambda: fake.last_name() if generator.random() < 0.5 else fake.first_name(),
+        "ADDRESS": lambda: fake.address().replace("\n", ", "),
+        "PHONE": lambda: f"+44 7700 900{generator.randrange(1000):03}",  # Ofcom's numbers for drama
+        "EMAIL": lambda: f"{fake.user_name()}@example.org",
+        "CARD": lambda: fake.credit_card_number("visa16"),
+        "IBAN": lambda: fake.iban(),
+        "IP": lambda: f"192.0.2.{generator.randrange(1, 255)}",  # RFC 5737
+        "NATIONAL_ID": lambda: fake.ssn(),
+        "BIRTH_DATE": lambda: fake.date_of_birth(minimum_age=18, maximum_age=90).isoformat(),
+    }[kind]()

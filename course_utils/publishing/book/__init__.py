@@ -6,15 +6,11 @@ Nothing is executed. The stored notebooks are read as they are, the other pages 
 - `sources` lays out what Sphinx reads, with the pages that come from templates (`templates/`);
 - `lesson_pages` turns a stored notebook into a page, `outputs` dresses its stored outputs, `twins` gives what needs a kernel
   in a notebook a form that works without one;
-- `html_pages` goes over each finished page: tables as cards on a phone, terms with their meaning; `paper` over those that
-  no script will help; `theme_words` translates what Sphinx's theme says in English;
-- `formulas` writes formulas as MathML;
-- `printing` makes PDFs of the finished lessons, `epub` one ePub of all of them;
-- `extension` connects these with Sphinx, `conf` has Sphinx's settings, `static/` the style sheet and the one script.
+- `html_pages` goes over each finished page: tables as cards on a phone, terms with their meaning;
+- `extension` connects these with Sphinx and writes formulas as MathML, `conf` has Sphinx's settings, `static/` the style
+  sheet and the one script.
 """
 
 from course_utils.publishing.book.building import Book, build_book
-from course_utils.publishing.book.epub import Epub, write_epub
-from course_utils.publishing.book.printing import print_lessons
 
-__all__ = ["Book", "Epub", "build_book", "print_lessons", "write_epub"]
+__all__ = ["Book", "build_book"]

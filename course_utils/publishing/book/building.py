@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,17 +18,13 @@ from pathlib import Path
 from course_utils import __version__, assets
 from course_utils.errors import CourseError
 from course_utils.files import sha256
-from course_utils.languages import SOURCE, VARIABLE, find, speaking
-from course_utils.publishing import calculators, pyodide, translating
+from course_utils.publishing import calculators, pyodide
 from course_utils.publishing.book.outputs import PICTURES
 from course_utils.publishing.book.sources import write_sources
-from course_utils.publishing.book.theme_words import translate_theme
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton", "sphinx_design", "latex2mathml")
 MARK = "book.json"  # in a finished book: who wrote it, so that nobody's folder is ever replaced
 HERE = Path(__file__).parent
-TEXTS = "texts.js"  # what the scripts of a translated book say
-_SWITCH = re.compile(r'(?P<before><a href=")(?P<address>[^"]+)(?=" lang="(?P<code>\w+)" hreflang=)')
 _LOADED = re.compile(r'(?P<before><(?:script|link|img)\b[^>]*?\b(?:src|href)=")(?P<address>[^"?#:]+)(?=")')
 
 
@@ -44,7 +39,6 @@ class Book:
         seconds: how long the build took.
         warnings: what Sphinx found wrong, a line each; the pages are there all the same.
         live: whether its pages have Python, for calculators that answer and exercises that are checked.
-        languages: codes; pages of the first are in the folder itself, those of each other in a folder of its code.
     """
 
     folder: Path
@@ -53,43 +47,38 @@ class Book:
     seconds: float
     warnings: tuple[str, ...]
     live: bool
-    languages: tuple[str, ...] = (SOURCE,)
 
 
-def build_book(out: str | Path, live: bool | None = None, languages: Sequence[str] = (SOURCE,)) -> Book:
+def build_book(out: str | Path, live: bool | None = None) -> Book:
     """Build the book from the stored notebooks, without running anything.
 
     Args:
         out: folder for the website. It must be new, empty, or an earlier book, which is replaced as a whole at the end.
         live: whether pages get Python, which is Pyodide. True fetches it with npm unless it is in the course's cache; None
             takes it from there and fetches nothing; where it is not, or False, answers stay those of the build.
-        languages: codes of the languages to build it in; with several, each page leads to itself in the others.
 
     Raises:
-        CourseError: a language is unknown, a library is missing (extra `book`), the folder has files that no book has, it
-            cannot be written, Sphinx stopped, or Pyodide cannot be fetched.
+        CourseError: a library is missing (extra `book`), the folder has files that no book has, it cannot be written, Sphinx
+            stopped, or Pyodide cannot be fetched.
     """
     start = time.monotonic()
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise CourseError(f"the book needs {', '.join(missing)}: pip install '{assets.DISTRIBUTION}[book]'")
-    languages = tuple(dict.fromkeys(find(code).code for code in languages))
-    if any(code != SOURCE for code in languages) and importlib.util.find_spec("jupytext") is None:
-        raise CourseError(f"a translated book needs jupytext: pip install '{assets.DISTRIBUTION}[lab]'")
     out = Path(out).resolve()
     _may_replace(out)
     runtime = (pyodide.prepare() if live else None) if live is not None else pyodide.at_hand()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".book-", dir=out.parent) as work:
-            warnings = [line for code in languages for line in _run_sphinx(Path(work), runtime, code, languages)]
-            _finish(Path(work) / "html", languages)
+            warnings = _run_sphinx(Path(work), runtime)
+            _finish(Path(work) / "html")
             _move(Path(work) / "html", out)
     except OSError as error:
         raise CourseError(f"{out} cannot be written: {error}; name another folder") from error
     files = [file for file in out.rglob("*") if file.is_file()]
     pages = sorted(file.relative_to(out).as_posix() for file in files if file.suffix == ".html")
     size = sum(file.stat().st_size for file in files)
-    return Book(out, tuple(pages), size, time.monotonic() - start, tuple(warnings), runtime is not None, languages)
+    return Book(out, tuple(pages), size, time.monotonic() - start, tuple(warnings), runtime is not None)
 
 
 def _may_replace(out: Path) -> None:
@@ -104,40 +93,26 @@ def _may_replace(out: Path) -> None:
         raise CourseError(f"{out} has files and is no book of this course; name an empty or a new folder")
 
 
-def _run_sphinx(work: Path, runtime: Path | None, language: str, languages: Sequence[str]) -> list[str]:
-    """Lay out the sources and build a language into `work/html`; return Sphinx's warnings, without paths of this machine.
+def _run_sphinx(work: Path, runtime: Path | None) -> list[str]:
+    """Lay out the sources and build them into `work/html`; return Sphinx's warnings, without paths of this machine.
 
     What computes in pages is there first, as Sphinx looks at the files that pages load.
 
     In a process of its own: the API's pages are made with torch and others left out, which would not do for a process that
     has loaded them.
     """
-    html = work / "html" if language == languages[0] else work / "html" / language
-    source, warned = work / f"source-{language}", work / f"warnings-{language}"
-    with speaking(language):
-        write_sources(source, pyodide.megabytes(runtime) if runtime else None)
-        if runtime:
-            calculators.write_static(html, runtime)
-        else:
-            calculators.write_style(html)
-    if language != SOURCE:
-        translating.write_texts(html / "_static" / TEXTS, language)
-    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(HERE), "-d", str(work / f"doctrees-{language}")]
-    command += ["-D", f"book_live={int(runtime is not None)}", "-D", f"book_languages={','.join(languages)}"]
-    command += ["-w", str(warned), str(source), str(html)]
-    environment = {
-        **os.environ,
-        VARIABLE: language,
-        "NO_COLOR": "1",
-        "PYTHONWARNINGS": "ignore",
-        "PYTHONPATH": import_path(),
-    }
+    html, source, warned = work / "html", work / "source", work / "warnings"
+    write_sources(source, pyodide.megabytes(runtime) if runtime else None)
+    if runtime:
+        calculators.write_static(html, runtime)
+    else:
+        calculators.write_style(html)
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(HERE), "-d", str(work / "doctrees")]
+    command += ["-D", f"book_live={int(runtime is not None)}", "-w", str(warned), str(source), str(html)]
+    environment = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": import_path()}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     if run.returncode:
         raise CourseError(f"Sphinx stopped: {last_lines(run.stderr or run.stdout)}")
-    if language != SOURCE:
-        with speaking(language):
-            translate_theme(html)
     text = warned.read_text(encoding="utf-8") if warned.exists() else ""
     return [line.replace(f"{source}/", "") for line in text.splitlines() if line.strip()]
 
@@ -153,33 +128,17 @@ def last_lines(text: str, count: int = 8) -> str:
     return "\n".join(text.strip().splitlines()[-count:])
 
 
-def _finish(html: Path, languages: Sequence[str]) -> None:
+def _finish(html: Path) -> None:
     """What no reader needs goes; what a static host needs comes; the mark says whose folder it is."""
+    static = html / "_static"
+    for file in [*static.rglob("*.map"), *static.rglob("*.html"), *static.glob("paper.css")]:  # sources; the ePub's
+        file.unlink()
     for name in (".buildinfo", ".buildinfo.bak", "objects.inv.bak"):
-        for file in html.rglob(name):
-            file.unlink()
-    for static in html.rglob("_static"):
-        for file in [*static.rglob("*.map"), *static.rglob("*.html"), *static.glob("paper.css")]:  # sources; the ePub's
-            file.unlink()
-    _mend_switches(html, languages)
+        (html / name).unlink(missing_ok=True)
     _name_by_content(html)
     (html / ".nojekyll").touch()  # GitHub's pages would leave out folders that begin with _
     mark = {"book": assets.DISTRIBUTION, "version": __version__}
     (html / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
-
-
-def _mend_switches(html: Path, languages: Sequence[str]) -> None:
-    """Let the switch of a page that another language does not have lead to that language's first page."""
-    first = {code: (html if code == languages[0] else html / code) / "index.html" for code in languages}
-
-    def mended(page: Path, link: re.Match[str]) -> str:
-        if (page.parent / link["address"]).exists():
-            return link[0]
-        return link["before"] + Path(os.path.relpath(first[link["code"]], page.parent)).as_posix()
-
-    for page in html.rglob("*.html") if len(languages) > 1 else ():
-        text = page.read_text(encoding="utf-8")
-        page.write_text(_SWITCH.sub(partial(mended, page), text), encoding="utf-8")
 
 
 def _name_by_content(html: Path) -> None:

@@ -1,15 +1,13 @@
 """Sphinx's settings for the book; `building` says where it reads and writes."""
 
 from course_utils import __version__, assets
-from course_utils.languages import SOURCE, current, say
-from course_utils.publishing.book.building import HERE, TEXTS
-from course_utils.publishing.book.epub import COVER, COVER_PAGE
+from course_utils.publishing.book.building import HERE
 
-project = say("Teaching models new behaviours")
-author = say("the authors of the course")
+project = "Teaching models new behaviours"
+author = "the authors of the course"
 copyright = f"{author}, Apache-2.0"
 release = __version__
-language = current()  # the build sets it, in the environment
+language = "en"
 
 extensions = [
     "myst_nb",
@@ -25,8 +23,8 @@ default_role = "literal"  # docstrings write code between single backticks
 # Lessons. Outputs are those that are stored: nothing is run.
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_code_prompt_show = say("Show the code")
-nb_code_prompt_hide = say("Hide the code")
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "attrs_inline"]
 myst_update_mathjax = False
 myst_heading_anchors = 3
@@ -50,12 +48,10 @@ html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = [str(HERE / "static")]
 html_css_files = ["book.css"]
-epub_css_files: list[str] = []  # `extension` sets what its pages load
-epub_cover = (COVER, COVER_PAGE)
-html_js_files = [(name, {"defer": "defer"}) for name in ([] if language == SOURCE else [TEXTS]) + ["book.js"]]
+html_js_files = [("book.js", {"defer": "defer"})]
 html_favicon = str(HERE / "static" / "icon.svg")
 templates_path = [str(HERE / "sphinx_templates")]
-html_sidebars = {"**": ["book-logo.html", "search-button-field.html", "book-languages.html", "book-nav.html"]}
+html_sidebars = {"**": ["book-logo.html", "search-button-field.html", "book-nav.html"]}
 html_copy_source = True
 html_show_sourcelink = False
 html_show_sphinx = False
@@ -84,8 +80,8 @@ html_theme_options = {
     "show_navbar_depth": 1,
     "max_navbar_depth": 2,
     "show_toc_level": 1,
-    "search_bar_text": say("Search the course"),
-    "toc_title": say("On this page"),
+    "search_bar_text": "Search the course",
+    "toc_title": "On this page",
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }

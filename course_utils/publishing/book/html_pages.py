@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from course_utils import glossary
-from course_utils.languages import say
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup
@@ -41,7 +40,7 @@ def finished(html: str, terms: Mapping[str, str]) -> str:
         _keep_together(soup, formula)
     for choice in soup.select(".book-quiz details"):
         right = choice.find("b")
-        is_right = right is not None and right.get_text() in ("Right.", say("Right."))
+        is_right = right is not None and right.get_text() == "Right."
         choice["class"] = "book-right" if is_right else "book-wrong"
     return str(soup.decode(formatter="html5"))
 
@@ -68,7 +67,7 @@ def _table(soup: BeautifulSoup, table: Tag) -> None:
 def _name(soup: BeautifulSoup, head: Tag) -> None:
     """Give an empty header a name for screen readers."""
     name = soup.new_tag("span", attrs={"class": "visually-hidden"})
-    name.string = say("row")
+    name.string = "row"
     head.append(name)
 
 
@@ -77,7 +76,7 @@ def _frame(soup: BeautifulSoup, table: Tag, heads: list[str]) -> None:
     frame = table.parent
     if not (frame and frame.get("role") == "region"):
         caption = table.find("caption")
-        name = caption.get_text(" ", strip=True) if caption else f"{say('table')}: {', '.join(filter(None, heads))}"
+        name = caption.get_text(" ", strip=True) if caption else f"table: {', '.join(filter(None, heads))}"
         table.wrap(soup.new_tag("div", attrs={"role": "region", "tabindex": "0", "aria-label": name}))
         frame = table.parent
     layout = ["book-pairs"] if _is_pairs(table) else ["book-compared"] if _is_compared(table) else []
@@ -142,5 +141,4 @@ def _term(link: Tag, terms: Mapping[str, str]) -> None:
     if name is None:
         return
     link["class"] = [*link.get("class", []), "book-term"]
-    meanings = {term.shown_name: term.shown_meaning for term in glossary.terms().values()}
-    link["data-term"], link["data-meaning"] = name, meanings[name]
+    link["data-term"], link["data-meaning"] = name, glossary.terms()[name].meaning

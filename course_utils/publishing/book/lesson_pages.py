@@ -8,33 +8,31 @@ import re
 from html import unescape
 from typing import Any
 
-from course_utils import assets, glossary
+from course_utils import glossary
 from course_utils.errors import CourseError
-from course_utils.in_browser.answers import on_page
-from course_utils.languages import say
+from course_utils.in_browser import on_page
 from course_utils.lessons import Lesson
 from course_utils.publishing import builder
 from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import (
     Calculators,
     Predictions,
-    calculator_for,
     exercise_field,
     exercise_note,
     live_note,
 )
+from course_utils.publishing.budgets import count_words
 
 Cell = dict[str, Any]  # as nbformat 4 has it
 
 _BADGES = re.compile(r"^\[!\[Open in .*$\n?", re.MULTILINE)
 _TERM = re.compile(r"\*\[(?P<text>[^\]]+)\]\(#[\w-]+ \"(?P<tip>[^\"]*)\"\)\*")
 _QUIZ = re.compile(r"(?m)^\s*quiz\(")
-_SETUP = re.compile(r"(?m)^show\.quiet\(")  # a lesson's first cell, with its imports
-_NO_TIME = re.compile(r"^\|[^|\n]*\| not recorded yet \|.*\n?", re.MULTILINE)  # in the table of recorded times
+_IMPORTS = re.compile(r"(?m)^from course_utils\.exercises import check")  # a lesson's imports
 WORDS_A_MINUTE = 180  # of somebody who reads to understand, not to find
 
 
-def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: bool = False, paper: bool = False) -> str:
+def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: bool = False) -> str:
     """Return a lesson's notebook as the book shows it.
 
     Args:
@@ -42,7 +40,6 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
         lesson: which one.
         pictures: name → bytes; the lesson's pictures are added to it.
         live: whether its page has Python, for calculators in the place of widgets and for exercises that need no library.
-        paper: whether it is for a file of its own, which has no notebook to download.
 
     Returns:
         A notebook, JSON again, which Sphinx reads in the place of the stored one.
@@ -61,13 +58,11 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
         id = grading.get("grade_id", "").removesuffix("_check")
         if grading.get("grade"):
             if id not in solved_here:
-                cells.append(_markdown(exercise_note(id, exercise, _places(lesson, paper))))
+                cells.append(_markdown(exercise_note(id, exercise, _places(lesson))))
             continue
         if grading.get("solution"):
             if id in solved_here:
-                cells += map(
-                    _markdown, exercise_field(id, f"{say('Or solve it in the notebook.')} {_places(lesson, paper)}")
-                )
+                cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson)}"))
                 continue
             exercise = _function(source_of(cell))
         cells += _code(cell, predictions, pictures, widgets)
@@ -75,11 +70,8 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
 
 
 def page_text(markdown: str) -> str:
-    """Markdown of a cell for the page: terms lead into the book's glossary.
-
-    Badges are left out (the page has buttons), and machines for which no time is recorded.
-    """
-    return _TERM.sub(_role, _NO_TIME.sub("", _BADGES.sub("", markdown)))
+    """Markdown of a cell for the page: terms lead into the book's glossary, badges are left out, as the page has buttons."""
+    return _TERM.sub(_role, _BADGES.sub("", markdown))
 
 
 def source_of(cell: Cell) -> str:
@@ -97,17 +89,17 @@ def reading_minutes(text: str) -> int:
     texts = markdown_of(text)
     if stated := re.search(r"[Rr]eading takes\s+about\s+(\d+)\s+minutes", "\n".join(texts)):
         return int(stated[1])
-    words = sum(len(glossary.prose(cell).split()) for cell in texts)
+    words = count_words("\n\n".join(texts))
     return max(5, 5 * round(words / WORDS_A_MINUTE / 5))
 
 
 def _role(term: re.Match[str]) -> str:
     """The marker of a term as a link into the glossary; as plain emphasis if the glossary has changed since."""
     meaning = unescape(term["tip"])
-    names = [one.shown_name for one in glossary.terms().values() if one.shown_meaning == meaning]
+    names = [one.name for one in glossary.terms().values() if one.meaning == meaning]
     if not names:
         try:
-            names = [glossary.find(term["text"]).shown_name]
+            names = [glossary.find(term["text"]).name]
         except CourseError:
             return f"*{term['text']}*"
     return f"*{{term}}`{term['text']} <{names[0]}>`*"
@@ -129,16 +121,16 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
     source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
     if "install" in tags:
         return []
-    if "folded" in tags or _SETUP.search(source) or is_call_of(source, ("lesson.", "evidence.")):
+    if "folded" in tags or _IMPORTS.search(source) or is_call_of(source, ("lesson.", "evidence.")):
         tags.append("hide-input")
-    if is_call_of(source, ("drawings.", "quiz")):
+    if is_call_of(source, ("show.drawing", "quiz")):
         tags.append("remove-input")
     outputs = [_output(output, source, predictions, pictures) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
     if below := widgets.placed(source) if widgets else "":
-        shown["outputs"] = [output for output in outputs if "<img" in json.dumps(output)]  # the answer is the calculator's
+        shown["outputs"] = []  # the answer is the calculator's
     else:
-        below = live_note(source, calculator_for(source) if widgets else "")
+        below = live_note(source, widgets is not None)
     return [shown, _markdown(below)] if below else [shown]
 
 
@@ -181,15 +173,10 @@ def _markdown(source: str) -> Cell:
 
 def _function(source: str) -> str:
     definition = re.search(r"^(?:def|class) (\w+)", source, re.MULTILINE)
-    return definition[1] if definition else say("the answer")
+    return definition[1] if definition else "the answer"
 
 
-def _places(lesson: Lesson, paper: bool) -> str:
-    notebook = f"{assets.repository_url()}/blob/main/notebooks/{lesson.name}.ipynb"
-    download = f"{{download}}`{say('download the notebook')} </notebooks/{lesson.name}.ipynb>`"
-    return say(
-        "Open it [in Colab]({colab}) or [in Binder]({binder}), or {download}.",
-        colab=builder.colab_url(lesson.name),
-        binder=builder.binder_url(lesson.name),
-        download=f"[{say('download the notebook')}]({notebook})" if paper else download,
-    )
+def _places(lesson: Lesson) -> str:
+    colab, binder = builder.colab_url(lesson.name), builder.binder_url(lesson.name)
+    download = f"{{download}}`download the notebook </notebooks/{lesson.name}.ipynb>`"
+    return f"Open it [in Colab]({colab}) or [in Binder]({binder}), or {download}."

@@ -8,7 +8,7 @@ import io
 import re
 from html import escape, unescape
 
-from course_utils.show.style import LINE, TONES
+from course_utils.style import LINE, TONES
 
 PICTURES = "_figures"  # folder of the website
 
@@ -77,5 +77,7 @@ def _size(data: bytes) -> tuple[int, int]:
     """Pixels across and down."""
     from PIL import Image
 
+    if drawing := re.match(rb'<svg[^>]* width="(\d+)" height="(\d+)"', data):
+        return int(drawing[1]), int(drawing[2])
     with Image.open(io.BytesIO(data)) as image:
         return image.size

@@ -5,28 +5,26 @@ from __future__ import annotations
 import ast
 import json
 import re
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from course_utils import assets, glossary, lessons, pages
+from course_utils import assets, glossary, lessons
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
-from course_utils.in_browser.answers import on_page
-from course_utils.in_browser.calculators import CALCULATORS
-from course_utils.languages import BOOK, SOURCE, current, say
+from course_utils.in_browser import on_page
 from course_utils.lessons import LESSONS, Lesson
 from course_utils.pages import render
-from course_utils.publishing import builder, calculators, translating
+from course_utils.publishing import builder, calculators
 from course_utils.publishing.book.lesson_pages import markdown_of, page_text, reading_minutes
 from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import calculator_for, raw
-from course_utils.publishing.markdown_messages import translated
-from course_utils.publishing.objectives import objectives_in
-from course_utils.publishing.times import BINDER_MB, load_times
+from course_utils.show.calculators import CALCULATORS
 
 TEMPLATES = "publishing/book/templates"
+BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself needs some
 BEFORE_AND_AFTER = (
     "02",
     "before_and_after(",
@@ -44,7 +42,7 @@ API = {
     ),
     "Decide and pay": ("decision", "costs"),
     "Serve": ("openai_server", "openai_server.constrained"),
-    "Show": ("show", "charts", "figures", "drawings", "widgets", "glossary", "evidence"),
+    "Show": ("show", "charts", "figures", "calculators", "glossary", "evidence"),
     "Teach": ("exercises", "plans", "publishing", "publishing.book", "release", "grading.batch"),
 }  # fmt: skip
 
@@ -62,7 +60,6 @@ class PathStep:
         reading, running: minutes; running is a recorded run on two CPU cores, None if there is none.
         exercises, points: how many, and what they are worth.
         on_page: how many of them can be solved on the page where it has Python.
-        objectives: what the learner will be able to do.
         cheat_sheet: Markdown of what it sums up in the end, empty if there is nothing.
     """
 
@@ -73,43 +70,26 @@ class PathStep:
     exercises: int
     points: int
     on_page: int
-    objectives: tuple[str, ...]
     cheat_sheet: str
 
 
 def write_sources(folder: Path, python: float | None = None) -> None:
-    """Write everything that Sphinx reads into a new folder, in the language that is spoken now.
+    """Write everything that Sphinx reads into a new folder.
 
     Args:
         folder: where to.
         python: MB that a page loads before its Python starts; None if pages have no Python.
 
     Raises:
-        CourseError: a lesson's notebook is missing or does not say what a learner will be able to do.
+        CourseError: a lesson's notebook is missing.
     """
     (folder / "notebooks").mkdir(parents=True)
     _write_lessons(folder)
     for name, values in _pages(learning_path(), python).items():
-        _write(folder / f"{name}.md", _page(name, values))
+        _write(folder / f"{name}.md", render(f"{TEMPLATES}/{name}.md.j2", **values))
     for module in (module for modules in API.values() for module in modules):
         names = public_names(module)
         _write(folder / "api" / f"{module}.md", render(f"{TEMPLATES}/module.md.j2", module=module, names=names))
-
-
-def write_paper_sources(folder: Path) -> None:
-    """Write what Sphinx reads for a file without a network, in the language that is spoken now: what is there to be read.
-
-    Args:
-        folder: where to.
-
-    Raises:
-        CourseError: as `write_sources`.
-    """
-    (folder / "notebooks").mkdir(parents=True)
-    _write_lessons(folder)
-    values = _pages(learning_path(), None)
-    for name, template in {"index": "paper", "glossary": "glossary", "cheat-sheets": "cheat-sheets"}.items():
-        _write(folder / f"{name}.md", _page(template, values[name]))
 
 
 def learning_path() -> list[PathStep]:
@@ -117,18 +97,16 @@ def learning_path() -> list[PathStep]:
     return [_step(lesson) for lesson in LESSONS.values()]
 
 
-def cheat_sheet(texts: list[str], shown: list[str] | None = None) -> str:
+def cheat_sheet(texts: list[str]) -> str:
     """Return the table or list with which a lesson sums up what a learner can do now, in Markdown; empty if it has none.
 
     Args:
-        texts: Markdown cells of the lesson, in English: its heading is read.
-        shown: the same cells in the language of the page, if that is another.
+        texts: Markdown cells of the lesson.
     """
-    for text, translation in zip(texts, shown or texts):
-        # Headings and what follows them come in the same order in every language.
-        for match, translated_match in zip(_SHEET.finditer(f"{text}\n"), _SHEET.finditer(f"{translation}\n")):
+    for text in texts:
+        for match in _SHEET.finditer(f"{text}\n"):
             if re.search(r"what you can do now|what you have seen", match["title"], re.IGNORECASE):
-                return page_text(translated_match["sheet"]).strip()
+                return page_text(match["sheet"]).strip()
     return ""
 
 
@@ -173,24 +151,14 @@ def before_and_after(pictures: dict[str, bytes], up: str = "") -> str:
 
 def _write_lessons(folder: Path) -> None:
     for lesson in LESSONS.values():
-        (folder / "notebooks" / f"{lesson.name}.ipynb").write_text(_notebook_text(lesson), encoding="utf-8")
-
-
-def _page(template: str, values: dict[str, Any]) -> str:
-    """A page from its template, in the language that is spoken now."""
-    text = pages.source(f"{TEMPLATES}/{template}.md.j2")
-    return pages.render_text(translated(text, lambda message: say(message, BOOK)), **values)
+        shutil.copyfile(_notebook(lesson), folder / "notebooks" / f"{lesson.name}.ipynb")
 
 
 def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, Any]]:
     """Name of a page → what its template shows."""
     letters: dict[str, list[glossary.Term]] = {}
     for term in glossary.terms().values():
-        first = glossary.plain_letters(term.shown_name)[0][0].upper()
-        letters.setdefault(first if first.isalpha() else "0-9", []).append(term)
-    for terms in letters.values():
-        terms.sort(key=lambda term: glossary.plain_letters(term.shown_name))
-    letters = dict(sorted(letters.items()))
+        letters.setdefault(term.name[0].upper() if term.name[0].isalpha() else "0-9", []).append(term)
     minutes = sum(step.reading for step in path)
     runs = [step.running for step in path]
     return {
@@ -206,7 +174,6 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
             "after": _after_training(),
             "too_large": [number for number, lesson in LESSONS.items() if _needs_more_than_binder(lesson)],
             "solved_here": len(on_page()) if python else 0,
-            "language": translating.note(current()),
         },
         "calculators": {
             "python": python,
@@ -215,7 +182,7 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
                 for id, calculator in CALCULATORS.items()
             ],
         },
-        "glossary": {"letters": letters, "lessons": LESSONS, "count": len(glossary.terms()), "english": current() == SOURCE},
+        "glossary": {"letters": letters, "lessons": LESSONS, "count": len(glossary.terms())},
         "cheat-sheets": {"path": path},
         "instructors": {"path": path, "exercises": EXERCISES, "requirement": builder.requirement("grading")},
         "api/index": {"groups": {title: [(name, summary(name)) for name in modules] for title, modules in API.items()}},
@@ -237,12 +204,12 @@ def _after_training() -> dict[str, int]:
 
 
 def _needs_more_than_binder(lesson: Lesson) -> bool:
-    return bool(load_times().get(lesson.name, {}).get("cpu", {}).get("peak_mb", 0) > BINDER_MB)
+    return bool(builder.recorded_run(lesson.name).get("peak_mb", 0) > BINDER_MB)
 
 
 def _lessons_with(calculator: str) -> list[Lesson]:
     """The lessons whose notebooks have the widget that a calculator is the twin of."""
-    return [shown(lesson) for lesson in LESSONS.values() if calculator in _calculators_in(lesson)]
+    return [lesson for lesson in LESSONS.values() if calculator in _calculators_in(lesson)]
 
 
 @cache
@@ -261,49 +228,20 @@ def summary(module: str) -> str:
 
 def _step(lesson: Lesson) -> PathStep:
     text = _notebook(lesson).read_text(encoding="utf-8")
-    texts, translation = markdown_of(text), markdown_of(_notebook_text(lesson))
-    title = re.search(r"^# (?:\d+ · )?(.+)$", "\n".join(translation), re.MULTILINE)
-    record = load_times().get(lesson.name, {}).get("cpu")
+    texts = markdown_of(text)
+    title = re.search(r"^# (?:\d+ · )?(.+)$", "\n".join(texts), re.MULTILINE)
+    seconds = builder.recorded_run(lesson.name).get("seconds")
     mine = [exercise for id, exercise in EXERCISES.items() if lesson.has(id)]
     return PathStep(
-        shown(lesson),
-        title[1] if title else say(lesson.title, BOOK),
+        lesson,
+        title[1] if title else lesson.title,
         reading_minutes(text),
-        record["seconds"] / 60 if record else None,
+        seconds / 60 if seconds else None,
         len(mine),
         sum(exercise.points for exercise in mine),
         sum(exercise.id in on_page() for exercise in mine),
-        tuple(_objectives(lesson, texts)),
-        cheat_sheet(texts, translation),
+        cheat_sheet(texts),
     )
-
-
-def _objectives(lesson: Lesson, texts: list[str]) -> list[str]:
-    """What a lesson promises, from its stored text; in another language from its source, which has the same or newer."""
-    if current() != SOURCE:
-        cells = builder.learner_edition(lesson.name, language=current()).cells
-        texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    return objectives_in(texts, lesson.name)
-
-
-def shown(lesson: Lesson) -> Lesson:
-    """A lesson with title and promise in the language that is spoken now."""
-    return replace(lesson, title=say(lesson.title, BOOK), promise=say(lesson.promise, BOOK))
-
-
-def _notebook_text(lesson: Lesson) -> str:
-    """The notebook that readers get, JSON: the stored one, or the same with its text translated."""
-    if current() == SOURCE:
-        return _notebook(lesson).read_text(encoding="utf-8")
-    return _translated_text(lesson, current())
-
-
-@cache
-def _translated_text(lesson: Lesson, language: str) -> str:
-    import nbformat
-
-    text: str = nbformat.writes(translating.translated_notebook(lesson.name, language), version=4)
-    return text + "\n"
 
 
 def _notebook(lesson: Lesson) -> Path:

@@ -13,42 +13,34 @@ from html import escape, unescape
 from typing import Any
 
 from course_utils.evidence import lesson_01
-from course_utils.languages import later, say
-from course_utils.publishing import calculators, page_exercises
+from course_utils.publishing import calculators
 
 # Call in a cell's source → what the reader of a website should know about its output.
 LIVE = {
-    "decision_helper(": later("In the notebook this is a form: change an answer, and the recommendation follows."),
-    "memory_explorer(": later("In the notebook this picture has controls: model, method, rank, batch and length."),
-    "explorer(": later("In the notebook this picture has controls: model, method, rank, batch and length."),
-    "cost_form(": later("In the notebook this is a form: type in your own volume and prices, and the picture follows."),
-    "review(": later("In the notebook you page through the rows, keep or drop each, and note why."),
-    "show.sort(": later(
-        "In the notebook each card has buttons for sorting. Here, sort them in your head or on paper, then go on."
-    ),
+    "show.calculator(": "In the notebook this is a form: change a choice, and the answer follows.",
+    "show.review(": "In the notebook you page through the rows, keep or drop each, and note why.",
+    "show.sort(": "In the notebook each card has buttons for sorting. Here, sort them in your head or on paper, then go on.",
 }
-
-# Call in a cell's source → the calculator that takes its place in a book whose pages have Python.
-CALCULATOR_OF = {"decision_helper(": "decision", "memory_explorer(": "memory", "explorer(": "memory", "cost_form(": "costs"}
 FENCE = "`" * 12  # around HTML, in which an answer may have fences of its own
 
 
-def live_note(source: str, calculator: str = "") -> str:
+def live_note(source: str, live: bool = False) -> str:
     """Markdown of the note below a widget's output; empty if the cell shows no widget.
 
     Args:
         source: the cell.
-        calculator: the one that does the same on a page, as far as a page can; "" if there is none.
+        live: whether pages have Python, so that the book's calculator does the same, as far as a page can.
     """
-    notes = [say(text) for call, text in LIVE.items() if _calls(source, call)]
-    if notes and calculator:
-        notes.append(say("The [calculator](../calculators.md) answers here, without what this lesson has measured."))
+    notes = [text for call, text in LIVE.items() if call in source]
+    if live and calculator_for(source):
+        notes.append("The [calculator](../calculators.md) answers here, without what this lesson has measured.")
     return "\n".join((":::{div} book-live", *notes, ":::")) if notes else ""
 
 
 def calculator_for(source: str) -> str:
-    """The calculator that a cell's widget has as its twin; "" if there is none."""
-    return next((id for call, id in CALCULATOR_OF.items() if _calls(source, call)), "")
+    """The calculator that a cell shows; "" if there is none."""
+    called = re.search(r'show\.calculator\(\s*"(\w+)"', source)
+    return called[1] if called else ""
 
 
 class Calculators:
@@ -77,10 +69,6 @@ def raw(html: str) -> str:
     return f"{FENCE}{{raw}} html\n{html.strip()}\n{FENCE}"
 
 
-def _calls(source: str, call: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(call)}", source) is not None
-
-
 class Predictions:
     """The guesses that a lesson asks for, in its order: which field a measured value belongs to."""
 
@@ -104,7 +92,7 @@ class Predictions:
         unit = how[2] if how and how[1] == "a number" else ""
         return (
             f'<div class="book-predict" data-key="{key}">{html}<form hidden>{_field(key, choices, unit)}'
-            f'<button type="submit">{escape(say("Keep my guess"))}</button><output aria-live="polite"></output></form></div>'
+            '<button type="submit">Keep my guess</button><output aria-live="polite"></output></form></div>'
         )
 
     def revealed(self, source: str, html: str) -> str:
@@ -112,7 +100,7 @@ class Predictions:
         name = re.search(r"(\w+)\.reveal\(", source)
         key = self._key_of.get(name[1] if name else "", "")
         return (
-            f'<details class="book-reveal" data-key="{key}"><summary>{escape(say("Show the answer"))}</summary>'
+            f'<details class="book-reveal" data-key="{key}"><summary>Show the answer</summary>'
             f'<p class="book-said" hidden></p>{html}</details>'
         )
 
@@ -123,8 +111,8 @@ def _field(key: str, choices: list[str], unit: str) -> str:
             f'<label><input type="radio" name="{key}" value="{escape(choice, quote=True)}"> {escape(choice)}</label>'
             for choice in choices
         )
-        return f"<fieldset><legend>{escape(say('Your guess'))}</legend>{''.join(radios)}</fieldset>"
-    label = say("Your guess, a number of {unit}", unit=escape(unescape(unit))) if unit else say("Your guess, a number")
+        return f"<fieldset><legend>Your guess</legend>{''.join(radios)}</fieldset>"
+    label = f"Your guess, a number of {escape(unescape(unit))}" if unit else "Your guess, a number"
     return f'<label>{label} <input type="text" inputmode="decimal" name="{key}" autocomplete="off"></label>'
 
 
@@ -135,7 +123,7 @@ def exercise_field(id: str, places: str) -> list[str]:
         id: of the exercise.
         places: links to where it can be run, as Markdown.
     """
-    return [raw(page_exercises.fragment(id)), f":::{{div}} book-elsewhere book-exercise exercise-{id}\n{places}\n:::"]
+    return [raw(calculators.exercise_fragment(id)), f":::{{div}} book-elsewhere book-exercise exercise-{id}\n{places}\n:::"]
 
 
 def exercise_note(id: str, function: str, places: str) -> str:
@@ -146,9 +134,8 @@ def exercise_note(id: str, function: str, places: str) -> str:
         function: name of the function that a learner writes.
         places: links to where it can be run, as Markdown.
     """
-    instruction = say(
-        "Write `{function}` in the notebook and run the check below it. It draws new cases at every run, says what is "
-        "wrong, and knows the typical mistakes.",
-        function=function,
+    instruction = (
+        f"Write `{function}` in the notebook and run the check below it. It draws new cases at every run, says what is "
+        "wrong, and knows the typical mistakes."
     )
-    return f":::{{admonition}} {say('Your turn')}\n:class: tip book-exercise exercise-{id}\n\n{instruction} {places}\n:::"
+    return f":::{{admonition}} Your turn\n:class: tip book-exercise exercise-{id}\n\n{instruction} {places}\n:::"

@@ -2,11 +2,9 @@
 (() => {
   "use strict";
   const here = new URL("./", document.currentScript.src);
-  // A sentence in the page's language; a translated book brings `courseTexts` (`static/texts.js`).
-  const say = (text, values = {}) => (window.courseTexts?.[text] ?? text).replace(/\{(\w+)\}/g, (_, name) => values[name]);
-  const STARTING = say("Starting Python in this page, once …");
+  const STARTING = "Starting Python in this page, once …";
   const SECONDS = 30; // that a check may take once Python has started
-  const NO_WORKER = say("Python could not be started in this page. If you opened it as a file, serve its folder instead.");
+  const NO_WORKER = "Python could not be started in this page. If you opened it as a file, serve its folder instead.";
 
   // -- the page's Python: one worker for the page, started at the first request -----------------------------------------
   const python = {
@@ -25,7 +23,7 @@
 
     answered({ failed, ready, number, result, error }) {
       if (failed !== undefined)
-        return this.stop(say("Python could not be started in this page ({failed}). A change tries again.", { failed }));
+        return this.stop(`Python could not be started in this page (${failed}). A change tries again.`);
       if (ready !== undefined) return this.waiting.get(ready)?.ready();
       const promise = this.waiting.get(number);
       this.waiting.delete(number);
@@ -33,7 +31,7 @@
       else promise?.reject(new Error(error));
     },
 
-    // A request of `course_utils.in_browser.calls`; `ready` is called when Python has started and sets to work.
+    // A request of `course_utils.in_browser`; `ready` is called when Python has started and sets to work.
     ask(call, args, ready = () => {}) {
       return new Promise((resolve, reject) => {
         try {
@@ -44,7 +42,7 @@
         }
         const number = ++this.last;
         this.waiting.set(number, { resolve, reject, ready });
-        this.worker.postMessage({ number, request: { call, arguments: args, language: document.documentElement.lang } });
+        this.worker.postMessage({ number, request: { call, arguments: args } });
       });
     },
 
@@ -162,21 +160,20 @@
     }
 
     function marked(result) {
-      const state = result.passed ? say("passed") : say("not yet");
-      const worth = result.worth === 1 ? say("1 point") : say("{points} points", { points: result.worth });
-      const told = say("{id}: {points} of {worth} ({state}).", { id, points: result.points, worth, state });
-      show(`${told} ${result.message}`, result.printed, result.passed ? "right" : "wrong");
+      const state = result.passed ? "passed" : "not yet";
+      const worth = result.worth === 1 ? "1 point" : `${result.worth} points`;
+      show(`${id}: ${result.points} of ${worth} (${state}). ${result.message}`, result.printed, result.passed ? "right" : "wrong");
       const tries = result.passed ? 0 : (kept.tries ?? 0) + 1;
       keep({ tries, passed: result.passed, points: result.points });
     }
 
     async function run() {
       busy(true);
-      show(python.worker ? say("Checking …") : STARTING, "", "");
+      show(python.worker ? "Checking …" : STARTING, "", "");
       let limit = 0;
       const begun = () => {
-        summary.textContent = say("Checking …");
-        limit = setTimeout(() => python.stop(say("Stopped after {seconds} seconds. Is there a loop that never ends?", { seconds: SECONDS })), 1000 * SECONDS);
+        summary.textContent = "Checking …";
+        limit = setTimeout(() => python.stop(`Stopped after ${SECONDS} seconds. Is there a loop that never ends?`), 1000 * SECONDS);
       };
       try {
         marked(await python.ask("check", { id, source: editor.value }, begun));
@@ -189,7 +186,7 @@
     }
 
     check.addEventListener("click", run);
-    stop.addEventListener("click", () => python.stop(say("Stopped. Python starts anew at the next check.")));
+    stop.addEventListener("click", () => python.stop("Stopped. Python starts anew at the next check."));
     reset.addEventListener("click", () => {
       editor.value = stub;
       show("", "", "");
@@ -210,7 +207,7 @@
 
     editor.value = kept.source ?? stub;
     keep({});
-    if (kept.passed) summary.textContent = say("{id}: passed before, in this browser.", { id });
+    if (kept.passed) summary.textContent = `${id}: passed before, in this browser.`;
   }
 
   function begin() {

@@ -10,7 +10,7 @@ async function start() {
   });
   const python = await loadPyodide({ indexURL: new URL("../pyodide/", here).href });
   python.unpackArchive(await course, "zip", { extractDir: "/course" });
-  python.runPython("import sys; sys.path.insert(0, '/course'); from course_utils.in_browser.calls import call");
+  python.runPython("import sys; sys.path.insert(0, '/course'); from course_utils.in_browser import call");
   return python.globals.get("call");
 }
 

@@ -5,11 +5,6 @@
 
 const KEY = "finetuning-course";
 
-// A sentence in the page's language; a translated book brings `courseTexts` (`texts.js`).
-function say(text, values = {}) {
-  return (window.courseTexts?.[text] ?? text).replace(/\{(\w+)\}/g, (_, name) => values[name]);
-}
-
 function kept() {
   try {
     return { read: {}, guesses: {}, places: {}, ...JSON.parse(localStorage.getItem(KEY) || "{}") };
@@ -63,13 +58,13 @@ function showOverview(read) {
   overview.hidden = done === 0;
   overview.querySelector("progress").value = done;
   const text = overview.querySelector("p");
-  text.textContent = `${say("You have read {done} of {all} lessons.", { done, all: steps.length })} `;
+  text.textContent = `You have read ${done} of ${steps.length} lessons. `;
   const next = steps.find((step) => !read[lessonOf(step.href)]);
   if (next) {
     const title = next.closest(".book-step").querySelector(".sd-card-title").textContent.trim();
-    text.append(`${say("Next:")} `, element("a", { href: next.getAttribute("href") }, title), ". ");
+    text.append("Next: ", element("a", { href: next.getAttribute("href") }, title), ". ");
   }
-  const forget = element("button", { type: "button", class: "book-quiet" }, say("Forget all marks"));
+  const forget = element("button", { type: "button", class: "book-quiet" }, "Forget all marks");
   forget.addEventListener("click", () => {
     keep((all) => (all.read = {}));
     showProgress();
@@ -85,7 +80,7 @@ function addReadMark() {
   const show = () => {
     const read = Boolean(kept().read[number]);
     button.setAttribute("aria-pressed", String(read));
-    button.textContent = read ? say("✓ Read") : say("Mark as read");
+    button.textContent = read ? "✓ Read" : "Mark as read";
   };
   button.addEventListener("click", () => {
     keep((all) => {
@@ -96,8 +91,8 @@ function addReadMark() {
     showProgress();
   });
   show();
-  const note = element("span", {}, say("Kept in this browser only."));
-  article.append(element("div", { class: "book-read", role: "group", "aria-label": say("your progress") }, button, note));
+  const note = element("span", {}, "Kept in this browser only.");
+  article.append(element("div", { class: "book-read", role: "group", "aria-label": "your progress" }, button, note));
 }
 
 // -- where a long page was left ------------------------------------------------------------------------------------------
@@ -110,7 +105,7 @@ function rememberPlace() {
   const left = sections.find((heading) => heading.parentElement.id === place);
   if (left && left !== sections[0] && !location.hash) {
     const name = left.firstChild.textContent.trim();
-    const link = element("a", { href: `#${place}` }, say("Go on at “{section}”", { section: name }));
+    const link = element("a", { href: `#${place}` }, `Go on at “${name}”`);
     document.querySelector("article.bd-article h1").after(element("p", { class: "book-continue" }, link));
   }
   let waiting = 0;
@@ -147,8 +142,8 @@ function explainTerms() {
   if (!document.querySelector(".book-term") || !("popover" in HTMLElement.prototype)) return; // the link still leads there
   const name = element("strong", { id: "book-meaning-name" });
   const text = element("p");
-  const more = element("a", {}, say("In the glossary"));
-  const close = element("button", { type: "button", class: "book-quiet" }, say("Close"));
+  const more = element("a", {}, "In the glossary");
+  const close = element("button", { type: "button", class: "book-quiet" }, "Close");
   const card = element("div", { id: "book-meaning", popover: "auto", role: "dialog", "aria-labelledby": name.id });
   card.append(name, text, element("div", {}, more, close));
   document.body.append(card);
@@ -206,10 +201,10 @@ function place(card, word) {
 function openPictures() {
   const figures = document.querySelectorAll("a.book-figure");
   if (!figures.length || !window.HTMLDialogElement) return; // the link still opens the picture
-  const close = element("button", { type: "button" }, say("Close"));
-  const frame = element("div", { class: "book-zoom-frame", tabindex: "0", role: "group", "aria-label": say("picture in full size") });
+  const close = element("button", { type: "button" }, "Close");
+  const frame = element("div", { class: "book-zoom-frame", tabindex: "0", role: "group", "aria-label": "picture in full size" });
   const words = element("p");
-  const dialog = element("dialog", { class: "book-zoom", "aria-label": say("picture in full size") }, close, frame, words);
+  const dialog = element("dialog", { class: "book-zoom", "aria-label": "picture in full size" }, close, frame, words);
   document.body.append(dialog);
   close.addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
@@ -234,10 +229,10 @@ function askForGuesses() {
     const said = form.querySelector("output");
     const show = () => {
       const guess = kept().guesses[key];
-      said.textContent = guess ? say("Your guess: {guess}. The answer is further down.", { guess }) : "";
+      said.textContent = guess ? `Your guess: ${guess}. The answer is further down.` : "";
       document.querySelectorAll(`.book-reveal[data-key="${key}"] .book-said`).forEach((place) => {
         place.hidden = !guess;
-        place.textContent = guess ? say("You said {guess}.", { guess }) : "";
+        place.textContent = guess ? `You said ${guess}.` : "";
       });
     };
     const guess = kept().guesses[key];
@@ -251,7 +246,7 @@ function askForGuesses() {
       const number = form.querySelector('input[inputmode="decimal"]');
       const takenBack = value === "" && kept().guesses[key];
       if (number && !takenBack && !/^[+-]?[0-9]+([.,][0-9]+)?$/.test(value.replace(/[\s%]/g, ""))) {
-        said.textContent = say("A number, please: a rough guess is enough.");
+        said.textContent = "A number, please: a rough guess is enough.";
         number.focus();
         return;
       }

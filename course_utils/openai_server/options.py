@@ -1,0 +1,111 @@
+"""The options of the service, checked before it opens its port: mistakes are reported to who starts it, not to a client."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_utils import models
+from course_utils.errors import CourseError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MINIMUM = {"rows": 1, "context": 16}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
+DEFAULT_CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the service.
+
+    Attributes:
+        folder: folder for everything it stores: files, jobs, models, its key.
+        model: base model as `models.load` takes it; None for the machine's tier.
+        names: other names for the model, so that code written for a hosted model runs unchanged.
+        host, port: where to listen; loopback only, port 0 for any free one.
+        key: API key; None for the one in the folder, which is created at the first start.
+        context: maximum number of tokens in prompt and answer together, and in a training example.
+        rows: maximum number of answers generated at once.
+        refuse: refuse new jobs as OpenAI refuses them to new organisations.
+        jobs: whether to run jobs.
+        allow_host: host names that requests may use in addition to loopback's, such as that of a proxy.
+        temporary: whether to delete the folder when the service ends.
+    """
+
+    folder: str
+    model: str | None = None
+    names: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 0
+    key: str | None = None
+    context: int = DEFAULT_CONTEXT
+    rows: int = 16
+    refuse: bool = False
+    jobs: bool = True
+    allow_host: tuple[str, ...] = ()
+    temporary: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse options that can't work."""
+        check_options(self)
+
+
+def check_options(options: Options) -> None:
+    """Refuse an address that other machines can reach, and numbers with which no request could be answered.
+
+    Raises:
+        CourseError: an option is invalid; the message gives its value and the allowed ones.
+    """
+    if options.host not in LOOPBACK:
+        raise CourseError(
+            f"--host {options.host}: the service trains and answers for anyone who has the key, so it listens on this "
+            f"machine only ({', '.join(LOOPBACK)}); to reach it from elsewhere, use an SSH tunnel (ssh -L)"
+        )
+    if not 0 <= options.port <= 65535:
+        raise CourseError(f"--port {options.port}: ports are 1 to 65535; 0 takes any free one")
+    for name, minimum in MINIMUM.items():
+        value = getattr(options, name)
+        if value < minimum:
+            raise CourseError(f"--{name.replace('_', '-')} {value}: it must be {minimum} or more")
+
+
+def check_model(name: str | None) -> None:
+    """Refuse a base model that could not be loaded for the first chat or job; nothing is loaded here.
+
+    Raises:
+        CourseError: there is no such model, or its folder is incomplete.
+    """
+    if name is None or name == models.PACKAGED.name:
+        return  # the tier's own model: fetched on first use, which reports its own errors
+    source = Path(models.resolve(name))
+    if not source.is_dir():
+        models.configuration(name)  # from the hub, or its local cache
+        return
+    try:
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        adapter = " (it holds an adapter: merge it into its base first)" if (source / "adapter_config.json").exists() else ""
+        raise CourseError(f"--model {name}: the folder has no config.json, so it does not hold a model{adapter}") from None
+    except (OSError, ValueError) as error:
+        raise CourseError(f"--model {name}: its config.json can't be read: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise CourseError(f"--model {name}: its config.json names no model_type, so it is not a transformers model")
+    if not any((source / file).exists() for file in TOKENIZER_FILES):
+        raise CourseError(
+            f"--model {name}: the folder has no tokenizer ({', '.join(TOKENIZER_FILES)}); save it there as well"
+        )
+    if not any(next(source.glob(pattern), None) for pattern in WEIGHT_FILES):
+        raise CourseError(f"--model {name}: the folder has no weights ({', '.join(WEIGHT_FILES)})")
+
+
+def base_name(model: str | None) -> str:
+    """Return the name under which a model is offered.
+
+    It is the last part of the model's name, in lower case, without colons (for `ft:` ids).
+    """
+    from course_utils import hardware
+
+    name = model or models.TIERS[hardware.detect().tier].name
+    return Path(name).name.lower().replace(":", "-")

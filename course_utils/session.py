@@ -1,0 +1,152 @@
+"""Prepares a process for the course: what has to be set before torch is loaded, and once for the whole process.
+
+Importing the package changes nothing of the process. What the course needs is set by `prepare_process`, which is called by a
+lesson's first cell (`start_lesson`), the command `course`, the service's server and workers, pytest and the benchmarks.
+Nothing that the user has set is changed.
+
+How long threads wait: torch splits a matrix product among threads of GNU OpenMP (Linux) or LLVM OpenMP (macOS, Windows). A
+thread that waits for the others spins at first, since being woken by the system takes longer than most waits: GNU's for
+milliseconds, LLVM's for a fifth of a second. On an idle machine that costs only power; next to any other computation, the
+spinning thread holds the core that the thread it waits for needs. Both libraries read their variables once, when they are
+loaded, and processes started from here inherit them. If you only import the package, you keep the libraries' defaults.
+
+One graphics card: with several in sight (Kaggle's "T4 x2"), transformers' `Trainer` wraps the model in
+`torch.nn.DataParallel`, which TRL's trainers refuse. So a notebook sees the first card only; scripts and the service may use
+them all.
+
+torchao: from PEFT 0.18.1 on, making an adapter ends in an ImportError where an older torchao is installed, even if it
+quantizes nothing. Colab and Kaggle ship 0.10.0 (August 2026; unslothai/notebooks, pull request 258). In this process it is
+made to look as if it were not installed.
+
+bitsandbytes: on import it says on stderr that an optional kernel, which it would fetch from the hub, is missing. The course
+does not use that kernel, and PEFT imports bitsandbytes where it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import sys
+import warnings
+from dataclasses import dataclass, field
+
+from course_utils import hardware, install
+
+# Chosen with benchmarks/waiting.py on two cores (record of 2026-11-26). On an idle machine, training with 1,000 rounds takes
+# 1.1 to 1.2 times as long as with the best policy, and without spinning 1.4 to 1.8 times. Next to one busy process, 1,000
+# rounds take 1.5 to 1.9 times as long as the best policy, no spinning 1.1 to 1.2 times, and GNU's default three times. A
+# single thread is never far off on two cores, but leaves the others idle on a machine with more.
+SPIN_COUNT = "1000"  # rounds of GNU's waiting loop, a few tens of microseconds
+BLOCK_TIME = "1"  # milliseconds, LLVM's
+# Each library's waiting policy is left alone if one of its variables is set; the last is the one to set.
+WAITING = {("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"): SPIN_COUNT, ("OMP_WAIT_POLICY", "KMP_BLOCKTIME"): BLOCK_TIME}
+CARD_VARIABLES = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")  # `accelerate launch` and torchrun set the last two
+TORCHAO_FOR_PEFT = (0, 16)
+NOISY_LOGGER = "bitsandbytes.backends.cpu.ops"
+
+
+@dataclass
+class Preparation:
+    """What `prepare_process` has changed; `str()` says it in one line.
+
+    Attributes:
+        variables: environment variables that were set, with their values.
+        hidden: package and version that this process no longer finds, "" if none.
+        silenced: logger whose warnings are no longer shown, "" if none.
+        too_late: whether torch was loaded before, so that its threads keep their waiting policy.
+    """
+
+    variables: dict[str, str] = field(default_factory=dict)
+    hidden: str = ""
+    silenced: str = ""
+    too_late: bool = False
+
+    def __str__(self) -> str:
+        changes = [f"set {name}={value}" for name, value in self.variables.items()]
+        changes += [f"hid {self.hidden}"] if self.hidden else []
+        changes += [f"silenced {self.silenced}"] if self.silenced else []
+        line = ", ".join(changes) or "nothing to prepare"
+        late = "; torch was loaded before, so its threads wait as they did: restart the kernel to change that"
+        return line + (late if self.too_late else "")
+
+
+def prepare_process() -> Preparation:
+    """Set what the module's docstring explains, for this process and those started from it, and return what was changed.
+
+    Nothing is changed twice, and nothing that the user has set. Call it before torch is imported: threads of a torch that is
+    loaded already keep their waiting policy.
+    """
+    preparation, torch_is_loaded = Preparation(), "torch" in sys.modules
+    for names, value in WAITING.items():
+        if not any(name in os.environ for name in names):
+            preparation.variables[names[-1]] = value
+    preparation.too_late = torch_is_loaded and bool(preparation.variables)
+    # Once torch is loaded it may have counted the cards.
+    if "ipykernel" in sys.modules and not torch_is_loaded and not any(name in os.environ for name in CARD_VARIABLES):
+        preparation.variables["CUDA_VISIBLE_DEVICES"] = "0"
+    os.environ.update(preparation.variables)
+    preparation.hidden = _hide_refused_torchao()
+    logger = logging.getLogger(NOISY_LOGGER)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)
+        preparation.silenced = NOISY_LOGGER
+    return preparation
+
+
+def start_lesson(extras: str = "") -> None:
+    """Install what the lesson needs and this machine lacks, prepare the process, and silence the libraries' progress bars.
+
+    Prints what is being installed, if anything, and whether torch was loaded too early; otherwise nothing.
+
+    Args:
+        extras: the course's extras that the lesson needs, separated by commas.
+
+    Raises:
+        CourseError: something could not be installed, or is older than the lesson needs.
+    """
+    if hardware.in_notebook():
+        from IPython.display import clear_output
+
+        clear_output()  # what `%pip` printed in the line above: in Jupyter, always a note that a restart may be needed
+    install.install_missing(extras)
+    preparation = prepare_process()
+    if preparation.too_late:
+        print(preparation)
+    silence_libraries()
+
+
+def silence_libraries() -> None:
+    """Switch off the libraries' bars for loading, saving and converting, and their notices about coming versions.
+
+    Training keeps its own progress, and warnings that a learner can act on still appear.
+    """
+    # Read when `datasets` is imported; nobody who has set it otherwise is overruled.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    if not are_progress_bars_disabled():
+        disable_progress_bars()  # not by its variable, after which nobody can switch them on for a download
+    transformers_logging.set_verbosity_error()
+    # By the level of this one `TrainingArguments` decides between a table of the losses and lines of raw numbers.
+    logging.getLogger("transformers.training_args").setLevel(logging.WARNING)
+
+
+def _hide_refused_torchao() -> str:
+    """Hide a torchao that PEFT refuses, unless it is imported already; return name and version, "" if none was hidden."""
+    if "torchao" in sys.modules:
+        return ""
+    try:
+        version = importlib.metadata.version("torchao")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    numbers = [int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit()]
+    if tuple(numbers) >= TORCHAO_FOR_PEFT:
+        return ""
+    sys.modules["torchao"] = None  # type: ignore[assignment]  # `find_spec` finds none, and an import says so
+    return f"torchao {version}"

@@ -1,0 +1,443 @@
+"""What a reader can change: calculators, guesses, cards to sort and rows to review.
+
+A widget works only while a kernel and a front end are connected. In a stored notebook, on paper and without ipywidgets its
+HTML is shown instead, and methods do what the controls do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from course_utils.errors import CourseError
+from course_utils.show.tables import Table
+from course_utils.style import box, columns
+
+if TYPE_CHECKING:
+    import ipywidgets
+
+    from course_utils.show.calculators import Answer, Calculator
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+HIGHEST = "34em"  # of a list with controls, which scrolls
+
+
+class Widget:
+    """Something with controls, which are made where ipywidgets is installed; else it is shown as HTML.
+
+    Attributes:
+        controls: name → ipywidgets control; empty if ipywidgets is missing.
+    """
+
+    def __init__(self) -> None:
+        self.controls: dict[Any, ipywidgets.Widget] = {}
+        self._view: ipywidgets.Widget | None = None
+        try:
+            import ipywidgets
+        except ImportError:
+            return
+        self._view = ipywidgets.VBox(self._parts())
+
+    def _parts(self) -> list[ipywidgets.Widget]:
+        """Make the controls, and return what is shown, from top to bottom."""
+        raise NotImplementedError
+
+    def _html(self) -> str:
+        """What is shown without controls."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        plain = {"text/plain": repr(self), "text/html": self._html()}
+        if self._view is None:
+            return plain
+        # written out, since ipywidgets 7 (in Colab) and 8 create it in different ways
+        return {**plain, VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._view.model_id}}
+
+
+# -- calculators --------------------------------------------------------------------------------------------------------
+
+
+def calculator(id: str, **choices: Any) -> Form:
+    """A calculator as a form whose answer follows every change.
+
+    Args:
+        id: "memory" (will it fit?), "costs" (what does it cost?) or "decision" (what to try?).
+        choices: choices to begin with instead of the calculator's own, and what it takes besides, such as `evidence`.
+
+    Raises:
+        CourseError: no such calculator, a name that it doesn't know, or a choice that is not valid.
+    """
+    from course_utils.show.calculators import CALCULATORS  # here, because it loads prices and shapes of models
+
+    if id not in CALCULATORS:
+        raise CourseError(f"there is no calculator {id!r}; there are {', '.join(CALCULATORS)}")
+    form = Form(CALCULATORS[id].starting(**choices))
+    if not form.answer.valid:
+        raise CourseError(form.answer.summary.rstrip("."))
+    return form
+
+
+class Form(Widget):
+    """See `calculator`.
+
+    Attributes:
+        choices: name of a field → choice.
+        answer: to these choices.
+    """
+
+    def __init__(self, calculator: Calculator) -> None:
+        self._calculator, self.choices = calculator, calculator.defaults
+        self.answer: Answer = calculator.answer(self.choices)
+        super().__init__()
+
+    def _parts(self) -> list[ipywidgets.Widget]:
+        import ipywidgets
+
+        looks = {"style": {"description_width": "initial"}, "layout": {"width": "40em", "max_width": "100%"}}
+        shown = ipywidgets.HTML(self._answer_html())
+
+        def change(name: str, choice: Any) -> None:
+            self.choices[name] = choice
+            self.answer = self._calculator.answer(self.choices)
+            shown.value = self._answer_html()
+
+        for field in self._calculator.fields:
+            settings = {"value": field.default, "description": field.label, **looks}
+            if field.options:
+                control = ipywidgets.Dropdown(options=[(text, choice) for choice, text in field.options], **settings)
+            elif isinstance(field.default, bool):
+                control = ipywidgets.Checkbox(indent=False, **settings)
+            else:
+                number = ipywidgets.BoundedIntText if field.whole else ipywidgets.BoundedFloatText
+                control = number(min=field.low, max=field.high, **settings)
+            control.observe(lambda event, name=field.name: change(name, event["new"]), names="value")
+            self.controls[field.name] = control
+        return [*self.controls.values(), shown]
+
+    def _answer_html(self) -> str:
+        return f"<p><b>{escape(self.answer.summary)}</b></p>{self.answer.details}"
+
+    def _choices(self) -> str:
+        labels = {
+            field.name: field.label if field.label.endswith("?") else f"{field.label}:" for field in self._calculator.fields
+        }
+        return "; ".join(f"{labels[f.name]} {f.written(self.choices[f.name])}" for f in self._calculator.fields)
+
+    def _html(self) -> str:
+        return f"<p><b>{escape(self._calculator.title)}</b> {escape(self._choices())}</p>{self._answer_html()}"
+
+    def __repr__(self) -> str:
+        return f"{self._calculator.title} {self._choices()}\n{self.answer.summary}"
+
+
+# -- guesses ------------------------------------------------------------------------------------------------------------
+
+
+def predict(question: str, unit: str = "", choices: Sequence[str] = ()) -> Prediction:
+    """Ask for a guess: a field in the notebook, or `guess.is_(value)` where there are no widgets.
+
+    A run without a reader ("Run all") goes on without a guess, and says only what was measured.
+
+    Args:
+        question: one sentence that ends with a question mark.
+        unit: of the number asked for, e.g. "answers".
+        choices: answers to choose from, instead of a number.
+
+    Returns:
+        Prediction; `reveal(measured)` in a later cell shows both.
+    """
+    return Prediction(question, unit, tuple(choices))
+
+
+class Prediction(Widget):
+    """See `predict`.
+
+    Attributes:
+        question: as asked.
+        guess: what the reader says so far; None for nothing.
+    """
+
+    def __init__(self, question: str, unit: str, choices: tuple[str, ...]) -> None:
+        self.question, self.unit, self.choices = question, unit, choices
+        self.guess: float | str | None = None
+        super().__init__()
+
+    def _parts(self) -> list[ipywidgets.Widget]:
+        import ipywidgets
+
+        if self.choices:
+            options = [("?", None), *((choice, choice) for choice in self.choices)]
+            control = ipywidgets.ToggleButtons(options=options, value=None)
+        else:
+            placeholder = f"a number of {self.unit}" if self.unit else "a number"
+            control = ipywidgets.Text(placeholder=placeholder, continuous_update=False)
+        control.observe(lambda change: self.is_(change["new"]), names="value")
+        self.controls["guess"] = control
+        return [ipywidgets.HTML(self._html()), control]
+
+    def is_(self, guess: Any) -> None:
+        """Say what you expect. Text that is no number counts as no guess."""
+        if self.choices or guess is None:
+            self.guess = guess if guess in self.choices else None
+            return
+        try:
+            self.guess = float(str(guess).strip().rstrip("%").replace(",", "."))
+        except ValueError:
+            self.guess = None
+
+    def reveal(self, measured: float | str, unit: str | None = None, source: str = "measured") -> Reveal:
+        """What was measured, beside the guess; `source` says where it comes from if nobody measured it."""
+        return Reveal(self.guess, measured, self.unit if unit is None else unit, source)
+
+    def _html(self) -> str:
+        return box(f"<b>Your guess first.</b> {escape(self.question)}", "caution", "question")
+
+    def __repr__(self) -> str:
+        how = f"one of {', '.join(self.choices)}" if self.choices else f"a number{' of ' + self.unit if self.unit else ''}"
+        return f"Your guess first. {self.question} ({how})"
+
+
+class Reveal:
+    """Guess and measured value.
+
+    Attributes:
+        guess: None if the reader made none.
+        measured: what came out.
+    """
+
+    def __init__(self, guess: float | str | None, measured: float | str, unit: str, source: str = "measured") -> None:
+        self.guess, self.measured, self.unit, self._source = guess, measured, unit, source
+
+    def _sentence(self) -> tuple[str, str]:
+        """What to say, and in which tone."""
+        unit = f" {self.unit}" if self.unit else ""
+        measured = f"{self.measured if isinstance(self.measured, str) else format(self.measured, ',.4g')}{unit}"
+        if self.guess is None:
+            return f"{self._source.capitalize()}: {measured}.", "plain"
+        if isinstance(self.guess, str) or isinstance(self.measured, str):
+            guess, right = str(self.guess), str(self.guess) == str(self.measured)
+        else:
+            guess = f"{self.guess:,.4g}{unit}"
+            right = abs(self.guess - self.measured) <= 0.1 * max(abs(self.measured), 1)
+        return f"You said {guess}; {self._source}: {measured}.", "good" if right else "caution"
+
+    def _repr_html_(self) -> str:
+        text, name = self._sentence()
+        return box(f"<b>{escape(text)}</b>", name)
+
+    def __repr__(self) -> str:
+        return self._sentence()[0]
+
+
+# -- cards to sort ------------------------------------------------------------------------------------------------------
+
+
+def sort(cards: Sequence[Mapping[str, str]], buckets: Sequence[str]) -> Sorting:
+    """Cards with a choice under each; without widgets, all cards, and `sorting.is_(3, "format")` for the third.
+
+    A run without a reader ("Run all") goes on without an answer.
+
+    Args:
+        cards: what each says, as label → text.
+        buckets: names to choose from.
+
+    Returns:
+        Sorting; `reveal(right)` in a later cell compares.
+    """
+    return Sorting([dict(card) for card in cards], tuple(buckets))
+
+
+class Sorting(Widget):
+    """See `sort`.
+
+    Attributes:
+        cards: as given.
+        buckets: as given.
+        answers: number of the card, counted from 1 → bucket, as far as the reader has sorted.
+    """
+
+    def __init__(self, cards: list[dict[str, str]], buckets: tuple[str, ...]) -> None:
+        self.cards, self.buckets = cards, buckets
+        self.answers: dict[int, str] = {}
+        super().__init__()
+
+    def _parts(self) -> list[ipywidgets.Widget]:
+        import ipywidgets
+
+        parts: list[ipywidgets.Widget] = []
+        for number in range(1, len(self.cards) + 1):
+            options = [("?", None), *((name, name) for name in self.buckets)]
+            control = ipywidgets.ToggleButtons(options=options, value=None, style={"button_width": "auto"})
+            control.observe(lambda change, number=number: self.is_(number, change["new"]), names="value")
+            self.controls[number] = control
+            parts += [ipywidgets.HTML(self._card(number)), control]
+        return [ipywidgets.VBox(parts, layout=ipywidgets.Layout(max_height=HIGHEST, overflow="auto", display="block"))]
+
+    def is_(self, number: int, bucket: str | None) -> None:
+        """Sort a card; None takes it out again.
+
+        Raises:
+            CourseError: no such card or bucket.
+        """
+        if not 1 <= number <= len(self.cards):
+            raise CourseError(f"there is no card {number}; they are numbered from 1 to {len(self.cards)}")
+        if bucket is None:
+            self.answers.pop(number, None)
+        elif bucket in self.buckets:
+            self.answers[number] = bucket
+        else:
+            raise CourseError(f"unknown bucket {bucket!r}; choose one of {', '.join(self.buckets)}")
+
+    def reveal(self, right: Sequence[str]) -> Table:
+        """How many cards are in which bucket, the reader's and the rule's, and where the two differ.
+
+        Raises:
+            CourseError: not as many buckets as cards.
+        """
+        if len(right) != len(self.cards):
+            raise CourseError(f"{len(right)} buckets for {len(self.cards)} cards")
+        rule, yours = Counter(right), Counter(self.answers.values())
+        differ = [n for n in self.answers if self.answers[n] != right[n - 1]]
+        rows: dict[str, dict[str, Any]] = {}
+        for name in self.buckets:
+            numbers = ", ".join(str(n) for n, bucket in enumerate(right, 1) if bucket == name)
+            rows[name] = ({"yours": yours[name]} if self.answers else {}) | {"by the rule": rule[name], "cards": numbers}
+        caption = f"{len(self.cards)} cards by the rule"
+        if self.answers:
+            agreed = len(self.answers) - len(differ)
+            caption = f"You and the rule agree on {agreed} of {len(self.answers)} cards"
+            if differ:
+                caption += f"; look again at {', '.join(map(str, sorted(differ)))}"
+        return Table(rows, caption, "bucket", "")
+
+    def _card(self, number: int) -> str:
+        lines = "".join(
+            f"<div><b>{escape(label)}:</b> {escape(text)}</div>" for label, text in self.cards[number - 1].items()
+        )
+        return box(f"<b>{number}</b>{lines}", "plain", f"card {number}")
+
+    def _html(self) -> str:
+        cards = columns((self._card(number) for number in range(1, len(self.cards) + 1)), "20em")
+        return box(f"<b>Sort them:</b> {escape(', '.join(self.buckets))}?", "caution", "question") + cards
+
+    def __repr__(self) -> str:
+        lines = [f"Sort them: {', '.join(self.buckets)}?"]
+        for number, card in enumerate(self.cards, 1):
+            lines.append(f"{number}. " + "; ".join(f"{label}: {text}" for label, text in card.items()))
+        return "\n".join(lines)
+
+
+# -- rows to review -----------------------------------------------------------------------------------------------------
+
+
+def review(rows: Iterable[dict], labels: str | os.PathLike[str] | None = None) -> Review:
+    """Read rows one by one and give verdicts, which every data set under a thousand rows deserves.
+
+    Args:
+        rows: chat rows.
+        labels: JSONL file for the verdicts; a session continues where the last one ended. None keeps them in memory only.
+
+    Raises:
+        CourseError: no rows, or a labels file that belongs to other rows.
+    """
+    return Review(rows, labels)
+
+
+class Review(Widget):
+    """See `review`.
+
+    Attributes:
+        rows: chat rows.
+        verdicts: row number → {"keep": bool, "note": str}.
+        index: number of the row shown.
+    """
+
+    def __init__(self, rows: Iterable[dict], labels: str | os.PathLike[str] | None = None) -> None:
+        self.rows, self.labels, self.index = list(rows), labels, 0
+        if not self.rows:
+            raise CourseError("there are no rows to review")
+        self.verdicts = _read_labels(labels, len(self.rows))
+        while self.index in self.verdicts and self.index < len(self.rows) - 1:
+            self.index += 1  # continue where an earlier session ended
+        super().__init__()
+        self.show(self.index)
+
+    def _parts(self) -> list[ipywidgets.Widget]:
+        import ipywidgets
+
+        def button(text: str, tooltip: str) -> ipywidgets.Button:
+            return ipywidgets.Button(description=text, tooltip=tooltip)
+
+        self.controls = {
+            "keep": button("keep", "a row to learn from"),
+            "drop": button("drop", "a row not to learn from"),
+            "back": button("back", "the row before"),
+            "note": ipywidgets.Text(placeholder="why? (a rule in the making)", layout={"width": "24em"}),
+            "shown": ipywidgets.HTML(),
+        }
+        self.controls["keep"].on_click(lambda _: self.mark(True, self.controls["note"].value))
+        self.controls["drop"].on_click(lambda _: self.mark(False, self.controls["note"].value))
+        self.controls["back"].on_click(lambda _: self.show(self.index - 1))
+        buttons = ipywidgets.HBox([self.controls[name] for name in ("keep", "drop", "back", "note")])
+        return [self.controls["shown"], buttons]
+
+    def mark(self, keep: bool, note: str = "") -> None:
+        """Give the current row a verdict, append it to the labels file, and show the next row."""
+        self.verdicts[self.index] = {"keep": keep, "note": note}
+        if self.labels is not None:
+            with open(self.labels, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"row": self.index, "keep": keep, "note": note}, ensure_ascii=False) + "\n")
+        self.show(self.index + 1)
+
+    def show(self, index: int) -> None:
+        """Show a row by its number."""
+        self.index = min(max(index, 0), len(self.rows) - 1)
+        if self.controls:
+            self.controls["note"].value = self.verdicts.get(self.index, {}).get("note", "")
+            self.controls["shown"].value = self._html()
+
+    def _progress(self) -> str:
+        verdict = self.verdicts.get(self.index)
+        told = (
+            f" ({'keep' if verdict['keep'] else 'drop'}{': ' * bool(verdict['note'])}{verdict['note']})" if verdict else ""
+        )
+        return f"row {self.index} of {len(self.rows)}{told}, {len(self.verdicts)} read"
+
+    def _html(self) -> str:
+        messages = "".join(
+            f"<p><b>{escape(str(message['role']))}</b><br>"
+            f"<span style='white-space:pre-wrap'>{escape(_message_text(message))}</span></p>"
+            for message in self.rows[self.index]["messages"]
+        )
+        return f"<p>{escape(self._progress())}</p>{messages}"
+
+    def __repr__(self) -> str:
+        messages = (message for message in self.rows[self.index]["messages"] if message["role"] != "system")
+        return "\n".join([self._progress(), *(f"  {m['role']}: {_message_text(m)}" for m in messages)])
+
+
+def _message_text(message: dict) -> str:
+    from course_utils.data_prep.formats import text_content
+
+    return text_content(message.get("content")) or json.dumps(message.get("tool_calls", ""), ensure_ascii=False)
+
+
+def _read_labels(file: str | os.PathLike[str] | None, rows: int) -> dict[int, dict]:
+    """Read the verdicts of earlier sessions; the last verdict for a row counts."""
+    verdicts: dict[int, dict] = {}
+    if file is None or not os.path.exists(file):
+        return verdicts
+    try:
+        with open(file, encoding="utf-8") as lines:
+            for line in lines:
+                entry = json.loads(line)
+                verdicts[entry["row"]] = {"keep": bool(entry["keep"]), "note": str(entry["note"])}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CourseError(f"{file} does not contain labels of a review ({error}); name another file") from error
+    if verdicts and max(verdicts) >= rows:
+        raise CourseError(f"{file} labels row {max(verdicts)} of {rows}: it belongs to other rows")
+    return verdicts

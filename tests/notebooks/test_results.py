@@ -1,0 +1,283 @@
+"""The stored outputs of the six notebooks say what the course promises of them.
+
+`course build` executes a source with the package as it is and stores what it prints, so a change of code shows here after
+the next build. Each test says which change it would notice then.
+"""
+
+import re
+from functools import cache
+
+import nbformat
+import pytest
+from support import table_rows
+
+from course_utils import costs, lessons
+from course_utils.evidence import lesson_01
+
+
+@cache
+def notebook(lesson):
+    return nbformat.read(lessons.learner_file(lessons.LESSONS[lesson].name), as_version=4)
+
+
+def shown_by(cell):
+    outputs = cell.get("outputs", [])
+    texts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs]
+    return "\n".join(map("".join, texts))
+
+
+@cache
+def printed(lesson):
+    """What the notebook's cells printed or showed, as text."""
+    return "\n".join(shown_by(cell) for cell in notebook(lesson).cells)
+
+
+def revealed(lesson, code):
+    """The measured value that a prediction was compared with."""
+    cell = next(cell for cell in notebook(lesson).cells if cell.cell_type == "code" and code in cell.source)
+    return float(re.search(r"easured: ([\d.,]+)", shown_by(cell))[1].replace(",", ""))
+
+
+def rows(lesson, start):
+    return table_rows(printed(lesson), start)
+
+
+def number(cell):
+    """19 of "19", 54 of "54 % (44-63)"."""
+    return float(cell.split()[0].replace(",", ""))
+
+
+@pytest.mark.parametrize(("lesson", "minutes"), {"01": 4, "02": 8, "03": 6, "04": 8, "05": 5, "06": 5}.items())
+def test_it_runs_in_minutes_on_two_cores(lesson, minutes):
+    """Notices what makes a lesson slow. The seconds are the build's."""
+    assert notebook(lesson).metadata.course["seconds"] <= 60 * minutes
+
+
+# -- 01 ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_live_training_teaches_the_form_and_not_the_facts():
+    """Notices a change of training, template or generation after which the form is no longer learned."""
+    assert revealed("01", "guess.reveal(100 * quality_alone.valid.value)") >= 90
+
+
+def test_live_together_knows_more_than_rag_alone():
+    """Notices data or a training that teach to recite instead of to read."""
+    rag = lesson_01.score("RAG, asked for the fact alone", lesson_01.FACT)
+    assert revealed("01", "guess.reveal(100 * quality_both.knowledge.value)") > 100 * rag.high
+
+
+def test_a_schema_gives_the_form():
+    """Notices a constrained decoding that lets an answer out which is no record, unless its space ended."""
+    free, constrained = (number(rows("01", "8 messages")[name]["valid form"]) for name in ("free", "under the schema"))
+    assert constrained >= max(70, free)
+
+
+def test_every_price_is_shown_with_its_date_and_source():
+    """Notices a price that was changed, added or dated anew without a build, or that the lesson leaves out."""
+    for name, price in (costs.PRICES | costs.FRONTIER | costs.GPU_PRICES).items():
+        assert re.search(rf"^{re.escape(name)} .*{price.date}  {re.escape(price.source)}$", printed("01"), re.M), name
+
+
+# -- 02 ---------------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def scores():
+    """Rows of the two tables of scores; "trained" is what training made of the model, on the test set."""
+    tested = rows("02", "100 test messages: share right")
+    trained = next(row for name, row in tested.items() if name.startswith("trained on 240"))
+    return rows("02", "25 validation messages") | tested | {"trained": trained}
+
+
+def test_format_is_learned_from_nothing():
+    """Notices a training after which the answers no longer keep the form, and a base that keeps it untrained."""
+    assert number(scores()["untrained"]["valid record"]) < 10
+    assert number(scores()["trained"]["valid record"]) >= 95
+
+
+def test_training_beats_a_prompt_with_rules_and_examples():
+    """Notices that the rival wins: then there would be no reason to train."""
+    prompted = scores()["untrained, rules and examples in the prompt, first 50"]
+    assert number(scores()["trained"]["all fields"]) >= number(prompted["all fields"]) + 20
+
+
+@pytest.mark.parametrize(("field", "margin"), [("category", 25), ("order_id", 10)])
+def test_fields_are_better_than_always_the_most_common_value(field, margin):
+    """Notices a change of training or data that keeps the form and loses the content."""
+    guessed = scores()["no model: always the most common value"]
+    assert number(scores()["trained"][field]) >= number(guessed[field]) + margin
+
+
+def test_what_is_written_by_hand_is_the_librarys():
+    """Notices a label mask, a shift by one position or a LoRA of the lesson's that differs from the library's."""
+    by_hand, library = re.search(r"by hand ([\d.]+), by transformers ([\d.]+)", printed("02")).groups()
+    assert by_hand == library
+    largest, difference = re.search(r"largest output (\S+), largest difference (\S+)", printed("02")).groups()
+    assert float(difference) < 1e-5 < 1e-2 < float(largest)
+
+
+def test_one_weight_moves_against_its_gradient():
+    """Notices a step that is not Adam's, or a gradient that is none."""
+    before, gradient, after = (float(row["value"]) for row in rows("02", "a weight").values())
+    assert gradient != 0 and (after - before) * gradient < 0
+    assert abs(after - before) == pytest.approx(3e-4, rel=0.1)
+
+
+def test_merging_costs_nothing_and_keeping_apart_does():
+    """Notices a merge that leaves the adapter's products in place, and a clock that would not see them."""
+    pattern = r"([\d.]+) times the base's time .*?against ([\d.]+) times with the adapter kept apart"
+    merged, apart = map(float, re.search(pattern, printed("02")).groups())
+    assert merged < 1.15 < apart
+
+
+def test_what_overfits_is_seen_to_overfit():
+    """Notices a run of eight examples whose validation loss does not turn up: then the section shows nothing."""
+    cells = [cell for cell in notebook("02").cells if cell.cell_type == "code" and "overfit.plot" in cell.source]
+    html = "".join("".join(output.get("data", {}).get("text/html", "")) for output in cells[-1].outputs)
+    lowest, last = re.findall(r"lowest at step \d+ with (\d+\.\d+), at the end (\d+\.\d+)", html)[-1]
+    assert float(last) > 1.02 * float(lowest)
+
+
+# -- 03 ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_four_bits_are_the_librarys():
+    """Notices a change of the lesson's quantization or layer, or of bitsandbytes, after which anything differs."""
+    compared = rows("03", "The lesson's code beside bitsandbytes")
+    assert len(compared) >= 4
+    for row in compared.values():
+        assert row["bytes of codes that differ"] == row["8-bit scales that differ"] == "0"
+    for row in rows("03", "The lesson's layer beside").values():
+        assert number(row["largest difference"]) <= 1e-5 * number(row["largest value"])
+
+
+def test_qlora_learns_what_lora_learns():
+    """Notices a change of training, guard or fused functions after which a 4-bit base learns less than a 16-bit one."""
+    losses = {name: number(row["validation loss"]) for name, row in rows("03", "The same examples, once").items()}
+    assert losses.keys() == {"QLoRA, SFTTrainer", "LoRA, training.fit", "QLoRA, training.fit"}
+    assert max(losses.values()) < 0.4
+    assert abs(losses["LoRA, training.fit"] - losses["QLoRA, training.fit"]) < 0.1
+
+
+def test_a_merge_in_four_bits_loses_most():
+    """Notices a story that the build no longer tells: what section 9 says of the two ways."""
+    assert int(re.search(r"easured: (\d+) % of the gain lost", printed("03"))[1]) >= 30
+
+
+# -- 04 ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_begins_at_the_logarithm_of_two():
+    """Notices a reference that is not the policy: by hand, in TRL's log, and in the table of the wrong reference."""
+    assert re.search(r"loss, step by step: 0\.693, ", printed("04"))
+    assert number(rows("04", "The log of")["loss"]["first step"]) == pytest.approx(0.693, abs=0.005)
+    right, wrong = (number(row["loss at step 0"]) for row in rows("04", "The same model, the same pairs").values())
+    assert right == pytest.approx(0.693, abs=0.005) and abs(wrong - right) > 0.03
+
+
+def test_dpo_turns_the_replies_round_live_and_the_control_does_not():
+    """Notices a training, a mask or data after which DPO no longer learns what tells the pairs apart."""
+    first = {name: number(row["step first"]) for name, row in rows("04", "Answers at temperature 0").items()}
+    assert first["DPO"] >= 50 and first["DPO"] > first["SFT on chosen"] + 20  # of eight: 88 in float32, 62 in bfloat16
+    ranked = {n: number(row["test pairs ranked right"]) for n, row in rows("04", "In how many test pairs").items()}
+    assert ranked["DPO"] > ranked["SFT on chosen"]
+
+
+def test_grpo_brings_what_is_rewarded_and_fewer_different_answers():
+    """Notices a reward, a template or a rate after which the check is not learned, or nothing collapses."""
+    before, after = rows("04", "24 sampled answers").values()
+    assert number(after["valid JSON"]) > number(before["valid JSON"]) + 20
+    assert number(after["different answers"]) < number(before["different answers"])
+
+
+# -- 05 ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_prepared_beats_raw_live():
+    """Notices a pipeline that drops what is good, keeps what is bad or breaks labels, or a training that learns nothing."""
+    assert float(re.search(r"both fields right, prepared minus raw: ([+-]\d+) points", printed("05"))[1]) > 0
+    raw, prepared, _ = rows("05", "100 test messages, 30 of which").values()
+    left = [number(row["left at “question, none”"]) for row in (raw, prepared)]
+    assert left[0] >= 65 and left[0] > left[1] + 10 and left[1] > 20  # 75 and 60 in float32, 85 and 29 in bfloat16
+
+
+def test_what_the_steps_find():
+    """Notices a validator, recogniser or split that finds less, or more than there is, on the lesson's files."""
+    personal = rows("05", "Personal data in the export")
+    for kind in ("e-mail addresses", "phone numbers", "card numbers", "bank accounts (IBAN)", "internet addresses"):
+        assert number(personal[kind]["recall"]) >= 98 and number(personal[kind]["precision"]) >= 98
+    splits = rows("05", "Validation rows whose customer")
+    assert number(splits["by chance, row by row"]["of these known from training"]) > 20
+    assert number(splits["by customer, with near-copies"]["of these known from training"]) == 0
+
+
+def test_wrong_labels_are_found_and_their_repair_helps_the_small_classifier():
+    """Notices a check of labels that ranks worse, and a repair that reaches nobody."""
+    after = {int(read): int(found) for found, read in re.findall(r"(\d+) of 40 after (\d+) rows", printed("05"))}
+    assert after[20] >= 18 and after[60] >= 34
+    trained = rows("05", "A small classifier on the test messages").values()
+    raw, prepared, _, repaired, _ = (number(row["categories right"]) for row in trained)
+    assert raw + 10 < prepared <= repaired
+
+
+def test_the_mask_lets_the_model_learn_the_answer_and_its_end():
+    """Notices a template or a mask after which the model would learn something else, or ten rows of which none is cut."""
+    masks = rows("05", "The label mask of ten rows")
+    cut = [row for row in masks.values() if row["and ends with"] != "<|im_end|>"]
+    assert len(masks) == 10 and [row["tokens learned"] for row in cut] == ["0"]
+    assert all(row["learning begins with"].startswith('{"category') for row in masks.values() if row not in cut)
+
+
+def test_the_script_accounts_for_every_row():
+    """Notices a script that leaves rows out without a reason: what it wrote and what it rejected are all rows."""
+    healthy = " ".join(row["report"] for row in rows("05", "A healthy run").values())
+    rejected = sum(number(row["rows"]) for row in rows("05", "What rejects.csv says").values())
+    written = sum(map(int, re.search(r"(\d+) train, (\d+) validation, (\d+) test", healthy).groups()))
+    assert written + rejected == int(re.search(r"(\d+) rows: ", healthy)[1])
+
+
+# -- 06 ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_job_succeeds_and_its_model_has_the_form():
+    """Notices a worker that trains on something else than the file, and a server that answers with the base instead."""
+    assert re.search(r"→ running → succeeded\n\d+ seconds, and the new model is ft:\S+:triage:\w+", printed("06"))
+    epochs, tokens = re.search(r"(\d+) epochs, \d+ rows per step, .*; ([\d,]+) tokens trained", printed("06")).groups()
+    assert epochs == "3" and 5_000 < int(tokens.replace(",", "")) < 12_000
+    assert int(re.search(r"of eight answers.*\n+Measured: (\d) answers", printed("06"), re.IGNORECASE)[1]) >= 6
+
+
+def test_the_validation_loss_turns():
+    """Notices a validation that is made on training rows, and settings under which nothing is overfitted any more."""
+    losses = rows("06", "Losses of each epoch").values()
+    held, trained = ([float(row[name]) for row in losses] for name in ("validation loss", "training loss"))
+    lowest = held.index(min(held))
+    assert len(held) == 6 and lowest < 5 and held[-1] > held[lowest] and trained[-1] < trained[lowest] / 2
+    assert len(rows("06", "Checkpoints that were kept")) == 3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        r"still there: \['ft:\S+:triage:",  # after a restart
+        r"failed \| invalid_n_examples \| Training file has 7 example\(s\)",
+        "wrong ending: 400 None",
+        "mistyped name: 404 model_not_found",
+        "wrong key: 401 invalid_api_key",
+        r"first logged loss: 0\.69",  # DPO starts at the tuned model
+        "right: reward 1.0(?s:.*)wrong category: reward 0.3",
+        "eq: method_not_available: ",
+        "403 training_not_available",
+        r"the same to the letter: [678] of 8",  # rounding may change an answer now and then
+    ],
+)
+def test_the_service_answers_as_the_api_does(said):
+    """Notices a service that fails, refuses, pays or forgets otherwise than the API does."""
+    assert re.search(said, printed("06"))
+
+
+def test_a_cancelled_job_has_its_whole_story_in_its_events():
+    """Notices a service that loses an event, or a job that cannot be paused."""
+    statuses = [row["status"] for row in rows("06", "Jobs on this host").values()]
+    assert statuses == ["cancelled", "failed", "succeeded", "succeeded"]

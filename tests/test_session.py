@@ -1,0 +1,192 @@
+"""What importing the course leaves alone, and what a process that is prepared for it gets: threads, cards, torchao."""
+
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from course_utils import assets, lessons, session
+from course_utils.publishing import builder
+
+INHERITED = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR")
+WAITING = {"GOMP_SPINCOUNT": session.SPIN_COUNT, "KMP_BLOCKTIME": session.BLOCK_TIME}
+STATE = """
+import importlib, logging, os, sys, types, warnings
+def state():
+    loggers = {name: getattr(one, "level", 0) for name, one in logging.root.manager.loggerDict.items()}
+    hooks = sys.excepthook, sys.displayhook, sys.unraisablehook, sys.meta_path[:], sys.path_hooks[:], sys.path[:]
+    levels = {name: level for name, level in loggers.items() if level} | {"": logging.root.level}
+    return dict(os.environ), sys.modules.get("torchao", 0), warnings.filters[:], levels, logging.root.handlers[:], hooks
+sys.modules["ipykernel"] = types.ModuleType("ipykernel")
+"""
+# Modules whose libraries change the process, two programs that are started and never imported, and one that needs nbgrader.
+LEFT_OUT = re.compile(r"\.(fused|recognizers|child|__main__|nbgrader_plugin|_assets)\b")
+ADAPTER = """
+from peft import LoraConfig, get_peft_model
+from torch import nn
+get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"]))
+print("adapted")
+"""
+PREPARE = "from course_utils import session\npreparation = session.prepare_process()\n"
+
+
+def run(code, **variables):
+    """Run code in a new process that inherits nothing that this one, which has imported the course, may have set."""
+    environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | variables
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def with_torchao(tmp_path):
+    """Runs code in a process that finds a torchao of a version, by name only, as Colab has it."""
+
+    def run_code(version, code):
+        package, info = tmp_path / "torchao", tmp_path / f"torchao-{version}.dist-info"
+        package.mkdir()
+        (package / "__init__.py").write_text(f"__version__ = {version!r}")
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torchao\nVersion: {version}\n")
+        return run(code, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+
+    return run_code
+
+
+# -- importing
+
+
+def test_importing_the_package_changes_nothing_of_the_process(with_torchao):
+    done = with_torchao("0.10.0", f"{STATE}\nbefore = state()\nimport course_utils\nassert state() == before, state()")
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_its_modules_changes_nothing_of_the_process():
+    files = (file.relative_to(assets.PACKAGE.parent).with_suffix("") for file in assets.PACKAGE.rglob("*.py"))
+    modules = [name for file in files if not LEFT_OUT.search(name := ".".join(file.parts).removesuffix(".__init__"))]
+    assert len(modules) > 100
+    code = f"""{STATE}
+import numpy
+before = state()
+for name in {modules}:
+    importlib.import_module(name)
+    changed = [pair for pair in zip(before, state()) if pair[0] != pair[1]]
+    assert not changed, name
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
+# -- preparing a process
+
+
+KERNEL = ("sys", "ipykernel")
+CARD = {"CUDA_VISIBLE_DEVICES": "0"}
+
+
+@pytest.mark.parametrize(
+    ("already", "modules", "changed"),
+    [
+        ({}, ("sys",), WAITING),  # a script, or the service, may use all cards
+        ({}, KERNEL, WAITING | CARD),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, KERNEL, CARD),
+        ({"GOMP_SPINCOUNT": "7"}, ("sys",), {"KMP_BLOCKTIME": session.BLOCK_TIME}),
+        ({"KMP_BLOCKTIME": "7"}, ("sys",), {"GOMP_SPINCOUNT": session.SPIN_COUNT}),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, KERNEL, WAITING),
+        ({"LOCAL_RANK": "1"}, KERNEL, WAITING),  # accelerate launch, notebook_launcher
+        ({}, (*KERNEL, "torch"), WAITING),  # it may have counted the cards; the variables are for processes started later
+        (WAITING, (*KERNEL, "torch"), {}),
+    ],
+)
+def test_what_the_user_has_set_stays_and_nothing_is_set_twice(monkeypatch, already, modules, changed):
+    environment = dict(already)
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(session, "sys", SimpleNamespace(modules=dict.fromkeys([*modules, "torchao"])))
+    first = session.prepare_process()
+    assert first.variables == changed and environment == already | changed
+    assert first.too_late == ("torch" in modules and bool(changed))
+    assert all(f"{name}={value}" in str(first) for name, value in changed.items())
+    assert ("torch was loaded before" in str(first)) == first.too_late
+    assert str(session.prepare_process()) == "nothing to prepare"
+
+
+def test_a_prepared_process_in_one_line(with_torchao):
+    done = with_torchao("0.10.0", f"{PREPARE}print(preparation)")
+    silenced = f"silenced {session.NOISY_LOGGER}"
+    assert done.stdout == f"set GOMP_SPINCOUNT=1000, set KMP_BLOCKTIME=1, hid torchao 0.10.0, {silenced}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "spins"),
+    [
+        (f"{PREPARE}import torch", {session.SPIN_COUNT}),
+        # what a server, a kernel or a trainer started from a prepared process inherits
+        (f"{PREPARE}import subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch'])", {session.SPIN_COUNT}),
+        (
+            "from course_utils import cli\ntry:\n    cli.main(['--version'])\nfinally:\n    import torch",
+            {session.SPIN_COUNT},
+        ),
+        (f"import torch\n{PREPARE}", set()),
+    ],
+)
+def test_the_library_itself_says_how_long_its_threads_spin(code, spins):
+    done = run(code, OMP_DISPLAY_ENV="VERBOSE")
+    assert done.returncode == 0, done.stderr
+    found = set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr))
+    if not found:
+        pytest.skip("torch here is not built with GNU OpenMP")
+    assert found == spins if spins else session.SPIN_COUNT not in found
+
+
+def test_peft_refuses_colabs_torchao(with_torchao):
+    """If PEFT no longer does, the course need not hide it."""
+    assert "Found an incompatible version of torchao" in with_torchao("0.10.0", ADAPTER).stderr
+
+
+def test_an_adapter_is_made_beside_colabs_torchao(with_torchao):
+    done = with_torchao("0.10.0", PREPARE + ADAPTER)
+    assert done.stdout == "adapted\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "code"),
+    [
+        ("0.17.0+cu128", f"{PREPARE}import torchao\nprint(torchao.__version__)"),
+        ("0.10.0", f"import torchao\n{PREPARE}import torchao\nprint(torchao.__version__)"),  # it is imported already
+    ],
+)
+def test_no_other_torchao_is_hidden(with_torchao, version, code):
+    done = with_torchao(version, code)
+    assert done.stdout == f"{version}\n", done.stderr
+
+
+# -- who prepares: the service's processes are tested in openai_server/test_gate.py
+
+
+@pytest.mark.parametrize("section", lessons.LESSONS)
+def test_a_lesson_prepares_its_process_in_its_first_cell(section):
+    first = next(cell for cell in builder.learner_edition(section).cells if cell.cell_type == "code")
+    assert re.search(r'(?m)^from course_utils import session; session\.start_lesson\("[a-z,]+"\)$', first.source)
+
+
+@pytest.mark.parametrize("file", sorted((assets.root() / "benchmarks").glob("*.py")), ids=lambda file: file.name)
+def test_a_benchmark_prepares_its_process_before_it_loads_torch(file):
+    imports = re.findall(r"(?m)^(?:import|from) (\w+)", file.read_text(encoding="utf-8"))
+    foreign = [name for name in imports if name not in {*sys.stdlib_module_names, "course_utils"}]
+    assert not foreign or foreign[0] == "common"  # which does it when it is imported
+
+
+def test_bars_and_notices_of_libraries_stay_out_of_a_lesson():
+    """In a process of its own: switching them off would outlast the test."""
+    done = run("""
+import warnings
+from course_utils import session
+session.start_lesson("trl")
+warnings.warn("in v6 this goes", FutureWarning)
+warnings.warn("your labels are all -100", UserWarning)
+from datasets import Dataset
+Dataset.from_list([{"a": 1}] * 10).map(lambda row: row)
+""")
+    assert "labels are all" in done.stderr  # what a learner can act on
+    assert "v6" not in done.stderr and "Map" not in done.stderr and done.stdout == ""
