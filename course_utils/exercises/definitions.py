@@ -11,9 +11,9 @@ import hashlib
 import inspect
 import json
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from threading import Lock
 from typing import Any
@@ -136,6 +136,8 @@ class Exercise:
         keeps: names of arguments that the answer must not change; the statement says so.
         challenge: for an exercise whose answer is run and not compared; its function is called once, with its first case.
         needs: libraries, without which it cannot be checked; one that needs none can be solved on a page of the book.
+        equivalent: small changes of the solution after which it computes the same, and why, by the names that
+            `tests/exercises/test_mutants.py` gives them; all other changes must cost points.
     """
 
     id: str
@@ -151,6 +153,7 @@ class Exercise:
     keeps: tuple[str, ...] = ()
     challenge: Challenge | None = None
     needs: tuple[str, ...] = ()
+    equivalent: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:

@@ -719,6 +719,7 @@ def diagnose(gap, reached, examples, moves):
         ),
         hint="Clean all three texts first, keep the rows where old and new differ, and count over these.",
         tolerance=1e-9,
+        equivalent={"lower → upper: text.strip().lower()": "case is taken off either way"},
     ),
     Exercise(
         id="frame-4",

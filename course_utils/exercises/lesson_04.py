@@ -753,6 +753,10 @@ def losses_of_a_run(chosen, rejected, beta):
         ),
         hint="A function that gives the share for one number; then max(range(1, longest + 1), key=that), which takes the first of equals.",
         tolerance=1e-9,
+        equivalent={
+            "comparison: a < b": "equal distances are dealt with before",
+            "constant: 1 (2)": "beyond the longest reply no number ranks more pairs right",
+        },
     ),
     Exercise(
         id="align-6",
@@ -774,6 +778,7 @@ def losses_of_a_run(chosen, rejected, beta):
             Mistake(_group_columns, "You compare the first answers of all messages with each other; a group is a row."),
         ),
         hint="teaches = largest > smallest, row by row; divide by the spread where it teaches and by 1 elsewhere.",
+        equivalent={"constant: 1 (4)": "what groups of equal rewards are divided by does not matter"},
     ),
     Exercise(
         id="align-7",
@@ -792,6 +797,7 @@ def losses_of_a_run(chosen, rejected, beta):
             Mistake(_returns_instead, "These are returns, advantage plus value; asked for are the advantages."),
         ),
         hint="delta = reward + gamma x next value - value; advantage = delta + gamma x gae_lambda x next advantage.",
+        equivalent={"constant: 0.0 (2)": "a place in a list that is written before it is read"},
     ),
     Exercise(
         id="align-8",

@@ -913,6 +913,7 @@ EXERCISES = (
         ),
         hint="Split the lower-case text into words and zip them with themselves, one further on. Then compare the two sets with & and |.",
         tolerance=1e-9,
+        equivalent={"lower → upper: text.lower()": "case is taken off either way"},
     ),
     Exercise(
         id="data-3",
@@ -931,6 +932,7 @@ EXERCISES = (
             Mistake(_separators_refused, "Blanks and hyphens are allowed; people write cards in groups."),
         ),
         hint="digits = [int(c) for c in text if c.isdigit()]; enumerate(reversed(digits)); double where place % 2.",
+        equivalent={"comparison: 2 * digit > 9": "an even number is never 9"},
     ),
     Exercise(
         id="data-4",
@@ -970,6 +972,7 @@ EXERCISES = (
             Mistake(_any_n_words, "n words in common anywhere are no run; they must stand in a row, in both."),
         ),
         hint="A set of tuples for each text; the union over training texts; then & with each test text's set.",
+        equivalent={"lower → upper: text.lower()": "case is taken off either way"},
     ),
     Exercise(
         id="data-6",
@@ -998,6 +1001,10 @@ def accused_rows(given, probabilities):
             Mistake(_rows_that_are_fine, "These are the rows that are not accused."),
         ),
         hint="Ask: over which rows is a mean taken? Which label has to reach which threshold? And among which labels is the most probable one chosen?",
+        equivalent={
+            "constant: 1.0": "below every probability, as before",
+            "comparison: reached[i].max() >= 0": "no probability is 0",
+        },
     ),
     Exercise(
         id="data-7",
