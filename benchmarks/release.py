@@ -26,7 +26,7 @@ from common import RECORDS, write_results
 from course_utils import lessons
 from course_utils.evidence import lesson_01
 from course_utils.evidence.lesson_03 import step_gb
-from course_utils.evidence.lesson_04 import START
+from course_utils.evidence.lesson_04 import CONTROL, START
 from course_utils.files import write_whole
 from course_utils.publishing import builder
 
@@ -281,20 +281,21 @@ def gains() -> dict[str, str]:
     seeds, untrained = read["lora-seeds"], 100 * read["lora-sweep"]["runs"]["untrained"]["scores"]["valid format"][0]
     valid = over_seeds([run["scores"]["valid format"][0] for run in seeds["runs"]])[0]
     category = over_seeds([run["scores"]["category: exact match"][0] for run in seeds["runs"]])[0]
-    prompted, together = (usable(s)(read["framework"])[0] for s in ("instructions and three examples", "fine-tuned + RAG"))
+    prompted, together = (usable(s)(read["framework"])[0] for s in ("RAG, retrieved examples", "fine-tuned + RAG"))
     first, order = (
-        [preferred(method, measure)(read["preferences"])[0] for method in (START, "DPO")]
+        [preferred(method, measure)(read["preferences"])[0] for method in (START, CONTROL, "DPO")]
         for measure in ("step first", "order is the customer's")
     )
     raw, cleaned = (prepared(rows)(read["data-quality"])[0] for rows in ("raw", "cleaned"))
     told, tuned = (hosted(model, "both")(read["hosted"])[0] for model in ("base, told and 8 examples", "tuned, not told"))
     lora, qlora = (step_gb("Llama-3.1-8B", method=method) for method in ("lora", "qlora"))
     return {
-        "01": f"usable answers: {prompted:.0f} % with a prompt, {together:.0f} % with retrieval and training",
+        "01": f"usable answers: {prompted:.0f} % with passages and similar past answers in the prompt, {together:.0f} % "
+        "with passages and training",
         "02": f"valid records: {untrained:.0f} → {valid:.0f} %; category right: {category:.0f} %",
         "03": f"memory to train an 8B model: {lora:.1f} → {qlora:.1f} GB",
-        "04": f"replies that begin with the next step: {first[0]:.0f} → {first[1]:.0f} %; order number right: "
-        f"{order[0]:.0f} → {order[1]:.0f} %",
+        "04": f"replies that begin with the next step: {first[0]:.0f} → {first[2]:.0f} % (by imitation {first[1]:.0f} %); "
+        f"order number right: {order[0]:.0f} → {order[2]:.0f} % (by imitation {order[1]:.0f} %)",
         "05": f"both fields right after training: {raw:.0f} % on the raw export, {cleaned:.0f} % on the prepared one",
         "06": f"both fields right: {told:.0f} % with eight examples in the prompt, {tuned:.0f} % after a job, with none",
     }
