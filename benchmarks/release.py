@@ -290,14 +290,13 @@ def gains() -> dict[str, str]:
     told, tuned = (hosted(model, "both")(read["hosted"])[0] for model in ("base, told and 8 examples", "tuned, not told"))
     lora, qlora = (step_gb("Llama-3.1-8B", method=method) for method in ("lora", "qlora"))
     return {
-        "01": f"usable answers: {prompted:.0f} % with passages and similar past answers in the prompt, {together:.0f} % "
-        "with passages and training",
+        "01": f"usable answers: {prompted:.0f} % with a prompt and retrieval, {together:.0f} % with training and retrieval",
         "02": f"valid records: {untrained:.0f} → {valid:.0f} %; category right: {category:.0f} %",
         "03": f"memory to train an 8B model: {lora:.1f} → {qlora:.1f} GB",
         "04": f"replies that begin with the next step: {first[0]:.0f} → {first[2]:.0f} % (by imitation {first[1]:.0f} %); "
-        f"order number right: {order[0]:.0f} → {order[2]:.0f} % (by imitation {order[1]:.0f} %)",
-        "05": f"both fields right after training: {raw:.0f} % on the raw export, {cleaned:.0f} % on the prepared one",
-        "06": f"both fields right: {told:.0f} % with eight examples in the prompt, {tuned:.0f} % after a job, with none",
+        f"order number right: {order[0]:.0f} → {order[2]:.0f} %",
+        "05": f"both fields right: {raw:.0f} % trained on the raw export, {cleaned:.0f} % on the prepared one",
+        "06": f"both fields right: {told:.0f} % with eight examples in the prompt, {tuned:.0f} % after a job",
     }
 
 
