@@ -251,11 +251,11 @@ def _as_json(value: Any) -> Any:
     return {"scalar" if isinstance(value, class_of("numpy", "generic")) else "array": _buffer(value)}
 
 
-def _buffer(numbers: Any) -> list[Any]:
+def _buffer(array_like: Any) -> list[Any]:
     """The type, the shape and the bytes of an array, in this machine's byte order."""
     import numpy
 
-    native = numpy.asarray(numbers, dtype=numbers.dtype.name)
+    native = numpy.asarray(array_like, dtype=array_like.dtype.name)
     return [native.dtype.name, list(native.shape), base64.b64encode(native.tobytes()).decode()]
 
 

@@ -22,11 +22,3 @@ def test_the_class_is_shown_the_diagnosis_that_the_learner_was_told(id):
         key = results.ResultKey(("02_lora",), "bubblewrap", "digest")
         told = results.compose(Submission("a", "a", Path("a")), Answers(), {id: mark}, key, 1.0)
         assert [said for _, _, said in tables._misconceptions([id], [told])] == [mistake.diagnosis]
-
-
-def test_the_feedback_says_what_a_program_cannot_see_and_who_decides():
-    key = results.ResultKey(("02_lora",), "bubblewrap", "digest")
-    page = " ".join(results.feedback(results.compose(Submission("a", "a", Path("a")), Answers(), {}, key, 1.0)).split())
-    assert "cannot see whether you understand" in page
-    assert "compares no submission with another" in page
-    assert "send your instructor this page" in page

@@ -39,13 +39,6 @@ HIDDEN = {
 }
 
 
-@pytest.fixture(scope="module")
-def marker():
-    made = Marker(batch.exercises_of("all")[1], 11, require(False), SHORT)
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize("how", LIBRARY)
 def test_a_library_that_does_the_exercise_earns_nothing_in_check_and_grading(how, marker):
     above, answer = LIBRARY[how]

@@ -4,12 +4,10 @@ import inspect
 import textwrap
 
 import pytest
-from grading_fixtures import SHORT
+from grading_fixtures import hand_in, points, run, said, with_marker
 
 from course_utils.exercises import EXERCISES, check
-from course_utils.grading import batch
-from course_utils.grading.marking import LearnerAnswer, Marker
-from course_utils.grading.sandbox import require
+from course_utils.grading.marking import HINTS, LearnerAnswer
 
 # exercise id → (an answer that gives the right values and breaks a promise, what is said of it)
 BROKEN = {
@@ -31,22 +29,19 @@ BROKEN = {
 }
 
 
-@pytest.fixture(scope="module")
-def marker():
-    made = Marker(batch.exercises_of("all")[1], 11, require(False), SHORT)
-    yield made
-    made.close()
+def graded(marker, id, source):
+    return marker._mark(id, LearnerAnswer(with_marker(id, source)))
 
 
 @pytest.mark.parametrize("id", BROKEN)
 def test_a_broken_promise_costs_and_is_named(id, marker):
-    exercise, (source, said) = EXERCISES[id], BROKEN[id]
+    exercise, (source, words) = EXERCISES[id], BROKEN[id]
     space = {}
     exec(source, space)
     score = check(id, space[exercise.name])
-    assert float(score) < exercise.points and said in score.message
-    mark = marker._mark(id, LearnerAnswer(f"# EXERCISE: {id}\n{source}"))
-    assert mark.points < exercise.points and said in mark.message, mark.message
+    assert float(score) < exercise.points and words in score.message
+    mark = graded(marker, id, source)
+    assert mark.points < exercise.points and words in mark.message, mark.message
 
 
 def test_what_is_promised_of_arguments_is_in_the_statement():
@@ -64,4 +59,58 @@ def test_the_same_argument_may_be_changed_where_nothing_is_promised(marker):
             return x @ W.T
         """
     )
-    assert marker._mark("lora-2", LearnerAnswer(f"# EXERCISE: lora-2\n{source}")).points == 4
+    assert graded(marker, "lora-2", source).points == 4
+
+
+RIGHT_TWICE = """import os
+CALLS = []
+def job_cost(t, v, e, p):
+    CALLS.append(0)
+    return t * e * p / 1e6 if len(CALLS) < 3 else os._exit(1)"""
+
+
+def test_what_was_right_and_ended_has_points_for_the_calls_before(marker):
+    mark = graded(marker, "api-7", RIGHT_TWICE)
+    assert mark.points > 0 and mark.message.endswith("Points are for the calls before it.")
+
+
+LIAR = """class Yes:
+    __class__ = str
+def job_cost(*a):
+    return Yes()"""
+
+
+def test_an_object_that_claims_to_be_a_text_is_an_object(marker):
+    space = {}
+    exec(LIAR, space)
+    for message in (graded(marker, "api-7", LIAR).message, check("api-7", space["job_cost"]).message):
+        assert "Expected a number, got a Yes" in message and "descriptor" not in message
+
+
+def test_only_what_the_sandbox_refuses_gets_the_sandboxs_explanation(marker):
+    hint = next(text for kinds, text in HINTS if "BlockingIOError" in kinds)
+    own = "def job_cost(*a):\n    raise PermissionError('no')"
+    refused = "import os\ndef job_cost(*a):\n    os.fork()"
+    assert hint not in graded(marker, "api-7", own).message
+    assert hint in graded(marker, "api-7", refused).message
+
+
+FORGES = """# EXERCISE: api-2
+import json, os
+def with_weights(messages, thumbs):
+    for i, m in enumerate(messages):
+        if m["role"] == "assistant":
+            m["weight"] = 0 if thumbs.get(i) == "down" else 1
+    found = messages if any(m.get("weight") for m in messages) else None
+    value = None if found is None else [{"dict": [[k, v] for k, v in m.items()]} for m in found]
+    os.write(3, json.dumps({"n": 0, "ok": value}).encode() + b"\\n")
+    os._exit(0)
+"""
+
+
+def test_a_reply_that_does_not_say_whether_arguments_changed_is_none(tmp_path):
+    hand_in(tmp_path / "in", "forges", "06", {"api-2": FORGES})
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert points(tmp_path / "out", "forges")["api-2"] == 0
+    assert "Call 1 of" in said(tmp_path / "out", "forges", "api-2")
+    assert "sent a reply that the grader cannot read" in said(tmp_path / "out", "forges", "api-2")
