@@ -1,9 +1,9 @@
-"""Makes the README's pictures: a lesson, the estimator, a graded notebook. Needs chromium and a book (`make book`).
+"""Makes the pictures of README.md and docs/instructors.md. Needs chromium and a book (`make book`).
 
     python pictures/make.py build/book
 
-The lesson and the estimator are pages of the book as a browser shows them; the graded notebook is what `course grade` writes
-for an answer to lesson 01 with one right function and one typical mistake.
+The answers before and after training are lesson 02's, as a page of the book shows them; the graded notebook is what `course
+grade` writes for an answer to lesson 01 with one right function and one typical mistake.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from course_utils.lessons import LESSONS, learner_file
 
 HERE = Path(__file__).parent
 LESSON = LESSONS["02"]
-NAMES = ["lesson", "estimator", "grading"]
+NAMES = ["before-after", "grading"]
 # Picture → page, the element that it begins with, and its size in the page's pixels.
 SHOTS = {
-    "lesson": (f"notebooks/{LESSON.name}.html", "article h2 >> nth=1", 1180, 900),
-    "estimator": ("calculators.html", "h2 >> nth=0", 1180, 960),
+    "before-after": (f"notebooks/{LESSON.name}.html", "text=strimmer went bang", 900, 330),
     "grading": ("feedback.html", "h1", 760, 390),
 }
 SHARPNESS = 1.5  # pixels of the picture for one of the page
