@@ -23,9 +23,9 @@ from course_utils.lessons import LESSONS, learner_file
 HERE = Path(__file__).parent
 LESSON = LESSONS["02"]
 NAMES = ["before-after", "grading"]
-# Picture → page, the element that it begins with, and its size in the page's pixels.
+# Picture → page, the element that it begins with, and its size in the page's pixels; without a height it is the element.
 SHOTS = {
-    "before-after": (f"notebooks/{LESSON.name}.html", "text=strimmer went bang", 900, 330),
+    "before-after": (f"notebooks/{LESSON.name}.html", '.cell_output:has-text("strimmer") >> nth=0', 840, None),
     "grading": ("feedback.html", "h1", 760, 390),
 }
 SHARPNESS = 1.5  # pixels of the picture for one of the page
@@ -67,7 +67,9 @@ def shoot(browser: Any, page_file: Path, name: str) -> bytes:
     page.evaluate("Promise.all([...document.images].map(image => image.decode().catch(() => 0)))")
     there = page.locator(element).first
     there.evaluate("element => window.scrollTo(0, element.getBoundingClientRect().top + scrollY - 70)")
-    picture: bytes = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
+    picture: bytes = (
+        page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height}) if height else there.screenshot()
+    )
     context.close()
     return picture
 

@@ -40,7 +40,7 @@ API = {
     ),
     "Decide and pay": ("decision", "costs"),
     "Serve": ("openai_server", "openai_server.constrained"),
-    "Show": ("show", "charts", "figures", "calculators", "glossary", "evidence"),
+    "Show": ("show", "show.calculators", "charts", "figures", "glossary", "evidence"),
     "Teach": ("exercises", "plans", "publishing", "publishing.book", "release", "grading.batch"),
 }  # fmt: skip
 
