@@ -302,11 +302,13 @@ def gains() -> dict[str, str]:
 
 def lessons_table() -> str:
     """What README.md shows between its two marks; with links to Colab once the course has an address."""
-    lines = ["| lesson | what you do | what your model gains |", "| --- | --- | --- |"]
+    lines = ["| lesson | what you do | what your model gains | Run All, minutes |", "| --- | --- | --- | --- |"]
     for number, gain in gains().items():
         lesson = lessons.LESSONS[number]
         colab = f" ([Colab]({builder.colab_url(lesson.name)}))" if builder.is_published() else ""
-        lines.append(f"| [{number} {lesson.title}](notebooks/{lesson.name}.ipynb){colab} | {lesson.promise} | {gain} |")
+        minutes = builder.recorded_run(lesson.name)["seconds"] / 60
+        link = f"[{number} {lesson.title}](notebooks/{lesson.name}.ipynb){colab}"
+        lines.append(f"| {link} | {lesson.promise} | {gain} | {minutes:.0f} |")
     return "\n".join(lines)
 
 

@@ -48,11 +48,11 @@ LESSONS = {
         Lesson("03", "qlora", "QLoRA", "squeeze the frozen base into 4 bits, and see what that costs", "qlora"),
         Lesson(
             "04", "dpo", "DPO and its relatives",
-            "teach which answer is better: DPO by hand and with TRL, GRPO, and what to trust", "align",
+            "teach which answer is better: DPO by hand and with TRL", "align",
         ),
         Lesson(
             "05", "dataset_prep", "Dataset preparation",
-            "from a messy export to a file worth training on, and proof that it pays", "data",
+            "from a messy export to a file worth training on", "data",
         ),
         Lesson(
             "06", "openai_api", "The OpenAI API",
