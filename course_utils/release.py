@@ -233,6 +233,6 @@ same work gets the same mark, however often it is graded, and a changed answer i
 
 It finds the answers in the files handed in, runs them in a sandbox, and writes feedback for each learner, tables for Canvas,
 Moodle and Gradescope, the class's misconceptions, and a list of what a person has to look at. For another cohort use another
-seed: `course release {assignment} --out FOLDER --seed N`. The page docs/instructors.md of the course has it step by step, with
-a call for each platform.
+seed: `course release {assignment} --out FOLDER --seed N`. The course's docs/instructors.md has it step by step, with a
+call for each platform.
 """
