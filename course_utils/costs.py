@@ -7,6 +7,7 @@ assumption in `Assumptions`, which you can change.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import date
 from numbers import Real
@@ -54,16 +55,31 @@ class GpuPrice:
     source: str
 
 
-def _token_price(row: facts.Row) -> TokenPrice:
+def _token_price(name: str, row: facts.Row) -> TokenPrice:
+    for key in ("input", "output"):
+        if key not in row:
+            raise CourseError(f"data/prices.toml, [{name}]: add {key} = US dollars per million tokens")
     return TokenPrice(**{field.name: row[field.name] for field in fields(TokenPrice) if field.name in row})
 
 
+def prices_of_kind(kind: str, rows: Mapping[str, facts.Row]) -> dict[str, TokenPrice]:
+    """Return the prices of one of `KINDS`, by name.
+
+    Raises:
+        CourseError: a row is of no such kind, or lacks a price; the message names the row.
+    """
+    for name, row in rows.items():
+        if row.get("kind") not in KINDS:
+            raise CourseError(f"data/prices.toml, [{name}]: kind is {row.get('kind')!r}; it must be {', '.join(KINDS)}")
+    return {name: _token_price(name, row) for name, row in rows.items() if row["kind"] == kind}
+
+
+KINDS = ("tunable", "prompted", "hosting")
 _ROWS, _GPUS = facts.table("prices"), facts.table("gpus")
 # Models that can be fine-tuned and are then served per token at these prices; models to prompt; prices of some of the former
 # before they are tuned.
-PRICES = {name: _token_price(row) for name, row in _ROWS.items() if row["kind"] == "tunable"}
-FRONTIER = {name: _token_price(row) for name, row in _ROWS.items() if row["kind"] == "prompted"}
-UNTUNED = {name: _token_price(row["untuned"]) for name, row in _ROWS.items() if "untuned" in row}
+PRICES, FRONTIER = prices_of_kind("tunable", _ROWS), prices_of_kind("prompted", _ROWS)
+UNTUNED = {name: _token_price(name, row["untuned"]) for name, row in _ROWS.items() if "untuned" in row}
 # Model that takes no new tuning jobs → from which day on nobody can tune it, and since which day no new customer.
 NO_NEW_JOBS = {name: (row["no_new_jobs"], row["no_new_customers"]) for name, row in _ROWS.items() if "no_new_jobs" in row}
 GPU_PRICES = {name: GpuPrice(row["label"], **row["price"]) for name, row in _GPUS.items() if "price" in row}

@@ -27,7 +27,7 @@ class Device:
     Attributes:
         name: the maker's name for it, e.g. "Tesla T4".
         kind: "cuda", "mps" or "cpu", as for `torch.device`.
-        tier: "cpu", "t4" or "a100"; selects the model (`data/tiers.toml`).
+        tier: a row of `data/tiers.toml`, such as "t4"; selects the model.
         memory_bytes: memory that the model must fit into: the GPU's, or the RAM this process may use.
         compute_capability: (major, minor) of an NVIDIA GPU, else None.
         dtype: "bfloat16", "float16" or "float32"; the format to keep frozen weights in and to compute in.

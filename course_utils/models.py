@@ -80,7 +80,7 @@ def load(
 
     Args:
         name: a name in `TIERS`, a local folder, or `owner/model` on the hub. None takes the tier's model.
-        tier: "cpu", "t4" or "a100"; None takes the machine's own (`hardware.detect`).
+        tier: a row of `data/tiers.toml`, such as "t4"; None takes the machine's own (`hardware.detect`).
         dtype: `torch.dtype` of the weights; None takes the format that is fast on this machine.
         quantization: "nf4" or "fp4" for a base whose linear layers have 4-bit weights (QLoRA; needs the extra `qlora`);
             `dtype` is then the format of products and of all other weights.

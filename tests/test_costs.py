@@ -139,3 +139,18 @@ def test_wrong_names_are_named():
 def test_assumptions_that_are_none_are_named(wrong):
     with pytest.raises(CourseError, match=next(iter(wrong))):
         costs.Assumptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"kind": "promted", "input": 1.0, "output": 2.0},
+            r"prices.toml, \[acme\]: kind is 'promted'; it must be tunable, ",
+        ),
+        ({"kind": "prompted", "output": 2.0}, r"prices.toml, \[acme\]: add input = US dollars"),
+    ],
+)
+def test_a_row_of_prices_that_is_not_whole_is_named(row, message):
+    with pytest.raises(CourseError, match=message):
+        costs.prices_of_kind("prompted", {"acme": row})

@@ -89,5 +89,5 @@ def table(lessons: Iterable[LessonCounts]) -> str:
     """Return the counts as lines of text, a lesson a line, with the budgets below; a count over its budget has a star."""
     rows = [("lesson", *BUDGETS)]
     rows += [(one.name, *(f"{one.counts[what]}{'*' if what in one.over else ' '}" for what in BUDGETS)) for one in lessons]
-    rows.append(("at most", *(f"{most} " for most in BUDGETS.values())))
+    rows.append(("at most (* over)", *(f"{most} " for most in BUDGETS.values())))
     return "\n".join(name.ljust(22) + "".join(cell.rjust(22) for cell in cells) for name, *cells in rows)
