@@ -51,6 +51,7 @@ def run_missing(name: str, jobs: Mapping[str, Callable[[], dict]], shared: dict)
         shared: what holds for all runs.
     """
     import psutil
+    import torch
 
     runs: dict = {}
     earlier = sorted(RECORDS.glob(f"{name}-[0-9]*.json"))
@@ -66,6 +67,7 @@ def run_missing(name: str, jobs: Mapping[str, Callable[[], dict]], shared: dict)
                 "date": date.today().isoformat(),
                 "machine": f"{device.name}, {device.cores} cores",
                 "dtype": device.dtype,
+                "threads": torch.get_num_threads(),
                 "seconds": round(time.perf_counter() - started),
                 "resident_mb": round(psutil.Process().memory_info().rss / 1e6),  # of the process, after it
             }

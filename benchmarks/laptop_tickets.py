@@ -165,22 +165,29 @@ def jobs() -> dict[str, Callable[[], dict]]:
     def add(size: str, what: str, seed: int, function: Callable[..., dict], *arguments: Any) -> None:
         table[f"{size} | {what} | {seed}"] = partial(function, size, *arguments)
 
-    for size in ("0.5B", "135M"):
-        for rate in RATES[size]["LoRA"]:
-            add(size, f"rate {rate:g}, LoRA", 0, trained, "LoRA", SWEPT_ON, rate, 0, "validation")
+    def sweep(size: str, method: str) -> None:
+        for rate in RATES[size][method]:
+            add(size, f"rate {rate:g}, {method}", 0, trained, method, SWEPT_ON, rate, 0, "validation")
+
+    def prompts_and_sizes(size: str, seed: int) -> None:
+        for what in ("rules", "rules, in the schema") if seed == 0 else ():  # these draw no examples
+            add(size, what, seed, prompted, what, seed)
+        for what in ("rules + 3", "rules + 8 retrieved"):
+            add(size, what, seed, prompted, what, seed)
+        for examples in SIZES:
+            add(size, f"LoRA, {examples}", seed, trained, "LoRA", examples, None, seed)
+
+    sweep("0.5B", "LoRA")
     for seed in SEEDS:
-        for size in ("0.5B", "135M"):
-            for what in ("rules", "rules, in the schema") if seed == 0 else ():  # these draw no examples
-                add(size, what, seed, prompted, what, seed)
-            for what in ("rules + 3", "rules + 8 retrieved"):
-                add(size, what, seed, prompted, what, seed)
-            for examples in SIZES:
-                add(size, f"LoRA, {examples}", seed, trained, "LoRA", examples, None, seed)
-    for what in ("rules", "rules + 3", "rules + 8 retrieved", "rules, in the schema"):
-        add("1.5B", what, 0, prompted, what, 0)
-    add("1.5B", "LoRA, 240", 0, trained, "LoRA", 240, None, 0)
-    for rate in RATES["0.5B"]["full"]:
-        add("0.5B", f"rate {rate:g}, full", 0, trained, "full", SWEPT_ON, rate, 0, "validation")
+        prompts_and_sizes("0.5B", seed)
+        if seed == 0:
+            for what in ("rules", "rules + 3", "rules + 8 retrieved", "rules, in the schema"):
+                add("1.5B", what, 0, prompted, what, 0)
+            add("1.5B", "LoRA, 240", 0, trained, "LoRA", 240, None, 0)
+    sweep("135M", "LoRA")
+    for seed in SEEDS:
+        prompts_and_sizes("135M", seed)
+    sweep("0.5B", "full")
     for seed in SEEDS:
         for method in ("QLoRA", "full"):
             add("0.5B", f"{method}, 240", seed, trained, method, 240, None, seed)
