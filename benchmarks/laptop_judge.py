@@ -37,12 +37,10 @@ from course_utils.data_prep.endpoint import json_in
 from course_utils.evidence import lesson_05
 from course_utils.generation import generate
 from course_utils.openai_server.constrained import generate_in_schema
+from laptop_runs import MODELS, Prompt, copy_run, count_tokens, loaded, recorded_run, run_command
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
-
-from laptop_runs import Prompt, copy_run, count_tokens, loaded, recorded_run, run_command
-from laptop_tickets import MODELS
 
 NAME = "laptop-judge"
 SIZES = ("0.5B", "135M", "1.5B")

@@ -18,26 +18,22 @@ messages, pairs, and another start of the adapter. What a rule is stands in `RUL
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from common import RECORDS, run_missing
 from course_utils import evaluation, memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
+from laptop_runs import MODELS, SHOWN, Prompt, recorded_run, run_command, summary
 
 import torch
 from peft import LoraConfig, get_peft_model
-
-from laptop_tickets import MODELS
 
 NAME = "laptop-preferences"
 MODEL = MODELS["0.5B"]
@@ -68,7 +64,6 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
     "DPO, β = 0.02": lambda: training.DPO(beta=0.02),
     "DPO, β = 0.5": lambda: training.DPO(beta=0.5),
 }
-SHOWN = 10
 ANSWERS = Path(__file__).parent / "answers" / f"{NAME}.jsonl"  # drawn once, so that a run that goes on has the same pairs
 
 task = load_task("support_tickets")
@@ -100,11 +95,6 @@ def scores_of(rows: Sequence[dict], replies: Sequence[str]) -> dict[str, list[in
     judged = [judge(row, reply) for row, reply in zip(rows, replies, strict=True)]
     right = {rule: [int(one[rule]) for one in judged] for rule in RULES}
     return right | {"all rules": [int(all(one.values())) for one in judged]}
-
-
-def summary(right: dict[str, list[int]]) -> str:
-    """One line of percentages."""
-    return ", ".join(f"{name} {100 * sum(values) / len(values):.0f}" for name, values in right.items())
 
 
 @cache
@@ -186,21 +176,22 @@ def trained(method: str, number: int, rate: float | None, seed: int, split: str 
 
 def best_rate(method: str) -> float:
     """The rate of the sweep with which most rules were kept on the validation messages."""
-    runs = json.loads(sorted(RECORDS.glob(f"{NAME}-[0-9]*.json"))[-1].read_text(encoding="utf-8"))["runs"]
-    swept = [runs[f"rate {rate:g}, {method}"] for rate in RATES[method]]
+    swept = [recorded_run(NAME, f"rate {rate:g}, {method}") for rate in RATES[method]]
     best: float = max(swept, key=lambda run: sum(run["right"]["all rules"]))["rate"]
     return best
 
 
-def verdict(runs: dict, better: str, worse: str, seeds: Sequence[int] = SEEDS) -> evaluation.Score:
+def verdict(better: str, worse: str) -> dict:
     """The mean difference in "all rules" on the same test messages, over the seeds, with its 95 % interval."""
 
     def kept(method: str, seed: int) -> list[int]:
-        values: list[int] = runs[f"seed {seed} | {method}"]["right"]["all rules"]
+        values: list[int] = recorded_run(NAME, f"seed {seed} | {method}")["right"]["all rules"]
         return values
 
-    rows = [[a - b for a, b in zip(kept(better, seed), kept(worse, seed), strict=True)] for seed in seeds]
-    return evaluation.mean([sum(column) / len(column) for column in zip(*rows, strict=True)])
+    rows = [[a - b for a, b in zip(kept(better, seed), kept(worse, seed), strict=True)] for seed in SEEDS]
+    score = evaluation.mean([sum(column) / len(column) for column in zip(*rows, strict=True)])
+    by_seed = [sum(row) / len(row) for row in rows]
+    return {"difference": [score.value, score.low, score.high], "by_seed": by_seed, "summary": str(score)}
 
 
 def jobs() -> dict[str, Callable[[], dict]]:
@@ -216,6 +207,7 @@ def jobs() -> dict[str, Callable[[], dict]]:
     for seed in SEEDS:
         for method in ("SFT", "DPO"):
             table[f"seed {seed} | {method}"] = partial(trained, method, PAIRS, None, seed)
+    table["DPO − SFT"] = partial(verdict, "DPO", "SFT")
     for method in ("DPO + SFT", "DPO, β = 0.02", "DPO, β = 0.5"):
         table[f"seed 0 | {method}"] = partial(trained, method, PAIRS, None, 0)
     for seed in SEEDS[1:]:
@@ -223,31 +215,19 @@ def jobs() -> dict[str, Callable[[], dict]]:
     return table
 
 
-def main() -> None:
-    """Run what is missing, or list it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("beginnings", nargs="*", help="only runs whose names begin so")
-    parser.add_argument("--list", action="store_true")
-    options = parser.parse_args()
-    chosen = {name: job for name, job in jobs().items() if name.startswith(tuple(options.beginnings) or ("",))}
-    if options.list:
-        earlier = sorted(RECORDS.glob(f"{NAME}-[0-9]*.json"))
-        runs = json.loads(earlier[-1].read_text(encoding="utf-8"))["runs"] if earlier else {}
-        print(*(f"{name:<26} {runs[name]['summary'] if name in runs else 'missing'}" for name in chosen), sep="\n")
-        done = [seed for seed in SEEDS if {f"seed {seed} | SFT", f"seed {seed} | DPO"} <= runs.keys()]
-        if done:
-            print("DPO − SFT, all rules:", verdict(runs, "DPO", "SFT", done))
-        return
-    plan = {
-        "model": MODEL,
-        "system": ORDERS + EXAMPLE,
-        "rules": RULES,
-        "promises": PROMISES.pattern,
-        "seeds": SEEDS,
-        "batch": BATCH,
-    }
-    run_missing(NAME, chosen, plan | {"beta": BETA, "samples": SAMPLES, "temperature": TEMPERATURE, "rates": RATES})
+def plan() -> dict:
+    """What holds for all runs."""
+    return {
+        "model": MODEL, "system": ORDERS + EXAMPLE, "rules": RULES, "promises": PROMISES.pattern, "rates": RATES,
+        "batch": BATCH, "beta": BETA, "samples": SAMPLES, "temperature": TEMPERATURE, "seeds": SEEDS,
+    }  # fmt: skip
+
+
+def shown_prompts() -> dict[str, Prompt]:
+    """A prompt of each kind."""
+    row = task.rows["test"][0]
+    return {"one example": prompt(row), "two examples": prompt(row, TWO_EXAMPLES)}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(NAME, str(__doc__), jobs(), plan, shown_prompts)

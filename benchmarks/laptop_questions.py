@@ -16,7 +16,6 @@ the nearest of all, not drawn. So only training has seeds, which are another sta
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,12 +30,11 @@ from course_utils.evidence import lesson_01
 from course_utils.generation import generate
 from course_utils.openai_server.constrained import generate_in_schema
 from course_utils.retrieval import Retriever
+from laptop_runs import MODELS, SHOWN, Prompt, count_tokens, loaded, recorded_run, run_command, summary, tokenizer_of
+from laptop_tickets import RATES
 
 import torch
 from peft import LoraConfig, get_peft_model
-
-from laptop_runs import Prompt, count_tokens, loaded, recorded_run, run_command, tokenizer_of
-from laptop_tickets import MODELS, RATES, SHOWN, summary
 
 NAME = "laptop-questions"
 SEEDS = (0, 1, 2)
@@ -44,7 +42,6 @@ BATCH, WARMUP = 4, 5  # as in lesson 01
 PASSES = (1, 2)
 ANSWER_TOKENS, MORE_IN_SCHEMA = 40, 16
 MANY_EXAMPLES, MANY_PASSAGES = 8, 3
-UNSEEN, UNSEEN_PARTS = lesson_01.SYSTEMS[lesson_01.UNSEEN], 4
 # Forms that lesson 01 does not have.
 EIGHT_EXAMPLES = f"prompt: {MANY_EXAMPLES} retrieved examples"
 THREE_PASSAGES = f"RAG: few-shot, {MANY_PASSAGES} passages"
@@ -170,17 +167,17 @@ def try_form(size: str, form: str) -> dict:
     return measure(*loaded(size), form, *validation())
 
 
-def best_form(size: str, way: str) -> str:
-    """Return the form of a way to ask that was best on the validation questions."""
+def best_form(way: str) -> str:
+    """Return the form of a way to ask with which the 0.5B was best on the validation questions."""
     forms = FORMS[way]
     if len(forms) == 1:
         return forms[0]
-    return max(forms, key=lambda form: quality(recorded_run(NAME, f"{size} | choice, {form} | 0")))
+    return max(forms, key=lambda form: quality(recorded_run(NAME, f"0.5B | choice, {form} | 0")))
 
 
 def untrained(size: str, way: str) -> dict:
     """Return the results of a way to ask on the hundred questions, in its best form."""
-    return measure(*loaded(size), best_form(size, way), catalogue.questions)
+    return measure(*loaded(size), best_form(way), catalogue.questions)
 
 
 # -- trained models -------------------------------------------------------------------------------------------------------
@@ -257,32 +254,6 @@ def trained(size: str, seed: int) -> dict:
     return measure_trained(*tune(size, lesson_examples(), *best_training(size), seed), catalogue.questions)
 
 
-def unseen(size: str, seed: int) -> dict:
-    """Return the results on questions about products that the asked model was not trained on.
-
-    The products are dealt into four parts, as in `benchmarks/framework.py`, and the questions of each go to a model that was
-    trained on the examples of the other three.
-    """
-    passage_of = {q["id"]: q["passage"] for q in catalogue.questions}
-    product_of = {q["passage"]: catalogue.record(q)["product"] or q["passage"] for q in catalogue.questions}
-    subjects = sorted(set(product_of.values()))  # a product, or a passage that is about none
-    random.Random(0).shuffle(subjects)
-    part_of = {subject: number % UNSEEN_PARTS for number, subject in enumerate(subjects)}
-    right: dict[str, dict[str, int]] = {}  # side → question → 0 or 1
-    runs = []
-    for part in range(UNSEEN_PARTS):
-        held_out = [id for id, passage in passage_of.items() if part_of[product_of[passage]] == part]
-        model, tokenizer, how = tune(size, lesson_examples(held_out), *best_training(size), seed)
-        selected = [q for q in catalogue.questions if q["id"] in held_out]
-        runs.append(how | measure(model, tokenizer, UNSEEN, selected))
-        for side, values in runs[-1]["right"].items():
-            right.setdefault(side, {}).update(zip(held_out, values))
-    ordered = {side: [by_id[q["id"]] for q in catalogue.questions] for side, by_id in right.items()}
-    first = {name: runs[0][name] for name in ("form", "rate", "passes", "prompt_tokens", "seconds_a_request", "answers")}
-    seconds = sum(run["training_seconds"] for run in runs)
-    return first | {"right": ordered, "parts": UNSEEN_PARTS, "training_seconds": seconds, "summary": summary(ordered)}
-
-
 # -- runs -----------------------------------------------------------------------------------------------------------------
 
 
@@ -291,8 +262,8 @@ def jobs() -> dict[str, Callable[[], dict]]:
     table: dict[str, Callable[[], dict]] = {}
 
     def add_untrained(size: str) -> None:
-        for forms in FORMS.values():
-            for form in forms if len(forms) > 1 else ():
+        for form in (form for forms in FORMS.values() if len(forms) > 1 for form in forms):
+            if size == "0.5B":
                 table[f"{size} | choice, {form} | 0"] = partial(try_form, size, form)
         for way in FORMS:
             table[f"{size} | {way} | 0"] = partial(untrained, size, way)
@@ -304,8 +275,6 @@ def jobs() -> dict[str, Callable[[], dict]]:
         table[f"0.5B | fine-tuned | {seed}"] = partial(trained, "0.5B", seed)
     add_untrained("1.5B")
     table["1.5B | fine-tuned | 0"] = partial(trained, "1.5B", 0)
-    for seed in SEEDS:
-        table[f"0.5B | fine-tuned, unseen products | {seed}"] = partial(unseen, "0.5B", seed)
     return table
 
 

@@ -14,9 +14,13 @@ from course_utils.data_prep import Task
 from course_utils.generation import prompt_token_ids
 from course_utils.scoring import shared_beginning
 
-from laptop_tickets import MODELS
-
 Prompt = list[dict[str, Any]]
+MODELS = {
+    "135M": "SmolLM2-135M-Instruct",
+    "0.5B": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+    "1.5B": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+}
+SHOWN = 10  # answers kept of a run
 
 
 @lru_cache(maxsize=1)
@@ -72,6 +76,11 @@ def scores_by_message(task: Task, answers: list[str], split: str = "test") -> di
         right[field] = [int(r is not None and r[field] == ref[field]) for r, ref in zip(records, references)]
     right["all fields"] = [int(all(row)) for row in zip(*(right[field] for field in fields))]
     return right
+
+
+def summary(right: Mapping[str, Sequence[int]]) -> str:
+    """Return one line of percentages."""
+    return ", ".join(f"{name} {100 * sum(values) / len(values):.0f}" for name, values in right.items())
 
 
 def printed(prompt: Prompt, longest: int = 1200) -> str:

@@ -35,10 +35,8 @@ from course_utils.evidence import lesson_05, lesson_06
 from course_utils.openai_server import local_server
 from course_utils.openai_server.worker import AUTO_MULTIPLIER
 from course_utils.retrieval import Retriever
-
 from hosted import EXAMPLES, SHOTS, VALIDATION, Client, rows_of, told
-from laptop_runs import Prompt, copy_run, recorded_run, run_command, scores_by_message
-from laptop_tickets import MODELS, SHOWN, summary
+from laptop_runs import MODELS, SHOWN, Prompt, copy_run, recorded_run, run_command, scores_by_message, summary
 
 NAME = "laptop-service"
 TIERS = {"0.5B": "laptop"}  # whose learning rates the service takes

@@ -12,31 +12,23 @@ training, and another start of the adapter.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import sys
 import time
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
-from common import RECORDS, run_missing
 from course_utils import memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate, prompt_token_ids
 from course_utils.openai_server.constrained import generate_in_schema
 from course_utils.retrieval import Retriever
+from laptop_runs import MODELS, SHOWN, Prompt, loaded, recorded_run, run_command, scores_by_message, summary
 
 import torch
 from peft import LoraConfig, get_peft_model
 
 NAME = "laptop-tickets"
-MODELS = {
-    "135M": "SmolLM2-135M-Instruct",
-    "0.5B": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
-    "1.5B": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
-}
 FIELDS = ("category", "escalation", "product", "order_id")
 RULES = """Triage this customer message. Answer with one JSON object on one line and nothing else. Its fields, in this order:
 category: delivery, billing, returns, defect, account or question.
@@ -54,30 +46,8 @@ RATES = {
 SWEPT_ON, CHECKED_ON = 160, 66  # training and validation messages of a run "rate"
 BATCH = 8
 ANSWER_TOKENS = 56
-SHOWN = 10  # test messages whose answers are kept
 
 task = load_task("support_tickets", FIELDS)
-
-
-@cache
-def loaded(size: str) -> tuple[Any, Any]:
-    """The model as it is, for prompts; training loads its own."""
-    return models.load(MODELS[size])
-
-
-def scores_of(answers: list[str], split: str = "test") -> dict:
-    """Per field 0 or 1 for each message, in the messages' order, so that runs can be compared message by message."""
-    references, records = task.references(split)[: len(answers)], task.evaluate(answers, split).records
-    right: dict[str, list[int]] = {"valid": [int(record is not None) for record in records]}
-    for field in FIELDS:
-        right[field] = [int(r is not None and r[field] == ref[field]) for r, ref in zip(records, references)]
-    right["all fields"] = [int(all(row)) for row in zip(*(right[field] for field in FIELDS))]
-    return right
-
-
-def summary(right: dict[str, list[int]]) -> str:
-    """One line of percentages."""
-    return ", ".join(f"{name} {100 * sum(values) / len(values):.0f}" for name, values in right.items())
 
 
 def told(prompt: list[dict], examples: list[list[dict]]) -> list[dict]:
@@ -88,7 +58,6 @@ def told(prompt: list[dict], examples: list[list[dict]]) -> list[dict]:
 
 def prompted(size: str, shots: str, seed: int) -> dict:
     """The untrained model's answers: "rules", "rules + 3", "rules + 8 retrieved" or "rules, in the schema"."""
-    memory.release()
     model, tokenizer = loaded(size)
     pool = random.Random(seed).sample(task.train, 540)  # what the largest training run of this seed sees
     prompts = task.prompts()
@@ -107,7 +76,7 @@ def prompted(size: str, shots: str, seed: int) -> dict:
         answers = generate(model, tokenizer, asked, ANSWER_TOKENS, batch_size=10 if "retrieved" in shots else 50)
     seconds = time.perf_counter() - started
     tokens = [len(prompt_token_ids(tokenizer, conversation)) for conversation in asked]
-    right = scores_of(answers)
+    right = scores_by_message(task, answers)
     return {
         "right": right, "answers": answers[:SHOWN], "prompt_tokens": round(sum(tokens) / len(tokens), 1),
         "seconds_a_message": round(seconds / len(asked), 2), "summary": summary(right),
@@ -140,7 +109,7 @@ def trained(size: str, method: str, examples: int, rate: float | None, seed: int
     started = time.perf_counter()
     answers = generate(model, tokenizer, task.prompts(split), ANSWER_TOKENS, batch_size=50)
     answering = time.perf_counter() - started
-    right = scores_of(answers, split)
+    right = scores_by_message(task, answers, split)
     return {
         "rate": rate, "examples": examples, "training_seconds": round(seconds),
         "memory_added_mb": round(report.process_increase / 1e6),
@@ -153,8 +122,7 @@ def best_rate(size: str, method: str) -> float:
     """The rate of the sweep with which most validation messages were wholly right; of several, that of the lower loss."""
     if len(RATES[size][method]) == 1:
         return RATES[size][method][0]
-    runs = json.loads(sorted(RECORDS.glob(f"{NAME}-[0-9]*.json"))[-1].read_text(encoding="utf-8"))["runs"]
-    swept = [runs[f"{size} | rate {rate:g}, {method} | 0"] for rate in RATES[size][method]]
+    swept = [recorded_run(NAME, f"{size} | rate {rate:g}, {method} | 0") for rate in RATES[size][method]]
     return max(swept, key=lambda run: (sum(run["right"]["all fields"]), -run["validation_losses"][-1]))["rate"]
 
 
@@ -194,23 +162,20 @@ def jobs() -> dict[str, Callable[[], dict]]:
     return table
 
 
-def main() -> None:
-    """Run what is missing, or list it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("beginnings", nargs="*", help="only runs whose names begin so")
-    parser.add_argument("--list", action="store_true")
-    options = parser.parse_args()
-    beginnings = tuple(options.beginnings) or ("",)
-    chosen = {name: job for name, job in jobs().items() if name.startswith(beginnings)}
-    if options.list:
-        earlier = sorted(RECORDS.glob(f"{NAME}-[0-9]*.json"))
-        runs = json.loads(earlier[-1].read_text(encoding="utf-8"))["runs"] if earlier else {}
-        print(*(f"{name:<40} {runs[name]['summary'] if name in runs else 'missing'}" for name in chosen), sep="\n")
-        return
-    plan = {"models": MODELS, "rules": RULES, "fields": FIELDS, "batch": BATCH, "swept on": SWEPT_ON, "seeds": SEEDS}
-    plan["most common"] = {name: score.value for name, score in task.most_common().items()}
-    run_missing(NAME, chosen, plan)
+def plan() -> dict:
+    """What holds for all runs."""
+    most_common = {name: score.value for name, score in task.most_common().items()}
+    return {
+        "models": MODELS, "rules": RULES, "fields": FIELDS, "batch": BATCH, "swept on": SWEPT_ON, "seeds": SEEDS,
+        "most common": most_common,
+    }  # fmt: skip
+
+
+def shown_prompts() -> dict[str, Prompt]:
+    """A prompt of each kind."""
+    first = task.prompts()[0]
+    return {"rules": told(first, []), "rules + 3": told(first, task.train[:3]), "trained": first}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(NAME, str(__doc__), jobs(), plan, shown_prompts)
