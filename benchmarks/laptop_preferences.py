@@ -27,10 +27,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from course_utils import evaluation, memory, models, training
+from course_utils import memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
-from laptop_runs import MODELS, SHOWN, Prompt, recorded_run, run_command, summary
+from laptop_runs import MODELS, SHOWN, Prompt, paired_difference, recorded_run, run_command, summary
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -181,19 +181,6 @@ def best_rate(method: str) -> float:
     return best
 
 
-def verdict(better: str, worse: str) -> dict:
-    """The mean difference in "all rules" on the same test messages, over the seeds, with its 95 % interval."""
-
-    def kept(method: str, seed: int) -> list[int]:
-        values: list[int] = recorded_run(NAME, f"seed {seed} | {method}")["right"]["all rules"]
-        return values
-
-    rows = [[a - b for a, b in zip(kept(better, seed), kept(worse, seed), strict=True)] for seed in SEEDS]
-    score = evaluation.mean([sum(column) / len(column) for column in zip(*rows, strict=True)])
-    by_seed = [sum(row) / len(row) for row in rows]
-    return {"difference": [score.value, score.low, score.high], "by_seed": by_seed, "summary": str(score)}
-
-
 def jobs() -> dict[str, Callable[[], dict]]:
     """Name of a run → what measures it."""
     table: dict[str, Callable[[], dict]] = {
@@ -207,7 +194,7 @@ def jobs() -> dict[str, Callable[[], dict]]:
     for seed in SEEDS:
         for method in ("SFT", "DPO"):
             table[f"seed {seed} | {method}"] = partial(trained, method, PAIRS, None, seed)
-    table["DPO − SFT"] = partial(verdict, "DPO", "SFT")
+    table["DPO − SFT"] = partial(paired_difference, NAME, "DPO", "SFT", "all rules", SEEDS)
     for method in ("DPO + SFT", "DPO, β = 0.02", "DPO, β = 0.5"):
         table[f"seed 0 | {method}"] = partial(trained, method, PAIRS, None, 0)
     for seed in SEEDS[1:]:

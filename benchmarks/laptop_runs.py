@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from common import RECORDS, run_missing
-from course_utils import memory, models
+from course_utils import evaluation, memory, models
 from course_utils.data_prep import Task
 from course_utils.generation import prompt_token_ids
 from course_utils.scoring import shared_beginning
@@ -81,6 +81,26 @@ def scores_by_message(task: Task, answers: list[str], split: str = "test") -> di
 def summary(right: Mapping[str, Sequence[int]]) -> str:
     """Return one line of percentages."""
     return ", ".join(f"{name} {100 * sum(values) / len(values):.0f}" for name, values in right.items())
+
+
+def paired_difference(name: str, better: str, worse: str, measure: str, seeds: Sequence[int]) -> dict:
+    """Return by how much one way is better than another on the same test messages, with its 95 % interval over messages.
+
+    Args:
+        name: name of the record.
+        better, worse: the runs' names without their seed, as in "seed 0 | DPO".
+        measure: what of "right" is compared, such as "all fields".
+        seeds: seeds whose differences are averaged, message by message.
+    """
+
+    def values(seed: int, run: str) -> list[int]:
+        right: list[int] = recorded_run(name, f"seed {seed} | {run}")["right"][measure]
+        return right
+
+    rows = [[a - b for a, b in zip(values(seed, better), values(seed, worse), strict=True)] for seed in seeds]
+    score = evaluation.mean([sum(column) / len(column) for column in zip(*rows, strict=True)])
+    by_seed = [sum(row) / len(row) for row in rows]
+    return {"difference": [score.value, score.low, score.high], "by_seed": by_seed, "summary": str(score)}
 
 
 def printed(prompt: Prompt, longest: int = 1200) -> str:
