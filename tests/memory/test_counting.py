@@ -8,6 +8,8 @@ ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 TARGETS = {"qv": ["q_proj", "v_proj"], "qkvo": ["q_proj", "k_proj", "v_proj", "o_proj"], "all7": ALL}
 # Base parameters and, at r=16, trainable ones for q,v / q,k,v,o / all seven: built with PEFT on the meta device.
 COUNTS = {
+    "granite-4.1-3b": (3402836480, 5242880, 10485760, 31129600),
+    "granite-4.1-8b": (8380551168, 8519680, 17039360, 49479680),
     "Mistral-7B-v0.1": (7241732096, 6815744, 13631488, 41943040),
     "Mistral-7B-v0.3": (7248023552, 6815744, 13631488, 41943040),
     "Llama-2-7B": (6738415616, 8388608, 16777216, 39976960),

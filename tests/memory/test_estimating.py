@@ -51,6 +51,7 @@ def real_peak(config, plan):
 
 STEPS = [
     ("llama", {"method": "lora"}),
+    ("granite", {"method": "lora"}),
     ("qwen3", {"method": "full", "attention": "eager"}),
     ("llama", {"method": "qlora"}),
     # together more than twenty seconds
