@@ -24,7 +24,7 @@ def test_doctor_for_people_and_for_programs(packaged):
     assert found["device"]["tier"] in models.TIERS
     assert found["model_ready"] is True
     assert found["versions"]["torch"]
-    assert [row["model"] for row in found["fits"]] == ["SmolLM2-135M", "SmolLM2-1.7B", "Qwen2.5-7B"]
+    assert [row["model"] for row in found["fits"]] == ["SmolLM2-135M", "SmolLM2-1.7B", "granite-4.1-8b"]
     assert found["disk_free_bytes"] > 0
     for word in ("device", "packages", "disk", "fits", "advice"):
         assert f"\n{word}" in "\n" + people.stdout
@@ -47,7 +47,7 @@ def test_doctor_on_a_t4_knows_what_fits(monkeypatch):
     """No GPU here: the device is made up, the arithmetic is real."""
     found = diagnose(monkeypatch)
     assert [(row[0], row[3]) for row in found.fits] == [
-        ("SmolLM2-135M", True), ("SmolLM2-1.7B", True), ("Qwen2.5-7B", False),
+        ("SmolLM2-135M", True), ("SmolLM2-1.7B", True), ("granite-4.1-8b", False),
     ]  # fmt: skip
     assert "compute capability 7.5" in str(found)
     assert "lessons   with HuggingFaceTB/SmolLM2-1.7B-Instruct (Apache-2.0; from the hub" in str(found)
