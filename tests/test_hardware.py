@@ -25,6 +25,22 @@ def test_gpu_tier_and_dtype_follow_capability_and_memory(capability, gigabytes, 
     assert hardware.gpu_dtype(capability) == dtype
 
 
+def test_a_tier_that_is_chosen_is_the_devices_tier_and_never_detected(monkeypatch):
+    from course_utils import facts, models, plans
+    from course_utils.errors import CourseError
+
+    detected = hardware.detect()
+    chosen_only = [name for name, row in facts.table("tiers").items() if "gpu_memory" not in row]
+    assert chosen_only == ["laptop"] and detected.tier != "laptop"
+    monkeypatch.setenv(hardware.TIER, "laptop")
+    assert hardware.detect().tier == "laptop" and hardware.detect().dtype == detected.dtype
+    assert models._name_for(None, None) == models.TIERS["laptop"].name
+    assert plans.plan("02") == plans.plan("02", "laptop") != plans.plan("02", "cpu")
+    monkeypatch.setenv(hardware.TIER, "labtop")
+    with pytest.raises(CourseError, match="COURSE_TIER is 'labtop'; the tiers are cpu, laptop, t4, a100"):
+        hardware.detect()
+
+
 def test_dtype_of_a_t4_does_not_ask_torch(monkeypatch):
     import torch
 

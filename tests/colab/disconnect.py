@@ -22,7 +22,8 @@ REAL = "model, tokenizer = models.load(tier='cpu')"
 BEGIN = """
 import hashlib, json, warnings
 warnings.filterwarnings("ignore")
-from course_utils import models, training
+from course_utils import models, session, training
+session.prepare_process()  # as a lesson's first cell does
 from course_utils.data_prep import load_task
 {model}
 from peft import LoraConfig, get_peft_model

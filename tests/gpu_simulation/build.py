@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from course_utils import models
+from course_utils import packaged
 
 from . import driver
 
@@ -45,7 +45,7 @@ def library() -> Path:
 
     version = importlib.metadata.version("torch")
     digest = hashlib.sha256(SOURCE.read_bytes() + version.encode() + str(_torch()).encode()).hexdigest()[:16]
-    folder = models.cache_folder() / "simulated-gpu"
+    folder = packaged.cache_folder() / "simulated-gpu"
     target = folder / f"{digest}.so"
     if target.exists():
         return target

@@ -1,0 +1,253 @@
+"""Preferences that pay: what pairs of a model's own answers teach that good examples do not, on a model that people deploy.
+
+    python benchmarks/laptop_preferences.py                every run that the record does not have yet; hours
+    python benchmarks/laptop_preferences.py "seed 0"       the runs whose names begin so
+    python benchmarks/laptop_preferences.py --list         the runs, and which of them are recorded
+
+The desk answers its customers. Its rules are in the system message, and the model (0.5B) breaks them: it copies the order
+number of the prompt's example, and promises refunds. No person has written a reply for it. The model answers each training
+message six times at temperature 0.8, and a program says which answers keep all rules (`judge`). From these come
+
+    SFT     training on answers that keep all rules, one pair's better answer at a time
+    DPO     training on pairs: an answer that keeps all rules, and one of the same message that does not
+
+on the very same pairs, with the same adapter, batch and number of steps, each at the learning rate that kept most rules on
+the validation messages ("rate" runs, seed 0). Tested on the 100 test messages, greedily, three seeds. A seed draws other
+messages, pairs, and another start of the adapter. What a rule is stands in `RULES`, so that nobody can bend it afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from common import RECORDS, run_missing
+from course_utils import evaluation, memory, models, training
+from course_utils.data_prep import load_task
+from course_utils.generation import generate
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from laptop_tickets import MODELS
+
+NAME = "laptop-preferences"
+MODEL = MODELS["0.5B"]
+ORDERS = (
+    "You answer a web shop's customers. In at most 30 words, say that our team looks into it; name their product and order "
+    "number if they do; invent nothing and promise nothing: no refund, replacement, date or time."
+)
+EXAMPLE = ' Such as: "Thank you for writing about the lamp, order TB-12345. Our team will look into it."'
+# a stronger prompt, to be fair to prompting: it also shows what to write to whoever names neither
+TWO_EXAMPLES = EXAMPLE + ' Or: "Thank you for your question. Our team will look into it."'
+PROMISES = re.compile(
+    r"\b(?:refund|replace|reimburse|compensat|credit|discount|guarantee|promise|free of charge|as soon as|as possible|"
+    r"tomorrow|today|tonight|within|soon|shortly|immediately|right away|(?:minutes?|hours?|days?|weeks?)\b|"
+    r"(?:mon|tues|wednes|thurs|fri|satur|sun)day)",
+    re.IGNORECASE,
+)
+RULES = ("5 to 30 words", "whole sentences", "right number or none", "product named", "promises nothing", "says who")
+SEEDS = (0, 1, 2)
+LONGEST = 30  # words of a training message, so that two cores are quick enough
+POOL, SAMPLES, TEMPERATURE = 360, 6, 0.8
+SWEPT_PAIRS, PAIRS, PAIRS_A_MESSAGE = 128, 320, 2
+BATCH, BETA, ANSWER_TOKENS = 8, 0.1, 48
+RATES = {"SFT": (5e-5, 1e-4, 2e-4), "DPO": (1e-5, 3e-5, 1e-4)}
+OBJECTIVES: dict[str, Callable[[], Any]] = {
+    "SFT": training.SFT,
+    "DPO": lambda: training.DPO(beta=BETA),
+    "DPO + SFT": lambda: training.DPO(beta=BETA, sft_weight=0.2),
+    "DPO, β = 0.02": lambda: training.DPO(beta=0.02),
+    "DPO, β = 0.5": lambda: training.DPO(beta=0.5),
+}
+SHOWN = 10
+ANSWERS = Path(__file__).parent / "answers" / f"{NAME}.jsonl"  # drawn once, so that a run that goes on has the same pairs
+
+task = load_task("support_tickets")
+
+
+def judge(row: dict, reply: str) -> dict[str, bool]:
+    """Which rules a reply keeps; of the row, the message and the record's order number and product count."""
+    record, words = row["record"], reply.split()
+    number = (record["order_id"] or "").removeprefix("TB-")
+    numbers = set(re.findall(r"\d+", reply)) - set(re.findall(r"\d+", record["product"] or ""))
+    kept = (
+        5 <= len(words) <= 30,
+        "\n" not in reply.strip() and reply.strip()[-1:] in (".", "!", "?") and not re.search(r"\[|\]|\{|\}", reply),
+        numbers == ({number} if number else set()),
+        record["product"] is None or record["product"].lower() in reply.lower(),
+        not PROMISES.search(reply),
+        bool(re.search(r"\bour team\b", reply, re.IGNORECASE)) and "the customer" not in reply.lower(),
+    )
+    return dict(zip(RULES, kept))
+
+
+def prompt(row: dict, examples: str = EXAMPLE) -> list[dict]:
+    """The conversation that a reply follows."""
+    return [{"role": "system", "content": ORDERS + examples}, {"role": "user", "content": row["message"]}]
+
+
+def scores_of(rows: Sequence[dict], replies: Sequence[str]) -> dict[str, list[int]]:
+    """Rule → 0 or 1 for each reply; and whether it keeps all."""
+    judged = [judge(row, reply) for row, reply in zip(rows, replies, strict=True)]
+    right = {rule: [int(one[rule]) for one in judged] for rule in RULES}
+    return right | {"all rules": [int(all(one.values())) for one in judged]}
+
+
+def summary(right: dict[str, list[int]]) -> str:
+    """One line of percentages."""
+    return ", ".join(f"{name} {100 * sum(values) / len(values):.0f}" for name, values in right.items())
+
+
+@cache
+def pool() -> list[dict]:
+    """Training messages with the model's own answers to each, drawn once for all seeds."""
+    if ANSWERS.exists():
+        return [json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in task.rows["train"] if len(row["message"].split()) <= LONGEST]
+    rows = random.Random(0).sample(rows, POOL)
+    model, tokenizer = models.load(MODEL)
+    asked = [prompt(row) for row in rows for _ in range(SAMPLES)]
+    replies = generate(model, tokenizer, asked, ANSWER_TOKENS, TEMPERATURE, batch_size=64)
+    drawn = [row | {"replies": replies[i * SAMPLES : (i + 1) * SAMPLES]} for i, row in enumerate(rows)]
+    ANSWERS.parent.mkdir(exist_ok=True)
+    ANSWERS.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in drawn), encoding="utf-8")
+    return drawn
+
+
+def pairs(seed: int, number: int) -> list[dict]:
+    """Pairs of answers to the same message, of which the first keeps all rules and the second does not."""
+    dice, found = random.Random(seed), []
+    for row in dice.sample(pool(), len(pool())):
+        good = sorted({reply for reply in row["replies"] if all(judge(row, reply).values())})
+        bad = sorted({reply for reply in row["replies"] if not all(judge(row, reply).values()) and reply.strip()})
+        for chosen, rejected in list(zip(dice.sample(good, len(good)), dice.sample(bad, len(bad))))[:PAIRS_A_MESSAGE]:
+            found.append({"prompt": prompt(row), "chosen": chosen, "rejected": rejected})
+    dice.shuffle(found)
+    if len(found) < number:
+        raise SystemExit(f"{len(found)} pairs, {number} are needed: draw more answers")
+    return found[:number]
+
+
+def sampled() -> dict:
+    """What the model's own answers are like: the share that keeps each rule, and how many messages give a pair."""
+    rows = [row for row in pool() for _ in row["replies"]]
+    right = scores_of(rows, [reply for row in pool() for reply in row["replies"]])
+    usable = [sum(all(judge(row, r).values()) for r in row["replies"]) for row in pool()]
+    shares = {name: sum(values) / len(values) for name, values in right.items()}
+    both = sum(0 < good < len(row["replies"]) for row, good in zip(pool(), usable))
+    return {"shares": shares, "messages": len(pool()), "messages with a pair": both, "summary": summary(right)}
+
+
+def before(examples: str = EXAMPLE, split: str = "test") -> dict:
+    """The untrained model's greedy answers."""
+    model, tokenizer = models.load(MODEL)
+    return answered(model, tokenizer, split, examples)
+
+
+def answered(model: Any, tokenizer: Any, split: str, examples: str = EXAMPLE) -> dict:
+    """Greedy answers to a split's messages, and the rules they keep."""
+    rows, started = task.rows[split], time.perf_counter()
+    replies = generate(model, tokenizer, [prompt(row, examples) for row in rows], ANSWER_TOKENS, batch_size=50)
+    right = scores_of(rows, replies)
+    words = sum(len(reply.split()) for reply in replies) / len(replies)
+    return {
+        "right": right, "answers": replies[:SHOWN], "words": round(words, 1), "summary": summary(right),
+        "seconds_a_message": round((time.perf_counter() - started) / len(rows), 2),
+    }  # fmt: skip
+
+
+def trained(method: str, number: int, rate: float | None, seed: int, split: str = "test") -> dict:
+    """Train on pairs, or on their better answers, and answer; `rate` None takes the best one of the sweep."""
+    rate, rows = rate or best_rate("SFT" if method == "SFT" else "DPO"), pairs(seed, number)
+    memory.release()
+    torch.manual_seed(seed)
+    model, tokenizer = models.load(MODEL)
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    if method == "SFT":
+        rows = [[*row["prompt"], {"role": "assistant", "content": row["chosen"]}] for row in rows]
+    settings = training.Settings(learning_rate=rate, batch_size=BATCH, warmup_steps=4, seed=seed)
+    started = time.perf_counter()
+    history = training.fit(model, tokenizer, rows, None, OBJECTIVES[method](), settings)
+    seconds = time.perf_counter() - started
+    watched = [name for name in ("reward_chosen", "reward_rejected", "accuracy") if name in history.metrics]
+    curves = {name: history.metric(name) for name in watched}
+    result = answered(model.merge_and_unload(), tokenizer, split)
+    return {"rate": rate, "pairs": number, "training_seconds": round(seconds), "losses": history.losses, **curves} | result
+
+
+def best_rate(method: str) -> float:
+    """The rate of the sweep with which most rules were kept on the validation messages."""
+    runs = json.loads(sorted(RECORDS.glob(f"{NAME}-[0-9]*.json"))[-1].read_text(encoding="utf-8"))["runs"]
+    swept = [runs[f"rate {rate:g}, {method}"] for rate in RATES[method]]
+    best: float = max(swept, key=lambda run: sum(run["right"]["all rules"]))["rate"]
+    return best
+
+
+def verdict(runs: dict, better: str, worse: str, seeds: Sequence[int] = SEEDS) -> evaluation.Score:
+    """The mean difference in "all rules" on the same test messages, over the seeds, with its 95 % interval."""
+
+    def kept(method: str, seed: int) -> list[int]:
+        values: list[int] = runs[f"seed {seed} | {method}"]["right"]["all rules"]
+        return values
+
+    rows = [[a - b for a, b in zip(kept(better, seed), kept(worse, seed), strict=True)] for seed in seeds]
+    return evaluation.mean([sum(column) / len(column) for column in zip(*rows, strict=True)])
+
+
+def jobs() -> dict[str, Callable[[], dict]]:
+    """Name of a run → what measures it."""
+    table: dict[str, Callable[[], dict]] = {
+        "sampled": sampled,
+        "before": before,
+        "before, two examples": partial(before, TWO_EXAMPLES),
+    }
+    for method, rates in RATES.items():
+        for rate in rates:
+            table[f"rate {rate:g}, {method}"] = partial(trained, method, SWEPT_PAIRS, rate, 0, "validation")
+    for seed in SEEDS:
+        for method in ("SFT", "DPO"):
+            table[f"seed {seed} | {method}"] = partial(trained, method, PAIRS, None, seed)
+    for method in ("DPO + SFT", "DPO, β = 0.02", "DPO, β = 0.5"):
+        table[f"seed 0 | {method}"] = partial(trained, method, PAIRS, None, 0)
+    for seed in SEEDS[1:]:
+        table[f"seed {seed} | DPO + SFT"] = partial(trained, "DPO + SFT", PAIRS, None, seed)
+    return table
+
+
+def main() -> None:
+    """Run what is missing, or list it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("beginnings", nargs="*", help="only runs whose names begin so")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    chosen = {name: job for name, job in jobs().items() if name.startswith(tuple(options.beginnings) or ("",))}
+    if options.list:
+        earlier = sorted(RECORDS.glob(f"{NAME}-[0-9]*.json"))
+        runs = json.loads(earlier[-1].read_text(encoding="utf-8"))["runs"] if earlier else {}
+        print(*(f"{name:<26} {runs[name]['summary'] if name in runs else 'missing'}" for name in chosen), sep="\n")
+        done = [seed for seed in SEEDS if {f"seed {seed} | SFT", f"seed {seed} | DPO"} <= runs.keys()]
+        if done:
+            print("DPO − SFT, all rules:", verdict(runs, "DPO", "SFT", done))
+        return
+    plan = {
+        "model": MODEL,
+        "system": ORDERS + EXAMPLE,
+        "rules": RULES,
+        "promises": PROMISES.pattern,
+        "seeds": SEEDS,
+        "batch": BATCH,
+    }
+    run_missing(NAME, chosen, plan | {"beta": BETA, "samples": SAMPLES, "temperature": TEMPERATURE, "rates": RATES})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
