@@ -69,8 +69,22 @@ def wait_until(true, seconds=60):
 
 def tiny_llama(**changes):
     """Random Llama with grouped-query attention; the vocabulary is the CPU model's."""
+    return tiny_model("llama", **changes)
+
+
+# As those of Granite 4.1 8B: the scores' factor is that of its head width, the logits' divisor grows with its width.
+GRANITE = {"attention_multiplier": 1 / 8, "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 16.0}
+
+
+def tiny_granite(**changes):
+    """Random Granite, which differs from `tiny_llama` by four factors."""
+    return tiny_model("granite", **(GRANITE | changes))
+
+
+def tiny_model(architecture, **changes):
+    """Random model of the CPU model's vocabulary."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = {
         "vocab_size": 49152,
@@ -85,7 +99,7 @@ def tiny_llama(**changes):
         "eos_token_id": 2,
     }
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **(settings | changes))).eval()
 
 
 def with_lora(model, rank=4, alpha=8, target_modules="all-linear", dropout=0.0, random_b=True, **more):

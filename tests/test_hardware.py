@@ -13,9 +13,9 @@ from course_utils import hardware
     [
         ((7, 5), 15.8, "t4", "float16"),  # Tesla T4: bf16 is only emulated there
         ((8, 0), 42.4, "a100", "bfloat16"),
-        ((8, 9), 23.7, "t4", "bfloat16"),  # L4: one 7B model fits, two do not
+        ((8, 9), 23.7, "t4", "bfloat16"),  # L4: one 8B model fits, two do not
         ((9, 0), 85.0, "a100", "bfloat16"),
-        ((8, 6), 12.6, "t4", "bfloat16"),  # RTX 3060: bf16, but too small for 7B
+        ((8, 6), 12.6, "t4", "bfloat16"),  # RTX 3060: bf16, but too small for 8B
         ((7, 0), 16.9, "t4", "float16"),  # V100
         ((8, 6), 4.0, "cpu", "bfloat16"),  # a laptop's GPU: the small model, on the GPU
     ],

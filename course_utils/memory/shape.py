@@ -110,7 +110,7 @@ def count_parameters(
 
 KEPT_SHAPES = Path(__file__).with_name("shapes.json")
 # Architectures that the closed form was written for and tested on.
-TESTED_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+TESTED_ARCHITECTURES = ("granite", "llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 Training files and chat requests go through the same function, so that a model is prompted in the form it was trained on.
 
 The small models' template does not support tools. Here tools are described in the system message, and calls and their
-results are text in tags, in the wording of the template of Qwen2.5 (the A100 tier's model): for that model the text is what
-its own template writes.
+results are text in tags, in the wording of the template of Qwen2.5: for that model the text is what its own template writes.
+Granite's, the A100 tier's, has the same tags around calls and results and other words before the tools.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ CPU_ALLOCATOR_SHARE = 0.05
 # Of the free memory, what a run is planned to take: the allocator loses some in gaps, and libraries take some themselves.
 PLANNED_SHARE = 0.85
 # On a GPU, where the closed form does not cover the run. For LoRA it gives 3.7 GB for so many tokens of the T4's model, and
-# 8.5 GB for those of the A100's: a micro-batch that fits beside the weights on these cards.
+# 10.5 GB for those of the A100's: a micro-batch that fits beside the weights on these cards.
 UNPREDICTED_TOKENS = 2048
 
 

@@ -361,8 +361,10 @@ class RMSNorm(torch.autograd.Function):
 
 
 FUNCTIONS = {"head": _head_replacements, "lora": _lora_replacements, "mlp": _mlp_replacements, "norm": _norm_replacements}
-# Model types with the block that these functions were written for; other types may scale or cap intermediate results.
-FUSED_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+# Model types with the block that these functions were written for; other types may cap intermediate results, or scale them
+# inside of what is fused. Granite scales outside: the embedding, the attention scores, what a block adds, and the logits. It
+# divides what its head returns, here the hidden states, which changes the logits as it should.
+FUSED_ARCHITECTURES = ("granite", "llama", "mistral", "qwen2", "qwen3")
 
 
 @contextmanager

@@ -201,10 +201,10 @@ def _different(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _step_row(run: dict[str, Any], step: dict[str, Any]) -> tuple[str, float]:
     """A row of the second table, and the relative difference."""
-    from course_utils import models
+    from course_utils import hardware, models
 
     card = driver.CARDS[run["gpu"]]
-    tier = "a100" if card.memory_bytes > 38e9 else "t4"
+    tier = hardware.gpu_tier(card.capability, card.memory_bytes)
     found = estimate_of(step, models.TIERS[tier].name, card.number_format) if step["rows"] else None
     row = f"{run['lesson']:<8}{run['gpu']:<11}{step['loop']:<13}{step.get('method') or '':<9}"
     row += f"{step['rows']:>4} x {step['length']:<8}"

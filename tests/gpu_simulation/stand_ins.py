@@ -2,9 +2,9 @@
 
     python -m tests.gpu_simulation.stand_ins FOLDER      then HF_HOME=FOLDER and HF_HUB_OFFLINE=1
 
-Everything that code may depend on is the real model's: architecture, number of blocks, biases, tied weights, grouped heads,
-a vocabulary larger than the tokenizer's, generation settings, chat template. Only the widths are small. The tokenizer is the
-packaged model's, whose special tokens have the same names.
+Everything that code may depend on is the real model's: architecture, number of blocks, tied weights, grouped heads, factors,
+special tokens, what the generation settings contain, what the chat template makes of texts. Only the widths are small, and
+the words of the vocabulary are the packaged model's.
 
 With `--true-size float16` the widths are the real models' too, and the weights, in that format, are holes in sparse files
 (`true_size`): 15 GB that take no room.
@@ -13,29 +13,23 @@ With `--true-size float16` the widths are the real models' too, and the weights,
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .true_size import write_sparse
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 WIDTH = 64
 HEAD = 16
-# In the tokenizer of the packaged model: 0 is <|endoftext|>, 2 is <|im_end|>, 1 is <|im_start|>.
-END_OF_TEXT, START, END = 0, 1, 2
-# As in the models' generation_config.json; Qwen's repetition penalty is in force wherever nobody says otherwise.
-GENERATION = {
-    "t4": {"bos_token_id": START, "eos_token_id": END, "pad_token_id": END},
-    "a100": {
-        "bos_token_id": END_OF_TEXT,
-        "eos_token_id": [END, END_OF_TEXT],
-        "pad_token_id": END_OF_TEXT,
-        "do_sample": True,
-        "repetition_penalty": 1.05,
-        "temperature": 0.7,
-        "top_p": 0.8,
-        "top_k": 20,
-    },
-}
+# What Granite's template writes for texts, without tools and documents.
+GRANITE_TEMPLATE = (
+    "{% for message in messages %}"
+    r"{{ '<|start_of_role|>' + message.role + '<|end_of_role|>' + message.content + '<|end_of_text|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
+)
 
 
 def make(folder: Path, true_size: str | None = None) -> None:
@@ -51,8 +45,11 @@ def make(folder: Path, true_size: str | None = None) -> None:
     from course_utils import models
     from course_utils.memory.shape import ARCHITECTURES
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
     for tier in ("t4", "a100"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
+        if tier == "a100":
+            _as_granite(tokenizer)
+        token_ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         name = models.TIERS[tier].name
         real = dict(ARCHITECTURES[name.split("/")[1].removesuffix("-Instruct")])
         heads = WIDTH // HEAD
@@ -61,26 +58,21 @@ def make(folder: Path, true_size: str | None = None) -> None:
             "intermediate_size": 2 * WIDTH,
             "num_attention_heads": heads,
             "num_key_value_heads": heads if real["num_key_value_heads"] == real["num_attention_heads"] else heads // 2,
-            "vocab_size": len(tokenizer) + (real["vocab_size"] - 151_665 if tier == "a100" else 0),
+            "vocab_size": len(tokenizer),
         }
+        if tier == "a100":
+            small["initializer_range"] = 0.3  # of smaller random weights, those of the embedding decide: it repeats a marker
         config = transformers.AutoConfig.for_model(
-            **real
-            | ({} if true_size else small)
-            | {
-                "max_position_embeddings": 8192,
-                **{key: GENERATION[tier][key] for key in ("bos_token_id", "pad_token_id")},
-                "eos_token_id": END,
-            }
+            **real | ({} if true_size else small) | {"max_position_embeddings": 8192} | token_ids
         )
         target = folder / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / ("0" * 40)
         torch.manual_seed(0)
         with torch.device("meta" if true_size else "cpu"):
             dtype = getattr(torch, true_size or "bfloat16")
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
-        model.generation_config = transformers.GenerationConfig(**GENERATION[tier])
+        # token 0, which is what logits of zero give, ends no answer: those of models of true size are as long as they may be
+        model.generation_config = transformers.GenerationConfig(**token_ids)
         if true_size:
-            # token 0, which is what logits of zero give, ends no answer: all are as long as they may be
-            model.generation_config.eos_token_id = END
             target.mkdir(parents=True)
             model.config.save_pretrained(target)
             model.generation_config.save_pretrained(target)
@@ -90,22 +82,23 @@ def make(folder: Path, true_size: str | None = None) -> None:
         else:
             model.save_pretrained(target)
         tokenizer.save_pretrained(target)
-        if tier == "a100":
-            _as_qwen(target)
         references = target.parents[1] / "refs"
         references.mkdir(exist_ok=True)
         (references / "main").write_text("0" * 40)
 
 
-def _as_qwen(folder: Path) -> None:
-    """Qwen2.5's chat template, which TRL carries, and its padding token."""
-    import trl
-
-    template = Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja"
-    (folder / "chat_template.jinja").write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
-    file = folder / "tokenizer_config.json"
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(settings | {"pad_token": "<|endoftext|>"}, indent=1), encoding="utf-8")
+def _as_granite(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer Granite's markers and template: one token ends a message and begins a text, another one pads."""
+    markers = ["<|start_of_role|>", "<|end_of_role|>"]
+    tokenizer.add_special_tokens(
+        {
+            "bos_token": "<|end_of_text|>",
+            "eos_token": "<|end_of_text|>",
+            "pad_token": "<|pad|>",
+            "extra_special_tokens": markers,
+        }
+    )
+    tokenizer.chat_template = GRANITE_TEMPLATE
 
 
 if __name__ == "__main__":

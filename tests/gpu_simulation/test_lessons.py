@@ -36,7 +36,7 @@ def test_what_is_planted_in_a_lesson_is_found(hub):
 
 @pytest.mark.slow
 def test_one_lesson_runs_on_a_card(hub):
-    """The one that stopped there last, on the card whose model has more logits than its tokenizer has tokens."""
+    """The one that stopped there last, on the card whose model has markers of its own."""
     finds_nothing(run.run("01", "a100", hub))
 
 

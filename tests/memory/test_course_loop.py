@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from support import GRANITE
 
 from course_utils import attention, memory, training
 from course_utils.batching import Encoded
@@ -82,6 +83,14 @@ def answers(rows, length, scored):
 def test_lora(architecture, precision, targets, kernel, rows, length, scored):
     how = plan("lora", precision, kernel, target_modules=targets)
     predicted, real = both(config(architecture), how, answers(rows, length, scored))
+    assert predicted == pytest.approx(real, rel=0.04)
+
+
+@pytest.mark.parametrize("kernel, rows, length, scored", SHAPES)
+def test_granites_factors_are_not_kept(kernel, rows, length, scored):
+    """It multiplies the embedding, what each block adds and the logits: autograd keeps the factors, not their inputs."""
+    how = plan("lora", "bf16", kernel)
+    predicted, real = both(config("granite", **GRANITE), how, answers(rows, length, scored))
     assert predicted == pytest.approx(real, rel=0.04)
 
 

@@ -51,6 +51,7 @@ def real_peak(config, plan):
 
 STEPS = [
     ("llama", {"method": "lora"}),
+    ("granite", {"method": "lora"}),
     ("qwen3", {"method": "full", "attention": "eager"}),
     ("llama", {"method": "qlora"}),
     # together more than twenty seconds
@@ -290,7 +291,7 @@ def test_an_unknown_architecture_gets_a_warning_and_a_trace():
         ({"colour": "red"}, "unexpected keyword argument 'colour'; options are method, rank"),
         ({"method": "qlora", "precision": "fp32"}, "4-bit base computes in 16 bits"),
         ({"method": "full", "objective": "dpo"}, "separate_reference=True"),
-        ({"model": "nobody"}, r"unknown model 'nobody'.*[^.]\. Configurations included here: Llama-2-7B"),
+        ({"model": "nobody"}, r"unknown model 'nobody'.*[^.]\. Configurations included here: granite-4.1-3b"),
     ],
     ids=str,
 )

@@ -13,8 +13,8 @@ import pytest
 
 from course_utils import lessons
 
-CARD = 42.4e9 / 15.23e9 - 0.25  # of which training and answering need some too
-FOUR_BITS = 0.36
+CARD = 42.4e9 / 16.76e9 - 0.25  # of which training and answering need some too
+FOUR_BITS = 0.30
 
 
 class Card:

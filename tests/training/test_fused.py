@@ -1,7 +1,7 @@
 """The fused functions change time and memory, nothing else."""
 
 import pytest
-from support import conversation, tiny_llama, with_lora
+from support import conversation, tiny_granite, tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.scoring import log_probabilities
@@ -32,8 +32,9 @@ def test_settings_name_the_functions_that_exist():
 
 @pytest.mark.parametrize("names", [*[(name,) for name in ALL], ALL])
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
-def test_loss_and_gradients_equal_the_librarys_in_float32(batch, names, targets):
-    model = with_lora(tiny_llama(), target_modules=targets)
+@pytest.mark.parametrize("build", [tiny_llama, tiny_granite])
+def test_loss_and_gradients_equal_the_librarys_in_float32(batch, names, targets, build):
+    model = with_lora(build(), target_modules=targets)
     loss, gradients = _step(model, batch)
     with fused(model, names) as covered:
         fused_loss, fused_gradients = _step(model, batch)
@@ -120,9 +121,9 @@ def test_what_trains_itself_is_left_alone(batch, trained):
         assert (gradient - same[name]).norm() <= 1e-5 * gradient.norm(), name
 
 
-def test_an_architecture_that_scales_its_logits_keeps_its_own_head(batch):
+def test_an_architecture_that_caps_its_logits_keeps_its_own_head(batch):
     model = with_lora(tiny_llama())
-    model.config.model_type = "granite"
+    model.config.model_type = "gemma2"
     with fused(model) as covered:
         assert covered["head"] == covered["mlp"] == covered["norm"] == 0
         assert covered["lora"] > 0
