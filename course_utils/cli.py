@@ -7,7 +7,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import shutil
 import sys
 import tempfile
 import tomllib
@@ -127,29 +126,38 @@ def _of_the_plan(argument: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lab(options: argparse.Namespace) -> None:
-    from course_utils import models
+    from course_utils import lessons, models, working_copies
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")
     models.prepare_packaged_model()
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={_working_copies()}"]
+    folder = working_copies.update(_copies_folder(options))
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
+    command += [f"--LabApp.default_url=/lab/tree/{lessons.NAMES[0]}.ipynb"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command += ["--allow-root"]  # in a container root is often the only user, and Jupyter would refuse to start
+    # So that JupyterLab's own terminal finds `course`, whose environment need not be active. It would start a login shell,
+    # which sets PATH anew.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    if os.name == "posix":
+        shell = os.environ.get("SHELL") or "sh"
+        command += [f"--ServerApp.terminado_settings={{'shell_command': [{shell!r}]}}"]
     command += options.extra_arguments
     os.execv(sys.executable, command)
 
 
-def _working_copies() -> Path:
-    """Folder of the notebooks to open: those of the checkout, or copies of those in the wheel, made in this folder."""
-    notebooks = assets.path("notebooks")
-    if (assets.root() / "pyproject.toml").exists():
-        return notebooks
-    folder = Path.cwd() / "finetuning-course"
-    folder.mkdir(exist_ok=True)
-    for notebook in notebooks.glob("*.ipynb"):
-        if not (folder / notebook.name).exists():  # never over a learner's work
-            shutil.copy(notebook, folder)
-    return folder
+def _copies_folder(options: argparse.Namespace) -> Path:
+    from course_utils import working_copies
+
+    return Path(options.folder).resolve() if options.folder else working_copies.default_folder()
+
+
+def _restore(options: argparse.Namespace) -> Result:
+    from course_utils import lessons, working_copies
+
+    copy, kept = working_copies.restore(lessons.find(options.lesson).name, _copies_folder(options))
+    text = f"{copy} is as it was handed out" + (f"; yours is now {kept.name}" if kept else "")
+    return Result(text, {"lesson": copy, "yours": kept})
 
 
 def _run(options: argparse.Namespace) -> Result:

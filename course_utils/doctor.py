@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import assets, hardware, install, memory, models, packaged
+from course_utils.errors import CourseError
 
 GB = 1e9
 # Notebook hosts with less RAM than this kill the kernel in the larger lessons.
@@ -131,8 +132,12 @@ def examine() -> Diagnosis:
     return diagnosis
 
 
-def _laptop() -> Laptop:
-    record, name = assets.read_record("laptop-lessons"), models.TIERS["laptop"].name
+def _laptop() -> Laptop | None:
+    """What the record of the lessons on that tier says of this machine; None if there is no such record."""
+    try:
+        record, name = assets.read_record("laptop-lessons"), models.TIERS["laptop"].name
+    except CourseError:
+        return None
     runs = record["runs"].values()
     needed = max(run["peak_bytes"] for run in runs)
     seconds = [run["run_seconds"] for run in runs]

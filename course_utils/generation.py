@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils.batching import pad_prompts, pad_token_id
 from course_utils.errors import CourseError
+from course_utils.progress import ProgressLine
 from course_utils.scoring import (
     cache_name,
     chat_token_ids,
@@ -18,12 +19,14 @@ from course_utils.scoring import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from course_utils.models import Model
 
 # Prompts with the same instructions begin with the same tokens, which are computed once. Below this many it does not pay.
 SHARED_TOKENS = 32
+PATIENCE = 3.0  # seconds after which progress is shown
 
 # A model's generation configuration may recommend settings that change its distribution; Qwen2.5's has a repetition penalty
 # of 1.05, which makes JSON invalid, as its quotation marks are repetitions. Passed to `generate`, these put it out of force.
@@ -101,12 +104,14 @@ def complete(
     answers: list[list[int]] = [[]] * len(prompts)
     if temperature:
         torch.manual_seed(seed)
+    line = ProgressLine(len(order), "answer", PATIENCE)
     with ready_to_generate(model):
         shared = shared_beginning(prompts)
         shared = shared if shared >= SHARED_TOKENS else 0
         beginning = _beginning(model, prompts[0][:shared]) if shared else None
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
+            watch = _Watch(line, start, len(batch), max_new_tokens)
             ids, mask = pad_prompts([prompts[i] for i in batch], pad_id, shared)
             with torch.no_grad():
                 output = model.generate(
@@ -115,13 +120,30 @@ def complete(
                     max_new_tokens=max_new_tokens,
                     pad_token_id=pad_id,
                     eos_token_id=sorted(stops),
+                    stopping_criteria=[watch],
                     **_repeated(cache_name(model), beginning, len(batch)),
                     **sampling,
                 )
             for i, generated in zip(batch, output[:, ids.shape[1] :].tolist()):
                 end = next((at for at, id in enumerate(generated, 1) if id in stops), len(generated))
                 answers[i] = generated[:end]
+    line.finish()
     return answers
+
+
+class _Watch:
+    """Shows progress after each token; transformers calls it to ask whether to stop, which it never says."""
+
+    def __init__(self, line: ProgressLine, done: int, rows: int, tokens: int) -> None:
+        self.line, self.done, self.rows, self.tokens, self.token = line, done, rows, tokens, 0
+
+    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
+        import torch
+
+        self.token += 1
+        # a batch's answers are ready together; while it runs, their share of the longest length counts
+        self.line.update(self.done + int(self.rows * self.token / self.tokens))
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 @contextmanager

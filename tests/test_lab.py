@@ -1,13 +1,17 @@
 """`course lab` serves the course, and a browser shows notebook 02."""
 
+import asyncio
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 from support import jupyter
+from tornado.websocket import websocket_connect
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="needs the extra `lab`")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -15,7 +19,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, packaged):
-    with jupyter([sys.executable, "-m", "course_utils.cli", "lab"], tmp_path_factory.mktemp("home")) as address:
+    command = [sys.executable, "-m", "course_utils.cli", "lab", "--folder", str(tmp_path_factory.mktemp("lessons"))]
+    command += ["--ServerApp.disable_check_xsrf=True"]  # so that a test may start a terminal
+    with jupyter(command, tmp_path_factory.mktemp("home")) as address:
         yield address
 
 
@@ -23,6 +29,29 @@ def lab(tmp_path_factory, packaged):
 def test_notebook_02_is_served(lab, path):
     with urllib.request.urlopen(lab + path, timeout=60) as answer:
         assert answer.status == 200
+
+
+def test_it_opens_on_the_first_lesson(lab):
+    with urllib.request.urlopen(lab, timeout=60) as answer:
+        assert answer.url.endswith("/lab/tree/01_decision_framework.ipynb")
+
+
+def test_its_terminal_finds_the_command(lab):
+    """The environment of the server need not be active: make starts it by its path."""
+    headers = {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(f"{lab}/api/terminals", b"{}", headers), timeout=60) as answer:
+        name = json.load(answer)["name"]
+    address = f"{lab.replace('http', 'ws')}/terminals/websocket/{name}"
+
+    async def printed():
+        terminal = await websocket_connect(address)
+        await terminal.write_message(json.dumps(["stdin", "command -v course; echo th''e end\r"]))
+        text = ""
+        while "the end" not in text:
+            text += str(json.loads(await asyncio.wait_for(terminal.read_message(), 60))[1:])
+        return text
+
+    assert str(Path(sys.executable).parent / "course") in asyncio.run(printed())
 
 
 @pytest.mark.slow

@@ -287,7 +287,7 @@ class Trainer:
                 self.on_step(self.step, total, self.history)
             if checkpoints and (last or stop or self.step % checkpoint_every == 0):
                 self._save(checkpoints, [*examples, *held_out], stop)
-            progress.update(self.step, last or stop)
+            progress.update(self.step)
             if last or stop:
                 return
 

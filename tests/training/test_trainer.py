@@ -190,7 +190,8 @@ def test_in_a_notebook_the_bar_and_the_curve_are_rewritten_in_place(tokenizer, m
     """IPython's display stood in for; that the built notebook looks right is seen in the browser test."""
     import IPython.display
 
-    from course_utils.training import history as progress
+    from course_utils import progress
+    from course_utils.training import history
 
     shown = []
 
@@ -205,8 +206,9 @@ def test_in_a_notebook_the_bar_and_the_curve_are_rewritten_in_place(tokenizer, m
         shown.append((len({n for n, _ in shown}), html.data))
         return Handle(shown[-1][0])
 
-    monkeypatch.setattr(progress, "in_notebook", lambda: True)
-    monkeypatch.setattr(progress, "CURVE_SECONDS", 0)
+    for module in (progress, history):
+        monkeypatch.setattr(module, "in_notebook", lambda: True)
+    monkeypatch.setattr(history, "CURVE_SECONDS", 0)
     monkeypatch.setattr(progress, "REFRESH_SECONDS", 0)
     monkeypatch.setattr(IPython.display, "display", display)
     run(tokenizer, max_steps=6)
