@@ -13,6 +13,7 @@ training, and another start of the adapter.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -45,7 +46,7 @@ RATES = {
 }
 SWEPT_ON, CHECKED_ON = 160, 66  # training and validation messages of a run "rate"
 BATCH = 8
-ANSWER_TOKENS = 56
+ANSWER_TOKENS, PROMPTED_TOKENS = 56, 72  # an untrained model puts a record on several lines
 
 task = load_task("support_tickets", FIELDS)
 
@@ -54,6 +55,11 @@ def told(prompt: list[dict], examples: list[list[dict]]) -> list[dict]:
     """The prompt with the rules for its system message, and solved examples as earlier turns."""
     turns = [message for example in examples for message in example if message["role"] != "system"]
     return [{"role": "system", "content": RULES}, *turns, prompt[-1]]
+
+
+def without_fence(answer: str) -> str:
+    """The answer without the Markdown fence around it, which any program at work would take off."""
+    return re.sub(r"^```(?:json)?\s*|\s*```$", "", answer.strip())
 
 
 def prompted(size: str, shots: str, seed: int) -> dict:
@@ -71,14 +77,14 @@ def prompted(size: str, shots: str, seed: int) -> dict:
         asked = [told(prompt, pool[:3] if "3" in shots else []) for prompt in prompts]
     started = time.perf_counter()
     if "schema" in shots:
-        answers = generate_in_schema(model, tokenizer, asked, task.schema, ANSWER_TOKENS)
+        answers = generate_in_schema(model, tokenizer, asked, task.schema, PROMPTED_TOKENS)
     else:
-        answers = generate(model, tokenizer, asked, ANSWER_TOKENS, batch_size=10 if "retrieved" in shots else 50)
+        answers = generate(model, tokenizer, asked, PROMPTED_TOKENS, batch_size=10 if "retrieved" in shots else 50)
     seconds = time.perf_counter() - started
     tokens = [len(prompt_token_ids(tokenizer, conversation)) for conversation in asked]
-    right = scores_by_message(task, answers)
+    right = scores_by_message(task, [without_fence(answer) for answer in answers])
     return {
-        "right": right, "answers": answers[:SHOWN], "prompt_tokens": round(sum(tokens) / len(tokens), 1),
+        "right": right, "answers": answers, "fenced": sum(a != without_fence(a) for a in answers), "prompt_tokens": round(sum(tokens) / len(tokens), 1),
         "seconds_a_message": round(seconds / len(asked), 2), "summary": summary(right),
     }  # fmt: skip
 
