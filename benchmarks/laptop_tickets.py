@@ -84,8 +84,9 @@ def prompted(size: str, shots: str, seed: int) -> dict:
     tokens = [len(prompt_token_ids(tokenizer, conversation)) for conversation in asked]
     right = scores_by_message(task, [without_fence(answer) for answer in answers])
     return {
-        "right": right, "answers": answers, "fenced": sum(a != without_fence(a) for a in answers), "prompt_tokens": round(sum(tokens) / len(tokens), 1),
-        "seconds_a_message": round(seconds / len(asked), 2), "summary": summary(right),
+        "right": right, "answers": answers, "fenced": sum(answer != without_fence(answer) for answer in answers),
+        "prompt_tokens": round(sum(tokens) / len(tokens), 1), "seconds_a_message": round(seconds / len(asked), 2),
+        "summary": summary(right),
     }  # fmt: skip
 
 

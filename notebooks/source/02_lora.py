@@ -122,19 +122,22 @@ show.drawing("training-step")
 #
 # We want the model to learn to *answer*, not to write customers' messages. So each token gets a label: its
 # own number if it is to be learned, −100 if not. Here is this {{term:label mask}} for the first training
-# example:
+# example, for the smallest model, which this section uses on every machine:
 
 # %%
+student, student_tokenizer = models.load(tier="cpu", dtype=torch.float32)
+
+
 def ids_and_labels(conversation):
     """Token ids of a conversation, and labels that leave out everything before the answer."""
-    template = tokenizer.apply_chat_template
+    template = student_tokenizer.apply_chat_template
     ids = template(conversation, return_dict=True)["input_ids"]
     prompt = template(conversation[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
     return ids, [-100] * len(prompt) + ids[len(prompt) :]
 
 
 ids, labels = ids_and_labels(task.train[0])
-show.conversation(tokenizer, ids, labels)
+show.conversation(student_tokenizer, ids, labels)
 
 # %% [markdown]
 # Blue marks what the model learns: the answer, and the marker and line break that end it. Without the end
@@ -144,11 +147,8 @@ show.conversation(tokenizer, ids, labels)
 # are the {{term:logits}}; the {{term:softmax}} turns them into probabilities that add up to one. Mind the
 # shift by one: the scores at position 5 are about the token at position 6, because the model predicts what
 # comes *next*. So look up each token's probability one position before it.
-#
-# This section uses the smallest model on every machine, in 32-bit numbers.
 
 # %%
-student, _ = models.load(tier="cpu", dtype=torch.float32)
 tokens = torch.tensor([ids], device=student.device)
 with torch.no_grad():
     logits = student(tokens).logits[0]                     # (positions, vocabulary)
@@ -159,7 +159,7 @@ loss_per_token = -right_next.log()
 # %%
 first = labels.count(-100)                                 # where the answer begins
 show.table([
-    {"next token": tokenizer.decode([ids[i]]).replace(" ", "␣"),
+    {"next token": student_tokenizer.decode([ids[i]]).replace(" ", "␣"),
      "probability, %": 100 * right_next[i - 1].item(),
      "loss = −ln(probability)": loss_per_token[i - 1].item()}
     for i in range(first, first + 6)
