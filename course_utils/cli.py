@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options, extra_arguments = parser.parse_known_args(arguments)
     if extra_arguments and options.command != "lab":
-        parser.error(f"unknown: {' '.join(extra_arguments)}")
+        extra, name = " ".join(extra_arguments), options.command
+        parser.error(f"{name} does not take {extra}; `course {name} --help` says what it takes")
     options.extra_arguments = extra_arguments
     try:
         result: Result | None = options.run(options)
@@ -255,7 +256,10 @@ def _report_data(options: argparse.Namespace) -> Result:
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
     columns = _columns(options.map)
     report = validate(options.file, options.kind, options.target, tokenizer, options.max_tokens, columns)
-    return Result(report, report.as_dict(), 0 if report.ok else 1)
+    text = str(report)
+    if report.counts.get("unknown_shape"):
+        text += "\n  A table of messages and labels? `course clean-script` writes the script that makes a data set of it"
+    return Result(text, report.as_dict(), 0 if report.ok else 1)
 
 
 def _fix_data(options: argparse.Namespace) -> Result:

@@ -272,6 +272,15 @@ def test_run_and_build_tell_programs_what_they_did(capsys, monkeypatch, tmp_path
     assert told(capsys, "build", "--check", "02")[0] == {"stale": []}
 
 
+def test_what_a_command_does_not_take_is_named(capsys):
+    from course_utils import cli
+
+    with pytest.raises(SystemExit) as end:
+        cli.main(["doctor", "extra", "--more"])
+    assert end.value.code == 2
+    assert "doctor does not take extra --more; `course doctor --help` says what it takes" in capsys.readouterr().err
+
+
 def test_fetch_and_serve_tell_programs_where_it_is(capsys, monkeypatch, tmp_path):
     from course_utils.openai_server import serving
 

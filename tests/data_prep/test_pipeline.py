@@ -293,6 +293,15 @@ def test_check_data_says_what_is_wrong_and_exits_with_one(export, capsys):
     assert "line 62" in out
 
 
+def test_check_data_sends_whoever_has_a_table_to_the_script_for_tables(tmp_path, capsys):
+    table = tmp_path / "notes.csv"
+    table.write_text("id,text,label\n1,hello there,question\n2,my lamp broke,defect\n")
+    assert cli.main(["check-data", str(table)]) == 1
+    assert "course clean-script" in capsys.readouterr().out.splitlines()[-1]
+    cli.main(["check-data", str(write(tmp_path, rows()))])
+    assert "clean-script" not in capsys.readouterr().out
+
+
 def test_check_data_on_a_good_file(tmp_path, capsys):
     assert cli.main(["check-data", str(write(tmp_path, rows()))]) == 0
     assert "60 chat rows, 0 errors, 0 warnings" in capsys.readouterr().out
