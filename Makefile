@@ -17,7 +17,7 @@ OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_
 # The old versions convert the CPU model themselves: they once wrote another tokenizer than the new ones.
 OLDEST_CACHE = $(abspath $(VENV)-oldest)/course-cache
 
-.PHONY: lab lint facts test test-quick test-notebooks test-oldest test-oldest-all notebooks readme book bench soak gpu colab clean
+.PHONY: lab lint facts test test-quick test-notebooks test-oldest test-oldest-all notebooks readme book bench laptop soak gpu colab clean
 
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
@@ -90,6 +90,14 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/grading.py
 	$(BIN)/course book --live --out build/book
 	$(BIN)/python benchmarks/page_python.py build/book
+
+# What models that people deploy make of the lessons' tasks: tens of hours on two cores, run by run; goes on where it was cut off.
+# Writes dated records and README's figure.
+laptop: $(VENV)/.test
+	$(BIN)/course fetch laptop
+	$(BIN)/course fetch Qwen/Qwen2.5-Coder-1.5B-Instruct
+	for name in tickets preferences rewards questions judge service lessons figure; do \
+		$(BIN)/python benchmarks/laptop_$$name.py || exit 1; done
 
 # What only a real GPU can say (benchmarks/gpu.py): memory, all lessons, speed, learning rates. Nothing else may be on it. Writes a
 # dated record; goes on where it was cut off.
