@@ -75,12 +75,12 @@ def prompted(size: str, shots: str, seed: int) -> dict:
         asked = [told(prompt, [by_id[hit.id] for hit in reversed(found)]) for prompt, found in zip(prompts, hits)]
     else:
         asked = [told(prompt, pool[:3] if "3" in shots else []) for prompt in prompts]
-    started = time.perf_counter()
+    started = time.process_time()
     if "schema" in shots:
         answers = generate_in_schema(model, tokenizer, asked, task.schema, PROMPTED_TOKENS)
     else:
         answers = generate(model, tokenizer, asked, PROMPTED_TOKENS, batch_size=10 if "retrieved" in shots else 50)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     tokens = [len(prompt_token_ids(tokenizer, conversation)) for conversation in asked]
     right = scores_by_message(task, [without_fence(answer) for answer in answers])
     return {
@@ -105,17 +105,17 @@ def trained(size: str, method: str, examples: int, rate: float | None, seed: int
         model, tokenizer = models.load(MODELS[size], quantization="nf4" if method == "QLoRA" else None)
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     settings = training.Settings(learning_rate=rate, batch_size=BATCH, warmup_steps=4, seed=seed)
-    started = time.perf_counter()
+    started = time.process_time()
     with memory.track("training") as report:
         history = training.fit(model, tokenizer, rows, task.validation, settings=settings)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     if method == "LoRA":
         model = model.merge_and_unload()
     elif method == "full":
         model = model.to(torch.bfloat16)
-    started = time.perf_counter()
+    started = time.process_time()
     answers = generate(model, tokenizer, task.prompts(split), ANSWER_TOKENS, batch_size=50)
-    answering = time.perf_counter() - started
+    answering = time.process_time() - started
     right = scores_by_message(task, answers, split)
     return {
         "rate": rate, "examples": examples, "training_seconds": round(seconds),
