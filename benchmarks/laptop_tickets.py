@@ -41,7 +41,7 @@ SEEDS = (0, 1, 2)
 SIZES = (80, 240, 540)
 RATES = {
     "135M": {"LoRA": (5e-4, 1e-3, 2e-3)},
-    "0.5B": {"LoRA": (1e-4, 2e-4, 4e-4), "full": (1e-5, 3e-5, 1e-4)},
+    "0.5B": {"LoRA": (1e-4, 2e-4, 4e-4, 8e-4), "full": (1e-5, 3e-5, 1e-4)},
     "1.5B": {"LoRA": (2e-4,)},
 }
 SWEPT_ON = 80  # training messages of a run "rate"
