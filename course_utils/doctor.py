@@ -152,7 +152,7 @@ def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     name = models.TIERS[device.tier].name
-    if models.hub_model_ready(name):
+    if models.is_ready(name):
         return True
     needed = 2 * memory.count_parameters(name, 16).base
     if (free := _free_on_disk_of(Path(HF_HUB_CACHE))) < 1.1 * needed:

@@ -376,3 +376,12 @@ def test_the_commands_that_lessons_print_can_be_typed(capsys):
     assert len(found) >= 3
     for command in found:
         cli._parser().parse_args([word for word in shlex.split(command)[1:] if word != "…"])
+
+
+def test_doctor_knows_a_model_that_came_from_the_index(monkeypatch):
+    monkeypatch.setenv(hardware.TIER, "laptop")
+    monkeypatch.setattr(models, "hub_model_ready", lambda name: False)
+    for ready in (False, True):
+        monkeypatch.setattr(packaged.PackagedModel, "is_ready", lambda _, ready=ready: ready)
+        line = next(line for line in str(doctor.examine()).splitlines() if line.startswith("lessons"))
+        assert models.TIERS["laptop"].name in line and ("not fetched yet" not in line) == ready
