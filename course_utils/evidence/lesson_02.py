@@ -163,6 +163,50 @@ def recorded_scores() -> dict[str, str]:
     return {"valid record": written("valid format")} | {field: written(name) for field, name in fields.items()}
 
 
+# -- the rivals, recorded ---------------------------------------------------------------------------------------------------
+
+WAYS = {
+    "rules": "rules in the prompt",
+    "rules + 3": "rules and three solved tickets",
+    "rules + 8 retrieved": "rules and the eight most similar solved tickets",
+    "rules, in the schema": "rules, decoded under the schema",
+    "LoRA, 80": "trained on 80 tickets",
+    "LoRA, 240": "trained on 240 tickets",
+    "LoRA, 540": "trained on 540 tickets",
+}
+MEASURES = ("valid", "category", "escalation", "product", "order_id", "all fields")
+MODEL_NAMES = {"135M": "SmolLM2-135M", "0.5B": "Qwen2.5-Coder-0.5B", "1.5B": "Qwen2.5-Coder-1.5B"}
+
+
+def rivals_table(ways: Sequence[str] = tuple(WAYS)) -> Table:
+    """Percent right on the hundred test messages, for each model and way, and for the most common value.
+
+    Means over the seeds that are recorded; "all fields" with its 95 % interval.
+    """
+    record = assets.read_record("laptop-tickets")
+    guesses = {field: f"{100 * share:.0f}" for field, share in record["most common"].items()}
+    rows: dict[str, dict[str, Any]] = {"no model: always the most common value": {"valid": None, **guesses}}
+    for size, model in MODEL_NAMES.items():
+        for way in ways:
+            names = [f"{size} | {way} | {seed}" for seed in record["seeds"]]
+            runs = [record["runs"][name]["right"] for name in names if name in record["runs"]]
+            if runs:
+                scores = {measure: evaluation.over_seeds([run[measure] for run in runs]) for measure in MEASURES}
+                rows[f"{model}, {WAYS[way]}"] = {
+                    measure: str(score) if measure == "all fields" else f"{100 * score.value:.0f}"
+                    for measure, score in scores.items()
+                }
+    caption = f"Recorded {record['date']}: percent right of 100 test messages; means of up to {len(record['seeds'])} seeds"
+    return Table(rows, caption, "model and way", "")
+
+
+def beside_rivals(yours: Mapping[str, float]) -> Table:
+    """Your model's shares of the test set (name → share), above the recorded ones of what was trained on 240 tickets."""
+    recorded = rivals_table(("LoRA, 240",))
+    rows = {"your model": {measure: f"{100 * yours[measure]:.0f}" for measure in MEASURES}, **recorded.rows}
+    return Table(rows, recorded.caption, "model and way", "your model")
+
+
 # -- the rival that needs no training ---------------------------------------------------------------------------------------
 
 RULES = {
