@@ -13,7 +13,7 @@
 #
 # A program can file this message only if it gets one JSON record and no chatter, and a small language model chats. In this
 # lesson you'll train a model with 135 million parameters on solved tickets, on your own computer, until it writes the record.
-# What it learns goes into an *adapter*, a file of 20 MB, so the model itself stays as it was.
+# Training writes an *adapter*, a file of 20 MB, and leaves the model itself as it was.
 #
 # By the end you'll be able to
 #
@@ -54,7 +54,8 @@ print(open("train.jsonl").readline())
 # %% [markdown]
 # You now have three files with a solved ticket on each line. The `prompt` is what your program will send, and the
 # `completion` is the reply you want. You'll train on `train.jsonl`, make choices on `validation.jsonl`, and look at
-# `test.jsonl` once, at the end. Files of your own in this form work everywhere below.
+# `test.jsonl` once, at the end. The training cell of section 2 reads any file in this form; to score yours, you also need a
+# schema of your own record.
 
 # %% [markdown]
 # ## 1 · Would a good prompt be enough?
@@ -110,18 +111,18 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
     print(f"{name}, {tokens} tokens: {write_replies(model, [prompt])[0]}")
 
 # %% [markdown]
-# The long prompt gets you a record. Look at what it costs, because you'd pay for its tokens on every call, and at which
-# fields are right. One reply tells you little; the table in section 2 scores the same prompt on a hundred messages.
+# Here the long prompt gets you a record. Look at what it costs, because you'd pay for its tokens on every call, and at which
+# fields are right. One reply tells you little, so the table in section 2 scores such a prompt on a hundred messages.
 #
-# Two other ways need no training either. A server can hold any model to the *form* by decoding under a schema (lesson 01),
-# and the eight most similar solved tickets make a better prompt than any three. Both are in that table too.
+# Two other ways need no training either: a server can hold any model to the *form* by decoding under a schema (lesson 01),
+# and a prompt can show the eight solved tickets most similar to the message. That table has both.
 
 # %% [markdown]
 # ## 2 · The whole job, in one program
 #
 # Take this program to work. It trains an adapter on `train.jsonl`, watches its loss on `validation.jsonl`, saves it, and
-# answers the validation messages with it. It needs `pip install trl peft`, and nothing from this course but the name of the
-# model and the kind of machine.
+# answers the validation messages with it. It needs `pip install trl peft`; from this course it takes only the model, the
+# settings that suit your machine, and the record's schema.
 #
 # Before you run it, write down a guess: of 66 replies, how many will be valid records, and how many right in every field?
 
@@ -135,7 +136,7 @@ adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type
 settings = SFTConfig(
     output_dir="checkpoints", learning_rate=plan.learning_rate, num_train_epochs=1, warmup_steps=5,
     per_device_train_batch_size=plan.batch_size, gradient_checkpointing=False,
-    eval_strategy="steps", eval_steps=0.5, logging_steps=5, save_strategy="no", report_to="none",
+    eval_strategy="steps", eval_steps=0.5, eval_on_start=True, logging_steps=5, save_strategy="no", report_to="none",
     model_init_kwargs={"dtype": device.torch_dtype()}, use_cpu=device.kind == "cpu",
     bf16=device.dtype == "bfloat16", fp16=device.dtype == "float16",
 )
@@ -173,7 +174,8 @@ validation.drop(columns="reply").mean()
 
 # %% [markdown]
 # In TRL's table, follow the two loss columns: section 3 shows what a loss is, and both should fall. Then look at the scores.
-# The form comes first, copying follows, and judgement takes longest: *category* and *escalation* have to be understood.
+# *Valid* counts records in the right form with allowed values. Product and order number have to be copied, while category and
+# escalation have to be understood.
 #
 # Read five replies beside the right ones, because a mean hides how a model fails:
 
@@ -196,8 +198,8 @@ evidence.lesson_02.rivals_table()
 # TEXT: what the record says (0.5B: 8 retrieved 31 %, LoRA 240 45 %, 540 58 %; 1.5B to come; majority row). Decide: if values only
 # have to be copied, a larger model and a prompt; if the answer depends on your rules, train.
 #
-# `escalation` deserves a second look. A program that always says "none" is right for seven messages in ten, so a share near
-# 70 % says little. Count the cases you care about instead:
+# `escalation` deserves a second look. A program that always says "none" is right for seven messages in ten, and the 0.5B stays
+# below that until it has seen 540 tickets. Count the cases you care about instead:
 
 # %%
 solutions = task.references("validation")
@@ -208,14 +210,14 @@ pd.crosstab(
 )
 
 # %% [markdown]
-# A missed danger and a false alarm don't cost the same, and only a person can say what each costs. Until the first row is good
-# enough, don't let this field decide alone; more *urgent* tickets in `train.jsonl` are what it needs (lesson 05).
+# A missed danger and a false alarm don't cost the same, and only a person can say what each costs. Until the row `urgent = True` is
+# good enough, don't let this field decide alone, and add urgent tickets to `train.jsonl` (lesson 05).
 #
 # When you swap in your own files, these are the settings to look at:
 #
 # | setting | what it does | what to change |
 # | --- | --- | --- |
-# | `learning_rate` | sets the size of each step | a tenth of this for 7B models; section 6 finds it by measuring |
+# | `learning_rate` | sets the size of each step | about 2e-4 for 7B models; section 6 finds it by measuring |
 # | `per_device_train_batch_size` | averages this many tickets for a step | raise it if memory allows |
 # | `num_train_epochs` | how often the file is read | watch the validation loss when you raise it (section 8) |
 # | `warmup_steps` | raises the rate from zero over the first steps; afterwards TRL lowers it to zero in a straight line | leave it |
@@ -276,13 +278,12 @@ log_probability = logits.log_softmax(dim=-1)
 losses = torch.stack([-log_probability[i - 1, ids[i]] for i in range(first, len(ids))])
 print(pd.DataFrame({
     "token": [student_tokenizer.decode(id) for id in ids[first:]], "probability, %": 100 * (-losses).exp(), "loss": losses
-}).head(6))
+}).to_string(index=False))
 print(f"mean {losses.mean():.4f}; by transformers {student(ids[None], labels=labels[None]).loss:.4f}")
 
 # %% [markdown]
 # The opening brace is the biggest surprise, because the untrained model expects a word there. Colons and quotation marks cost
-# little, since the model has seen plenty of JSON. Most of the loss comes from what you want to teach: that there is a record at
-# all, what its fields are called, and which label fits. Training lowers the mean over the answer's tokens.
+# little, since the model has seen plenty of JSON. Field names and labels cost most, and those are what you want to teach. Training lowers the mean over the answer's tokens.
 #
 # ### Which way is down? One weight moves
 #
@@ -321,8 +322,8 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 # 7 billion weights takes 7 × 16 = 112 GB before it reads the first ticket if all of it is trained, and 7 × 2 = 14 GB if it's
 # frozen. LoRA freezes it and trains something small beside it.
 #
-# **How can something small be enough?** The model already knows English, JSON and what a refund is about. What it lacks is a
-# habit, which may need few changes, each applied in many places.
+# **How can something small be enough?** The model already knows English, JSON and what a refund is about. It lacks only a
+# habit, and a habit may need few changes, each applied in many places.
 #
 # A {{term:linear layer}} multiplies its input $x$ by a matrix $W_0$. Training would replace $W_0$ with $W_0 + \Delta W$. LoRA (Hu et
 # al., 2021) leaves $W_0$ alone and writes the difference as a product of two thin matrices, so that the layer's output is
@@ -458,7 +459,7 @@ evidence.card("L1")
 # | decision | do | why |
 # | --- | --- | --- |
 # | learning rate | measure it: three or four rates, a factor of 2 to 3 apart | it decides whether anything is learned |
-# | which layers | all linear layers | attention alone, at equal size, forgets more here and learns less in large studies |
+# | which layers | all linear layers | attention alone, at equal size, forgot more in our runs; large studies find it also learns less |
 # | rank | 16; more only when much data stops helping | rank 1 to 64 learn the same in short runs |
 # | alpha | 2 × rank, and leave it | it does the same job as the rate |
 # | epochs | as many as the validation loss falls | section 8 shows what too many do |
@@ -467,7 +468,7 @@ evidence.card("L1")
 # **Find the rate by measuring.** Start a fresh adapter at each rate, train ten steps, and look at the validation loss:
 
 # %%
-rates = [plan.learning_rate * factor for factor in (0.1, 0.5, 1, 4)]
+rates = [plan.learning_rate * factor for factor in (0.1, 0.3, 1, 3)]
 measured = {}
 for rate in rates:
     short = training.Settings(learning_rate=rate, batch_size=4, max_steps=10, warmup_steps=2)
@@ -587,8 +588,8 @@ merged = typo.unload()
 # {{term:mixture of experts}}: `"all-linear"` leaves the experts of gpt-oss and Qwen3.5-MoE without adapters, because they aren't
 # linear layers there (transformers 5.24, PEFT 0.21).
 #
-# **The end marker masked.** Where a tokenizer pads with its end marker, as this one does, code that masks labels by the padding's
-# id masks the end of every answer too, and the model never stops. TRL masks by position.
+# **The end marker masked.** SmolLM2's tokenizer pads with its end marker. Code that masks labels by the padding's id then masks
+# the end of every answer too, and the model never stops. (TRL masks by position.)
 #
 # **An adapter that won't train on.** `PeftModel.from_pretrained(base, "ticket-adapter")` loads it frozen: the loss stands still.
 # To continue training, pass `is_trainable=True`.
@@ -623,7 +624,7 @@ final = score(tuned, test).drop(columns="reply").mean()
 evidence.lesson_02.beside_rivals(final)
 
 # %% [markdown]
-# > **How far to trust these numbers.** A hundred test messages: a share of 80 % is compatible with anything from 71 to 87. The recorded
+# > **How far to trust these numbers.** On a hundred test messages a share of 80 % is compatible with anything from 71 to 87. The recorded
 # > rows are means of three seeds; yours is one run. The messages are invented, more articulate than a real inbox, and 30 % of them
 # > urgent. The test set has been looked at while this lesson was written, so its scores may be a little kind.
 #
