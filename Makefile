@@ -91,7 +91,7 @@ bench: $(VENV)/.test
 	$(BIN)/course book --live --out build/book
 	$(BIN)/python benchmarks/page_python.py build/book
 
-# What models that people deploy make of the lessons' tasks: tens of hours on two cores, run by run; goes on where it was cut off.
+# What models that people deploy make of the lessons' tasks: a day on two cores, run by run; goes on where it was cut off.
 # Writes dated records and README's figure.
 laptop: $(VENV)/.test
 	$(BIN)/course fetch laptop

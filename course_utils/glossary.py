@@ -40,12 +40,6 @@ class Term:
     lesson: str
     forms: tuple[str, ...] = ()
 
-    @property
-    def synonyms(self) -> tuple[str, ...]:
-        """Its other names, which somebody may search for: forms that are more than a plural or another spelling."""
-        begin = self.name[:4].lower()
-        return tuple(form for form in self.forms if form[:4].lower() != begin)
-
 
 @cache
 def terms() -> dict[str, Term]:

@@ -37,8 +37,6 @@ class ModelChoice:
 
 
 TIERS = {name: ModelChoice(row["model"], row["licence"], row["note"]) for name, row in facts.table("tiers").items()}
-
-
 PACKAGED = packaged.MODELS["SmolLM2-135M-Instruct"]  # the CPU tier's
 
 
@@ -169,11 +167,6 @@ def configuration(name: str) -> PreTrainedConfig:
             return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise CourseError(_hub_message(name, error)) from error
-
-
-def packaged_model_ready() -> bool:
-    """Return whether the complete packaged CPU model is on this machine; nothing is fetched or written."""
-    return PACKAGED.is_ready()
 
 
 def prepare_packaged_model(report: Callable[[str], None] = print) -> Path:

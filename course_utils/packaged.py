@@ -289,8 +289,8 @@ def convert(gguf_file: str, folder: str, tied: bool) -> None:
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(target)
     tokenizer = _tokenizer(reader)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    GenerationConfig(bos_token_id=tokenizer.bos_token_id, **ends).save_pretrained(target)
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    GenerationConfig(**ids).save_pretrained(target)
     tokenizer.save_pretrained(target)
 
 

@@ -151,3 +151,22 @@ def solution_lines(source):
     stub = strip_solution(source).splitlines()
     lines = [line.strip() for line in source.splitlines() if line not in stub]
     return [line for line in lines if line and not line.startswith(("###", "import ", "from "))]
+
+
+def write_page(folder, with_python=True):
+    """Write a page with all calculators and all exercises of the book, and its static files; returns the page."""
+    from course_utils import pages
+    from course_utils.exercises import EXERCISES
+    from course_utils.publishing import calculators, pyodide
+
+    calculators.write_static(folder, pyodide.prepare() if with_python else None)
+    parts = {id: calculators.exercise_fragment(id, statement=True) for id in EXERCISES}
+    text = pages.render(
+        "publishing/templates/in_browser.html.j2",
+        head=calculators.head(),
+        calculators=[(part.title, calculators.fragment(id)) for id, part in calculators.CALCULATORS.items()],
+        exercises=[(EXERCISES[id].title, part) for id, part in parts.items()],
+    )
+    page = folder / "index.html"
+    page.write_text(text, encoding="utf-8")
+    return page

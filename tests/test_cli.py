@@ -67,7 +67,7 @@ def test_doctor_advises_in_one_line(monkeypatch, changes, advice):
 
 
 def test_doctor_on_a_gpu_does_not_send_for_the_cpus_model(monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "packaged_model_ready", lambda: False)
+    monkeypatch.setattr(packaged.PackagedModel, "is_ready", lambda _: False)
     monkeypatch.setattr(models, "hub_model_ready", lambda name: False, raising=False)
     found = diagnose(monkeypatch)
     assert not any("course fetch" in line for line in found.advice)

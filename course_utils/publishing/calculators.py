@@ -5,7 +5,6 @@
     head()                      for the page's head: style sheet and script
     fragment("memory")          where the calculator is to stand
     exercise_fragment("lora-3") where the exercise is to stand: an editor, a check, a diagnosis and a hint
-    write_page(folder)          a page with everything, for trying it without a book
 
 It knows nothing of the book that it stands in. The page's Python is started at the first change, in a worker, and runs
 `course_utils.in_browser`; the files can lie on any static host. From `file://`, where a browser starts no worker, the answer
@@ -235,17 +234,3 @@ def exercise_fragment(id: str, statement: bool = False) -> Markup:
             hint=" ".join(exercise.hint.split()),
         )
     )
-
-
-def write_page(folder: Path, with_python: bool = True) -> Path:
-    """Write a page with all calculators and all exercises, and its static files; returns the page."""
-    write_static(folder, pyodide.prepare() if with_python else None)
-    page = folder / "index.html"
-    text = pages.render(
-        "publishing/templates/in_browser.html.j2",
-        head=head(),
-        calculators=[(calculator.title, fragment(id)) for id, calculator in CALCULATORS.items()],
-        exercises=[(exercise.title, exercise_fragment(id, statement=True)) for id, exercise in EXERCISES.items()],
-    )
-    page.write_text(text, encoding="utf-8")
-    return page

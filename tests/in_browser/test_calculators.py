@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 from drawn import choices
-from support import solution_lines
+from support import solution_lines, write_page
 
 from course_utils import costs, decision, in_browser, memory
 from course_utils.errors import CourseError
@@ -199,7 +199,7 @@ class Controls(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    return calculators.write_page(tmp_path_factory.mktemp("page"), with_python=False)
+    return write_page(tmp_path_factory.mktemp("page"), with_python=False)
 
 
 def test_every_control_of_the_page_has_a_label_of_its_own(page):

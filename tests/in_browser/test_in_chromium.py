@@ -11,13 +11,12 @@ import time
 
 import pytest
 from drawn import choices
-from support import wait_until
+from support import wait_until, write_page
 
 from course_utils import in_browser
 from course_utils.exercises import EXERCISES, checking
 from course_utils.exercises.drawing import Draws
 from course_utils.in_browser import calculate
-from course_utils.publishing import calculators
 from course_utils.show.calculators import CALCULATORS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -43,7 +42,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def folder(tmp_path_factory):
     """Folder with the page and all it needs."""
     folder = tmp_path_factory.mktemp("page")
-    calculators.write_page(folder)
+    write_page(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ import zipfile
 from html import unescape
 
 import pytest
-from support import wait_until
+from support import wait_until, write_page
 from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
 from course_utils import in_browser, lessons
@@ -404,7 +404,7 @@ class TestAReturningVisitor:
             for name, archive in versions.items():
                 monkeypatch.setattr(calculators, "archive", lambda archive=archive: archive)
                 shutil.rmtree(site, ignore_errors=True)
-                calculators.write_page(site)
+                write_page(site)
                 asked.clear()
                 there = room(someone.go("index.html"), "calculator", "memory")
                 there.get_by_label("Method").select_option('"lora"')
