@@ -1,10 +1,10 @@
-"""Lesson 02: what the recorded sweep must still say, prompts with rules, and escalations counted."""
+"""Lesson 02: what the recorded sweep and the recorded tickets must still say."""
 
 import pytest
 
-from course_utils.data_prep import load_task
+from course_utils import assets, evaluation
 from course_utils.evidence import lesson_02
-from course_utils.evidence.lesson_02 import LORA, average, best_full, fields_right, over_seeds, truncation
+from course_utils.evidence.lesson_02 import LORA, average, best_full, fields_right, over_seeds
 
 ATTENTION = "attention only, equal size"
 
@@ -47,10 +47,6 @@ FINDINGS = {
     "whoever has learned the task answers small talk with records": lambda: all(
         share >= 0.9 for run in learned() for share in over_seeds(run, "records_for_questions")
     ),
-    "sixteen directions keep the gain, one most of it": lambda: (
-        min(half["rank 16"] for half in truncation()) >= 0.95
-        and [round(100 * half["rank 1"]) for half in truncation()] == [87, 77]
-    ),
 }
 
 
@@ -59,17 +55,38 @@ def test_the_sweep_bears(finding):
     assert FINDINGS[finding]()
 
 
-def test_escalations_are_counted_by_what_became_of_them():
-    right = [{"escalation": value} for value in ("danger", "money", "legal", "none", "none", "none")]
-    said = [{"escalation": "danger"}, {"escalation": "legal"}, None, {"escalation": "money"}, {"escalation": "none"}, None]
-    rows = lesson_02.alarms(said, right).rows
-    assert len(rows) == 6 and {(row["messages"], row["of"]) for row in rows.values()} == {(1, 3)}
+def share(run):
+    """Mean over seeds and messages of "all fields" in the recorded tickets."""
+    record = assets.read_record("laptop-tickets")
+    rows = [record["runs"][f"{run} | {seed}"] for seed in record["seeds"] if f"{run} | {seed}" in record["runs"]]
+    return evaluation.over_seeds([row["right"]["all fields"] for row in rows]).value
 
 
-def test_a_prompt_with_rules_holds_the_fields_and_solved_examples():
-    task = load_task("support_tickets", ["category", "order_id"])
-    (prompt,) = lesson_02.with_rules(task, task.prompts("validation")[:1])
-    assert [message["role"] for message in prompt] == ["system", *["user", "assistant"] * 3, "user"]
-    assert "category: one of" in prompt[0]["content"] and "order_id:" in prompt[0]["content"]
-    assert "product" not in prompt[0]["content"]
-    assert prompt[-1] == task.validation[0][1] and prompt[2] == task.train[0][-1]
+TICKETS = {
+    "on the small model no prompt gets one message in ten right, and 540 tickets do": lambda: (
+        max(share("135M | rules + 3"), share("135M | rules + 8 retrieved"), share("135M | rules, in the schema"))
+        < 0.1
+        < share("135M | LoRA, 540")
+    ),
+    "eight retrieved tickets beat training on 80": lambda: share("0.5B | rules + 8 retrieved") > share("0.5B | LoRA, 80"),
+    "240 tickets beat the best prompt": lambda: share("0.5B | LoRA, 240") > share("0.5B | rules + 8 retrieved"),
+    "the larger model with that prompt does about as well": lambda: (
+        abs(share("1.5B | rules + 8 retrieved") - share("0.5B | LoRA, 240")) < 0.1
+    ),
+    "540 are ahead of both": lambda: share("0.5B | LoRA, 540") > share("1.5B | rules + 8 retrieved") + 0.05,
+}
+
+
+@pytest.mark.parametrize("finding", TICKETS)
+def test_the_recorded_tickets_bear(finding):
+    assert TICKETS[finding]()
+
+
+def test_the_table_of_rivals_has_a_row_for_each_recorded_way():
+    rows = lesson_02.rivals_table().rows
+    assert next(iter(rows)).startswith("no model")
+    assert rows["Qwen2.5-Coder-0.5B, rules and three solved tickets"]["all fields"].startswith("1")
+    mine = dict.fromkeys(lesson_02.MEASURES, 0.5)
+    assert next(iter(lesson_02.beside_rivals(mine).rows.items())) == (
+        "your model", {"seeds": "1", "tokens": None} | dict.fromkeys(lesson_02.MEASURES, "50")
+    )  # fmt: skip
