@@ -42,8 +42,8 @@ def write_results(name: str, results: dict, device: hardware.Device | None = Non
 def run_missing(name: str, jobs: Mapping[str, Callable[[], dict]], shared: dict) -> Path:
     """Run the jobs that the newest record of `name` does not have, and write the record anew after each.
 
-    A benchmark of many hours can so be cut off at any time, go on on another day, and get more jobs later. Each run says
-    when and on which machine it was measured.
+    A benchmark of many hours can so be cut off at any time, go on on another day, and get more jobs later; two processes
+    may each run a part of its jobs. Each run says when and on which machine it was measured.
 
     Args:
         name: name of the record.
@@ -53,16 +53,15 @@ def run_missing(name: str, jobs: Mapping[str, Callable[[], dict]], shared: dict)
     import psutil
     import torch
 
-    runs: dict = {}
-    earlier = sorted(RECORDS.glob(f"{name}-[0-9]*.json"))
-    if earlier:
-        runs = json.loads(earlier[-1].read_text(encoding="utf-8"))["runs"]
-    file = earlier[-1] if earlier else RECORDS
+    def recorded() -> tuple[list[Path], dict]:
+        files = sorted(RECORDS.glob(f"{name}-[0-9]*.json"))
+        return files, json.loads(files[-1].read_text(encoding="utf-8"))["runs"] if files else {}
+
     for job, measure in jobs.items():
-        if job in runs:
+        if job in recorded()[1]:
             continue
         device, started = hardware.detect(), time.perf_counter()
-        runs[job] = measure() | {
+        result = measure() | {
             "measured": {
                 "date": date.today().isoformat(),
                 "machine": f"{device.name}, {device.cores} cores",
@@ -72,12 +71,13 @@ def run_missing(name: str, jobs: Mapping[str, Callable[[], dict]], shared: dict)
                 "resident_mb": round(psutil.Process().memory_info().rss / 1e6),  # of the process, after it
             }
         }
-        print(job, {key: value for key, value in runs[job].items() if isinstance(value, int | float | str)}, flush=True)
-        file = write_results(name, {**shared, "runs": runs})
+        print(job, {key: value for key, value in result.items() if isinstance(value, int | float | str)}, flush=True)
+        earlier, runs = recorded()  # read again: another process may have recorded something meanwhile
+        file = write_results(name, {**shared, "runs": runs | {job: result}})
         for old in earlier:
             if old != file:
                 old.unlink(missing_ok=True)  # the new record has all of its runs
-    return file
+    return (recorded()[0] or [RECORDS])[-1]
 
 
 def picture(stem: str) -> str:

@@ -248,7 +248,7 @@ def judge(size: str, name: str, rows: Sequence[dict], seed: int = 0) -> Verdicts
     """Let a model judge some rows in one form."""
     model, tokenizer = loaded(size)
     asked = prompts(name, rows, seed)
-    started = time.perf_counter()
+    started = time.process_time()
     if FORMS[name].asks_category:
         table = judging.next_word(model, tokenizer, asked, CATEGORIES)
         own = [CATEGORIES.index(label_noise.label_of(row, LABEL)) for row in rows]
@@ -257,7 +257,7 @@ def judge(size: str, name: str, rows: Sequence[dict], seed: int = 0) -> Verdicts
     else:
         scores = [yes for yes, _ in judging.next_word(model, tokenizer, asked, ("yes", "no"))]
         keeps = [score > 0.5 for score in scores]
-    seconds = (time.perf_counter() - started) / len(rows)
+    seconds = (time.process_time() - started) / len(rows)
     measured = {**count_tokens(tokenizer, asked), "seconds_a_row": round(seconds, 2)}
     return Verdicts([round(score, 5) for score in scores], keeps, measured)
 
@@ -428,9 +428,9 @@ def judge_in_writing(size: str) -> dict:
     """Return how far a written yes or no agrees with the reader, and with the probabilities of the two words."""
     material, name = load_material(), best_yes_or_no(size)
     model, tokenizer = loaded(size)
-    started = time.perf_counter()
+    started = time.process_time()
     written = generate(model, tokenizer, prompts(name, material.by_hand), max_new_tokens=4)
-    seconds = (time.perf_counter() - started) / len(written)
+    seconds = (time.process_time() - started) / len(written)
     read = [read_verdict(text) for text in written]
     by_probability = judge(size, name, material.by_hand).keeps
     found = agreement([verdict is True for verdict in read], material.keep)  # what can't be read isn't accepted
@@ -467,9 +467,9 @@ def judge_with_marks(size: str) -> dict:
 
 def give_marks(size: str, rows: Sequence[dict]) -> tuple[list[judging.Verdict], float]:
     """Return a model's marks and reasons, written in the form of `judging.SCHEMA`, and the seconds that a row took."""
-    started = time.perf_counter()
+    started = time.process_time()
     written = generate_in_schema(*loaded(size), mark_prompts(rows), MARK_SCHEMA, MARK_TOKENS)
-    return [read_mark(text) for text in written], round((time.perf_counter() - started) / len(rows), 2)
+    return [read_mark(text) for text in written], round((time.process_time() - started) / len(rows), 2)
 
 
 def read_mark(text: str) -> judging.Verdict:

@@ -138,12 +138,12 @@ def measure(
         answers and a summary.
     """
     asked = prompts(form, questions, source)
-    started = time.perf_counter()
+    started = time.process_time()
     if form.endswith("structured"):
         answers = generate_in_schema(model, tokenizer, asked, STRUCTURED, ANSWER_TOKENS + MORE_IN_SCHEMA)
     else:
         answers = generate(model, tokenizer, asked, ANSWER_TOKENS, batch_size=batch_size(form))
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     rows = source.evaluate(answers, questions).rows
     right = {side: [int(row[n]) for row in rows] for n, side in enumerate(("valid", "behaviour", "knowledge"))}
     right["both"] = [b * k for b, k in zip(right["behaviour"], right["knowledge"])]
@@ -193,11 +193,11 @@ def tune(
     model, tokenizer = models.load(MODELS[size])
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     settings = training.Settings(learning_rate=rate, batch_size=BATCH, epochs=passes, warmup_steps=WARMUP, seed=seed)
-    started = time.perf_counter()
+    started = time.process_time()
     history = training.fit(model, tokenizer, examples, list(held_out), settings=settings)
     return model.merge_and_unload(), tokenizer, {
         "rate": rate, "passes": passes, "examples": len(examples),
-        "training_seconds": round(time.perf_counter() - started), "validation_losses": history.validation_losses,
+        "training_seconds": round(time.process_time() - started), "validation_losses": history.validation_losses,
     }  # fmt: skip
 
 

@@ -142,14 +142,14 @@ def rewarded(reward: str, rate: float | None, steps: int, seed: int, split: str 
     """GRPO from the seed's start; scores, and the curve of the rewards."""
     rate = rate or max(RATES, key=lambda rate: sum(recorded_run(NAME, f"rate {rate:g}")["right"]["all fields"]))
     model, tokenizer = start(seed)
-    policy, indices, began = adapter(model, seed), messages(seed)[1], time.perf_counter()
+    policy, indices, began = adapter(model, seed), messages(seed)[1], time.process_time()
     optimiser = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
     curve = []
     for number in range(steps):
         chosen = indices[number * MESSAGES : (number + 1) * MESSAGES]
         curve.append(step(policy, tokenizer, chosen, reward, optimiser, seed * 1000 + number))
         print(f"{reward}, seed {seed}, step {number}: {curve[-1]}", flush=True)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     columns = {name: [round(row[name], 3) for row in curve] for name in curve[0]}
     return {"rate": rate, "training_seconds": round(seconds), "curve": columns} | scored(
         policy.merge_and_unload(), tokenizer, split

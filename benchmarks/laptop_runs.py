@@ -1,11 +1,15 @@
-"""What the benchmarks of the laptop tier's models share: a command line, the runs recorded so far, one model in memory."""
+"""What the benchmarks of the laptop tier's models share: a command line, the runs recorded so far, one model in memory.
+
+Seconds that a run reports are of the processor, over all threads, so that other work on the machine and a pause don't change
+them; the run says so under "clock". Runs without it took them from the wall.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from common import RECORDS, run_missing
@@ -113,6 +117,10 @@ def printed(prompt: Prompt, longest: int = 1200) -> str:
     return "\n".join(f"<{message['role']}> {cut(message['content'])}" for message in prompt)
 
 
+def _by_processor(job: Callable[[], dict]) -> dict:
+    return job() | {"clock": "processor"}
+
+
 def run_command(
     name: str,
     description: str,
@@ -141,4 +149,4 @@ def run_command(
     elif options.dry:
         print(*(f"=== {system}\n{printed(prompt)}\n" for system, prompt in show().items()), sep="\n")
     else:
-        run_missing(name, chosen, shared())
+        run_missing(name, {run: partial(_by_processor, job) for run, job in chosen.items()}, shared())
