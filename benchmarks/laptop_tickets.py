@@ -65,8 +65,7 @@ def without_fence(answer: str) -> str:
 def prompted(size: str, shots: str, seed: int) -> dict:
     """The untrained model's answers: "rules", "rules + 3", "rules, in the schema", or with retrieved examples.
 
-    Those of "rules + 8 retrieved" come from 540 solved tickets, those of "rules + 8 of 80 retrieved" from the 80 that "LoRA, 80"
-    is trained on.
+    "rules + 8 retrieved" draws on 540 solved tickets, "rules + 8 of 80 retrieved" on the 80 of "LoRA, 80".
     """
     model, tokenizer = loaded(size)
     pool = random.Random(seed).sample(task.train, 540)  # what the largest training run of this seed sees
