@@ -70,38 +70,57 @@ def test_a_new_layer_starts_as_the_base(lesson):
     assert torch.equal(lesson["LoRALinear"](base, rank=2, alpha=4)(x), base(x))
 
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"category": {"enum": ["defect", "billing"]}, "product": {"type": ["string", "null"]}},
-    "required": ["category", "product"],
-    "additionalProperties": False,
-}
-
-
-@pytest.mark.parametrize(
-    ("reply", "grades"),
-    [
-        ('{"category": "defect", "product": null}', [1, 1, 1, 1]),
-        ('{"product": null, "category": "billing"}', [1, 0, 1, 0]),
-        ('{"category": "broken", "product": null}', [0, 0, 0, 0]),
-        ('{"category": "defect"}', [0, 0, 0, 0]),  # a field that should be null is not right because it is not there
-        ("I am sorry to hear that.", [0, 0, 0, 0]),
-        ("[1, 2]", [0, 0, 0, 0]),
-        ("{}", [0, 0, 0, 0]),
-    ],
-)
-def test_the_grades_give_nothing_for_what_is_no_record(reply, grades):
+@pytest.fixture
+def grading():
+    """The schema and the functions of section 2 that grade replies."""
     import json
-    from types import SimpleNamespace
 
     import jsonschema
     import pandas
 
-    cell = next(c.source for c in builder.learner_edition("02").cells if "def grade_replies" in c.source)
-    space = {"json": json, "jsonschema": jsonschema, "pd": pandas, "task": SimpleNamespace(schema=SCHEMA)}
-    space["write_replies"] = lambda model, prompts: [reply for _ in prompts]
-    exec(cell.partition("\nvalidation = ")[0], space)
-    row = {"prompt": [], "completion": [{"content": json.dumps({"category": "defect", "product": None})}]}
-    table = space["grade_replies"](None, [row] * 12)
-    assert list(table.columns) == ["valid", "category", "product", "all fields", "reply"]
+    space = {"json": json, "jsonschema": jsonschema, "pd": pandas}
+    exec(next(c.source for c in builder.learner_edition("02").cells if "def grade_replies" in c.source), space)
+    return space
+
+
+RIGHT = {"category": "defect", "escalation": "none", "product": None, "order_id": "TB-12345"}
+WRONG = [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("changed", "grades"),
+    [
+        ({}, [1] * 6),
+        ({"category": "billing"}, [1, 0, 1, 1, 1, 0]),
+        ({"product": "kettle", "order_id": None}, [1, 1, 1, 0, 0, 0]),
+        ({"category": "broken"}, WRONG),
+        ({"order_id": "12345"}, WRONG),
+        ({"summary": "a kettle"}, WRONG),
+        ({"product": ...}, WRONG),  # a field that should be null is not right because it is not there
+        ("I am sorry to hear that.", WRONG),
+        ("[1, 2]", WRONG),
+        ("{}", WRONG),
+    ],
+)
+def test_the_grades_give_nothing_for_what_is_no_record(grading, changed, grades, tmp_path):
+    import json
+
+    record = (
+        {name: value for name, value in (RIGHT | changed).items() if value is not ...} if isinstance(changed, dict) else None
+    )
+    reply = json.dumps(record) if record else changed
+    grading["write_replies"] = lambda model, prompts: [reply for _ in prompts]
+    row = {"prompt": [], "completion": [{"content": json.dumps(RIGHT)}]}
+    (tmp_path / "rows.jsonl").write_text(12 * (json.dumps(row) + "\n"))
+    table = grading["grade_replies"](None, tmp_path / "rows.jsonl")
+    assert list(table.columns) == ["valid", *RIGHT, "all fields", "reply"]
     assert table.drop(columns="reply").astype(int).values.tolist() == [grades] * 12
+
+
+def test_the_schema_in_the_lesson_is_the_tasks(grading):
+    from course_utils.data_prep import load_task
+
+    theirs, ours = load_task("support_tickets", list(RIGHT)).schema, grading["schema"]
+    assert ours["required"] == theirs["required"] and ours["additionalProperties"] is theirs["additionalProperties"] is False
+    for field in RIGHT:
+        assert set(ours["properties"][field].get("enum", [])) == set(theirs["properties"][field].get("enum", []))
