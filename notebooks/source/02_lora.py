@@ -204,10 +204,11 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": lis
 # %% [markdown]
 # **Is that better than a prompt?** Here are all rivals on the same hundred test messages, recorded (script:
 # `benchmarks/laptop_tickets.py`) for the small model and for two that people deploy, Qwen2.5-Coder with 0.5 and 1.5 billion
-# parameters. A row's *seeds* are its runs, each with other training tickets; *tokens* are those of its prompt.
+# parameters. The table counts records that are right in all four fields; put a field's name in place of "all fields" to see it
+# alone. *Tokens* are those of the prompt, *seeds* the runs of each model, each with other tickets.
 
 # %%
-evidence.lesson_02.rivals_table()
+evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
 # The small model can't be told: rules and examples get it the form now and then, and the content hardly ever. The larger ones
