@@ -138,6 +138,19 @@ def test_messages_state_verdict_in_words_not_colour_alone():
     assert "passed" in good._repr_html_()
 
 
+def test_an_error_is_shown_with_the_line_that_raised_it():
+    def wrong(x, W, A, B, alpha):
+        return W.nothing
+
+    message = check("lora-2", wrong).message
+    assert "It raised AttributeError" in message and "`return W.nothing`" in message
+
+
+def test_a_notebooks_check_draws_as_many_cases_each_time():
+    said = {check("lora-3", lambda shapes, rank: 0.5).message.split(" cases")[0] for _ in range(12)}
+    assert said == {"0 of 3"}
+
+
 def test_unknown_exercise():
     with pytest.raises(CourseError, match="unknown exercise 'lora-99'"):
         check("lora-99", None)
