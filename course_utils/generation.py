@@ -101,8 +101,8 @@ def complete(
     longest, context = max(map(len, prompts), default=0), getattr(model.config, "max_position_embeddings", None)
     if context and longest + max_new_tokens > context:
         raise CourseError(
-            f"a prompt of {longest:,} tokens and an answer of up to {max_new_tokens:,} are more than the {context:,} that the "
-            "model reads: shorten the prompt, or allow a shorter answer"
+            f"the longest prompt has {longest:,} tokens, an answer up to {max_new_tokens:,}; together the model reads "
+            f"at most {context:,}: shorten the prompt, or allow a shorter answer"
         )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad_id = pad_token_id(tokenizer)
