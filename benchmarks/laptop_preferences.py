@@ -24,6 +24,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ RULES = ("5 to 30 words", "whole sentences", "right number or none", "product na
 SEEDS = (0, 1, 2)
 LONGEST = 30  # words of a training message, so that two cores are quick enough
 POOL, SAMPLES, TEMPERATURE = 360, 6, 0.8
-SWEPT_PAIRS, PAIRS, PAIRS_A_MESSAGE = 128, 320, 2
-BATCH, BETA, ANSWER_TOKENS = 8, 0.1, 48
+# 144 of the 360 messages got answers of both kinds; three pairs of each at most make 367.
+SWEPT_PAIRS, PAIRS, PAIRS_A_MESSAGE = 96, 300, 3
+BATCH, BETA, ANSWER_TOKENS = 4, 0.1, 48
 RATES = {"SFT": (5e-5, 1e-4, 2e-4), "DPO": (1e-5, 3e-5, 1e-4)}
 OBJECTIVES: dict[str, Callable[[], Any]] = {
     "SFT": training.SFT,
@@ -119,7 +121,8 @@ def pairs(seed: int, number: int) -> list[dict]:
     for row in dice.sample(pool(), len(pool())):
         good = sorted({reply for reply in row["replies"] if all(judge(row, reply).values())})
         bad = sorted({reply for reply in row["replies"] if not all(judge(row, reply).values()) and reply.strip()})
-        for chosen, rejected in list(zip(dice.sample(good, len(good)), dice.sample(bad, len(bad))))[:PAIRS_A_MESSAGE]:
+        both = list(product(good, bad))
+        for chosen, rejected in dice.sample(both, min(len(both), PAIRS_A_MESSAGE)):
             found.append({"prompt": prompt(row), "chosen": chosen, "rejected": rejected})
     dice.shuffle(found)
     if len(found) < number:
