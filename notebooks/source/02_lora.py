@@ -211,14 +211,14 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": lis
 evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
-# The small model can't be told: rules and examples get it the form now and then, and the content hardly ever. The larger ones
-# can, if the examples fit the message: with eight retrieved tickets the 0.5B gets about a third of the records wholly right and
-# the 1.5B nearly half. Training takes the 0.5B to nearly half with 240 tickets and to almost three in five with 540. The
-# intervals of neighbours overlap, so take a gap of ten points for a hint and no more.
+# **The same 80 tickets are worth more in training than in a prompt.** Trained on them, the 0.5B gets about four records in ten
+# wholly right; with the eight most similar of them in its prompt, about a quarter. With 540 tickets, even the small model gets
+# about six in ten right, and the 1.5B with the best prompt, drawn from the same 540, nearly half. For the small model 80 tickets
+# aren't enough, and no prompt helps it much. Where two intervals overlap, take the difference for a hint.
 #
-# What to do: try retrieval first, since it needs the same solved tickets and no training. Train when you have several hundred of
-# them and so many calls that the longer prompt costs more than a server of your own (lesson 01 does that sum), or when no model
-# that you may use gets there by its prompt. And don't let any row of this table file tickets unattended.
+# What to do: with a few dozen solved tickets, retrieve. With a hundred or more, train, and train the smallest model that gets
+# where you need to be; the prompt of a trained model is also a fraction as long (section 1: 30 tokens), which you pay for on
+# every call. Lesson 01 does that sum. None of these rows is good enough to file tickets unattended.
 #
 # `escalation` deserves a second look, since a program that always says "none" is right for two messages in three. Count what
 # became of the urgent messages, the row `True`:
@@ -537,8 +537,8 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
 # %% [markdown]
 # The lowest point is the rate to take, or the next lower one if your run is much longer than twelve steps. The program of
 # section 2 used a rate found this way. `training.trial` lends the model in memory a fresh adapter, so that the loop needs no
-# second copy; with `SFTTrainer` you'd build a trainer for each rate. Each model has its own best rate: 2e-3 for the 135M, 4e-4 for
-# the 0.5B, about 2e-4 for a 7B. As a rule, LoRA's is about ten times that of full fine-tuning (Schulman et al., 2025).
+# second copy; with `SFTTrainer` you'd build a trainer for each rate. Each model has its own best rate: 1e-3 to 2e-3 for the 135M,
+# 4e-4 for the 0.5B, about 2e-4 for a 7B. As a rule, LoRA's is about ten times that of full fine-tuning (Schulman et al., 2025).
 #
 # **Rank and layers** take more runs than a notebook has time for. These were recorded (script: `benchmarks/lora_sweep.py`) with
 # three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets:
@@ -662,9 +662,9 @@ print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
-# Compare the reply with the record at the top, which a model trained on {{record:lora-seeds:plan.examples:d}} tickets wrote: 80 tickets give the form, not yet
-# the danger or the product. Your row should lie near the recorded one for your model and number of tickets. The way up is in the
-# rows below it: more tickets first, then a larger model.
+# Compare the reply with the record at the top, which the same model wrote after {{record:lora-seeds:plan.examples:d}} tickets: 80 give it the form, not yet the
+# danger or the product. Your row comes from one run on other tickets than the recorded one, so the two can be ten points apart.
+# The way up is in the rows below: more tickets, or a larger model.
 #
 # > **How far to trust these numbers.** On a hundred test messages a share of 80 % is compatible with anything from 71 to 87. Most
 # > rows are means of a few runs; yours is one. The messages are invented, more articulate than a real inbox, and

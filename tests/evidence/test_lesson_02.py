@@ -64,10 +64,12 @@ def share(run):
 
 # The words of the text under the table stand for these shares.
 SAID = {
-    "0.5B | rules + 8 retrieved": (0.27, 0.40),  # about a third
+    "0.5B | LoRA, 80": (0.35, 0.46),  # about four in ten
+    "0.5B | rules + 8 of 80 retrieved": (0.20, 0.30),  # about a quarter
+    "135M | LoRA, 540": (0.55, 0.66),  # about six in ten
     "1.5B | rules + 8 retrieved": (0.40, 0.50),  # nearly half
-    "0.5B | LoRA, 240": (0.40, 0.50),
-    "0.5B | LoRA, 540": (0.53, 0.62),  # almost three in five
+    "135M | LoRA, 80": (0.0, 0.25),  # not enough
+    "135M | rules + 8 retrieved": (0.0, 0.25),  # no prompt helps it much
 }
 
 
@@ -76,28 +78,19 @@ def test_the_text_says_what_the_tickets_say(run):
     assert SAID[run][0] <= share(run) <= SAID[run][1]
 
 
-TICKETS = {
-    "on the small model no prompt gets one message in ten right, and 540 tickets do": lambda: (
-        max(share("135M | rules + 3"), share("135M | rules + 8 retrieved"), share("135M | rules, in the schema"))
-        < 0.1
-        < share("135M | LoRA, 540")
-    ),
-    "240 tickets beat the best prompt": lambda: share("0.5B | LoRA, 240") > share("0.5B | rules + 8 retrieved"),
-    "the larger model with that prompt does about as well": lambda: (
-        abs(share("1.5B | rules + 8 retrieved") - share("0.5B | LoRA, 240")) < 0.1
-    ),
-    "540 are ahead of both": lambda: share("0.5B | LoRA, 540") > share("1.5B | rules + 8 retrieved") + 0.05,
-}
-
-
-@pytest.mark.parametrize("finding", TICKETS)
-def test_the_recorded_tickets_bear(finding):
-    assert TICKETS[finding]()
+def test_training_on_80_tickets_beats_showing_them():
+    """Beyond the 95 % interval of the difference on the same messages, in the seeds that both have."""
+    runs = assets.read_record("laptop-tickets")["runs"]
+    ways = ("LoRA, 80", "rules + 8 of 80 retrieved")
+    seeds = [seed for seed in range(3) if all(f"0.5B | {way} | {seed}" in runs for way in ways)]
+    pairs = [[runs[f"0.5B | {way} | {seed}"]["right"]["all fields"] for way in ways] for seed in seeds]
+    by_message = [[a - b for a, b in zip(*pair)] for pair in pairs]
+    assert evaluation.mean([sum(row) / len(row) for row in zip(*by_message)]).low > 0
 
 
 def test_the_table_of_rivals_shows_what_is_recorded():
-    row = lesson_02.rivals_table("all fields").rows["trained on 240 tickets"]
-    recorded = round(100 * share("0.5B | LoRA, 240"))
+    row = lesson_02.rivals_table("all fields").rows["trained on 80 tickets"]
+    recorded = round(100 * share("0.5B | LoRA, 80"))
     assert row["Qwen2.5-Coder-0.5B"].startswith(f"{recorded} [") and row["tokens"] is None
     rows = lesson_02.rivals_table("escalation").rows
     assert rows["always the most common value"]["SmolLM2-135M"] == "70"
