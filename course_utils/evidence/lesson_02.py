@@ -146,6 +146,8 @@ def _share(runs: Sequence[Mapping[str, Any]], measure: str) -> str | None:
 def beside_rivals(yours: Mapping[str, float]) -> Table:
     """Your model's shares of the test set (name → share), above the recorded ones of what was trained, in percent."""
     rows = {"your model": {measure: f"{100 * yours[measure]:.0f}" for measure in MEASURES}}
+    common = assets.read_record("laptop-tickets")["most common"]
+    rows["always the most common value"] = {field: f"{100 * share:.0f}" for field, share in common.items()}
     for size, model in MODEL_NAMES.items():
         for way in ("LoRA, 80", "LoRA, 240", "LoRA, 540"):
             if runs := _runs(size, way):
@@ -176,5 +178,6 @@ def states_gb(name: str) -> dict[str, float]:
 def states_table() -> Table:
     """`states_gb` of several models."""
     names = ("SmolLM2-135M", "Llama-2-7B", "Llama-3.1-8B", "Llama-2-70B")
-    rows = {name: {f"{method}, GB": round(gb, 1) for method, gb in states_gb(name).items()} for name in names}
+    shown = [method for method in states_gb(names[0]) if method != "full, pure bfloat16"]
+    rows = {name: {f"{method}, GB": round(states_gb(name)[method], 1) for method in shown} for name in names}
     return Table(rows, "Weights, gradients and optimizer states, rank 16 on all linear layers", "model", "")

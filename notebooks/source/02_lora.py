@@ -11,8 +11,8 @@
 # | {{record:lora-seeds:untrained.1:}} | `{{record:lora-seeds:runs.0.answers.1:}}` |
 # | ✗ not a record | ✓ all four fields right |
 #
-# A program can file this message only if it gets one JSON record and no chatter, and a small language model chats. In this
-# lesson you'll train a model with 135 million parameters to write it, on your own computer. A laptop's run takes 80 solved
+# A program needs the record; a small language model chats. In this lesson you'll train one with 135 million parameters to write
+# the record, on your own computer. A laptop's run takes 80 solved
 # tickets and about a minute, which is enough for the form of a record and too little for its content; you'll see what more
 # tickets and a larger model add. Training writes an *adapter*, a file of 20 MB, and leaves the model itself as it was.
 #
@@ -25,8 +25,8 @@
 # - save, merge and serve what you've trained, and recognise five mistakes.
 #
 # You should know Python and have called a language model's API; you needn't have trained anything. Reading takes about 35
-# minutes, the exercises as long again. {{timing}} If you know PyTorch, skip the text of section 3 except for the label mask; if
-# you don't want to, skip sections 3 and 4. Run their cells all the same.
+# minutes, the exercises as long again. {{timing}} If you know PyTorch, skip the text of section 3 except for the label mask. If you
+# only want to use LoRA, skip sections 3 and 4. Run all cells in either case.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
 # fills it again. If you've lost the recorded page, `course restore 02` in a terminal brings it back.
@@ -50,14 +50,16 @@ for name, chats in {"train": task.train[: plan.examples], "validation": task.val
     with open(f"{name}.jsonl", "w") as file:
         for chat in chats:
             file.write(json.dumps({"prompt": chat[:-1], "completion": chat[-1:]}) + "\n")
-print(f"{plan.examples} tickets, {plan.batch_size} a step, learning rate {plan.learning_rate}, on {device.name}")
+learning_rate, tickets_a_step, answer_tokens = plan.learning_rate, plan.batch_size, plan.answer_tokens
+place, dtype, on_cpu = device.place(), device.torch_dtype(), device.kind == "cpu"
+print(f"{plan.examples} tickets, {tickets_a_step} a step, learning rate {learning_rate}, at most {answer_tokens} tokens an answer;",
+      f"{dtype} on {device.name}")
 print(open("train.jsonl").readline())
 
 # %% [markdown]
 # You now have three files with a solved ticket on each line. The `prompt` is what your program will send, and the
-# `completion` is the reply you want. You'll train on `train.jsonl`, make choices on `validation.jsonl`, and look at
-# `test.jsonl` once, at the end. The number of tickets, how many make a step, and the {{term:learning rate}} suit your machine;
-# in the code they're called `plan`.
+# `completion` is the reply you want. You'll train on `train.jsonl`, make choices on `validation.jsonl`, and score your model on
+# `test.jsonl` once, at the end. The printed values suit your machine; nothing below takes its settings from anywhere else.
 
 # %% [markdown]
 # ## 1 · Would a good prompt be enough?
@@ -77,9 +79,9 @@ print(open("train.jsonl").readline())
 # %%
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = models.fetch()            # the model's folder on this machine; at work, write its name on the hub instead
+base = models.fetch()     # its folder on this machine; at work a name on the hub, "HuggingFaceTB/SmolLM2-135M-Instruct"
 tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
-model = AutoModelForCausalLM.from_pretrained(base, dtype=device.torch_dtype()).to(device.place())
+model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(place)
 
 
 def write_replies(model, prompts):
@@ -88,7 +90,7 @@ def write_replies(model, prompts):
         prompts, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
     ).to(model.device)
     output = model.generate(
-        **inputs, max_new_tokens=plan.answer_tokens, do_sample=False, repetition_penalty=1.0, use_cache=True
+        **inputs, max_new_tokens=answer_tokens, do_sample=False, repetition_penalty=1.0, use_cache=True
     )
     return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
 
@@ -115,17 +117,17 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
     print(f"{name}, {tokens} tokens: {write_replies(model, [prompt])[0]}")
 
 # %% [markdown]
-# Without rules the model chats. With them it writes a record here, whose escalation you can check against the rules, and you'd
-# pay for the longer prompt on every call. One reply says little, so section 2 scores such prompts on a hundred messages, next to
-# two other ways without training: a server can hold any model to the *form* by decoding under a schema, and a prompt can show
-# the eight solved tickets most similar to the message (lesson 01 does both).
+# Without rules the model chats. With them it writes a record; compare its escalation with the rule. You'd pay for the longer
+# prompt on every call. One reply says little, so section 2 scores such prompts on a hundred messages, next to two other ways
+# without training: a server can hold any model to the *form* by decoding under a schema, and a prompt can show the eight solved
+# tickets most similar to the message (lesson 01 does both).
 
 # %% [markdown]
 # ## 2 · The whole job, in one program
 #
-# These two cells, with `write_replies` from above, are the program to take to work. It trains an adapter on `train.jsonl`,
-# watches the loss on a quarter of `validation.jsonl`, saves the adapter, and scores its replies. It needs
-# `pip install trl peft jsonschema pandas`; write numbers of your own where it says `plan` and `device`.
+# The next three cells are the program to take to work, together with `base`, `tokenizer` and `write_replies` from section 1. It
+# trains an adapter on `train.jsonl`, watches the loss on a quarter of `validation.jsonl`, saves the adapter, and scores its
+# replies. It needs `pip install trl peft jsonschema pandas`, your files, your schema, and the values that the first cell printed.
 #
 # Before you run it, write down a guess: of 40 replies, how many will be valid records, and how many right in every field?
 
@@ -136,13 +138,13 @@ from trl import SFTConfig, SFTTrainer
 
 files = {"train": "train.jsonl", "validation": "validation.jsonl"}
 train_rows, loss_rows = load_dataset("json", data_files=files, split=["train", "validation[:25%]"])
-model = AutoModelForCausalLM.from_pretrained(base, dtype=device.torch_dtype())     # anew: run this cell as often as you like
+model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)     # anew: run this cell as often as you like
 adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 settings = SFTConfig(
-    output_dir="checkpoints", learning_rate=plan.learning_rate, num_train_epochs=1, warmup_steps=5,
-    per_device_train_batch_size=plan.batch_size, per_device_eval_batch_size=plan.batch_size, gradient_checkpointing=False,
+    output_dir="checkpoints", learning_rate=learning_rate, num_train_epochs=1, warmup_steps=5,
+    per_device_train_batch_size=tickets_a_step, per_device_eval_batch_size=tickets_a_step, gradient_checkpointing=False,
     eval_strategy="steps", eval_steps=0.5, eval_on_start=True, logging_steps=5, save_strategy="no", report_to="none",
-    use_cpu=device.kind == "cpu", bf16=device.dtype == "bfloat16", fp16=device.dtype == "float16",
+    use_cpu=on_cpu, bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16,
 )
 trainer = SFTTrainer(model, args=settings, peft_config=adapter, train_dataset=train_rows, eval_dataset=loss_rows)
 trainer.train()
@@ -194,9 +196,9 @@ shares = pd.DataFrame({"your model": scores.drop(columns="reply").mean(), "alway
 shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_action="ignore").fillna("–")
 
 # %% [markdown]
-# Training teaches the form first: nearly all replies are valid records. Product and order number, which have to be copied, come
-# next. Category and escalation have to be understood, and 80 tickets are too few for that: compare them with the row that always
-# gives the most common value. Read five replies, because a mean hides how a model fails:
+# On a laptop, 80 tickets have taught the form: nearly all replies are valid records with the right order number. The product is
+# right about half the time, and category and escalation hardly more often than if you always gave the most common value. Read
+# five replies, because a mean hides how a model fails:
 
 # %%
 show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": list(scores["reply"][:5])}, solutions[:5])
@@ -205,23 +207,24 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": lis
 # **Is that better than a prompt?** Here are all rivals on the same hundred test messages, recorded (script:
 # `benchmarks/laptop_tickets.py`) for the small model and for two that people deploy, Qwen2.5-Coder with 0.5 and 1.5 billion
 # parameters. The table counts records that are right in all four fields; put a field's name in place of "all fields" to see it
-# alone. *Tokens* are those of the prompt, *seeds* the runs of each model, each with other tickets.
+# alone. *Tokens* is the length of the prompt, and *seeds* the number of runs of each model, each on other tickets.
 
 # %%
 evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
-# **The same 80 tickets are worth more in training than in a prompt.** Trained on them, the 0.5B gets about four records in ten
-# wholly right; with the eight most similar of them in its prompt, about a quarter. With 540 tickets, even the small model gets
-# about six in ten right, and the 1.5B with the best prompt, drawn from the same 540, nearly half. For the small model 80 tickets
-# aren't enough, and no prompt helps it much. Where two intervals overlap, take the difference for a hint.
+# **For the 0.5B, 80 tickets are worth more in training than in its prompt**: about four records in ten are wholly right after
+# training, about a quarter with the eight most similar tickets shown, and compared message by message the difference lies outside
+# its 95 % interval. After 240 tickets it gets two in three. The small model needs more of them: at 240 it is well ahead of its own best prompt, and at 540, with about six
+# records in ten, ahead of the 1.5B with eight of the same 540 in its prompt. Intervals here count the choice of messages only;
+# another draw of tickets can move a row by ten points.
 #
-# What to do: with a few dozen solved tickets, retrieve. With a hundred or more, train, and train the smallest model that gets
-# where you need to be; the prompt of a trained model is also a fraction as long (section 1: 30 tokens), which you pay for on
-# every call. Lesson 01 does that sum. None of these rows is good enough to file tickets unattended.
-#
-# `escalation` deserves a second look, since a program that always says "none" is right for two messages in three. Count what
-# became of the urgent messages, the row `True`:
+# What to do: if you have 80 solved tickets or more, train, and train the smallest model that gets where you need to be. The prompt
+# of a trained model is short as well (30 tokens in section 1), so each call is cheaper. We measured nothing below 80; there, try
+# retrieval first. No row is good enough to file tickets unattended.
+
+# %% [markdown]
+# `escalation` is about as often right as if the model always said "none". See what that costs, in the row of the urgent messages:
 
 # %%
 urgent = pd.Series([solution["escalation"] != "none" for solution in solutions], name="urgent")
@@ -229,20 +232,20 @@ said = [json.loads(reply)["escalation"] if valid else "no record" for reply, val
 pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 
 # %% [markdown]
-# After 80 tickets most of the urgent messages get "none", and the score of the field didn't show it. A missed danger and a false
-# alarm don't cost the same, so a person has to decide what rate of each you can live with. Until then, have a person read
-# whatever could be urgent, and add urgent tickets to `train.jsonl` (lesson 05).
+# After 80 tickets, most urgent messages get "none". A missed danger and a false alarm don't cost the same, so decide how many of
+# each you can live with, have a person read whatever could be urgent until the model gets there, and add urgent tickets to
+# `train.jsonl` (lesson 05).
 #
 # When you put in your own files, change the schema and look at these settings:
 #
 # | setting | what it does | what to change |
 # | --- | --- | --- |
 # | `learning_rate` | sets the size of each step | about 2e-4 for 7B models; section 6 finds it by measuring |
-# | `per_device_train_batch_size` | averages this many tickets for a step | raise it if memory allows |
+# | `per_device_train_batch_size` | averages this many tickets for a step | more is faster on a GPU, but makes fewer steps: measure the rate again |
 # | `num_train_epochs` | how often the file is read | raise it while the validation loss falls (section 8) |
 # | `warmup_steps` | raises the rate from zero over the first steps; afterwards TRL lowers it to zero in a straight line | leave it |
 # | `max_length` | 1,024 tokens unless you set it; TRL cuts off the end of longer rows, which is the answer | your longest row |
-# | `gradient_checkpointing` | saves memory and costs time | leave out the line if memory is short: TRL has it on |
+# | `gradient_checkpointing` | saves memory and costs time | remove this argument if memory is short: TRL has it on |
 # | `bf16`, `fp16`, `dtype` | the number format: bfloat16 where the machine is quick at it, float16 on a T4, else 32 bits | – |
 #
 # <details><summary><b>On Colab: a run that survives "Runtime disconnected"</b></summary>
@@ -267,7 +270,7 @@ pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 # trainer.train(resume_from_checkpoint=get_last_checkpoint(place))
 # ```
 #
-# The course's own loop (section 6) takes `training.Settings(…, checkpoint_folder=place, checkpoint_every=10)`.
+# For the course's own loop (section 6) it's `training.Settings(…, checkpoint_folder=place, checkpoint_every=10)`.
 #
 # </details>
 
@@ -363,10 +366,9 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 #
 # **Why not train every weight?** It works, but for each weight that is trained the computer keeps four numbers of 4 bytes: the
 # weight, its gradient, and Adam's two running averages. A {{term:frozen}} weight takes 2 bytes in {{term:bfloat16}}. So a model of
-# 7 billion weights takes 7 × 16 = 112 GB before it reads the first ticket if all of it is trained, and 7 × 2 = 14 GB if it's
-# frozen. LoRA freezes it and trains something small beside it.
+# 7 billion weights takes 7 × 16 = 112 GB if all of it is trained, and 7 × 2 = 14 GB if it's frozen. LoRA freezes it and trains something small beside it.
 #
-# **How can something small be enough?** The model already knows English, JSON and what a refund is about. It only has to learn
+# **How can something small be enough?** The model has read much English and JSON. It only has to learn
 # our format and labels, which may need a small change to each layer.
 #
 # A {{term:linear layer}} multiplies its input $x$ by a matrix $W_0$. Training would replace $W_0$ with $W_0 + \Delta W$. LoRA (Hu et
@@ -425,7 +427,7 @@ class LoRALinear(torch.nn.Module):
 
 
 def inject(module, names, rank, alpha):
-    """Replace the linear layers called `names`, at any depth."""
+    """Replace the linear layers called `names`, at any depth, of a frozen model."""
     for name, child in list(module.named_children()):
         if isinstance(child, torch.nn.Linear) and name in names:
             setattr(module, name, LoRALinear(child, rank, alpha))
@@ -473,9 +475,8 @@ pd.DataFrame({name: {
 del student, optimizer, weights        # half a gigabyte that you don't need any more
 
 # %% [markdown]
-# Zero means the same to the last digit. (A machine that adds up in another order shows 1e-07 or so, the rounding of 32-bit
-# numbers.) LoRA is no more than these twenty lines. PEFT adds saving, loading, switching and many special cases, so from here
-# on you use PEFT.
+# Zero means the same to the last digit; a machine that adds up in another order shows 1e-07 or so. So LoRA is these twenty lines.
+# PEFT adds saving, loading, switching and many special cases, and over a 16-bit model it keeps $A$ and $B$ in 32 bits.
 
 # %% [markdown]
 # ## 5 · What is trained, what is stored, what fits
@@ -517,8 +518,8 @@ evidence.lesson_02.states_table()
 # | decision | do | why |
 # | --- | --- | --- |
 # | learning rate | measure it: three or four rates, a factor of 3 apart | it decides whether anything is learned |
-# | which layers | all linear layers | attention alone, at equal size, lost more of its everyday prose; large studies find it also learns less |
-# | rank | 16; raise it if more data no longer lowers the loss | more didn't help in our short runs |
+# | which layers | all linear layers | training only attention, at equal size, made everyday text worse; large studies find it also learns less |
+# | rank | 16; raise it if more data no longer lowers the loss | in our short runs, 1 did as well and 64 no better |
 # | alpha | 2 × rank, and leave it | it does the same job as the rate |
 # | epochs | stop when the validation loss stops falling | section 8 shows what too many do |
 #
@@ -526,19 +527,19 @@ evidence.lesson_02.states_table()
 
 # %%
 chats = [ticket["prompt"] + ticket["completion"] for ticket in tickets]
-rates = [plan.learning_rate * factor for factor in (0.1, 0.3, 1, 3)]
+rates = [learning_rate * factor for factor in (0.1, 0.3, 1, 3)]
 losses = {}
 for rate in rates:
-    short = training.Settings(learning_rate=rate, batch_size=plan.batch_size, max_steps=12, warmup_steps=2)
+    short = training.Settings(learning_rate=rate, batch_size=tickets_a_step, max_steps=12, warmup_steps=2)
     losses[rate] = training.trial(tuned, tokenizer, chats, task.validation[:5], adapter, short).validation_losses[-1]
 charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in losses.values()])},
              "Which rate learns most in twelve steps?", "learning rate", "validation loss (nats per token)", log_x=rates)
 
 # %% [markdown]
-# The lowest point is the rate to take, or the next lower one if your run is much longer than twelve steps. The program of
-# section 2 used a rate found this way. `training.trial` lends the model in memory a fresh adapter, so that the loop needs no
-# second copy; with `SFTTrainer` you'd build a trainer for each rate. Each model has its own best rate: 1e-3 to 2e-3 for the 135M,
-# 4e-4 for the 0.5B, about 2e-4 for a 7B. As a rule, LoRA's is about ten times that of full fine-tuning (Schulman et al., 2025).
+# The lowest point is where to start; this is one run and five validation messages, so at work use more of both. Section 2 used a
+# rate found this way. (`training.trial` lends the model in memory a fresh adapter; with `SFTTrainer`, build a trainer for each
+# rate.) Each model has its own best rate: 1e-3 to 2e-3 for the 135M, 4e-4 for the 0.5B, about 2e-4 for a 7B. LoRA's is about ten
+# times that of full fine-tuning (Schulman et al., 2025).
 #
 # **Rank and layers** take more runs than a notebook has time for. These were recorded (script: `benchmarks/lora_sweep.py`) with
 # three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets:
@@ -547,11 +548,12 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
 evidence.lesson_02.rivals()
 
 # %% [markdown]
-# More rank didn't help here: rank 1 has the lowest loss of the three, rank 64 the highest. A low rank limits you when the data
-# hold more than the adapter can store; as a rule of thumb, more tokens than the adapter has numbers (Schulman et al., 2025). Full
-# fine-tuning gets more labels right, and needs seven times the memory for weights and states. *Prose loss* is the loss on everyday
-# text, which training made a little worse everywhere; the last column counts everyday questions that are now answered with a
-# record. If your model has to do both, mix ordinary conversations into the training file, or switch the adapter off (section 7).
+# More rank didn't help here. Part of that may be the rate, which was the same for all ranks: measure it again when you change the
+# rank. A low rank limits you when the data hold more than the adapter can store, roughly more tokens than it has numbers (Schulman
+# et al., 2025). Full fine-tuning gets more labels right than rank 16 and needs six times the memory for weights and states, which
+# at this size you can afford; LoRA pays on larger models. *Prose loss* is the loss on everyday text: every run made it worse,
+# attention alone most, full fine-tuning least. The last column counts everyday questions that are now answered with a record. If
+# your model has to do both, mix ordinary conversations into the training file, or switch the adapter off (section 7).
 #
 # **Challenge.** Beat a bar with forty steps of your own.
 
@@ -573,7 +575,7 @@ from peft import PeftModel
 fresh = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)     # merge in 32 bits, round once
 adapted = PeftModel.from_pretrained(fresh, "ticket-adapter")
 adapted.print_trainable_parameters()
-merged = adapted.merge_and_unload().to(device.torch_dtype())
+merged = adapted.merge_and_unload().to(dtype)
 merged.save_pretrained("tickets-merged")
 tokenizer.save_pretrained("tickets-merged")
 show.folder_sizes("ticket-adapter", "tickets-merged")
@@ -585,12 +587,16 @@ show.folder_sizes("ticket-adapter", "tickets-merged")
 import time
 
 replies = {}
-for name, served in {"apart": tuned, "merged": merged.to(device.place())}.items():
+for name, served in {"apart": tuned, "merged": merged.to(place)}.items():
     start = time.perf_counter()
     replies[name] = write_replies(served, [row["prompt"] for row in rows[:8]])
     print(f"{name}: {time.perf_counter() - start:.1f} seconds for 8 replies")
 same = sum(one == other for one, other in zip(replies["apart"], replies["merged"]))
 print(f"{same} of 8 replies are the same, letter for letter")
+
+# %% [markdown]
+# Merged, each layer is a single matrix again, so it answers faster. In 16 bits a reply can change, because the merged weights are
+# rounded once more:
 
 # %%
 evidence.card("L6")
@@ -630,25 +636,25 @@ merged = typo.unload()
 # there.
 #
 # **An adapter that won't train on.** In section 7, PEFT printed that 0 parameters of the loaded adapter are trainable, because
-# `from_pretrained` loads it for answering. Training it stops with an error, or with gradient checkpointing leaves the loss
-# where it was. Pass `is_trainable=True`.
+# `from_pretrained` loads it for answering. If you train it, you get an error or, with gradient checkpointing, a loss that never
+# moves. Pass `is_trainable=True`.
 #
 # **The end marker masked.** SmolLM2's tokenizer pads with its end marker. Code that masks labels by the padding's id then masks
-# the end of every answer too, and the model never stops. (TRL masks by position.)
+# the end of every answer too, and the model may never stop. (TRL masks by position.)
 #
 # **The answer cut off.** A row longer than `max_length` loses its end. The loss still falls, on what is left of the answer; if
 # all of it was cut, the row teaches nothing. Count your longest row first.
 #
-# **Too few examples, too often.** Train on eight tickets again and again: the training loss falls as long as you like.
+# **Too few examples, too often.** Train on the eight shortest tickets again and again:
 
 # %%
-often = training.Settings(learning_rate=plan.learning_rate, batch_size=4, epochs=6, evaluate_every=4, schedule="constant")
+often = training.Settings(learning_rate=learning_rate, batch_size=4, epochs=6, evaluate_every=4, schedule="constant")
 training.trial(tuned, tokenizer, sorted(chats, key=lambda chat: len(chat[1]["content"]))[:8], task.validation[:8], adapter, often).plot("Eight tickets, again and again")
 
 # %% [markdown]
 # The training loss goes to nearly zero, while the validation loss turns up before the end. This is {{term:overfitting}}: the model
-# stores the tickets instead of the rule. Keep the weights from the lowest point (with `SFTTrainer`: `load_best_model_at_end=True`
-# and `EarlyStoppingCallback`), and find more examples.
+# stores the tickets instead of the rule. Keep the weights from the lowest point (with `SFTTrainer`: `save_strategy="steps"`,
+# `load_best_model_at_end=True` and `EarlyStoppingCallback`), and find more examples.
 
 # %% [markdown]
 # ## 9 · The test
@@ -657,17 +663,17 @@ training.trial(tuned, tokenizer, sorted(chats, key=lambda chat: len(chat[1]["con
 # second of them is the one at the top of this page.
 
 # %%
-final = grade_replies(merged.to(device.place()), "test.jsonl")
+final = grade_replies(merged.to(place), "test.jsonl")
 print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
 # Compare the reply with the record at the top, which the same model wrote after {{record:lora-seeds:plan.examples:d}} tickets: 80 give it the form, not yet the
-# danger or the product. Your row comes from one run on other tickets than the recorded one, so the two can be ten points apart.
-# The way up is in the rows below: more tickets, or a larger model.
+# danger or the product. Your row is one run on other tickets than the recorded one, and can lie ten points and more from it. The
+# way up is in the rows below: more tickets, or a larger model.
 #
-# > **How far to trust these numbers.** On a hundred test messages a share of 80 % is compatible with anything from 71 to 87. Most
-# > rows are means of a few runs; yours is one. The messages are invented, more articulate than a real inbox, and
+# > **How far to trust these numbers.** On a hundred test messages a share of 80 % is compatible with anything from 71 to 87. A
+# > recorded row is one to three runs (*seeds*), yours is one. The messages are invented, more articulate than a real inbox, and
 # > 30 % of them urgent. We looked at the test set while we wrote this lesson, so its scores may be a little kind.
 #
 # ## What you can do now
