@@ -86,8 +86,9 @@ def test_every_price_is_shown_with_its_date_and_source():
 
 def test_format_is_learned_from_nothing():
     """Notices a training after which the answers no longer keep the form."""
-    valid = re.findall(r"^your model +(\d+)", printed("02"), re.M)  # on the validation and on the test messages
-    assert len(valid) == 2 and min(map(int, valid)) >= 80
+    first = re.findall(r"^your model +(\d+)", printed("02"), re.M)  # a wide table goes on in a second block
+    on_validation, on_test = int(first[0]), int(first[-1])
+    assert min(on_validation, on_test) >= 80
 
 
 def test_what_is_written_by_hand_is_the_librarys():
