@@ -90,11 +90,20 @@ def complete(
 
     Returns:
         For each prompt the token ids of its answer, up to and including the stop token if the answer reaches it.
+
+    Raises:
+        CourseError: the temperature is negative, or prompt and answer are longer than the model's context.
     """
     import torch
 
     if temperature < 0:
         raise CourseError(f"temperature must not be negative, but it is {temperature}")
+    longest, context = max(map(len, prompts), default=0), getattr(model.config, "max_position_embeddings", None)
+    if context and longest + max_new_tokens > context:
+        raise CourseError(
+            f"the longest prompt has {longest:,} tokens, an answer up to {max_new_tokens:,}; together the model reads "
+            f"at most {context:,}: shorten the prompt, or allow a shorter answer"
+        )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad_id = pad_token_id(tokenizer)
     sampling = UNCHANGED_DISTRIBUTION | {"do_sample": False}

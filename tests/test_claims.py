@@ -30,10 +30,11 @@ def test_a_claim_is_whole_and_rests_on_the_newest_records(id):
 
 
 @pytest.mark.parametrize("lesson", lessons.LESSONS)
-def test_a_lesson_shows_all_its_claims_and_no_other(lesson):
+def test_a_lesson_shows_claims_of_its_own(lesson):
+    """The others are on the page of all claims."""
     text = lessons.source_file(lessons.LESSONS[lesson].name).read_text(encoding="utf-8")
     shown = " ".join(re.findall(r"evidence\.(?:card|summary)\(([^)]*)\)", text))
-    assert set(re.findall(r"\w+", shown)) == {id for id, row in CLAIMS.items() if row["lesson"] == lesson}
+    assert set(re.findall(r"\w+", shown)) <= {id for id, row in CLAIMS.items() if row["lesson"] == lesson}
 
 
 def test_the_page_of_all_claims_is_written_from_the_table():

@@ -149,3 +149,8 @@ def test_no_prompts_no_answers(packaged):
 def test_negative_temperature_is_refused(packaged):
     with pytest.raises(CourseError, match="temperature must not be negative"):
         generate(*packaged, PROMPTS, temperature=-1)
+
+
+def test_what_is_longer_than_the_models_context_is_refused_before_anything_is_computed(packaged):
+    with pytest.raises(CourseError, match=r"prompt has 9,0\d\d tokens, an answer up to 96; .* at most 8,192"):
+        generate(*packaged, ["hi", "word " * 9000])

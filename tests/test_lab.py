@@ -64,5 +64,5 @@ def test_a_browser_shows_the_lesson_with_its_outputs(lab, tmp_path):
         f"{lab}/lab/tree/02_lora.ipynb",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    assert "LoRA: teach a new behaviour" in done.stdout
+    assert "LoRA: teach a model a new behaviour" in done.stdout
     assert "Invalid Notebook" not in done.stdout

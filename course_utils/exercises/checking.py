@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from functools import cached_property, lru_cache
 from html import escape
 from typing import Any, Self
 
+from course_utils import assets
 from course_utils.errors import CourseError
 from course_utils.exercises import lesson_01, lesson_02, lesson_03, lesson_04, lesson_05, lesson_06
 from course_utils.exercises.comparing import described, key, same, short
@@ -101,7 +103,7 @@ def _mark(exercise: Exercise, answer: object, seed: int | None = None) -> tuple[
         return 0.0, f"{exercise.name} is not a function; run the answer cell above first."
     if library := foreign(answer):
         return 0.0, refusal(library)
-    case_set = CaseSet.of(exercise, generator(seed))
+    case_set = CaseSet.of(exercise, generator(seed), one_set=True)
     outputs: list[Any] = []
     for arguments in case_set.cases:
         try:
@@ -145,15 +147,19 @@ class CaseSet:
     expected: list
 
     @classmethod
-    def of(cls, exercise: Exercise, random: Generator) -> CaseSet:
-        """New cases from a `drawing.generator`.
+    def of(cls, exercise: Exercise, random: Generator, one_set: bool = False) -> CaseSet:
+        """Draw new cases.
 
-        One complete set, so that every rule is tested, and part of a second set, so that their number and mix vary. They are
-        shuffled, so that the position of a call says nothing about its case.
+        Args:
+            exercise: the exercise.
+            random: a `drawing.generator`.
+            one_set: draw one complete set, as for the check in a notebook, where each try is to be counted like the last.
+                Grading adds part of a second one, so that an answer can't know the number and mix of its cases. Both are
+                shuffled, so that the position of a call says nothing about its case.
         """
         if exercise.challenge:  # what it returns is run, whatever it is
             return cls(exercise, list(exercise.cases(random))[:1], [None])
-        cases, second_set = list(exercise.cases(random)), list(exercise.cases(random))
+        cases, second_set = list(exercise.cases(random)), [] if one_set else list(exercise.cases(random))
         extra = random.permutation(len(second_set))[: int(random.integers(0, len(second_set) + 1))]
         cases += [second_set[index] for index in extra]
         cases = [cases[index] for index in random.permutation(len(cases))]
@@ -269,7 +275,18 @@ def _what_was_raised(exercise: Exercise, error: Exception) -> str:
     kind, _, text = raised.partition(": ")
     if kind == Unsendable.__name__:  # the call returned, and its value could not be read
         return f"{exercise.name} returns a value that cannot be marked: {text}."
-    return f"It raised {raised}"
+    return f"It raised {raised}{_line_of(error)}"
+
+
+def _line_of(error: Exception) -> str:
+    """Where in the learner's own code an error was raised: " in the line `…`"; "" where that code can't be read any more."""
+    if isinstance(error, Raised):  # in grading the call ran in another process
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame for frame in frames if not frame.filename.startswith(str(assets.PACKAGE)) and "-packages" not in frame.filename
+    ]
+    return f" in line {own[-1].lineno}: `{own[-1].line}`" if own and own[-1].line else ""
 
 
 def _returns_nothing(exercise: Exercise) -> str:

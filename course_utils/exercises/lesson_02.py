@@ -108,289 +108,6 @@ def _float_count(shapes, rank):
     return float(adapter_parameters(shapes, rank))
 
 
-def swapped_weight(W, old, new):
-    """Weight of a layer in which one merged adapter is replaced by another.
-
-    Args:
-        W: the weight with the old adapter already merged into it, shape (d_out, d_in).
-        old: the old adapter, a tuple (A, B, alpha): A of shape (r, d_in), B of shape
-            (d_out, r), alpha the scaling's numerator.
-        new: the new adapter in the same form; its rank and its alpha may be others.
-
-    Returns:
-        Tensor of shape (d_out, d_in): the base weight with the new adapter merged instead;
-        W itself is not changed.
-    """
-    ### BEGIN SOLUTION
-    base = W - old[2] / len(old[0]) * old[1] @ old[0]
-    return base + new[2] / len(new[0]) * new[1] @ new[0]
-    ### END SOLUTION
-
-
-def _swap_cases(random):
-    import torch
-
-    cases = []
-    for ranks in ((1, 3), (4, 2), (2, 2), (3, 1)):
-        size = int(random.integers(5, 9))  # square, so that a transposed product has the right shape too
-
-        def tensor(*shape):
-            return torch.tensor(random.normal(size=shape), dtype=torch.float64)
-
-        # the alphas differ, and neither is 1 or its rank, so that every missing or confused factor shows
-        alphas = random.choice(range(5, 40), size=2, replace=False)
-        old, new = ((tensor(rank, size), tensor(size, rank), float(alpha)) for rank, alpha in zip(ranks, alphas))
-        cases.append((tensor(size, size), old, new))
-    return cases
-
-
-def _update(A, B, alpha):
-    return alpha / len(A) * B @ A
-
-
-def _swap_old_stays(W, old, new):
-    return W + _update(*new)
-
-
-def _swap_only_unmerged(W, old, new):
-    return W - _update(*old)
-
-
-def _swap_old_twice(W, old, new):
-    return W + _update(*old) + _update(*new)
-
-
-def _swap_turned(W, old, new):
-    return W + _update(*old) - _update(*new)
-
-
-def _swap_scaled_as_new(W, old, new):
-    return W + new[2] / len(new[0]) * (new[1] @ new[0] - old[1] @ old[0])
-
-
-def _swap_scaled_as_old(W, old, new):
-    return W + old[2] / len(old[0]) * (new[1] @ new[0] - old[1] @ old[0])
-
-
-def _swap_no_scaling(W, old, new):
-    return W - old[1] @ old[0] + new[1] @ new[0]
-
-
-def _swap_alpha_only(W, old, new):
-    return W - old[2] * old[1] @ old[0] + new[2] * new[1] @ new[0]
-
-
-def _swap_transposed(W, old, new):
-    return W - _update(*old).T + _update(*new).T
-
-
-def _swap_in_place(W, old, new):
-    W -= _update(*old)
-    W += _update(*new)
-    return W
-
-
-def conversation_labels(ids, turns, header, ignore=-100):
-    """Labels for a conversation of several turns: what the assistant says carries loss, and
-    nothing else does.
-
-    Args:
-        ids: token ids of the whole conversation, a list of int.
-        turns: list of (role, length) in the order of the conversation; a role is "system",
-            "user", "assistant" or "tool" (what a program returned that the assistant had
-            called). The lengths add up to len(ids).
-        header: every turn begins with this many tokens that say who speaks, such as
-            "<|im_start|>assistant" and a line break. In use the program writes them, not
-            the model, so they carry no loss.
-        ignore: the label of a position without loss.
-
-    Returns:
-        list of int as long as ids. All other tokens of an assistant's turn keep their id,
-        also the last one, which ends the turn. (Labels are not shifted: the model or the
-        loss shifts them.)
-    """
-    ### BEGIN SOLUTION
-    labels, end = [], 0
-    for role, length in turns:
-        end += length
-        said = length - header if role == "assistant" else 0
-        labels += [ignore] * (length - said) + ids[end - said : end]
-    return labels
-    ### END SOLUTION
-
-
-def _label_cases(random):
-    calls = ["user", "assistant", "tool", "assistant"]  # the assistant calls a program and reads what it returned
-    cases = []
-    for roles in (
-        ["system", "user", "assistant", "user", "assistant"],
-        [*calls, "user"],  # the last word need not be the assistant's
-        ["system", *calls],
-        ["user", "assistant"] * int(random.integers(2, 4)),
-        ["system", "user", "assistant"],
-    ):
-        header = int(random.integers(1, 4))
-        lengths = [header + int(random.integers(2, 5)) for _ in roles]
-        ids = [int(i) for i in random.integers(3, 1000, size=sum(lengths))]
-        for number in range(len(lengths)):
-            ids[sum(lengths[: number + 1]) - 1] = 2  # the token that ends a turn, as in a chat template
-        ignore = int(random.integers(-99, 0)) if len(cases) in (1, 4) else -100  # another label may be asked for
-        cases.append((ids, list(zip(roles, lengths)), header, ignore))
-    return cases
-
-
-def _labelled(ids, turns, ignore, carries):
-    """Labels of the tokens for which carries(number of the turn, role, place in the turn, length) is true."""
-    labels, start = [], 0
-    for number, (role, length) in enumerate(turns):
-        part = ids[start : start + length]
-        labels += [token if carries(number, role, place, length) else ignore for place, token in enumerate(part)]
-        start += length
-    return labels
-
-
-def _labels_of_last_reply(ids, turns, header, ignore=-100):
-    last = max(number for number, (role, _) in enumerate(turns) if role == "assistant")
-    return _labelled(ids, turns, ignore, lambda number, role, place, length: number == last and place >= header)
-
-
-def _labels_after_first_prompt(ids, turns, header, ignore=-100):
-    first = [role for role, _ in turns].index("assistant")
-    return _labelled(
-        ids, turns, ignore, lambda number, role, place, length: number > first or (number == first and place >= header)
-    )
-
-
-def _labels_of_all_but_users(ids, turns, header, ignore=-100):
-    return _labelled(ids, turns, ignore, lambda number, role, place, length: role != "user" and place >= header)
-
-
-def _labels_with_header(ids, turns, header, ignore=-100):
-    return _labelled(ids, turns, ignore, lambda number, role, place, length: role == "assistant")
-
-
-def _labels_without_end(ids, turns, header, ignore=-100):
-    return _labelled(
-        ids, turns, ignore, lambda number, role, place, length: role == "assistant" and header <= place < length - 1
-    )
-
-
-def _labels_turned(ids, turns, header, ignore=-100):
-    return _labelled(ids, turns, ignore, lambda number, role, place, length: not (role == "assistant" and place >= header))
-
-
-def _nothing_masked(ids, turns, header, ignore=-100):
-    return list(ids)
-
-
-def _labels_left_out(ids, turns, header, ignore=-100):
-    return [label for label in conversation_labels(ids, turns, header, ignore) if label != ignore]
-
-
-def _always_minus_100(ids, turns, header, ignore=-100):
-    return conversation_labels(ids, turns, header)
-
-
-def _shifted(ids, turns, header, ignore=-100):
-    return [*conversation_labels(ids, turns, header, ignore)[1:], ignore]
-
-
-def lora_slots(ranks, shapes, free, bytes_per_parameter):
-    """Settings of a server that keeps many adapters in memory: how many slots, and for
-    which rank.
-
-    All slots have the same size: each has room for an adapter of the slots' rank. An
-    adapter fits if its own rank is not higher, and takes a whole slot even if it is lower.
-
-    Args:
-        ranks: the rank of each adapter, in no particular order.
-        shapes: list of (d_out, d_in), one for each adapted linear layer, the same for all
-            adapters.
-        free: bytes of memory that are left for slots; at least one adapter fits.
-        bytes_per_parameter: 2 for bfloat16, 4 for float32.
-
-    Returns:
-        Tuple of two int, (number of slots, rank of the slots), such that as many adapters
-        as possible are in memory at the same time, one in each slot. No slot stays empty,
-        and the rank is the lowest with which this works.
-    """
-    ### BEGIN SOLUTION
-    rank_bytes = bytes_per_parameter * sum(d_out + d_in for d_out, d_in in shapes)
-    ordered = sorted(ranks)
-    fitting = [number for number, rank in enumerate(ordered, 1) if number * rank * rank_bytes <= free]
-    return len(fitting), ordered[len(fitting) - 1]
-    ### END SOLUTION
-
-
-def _slot_cases(random):
-    cases = []
-    for kind in range(6):
-        numbers = [int(n) for n in random.integers(3, 8, size=3)]
-        low = int(random.choice([8, 16, 32]))
-        if kind < 2:  # a single adapter of the middle rank fits, and fills the memory to the last byte
-            numbers[1], spare = 1, 0.0
-            fitting = numbers[0] + 1
-        elif kind < 4:  # only some of the lowest rank fit
-            fitting, spare = numbers[0] - 2 + kind % 2, float(random.uniform(0.2, 0.9))
-        elif kind == 4:  # some of the middle rank fit
-            fitting, spare = numbers[0] + 2, float(random.uniform(0.2, 0.9))
-        else:  # all fit
-            fitting, spare = sum(numbers), float(random.uniform(0.2, 0.9))
-        ordered = [low * 2**step for step, number in enumerate(numbers) for _ in range(number)]
-        shapes = [(128 * int(random.integers(2, 8)), 128 * int(random.integers(8, 33))) for _ in range(kind % 3 + 1)]
-        size = int(random.choice([2, 4]))
-        free = int((fitting + spare) * ordered[fitting - 1] * size * sum(map(sum, shapes)))
-        cases.append(([int(rank) for rank in random.permutation(ordered)], shapes, free, size))
-    return cases
-
-
-def _rank_bytes(shapes, bytes_per_parameter):
-    return bytes_per_parameter * sum(d_out + d_in for d_out, d_in in shapes)
-
-
-def _filled(ordered, fits):
-    """How many adapters are loaded from the front, as long as `fits` accepts all of them, and the highest rank among these."""
-    loaded = []
-    while len(loaded) < len(ordered) and fits([*loaded, ordered[len(loaded)]]):
-        loaded.append(ordered[len(loaded)])
-    return len(loaded), max(loaded, default=0)
-
-
-def _slots_for_the_highest(ranks, shapes, free, bytes_per_parameter):
-    return min(len(ranks), free // (max(ranks) * _rank_bytes(shapes, bytes_per_parameter))), max(ranks)
-
-
-def _slots_for_the_lowest(ranks, shapes, free, bytes_per_parameter):
-    return free // (min(ranks) * _rank_bytes(shapes, bytes_per_parameter)), min(ranks)
-
-
-def _slots_of_own_size(ranks, shapes, free, bytes_per_parameter):
-    one = _rank_bytes(shapes, bytes_per_parameter)
-    return _filled(sorted(ranks), lambda loaded: sum(loaded) * one <= free)
-
-
-def _slots_in_the_given_order(ranks, shapes, free, bytes_per_parameter):
-    one = _rank_bytes(shapes, bytes_per_parameter)
-    return _filled(ranks, lambda loaded: len(loaded) * max(loaded) * one <= free)
-
-
-def _slots_with_room_left(ranks, shapes, free, bytes_per_parameter):
-    one = _rank_bytes(shapes, bytes_per_parameter)
-    return _filled(sorted(ranks), lambda loaded: len(loaded) * max(loaded) * one < free)
-
-
-def _slots_in_parameters(ranks, shapes, free, bytes_per_parameter):
-    return lora_slots(ranks, shapes, free, 1)
-
-
-def _slots_of_a_alone(ranks, shapes, free, bytes_per_parameter):
-    return lora_slots(ranks, [(0, d_in) for _, d_in in shapes], free, bytes_per_parameter)
-
-
-def _rank_of_all(ranks, shapes, free, bytes_per_parameter):
-    return lora_slots(ranks, shapes, free, bytes_per_parameter)[0], max(ranks)
-
-
 def answer_loss(logits, labels):
     """Mean loss on the tokens of the answer.
 
@@ -444,6 +161,10 @@ def _loss_of_all_positions(logits, labels):
     targets = labels[1:]
     learned = targets != -100
     return -torch.log_softmax(logits[:-1], dim=-1)[learned, targets[learned]].sum() / len(targets)
+
+
+def _loss_by_all_labels(logits, labels):
+    return _loss_sum(logits, labels) / len(labels)
 
 
 def _loss_sum(logits, labels):
@@ -706,6 +427,7 @@ def answer_loss(logits, labels):
             Mistake(_loss_unshifted, "Row i of the logits scores the token at position i + 1. You compare it with token i."),
             Mistake(_loss_softmax_twice, "The softmax is taken twice; log_softmax wants the raw logits."),
             Mistake(_loss_of_all_positions, "You divide by all positions. The mean is over the tokens that carry loss."),
+            Mistake(_loss_by_all_labels, "You divide by len(labels), which counts masked positions as well. The mean is over the tokens that carry loss."),
             Mistake(_loss_sum, "That is the sum; the loss is the mean over the tokens that carry loss."),
             Mistake(_loss_positive, "The sign is missing: a loss is minus the logarithm of a probability."),
             Mistake(_loss_perplexity, "That is the perplexity, e to the power of the loss."),
@@ -727,7 +449,7 @@ def answer_loss(logits, labels):
             Mistake(_update_only, "This is the adapter's path alone; the frozen path x Wᵀ is missing from the sum."),
             Mistake(_scales_everything, "alpha / r scales the update only, not the frozen path."),
         ),
-        hint="x @ A.T has shape (batch, r); (x @ A.T) @ B.T has shape (batch, d_out). The rank is A.shape[0].",
+        hint="The inputs are rows. Write down the shape that each product must have, then see which matrix must be turned.",
     ),
     Exercise(
         id="lora-3",
@@ -744,7 +466,7 @@ def answer_loss(logits, labels):
             Mistake(_float_count, "The number is right, but it is a float; parameters are counted in whole numbers, int. / makes floats, // does not."),
             Mistake(_base_counted_too, "The frozen weight d_in x d_out is counted; it is not trained."),
         ),
-        hint="For one layer: r * d_in for A, plus d_out * r for B.",
+        hint="How many rows and how many columns does A have, and B? Draw both for one layer.",
         tolerance=1e-9,
         whole=True,
     ),
@@ -769,80 +491,10 @@ def answer_loss(logits, labels):
     ),
     Exercise(
         id="lora-5",
-        title="One adapter for another",
-        statement="A server has an adapter merged into its weights and keeps no copy of the base's. Now it needs another adapter. "
-        "Compute the weight in which the new adapter is merged instead of the old one.",
-        solution=swapped_weight,
-        cases=_swap_cases,
-        points=3,
-        needs=("torch",),
-        mistakes=(
-            Mistake(_swap_old_stays, "The old adapter is still in the weight. Take it off before you put the new one on."),
-            Mistake(_swap_only_unmerged, "This is the base alone: the old adapter is off, and the new one is missing."),
-            Mistake(_swap_old_twice, "The old adapter is now in the weight twice. Merging added its update; taking it off subtracts it."),
-            Mistake(_swap_turned, "The signs are the wrong way round: the old update is subtracted, the new one added."),
-            Mistake(_swap_scaled_as_new, "Both updates are scaled by the new adapter's alpha / r. The old one went in with its own."),
-            Mistake(_swap_scaled_as_old, "Both updates are scaled by the old adapter's alpha / r. The new one has its own."),
-            Mistake(_swap_no_scaling, "The updates are not scaled; each is (alpha / r) B A."),
-            Mistake(_swap_alpha_only, "The updates are scaled by alpha; the convention is alpha / r, each with its own rank."),
-            Mistake(_swap_transposed, "The products are transposed. W has shape (d_out, d_in), as B @ A has."),
-            Mistake(_swap_in_place, "W itself is changed (+= and -= do that): return a new tensor, W - ..., and leave W as it was."),
-        ),
-        hint="What did merging the old adapter add to the base's weight? Take exactly that off; then merge the new one.",
-        keeps=("W",),
-    ),
-    Exercise(
-        id="lora-6",
-        title="Several replies in one conversation",
-        statement="Section 2 learned from the last answer of a conversation. In a longer one the assistant speaks several times, between messages of the "
-        "user and results of tools, and the model can learn from all of its replies in one step. Build the labels for that.",
-        solution=conversation_labels,
-        cases=_label_cases,
-        points=3,
-        mistakes=(
-            Mistake(_labels_of_last_reply, "Only the last reply carries loss. The earlier ones are the assistant's words too."),
-            Mistake(_labels_after_first_prompt, "Everything after the first prompt carries loss, so that the model learns to write the user's next message too."),
-            Mistake(_labels_of_all_but_users, "Turns of the system or of a tool carry loss. The model reads them and never writes them; only the assistant's turns are learned."),
-            Mistake(_labels_with_header, "The assistant's headers carry loss. Each turn's first `header` tokens are written by the program, not by the model."),
-            Mistake(_labels_without_end, "The last token of the assistant's turns is masked: a model that never learns to end its turn does not stop talking."),
-            Mistake(_labels_turned, "The mask is the wrong way round: it hides the replies and keeps the rest."),
-            Mistake(_nothing_masked, "Every token carries loss, so that the model learns to write the users' messages too."),
-            Mistake(_labels_left_out, "Labels need one entry for each id; masked positions stay, with the value `ignore`."),
-            Mistake(_always_minus_100, "Masked positions get -100 whatever `ignore` is; it is the argument that says which label is ignored."),
-            Mistake(_shifted, "The labels are shifted by one. Here each belongs to the token at its own position; the loss shifts them."),
-        ),
-        hint="Go through the turns and keep count of where each begins. A turn gives `ignore` for each of its tokens, or, if it is the assistant's, "
-        "`ignore` for its header and then its own ids.",
-        tolerance=1e-9,
-    ),
-    Exercise(
-        id="lora-7",
-        title="Many adapters, one card",
-        statement="Each customer has an adapter, and all of them share a base and a card. vLLM reserves the memory for adapters when it starts: `--max-loras` slots, "
-        "each large enough for rank `--max-lora-rank`. So one adapter of rank 64 makes every slot eight times as large as rank 8 needs, and it may be better "
-        "to leave it out. Choose both settings so that as many adapters as possible are in memory at the same time.",
-        solution=lora_slots,
-        cases=_slot_cases,
-        points=3,
-        mistakes=(
-            Mistake(_slots_for_the_highest, "Your slots have room for the highest rank of all. Leave the largest adapters out, and more of the others fit."),
-            Mistake(_slots_for_the_lowest, "Your slots have room for the lowest rank alone. Adapters of a higher rank don't fit into them, and some slots may stay empty."),
-            Mistake(_slots_of_own_size, "You gave each adapter the memory that its own rank needs. All slots are as large as that of the highest rank among those kept."),
-            Mistake(_slots_in_the_given_order, "You took the adapters in the order of the list. Those of the lowest rank need the smallest slots: take them first."),
-            Mistake(_slots_with_room_left, "Slots that take exactly the free bytes fit as well: at most `free`, not less."),
-            Mistake(_slots_in_parameters, "You compared numbers of parameters with bytes; each parameter takes bytes_per_parameter."),
-            Mistake(_slots_of_a_alone, "You counted A alone; each rank also adds d_out parameters of B."),
-            Mistake(_rank_of_all, "The number of slots is right. Their rank is the highest among the adapters that are kept, not among all."),
-        ),
-        hint="Sort the ranks. How many bytes do slots for the first adapter take, for the first two, for the first three? (A rank of 1 costs what lora-3 counts.)",
-    ),
-    Exercise(
-        id="lora-8",
         title="Your own data",
         statement="Your data are a JSONL file with a message and a record per line. Turn its lines into rows for `SFTTrainer`. "
-        "(Then try it: write twenty lines about something that you know, and in the program of section 7 replace the "
-        "two lines that make `data` by `data = Dataset.from_list(rows).train_test_split(test_size=0.2, seed=0)`, with "
-        "`warmup_steps=2`.)",
+        "Then try it: write twenty lines about something that you know, store most rows in `train.jsonl` and the "
+        "rest in `validation.jsonl`, and run section 2 again.",
         solution=training_rows,
         cases=_row_cases,
         points=4,

@@ -120,10 +120,10 @@ class Table:
 
 
 def folder_sizes(*folders: str | os.PathLike[str]) -> Table:
-    """The files of folders with their sizes in MB (10^6 bytes), largest first."""
+    """The files of folders with their sizes in MB (10^6 bytes), largest first, but for those smaller than 10 kB."""
     rows = {}
     for folder in map(Path, folders):
         for file in sorted(folder.iterdir(), key=lambda f: -f.stat().st_size):
-            if file.is_file():
+            if file.is_file() and file.stat().st_size >= 10_000:
                 rows[f"{folder.name}/{file.name}"] = {"MB": round(file.stat().st_size / 1e6, 2)}
     return Table(rows, "", "file", "")

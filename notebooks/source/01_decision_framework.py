@@ -52,7 +52,8 @@ lesson_01.picture()
 # about 60 minutes, and the exercises about as long again. The lesson also tells you when the other five are
 # worth your time. If a cell fails, run `course doctor` in a terminal: it says what is missing.
 #
-# {{timing}}
+# {{timing}} The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every
+# output before it fills it again, and `course restore 01` in a terminal brings the recorded page back.
 
 # %% [markdown]
 # ## 1 · Three questions decide

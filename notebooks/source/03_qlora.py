@@ -41,7 +41,8 @@ lesson.does_it_fit()
 # You should know lesson 02: LoRA trains two thin matrices beside each large one, which stays {{term:frozen}}. Reading takes
 # about 60 minutes, and the exercises about as long again.
 #
-# {{timing}}
+# {{timing}} The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every
+# output before it fills it again, and `course restore 03` in a terminal brings the recorded page back.
 
 # %% [markdown]
 # ## 1 · A base that is only read

@@ -45,7 +45,8 @@ lesson.before_and_after()
 # You should know lesson 02: what a training {{term:step}} is, what an {{term:adapter}} of {{term:LoRA}} is, and how a model is
 # fine-tuned on examples. Reading takes about 90 minutes (sections 8 and 9 can wait), and the exercises as long.
 #
-# {{timing}}
+# {{timing}} The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every
+# output before it fills it again, and `course restore 04` in a terminal brings the recorded page back.
 
 # %% [markdown]
 # ## 1 · What imitation cannot teach

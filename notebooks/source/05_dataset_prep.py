@@ -51,7 +51,8 @@ lesson_05.before_and_after()
 # In a hurry? Read sections 1, 2, 4 to 7 and 9 first. If you have a file to clean today, read section 1 and take
 # the script of section 9 (`course clean-script` in a terminal writes it).
 #
-# {{timing}}
+# {{timing}} The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every
+# output before it fills it again, and `course restore 05` in a terminal brings the recorded page back.
 
 # %% [markdown]
 # ## 1 · The export, and ten lines that clean it

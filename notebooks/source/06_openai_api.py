@@ -55,7 +55,8 @@ lesson_06.before_and_after()
 # You should have called a language model's API from Python before. Reading takes about 75 minutes, and the exercises about
 # an hour. Three jobs train: in sections 1, 4 and 6. Most of the running time goes there.
 #
-# {{timing}}
+# {{timing}} The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every
+# output before it fills it again, and `course restore 06` in a terminal brings the recorded page back.
 
 # %% [markdown]
 # ## 1 · The job

@@ -14,7 +14,7 @@ from course_utils.grading.marking import Attempt, LearnerAnswer
 # Answers that compute what a typical mistake computes, as learners would write them.
 WRONG = {
     "lora-2": "def lora_forward(x, W, A, B, alpha):\n    return x @ W.T + alpha * (x @ A.T) @ B.T",
-    "lora-6": "def conversation_labels(ids, turns, header, ignore=-100):\n    return list(ids)",
+    "lora-3": "def adapter_parameters(shapes, rank):\n    return sum(rank * d_in for _, d_in in shapes)",
     "qlora-2": "def bits_per_weight(block, group=None):\n    return 4.0",
     "align-2": (
         "def conservative_dpo_loss(pc, pr, rc, rr, beta, doubt):\n    from torch.nn.functional import logsigmoid\n"
@@ -64,7 +64,7 @@ def test_a_wrong_answer_gets_what_the_notebook_says(graded, id, monkeypatch):
     exercise, section = EXERCISES[id], batch.exercises_of("all")[1][id]
     asked = Attempt(exercise, section, 7, LearnerAnswer(f"# EXERCISE: {id}\n{WRONG[id]}")).draw_cases()
     monkeypatch.setattr(
-        checking.CaseSet, "of", classmethod(lambda cls, wanted, random: asked if wanted is exercise else 1 / 0)
+        checking.CaseSet, "of", classmethod(lambda cls, wanted, random, **_: asked if wanted is exercise else 1 / 0)
     )
     space = {}
     exec(WRONG[id], space)
@@ -93,14 +93,15 @@ def test_the_class_view_counts_the_misconceptions(graded):
 
 def test_an_earlier_answer_is_there_even_if_it_is_wrong(tmp_path):
     answers = {
-        "lora-3": "# EXERCISE: lora-3\ndef adapter_parameters(shapes, rank):\n    return 0",
-        "lora-7": "# EXERCISE: lora-7\ndef lora_slots(ranks, shapes, free, size):\n"
-        "    fit = [(n, r) for n, r in enumerate(sorted(ranks), 1) if n * size * adapter_parameters(shapes, r) <= free]\n"
-        "    return fit[-1]",
+        "qlora-1": "# EXERCISE: qlora-1\ndef quantize_block(weights, values):\n    return None",
+        "qlora-4": "# EXERCISE: qlora-4\ndef relative_error(weights, values, block):\n"
+        "    blocks = [quantize_block(part, values) for part in weights.split(block)]\n"
+        "    back = [values[codes.long()] * scale for codes, scale in blocks]\n"
+        "    return float((weights.new_tensor([v for part in back for v in part]) - weights).norm() / weights.norm())",
     }
-    hand_in(tmp_path / "in", "reuses", "02", answers)
-    run("02", tmp_path / "in", tmp_path / "out")
-    assert points(tmp_path / "out", "reuses") == full("02") | {"lora-3": 0.0}
+    hand_in(tmp_path / "in", "reuses", "03", answers)
+    run("03", tmp_path / "in", tmp_path / "out")
+    assert points(tmp_path / "out", "reuses") == full("03") | {"qlora-1": 0.0}
 
 
 def test_a_solution_does_not_enter_the_sandbox_of_its_own_question():
@@ -240,7 +241,7 @@ def test_a_mistake_of_the_grader_costs_one_question_and_is_for_a_person(tmp_path
 def test_what_the_notebook_checks_never_raises_either():
     for value in (10**400, 10**5000, 1j):
         assert float(check("lora-3", lambda *a, value=value: value)) == 0
-    assert float(check("lora-5", lambda *a: EXERCISES["lora-5"].solution(*a) + 1j)) == 0  # its real part would be right
+    assert float(check("lora-2", lambda *a: EXERCISES["lora-2"].solution(*a) + 1j)) == 0  # its real part would be right
 
 
 def test_nothing_in_the_sandbox_tells_of_the_machine():

@@ -15,16 +15,12 @@ BROKEN = {
         "def adapter_parameters(shapes, rank):\n    return rank * sum(a + b for a, b in shapes) / 1",
         "counted in whole numbers",
     ),
-    "lora-5": (
-        "def swapped_weight(W, old, new):\n    (A, B, alpha), (C, D, beta) = old, new\n"
-        "    return W.add_(beta / len(C) * D @ C - alpha / len(A) * B @ A)",
-        "W itself is changed",
-    ),
-    "lora-6": (
-        "def conversation_labels(ids, turns, header, ignore=-100):\n    labels = []\n    for role, n in turns:\n"
-        "        own = n - header if role == 'assistant' else 0\n"
-        "        labels += [-100] * (n - own) + ids[len(labels):][n - own:n]\n    return labels",
-        "whatever `ignore` is",
+    "api-2": (
+        "def with_weights(messages, thumbs):\n"
+        "    replies = {i: m for i, m in enumerate(messages) if m['role'] == 'assistant'}\n"
+        "    for i, m in replies.items():\n        m['weight'] = int(thumbs.get(i) != 'down')\n"
+        "    return messages if any(m['weight'] for m in replies.values()) else None",
+        "changes the messages",
     ),
 }
 

@@ -70,57 +70,57 @@ def test_a_new_layer_starts_as_the_base(lesson):
     assert torch.equal(lesson["LoRALinear"](base, rank=2, alpha=4)(x), base(x))
 
 
-@pytest.mark.slow
-def test_the_program_for_ones_own_file_runs(tmp_path, monkeypatch):
-    """The block in section 8, as it stands, but for the model, which is the packaged one, and two steps instead of all."""
+@pytest.fixture
+def grading():
+    """The schema and the functions of section 2 that grade replies."""
     import json
-    import re
 
-    from course_utils import models
-    from course_utils.data_prep import load_task
+    import jsonschema
+    import pandas
 
-    text = next(c.source for c in builder.learner_edition("02").cells if "trainer.save_model" in c.source)
-    program = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
-    packaged = models.prepare_packaged_model(report=lambda _: None)
-    shorter = program.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(packaged))
-    shorter = shorter.replace("num_train_epochs=2", "max_steps=2")
-    assert shorter.count("max_steps=2") == 1 and "HuggingFaceTB" not in shorter
-    rows = [
-        json.dumps({"messages": chat}) for chat in load_task("support_tickets").train[:60]
-    ]  # a tenth is held out, five of it answered
-    (tmp_path / "tickets.jsonl").write_text("\n".join(rows))
-    monkeypatch.chdir(tmp_path)
-    exec(compile(shorter, "section 8", "exec"), {"__name__": "section_8"})
-    assert json.loads((tmp_path / "tickets-adapter" / "adapter_config.json").read_text())["r"] == 16
+    space = {"json": json, "jsonschema": jsonschema, "pd": pandas}
+    exec(next(c.source for c in builder.learner_edition("02").cells if "def grade_replies" in c.source), space)
+    return space
+
+
+RIGHT = {"category": "defect", "escalation": "none", "product": None, "order_id": "TB-12345"}
+WRONG = [0] * 6
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("changed", "grades"),
     [
-        ('{"category": "defect", "product": null}', "100% of the fields right, 100% of the records"),
-        ('{"category": "billing", "product": null}', "50% of the fields right, 0% of the records"),
-        ("I am sorry to hear that.", "0% of the fields right, 0% of the records"),
-        ("[1, 2]", "0% of the fields right, 0% of the records"),
-        ("{}", "0% of the fields right, 0% of the records"),
+        ({}, [1] * 6),
+        ({"category": "billing"}, [1, 0, 1, 1, 1, 0]),
+        ({"product": "kettle", "order_id": None}, [1, 1, 1, 0, 0, 0]),
+        ({"category": "broken"}, WRONG),
+        ({"order_id": "12345"}, WRONG),
+        ({"summary": "a kettle"}, WRONG),
+        ({"product": ...}, WRONG),  # a field that should be null is not right because it is not there
+        ("I am sorry to hear that.", WRONG),
+        ("[1, 2]", WRONG),
+        ("{}", WRONG),
     ],
 )
-def test_the_score_to_take_away_gives_nothing_for_what_is_no_record(answer, said, tmp_path, monkeypatch, capsys):
-    """A field that should be null is not right because the answer has no such field."""
+def test_the_grades_give_nothing_for_what_is_no_record(grading, changed, grades, tmp_path):
     import json
-    import re
 
-    text = next(c.source for c in builder.learner_edition("02").cells if "fields_right" in c.source)
-    (program,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "fields_right" in block]
-    chat = [
-        {"role": "user", "content": "My kettle leaks."},
-        {"role": "assistant", "content": json.dumps({"category": "defect", "product": None})},
-    ]
-    (tmp_path / "test.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
-    monkeypatch.chdir(tmp_path)
+    record = (
+        {name: value for name, value in (RIGHT | changed).items() if value is not ...} if isinstance(changed, dict) else None
+    )
+    reply = json.dumps(record) if record else changed
+    grading["write_replies"] = lambda model, prompts: [reply for _ in prompts]
+    row = {"prompt": [], "completion": [{"content": json.dumps(RIGHT)}]}
+    (tmp_path / "rows.jsonl").write_text(12 * (json.dumps(row) + "\n"))
+    table = grading["grade_replies"](None, tmp_path / "rows.jsonl")
+    assert list(table.columns) == ["valid", *RIGHT, "all fields", "reply"]
+    assert table.drop(columns="reply").astype(int).values.tolist() == [grades] * 12
 
-    def ask(prompt, **_):
-        return [{"generated_text": [*prompt, {"role": "assistant", "content": answer}]}]
 
-    split = lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
-    exec(compile(program, "section 7", "exec"), {"ask": ask, "split": split})
-    assert capsys.readouterr().out.strip() == said
+def test_the_schema_in_the_lesson_is_the_tasks(grading):
+    from course_utils.data_prep import load_task
+
+    theirs, ours = load_task("support_tickets", list(RIGHT)).schema, grading["schema"]
+    assert ours["required"] == theirs["required"] and ours["additionalProperties"] is theirs["additionalProperties"] is False
+    for field in RIGHT:
+        assert set(ours["properties"][field].get("enum", [])) == set(theirs["properties"][field].get("enum", []))

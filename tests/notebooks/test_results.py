@@ -47,7 +47,7 @@ def number(cell):
     return float(cell.split()[0].replace(",", ""))
 
 
-@pytest.mark.parametrize(("lesson", "minutes"), {"01": 4, "02": 8, "03": 6, "04": 8, "05": 5, "06": 5}.items())
+@pytest.mark.parametrize(("lesson", "minutes"), {"01": 4, "02": 5, "03": 6, "04": 8, "05": 5, "06": 5}.items())
 def test_it_runs_in_minutes_on_two_cores(lesson, minutes):
     """Notices what makes a lesson slow. The seconds are the build's."""
     assert notebook(lesson).metadata.course["seconds"] <= 60 * minutes
@@ -84,60 +84,46 @@ def test_every_price_is_shown_with_its_date_and_source():
 # -- 02 ---------------------------------------------------------------------------------------------------------------------
 
 
-@cache
-def scores():
-    """Rows of the two tables of scores; "trained" is what training made of the model, on the test set."""
-    tested = rows("02", "100 test messages: share right")
-    trained = next(row for name, row in tested.items() if name.startswith("trained on 240"))
-    return rows("02", "25 validation messages") | tested | {"trained": trained}
-
-
 def test_format_is_learned_from_nothing():
-    """Notices a training after which the answers no longer keep the form, and a base that keeps it untrained."""
-    assert number(scores()["untrained"]["valid record"]) < 10
-    assert number(scores()["trained"]["valid record"]) >= 95
-
-
-def test_training_beats_a_prompt_with_rules_and_examples():
-    """Notices that the rival wins: then there would be no reason to train."""
-    prompted = scores()["untrained, rules and examples in the prompt, first 50"]
-    assert number(scores()["trained"]["all fields"]) >= number(prompted["all fields"]) + 20
-
-
-@pytest.mark.parametrize(("field", "margin"), [("category", 25), ("order_id", 10)])
-def test_fields_are_better_than_always_the_most_common_value(field, margin):
-    """Notices a change of training or data that keeps the form and loses the content."""
-    guessed = scores()["no model: always the most common value"]
-    assert number(scores()["trained"][field]) >= number(guessed[field]) + margin
+    """Notices a training after which the answers no longer keep the form."""
+    first = re.findall(r"^your model +(\d+)", printed("02"), re.M)  # a wide table goes on in a second block
+    on_validation, on_test = int(first[0]), int(first[-1])
+    assert min(on_validation, on_test) >= 80
 
 
 def test_what_is_written_by_hand_is_the_librarys():
     """Notices a label mask, a shift by one position or a LoRA of the lesson's that differs from the library's."""
-    by_hand, library = re.search(r"by hand ([\d.]+), by transformers ([\d.]+)", printed("02")).groups()
+    by_hand, library = re.search(r"mean ([\d.]+); by transformers ([\d.]+)", printed("02")).groups()
     assert by_hand == library
-    largest, difference = re.search(r"largest output (\S+), largest difference (\S+)", printed("02")).groups()
-    assert float(difference) < 1e-5 < 1e-2 < float(largest)
+    compared = re.search(r"^outputs (\S+)\n(?s:.*?)down_proj +(\S+) +(\S+) +(\S+)", printed("02"), re.M).groups()
+    assert all(float(difference) < 1e-5 for difference in compared)
 
 
 def test_one_weight_moves_against_its_gradient():
     """Notices a step that is not Adam's, or a gradient that is none."""
-    before, gradient, after = (float(row["value"]) for row in rows("02", "a weight").values())
+    found = re.search(r"before (\S+), gradient (\S+), after (\S+)", printed("02"))
+    before, gradient, after = map(float, found.groups())
     assert gradient != 0 and (after - before) * gradient < 0
     assert abs(after - before) == pytest.approx(3e-4, rel=0.1)
 
 
 def test_merging_costs_nothing_and_keeping_apart_does():
-    """Notices a merge that leaves the adapter's products in place, and a clock that would not see them."""
-    pattern = r"([\d.]+) times the base's time .*?against ([\d.]+) times with the adapter kept apart"
-    merged, apart = map(float, re.search(pattern, printed("02")).groups())
-    assert merged < 1.15 < apart
+    """Notices a merge that leaves the adapter's products in place."""
+    apart, merged = (float(re.search(rf"^{name}: ([\d.]+) seconds", printed("02"), re.M)[1]) for name in ("apart", "merged"))
+    assert merged < apart
+
+
+def test_the_rate_has_a_best_place():
+    """Notices a loop over rates in which nothing is decided: its lowest loss lies at an end."""
+    losses = re.search(r"twelve steps from a fresh adapter: (.*)\.$", printed("02"), re.M)[1]
+    values = [float(part.split(" at ")[0]) for part in losses.split(", ")]
+    assert min(values) == values[2] < 0.5 * values[0]
 
 
 def test_what_overfits_is_seen_to_overfit():
     """Notices a run of eight examples whose validation loss does not turn up: then the section shows nothing."""
-    cells = [cell for cell in notebook("02").cells if cell.cell_type == "code" and "overfit.plot" in cell.source]
-    html = "".join("".join(output.get("data", {}).get("text/html", "")) for output in cells[-1].outputs)
-    lowest, last = re.findall(r"lowest at step \d+ with (\d+\.\d+), at the end (\d+\.\d+)", html)[-1]
+    pattern = r"validation loss lowest at step \d+ with (\d+\.\d+), at the end (\d+\.\d+)"
+    lowest, last = re.findall(pattern, printed("02"))[-1]
     assert float(last) > 1.02 * float(lowest)
 
 

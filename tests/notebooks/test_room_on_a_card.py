@@ -62,6 +62,9 @@ class Model:
     def save_pretrained(self, folder, **_):
         pass
 
+    def print_trainable_parameters(self):
+        pass
+
     def merge_and_unload(self):
         return self
 
@@ -109,11 +112,12 @@ def run(section, card, known, *texts):
     return names
 
 
-def test_lesson_02_merges_in_32_bits_while_the_trained_model_makes_room(card):
+def test_lesson_02_merges_in_32_bits_beside_the_card(card):
     tuned = card.model(1)
-    names = run("02", card, {"tuned": tuned}, 'tuned.save_pretrained("tickets-adapter")', "ask = pipeline(")
-    assert card.peak <= CARD
-    assert tuned.place == names["ask"].model.place == "cuda"
+    names = run(
+        "02", card, {"tuned": tuned, "base": "folder", "dtype": "bfloat16"}, 'merged.save_pretrained("tickets-merged")'
+    )
+    assert names["merged"].place != "cuda" and card.peak == tuned.size  # in 32 bits, which the card need not hold
 
 
 def test_lesson_03_lets_go_of_each_merged_model(card):

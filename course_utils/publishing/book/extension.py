@@ -16,7 +16,7 @@ from course_utils.publishing import calculators
 from course_utils.publishing.book.html_pages import finished
 from course_utils.publishing.book.lesson_pages import lesson_page
 from course_utils.publishing.book.outputs import PICTURES
-from course_utils.publishing.book.sources import before_and_after, module_file
+from course_utils.publishing.book.sources import module_file
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sphinx.writers.html5 import HTML5Translator
 
 LESSON_PAGES = {f"notebooks/{lesson.name}": lesson for lesson in lessons.LESSONS.values()}
-BEFORE_AND_AFTER = "<!-- before and after -->"  # where the landing page shows it
 
 # Page → the file in the repository that somebody edits to change it; lessons and modules have theirs.
 EDITED = {
@@ -56,8 +55,6 @@ def read_lesson(app: Sphinx, page: str, text: list[str]) -> None:
     pictures: dict[str, bytes] = {}
     if page in LESSON_PAGES:
         text[0] = lesson_page(text[0], LESSON_PAGES[page], pictures, app.config.book_live)
-    elif page == "index":
-        text[0] = text[0].replace(BEFORE_AND_AFTER, before_and_after(pictures))
     folder = Path(app.outdir) / PICTURES
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in pictures.items():

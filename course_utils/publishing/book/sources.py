@@ -19,14 +19,11 @@ from course_utils.lessons import LESSONS, Lesson
 from course_utils.pages import render
 from course_utils.publishing import builder, calculators
 from course_utils.publishing.book.lesson_pages import markdown_of, page_text, reading_minutes
-from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import calculator_for, raw
 from course_utils.show.calculators import CALCULATORS
 
 TEMPLATES = "publishing/book/templates"
 BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself needs some
-# Lesson whose first picture the landing page shows, and the call that makes it.
-BEFORE_AND_AFTER = ("02", "before_and_after(")
 
 # The API reference: heading → modules below course_utils that somebody calls from a notebook or a program.
 API = {
@@ -136,16 +133,11 @@ def module_file(module: str) -> Path:
     raise CourseError(f"there is no module course_utils.{module}")
 
 
-def before_and_after(pictures: dict[str, bytes]) -> str:
-    """HTML of a message and the answers before and after training, as the lesson stored them; empty if it has none."""
-    number, call = BEFORE_AND_AFTER
-    for cell in json.loads(_notebook(LESSONS[number]).read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] == "code" and call in "".join(cell["source"]):
-            shown = [
-                "".join(output["data"]["text/html"]) for output in cell["outputs"] if "text/html" in output.get("data", {})
-            ]
-            return dressed("".join(shown), pictures, up="")
-    return ""
+def before_and_after() -> str:
+    """Return the Markdown above all code of lesson 02: a message, and the answers before and after training."""
+    cells = json.loads(_notebook(LESSONS["02"]).read_text(encoding="utf-8"))["cells"]
+    found = re.search(r"^> .*?\n\n\|.*?(?=\n\n)", "".join(cells[0]["source"]), re.DOTALL | re.MULTILINE)
+    return found[0] if found else ""
 
 
 def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, Any]]:
@@ -166,6 +158,7 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
             "binder": builder.binder_url(path[0].lesson.name),
             "words": len(glossary.terms()),
             "after": _after_training(),
+            "before_and_after": before_and_after(),
             "too_large": [
                 number
                 for number, lesson in LESSONS.items()
