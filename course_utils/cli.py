@@ -371,6 +371,12 @@ def _clean_script(options: argparse.Namespace) -> Result:
     return Result(clean_script(options.out), {"file": options.out})
 
 
+def _train_script(options: argparse.Namespace) -> Result:
+    from course_utils.evidence.lesson_02 import train_script
+
+    return Result(train_script(options.out, options.model or ""), {"file": options.out})
+
+
 def _serve(options: argparse.Namespace) -> None:
     from course_utils.openai_server.options import Options, base_name
     from course_utils.openai_server.serving import serve

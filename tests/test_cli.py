@@ -238,13 +238,14 @@ def test_every_command_but_lab_speaks_to_programs(capsys):
         assert "--json" in capsys.readouterr().out, command
 
 
-def test_clean_script_writes_lesson_05s_script_once(capsys, tmp_path):
+@pytest.mark.parametrize("command", ["train-script", "clean-script"])
+def test_a_lessons_script_is_written_once(capsys, tmp_path, command):
     from course_utils import cli
 
     file = tmp_path / "mine.py"
-    assert told(capsys, "clean-script", "--out", file)[0] == {"file": str(file)}
+    assert told(capsys, command, "--out", file)[0] == {"file": str(file)}
     compile(file.read_text(encoding="utf-8"), str(file), "exec")
-    assert cli.main(["clean-script", "--out", str(file)]) == 2 and "exists" in capsys.readouterr().err
+    assert cli.main([command, "--out", str(file)]) == 2 and "exists" in capsys.readouterr().err
 
 
 def test_run_and_build_tell_programs_what_they_did(capsys, monkeypatch, tmp_path):

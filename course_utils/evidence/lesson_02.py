@@ -6,15 +6,18 @@ of the training messages. What is read from it says so, with its date.
 
 from __future__ import annotations
 
+import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from textwrap import indent
+from typing import Any
 
-from course_utils import assets, evaluation, memory
+from course_utils import assets, evaluation, hardware, memory, models, plans
+from course_utils.errors import CourseError
+from course_utils.lessons import source_file
 from course_utils.show.tables import Table
-
-if TYPE_CHECKING:
-    pass
 
 LORA = "LoRA"
 
@@ -181,3 +184,48 @@ def states_table() -> Table:
     shown = [method for method in states_gb(names[0]) if method != "full, pure bfloat16"]
     rows = {name: {f"{method}, GB": round(states_gb(name)[method], 1) for method in shown} for name in names}
     return Table(rows, "Weights, gradients and optimizer states, rank 16 on all linear layers", "model", "")
+
+
+# -- the program, to take away ----------------------------------------------------------------------------------------------
+
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of the CPU tier's model, which the course itself takes from its package
+
+
+def train_script(file: str | Path, base: str = "") -> str:
+    """Write the lesson's cells tagged "program" as one script that does not use this package, and say so.
+
+    Args:
+        file: a new file.
+        base: the model to train, a name on the hub or a folder; by default that of this machine's tier.
+
+    Raises:
+        CourseError: the file exists.
+    """
+    if Path(file).exists():
+        raise CourseError(f"{file} exists; choose another name with --out")
+    text = source_file("02_lora").read_text(encoding="utf-8")
+    cells = [cell.partition("\n\n# %%")[0] for cell in text.split('# %% tags=["program"]\n')[1:]]
+    lines = [line for cell in cells for line in cell.splitlines()]
+    imports = {line for line in lines if re.match("import |from ", line)} - {"import json"}
+    imports |= {"import jsonschema", "import pandas as pd", "import torch", "from peft import LoraConfig, PeftModel"}
+    imports -= {"from peft import LoraConfig"}
+    answering, training, grading, scoring = (
+        "\n".join(line for line in cell.splitlines() if not re.match("import |from ", line)).strip() for cell in cells
+    )
+    answering = "\n".join(line for line in answering.splitlines() if not re.match("(base|model) = ", line))
+    *steps, table = scoring.replace('"validation.jsonl"', "file").splitlines()
+    plan, own = plans.plan("02"), models.TIERS[hardware.detect().tier].name
+    values = f"{plan.learning_rate}, {plan.batch_size}, {plan.answer_tokens}"
+    script = (assets.PACKAGE / "evidence" / "train_adapter.txt").read_text(encoding="utf-8")
+    script = script.format(
+        file=Path(file).name,
+        imports="\n".join(sorted(imports, key=lambda line: (line.startswith("from "), line))),
+        base=json.dumps(base or (HUB_NAME if own == models.PACKAGED.name else own)),
+        settings=f"learning_rate, tickets_a_step, answer_tokens = {values}",
+        answering=answering,
+        training=indent(training, "    "),
+        grading=grading,
+        scoring=indent("\n".join([*steps, f"print({table}.to_string())"]), "    "),
+    )
+    Path(file).write_text(script, encoding="utf-8")
+    return f"{file}: {len(script.splitlines())} lines. In a terminal: python {file}, beside train.jsonl and validation.jsonl"

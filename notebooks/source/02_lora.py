@@ -76,7 +76,7 @@ print(open("train.jsonl").readline())
 # Training is work, so try the cheap way first: ask the untrained model about a toaster, once as your program would and once
 # with the rules and three solved tickets in the prompt.
 
-# %%
+# %% tags=["program"]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base = models.fetch()     # its folder on this machine; at work a name on the hub, "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -125,20 +125,20 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
 # %% [markdown]
 # ## 2 · The whole job, in one program
 #
-# The next three cells are the program to take to work, together with `base`, `tokenizer` and `write_replies` from section 1. It
-# trains an adapter on `train.jsonl`, watches the loss on a quarter of `validation.jsonl`, saves the adapter, and scores its
-# replies. It needs `pip install trl peft jsonschema pandas`, your files, your schema, and the values that the first cell printed.
+# The next three cells are the program to take to work. It trains an adapter on `train.jsonl`, watches the loss on a quarter of
+# `validation.jsonl`, saves the adapter, and scores its replies. `course train-script` in a terminal writes them, together with
+# `write_replies`, as one file that runs without this course.
 #
 # Before you run it, write down a guess: of 40 replies, how many will be valid records, and how many right in every field?
 
-# %%
+# %% tags=["program"]
 from datasets import load_dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 files = {"train": "train.jsonl", "validation": "validation.jsonl"}
 train_rows, loss_rows = load_dataset("json", data_files=files, split=["train", "validation[:25%]"])
-model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)     # anew: run this cell as often as you like
+model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)     # a fresh copy, untrained
 adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 settings = SFTConfig(
     output_dir="checkpoints", learning_rate=learning_rate, num_train_epochs=1, warmup_steps=5,
@@ -151,7 +151,7 @@ trainer.train()
 trainer.save_model("ticket-adapter")
 tuned = trainer.model.eval()
 
-# %%
+# %% tags=["program"]
 schema = {
     "type": "object", "required": ["category", "escalation", "product", "order_id"], "additionalProperties": False,
     "properties": {
@@ -188,7 +188,7 @@ def grade_replies(model, file):
     return pd.DataFrame(map(grade, replies, solutions)).assign(reply=replies)
 
 
-# %%
+# %% tags=["program"]
 rows, solutions = read_rows("validation.jsonl")
 scores = grade_replies(tuned, "validation.jsonl")
 most_common = pd.DataFrame(solutions).apply(lambda field: field.value_counts(normalize=True, dropna=False).iloc[0])
@@ -649,7 +649,8 @@ merged = typo.unload()
 
 # %%
 often = training.Settings(learning_rate=learning_rate, batch_size=4, epochs=6, evaluate_every=4, schedule="constant")
-training.trial(tuned, tokenizer, sorted(chats, key=lambda chat: len(chat[1]["content"]))[:8], task.validation[:8], adapter, often).plot("Eight tickets, again and again")
+shortest = sorted(chats, key=lambda chat: len(chat[1]["content"]))[:8]
+training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).plot("Eight tickets, again and again")
 
 # %% [markdown]
 # The training loss goes to nearly zero, while the validation loss turns up before the end. This is {{term:overfitting}}: the model

@@ -1,0 +1,60 @@
+"""The program of lesson 02 as one file: its cells, and that it trains, saves and scores without the course's package."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import jupytext
+import pytest
+
+from course_utils import models
+from course_utils.data_prep import load_task
+from course_utils.errors import CourseError
+from course_utils.evidence import lesson_02
+from course_utils.lessons import source_file
+
+FIELDS = ["category", "escalation", "product", "order_id"]
+
+
+def test_it_takes_its_functions_and_settings_from_the_lesson(tmp_path):
+    lesson_02.train_script(tmp_path / "mine.py", base="some/model")
+    tree = ast.parse((tmp_path / "mine.py").read_text(encoding="utf-8"))
+    functions = {node.name: ast.unparse(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
+    cells = [cell for cell in jupytext.read(source_file("02_lora")).cells if "program" in cell.metadata.get("tags", [])]
+    in_lesson = [node for cell in cells for node in ast.parse(cell.source).body]
+    for node in in_lesson:
+        if isinstance(node, ast.FunctionDef):
+            assert functions[node.name] == ast.unparse(node)
+    trained = {ast.unparse(node) for node in in_lesson if isinstance(node, (ast.Assign, ast.Expr))}
+    (training,) = (node for node in tree.body if getattr(node, "name", "") == "train")
+    assert {ast.unparse(node) for node in training.body[1:-1]} <= trained and len(training.body) > 8
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"json", "sys", "jsonschema", "pandas", "torch", "datasets", "peft", "transformers", "trl"}
+
+
+def test_a_file_that_exists_is_left_alone(tmp_path):
+    (tmp_path / "mine.py").write_text("mine")
+    with pytest.raises(CourseError, match="exists"):
+        lesson_02.train_script(tmp_path / "mine.py")
+    assert (tmp_path / "mine.py").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_it_trains_saves_and_scores_alone(tmp_path):
+    task = load_task("support_tickets", FIELDS)
+    for name, chats in {"train": task.train[:4], "validation": task.validation[:4], "test": task.test[:2]}.items():
+        rows = [json.dumps({"prompt": chat[:-1], "completion": chat[-1:]}) for chat in chats]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    lesson_02.train_script(tmp_path / "train_adapter.py", base=models.fetch())
+    printed = [
+        subprocess.run(
+            [sys.executable, "-I", "train_adapter.py", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+        for arguments in ([], ["test.jsonl"])
+    ]
+    assert (tmp_path / "ticket-adapter" / "adapter_model.safetensors").stat().st_size > 1e6
+    assert [text.count("wanted:") for text in printed] == [4, 2]
+    for text in printed:
+        assert all(name in text for name in ("your model", "always the most common value", *FIELDS, "all fields"))
