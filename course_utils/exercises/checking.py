@@ -176,8 +176,8 @@ class CaseSet:
         return sum(_is_right(self.exercise, output, value) for output, value in zip(outputs, self.expected))
 
     @cached_property
-    def mistake_outputs(self) -> list[list | None]:
-        """The values of each of the exercise's mistakes, or None for a mistake that raises an error on every case."""
+    def mistake_outputs(self) -> list[list]:
+        """What each of the exercise's mistakes gives for each case: a value, or the error that it raises."""
         return [_outputs(self.exercise, mistake.function, self.cases) for mistake in self.exercise.mistakes]
 
 
@@ -187,22 +187,30 @@ def _is_right(exercise: Exercise, output: Any, expected: Any) -> bool:
     return same(output, expected, exercise.tolerance)
 
 
-def _outputs(exercise: Exercise, function: Callable[..., Any], cases: Sequence[tuple]) -> list | None:
-    """What a mistake gives for each case, or the error that it raises; None if it raises one for every case."""
+def _outputs(exercise: Exercise, function: Callable[..., Any], cases: Sequence[tuple]) -> list:
+    """What a mistake gives for each case, or the error that it raises."""
     outputs: list[Any] = []
     for arguments in cases:
         try:
             outputs.append(_called(exercise, function, arguments))
         except Exception as error:
             outputs.append(error)
-    return None if all(isinstance(output, Exception) for output in outputs) else outputs
+    return outputs
 
 
-def _alike(output: Any, mistaken: Any, tolerance: float) -> bool:
-    """Whether an answer gives what a mistake gives; errors are alike, whatever they say."""
-    if isinstance(mistaken, Exception):
-        return isinstance(output, Exception)
-    return same(output, mistaken, tolerance)
+def _matches(outputs: Sequence, mistaken: Sequence, tolerance: float) -> bool:
+    """Return True if an answer gives what a mistake gives for every case.
+
+    Errors match whatever they say, unless the mistake gives nothing else: then they have to be the same, shapes included.
+    """
+    only_errors = all(isinstance(value, Exception) for value in mistaken)
+    for output, value in zip(outputs, mistaken):
+        if isinstance(value, Exception):
+            if not isinstance(output, Exception) or (only_errors and _error_text(output) != _error_text(value)):
+                return False
+        elif not same(output, value, tolerance):
+            return False
+    return True
 
 
 def judge(
@@ -241,7 +249,7 @@ def judge(
     by_chance = constant or (hits > 0 and _by_chance(case_set, right))
     points = 0.0 if by_chance else round(exercise.points * hits / number, 2)
     for index, mistaken in enumerate(case_set.mistake_outputs):
-        if mistaken is not None and all(_alike(output, value, tolerance) for output, value in zip(outputs, mistaken)):
+        if _matches(outputs, mistaken, tolerance):
             return points, f"{hits} of {number} cases right. {exercise.mistakes[index].diagnosis}", index
     shown, shown_outputs = examples or (case_set, outputs)
     if constant and shown_outputs:
@@ -270,8 +278,12 @@ def _problem(exercise: Exercise, case: tuple, output: Any, expected: Any) -> str
     return described(case, output, expected, exercise.tolerance)
 
 
+def _error_text(error: Exception) -> str:
+    return str(error) if isinstance(error, Raised) else f"{type(error).__name__}: {str(error)[:200]}"
+
+
 def _what_was_raised(exercise: Exercise, error: Exception) -> str:
-    raised = str(error) if isinstance(error, Raised) else f"{type(error).__name__}: {str(error)[:200]}"
+    raised = _error_text(error)
     kind, _, text = raised.partition(": ")
     if kind == Unsendable.__name__:  # the call returned, and its value could not be read
         return f"{exercise.name} returns a value that cannot be marked: {text}."

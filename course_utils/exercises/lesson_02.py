@@ -51,6 +51,18 @@ def _rank_from_wrong_side(x, W, A, B, alpha):
     return x @ W.T + (alpha / A.shape[1]) * (x @ A.T) @ B.T
 
 
+def _inputs_as_columns(x, W, A, B, alpha):
+    return W @ x + (alpha / A.shape[0]) * B @ (A @ x)
+
+
+def _update_of_columns(x, W, A, B, alpha):
+    return x @ W.T + (alpha / A.shape[0]) * B @ (A @ x)
+
+
+def _inputs_turned(x, W, A, B, alpha):
+    return W @ x.T + (alpha / A.shape[0]) * B @ (A @ x.T)
+
+
 def _update_only(x, W, A, B, alpha):
     return (alpha / A.shape[0]) * (x @ A.T) @ B.T
 
@@ -448,6 +460,9 @@ def answer_loss(logits, labels):
             Mistake(_rank_from_wrong_side, "The rank is A's first dimension, (r, d_in); you divided by d_in."),
             Mistake(_update_only, "This is the adapter's path alone; the frozen path x Wᵀ is missing from the sum."),
             Mistake(_scales_everything, "alpha / r scales the update only, not the frozen path."),
+            Mistake(_inputs_as_columns, "W @ x takes x for one column; the inputs are the rows of x. Which matrix must be turned?"),
+            Mistake(_update_of_columns, "The frozen path is right, but A @ x takes x for one column; the inputs are the rows of x."),
+            Mistake(_inputs_turned, "These are the right numbers with one output per column; return one per row."),
         ),
         hint="The inputs are rows. Write down the shape that each product must have, then see which matrix must be turned.",
     ),
