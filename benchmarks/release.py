@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from common import RECORDS, write_results
-from course_utils import lessons
+from course_utils import lessons, memory
 from course_utils.evidence import lesson_01
-from course_utils.evidence.lesson_03 import step_gb
 from course_utils.evidence.lesson_04 import CONTROL, START
 from course_utils.files import write_whole
 from course_utils.publishing import builder
@@ -288,7 +287,9 @@ def gains() -> dict[str, str]:
     )
     raw, cleaned = (prepared(rows)(read["data-quality"])[0] for rows in ("raw", "cleaned"))
     told, tuned = (hosted(model, "both")(read["hosted"])[0] for model in ("base, told and 8 examples", "tuned, not told"))
-    lora, qlora = (step_gb("Llama-3.1-8B", method=method) for method in ("lora", "qlora"))
+    step = {"length": 1024, "accumulation": 8, "checkpointing": True}
+    lora = memory.estimate("Llama-3.1-8B", "lora", **step).total / 1e9
+    qlora = memory.estimate("Llama-3.1-8B", "qlora", embeddings="float32", **step).total / 1e9
     return {
         "01": f"usable answers: {prompted:.0f} % with a prompt and retrieval, {together:.0f} % with training and retrieval",
         "02": f"valid records: {untrained:.0f} → {valid:.0f} %; category right: {category:.0f} %",

@@ -121,24 +121,25 @@ def rivals_table(measure: str = "all fields") -> Table:
     if share := record["most common"].get(measure):
         rows["always the most common value"] = dict.fromkeys(MODEL_NAMES.values(), f"{100 * share:.0f}")
     for way, shown in WAYS.items():
-        runs = {model: _runs(size, way) for size, model in MODEL_NAMES.items()}
+        runs = {model: recorded_tickets(size, way) for size, model in MODEL_NAMES.items()}
         tokens = [run["prompt_tokens"] for model in runs for run in runs[model] if "prompt_tokens" in run]
         rows[shown] = {
             "tokens": f"{statistics.mean(tokens):.0f}" if tokens else None,
             "seeds": ", ".join(str(len(runs[model])) for model in runs),
-            **{model: _share(runs[model], measure) for model in runs},
+            **{model: percent_right(runs[model], measure) for model in runs},
         }
     caption = f"{measure}: percent right of 100 test messages [95 % interval], recorded {record['date']}"
     return Table({name: row for name, row in rows.items() if any(row[m] for m in MODEL_NAMES.values())}, caption, "way", "")
 
 
-def _runs(size: str, way: str) -> list[dict[str, Any]]:
+def recorded_tickets(size: str, way: str) -> list[dict[str, Any]]:
+    """Return the recorded runs of a model ("135M", "0.5B" or "1.5B") and a way (a key of `WAYS`), one for each seed."""
     record = assets.read_record("laptop-tickets")
     names = [f"{size} | {way} | {seed}" for seed in record["seeds"]]
     return [record["runs"][name] for name in names if name in record["runs"]]
 
 
-def _share(runs: Sequence[Mapping[str, Any]], measure: str) -> str | None:
+def percent_right(runs: Sequence[Mapping[str, Any]], measure: str) -> str | None:
     """Mean over seeds and messages in percent, with its interval: "31 [23, 41]"; None without runs."""
     if not runs:
         return None
@@ -153,8 +154,8 @@ def beside_rivals(yours: Mapping[str, float]) -> Table:
     rows["always the most common value"] = {field: f"{100 * share:.0f}" for field, share in common.items()}
     for size, model in MODEL_NAMES.items():
         for way in ("LoRA, 80", "LoRA, 240", "LoRA, 540"):
-            if runs := _runs(size, way):
-                rows[f"{model}, {WAYS[way]}"] = {measure: str(_share(runs, measure)) for measure in MEASURES}
+            if runs := recorded_tickets(size, way):
+                rows[f"{model}, {WAYS[way]}"] = {measure: str(percent_right(runs, measure)) for measure in MEASURES}
     caption = "Percent right of the 100 test messages; below yours the recorded ones, with their 95 % intervals"
     return Table(rows, caption, "model", "your model")
 

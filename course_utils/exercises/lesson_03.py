@@ -132,76 +132,6 @@ def _first_scales_16_bits(block, group=None):
     ### END SOLUTION
 
 
-def weights_from_bytes(packed, scales, values, block):
-    """The weights that a 4-bit layer computes with.
-
-    Args:
-        packed: uint8 tensor of shape (n / 2); a byte holds two codes, the first in its high
-            four bits.
-        scales: tensor of shape (n / block), one scale for each block of neighbouring
-            weights.
-        values: the sixteen values that the codes stand for; shape (16).
-        block: weights in a block; even.
-
-    Returns:
-        Tensor of shape (n): for each code its value times its block's scale.
-    """
-    ### BEGIN SOLUTION
-    codes = packed.new_zeros(2 * len(packed))
-    codes[::2], codes[1::2] = packed >> 4, packed & 15
-    return values[codes.long()] * scales.repeat_interleave(block)
-    ### END SOLUTION
-
-
-def _packed_cases(random):
-    import numpy as np
-    import torch
-
-    cases = []
-    for blocks, block in ((2, 4), (3, 8), (5, 2)):
-        codes = random.integers(0, 16, size=blocks * block)
-        codes[:2] = 3, 12  # different halves
-        packed = torch.tensor(codes[::2] * 16 + codes[1::2], dtype=torch.uint8)
-        scales = torch.tensor(random.uniform(0.5, 4, size=blocks))
-        values = torch.tensor(np.sort(random.uniform(-1, 1, size=16)))
-        cases.append((packed, scales, values, block))
-    return cases
-
-
-def _halves(packed, first=4, second=0, neighbours=True):
-    """Codes: the halves of each byte, read by shifting by `first` and `second` bits."""
-    import torch
-
-    both = torch.stack([(packed >> first) & 15, (packed >> second) & 15], dim=1 if neighbours else 0)
-    return both.flatten().long()
-
-
-def _scale_of_each(values, scales, block):
-    return values * scales.repeat_interleave(block)
-
-
-def _dequantized(scaled=_scale_of_each, **halves):
-    def weights_from_bytes(packed, scales, values, block):
-        return scaled(values[_halves(packed, **halves)], scales, block)
-
-    return weights_from_bytes
-
-
-_low_first = _dequantized(first=0, second=4)
-_halves_apart = _dequantized(neighbours=False)
-_high_twice = _dequantized(second=4)
-_low_twice = _dequantized(first=0)
-_unscaled = _dequantized(lambda values, scales, block: values)
-_divided = _dequantized(lambda values, scales, block: values / scales.repeat_interleave(block))
-_scales_in_turn = _dequantized(lambda values, scales, block: values * scales.repeat(block))
-_one_scale = _dequantized(lambda values, scales, block: values * scales.max())
-_blocks_of_bytes = _dequantized(lambda values, scales, block: values * scales.repeat_interleave(2 * block)[: len(values)])
-
-
-def _codes_not_values(packed, scales, values, block):
-    return _halves(packed) * scales.repeat_interleave(block)
-
-
 def relative_error(weights, values, block):
     """How far weights come back from where they were after block-wise absmax quantization.
 
@@ -325,9 +255,12 @@ def _checked_plan(value: Any) -> dict[str, Any]:
 
 def _plan_gb(value: Any) -> float:
     """Estimated peak memory of the plan in GB."""
-    from course_utils.evidence import lesson_03 as evidence
+    from course_utils import memory
 
-    return evidence.step_gb(CHALLENGE_MODEL, length=CHALLENGE_LENGTH, **_checked_plan(value))
+    plan = _checked_plan(value)
+    if plan["method"] == "lora":  # its base has one format
+        del plan["embeddings"]
+    return memory.estimate(CHALLENGE_MODEL, length=CHALLENGE_LENGTH, **plan).total / 1e9
 
 
 SIXTEEN_BITS = "The weights alone take 16 GB in 16 bits: no other lever can make up for that."
@@ -450,6 +383,44 @@ def _length_share_of_tokens(lengths, fixed, per_token, memory):
 EXERCISES = (
     Exercise(
         id="qlora-1",
+        title="Challenge: 8 billion parameters on 12 GB",
+        statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate; for {HALF_GB:g} GB, a T4, "
+        f"there are half the points. Rank 16 on all linear layers, examples of {CHALLENGE_LENGTH:,} tokens, {CHALLENGE_EXAMPLES} examples per step. "
+        "Prove it: the estimator runs on your plan, here and in grading.",
+        solution=my_step,
+        cases=lambda random: [()],
+        points=4,
+        mistakes=(
+            Mistake(_plan_in_16_bits, SIXTEEN_BITS),
+            Mistake(_plan_without_checkpointing, ACTIVATIONS),
+            Mistake(_plan_with_four_at_once, TOO_MANY),
+            Mistake(_plan_with_float32_embeddings, UPCAST),
+        ),
+        hint="Which setting in the table of section 2 is not yet changed? One of them undoes something that prepare_model_for_kbit_training does.",
+        challenge=Challenge(_plan_gb, bar=BAR_GB, half=HALF_GB, advise=_advise_plan, measure="memory in GB"),
+    ),
+    Exercise(
+        id="qlora-2",
+        title="Your own data: how long?",
+        statement="Your examples have different lengths and your card has a limit. Choose the `max_length`, and say what share of your examples it cuts off. "
+        "(Then do it with your own file: count its tokens with the tokenizer, take `fixed` and `per_token` from two calls of `memory.estimate`.)",
+        solution=choose_length,
+        cases=_length_cases,
+        points=3,
+        mistakes=(
+            Mistake(_length_rounded_up, "You rounded up to the next multiple of 64, which no longer fits. Round down."),
+            Mistake(_length_of_longest, "The longest example decides alone here. What does the card allow?"),
+            Mistake(_length_as_card_allows, "The card would allow more than your data need: no longer than the longest example, rounded up to a multiple of 64."),
+            Mistake(_length_without_fixed, "`fixed` is not subtracted: that part of the card is taken before the first token."),
+            Mistake(_length_equal_is_cut, "An example exactly as long as max_length is not cut off."),
+            Mistake(_length_number_cut, "That is the number of examples cut off; asked for is their share, from 0 to 1."),
+            Mistake(_length_share_of_tokens, "That is the share of tokens that are lost; asked for is the share of examples."),
+        ),
+        hint="(memory - fixed) / per_token tokens fit. Round down to a multiple of 64, and compare with the longest example rounded up.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="qlora-3",
         title="Quantizing one block",
         statement="Quantize a block of weights: one scale for all, and for each weight the number of the nearest of the given values.",
         solution=quantize_block,
@@ -469,7 +440,7 @@ EXERCISES = (
         tolerance=1e-9,
     ),
     Exercise(
-        id="qlora-2",
+        id="qlora-4",
         title="Bits for one weight",
         statement="Compute the bits that a weight takes, with float32 scales and with double quantization.",
         solution=bits_per_weight,
@@ -487,30 +458,7 @@ EXERCISES = (
         tolerance=1e-9,
     ),
     Exercise(
-        id="qlora-3",
-        title="From bytes back to weights",
-        statement="Write what every forward pass through a 4-bit layer begins with: unpack two codes from each byte, look up their values, and scale each block.",
-        solution=weights_from_bytes,
-        cases=_packed_cases,
-        points=3,
-        needs=("numpy", "torch"),
-        mistakes=(
-            Mistake(_low_first, "The two codes of a byte are the wrong way round: the first weight is in the high four bits, `byte >> 4`."),
-            Mistake(_halves_apart, "All high halves come first here, then all low ones; the two codes of a byte are neighbours."),
-            Mistake(_high_twice, "The high half is taken twice; the second weight of a byte is its low half, `byte & 15`."),
-            Mistake(_low_twice, "The low half is taken twice; shift the byte right by four bits for the first weight."),
-            Mistake(_unscaled, "The values lie between -1 and 1; multiply each by the scale of its block."),
-            Mistake(_divided, "You divide by the scale. Quantizing divided by it, so dequantizing multiplies."),
-            Mistake(_scales_in_turn, "Each scale belongs to `block` neighbouring weights; here neighbours get different ones."),
-            Mistake(_one_scale, "Every block has a scale of its own; you use one for all."),
-            Mistake(_blocks_of_bytes, "A block is counted in bytes here; it has `block` weights, which are half as many bytes."),
-            Mistake(_codes_not_values, "The codes themselves are scaled; a code is the index of a value: values[code]."),
-        ),
-        hint="Codes in even places are packed >> 4, in odd places packed & 15; then values[codes.long()], times each scale repeated for its block.",
-        tolerance=1e-9,
-    ),
-    Exercise(
-        id="qlora-4",
+        id="qlora-5",
         title="Three bugs in a measurement",
         statement="""Somebody measures the error of block-wise quantization with this function. It has **three** bugs; find them and fix them.
 
@@ -534,44 +482,6 @@ def relative_error(weights, values, block):
             Mistake(_error_absolute, "That is the length of the errors; divide it by the length of the weights."),
         ),
         hint="Reshape to (blocks, block) first. Bugs: whose scale, largest or largest absolute value, and what is missing before the difference.",
-        tolerance=1e-9,
-    ),
-    Exercise(
-        id="qlora-5",
-        title="Challenge: 8 billion parameters on 12 GB",
-        statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate; for {HALF_GB:g} GB, a T4, "
-        f"there are half the points. Rank 16 on all linear layers, examples of {CHALLENGE_LENGTH:,} tokens, {CHALLENGE_EXAMPLES} examples per step. "
-        "Prove it: the estimator runs on your plan, here and in grading.",
-        solution=my_step,
-        cases=lambda random: [()],
-        points=4,
-        mistakes=(
-            Mistake(_plan_in_16_bits, SIXTEEN_BITS),
-            Mistake(_plan_without_checkpointing, ACTIVATIONS),
-            Mistake(_plan_with_four_at_once, TOO_MANY),
-            Mistake(_plan_with_float32_embeddings, UPCAST),
-        ),
-        hint="Which lever of section 8 is not yet pulled? One of them undoes something that prepare_model_for_kbit_training does.",
-        challenge=Challenge(_plan_gb, bar=BAR_GB, half=HALF_GB, advise=_advise_plan, measure="memory in GB"),
-    ),
-    Exercise(
-        id="qlora-6",
-        title="Your own data: how long?",
-        statement="Your examples have different lengths and your card has a limit. Choose the `max_length`, and say what share of your examples it cuts off. "
-        "(Then do it with your own file: count its tokens with the tokenizer, take `fixed` and `per_token` from two calls of `memory.estimate`.)",
-        solution=choose_length,
-        cases=_length_cases,
-        points=3,
-        mistakes=(
-            Mistake(_length_rounded_up, "You rounded up to the next multiple of 64, which no longer fits. Round down."),
-            Mistake(_length_of_longest, "The longest example decides alone here. What does the card allow?"),
-            Mistake(_length_as_card_allows, "The card would allow more than your data need: no longer than the longest example, rounded up to a multiple of 64."),
-            Mistake(_length_without_fixed, "`fixed` is not subtracted: that part of the card is taken before the first token."),
-            Mistake(_length_equal_is_cut, "An example exactly as long as max_length is not cut off."),
-            Mistake(_length_number_cut, "That is the number of examples cut off; asked for is their share, from 0 to 1."),
-            Mistake(_length_share_of_tokens, "That is the share of tokens that are lost; asked for is the share of examples."),
-        ),
-        hint="(memory - fixed) / per_token tokens fit. Round down to a multiple of 64, and compare with the longest example rounded up.",
         tolerance=1e-9,
     ),
 )  # fmt: skip

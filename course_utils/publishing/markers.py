@@ -1,9 +1,12 @@
-"""Figures in sentences, taken from where they were measured: `{{record:…}}` and `{{fact:…}}` in a lesson's Markdown.
+"""Figures in sentences, taken from where they come from: `{{record:…}}`, `{{fact:…}}` and `{{estimate:…}}` in Markdown.
 
 `{{record:lora-seeds:runs.0.scores."valid format".0:.0%}}` is the figure at that path in the newest record of that name,
 `benchmarks/records/lora-seeds-DATE.json`; `{{fact:prices:"gpt-4.1-mini".input:.2f}}` the one in `data/prices.toml`. What
 follows the last colon is a format of Python's. Keys are separated by dots, and quoted where they contain a dot or a colon;
 the key of a list is a place in it. A list of numbers at the end of the path is averaged.
+
+`{{estimate:Llama-3.1-8B qlora length=1024 checkpointing:.1f}}` is the memory of a training step as `memory.estimate` has
+it, in GB (10^9 bytes); an option without a value is True.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from datetime import date
 from statistics import mean
 from typing import Any
 
-from course_utils import assets, facts
+from course_utils import assets, facts, memory
 from course_utils.errors import CourseError
 
 _KEY = r'(?:"[^"{}]+"|[^".:{}]+)'
+_ESTIMATE = re.compile(r"{{estimate:(\S+ [^{}:]+):([^{}:]*)}}")
 _MARKER = re.compile(rf"{{{{(record|fact):([\w-]+):({_KEY}(?:\.{_KEY})*):([^{{}}]*)}}}}")
 
 
@@ -31,12 +35,12 @@ def expand(text: str, lesson: str) -> str:
 
     def written(marker: re.Match[str]) -> str:
         try:
-            return _written(*marker.groups())
+            return _estimated(*marker.groups()) if marker.re is _ESTIMATE else _written(*marker.groups())
         except CourseError as error:
             raise CourseError(f"{lesson}: {marker[0]}: {error}") from error
 
-    expanded = _MARKER.sub(written, text)
-    if wrong := re.search(r"\{\{(?:record|fact)\b.*", expanded):
+    expanded = _ESTIMATE.sub(written, _MARKER.sub(written, text))
+    if wrong := re.search(r"\{\{(?:record|fact|estimate)\b.*", expanded):
         raise CourseError(
             f"{lesson}: {wrong[0][:80]}: write {{{{record:NAME:PATH:FORMAT}}}} or {{{{fact:TABLE:PATH:FORMAT}}}}"
         )
@@ -62,6 +66,14 @@ def _written(kind: str, name: str, path: str, form: str) -> str:
         return format(value, form)
     except ValueError as error:
         raise CourseError(f"{value!r} cannot be written as {form!r}") from error
+
+
+def _estimated(step: str, form: str) -> str:
+    model, method, *settings = step.split()
+    options: dict[str, Any] = {}
+    for name, sign, value in (setting.partition("=") for setting in settings):
+        options[name] = (int(value) if value.isdigit() else value) if sign else True
+    return format(memory.estimate(model, method, **options).total / 1e9, form)
 
 
 def _described(value: Any) -> str:

@@ -15,7 +15,7 @@ from course_utils.grading.marking import Attempt, LearnerAnswer
 WRONG = {
     "lora-2": "def lora_forward(x, W, A, B, alpha):\n    return x @ W.T + alpha * (x @ A.T) @ B.T",
     "lora-3": "def adapter_parameters(shapes, rank):\n    return sum(rank * d_in for _, d_in in shapes)",
-    "qlora-2": "def bits_per_weight(block, group=None):\n    return 4.0",
+    "qlora-4": "def bits_per_weight(block, group=None):\n    return 4.0",
     "align-2": (
         "def conservative_dpo_loss(pc, pr, rc, rr, beta, doubt):\n    from torch.nn.functional import logsigmoid\n"
         "    return -logsigmoid(beta * ((pc - rc) - (pr - rr))).mean()"
@@ -93,15 +93,15 @@ def test_the_class_view_counts_the_misconceptions(graded):
 
 def test_an_earlier_answer_is_there_even_if_it_is_wrong(tmp_path):
     answers = {
-        "qlora-1": "# EXERCISE: qlora-1\ndef quantize_block(weights, values):\n    return None",
-        "qlora-4": "# EXERCISE: qlora-4\ndef relative_error(weights, values, block):\n"
+        "qlora-3": "# EXERCISE: qlora-3\ndef quantize_block(weights, values):\n    return None",
+        "qlora-5": "# EXERCISE: qlora-5\ndef relative_error(weights, values, block):\n"
         "    blocks = [quantize_block(part, values) for part in weights.split(block)]\n"
         "    back = [values[codes.long()] * scale for codes, scale in blocks]\n"
         "    return float((weights.new_tensor([v for part in back for v in part]) - weights).norm() / weights.norm())",
     }
     hand_in(tmp_path / "in", "reuses", "03", answers)
     run("03", tmp_path / "in", tmp_path / "out")
-    assert points(tmp_path / "out", "reuses") == full("03") | {"qlora-1": 0.0}
+    assert points(tmp_path / "out", "reuses") == full("03") | {"qlora-3": 0.0}
 
 
 def test_a_solution_does_not_enter_the_sandbox_of_its_own_question():

@@ -334,11 +334,11 @@ class TestInABrowser:
         page = visitor.go(page_of("03"))
         assert page.evaluate("coursePython.worker") is None
         change(page, "memory", {})
-        solve(page, "qlora-2")
+        solve(page, "qlora-4")
         page.reload()
-        editor = room(page, "exercise", "qlora-2").get_by_role("textbox")
-        assert editor.input_value() == solution("qlora-2")
-        assert "passed before" in room(page, "exercise", "qlora-2").locator(".course-summary").inner_text()
+        editor = room(page, "exercise", "qlora-4").get_by_role("textbox")
+        assert editor.input_value() == solution("qlora-4")
+        assert "passed before" in room(page, "exercise", "qlora-4").locator(".course-summary").inner_text()
         assert page.evaluate("coursePython.worker") is None  # and reading starts none
         for key in ("Tab", "Escape"):
             editor.focus()
@@ -470,12 +470,12 @@ class TestByKeyboardAlone:
         someone = Visitor(browser, address, width)
         page = someone.go(page_of("03"))
         keyboard = Keyboard(page)
-        in_order = ["memory", "qlora-2", "quiz"]
+        in_order = ["memory", "qlora-4", "quiz"]
         places = page.evaluate("""() => [...document.querySelectorAll('*')].flatMap((one, place) =>
             one.matches('[data-calculator=memory]') ? [[place, 'memory']] :
-            one.matches('[data-exercise=qlora-2]') ? [[place, 'qlora-2']] :
+            one.matches('[data-exercise=qlora-4]') ? [[place, 'qlora-4']] :
             one.matches('.book-quiz') ? [[place, 'quiz']] : [])""")
-        steps = {"memory": self.calculate, "qlora-2": self.solve, "quiz": self.answer}
+        steps = {"memory": self.calculate, "qlora-4": self.solve, "quiz": self.answer}
         done = [name for _, name in sorted(places)]
         assert sorted(done) == sorted(in_order)
         for name in done:
@@ -499,14 +499,14 @@ class TestByKeyboardAlone:
         says(there, calculate("memory", choices)["summary"])
 
     def solve(self, page, keyboard):
-        keyboard.go_to(lambda focus: focus["tag"] == "TEXTAREA" and "qlora-2" in focus["room"])
-        for source, verdict, key in ((mistake("qlora-2"), "(not yet)", "Tab"), (solution("qlora-2"), "(passed)", "Escape")):
+        keyboard.go_to(lambda focus: focus["tag"] == "TEXTAREA" and "qlora-4" in focus["room"])
+        for source, verdict, key in ((mistake("qlora-4"), "(not yet)", "Tab"), (solution("qlora-4"), "(passed)", "Escape")):
             keyboard.press("ControlOrMeta+a")
             page.keyboard.insert_text(source)  # as if pasted
             keyboard.press(key)
             assert page.evaluate("document.activeElement.textContent") == "Check"
             keyboard.press("Enter")
-            there = room(page, "exercise", "qlora-2")
+            there = room(page, "exercise", "qlora-4")
             says(there, verdict)
             wait_until(lambda: page.evaluate("document.activeElement.textContent") == "Check", PATIENCE)
             if verdict == "(not yet)":

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from course_utils import assets, lessons
+from course_utils import assets, lessons, memory
 from course_utils.errors import CourseError
 from course_utils.publishing import builder, markers
 
@@ -33,6 +33,13 @@ def _made_up(tmp_path, monkeypatch):
 
 def write(name, record):
     (assets.root() / "benchmarks" / "records" / f"{name}.json").write_text(json.dumps(record))
+
+
+def test_an_estimate_is_written_in_its_place(monkeypatch):
+    monkeypatch.undo()  # the facts behind an estimate are the real ones
+    total = memory.estimate("Llama-3.1-8B", "qlora", length=1024, checkpointing=True, embeddings="float32").total
+    marker = "{{estimate:Llama-3.1-8B qlora length=1024 checkpointing embeddings=float32:.1f}}"
+    assert markers.expand(f"about {marker} GB", "03_qlora") == f"about {total / 1e9:.1f} GB"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +77,8 @@ def test_a_figure_is_written_in_its_place(marker, written):
         ('{{fact:made-up:"gpt-4.1-mini".name:.0%}}', "'GPT-4.1 mini' cannot be written as '.0%'"),
         ('{{fact:made-up:"gpt-4.1-mini".date:.0%}}', "cannot be written as '.0%'"),
         ("{{fact:made-up:gpt-4.1-mini.input:}}", "there is no 'gpt-4' in a table of 'gpt-4.1-mini'"),
+        ("{{estimate:Llama-3.1-8B qlora lenght=1024:.1f}}", "lenght"),
+        ("{{estimate:Llama-3.1-8B:qlora}}", ": write {{record:NAME:PATH:FORMAT}}"),
         ("{{record:nobody:runs:}}", "no results named 'nobody'"),
         ("{{fact:nobody:runs:}}", "data/nobody.toml is missing"),
         ("{{record:made-up:runs.0.loss}}", ": write {{record:NAME:PATH:FORMAT}}"),
