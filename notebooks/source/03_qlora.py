@@ -36,6 +36,7 @@
 
 # %%
 import json
+import warnings
 
 import pandas as pd
 import torch
@@ -308,7 +309,10 @@ losses["adapter beside the 4-bit base"] = answer_loss(beside)
 # %%
 linear = beside.base_model.model.model.layers[10].mlp.down_proj
 update, stored = linear.get_delta_weight("default").detach(), quantization.dense(linear.base_layer.weight, torch.float32)
-losses["merged, 4 bits again"] = answer_loss(beside.merge_and_unload())
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    losses["merged, 4 bits again"] = answer_loss(beside.merge_and_unload())
+print("PEFT warns:", caught[0].message)
 
 # %% [markdown]
 # The other ways end in 16 bits: restore the 4-bit base with `dequantize()` and merge, or merge into the original weights.
