@@ -135,6 +135,8 @@ def _lab(options: argparse.Namespace) -> None:
     folder = working_copies.update(_copies_folder(options))
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
     command += [f"--LabApp.default_url=/lab/tree/{lessons.NAMES[0]}.ipynb"]
+    # JupyterLab's defaults but for two: it asks nobody whether to fetch news, and doesn't look for updates.
+    command += [f"--LabApp.app_settings_dir={assets.PACKAGE / 'lab_settings'}"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command += ["--allow-root"]  # in a container root is often the only user, and Jupyter would refuse to start
     # So that JupyterLab's own terminal finds `course`, whose environment need not be active. It would start a login shell,

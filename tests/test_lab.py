@@ -66,3 +66,4 @@ def test_a_browser_shows_the_lesson_with_its_outputs(lab, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert "LoRA: teach a model a new behaviour" in done.stdout
     assert "Invalid Notebook" not in done.stdout
+    assert "Jupyter news" not in done.stdout  # a question that would cover the page
