@@ -243,7 +243,8 @@ def parts(shape: Shape, plan: StepPlan) -> Parts:
 def _activations(shape: Shape, plan: StepPlan) -> dict[str, float]:
     """What the forward pass has kept and the backward pass is working with, by moment."""
     tokens, full, amp = plan.tokens, plan.method == "full", plan.precision == "amp"
-    residual_width = plan.bytes_per_weight if amp else plan.bytes_per_value
+    float32_stream = amp or plan.embeddings == "float32"  # what the embedding gives, and every block passes on
+    residual_width = 4 if float32_stream else plan.bytes_per_value
     kept_per_block = kept_by_block(shape, plan) * tokens
     kept_by_attention = kept_per_block - (kept_by_feed_forward(shape, plan) * tokens)
     transient = transient_in_block(shape, plan) * tokens
@@ -259,8 +260,8 @@ def _activations(shape: Shape, plan: StepPlan) -> dict[str, float]:
         kept_by_blocks -= not_kept_by_first_block(shape, plan) * tokens
     # final norm, and the head's input if the head is trained
     head_inputs = tokens * ((4 * shape.hidden + 4) + ((residual_width + plan.bytes_per_value) * shape.hidden if full else 0))
-    if amp:
-        head_inputs += 2 * shape.vocabulary * shape.hidden  # a 16-bit copy of the head's weight
+    if float32_stream:
+        head_inputs += 2 * shape.vocabulary * shape.hidden  # under autocast, a 16-bit copy of the head's weight
     copies = 2 * weights_by_group(shape)["product"] if amp and full else 0
     first_input = checkpoint * plan.checkpointing
     return {

@@ -12,7 +12,7 @@
 # | ✗ not a record | ✓ all four fields right |
 #
 # A program needs the record; a small language model chats. In this lesson you'll train one with 135 million parameters to write
-# the record, on your own computer. A laptop's run takes 80 solved
+# the record, on your own computer. Without a GPU you'll take 80 solved
 # tickets and about a minute, which is enough for the form of a record and too little for its content; you'll see what more
 # tickets and a larger model add. Training writes an *adapter*, a file of 20 MB, and leaves the model itself as it was.
 #
@@ -59,7 +59,7 @@ print(open("train.jsonl").readline())
 # %% [markdown]
 # You now have three files with a solved ticket on each line. The `prompt` is what your program will send, and the
 # `completion` is the reply you want. You'll train on `train.jsonl`, make choices on `validation.jsonl`, and score your model on
-# `test.jsonl` once, at the end. The printed values suit your machine; nothing below takes its settings from anywhere else.
+# `test.jsonl` once, at the end. The printed values suit your machine.
 
 # %% [markdown]
 # ## 1 · Would a good prompt be enough?
@@ -117,8 +117,8 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
     print(f"{name}, {tokens} tokens: {write_replies(model, [prompt])[0]}")
 
 # %% [markdown]
-# Without rules the model chats. With them it writes a record; compare its escalation with the rule. You'd pay for the longer
-# prompt on every call. One reply says little, so section 2 scores such prompts on a hundred messages, next to two other ways
+# Without rules and examples the model chats. With them it writes a record; compare its escalation with the rule. You'd pay for the
+# longer prompt on every call. One reply says little, so section 2 scores such prompts on a hundred messages, next to two other ways
 # without training: a server can hold any model to the *form* by decoding under a schema, and a prompt can show the eight solved
 # tickets most similar to the message (lesson 01 does both).
 
@@ -196,9 +196,9 @@ shares = pd.DataFrame({"your model": scores.drop(columns="reply").mean(), "alway
 shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_action="ignore").fillna("–")
 
 # %% [markdown]
-# On a laptop, 80 tickets have taught the form: nearly all replies are valid records with the right order number. The product is
-# right about half the time, and category and escalation hardly more often than if you always gave the most common value. Read
-# five replies, because a mean hides how a model fails:
+# With the CPU's 80 tickets the model has learned the form: nearly all replies are valid records with the right order number. The
+# product is right about half the time, and category and escalation about as often as if you always gave the most common value.
+# Read five replies, because a mean hides how a model fails:
 
 # %%
 show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": list(scores["reply"][:5])}, solutions[:5])
@@ -214,14 +214,14 @@ evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
 # **For the 0.5B, 80 tickets are worth more in training than in its prompt**: about four records in ten are wholly right after
-# training, about a quarter with the eight most similar tickets shown, and compared message by message the difference lies outside
-# its 95 % interval. After 240 tickets it gets two in three. The small model needs more of them: at 240 it is well ahead of its own best prompt, and at 540, with about six
-# records in ten, ahead of the 1.5B with eight of the same 540 in its prompt. Intervals here count the choice of messages only;
-# another draw of tickets can move a row by ten points.
+# training, and about a quarter with the eight most similar tickets shown. After 240 tickets it gets two in three. The small model
+# needs more of them: at 240 it does better than with its own best prompt. These intervals reflect only which messages were sampled, and
+# another draw of tickets can move a row by ten points. Every trained row read its tickets once, so a row with more tickets also
+# trained for more steps.
 #
-# What to do: if you have 80 solved tickets or more, train, and train the smallest model that gets where you need to be. The prompt
-# of a trained model is short as well (30 tokens in section 1), so each call is cheaper. We measured nothing below 80; there, try
-# retrieval first. No row is good enough to file tickets unattended.
+# With a few hundred solved tickets, fine-tune the smallest model that meets your target; with fewer, measure retrieval and
+# training side by side on your own messages, as this table does. A trained model's prompt is short as well, 30 tokens in section 1.
+# No row is good enough to file tickets unattended.
 
 # %% [markdown]
 # `escalation` is about as often right as if the model always said "none". See what that costs, in the row of the urgent messages:
@@ -232,9 +232,9 @@ said = [json.loads(reply)["escalation"] if valid else "no record" for reply, val
 pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 
 # %% [markdown]
-# After 80 tickets, most urgent messages get "none". A missed danger and a false alarm don't cost the same, so decide how many of
-# each you can live with, have a person read whatever could be urgent until the model gets there, and add urgent tickets to
-# `train.jsonl` (lesson 05).
+# After 80 tickets, most urgent messages get "none". A missed danger costs more than a false alarm, so decide how many of each you
+# can live with, let a person read every message until the model gets there, and add urgent tickets to `train.jsonl` (lesson 05).
+# The recorded rows for `escalation` are one word away: put it in place of "all fields" above.
 #
 # When you put in your own files, change the schema and look at these settings:
 #
@@ -260,17 +260,17 @@ pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 # from transformers.trainer_utils import get_last_checkpoint
 #
 # drive.mount("/content/drive")                    # Colab asks you for permission
-# place = "/content/drive/MyDrive/tickets"
+# folder = "/content/drive/MyDrive/tickets"
 #
-# os.makedirs(place, exist_ok=True)
+# os.makedirs(folder, exist_ok=True)
 #
 # # put these lines after `settings = SFTConfig(…)` ...
-# settings.output_dir, settings.save_strategy, settings.save_steps = place, "steps", 10
+# settings.output_dir, settings.save_strategy, settings.save_steps = folder, "steps", 10
 # # ... and start training with this line; the first time there is no checkpoint, None
-# trainer.train(resume_from_checkpoint=get_last_checkpoint(place))
+# trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
 # ```
 #
-# For the course's own loop (section 6) it's `training.Settings(…, checkpoint_folder=place, checkpoint_every=10)`.
+# For the course's own loop (section 6) it's `training.Settings(…, checkpoint_folder=folder, checkpoint_every=10)`.
 #
 # </details>
 
@@ -350,7 +350,7 @@ optimizer.step()
 print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights[0, 0]:+.6f}")
 
 # %% [markdown]
-# The weight moved against its gradient, by 0.0003, the learning rate. That's AdamW: it divides each gradient by its own recent
+# The weight moved against its gradient, by 0.0003, which is the learning rate. That's AdamW: it divides each gradient by its own recent
 # size, so on the first step nearly every weight moves that far, whether its gradient is large or small.
 #
 # Training repeats this. `SFTTrainer` does so for every batch, and it leaves the model's own weights alone and moves an adapter
@@ -502,8 +502,8 @@ pd.DataFrame([
 ])
 
 # %% [markdown]
-# The larger the model, the smaller its adapter's share, because a matrix grows with the product of its sides and an adapter only
-# with their sum. Now the memory. The table counts weights, gradients and optimizer states, the least that training needs;
+# Larger models have relatively smaller adapters, because a matrix grows with the product of its sides and an adapter only with
+# their sum. Now the memory. The table counts weights, gradients and optimizer states, the least that training needs;
 # {{term:activation|activations}} come on top. {{term:QLoRA}}, the subject of lesson 03, also squeezes the frozen weights to 4 bits.
 
 # %%
@@ -518,9 +518,9 @@ evidence.lesson_02.states_table()
 # | decision | do | why |
 # | --- | --- | --- |
 # | learning rate | measure it: three or four rates, a factor of 3 apart | it decides whether anything is learned |
-# | which layers | all linear layers | training only attention, at equal size, made everyday text worse; large studies find it also learns less |
-# | rank | 16; raise it if more data no longer lowers the loss | in our short runs, 1 did as well and 64 no better |
-# | alpha | 2 × rank, and leave it | it does the same job as the rate |
+# | which layers | all linear layers | training only attention, at equal size, made everyday text worst; large studies find it also learns less |
+# | rank | 16; raise it if more data no longer lowers the loss | in our short runs even 1 was enough, and 64 no better |
+# | alpha | 2 × rank, and leave it | it does nearly the same job as the rate |
 # | epochs | stop when the validation loss stops falling | section 8 shows what too many do |
 #
 # **Find the rate by measuring.** Start a fresh adapter at each rate, train a few steps, and look at the validation loss:
@@ -536,10 +536,11 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
              "Which rate learns most in twelve steps?", "learning rate", "validation loss (nats per token)", log_x=rates)
 
 # %% [markdown]
-# The lowest point is where to start; this is one run and five validation messages, so at work use more of both. Section 2 used a
-# rate found this way. (`training.trial` lends the model in memory a fresh adapter; with `SFTTrainer`, build a trainer for each
-# rate.) Each model has its own best rate: 1e-3 to 2e-3 for the 135M, 4e-4 for the 0.5B, about 2e-4 for a 7B. LoRA's is about ten
-# times that of full fine-tuning (Schulman et al., 2025).
+# The lowest point is where to start; this is one run and five validation messages, so at work use more of both. The rates
+# lie around section 2's, which longer sweeps had found. `training.trial` attaches a fresh adapter to the loaded model for a moment;
+# with `SFTTrainer`, build a trainer for each rate. Each model has its own best rate: our sweeps took 1e-3 for the 135M and 4e-4 for
+# the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's is about ten times that of full fine-tuning (Schulman
+# et al., 2025).
 #
 # **Rank and layers** take more runs than a notebook has time for. These were recorded (script: `benchmarks/lora_sweep.py`) with
 # three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets:
@@ -548,12 +549,14 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
 evidence.lesson_02.rivals()
 
 # %% [markdown]
-# More rank didn't help here. Part of that may be the rate, which was the same for all ranks: measure it again when you change the
-# rank. A low rank limits you when the data hold more than the adapter can store, roughly more tokens than it has numbers (Schulman
-# et al., 2025). Full fine-tuning gets more labels right than rank 16 and needs six times the memory for weights and states, which
-# at this size you can afford; LoRA pays on larger models. *Prose loss* is the loss on everyday text: every run made it worse,
+# More rank didn't help here, and rank 1 learned as much as 16. Part of that may be the rate, which was the same for all ranks, so
+# measure it again when you change the rank. We take 16 because other data may need more. A low rank limits you when the data hold more than the adapter can store, roughly more tokens than it has numbers (Schulman
+# et al., 2025). Full fine-tuning gets more labels right than rank 16 and needs about seven times the memory for weights and states, which
+# at this size you can afford; LoRA pays off on larger models.
+#
+# *Prose loss* is the loss on everyday text: every run made it worse,
 # attention alone most, full fine-tuning least. The last column counts everyday questions that are now answered with a record. If
-# your model has to do both, mix ordinary conversations into the training file, or switch the adapter off (section 7).
+# your model has to write records and answer people, mix ordinary conversations into the training file, or switch the adapter off (section 7).
 #
 # **Challenge.** Beat a bar with forty steps of your own.
 
@@ -581,7 +584,7 @@ tokenizer.save_pretrained("tickets-merged")
 show.folder_sizes("ticket-adapter", "tickets-merged")
 
 # %% [markdown]
-# Any program loads the merged folder. Compare it with the model whose adapter is apart:
+# The merged folder loads like any model. Compare it with the model whose adapter is apart:
 
 # %%
 import time
@@ -595,7 +598,7 @@ same = sum(one == other for one, other in zip(replies["apart"], replies["merged"
 print(f"{same} of 8 replies are the same, letter for letter")
 
 # %% [markdown]
-# Merged, each layer is a single matrix again, so it answers faster. In 16 bits a reply can change, because the merged weights are
+# Merged, each layer is a single matrix again, which is faster to multiply with. In 16 bits a reply can change, because the merged weights are
 # rounded once more:
 
 # %%
@@ -640,7 +643,7 @@ merged = typo.unload()
 # moves. Pass `is_trainable=True`.
 #
 # **The end marker masked.** SmolLM2's tokenizer pads with its end marker. Code that masks labels by the padding's id then masks
-# the end of every answer too, and the model may never stop. (TRL masks by position.)
+# the end of every answer too, and the model may never stop. TRL masks by position.
 #
 # **The answer cut off.** A row longer than `max_length` loses its end. The loss still falls, on what is left of the answer; if
 # all of it was cut, the row teaches nothing. Count your longest row first.
@@ -654,13 +657,13 @@ training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).
 
 # %% [markdown]
 # The training loss goes to nearly zero, while the validation loss turns up before the end. This is {{term:overfitting}}: the model
-# stores the tickets instead of the rule. Keep the weights from the lowest point (with `SFTTrainer`: `save_strategy="steps"`,
-# `load_best_model_at_end=True` and `EarlyStoppingCallback`), and find more examples.
+# has begun to store the tickets instead of the rule. Keep the weights from the lowest point (with `SFTTrainer`:
+# `load_best_model_at_end=True`, with `save_strategy` and `save_steps` equal to those of the evaluation), and find more examples.
 
 # %% [markdown]
 # ## 9 · The test
 #
-# All choices are made, so look at the test set, once: a hundred messages about products that training never mentions. The
+# All choices of yours are made, so score the test set, once: a hundred messages about products that training never mentions. The
 # second of them is the one at the top of this page.
 
 # %%
@@ -669,12 +672,13 @@ print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
-# Compare the reply with the record at the top, which the same model wrote after {{record:lora-seeds:plan.examples:d}} tickets: 80 give it the form, not yet the
-# danger or the product. Your row is one run on other tickets than the recorded one, and can lie ten points and more from it. The
-# way up is in the rows below: more tickets, or a larger model.
+# Compare the reply with the record at the top, which the same model wrote after {{record:lora-seeds:plan.examples:d}} tickets. With 80 it has the form. `escalation`
+# is right less often than if you always said "none", and the recorded 135M doesn't get past that before 540 tickets. Your row is one
+# run on other tickets than the recorded one, and can lie ten points and more from it. The way up is in the rows below: more tickets,
+# or the 0.5B.
 #
 # > **How far to trust these numbers.** On a hundred test messages a share of 80 % is compatible with anything from 71 to 87. A
-# > recorded row is one to three runs (*seeds*), yours is one. The messages are invented, more articulate than a real inbox, and
+# > recorded row is one to three runs (*seeds*), and the best rows of different models overlap. Yours is one run. The messages are invented, more articulate than a real inbox, and
 # > 30 % of them urgent. We looked at the test set while we wrote this lesson, so its scores may be a little kind.
 #
 # ## What you can do now

@@ -3,14 +3,15 @@
 #
 # {{badges}}
 #
-# > `torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.91 GiB.`
+# > `torch.OutOfMemoryError: CUDA out of memory.`
 #
-# | Llama-3.1-8B, LoRA of rank 16, examples of 1,024 tokens | memory of a training step | smallest card |
+# | Llama-3.1-8B, LoRA of rank 16, examples of 1,024 tokens | memory of a training step | runs on |
 # | --- | --- | --- |
-# | eight examples at once, as you started | {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} GB | none |
-# | one at a time, eight added up before each update | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB | 40 GB |
+# | eight examples at once | {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} GB | one H200 |
+# | one at a time, eight added up before each update | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB | a 32 or 40 GB card |
 # | and {{term:gradient checkpointing}} | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | 24 GB |
-# | and the base in 4 bits: QLoRA | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.0f}} GB | 12 GB |
+# | and the base in 4 bits: QLoRA | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.0f}} GB | 16 GB |
+# | and what isn't in 4 bits left in 16 | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.0f}} GB | 12 GB |
 #
 # {{term:LoRA}} never changes the model's own {{term:weight|weights}}; it only reads them. {{term:QLoRA}} (Dettmers et al., 2023)
 # therefore stores each of them in 4 bits instead of 16, and a model fits on a card that it wouldn't fit on otherwise. But look at
@@ -57,12 +58,13 @@ print(f"{len(short)} tickets, {tickets_a_step} a step, learning rate {learning_r
 
 # %% [markdown]
 # The task is lesson 02's: a customer's message becomes a record. On a CPU you'll train the small model on a few short tickets, to
-# see every part of a QLoRA run work. Section 7 shows what larger runs reached.
+# see every part of a QLoRA run work. What larger runs reached stands beside it.
 
 # %% [markdown]
 # ## 1 · The job: LoRA, and a few lines more
 #
-# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. The whole difference is in the first cell.
+# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. The difference is in the
+# first cell, and in the loop of the second.
 
 # %%
 from datasets import load_dataset
@@ -85,7 +87,7 @@ model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=not on
 # %% [markdown]
 # `prepare_model_for_kbit_training` freezes the base, turns what isn't stored in 4 bits (the {{term:embedding}}, the output layer,
 # the norms) into float32, and switches on gradient checkpointing: intermediate results are thrown away and computed again on the
-# way back. Checkpointing saves memory and costs about a third more time, so the CPU run leaves it off.
+# way back. Checkpointing saves memory and costs a third to a half more time, so the CPU run leaves it off.
 #
 # <details><summary><b>Only if you train in 4 bits on a CPU: a trap</b></summary>
 #
@@ -112,8 +114,7 @@ trainer = SFTTrainer(
 for weight in trainer.model.parameters():
     if weight.requires_grad:
         weight.data = weight.data.float()  # TRL makes the adapter of a 4-bit base bfloat16
-with memory.track("QLoRA") as used:
-    trainer.train()
+trainer.train()
 trainer.save_model("tickets-qlora")
 tuned = trainer.model.eval()
 
@@ -134,17 +135,30 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:4]], {"QLoRA": repli
              [json.loads(row["completion"][0]["content"]) for row in rows[:4]])
 
 # %% [markdown]
-# A few dozen tickets teach the form of a record and little of its content, as in lesson 02. With 240 tickets and a model that
-# people deploy, 4 bits are a real choice; these runs are recorded (script: `benchmarks/laptop_tickets.py`):
+# A few dozen tickets teach the form of a record and little of its content, as in lesson 02. These are recorded runs of a model that
+# people deploy, on 240 tickets (script: `benchmarks/laptop_tickets.py`):
 
 # %%
 evidence.lesson_03.recorded()
 
 # %% [markdown]
-# On your own card, change `base`, leave out `quantization.guard`, and take `optim="paged_adamw_8bit"`, a batch of 1 and
-# `gradient_accumulation_steps=8` into the settings: the next section says why. To use the adapter later, load the base with
-# `four_bits` as above, then `PeftModel.from_pretrained(model, "tickets-qlora")`. Nothing in the adapter's file says that its base
-# had 4 bits.
+# Trained, both are far ahead of the best prompt. QLoRA is a few points behind LoRA, which is no more than another draw of tickets
+# changes.
+#
+# On your own card, change `base`, leave out `quantization.guard`, and start from settings like these (*not run here*):
+#
+# ```python
+# settings = SFTConfig(
+#     output_dir="checkpoints", learning_rate=2e-4, num_train_epochs=2, warmup_steps=10,
+#     per_device_train_batch_size=1, gradient_accumulation_steps=8, gradient_checkpointing=True,
+#     max_length=1536,       # your longest example: TRL cuts longer ones at the end, and by default at 1,024
+#     bf16=True,             # on a T4 fp16=True
+#     eval_strategy="epoch", save_strategy="epoch", logging_steps=10,
+# )
+# ```
+#
+# To use the adapter later, load the base with `four_bits` as above, then `PeftModel.from_pretrained(model, "tickets-qlora")`.
+# Nothing in the adapter's file says that its base had 4 bits.
 
 # %% [markdown]
 # ## 2 · Out of memory: what now?
@@ -157,10 +171,11 @@ evidence.lesson_03.recorded()
 # - the **{{term:logits}}**, a score for every token of the {{term:vocabulary}} at every position.
 #
 # Take the logits by hand. Llama-3.1-8B knows 128,256 tokens, so eight examples of 1,024 tokens have 8 · 1,024 · 128,256 scores of 4
-# bytes: 4.2 GB, or 3.91 GiB, the number in the error above. The usual loop needs three such tables at once (the
-# scores, their probabilities, the gradient): 12.6 GB for scores alone.
+# bytes, 4.2 GB. The usual loop needs three such tables at once (the scores, their probabilities, the gradient): 12.6 GB for scores
+# alone.
 #
-# All four fit into twenty lines. They need nothing but the numbers in a model's `config.json`, so you can compute before you rent.
+# All four fit into some twenty lines. They need nothing but the numbers in a model's `config.json`, so you can compute before you
+# rent. What a block keeps was counted from the tensors that PyTorch saves for its backward pass.
 
 # %%
 from transformers import LlamaConfig
@@ -169,17 +184,20 @@ from transformers import LlamaConfig
 def step_memory(config, tokens, four_bit=False, checkpointing=True, rank=16):
     """Return the parts of the peak memory of a training step with LoRA, in GB (10^9 bytes)."""
     d, f, layers, vocab = config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.vocab_size
-    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    head = getattr(config, "head_dim", None) or d // config.num_attention_heads
+    q, kv = head * config.num_attention_heads, head * config.num_key_value_heads
     in_linear_layers = layers * (2 * d * q + 2 * d * kv + 3 * d * f)
     others = vocab * d * (1 if config.tie_word_embeddings else 2) + (2 * layers + 1) * d
+    width = 4 if four_bit else 2                       # bytes of what isn't in 4 bits, after prepare_model_for_kbit_training
     trained = layers * rank * (7 * d + 2 * q + 2 * kv + 3 * f)
-    kept = tokens * (28 * d + 8 * q + 4 * kv + 10 * f)      # by one block: among others, a float32 copy of each layer's input
-    way_back = kept + tokens * (12 * d + 4 * f) + 2 * d * f * four_bit      # through one block
-    stored = layers * (tokens * 2 * d if checkpointing else kept)
+    inputs = 5 * d + q + f                             # of a block's seven linear layers: PEFT keeps a float32 copy of each
+    kept = tokens * (4 * inputs + 8 * d + 4 * q + 4 * kv + 6 * f)    # and two norms, attention, the gated product
+    way_back = kept + tokens * (12 * d + 4 * f) + 2 * d * f * four_bit                 # through one block
+    logits = 3 * 4 * vocab * tokens + 2 * vocab * d * four_bit       # and a 16-bit copy of a float32 output layer
     parts = {
-        "weights": in_linear_layers * (4.127 / 8 if four_bit else 2) + others * (4 if four_bit else 2),
+        "weights": in_linear_layers * (4.127 / 8 if four_bit else 2) + others * width,
         "what is trained": 16 * trained,
-        "activations and logits": stored + max(way_back, 3 * 4 * vocab * tokens),
+        "activations and logits": layers * (tokens * width * d if checkpointing else kept) + max(way_back, logits),
     }
     parts["the card's own needs"] = 0.5e9 + 0.05 * parts["activations and logits"]     # a rule, not a measurement
     return {name: size / 1e9 for name, size in parts.items()}
@@ -197,26 +215,27 @@ charts.bars(ladder, "An 8B model fits on 24 GB before you touch its weights", "G
             {"24 GB card": memory.gpu_memory("rtx4090") / 1e9})
 
 # %% [markdown]
-# Each step of the ladder shrinks another part. The smaller batch and checkpointing both shrink activations and logits, and 4 bits shrink only the
-# weights, which are a seventh of the first bar.
+# The smaller batch shrinks activations and logits, checkpointing the activations alone, and 4 bits only the weights, which are a
+# seventh of the first bar. TRL's trainers have checkpointing on unless you say otherwise, but not transformers' `Trainer`.
 #
-# The course's own estimator has the same sums with more cases in them (full fine-tuning, DPO, several cards):
+# The course's own estimator does the same arithmetic and covers more cases, such as full fine-tuning and several cards:
 
 # %%
 print(memory.estimate("Llama-3.1-8B", "qlora", length=1024, accumulation=8, checkpointing=True, embeddings="float32"))
 print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 
 # %% [markdown]
-# On steps that could be run, its figures came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what PyTorch's
-# allocator counted on a CPU (`benchmarks/estimates.py`); on a GPU nobody has checked it yet. So leave a gigabyte or two, and read
-# `torch.cuda.max_memory_allocated()` after the first steps.
+# For small models of the same architectures it came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what PyTorch's
+# allocator counted on a CPU (`benchmarks/estimates.py`). Nobody has checked it on a GPU yet, so leave a gigabyte or two, and read
+# `torch.cuda.max_memory_allocated()` after the first steps. Newer versions of TRL (1.16, for one) compute the loss in pieces on a
+# GPU and need less for logits; with an older one, `use_liger_kernel=True` does the same.
 #
-# Now turn it round: how many tokens fit into one step on each card?
+# Now reverse the question: how many tokens fit into one step on each card, with 1.5 GB to spare?
 
 # %%
 def most_tokens(config, card, **options):
     """Return the largest number of tokens of a step that fits on a card, in steps of 256."""
-    room = memory.gpu_memory(card) / 1e9
+    room = memory.gpu_memory(card) / 1e9 - 1.5
     return max((n for n in range(256, 65_536, 256) if sum(step_memory(config, n, **options).values()) <= room), default=0)
 
 
@@ -227,24 +246,21 @@ pd.DataFrame({
 })
 
 # %% [markdown]
-# So if you own 24 GB and train an 8B model, you don't need QLoRA for steps of up to 4,096 tokens. You need a batch of 1 and
+# So if you own 24 GB and train an 8B model, you don't need QLoRA for steps of up to 3,000 tokens. You need a batch of 1 and
 # checkpointing. Change the settings in this order, and stop as soon as the run fits:
 #
 # | change | Llama-3.1-8B then takes | what it costs you |
 # | --- | --- | --- |
 # | `per_device_train_batch_size=1`, `gradient_accumulation_steps=8` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB instead of {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} | nothing in the result; many small steps are slower on a GPU |
-# | `gradient_checkpointing=True` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | about a third more time |
+# | `gradient_checkpointing=True` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | a third to a half more time |
 # | the base in 4 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.1f}} GB | some time and some accuracy: section 7 |
-# | the embeddings left in 16 bits (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | nothing that we measured |
+# | what isn't in 4 bits left in 16 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | nothing of the weights, which were published in 16 bits |
 # | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory in a peak |
 # | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | every longer example loses its end, which is the answer |
 #
-# **Embeddings.** `prepare_model_for_kbit_training` makes them float32, which costs this model 2.1 GB. To keep 16 bits, call
-# `model.enable_input_require_grads()` in its place and leave `gradient_checkpointing=True` in the settings. Some versions of TRL
-# prepare the model themselves, so print `model.get_input_embeddings().weight.dtype` once the trainer is built.
-#
-# **Logits.** Newer versions of TRL (1.16, for one) compute the loss in pieces on a GPU and need less than these sums. With an
-# older one, `use_liger_kernel=True` does the same.
+# **What isn't in 4 bits.** `prepare_model_for_kbit_training` makes embedding, output layer and norms float32, and everything that
+# the blocks pass on with them. To keep 16 bits, call `model.enable_input_require_grads()` in its place and leave
+# `gradient_checkpointing=True` in the settings.
 #
 # **Your turn, a challenge.** Try plans with `memory.estimate`, whose options you've just seen.
 
@@ -258,10 +274,10 @@ pd.DataFrame({
 # EXERCISE: qlora-2
 
 # %% [markdown]
-# The same sums for your model and your card (in a terminal it's `course estimate Llama-3.1-8B --method qlora --gpu rtx4090`):
+# The same sums for your model and your card, with embeddings in 16 bits:
 
 # %%
-show.calculator("memory", model="Llama-3.1-8B")
+show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
 
 # %% [markdown]
 # They also answer a claim that you'll meet in many outlines:
@@ -277,7 +293,7 @@ evidence.card("Q3")
 
 # %%
 def answer_loss(model):
-    """Return the mean loss per token on the right answers of the validation file."""
+    """Return the mean over the validation file of the loss per token on the right answer."""
     losses, template = [], tokenizer.apply_chat_template
     for row in rows:
         prompt = template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
@@ -329,7 +345,7 @@ original = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(place)
 original = PeftModel.from_pretrained(original, "tickets-qlora").merge_and_unload()
 losses["merged into the original base"] = answer_loss(original)
 del original
-charts.bars(losses, "Merging into 4 bits loses most of what was learned", "loss on answers (nats per token)", decimals=2,
+charts.bars(losses, "Here, merging into 4 bits lost most of what was learned", "loss on answers (nats per token)", decimals=2,
             highlight=[name for name in losses if "into" in name or "beside" in name])
 
 # %% [markdown]
@@ -340,22 +356,24 @@ import bitsandbytes.functional as bnb
 
 
 def nf4_codes(weight):
-    """Return the number, 0 to 15, of the value that NF4 takes for each weight."""
-    packed = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")[0].flatten()
-    return torch.stack([packed >> 4, packed & 15])
+    """Return the number, 0 to 15, of the value that NF4 takes for each weight, and the scale of each block of 64."""
+    packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    return torch.stack([packed.flatten() >> 4, packed.flatten() & 15]), state.absmax
 
 
-changed = (nf4_codes(stored + update) != nf4_codes(stored)).float().mean()
-print(f"a typical weight {stored.abs().mean():.4f}, a typical change {update.abs().mean():.5f}")
-print(f"{changed:.2%} of the weights get another of the sixteen values")
+(codes, scales), (new_codes, new_scales) = nf4_codes(stored), nf4_codes(stored + update)
+gap = scales.mean() * bnb.get_4bit_type("nf4", device="cpu").sort().values.diff().mean()
+print(f"a typical change {update.abs().mean():.5f}, a typical distance between neighbouring values {gap:.5f}")
+print(f"{(new_codes != codes).float().mean():.2%} of the weights get another value,",
+      f"{(new_scales != scales).float().mean():.0%} of the scales move")
 
 # %% [markdown]
-# Training changes each weight by far less than the distance between two neighbouring values, so rounding puts nearly all of them
-# back where they were.
+# The changes are far smaller than the distance between neighbouring values, so rounding puts the weights back where they were. The
+# little that survives sits in the scales. Longer runs change weights by more and lose less, so measure your own.
 #
-# Merge into the restored base: it's the one that the adapter was trained on. Most people merge into the original weights, which
-# isn't exact, since the adapter also learned to make up for the rounding; measure if you want to do it. On the CPU an
-# 8B model takes about 17 GB of memory for this; put `device_map={"": "cpu"}` into the call.
+# Both ways into 16 bits keep what was learned. Take the restored base, since it's the one that the adapter was trained on, unless
+# you've measured the other. For an 8B model this takes about 17 GB; put `device_map={"": "cpu"}` into the call to do it in the
+# computer's memory.
 #
 # To make the merged model small again, use a format made for serving. Then **measure again**, since this rounds once more. These
 # commands are *not run here*:
@@ -376,7 +394,8 @@ print(f"{changed:.2%} of the weights get another of the sixteen values")
 # %%
 from safetensors import safe_open
 
-with safe_open(f"{models.fetch(models.PACKAGED.name)}/model.safetensors", "pt") as file:      # the CPU's model, on every machine
+small = models.fetch(models.PACKAGED.name)                     # the CPU's model, on every machine
+with safe_open(f"{small}/model.safetensors", "pt") as file:
     matrix = file.get_tensor("model.layers.10.mlp.down_proj.weight").float()
     attention = file.get_tensor("model.layers.3.self_attn.q_proj.weight").float()
 blocks = matrix.reshape(-1, 64)
@@ -384,18 +403,18 @@ charts.histogram(
     {"weights": (blocks / blocks.abs().amax(1, keepdim=True))[:20_000].flatten().tolist()},
     "Most weights are small, and NF4 puts its values where they are",
     "weight, divided by the largest among 64 neighbours",
-    ticks={"NF4": bnb.get_4bit_type("nf4", device="cpu").tolist(), "even": [i / 7 for i in range(-7, 8)]}, bins=81,
+    ticks={"NF4": bnb.get_4bit_type("nf4", device="cpu").tolist(), "even": torch.linspace(-1, 1, 16).tolist()}, bins=81,
 )
 
 # %% [markdown]
-# Evenly spaced values waste half of themselves on the edges, where few weights are. NF4, *4-bit NormalFloat*, assumes that weights
-# follow a bell curve, and takes its values at equal slices of probability, the *quantiles*. Zero has to be among them, so there
-# are seven below it and eight above.
+# Evenly spaced values spend half of themselves on the edges, where few weights are. NF4, *4-bit NormalFloat*, assumes that weights
+# follow a bell curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*. Zero has to be
+# among them, so there are seven below it and eight above.
 
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
     """Return NF4's sixteen values, from -1 to 1."""
-    end = 1 - (1 / 30 + 1 / 32) / 2          # mean of half a 15th and half a 16th
+    end = 1 - (1 / 30 + 1 / 32) / 2          # not 1, whose quantile is infinite
     quantile = torch.special.ndtri           # of the normal distribution
     above = quantile(torch.linspace(end, 0.5, 9, dtype=torch.float64)[:-1])
     below = -quantile(torch.linspace(end, 0.5, 8, dtype=torch.float64)[:-1])
@@ -414,17 +433,16 @@ print(f"largest difference from bitsandbytes' table: {difference:.0e}")
 
 # %%
 eight = torch.tensor([0.30, -1.20, 0.09, 0.58, -0.21, 0.86, -0.52, 0.00])
-scale = eight.abs().max()
-codes = (eight[:, None] / scale - nf4).abs().argmin(dim=1)
+codes = [10, 0, 8, 12, 5, 14, 3, 7]                           # found by looking at nf4
 pd.DataFrame({
-    "weight": eight, "divided": eight / scale, "code": codes, "its value": nf4[codes], "restored": nf4[codes] * scale,
-    "off by": nf4[codes] * scale - eight,
+    "weight": eight, "divided": eight / 1.20, "code": codes, "its value": nf4[codes], "restored": nf4[codes] * 1.20,
+    "off by": nf4[codes] * 1.20 - eight,
 }).round(3)
 
 # %% [markdown]
 # Follow the first row: 0.30 / 1.20 = 0.25; the nearest value is 0.246, number 10; and 0.246 · 1.20 = 0.295. The weight −1.20 comes
-# back exactly, because it is the scale, and so does zero. NF4's values lie further apart toward the edges, so small weights are
-# off by little and large ones by more.
+# back exactly, because it is the scale, and so does zero. NF4's values lie further apart toward the edges, so large weights
+# can be off by more.
 #
 # **Your turn, before you see ours.** Quantize one block.
 
@@ -463,7 +481,7 @@ for name, weight in weights.items():
     codes, scales = quantize(weight, nf4)
     errors = {
         kind: (dequantize(*quantize(weight, values), values).reshape(weight.shape) - weight).norm() / weight.norm()
-        for kind, values in {"NF4": nf4, "evenly spaced": torch.arange(-7, 8) / 7}.items()
+        for kind, values in {"NF4": nf4, "evenly spaced": torch.linspace(-1, 1, 16)}.items()
     }
     table[name] = {
         "bytes that differ from bitsandbytes": int((pack(codes) != packed.flatten()).sum()),
@@ -485,14 +503,13 @@ pd.DataFrame(table).T
 # Double quantization does to the scales what was done to the weights. Their mean is subtracted, every 256 of them share one float32
 # scale, and each becomes a code of 8 bits.
 
-# %%
-show.drawing("four-bit-storage")
-
-# %% [markdown]
 # **Your turn:** how many bits does a weight take, for any size of block and of group (the scales that share one)?
 
 # %%
 # EXERCISE: qlora-4
+
+# %%
+show.drawing("four-bit-storage")
 
 # %% [markdown]
 # For blocks of 64 and groups of 256 it's 4 + 8/64 + 32/(64 · 256) = 4.127 bits, the number in section 2's twenty lines. Count what
@@ -504,18 +521,20 @@ linears = list(quantization.four_bit_layers(four_bit).values())
 held = sum(layer.weight.numel() + layer.weight.quant_state.absmax.numel()
            + 4 * layer.weight.quant_state.state2.absmax.numel() for layer in linears)             # bytes
 in_linears = sum(layer.in_features * layer.out_features for layer in linears)
-print(f"{8 * held / in_linears:.3f} bits a weight in the linear layers")
-print(f"the whole model: {four_bit.get_memory_footprint() / 1e6:.0f} MB; in 16 bits {2 * four_bit.num_parameters() / 1e6:.0f} MB")
+rest = four_bit.num_parameters() - in_linears
+print(f"{8 * held / in_linears:.3f} bits a weight in the linear layers:",
+      f"{held / 1e6:.0f} MB instead of {2 * in_linears / 1e6:.0f} MB")
+print(f"the rest stays in 16 bits: {2 * rest / 1e6:.0f} MB")
 
 # %% [markdown]
-# So 4 bits don't make a model four times smaller. Scales take their share, and the embedding stays as it is: the larger the
+# So 4 bits don't make a model four times smaller. The scales take their share, and the embedding stays as it is: the larger the
 # {{term:vocabulary}} and the smaller the model, the less you gain. Llama-3.1-8B shrinks 2.8 times, and 2.1 times once
 # `prepare_model_for_kbit_training` has made its embeddings float32.
 
 # %% [markdown]
 # ## 6 · How does a gradient get through?
 #
-# A code is 10 or 11, with nothing in between to move to, so codes can't be trained. They needn't be. A layer restores its matrix,
+# A code is 10 or 11, with nothing in between to move to, so a gradient can't train it. It needn't. A layer restores its matrix,
 # $\tilde W$, multiplies, and adds what the adapter says:
 #
 # $$h = \tilde{W} x + \frac{\alpha}{r} B A x$$
@@ -528,8 +547,8 @@ show.drawing("four-bit-layer")
 # gradient at the output be 2: the first input is multiplied by 0.295, so its gradient is 2 · 0.295 = 0.59; the second by −1.20, so
 # its gradient is −2.40. In general the gradient at the input is $\tilde{W}^\top g$, and no gradient of the weights is needed.
 #
-# One thing has to be prevented. PyTorch keeps what a product needs on the way back, which here would be the restored matrix of
-# every layer, and all the saved memory would be gone. So the product is written by hand, and its {{term:backward pass}}
+# One thing has to be prevented. PyTorch keeps what a product needs on the way back, which here would be the restored matrices: of all
+# layers, or with checkpointing of one block. So the product is written by hand, and its {{term:backward pass}}
 # restores the matrix a second time.
 
 # %% tags=["qlora-from-scratch"]
@@ -626,21 +645,22 @@ sixteen_bit = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(place).
 before, after = text_losses(sixteen_bit), text_losses(four_bit)
 extra = after - before
 margin = 2.57 * extra.std() / len(extra) ** 0.5                # 95 % of Student's t with five degrees of freedom
-print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.3f} [{extra.mean() - margin:+.3f}, {extra.mean() + margin:+.3f}] nats a token")
+print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.3f}",
+      f"[{extra.mean() - margin:+.3f}, {extra.mean() + margin:+.3f}] nats a token")
 
 # %% [markdown]
-# Rounding costs something before any training: the whole interval lies above zero. Small models like this one suffer more from it
-# than large ones.
+# Rounding costs something before any training, because the whole interval lies above zero. On a CPU this is the packaged model,
+# which was stored in another 4-bit format before, so its 16 bits aren't quite the original's. Large models suffer less.
 #
-# **After training.** The adapter learns on top of the rounded base and can repair part of the damage. Section 1 has the
-# runs on a model that people deploy; on the small model with three {{term:seed|seeds}} it looks like this:
+# **After training.** The adapter learns on top of the rounded base. Section 1 has the runs on a model that people deploy; this is
+# what three {{term:seed|seeds}} of the small one gave:
 
 # %%
 evidence.card("Q5")
 
 # %% [markdown]
-# **Time.** Each matrix is restored once on the way forward and once on the way back, however many tokens go through it. Time one
-# layer both ways:
+# **Time.** Each matrix is restored once on the way forward and once on the way back, twice if the way forward is repeated for
+# checkpointing, however many tokens go through it. Time one layer both ways:
 
 # %%
 import time
@@ -654,7 +674,8 @@ quantization.guard(timed)
 
 def pass_seconds(layer, tokens, times=20):
     """Return the seconds of some forward and backward passes; on a CPU those of the processor."""
-    clock, x = (time.process_time if on_cpu else time.perf_counter), torch.randn(tokens, matrix.shape[1], dtype=dtype, device=place)
+    clock = time.process_time if on_cpu else time.perf_counter
+    x = torch.randn(tokens, matrix.shape[1], dtype=dtype, device=place)
     start = clock()
     for _ in range(times):
         layer(x.requires_grad_()).sum().backward()
@@ -669,8 +690,8 @@ for tokens in (32, 128, 512, 2048):
     print(f"{tokens:5} tokens: 4 bits take {more:+.0%} time")
 
 # %% [markdown]
-# The more tokens in a step, the less the restoring counts. On GPUs it depends on the card, the batch and the software; here is what
-# others measured, so time ten steps of each on your own card.
+# The more tokens in a step, the less the restoring counts. On GPUs others measured anything from no difference to two thirds more,
+# so time ten steps of each on your own card:
 
 # %%
 evidence.lesson_03.published_pace()
@@ -689,8 +710,8 @@ alone = BitsAndBytesConfig(load_in_4bit=True)
 print(alone.bnb_4bit_quant_type, alone.bnb_4bit_use_double_quant, alone.bnb_4bit_compute_dtype)
 
 # %% [markdown]
-# **Parameters counted with `numel`.** Two weights share a byte, so the usual one-liner counts half of them, and a share of trained
-# parameters computed from it is too high. PEFT's `print_trainable_parameters()` counts correctly:
+# **Parameters counted with `numel`.** Two weights share a byte, so the usual one-liner counts two as one, and a share of
+# trained parameters computed from it is too high. PEFT's `print_trainable_parameters()` counts correctly:
 
 # %%
 print(f"{sum(weight.numel() for weight in four_bit.parameters()):,}, and really {sixteen_bit.num_parameters():,}")
@@ -707,12 +728,12 @@ for format in (torch.bfloat16, torch.float32):
     print(f"{format}: {(moved == weight).float().mean():.0%} of the numbers stay where they were")
 
 # %% [markdown]
-# This is why section 1 turns the adapter into float32. Frozen weights take no steps, so none can get lost.
+# Half of $A$ would stand still in such a step. This is why section 1 turns the adapter into float32.
 #
 # **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the experts. With
 # transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, gpt-oss and Qwen3.5-MoE in bfloat16,
 # `prepare_model_for_kbit_training` then makes them float32, and `target_modules="all-linear"` gives those of gpt-oss
-# and Qwen3.5-MoE no adapter. Nothing warns you. Print the `dtype` and the number of trainable parameters before a long run.
+# and Qwen3.5-MoE no adapter. Nothing warns you, so print dtypes and trainable names before a long run.
 #
 # ## What you can do now
 #
@@ -725,9 +746,8 @@ for format in (torch.bfloat16, torch.float32):
 # | deploy | adapter beside the 4-bit base, or merged into 16 bits; never rounded again without measuring |
 #
 # > **How far to trust these numbers.** Memory is computed from published shapes and was compared with a CPU's allocator only. Your own
-# > run used a 135M model, which suffers more from rounding than a large one, and twelve messages; the packaged copy of it had been
-# > stored in another 4-bit format before, so its 16 bits aren't quite the original's. A recorded row is one to three
-# runs of one model on a hundred test messages.
+# > run used a 135M model, which suffers more from rounding than a large one, and twelve messages. A recorded row is one to three runs
+# > of one model on a hundred test messages.
 
 # %%
 quiz("03")
