@@ -147,6 +147,7 @@ def _lab(options: argparse.Namespace) -> None:
         shell = os.environ.get("SHELL") or "sh"
         command += [f"--ServerApp.terminado_settings={{'shell_command': [{shell!r}]}}"]
     command += options.extra_arguments
+    os.chdir(folder)  # where JupyterLab's terminal opens
     os.execv(sys.executable, command)
 
 

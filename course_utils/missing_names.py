@@ -1,4 +1,4 @@
-"""After a restart of the kernel: which cell of the notebook makes the name that a NameError misses."""
+"""What a kernel says after a restart, of a name that no cell has made yet, and after an interrupt."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,25 @@ def explain(shell: InteractiveShell, kind: type, error: NameError, trace: Any, t
         print(f"`{error.name}` is made by a cell below the heading “{heading}”. {RUN_ABOVE}")
 
 
+def report_interrupt(
+    shell: InteractiveShell, kind: type, error: KeyboardInterrupt, trace: Any, tb_offset: int | None = None
+) -> list[str]:
+    """Show where the cell stood when it was interrupted, and that it can be run again; return what was shown.
+
+    A hundred lines of the libraries' own calls would stand above it otherwise.
+    """
+    own = [frame for frame in traceback.extract_tb(trace) if "ipykernel_" in frame.filename]
+    where = f" in line {own[-1].lineno}: {own[-1].line}" if own else ""
+    shown = [f"KeyboardInterrupt{where}", "The cell was interrupted. Run it again to do all of it."]
+    shell._showtraceback(kind, error, shown)
+    return shown
+
+
 def watch(shell: InteractiveShell) -> None:
-    """Have the kernel explain its NameErrors."""
-    shell.set_custom_exc((NameError,), explain)
+    """Have the kernel explain its NameErrors, and interrupts in a line."""
+
+    def explain_either(shell: InteractiveShell, kind: type, error: Any, trace: Any, tb_offset: int | None = None) -> Any:
+        explained = report_interrupt if isinstance(error, KeyboardInterrupt) else explain
+        return explained(shell, kind, error, trace, tb_offset)
+
+    shell.set_custom_exc((NameError, KeyboardInterrupt), explain_either)

@@ -21,8 +21,10 @@ HANDED_OUT = ".handed-out.json"  # lesson → SHA-256 of the copy as it was made
 
 def default_folder() -> Path:
     """Return the folder of the copies: in a checkout beside the originals' folder, else in the folder one is in."""
-    checkout = (assets.root() / "pyproject.toml").exists()
-    return (assets.root() if checkout else Path.cwd()) / FOLDER
+    if (assets.root() / "pyproject.toml").exists():
+        return assets.root() / FOLDER
+    here = Path.cwd()  # in JupyterLab's terminal the folder itself
+    return here if here.name == FOLDER else here / FOLDER
 
 
 def update(folder: Path, report: Callable[[str], object] = print) -> Path:

@@ -45,13 +45,15 @@ def test_its_terminal_finds_the_command(lab):
 
     async def printed():
         terminal = await websocket_connect(address)
-        await terminal.write_message(json.dumps(["stdin", "command -v course; echo th''e end\r"]))
+        await terminal.write_message(json.dumps(["stdin", "command -v course; ls; echo th''e end\r"]))
         text = ""
         while "the end" not in text:
             text += str(json.loads(await asyncio.wait_for(terminal.read_message(), 60))[1:])
         return text
 
-    assert str(Path(sys.executable).parent / "course") in asyncio.run(printed())
+    text = asyncio.run(printed())
+    assert str(Path(sys.executable).parent / "course") in text
+    assert "02_lora.ipynb" in text  # it opens where the lessons and the files that they write are
 
 
 @pytest.mark.slow

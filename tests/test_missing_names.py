@@ -1,6 +1,7 @@
-"""In a kernel that was started anew, a NameError says which section of the notebook makes the name."""
+"""What a kernel of `course lab` says of a name that no cell has made yet, and after an interrupt."""
 
 import json
+import threading
 
 import pytest
 
@@ -39,6 +40,15 @@ def test_a_fresh_kernel_says_where_a_name_is_made_and_has_no_name_of_ours(tmp_pa
 
         assert "made by a cell below the heading “2 · The job”. Run the cells above first" in printed("tuned + 1")
         assert printed("nowhere + 1") == printed("1 / 0") == ""
+        said = []
+        threading.Timer(3, manager.interrupt_kernel).start()
+        answer = client.execute_interactive(
+            "import time\ntime.sleep(60)", output_hook=lambda m: said.append(m["content"].get("traceback") or []), timeout=50
+        )
+        assert answer["content"]["ename"] == "KeyboardInterrupt"
+        (lines,) = [lines for lines in said if lines]
+        assert len(lines) == 2 and "line 2: time.sleep(60)" in lines[0] and "Run it again" in lines[1]
+        assert printed("print([n for n in dir() if n == 'Any'])").strip() == "[]"
         assert printed("print([n for n in dir() if 'name' in n.lower() and not n.startswith('__')])").strip() == "[]"
     finally:
         client.stop_channels()

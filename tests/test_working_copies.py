@@ -58,3 +58,12 @@ def test_restore_puts_the_lesson_back_and_keeps_every_version_of_ones_own(course
     course("second edition")
     working_copies.update(folder)  # what was put back counts as untouched
     assert copy.read_text() == "second edition"
+
+
+def test_in_the_folder_of_the_copies_the_command_takes_that_folder(course, tmp_path, monkeypatch):
+    """JupyterLab's terminal opens there; the course is installed and no checkout."""
+    folder = tmp_path / working_copies.FOLDER
+    folder.mkdir()
+    for here in (tmp_path, folder):
+        monkeypatch.chdir(here)
+        assert working_copies.default_folder() == folder

@@ -189,15 +189,14 @@ def states_table() -> Table:
 
 # -- the program, to take away ----------------------------------------------------------------------------------------------
 
-HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of the CPU tier's model, which the course itself takes from its package
-
 
 def train_script(file: str | Path, base: str = "") -> str:
     """Write the lesson's cells tagged "program" as one script that does not use this package, and say so.
 
     Args:
         file: a new file.
-        base: the model to train, a name on the hub or a folder; by default that of this machine's tier.
+        base: the model to train, a name on the hub or a folder; by default that of this machine's tier, which on a CPU is
+            the packaged model's folder.
 
     Raises:
         CourseError: the file exists.
@@ -221,7 +220,7 @@ def train_script(file: str | Path, base: str = "") -> str:
     script = script.format(
         file=Path(file).name,
         imports="\n".join(sorted(imports, key=lambda line: (line.startswith("from "), line))),
-        base=json.dumps(base or (HUB_NAME if own == models.PACKAGED.name else own)),
+        base=json.dumps(base or (models.fetch() if own == models.PACKAGED.name else own)),
         settings=f"learning_rate, tickets_a_step, answer_tokens = {values}",
         answering=answering,
         training=indent(training, "    "),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sysconfig
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -295,9 +296,13 @@ def _line_of(error: Exception) -> str:
     if isinstance(error, Raised):  # in grading the call ran in another process
         return ""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        frame for frame in frames if not frame.filename.startswith(str(assets.PACKAGE)) and "-packages" not in frame.filename
-    ]
+    others = (
+        str(assets.PACKAGE),
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+    )
+    own = [frame for frame in frames if not frame.filename.startswith(others)]
     return f" in line {own[-1].lineno}: `{own[-1].line}`" if own and own[-1].line else ""
 
 

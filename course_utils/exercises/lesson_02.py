@@ -456,7 +456,7 @@ def answer_loss(logits, labels):
         needs=("torch",),
         mistakes=(
             Mistake(_no_scaling, "The update is not scaled. LoRA multiplies it by alpha / r, r being the rank."),
-            Mistake(_alpha_without_rank, "The update is scaled by alpha; the convention is alpha / r."),
+            Mistake(_alpha_without_rank, "The update is scaled by alpha; the convention is alpha / r, r being A's rank here and no r from elsewhere."),
             Mistake(_rank_from_wrong_side, "The rank is A's first dimension, (r, d_in); you divided by d_in."),
             Mistake(_update_only, "This is the adapter's path alone; the frozen path x Wᵀ is missing from the sum."),
             Mistake(_scales_everything, "alpha / r scales the update only, not the frozen path."),
@@ -508,8 +508,8 @@ def answer_loss(logits, labels):
         id="lora-5",
         title="Your own data",
         statement="Your data are a JSONL file with a message and a record per line. Turn its lines into rows for `SFTTrainer`. "
-        "Then try it: write twenty lines about something that you know, store most rows in `train.jsonl` and the "
-        "rest in `validation.jsonl`, and run section 2 again.",
+        "Then try it: write a hundred lines about something that you know, store most rows as `train.jsonl` and the rest as "
+        "`validation.jsonl` in a folder of their own, and run `course train-script` and the script that it writes there.",
         solution=training_rows,
         cases=_row_cases,
         points=4,

@@ -42,6 +42,20 @@ def test_a_file_that_exists_is_left_alone(tmp_path):
 
 
 @pytest.mark.slow
+def test_records_of_another_form_are_named_before_anything_is_trained(tmp_path):
+    row = {
+        "prompt": [{"role": "user", "content": "Hi"}],
+        "completion": [{"role": "assistant", "content": '{"instrument": null}'}],
+    }
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    lesson_02.train_script(tmp_path / "train_adapter.py", base=models.fetch())
+    done = subprocess.run([sys.executable, "-I", "train_adapter.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and not (tmp_path / "ticket-adapter").exists()
+    assert done.stderr.strip().splitlines()[-1].startswith("train.jsonl, row 1: ")
+
+
+@pytest.mark.slow
 def test_it_trains_saves_and_scores_alone(tmp_path):
     task = load_task("support_tickets", FIELDS)
     for name, chats in {"train": task.train[:4], "validation": task.validation[:4], "test": task.test[:2]}.items():
