@@ -109,8 +109,8 @@ def test_secrets_come_the_hosts_own_way_in_a_kernel(tmp_path):
 
 def test_the_fold_of_lesson_02_is_taken_as_it_stands_there():
     code = disconnect.fold()
-    assert "from google.colab import drive" in code["mount"].splitlines() and "place = " in code["mount"]
-    assert "checkpoint_folder=place" in code["course"] and code["trl"].startswith("settings.output_dir, ")
+    assert "from google.colab import drive" in code["mount"].splitlines() and "folder = " in code["mount"]
+    assert "checkpoint_folder=folder" in code["course"] and code["trl"].startswith("settings.output_dir, ")
     assert code["train"].startswith("trainer.train(resume_from_checkpoint=")
 
 
