@@ -369,7 +369,7 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 
 # %% [markdown]
 # The changes are far smaller than the distance between neighbouring values, so rounding puts the weights back where they were. The
-# little that survives sits in the scales. Longer runs change weights by more and lose less, so measure your own.
+# little that survives sits in the scales. Larger changes survive better, so measure your own run.
 #
 # Both ways into 16 bits keep what was learned. Take the restored base, since it's the one that the adapter was trained on, unless
 # you've measured the other. For an 8B model this takes about 17 GB; put `device_map={"": "cpu"}` into the call to do it in the
