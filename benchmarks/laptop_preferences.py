@@ -58,7 +58,7 @@ POOL, SAMPLES, TEMPERATURE = 360, 6, 0.8
 # 144 of the 360 messages got answers of both kinds; three pairs of each at most make 367.
 SWEPT_PAIRS, PAIRS, PAIRS_A_MESSAGE = 96, 300, 3
 BATCH, BETA, ANSWER_TOKENS = 4, 0.1, 48
-RATES = {"SFT": (5e-5, 1e-4, 2e-4), "DPO": (1e-5, 3e-5, 1e-4)}
+RATES = {"SFT": (5e-5, 1e-4, 2e-4, 4e-4), "DPO": (1e-5, 3e-5, 1e-4, 3e-4)}
 OBJECTIVES: dict[str, Callable[[], Any]] = {
     "SFT": training.SFT,
     "DPO": lambda: training.DPO(beta=BETA),
