@@ -214,7 +214,7 @@ evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
 # **For the 0.5B, 80 tickets are worth more in training than in its prompt**: about four records in ten are wholly right after
-# training, and about a quarter with the eight most similar tickets shown. After 240 tickets it gets two in three. The small model
+# training, and about a quarter with the eight most similar tickets shown. After 240 tickets it gets about six in ten. The small model
 # needs more of them: at 240 it does better than with its own best prompt. These intervals reflect only which messages were sampled, and
 # another draw of tickets can move a row by ten points. Every trained row read its tickets once, so a row with more tickets also
 # trained for more steps.
