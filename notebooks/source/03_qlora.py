@@ -49,7 +49,7 @@ device, plan = hardware.detect(), plans.plan("03")
 task = load_task("support_tickets", list(plan.fields))
 short = [chat for chat in task.train if len(chat[1]["content"]) <= plan.longest][: plan.examples]
 for name, chats in {"train": short, "validation": task.validation[:12]}.items():
-    with open(f"{name}.jsonl", "w") as file:
+    with open(f"qlora-{name}.jsonl", "w") as file:
         for chat in chats:
             file.write(json.dumps({"prompt": chat[:-1], "completion": chat[-1:]}) + "\n")
 learning_rate, tickets_a_step, answer_tokens = plan.learning_rate, plan.batch_size, plan.answer_tokens
@@ -99,7 +99,7 @@ model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=not on
 # </details>
 
 # %%
-files = {"train": "train.jsonl", "validation": "validation.jsonl"}
+files = {"train": "qlora-train.jsonl", "validation": "qlora-validation.jsonl"}
 train_rows, loss_rows = load_dataset("json", data_files=files, split=["train", "validation"])
 adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 settings = SFTConfig(
@@ -125,7 +125,7 @@ tuned = trainer.model.eval()
 # Now read some replies:
 
 # %%
-rows = [json.loads(line) for line in open("validation.jsonl")]
+rows = [json.loads(line) for line in open("qlora-validation.jsonl")]
 inputs = tokenizer.apply_chat_template(
     [row["prompt"] for row in rows[:4]], add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
 ).to(place)
