@@ -1,10 +1,12 @@
 """Prompt, retrieve, fine-tune, or both? Lesson 01's rule of thumb as a function that gives its reasons.
 
-Prompting comes first, retrieval closes gaps in knowledge, fine-tuning closes gaps in behaviour, and they can be combined.
+Prompting comes first, then what takes an hour: a larger model, a schema, the whole text, similar past answers. Retrieval
+closes gaps in knowledge, fine-tuning closes gaps in behaviour, and they can be combined.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +17,21 @@ from typing import Any
 from course_utils import costs
 from course_utils.errors import CourseError
 
-APPROACHES = ("prompt", "rag", "fine-tune", "rag + fine-tune")
+APPROACHES = ("prompt", "larger model", "schema", "whole text", "rag", "past answers", "fine-tune", "rag + fine-tune")
 GOOD_ENOUGH = 0.85  # share of the goal above which further work rarely pays
 BELOW_GOOD_ENOUGH = 0.84
 ENOUGH_EXAMPLES = 100
+WHOLE_TEXT = 20_000  # tokens that still go into each prompt; lesson 01 shows what they cost from a cache
+SHARES = ("prompt_reaches", "larger_reaches")
 FREQUENCIES = ("rarely", "monthly", "weekly", "daily")
 TOO_OFTEN_TO_TRAIN = ("weekly", "daily")  # nobody collects data, trains and measures every week
 EVIDENCE = ("knowledge", "behaviour", "both", "stale", "tokens", "volume")
 QUESTIONS: dict[str, tuple[str, tuple[str, ...] | type]] = {
-    "gap": ("What is missing?", ("knowledge", "behaviour", "both")),
+    "gap": ("What is missing?", ("knowledge", "behaviour", "both", "form")),
     "prompt_reaches": ("How much of the goal does your best prompt reach?", float),
+    "larger_reaches": ("How much does a larger model reach with the same prompt?", float),
+    "past_answers_tried": ("Does that prompt show similar past answers?", bool),
+    "text_tokens": ("How many tokens has the text that holds the facts? (0: none, or not counted)", int),
     "facts_change": ("How often do the facts behind the answers change?", FREQUENCIES),
     "behaviour_changes": ("How often do the form, the tone or the kind of messages change?", FREQUENCIES),
     "examples": ("How many good, checked examples do you have?", int),
@@ -37,6 +44,9 @@ QUESTIONS: dict[str, tuple[str, tuple[str, ...] | type]] = {
 SHORT_LABELS = {
     "gap": "missing",
     "prompt_reaches": "the prompt reaches",
+    "larger_reaches": "a larger model reaches",
+    "past_answers_tried": "similar past answers shown",
+    "text_tokens": "tokens of text",
     "facts_change": "facts change",
     "behaviour_changes": "form, tone or kind of messages change",
     "examples": "good examples",
@@ -51,7 +61,7 @@ class Decision:
     """A recommendation.
 
     Attributes:
-        approach: "prompt", "rag", "fine-tune" or "rag + fine-tune".
+        approach: one of `APPROACHES`.
         host: "own" if the data must stay on the user's own machines, otherwise "any".
         answers: question → answer.
         reasons: the reasons, one sentence each.
@@ -71,8 +81,9 @@ class Decision:
 
     @property
     def case(self) -> str:
-        """The answers in one line of text."""
-        return "; ".join(f"{SHORT_LABELS[name]}: {_answer_text(name, value)}" for name, value in self.answers.items())
+        """The answers in one line of text, without those that nobody has changed."""
+        given = {name: value for name, value in self.answers.items() if name == "gap" or value != DEFAULTS[name]}
+        return "; ".join(f"{SHORT_LABELS[name]}: {_answer_text(name, value)}" for name, value in given.items())
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -122,13 +133,17 @@ def decide(
     requests_a_day: int = 100,
     latency: str = "relaxed",
     own_machines: bool = False,
+    larger_reaches: float | None = None,
+    past_answers_tried: bool = False,
+    text_tokens: int = 0,
     evidence: Mapping[str, str] | None = None,
     assumptions: costs.Assumptions | None = None,
 ) -> Decision:
     """Recommend what to try, with the reasons.
 
     Args:
-        gap: what is missing: "knowledge" (the model lacks facts), "behaviour" (it knows, but acts wrongly) or "both".
+        gap: what is missing: "knowledge" (the model lacks facts), "behaviour" (it knows, but acts wrongly), "both", or
+            "form" (the content is right, but not in the form that a program reads).
         prompt_reaches: measured share of the goal, 0 to 1, that the best prompt reaches; None if nobody has measured it.
         facts_change: "rarely", "monthly", "weekly" or "daily".
         behaviour_changes: how often the form, the tone, or the kind of messages changes, in the same words.
@@ -136,6 +151,9 @@ def decide(
         requests_a_day: requests per day, now or soon.
         latency: "relaxed" or "tight".
         own_machines: whether the data must stay on your own machines.
+        larger_reaches: share of the goal that a larger model reaches with the same prompt; None if nobody has measured it.
+        past_answers_tried: whether the prompt that was measured shows the most similar past answers.
+        text_tokens: tokens of the text that holds the facts; 0 if there is none, or nobody has counted.
         evidence: sentences with your own figures, by "knowledge", "behaviour", "both", "stale", "tokens" or "volume"; those
             that bear on the recommendation are returned with it.
         assumptions: determine the volume at which a long prompt becomes expensive; the course's own if None.
@@ -152,6 +170,9 @@ def decide(
         "requests_a_day": requests_a_day,
         "latency": latency,
         "own_machines": own_machines,
+        "larger_reaches": larger_reaches,
+        "past_answers_tried": past_answers_tried,
+        "text_tokens": text_tokens,
     }
     _check(answers)
     evidence = dict(evidence or {})
@@ -171,6 +192,9 @@ def decide(
         would_change=tuple(_changes(approach, answers, assumptions)),
         evidence=tuple(evidence[key] for key in evidence_keys if key in evidence),
     )
+
+
+DEFAULTS: dict[str, Any] = {name: parameter.default for name, parameter in inspect.signature(decide).parameters.items()}
 
 
 def volume_threshold(assumptions: costs.Assumptions | None = None, own_machines: bool = False) -> int | None:
@@ -194,25 +218,30 @@ def volume_threshold(assumptions: costs.Assumptions | None = None, own_machines:
 
 def _answer_text(name: str, value: Any) -> str:
     """An answer in words."""
-    if name == "prompt_reaches":
+    if name in SHARES:
         return "not measured" if value is None else f"{100 * value:g} %"
-    if name == "own_machines":
+    if isinstance(value, bool) or type(value).__name__ == "bool_":
         return "yes" if value else "no"
     return value if isinstance(value, str) else f"{value:,}"
 
 
 def _condition(name: str, value: Any, current: Any) -> str:
     """The condition "if the answer were another one", in words."""
-    if name == "prompt_reaches":
+    if name in SHARES:
         limit = f"{100 * GOOD_ENOUGH:.0f} %"
-        return "if the prompt reached " + (f"{limit} or more" if value >= GOOD_ENOUGH else f"less than {limit}")
-    if name in ("examples", "requests_a_day"):
-        counted = "good examples" if name == "examples" else "requests a day"
+        who = "the prompt" if name == "prompt_reaches" else "a larger model"
+        return f"if {who} reached " + (f"{limit} or more" if value >= GOOD_ENOUGH else f"less than {limit}")
+    if name in ("examples", "requests_a_day", "text_tokens"):
+        counted = SHORT_LABELS[name]
+        if not current and name == "text_tokens":
+            return f"with at most {value:,} {counted}"
         return f"with {value:,} {counted} or {'more' if value > current else 'fewer'}"
     if name == "own_machines":
         return "if the data had to stay on your own machines" if value else "if the data could go anywhere"
     if name == "gap":
         return f"if {value if value != 'both' else 'both knowledge and behaviour'} were missing"
+    if name == "past_answers_tried":
+        return "if similar past answers were shown, without getting far enough" if value else "if no past answers were shown"
     if name == "latency":
         return f"with latency {value}"
     return f"if {SHORT_LABELS[name].replace(' change', ' changed')} {value}"
@@ -227,7 +256,7 @@ def _check(answers: dict[str, Any]) -> None:
         elif allowed is bool:
             if type(value).__name__ not in ("bool", "bool_"):  # NumPy's too
                 raise CourseError(f"{name}={value!r}: True or False")
-        elif name == "prompt_reaches":
+        elif name in SHARES:
             if value is not None and not (_is_number(value) and 0 <= value <= 1):
                 raise CourseError(
                     f"{name}={value!r}: a share between 0 and 1 (0.7 for 70 %), or None if it was not measured"
@@ -254,6 +283,9 @@ def _recommend(
     requests_a_day: int,
     latency: str,
     own_machines: bool,
+    larger_reaches: float | None,
+    past_answers_tried: bool,
+    text_tokens: int,
     volume_limit: int | None,
 ) -> tuple[str, list[str], list[str]]:
     """Approach, reasons, and the keys of the evidence that bears on it."""
@@ -271,9 +303,28 @@ def _recommend(
         evidence_keys += ["tokens", "volume"] if over_volume_limit and not own_machines else ["tokens"]
     else:
         reasons.append(f"the prompt reaches only {_percent(prompt_reaches)} of the goal")
-    has_knowledge = gap == "behaviour"
+        if larger_reaches is not None and larger_reaches >= GOOD_ENOUGH and not (over_volume_limit or latency_is_tight):
+            reasons.append(
+                f"a larger model reaches {_percent(larger_reaches)} with it, and at this volume its price is no reason"
+            )
+            return "larger model", reasons, ["volume"]
+        if gap == "form":
+            return (
+                "schema",
+                [*reasons, "only the form is wrong, and a schema enforces it without any training"],
+                ["behaviour"],
+            )
+    too_few_examples, target_moves = examples < ENOUGH_EXAMPLES, behaviour_changes in TOO_OFTEN_TO_TRAIN
+    can_train = not (too_few_examples or target_moves)
+    has_knowledge, trains_both = gap in ("behaviour", "form"), gap == "both" and can_train and past_answers_tried
+    short = 0 < text_tokens <= WHOLE_TEXT and not enough and not trains_both  # training needs passages that it can read
+    looked_up = "whole text" if short else "rag"
     if not has_knowledge:
-        reasons.append("what it lacks are facts: they are looked up at the time of the question, with a source to cite")
+        reasons.append(
+            f"what it lacks are facts, and all {text_tokens:,} tokens of them fit into a cached prompt: no search can miss"
+            if short
+            else "what it lacks are facts: they are looked up at the time of the question, with a source to cite"
+        )
         if enough:
             reasons.append("retrieval puts only what a question needs into its prompt, instead of everything into each")
         evidence_keys.append("knowledge")
@@ -281,8 +332,7 @@ def _recommend(
             reasons.append(f"the facts change {facts_change}: facts trained in would go stale")
             evidence_keys.append("stale")
     if gap == "knowledge":
-        return "rag", reasons, evidence_keys
-    too_few_examples, target_moves = examples < ENOUGH_EXAMPLES, behaviour_changes in TOO_OFTEN_TO_TRAIN
+        return looked_up, reasons, evidence_keys
     if too_few_examples:
         number = f"{examples:,} good examples are too few" if examples else "there are no good examples"
         shown_first = "show the best of them in the prompt, and collect more"
@@ -290,7 +340,11 @@ def _recommend(
         reasons.append(f"{number} to train on: {advice}")
     if target_moves:
         reasons.append("the target moves too often: a prompt changes in a minute, a trained model does not")
-    can_train = not (too_few_examples or target_moves)
+    if can_train and not enough and not past_answers_tried:
+        reasons.append(
+            "what it lacks is behaviour: the most similar past answers in the prompt may be enough, and take an hour"
+        )
+        return "past answers" if has_knowledge else looked_up, reasons, [*evidence_keys, "behaviour"]
     if can_train:
         reasons.append("what it lacks is behaviour, which training changes; the prompt then needs no instructions")
         evidence_keys.append("behaviour")
@@ -300,7 +354,7 @@ def _recommend(
             reasons.append("the target moves about monthly: plan a new training and a new measurement each time")
     if gap == "both" and can_train:
         evidence_keys.append("both")
-    without_training, trained = ("prompt", "fine-tune") if has_knowledge else ("rag", "rag + fine-tune")
+    without_training, trained = ("prompt", "fine-tune") if has_knowledge else (looked_up, "rag + fine-tune")
     return trained if can_train else without_training, reasons, evidence_keys
 
 
@@ -315,9 +369,12 @@ def _next_step(approach: str, answers: dict[str, Any]) -> str:
         return "shorten the prompt and let the host cache it, compute anew whether training pays, and only then train"
     return {
         "prompt": "keep the measured set, improve the prompt, and measure again when messages or volume change",
+        "larger model": "compute what it costs a year, and measure again when volume or prices change",
+        "schema": "send the record's schema with each request, limit the length of its texts, and measure again",
+        "whole text": "put the text first, so that the host caches it, and count its tokens again as it grows",
+        "past answers": "show the three most similar past answers before each message; measure messages unlike them apart",
         "rag": "build the index, and measure recall@k before you look at any answer",
-        "fine-tune": "race two ways on held-out messages: the most similar examples in the prompt, which takes an hour, and "
-        "an adapter (lesson 02) trained on them; keep the prompt if it gets as far, also for messages unlike any example",
+        "fine-tune": "train an adapter (lesson 02), and measure it beside the prompt on messages that neither has seen",
         "rag + fine-tune": "build retrieval first, of passages and of similar past answers, and measure; then train on "
         "examples that carry passages: it must learn to read",
     }[approach]
@@ -327,7 +384,8 @@ def _changes(
     approach: str, answers: dict[str, Any], assumptions: costs.Assumptions | None
 ) -> Iterator[tuple[str, object, str]]:
     """Other answers, one question at a time, that lead to another approach; only the nearest if answers have an order."""
-    reached, volume_limit = answers["prompt_reaches"], volume_threshold(assumptions, answers["own_machines"])
+    reached, larger = answers["prompt_reaches"], answers["larger_reaches"]
+    volume_limit = volume_threshold(assumptions, answers["own_machines"])
     numbers: dict[str, Sequence[Any]] = {
         # A measured share can change only to the other side of the limit; an unmeasured one may turn out either way.
         "prompt_reaches": [BELOW_GOOD_ENOUGH if reached is None or reached >= GOOD_ENOUGH else GOOD_ENOUGH],
@@ -336,6 +394,9 @@ def _changes(
         if volume_limit is None
         else [volume_limit - 1 if answers["requests_a_day"] >= volume_limit else volume_limit],
         "own_machines": [not answers["own_machines"]],
+        "past_answers_tried": [not answers["past_answers_tried"]],
+        "larger_reaches": [BELOW_GOOD_ENOUGH if larger is not None and larger >= GOOD_ENOUGH else GOOD_ENOUGH],
+        "text_tokens": [WHOLE_TEXT + 1 if 0 < answers["text_tokens"] <= WHOLE_TEXT else WHOLE_TEXT],
     }
     for name, (_, allowed) in QUESTIONS.items():
         others = numbers.get(name, allowed if isinstance(allowed, tuple) else ())

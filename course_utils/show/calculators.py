@@ -322,9 +322,9 @@ def _question(name: str, label: str, allowed: Any) -> Field:
         return Field(name, label, _DEFAULT_ANSWERS.get(name, allowed[0]), tuple((word, word) for word in allowed))
     if allowed is bool:
         return Field(name, label, False)
-    if name == "prompt_reaches":
-        return Field(name, label, _DEFAULT_ANSWERS[name], SHARES)
-    return Field(name, label, _DEFAULT_ANSWERS[name])
+    if name in decision.SHARES:
+        return Field(name, label, _DEFAULT_ANSWERS.get(name), SHARES)
+    return Field(name, label, _DEFAULT_ANSWERS.get(name, 0))
 
 
 _DECIDE = Calculator(
