@@ -220,7 +220,7 @@ def _answer_text(name: str, value: Any) -> str:
     """An answer in words."""
     if name in SHARES:
         return "not measured" if value is None else f"{100 * value:g} %"
-    if isinstance(value, bool) or type(value).__name__ == "bool_":
+    if type(value).__name__ in ("bool", "bool_"):
         return "yes" if value else "no"
     return value if isinstance(value, str) else f"{value:,}"
 
