@@ -1,6 +1,6 @@
 """Lesson 01's rivals on all 100 questions, what is trained with three seeds, and facts memorised in more and more epochs.
 
-Every way to ask that the lesson knows gets its best form (`evidence.lesson_01.SYSTEMS`): RAG is asked for the record too,
+Every way to ask gets its best form (`SYSTEMS`): RAG is asked for the record too,
 examples are retrieved, the whole catalogue is in the prompt, and structured output is decoded under a grammar. Writes a
 dated record. Each list in the record has one list of zeros and ones per seed, in the order of the questions;
 greedy answers of the untrained model have one seed. `--try 3` asks the untrained systems three questions each and writes
@@ -40,7 +40,13 @@ SIZES = {24: (24, 1), 70: (70, 1), 210: (70, 3)}
 STEPS = 60
 DRILL_EPOCHS = 3
 SWEEP = (1, 3, 6)
-UNSEEN, UNSEEN_PARTS = lesson_01.SYSTEMS[lesson_01.UNSEEN], 4
+SYSTEMS = (
+    "prompt: zero-shot", "prompt: instructions", "prompt: few-shot", "prompt: few-shot, structured",
+    "prompt: retrieved examples", "RAG", "RAG: few-shot", "RAG: few-shot, structured", "RAG: retrieved examples",
+    "RAG: retrieved examples of other facts", "whole catalogue", "fine-tuned", "fine-tuned + RAG",
+    "fine-tuned + RAG, unseen products",
+)  # fmt: skip
+UNSEEN, UNSEEN_PARTS = SYSTEMS[-1], 4
 LEARNING_RATE, BATCH_SIZE = 2e-3, 4
 MOST_TOKENS = 40
 # The form of lesson 01's record, with texts that end before the tokens do.
@@ -82,7 +88,7 @@ def after_the_same_beginning(prompts) -> list[str]:
 
 
 def answer(system: str, prompts) -> list[str]:
-    """Answers of a system, as `evidence.lesson_01.SYSTEMS` names it."""
+    """Answers of a system, as `SYSTEMS` names it."""
     if system == "whole catalogue":
         return after_the_same_beginning(prompts)
     if system.endswith("structured"):
@@ -135,7 +141,7 @@ def tune(examples, epochs: float, seed: int, start=None, **more) -> tuple[float,
 
 def untrained() -> list[str]:
     """The systems that answer with the model as it is."""
-    return [name for name in lesson_01.SYSTEMS.values() if not name.startswith("fine-tuned")]
+    return [name for name in SYSTEMS if not name.startswith("fine-tuned")]
 
 
 def try_out(number: int) -> None:

@@ -56,13 +56,11 @@ def over_seeds(shares: list[float]) -> tuple[float, float, float]:
     return statistics.mean(percents), min(percents), max(percents)
 
 
-def usable(system: str) -> Callable[[dict[str, Any]], Any]:
-    """Of lesson 01's rivals: percent of answers with the right fact and the right record."""
+def usable(way: str) -> Callable[[dict[str, Any]], Any]:
+    """Of lesson 01's ways to ask, the small model: percent of answers with the right fact and the right record."""
 
-    def read(record: dict[str, Any]) -> Any:
-        seeds = record["seeds"][lesson_01.SYSTEMS[system]]
-        pairs = zip(seeds["knowledge"], seeds["behaviour"])
-        return over_seeds([statistics.mean(a * b for a, b in zip(*pair)) for pair in pairs])
+    def read(_record: dict[str, Any]) -> Any:
+        return over_seeds([statistics.mean(row) for row in lesson_01.right("135M", way)])
 
     return read
 
@@ -165,10 +163,8 @@ def figures() -> Iterator[Figure]:
     yield Figure("power cuts", "services that kept all, of 20", "service-kills", lambda r: r["kept_all"])
     yield Figure("power cuts", "training runs with the same bytes, of 4", "kills", lambda r: r["same_bytes"])
     area = "lesson 01, usable answers, %"
-    for system in ("instructions and three examples", "retrieved examples", "RAG, asked for the record",
-                   "RAG, retrieved examples", "RAG, examples about other facts", "fine-tuned", "fine-tuned + RAG",
-                   lesson_01.UNSEEN):  # fmt: skip
-        yield Figure(area, system, "framework", usable(system))
+    for way in lesson_01.WAYS:
+        yield Figure(area, way, "framework", usable(way))
     area = "lesson 02"
     yield Figure(
         area, "540 examples, category right, %", "lora-seeds",

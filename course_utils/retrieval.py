@@ -213,7 +213,10 @@ def _package(name: str, distribution: str = "") -> ModuleType:
     import logging
 
     logging.getLogger(name).setLevel(logging.WARNING)  # both packages log their progress at a visible level
+    handlers, level = list(logging.root.handlers), logging.root.level
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise CourseError(f"retrieval needs {distribution or name}: pip install 'finetuning-course[rag]'") from error
+    finally:  # wordllama configures the root logger, after which a notebook shows every request of every HTTP client
+        logging.root.handlers[:], logging.root.level = handlers, level

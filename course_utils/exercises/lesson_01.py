@@ -177,144 +177,6 @@ def _last_k(rankings, relevant, k):
     return recall_at([ranking[-k:] for ranking in rankings], relevant, None)
 
 
-def stale(answers, old, new):
-    """After facts have changed: how many answers follow, and how many still give what was
-    true before?
-
-    Args:
-        answers: what the model said, one text for each question.
-        old: for each question the fact before the update.
-        new: the fact after it; most are still the same. Wherever two texts are compared,
-            white space at their ends and case do not matter.
-
-    Returns:
-        (right, stale, neither): of the questions whose fact has changed, the shares whose
-        answer is the new fact, the old one, and something else. None if no fact has
-        changed.
-    """
-    ### BEGIN SOLUTION
-    rows = [[text.strip().lower() for text in row] for row in zip(answers, old, new)]
-    changed = [(answer, before, now) for answer, before, now in rows if before != now]
-    if not changed:
-        return None
-    right = sum(answer == now for answer, before, now in changed) / len(changed)
-    late = sum(answer == before for answer, before, now in changed) / len(changed)
-    return right, late, 1 - right - late
-    ### END SOLUTION
-
-
-def _update_cases(random):
-    def case(right, late, neither, unchanged):
-        rows = []
-        for kind, number in (("right", right), ("late", late), ("neither", neither), ("unchanged", unchanged)):
-            for index in range(number):
-                before, now, other = (f"{int(n)} days" for n in random.choice(range(10, 99), size=3, replace=False))
-                if kind == "unchanged":
-                    now = before
-                answer = {"right": now, "late": before, "neither": other, "unchanged": before}[kind]
-                if index == 1 or (index == 4 and kind == "late"):
-                    answer = answer.upper()
-                elif index == 2:
-                    answer = f" {answer}\n"
-                elif index == 3:
-                    answer = {"neither": f"{now} or {before}", "unchanged": other}.get(kind, answer)
-                elif index == 4 and kind == "unchanged":
-                    now = f"{before.upper()} "  # written differently, but the same fact
-                rows.append((answer, before, now))
-        rows = [rows[i] for i in random.permutation(len(rows))]
-        return tuple(list(column) for column in zip(*rows))
-
-    def several():
-        return int(random.integers(0, 9))
-
-    return [
-        case(5 + several(), 3 + several(), 4, 5 + several()),
-        case(3 + several(), 5 + several(), 4 + several(), 6),
-        case(4 + several(), 6 + several(), several(), several()),
-        case(several(), 5 + several(), 3 + several(), several()),
-        case(0, 3, 0, 3),
-        case(0, 0, 0, 5),  # nothing has changed
-    ]
-
-
-def _plain(text):
-    return text.strip().lower()
-
-
-def _updated(clean=_plain, changed=None, right=None):
-    """A variant of the solution with one part replaced; returns numbers of answers and of changed questions."""
-
-    def updated(answers, old, new):
-        rows = [row for row in zip(answers, old, new) if (changed or (lambda b, n: clean(b) != clean(n)))(*row[1:])]
-        now = [(right or (lambda a, n: a == n))(clean(a), clean(n)) for a, b, n in rows]
-        late = [not hit and (right or (lambda a, b: a == b))(clean(a), clean(b)) for hit, (a, b, n) in zip(now, rows)]
-        return sum(now), sum(late), len(rows)
-
-    return updated
-
-
-def _shares(now, late, number):
-    return (now / number, late / number, (number - now - late) / number) if number else None
-
-
-def _unchanged_too(answers, old, new):
-    return _shares(*_updated(changed=lambda before, now: True)(answers, old, new))
-
-
-def _over_all_questions(answers, old, new):
-    now, late, number = _updated()(answers, old, new)
-    return tuple(n / len(answers) for n in (now, late, number - now - late)) if number else None
-
-
-def _over_all_and_zeros(answers, old, new):
-    now, late, number = _updated()(answers, old, new)
-    return tuple(n / len(answers) for n in (now, late, number - now - late))
-
-
-def _stale_is_right(answers, old, new):
-    now, late, number = _updated()(answers, old, new)
-    return ((now + late) / number, late / number, (number - now - late) / number) if number else None
-
-
-def _all_wrong_is_stale(answers, old, new):
-    now, _, number = _updated()(answers, old, new)
-    return (now / number, (number - now) / number, 0.0) if number else None
-
-
-def _not_normalised(answers, old, new):
-    return _shares(*_updated(clean=str)(answers, old, new))
-
-
-def _not_stripped(answers, old, new):
-    return _shares(*_updated(clean=str.lower)(answers, old, new))
-
-
-def _case_matters(answers, old, new):
-    return _shares(*_updated(clean=str.strip)(answers, old, new))
-
-
-def _spelling_is_a_change(answers, old, new):
-    return _shares(*_updated(changed=lambda before, now: before != now)(answers, old, new))
-
-
-def _found_inside(answers, old, new):
-    return _shares(*_updated(right=lambda answer, fact: fact in answer)(answers, old, new))
-
-
-def _old_and_new_swapped(answers, old, new):
-    shares = _shares(*_updated()(answers, old, new))
-    return shares and (shares[1], shares[0], shares[2])
-
-
-def _numbers_not_shares(answers, old, new):
-    now, late, number = _updated()(answers, old, new)
-    return (now, late, number - now - late) if number else None
-
-
-def _zeros_for_nothing(answers, old, new):
-    return _shares(*_updated()(answers, old, new)) or (0.0, 0.0, 0.0)
-
-
 def diagnose(gap, reached, examples, moves):
     """What does the decision tree, in its plainest form, say to try first?
 
@@ -399,123 +261,6 @@ _one_is_enough = _diagnosed(trainable=lambda examples, moves: examples >= 100 or
 _rag_forgotten = _diagnosed(both=lambda possible: "fine-tune" if possible else "rag")
 _both_falls_back_to_prompt = _diagnosed(both=lambda possible: "rag + fine-tune" if possible else "prompt")
 _both_without_condition = _diagnosed(both=lambda possible: "rag + fine-tune")
-
-
-def sort_errors(rows):
-    """How many wrong answers have which cause?
-
-    Args:
-        rows: dicts with "answer" (what the model wrote), "expected" (the right record, a
-            dict with "answer" among its keys), "shown" (ids of the passages that were
-            shown; may be empty) and "needed" (id of the passage that holds the fact).
-
-    Returns:
-        {"knowledge": ..., "retrieval": ..., "behaviour": ..., "format": ...}, numbers of
-        answers. An answer that is the expected record as JSON is right and counts nowhere.
-        Of the others, the first that applies: no passage was shown (knowledge); the needed
-        one is not among those shown (retrieval); the answer is not JSON, but contains the
-        text of expected["answer"], in capitals or not (format); anything else (behaviour).
-    """
-    ### BEGIN SOLUTION
-    import json
-
-    causes = {"knowledge": 0, "retrieval": 0, "behaviour": 0, "format": 0}
-    for given in rows:
-        try:
-            written = json.loads(given["answer"])
-        except ValueError:
-            written = None
-        if written == given["expected"]:
-            continue
-        if not given["shown"]:
-            causes["knowledge"] += 1
-        elif given["needed"] not in given["shown"]:
-            causes["retrieval"] += 1
-        elif written is None and given["expected"]["answer"].lower() in given["answer"].lower():
-            causes["format"] += 1
-        else:
-            causes["behaviour"] += 1
-    return causes
-    ### END SOLUTION
-
-
-def _error_cases(random):
-    import json
-
-    def rows():
-        answer_rows = []
-        kinds = (
-            "right",
-            "knowledge",
-            "retrieval",
-            "second",
-            "wrong fact",
-            "wrong label",
-            "prose",
-            "capitals",
-            "right, nothing shown",
-        )
-        for kind in kinds:
-            for _ in range(int(random.integers(1, 6))):
-                first, second, other = (f"P-{int(n):03}" for n in random.choice(range(1, 99), size=3, replace=False))
-                fact, false = (f"{int(n)} Days" for n in random.choice(range(10, 99), size=2, replace=False))
-                expected = {"topic": "product", "answer": fact}
-                answer = json.dumps(expected)
-                shown = [first, second]
-                needed = {"retrieval": other, "second": second}.get(kind, first)
-                if kind in ("knowledge", "right, nothing shown"):
-                    shown = []
-                if kind in ("wrong fact", "knowledge", "second"):
-                    answer = json.dumps({**expected, "answer": false})
-                elif kind == "wrong label":
-                    answer = json.dumps({**expected, "topic": "returns"})
-                elif kind == "prose":
-                    answer = f"It takes {fact}, as a rule."
-                elif kind == "capitals":
-                    answer = f"It takes {fact.lower()}."
-                elif kind == "retrieval":
-                    answer = f"Every {fact}."
-                answer_rows.append({"answer": answer, "expected": expected, "shown": shown, "needed": needed})
-        return [answer_rows[i] for i in random.permutation(len(answer_rows))]
-
-    return [(rows(),) for _ in range(3)]
-
-
-def _sorted(right=None, retrieval=None, form=None, first=()):
-    """A variant of the solution with one part replaced."""
-    import json
-
-    def sort(rows):
-        causes = dict.fromkeys(("knowledge", "retrieval", "behaviour", "format"), 0)
-        for row in rows:
-            try:
-                written = json.loads(row["answer"])
-            except ValueError:
-                written = None
-            if (right or (lambda w, r: w == r["expected"]))(written, row):
-                continue
-            is_form = (form or (lambda w, r: w is None and r["expected"]["answer"].lower() in r["answer"].lower()))(
-                written, row
-            )
-            if "format" in first and written is None:
-                causes["format"] += 1
-            elif not row["shown"] and "no knowledge" not in first:
-                causes["knowledge"] += 1
-            elif (retrieval or (lambda r: r["needed"] not in r["shown"]))(row):
-                causes["retrieval"] += 1
-            else:
-                causes["format" if is_form else "behaviour"] += 1
-        return causes
-
-    return sort
-
-
-_right_ones_too = _sorted(right=lambda written, row: False)
-_format_first = _sorted(first=("format",))
-_first_passage_only = _sorted(retrieval=lambda row: row["needed"] != row["shown"][0])
-_nothing_shown_is_retrieval = _sorted(first=("no knowledge",))
-_prose_is_behaviour = _sorted(form=lambda written, row: False)
-_capitals_count = _sorted(form=lambda written, row: written is None and row["expected"]["answer"] in row["answer"])
 
 
 # The pilot of an invented company, for the challenge: shares of right answers, measured on its own messages.
@@ -697,32 +442,6 @@ def diagnose(gap, reached, examples, moves):
     ),
     Exercise(
         id="frame-3",
-        title="When facts change",
-        statement="Some facts have changed since training. Measure how many answers follow, and how many are stale.",
-        solution=stale,
-        cases=_update_cases,
-        points=3,
-        mistakes=(
-            Mistake(_unchanged_too, "All questions are counted; asked for are those whose fact has changed."),
-            Mistake(_over_all_questions, "You count the right answers, but divide by all questions; divide by those whose fact has changed."),
-            Mistake(_over_all_and_zeros, "You divide by all questions; divide by those whose fact has changed, and where there are none return None."),
-            Mistake(_stale_is_right, "Stale answers are counted among the right ones; right is only what is true now."),
-            Mistake(_all_wrong_is_stale, "Every wrong answer is counted as stale; stale is only the old fact, and the rest is neither."),
-            Mistake(_not_normalised, "Texts are compared as they stand; take off white space at the ends and lower the case first."),
-            Mistake(_not_stripped, "White space at the ends still counts; `strip()` takes it off."),
-            Mistake(_case_matters, "Case still counts; compare with `lower()`."),
-            Mistake(_spelling_is_a_change, "The answers are compared without case and white space, but old and new are not: a fact that is only written in another way has not changed."),
-            Mistake(_found_inside, "An answer counts here as soon as a fact appears somewhere in it, so one that names both is right. The whole text must be equal."),
-            Mistake(_old_and_new_swapped, "Right and stale are the wrong way round: an answer is right if it is the new fact."),
-            Mistake(_numbers_not_shares, "These are numbers of answers; divide by the number of questions whose fact has changed."),
-            Mistake(_zeros_for_nothing, "If nothing has changed there is nothing to take shares of: None, not zeros, which would say that no answer is stale."),
-        ),
-        hint="Clean all three texts first, keep the rows where old and new differ, and count over these.",
-        tolerance=1e-9,
-        equivalent={"lower → upper: text.strip().lower()": "case is taken off either way"},
-    ),
-    Exercise(
-        id="frame-4",
         title="Where fine-tuning breaks even",
         statement="Compute the requests a day from which a fine-tuned model is cheaper than the long prompt that it replaces.",
         solution=break_even,
@@ -745,7 +464,7 @@ def diagnose(gap, reached, examples, moves):
         tolerance=1e-9,
     ),
     Exercise(
-        id="frame-5",
+        id="frame-4",
         title="Challenge: the cheapest plan that meets the target",
         statement=f"""An invented company gets {REQUESTS:,} requests a day and needs {100 * TARGET:.0f} % of the answers right. A pilot on its own messages
 measured three shares. Multiply them to get the share of right answers.
@@ -758,7 +477,7 @@ measured three shares. Multiply them to get the share of right answers.
 
 A message has {TOKENS["message"]} tokens, an answer {TOKENS["answer"]}, the instructions {TOKENS["instructions"]}, a passage {TOKENS["passage"]}. Work costs ${WAGE} an hour: {HOURS["prompt"]} hours for any plan,
 {HOURS["index"]} more for an index (not needed for `"all"`), {HOURS["tuning"]} more for tuning, which makes two passes over {EXAMPLES:,} examples. Work and training are spread
-over a year. Prices are those of section 8; whatever is the same at the beginning of each prompt is cached if it has at least
+over a year. Prices are those of `course_utils.costs`, per million tokens; whatever is the same at the beginning of each prompt is cached if it has at least
 `costs.price_of(model).cache_from` tokens (`from course_utils import costs`).
 
 Find the cheapest plan that meets the target. Full marks within 5 % of the best price, half marks within 50 %.""",
@@ -775,23 +494,5 @@ Find the cheapest plan that meets the target. Full marks within 5 % of the best 
         challenge=Challenge(
             _run_plan, bar=round(1.05 * cheapest(), 2), half=round(1.5 * cheapest(), 2), advise=_advise_plan, measure="dollars a day"
         ),
-    ),
-    Exercise(
-        id="frame-6",
-        title="Errors sorted by a program",
-        statement="Count wrong answers by the first thing that went wrong, as you did by hand in section 3. (The program is cruder than you: it takes an answer that names the right fact and three others for a mistake of form.) Then run it on fifty answers of your own, and read a sample of each pile.",
-        solution=sort_errors,
-        cases=_error_cases,
-        points=4,
-        mistakes=(
-            Mistake(_right_ones_too, "Right answers are counted as well; one that is the expected record counts nowhere."),
-            Mistake(_format_first, "You ask about the format first. The chain begins with the source: a fact that was never shown cannot come out in any format."),
-            Mistake(_first_passage_only, "The needed passage may be any of those shown, not only the first."),
-            Mistake(_nothing_shown_is_retrieval, "Where nothing was shown nothing was searched: that is knowledge, not retrieval."),
-            Mistake(_prose_is_behaviour, "A sentence with the right fact has the right content in the wrong form: format, not behaviour."),
-            Mistake(_capitals_count, "Capitals do not matter when you look for the fact in a sentence; lower both."),
-        ),
-        hint="Parse first (None if the answer is not JSON). Then skip the right ones, and ask in the order of the docstring: a record with a wrong topic is behaviour.",
-        tolerance=1e-9,
     ),
 )  # fmt: skip

@@ -1,341 +1,370 @@
 # %% [markdown]
-# # 01 · Prompt, retrieve, fine-tune, or all three?
+# # 01 · Prompt, retrieve or fine-tune: decide by measuring
 #
 # {{badges}}
 #
-# *"How often should I descale my Corvane kettle?"* A shop wants a program that answers such messages, in a
-# form that its other programs can read. One colleague says: write a better prompt. Another says: give the
-# model our catalogue. A third says: {{term:fine-tuning|fine-tune}} the model, that is, train it further on
-# examples of our own. This lesson gives you three questions that decide what to try first. Then it tests
-# every answer on this one task.
+# > *"White bits floating in my tea from the Pellwick. How many days between two descalings?"*
+#
+# A shop wants a program to answer such messages, with a record that its other programs can read: topic, product, and the fact
+# in a few words. One colleague wants a better prompt. Another wants to give the model the catalogue. A third wants to
+# {{term:fine-tuning|fine-tune}}, that is, to train a model further on examples of the shop's own. Here is what each of them would
+# have got, on the same hundred messages and three models:
 
 # %%
 # INSTALL: rag,server
 
 # %%
-from course_utils import charts, evaluation, evidence, models, plans, show
-from course_utils import training
+from course_utils import charts, costs, evaluation, evidence, plans, show
 from course_utils.data_prep import load_catalogue
 from course_utils.decision import APPROACHES, decide
 from course_utils.evidence import lesson_01
 from course_utils.exercises import check, quiz
-from course_utils.generation import generate
 from course_utils.show import predict
 
-import numpy as np
-
-plan = plans.plan("01")
 lesson_01.picture()
 
 # %% [markdown]
-# The figure shows where we are going. {{term:RAG}} ({{term:retrieval|retrieval}}-augmented generation) looks the
-# facts up and puts them into the prompt: the model then knows more, but still writes as it likes. A trained
-# model writes what the program needs, but does not know the facts.
+# FINDING-OF-THE-PICTURE
 #
-# Look at the marks for *usable*: answers in which both the fact and the record around it (form, topic and
-# product) are right. Two of the five ways give more than half usable answers: training with retrieval, and,
-# without any training, retrieval with similar answered messages as examples. Section 7 tests how much of the
-# first carries over to products that the model never saw; section 5 shows a catch in the second. The line
-# through each mark is its {{term:confidence interval|95 % interval}}, the range in which the true share plausibly
-# lies.
+# By the end you'll be able to
 #
-# By the end you will be able to
+# - measure four ways to ask a model on messages of your own, with one program that works with any host,
+# - tell from twenty wrong answers what is missing, and what to try for it,
+# - measure a search before you blame the model, and know when the whole text belongs in the prompt,
+# - train a model through an API, and say what training changed and what it didn't,
+# - compute from how many requests a day it pays, and put the whole decision on one page.
 #
-# - decide with three questions what to try first, and say what would change the decision,
-# - sort wrong answers by what caused them, and name the tool for each cause,
-# - give a prompt its best form, and measure it before anybody trains anything,
-# - measure a search before you judge answers, and know when the whole text belongs in the prompt,
-# - tell what training changes in a model and what it does not, even when the facts change,
-# - compute the number of requests a day from which fine-tuning pays, and find the cheapest plan that is good enough.
+# You should have called a language model's API; you needn't have trained anything. Reading takes about 40 minutes, the exercises
+# about 35. {{timing}} If you must decide today, do sections 2, 3 and 7.
 #
-# You should have called a language model's API before, but need not have trained anything. Reading takes
-# about 60 minutes, and the exercises about as long again. The lesson also tells you when the other five are
-# worth your time. If a cell fails, run `course doctor` in a terminal: it says what is missing.
-#
-# {{timing}} The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every
-# output before it fills it again, and `course restore 01` in a terminal brings the recorded page back.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
+# fills it again. If you've lost the recorded page, `course restore 01` in a terminal brings it back.
 
 # %% [markdown]
-# ## 1 · Three questions decide
+# ## 1 · What is missing?
 #
-# A new colleague at the shop can fail a customer in two ways. Perhaps she does not know how long the
-# guarantee of this lamp is: hand her the manual. Or she knows, but writes a page of pleasantries where the
-# form has one line: the manual does not help, practice does.
+# A new colleague at the shop can fail a customer in two ways. Perhaps she doesn't know how long this lamp is guaranteed: hand her
+# the manual. Or she knows, but writes a page of pleasantries where the form has one line: the manual won't help, practice will.
 #
-# A model fails in the same two ways: for lack of *knowledge*, or by its *behaviour*. Retrieval is the manual,
-# opened at the right page. Fine-tuning is the training course: it costs time once and changes how she works,
-# but facts learned there go out of date.
-#
-# Before either, you would simply *tell* her what you want and show her how similar customers were answered.
-# That gives the order of the questions:
+# A model fails in the same two ways, for lack of *knowledge* or by its *behaviour*. Retrieval is the manual, opened at the right
+# page. Fine-tuning is the practice: it costs time once and changes how she works, but facts learned that way go out of date.
+# Before either, you'd simply tell her what you want and show her how similar customers were answered. So the questions come in
+# this order:
 
 # %%
 show.drawing("decision-tree")
 
 # %% [markdown]
-# | approach | when | what it costs | best for |
-# | --- | --- | --- | --- |
-# | prompt | always first: an afternoon to try, a minute to undo; with similar past answers as examples, if you have any | almost nothing to set up; every call carries instructions and examples | format hints, tone, persona, recurring questions |
-# | RAG | facts are missing | an index to build and keep, longer prompts | facts that change, catalogues, rules, citations |
-# | fine-tuning | the model knows, but acts wrongly | examples and training once, then short prompts | format, style, the jargon of a field |
-# | all together | both are missing, at scale | the most to set up | many requests, changing facts, a fixed form |
+# Questions 2 to 5 are often skipped, because nobody earns anything by them. Each takes an hour to try, and each may end the project
+# before it begins:
 #
-# The helper `decide` is the same tree as a function. It also asks how often things change, how many requests
-# come and where the data may go. Suppose that the model behaves wrongly, the best prompt gets 60 % of the
-# test messages right, and there are 300 good examples.
+# | approach | when | what it costs |
+# | --- | --- | --- |
+# | a larger or another model | the best prompt falls short on a small one | a higher price for each request |
+# | a {{term:structured output|schema}} | the content is right, but a program can't read it | nothing |
+# | similar past answers in the prompt | somebody has answered such messages before | a longer prompt |
+# | the whole text in the prompt | facts are missing, and the text is short | a much longer prompt, which hosts cache |
+# | {{term:RAG}}: search, then answer | facts are missing, and the text is long or changes | an index to keep, a longer prompt |
+# | fine-tuning | the model has what it needs and still acts wrongly | examples and training once, then short prompts |
+#
+# `decide` is the same tree as a function. Suppose the best prompt, with past answers in it, gets 60 % of the test messages right,
+# a larger model 70 %, and there are 300 good examples:
 
 # %%
-decide("behaviour", prompt_reaches=0.6, examples=300, requests_a_day=500)
+decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=True, examples=300, requests_a_day=500)
 
 # %% [markdown]
-# Read the last list first: *what would change it*. A recommendation without that list is an opinion. In the
-# next cell, set the same function to a project of your own.
-
-# %%
-show.calculator("decision")
-
-# %% [markdown]
-# The two limits in the tree, 85 % of the test messages right and 100 examples, are common rules of thumb. Section 6
-# looks at the second; section 8 replaces the first by a sum for your own project.
+# Read the last list first, because a recommendation that nothing could change is only an opinion. The two limits, 85 % and 100
+# examples, are rules of thumb. Section 6 looks at the second, and section 7 replaces the first with a sum.
 #
-# **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but
-# no library that does the exercise for you. Check as often as you like. In this one, somebody wrote the tree
-# as a function, in a hurry.
+# **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library that does
+# the exercise for you. Check as often as you like. In this one somebody wrote the middle of the tree as a function, in a hurry.
 
 # %%
 # EXERCISE: frame-1
 
 # %% [markdown]
-# ## 2 · Four companies: you decide
+# ## 2 · The job: measure four ways
 #
-# It is easy to nod at a tree, so decide these four cases before you reveal the helper's answer. The companies
-# are invented.
-#
-# **Support triage.** A telephone company sorts 30,000 messages a day into 14 queues. The best prompt,
-# with rules but without past messages, sorts 72 % of them right. Nothing is missing from the messages, and the queues have been the same for years. People
-# have sorted 2,400 messages with care. A customer waits while the sorting runs.
+# You need three files and a prompt. `cases.jsonl` has real messages, each with the right answer; nothing else in this lesson is
+# worth as much. `answered.jsonl` has messages that were answered before, none of them among the cases. `documents.jsonl` has the
+# texts with the facts. At work you'd export all three; here the shop's are written to the disk.
 
 # %%
-triage = predict("What would you try for the 14 queues?", choices=APPROACHES)
-triage
+import json
+from pathlib import Path
 
-# %%
-decision = decide(
-    "behaviour", prompt_reaches=0.72, examples=2400, requests_a_day=30_000, latency="tight"
-)
-triage.reveal(decision.approach, source="the helper")
+
+def write_rows(name, rows):
+    """Write one row of JSON a line."""
+    Path(name).write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+
+
+plan, catalogue = plans.plan("01"), load_catalogue()
+few = catalogue.questions[:: len(catalogue.questions) // plan.looked_at][: plan.looked_at]
+write_rows("cases.jsonl", [
+    {"question": q["question"], "answer": catalogue.record(q), "accepted": q["accepted"]} for q in few
+])
+write_rows("answered.jsonl", [
+    {"question": row["question"], "answer": json.dumps(catalogue.record(row), ensure_ascii=False)} for row in catalogue.training
+])
+write_rows("documents.jsonl", [{"title": p["title"], "text": p["text"]} for p in catalogue.versions[1]])
+Path("instructions.txt").write_text(catalogue.prompt("", instructions=True)[0]["content"], encoding="utf-8")
+print(Path("instructions.txt").read_text(), "\n\n", Path("cases.jsonl").read_text().splitlines()[0], sep="")
 
 # %% [markdown]
-# Fine-tuning. The model can read the messages, but sorts them by its own idea of the queues. There are enough
-# examples, and the queues do not change. But first try two cheaper ways with the same examples: show the
-# model the most similar sorted messages (section 4), and train an ordinary text classifier, since a queue is
-# only one of fourteen labels.
-#
-# **Contract clauses.** A law firm checks contracts against its own handbook, which changes every month or so. Answers must
-# cite the page. The best prompt gets 55 % right: the model lacks the handbook, and it writes essays where a finding was asked
-# for. There are 40 good examples and 150 contracts a day, and nothing may leave the building.
+# Next you need a model behind an address. A service of this course starts on your own machine and speaks OpenAI's protocol, so
+# the program runs here without a key. For a host, change the next cell and nothing else.
 
 # %%
-clauses = predict("What would you try for the contracts?", choices=APPROACHES)
-clauses
+from course_utils.openai_server import local_server
+from openai import OpenAI
 
-# %%
-decision = decide(
-    "both", prompt_reaches=0.55, facts_change="monthly", examples=40,
-    requests_a_day=150, own_machines=True,
-)
-clauses.reveal(decision.approach, source="the helper")
+server = local_server()                       # what `course serve` starts in a terminal
+client = OpenAI(base_url=server.base_url, api_key=server.api_key)     # for OpenAI: OpenAI(); other hosts: their address and key
+MODEL = client.models.list().data[0].id
+price = costs.price_of("qwen3-8b")            # dollars per million tokens on a day; put in those of your host
+print(f"{MODEL}; computed with ${price.input} for input and ${price.output} for output")
 
 # %% [markdown]
-# RAG, and no training yet. Forty examples are too few to train on, so the best of them go into the prompt.
-# With a hundred good examples the helper would say "rag + fine-tune". Nothing may leave the building, so the
-# model must be an {{term:open-weight model}}, one that you can download and run yourself.
-#
-# **Internal search.** A hospital's staff ask 3,000 questions a day about duty rosters and rules that change daily. The prompt
-# alone gets 35 % right. Answers in plain sentences are fine. There are 500 old questions with checked answers, and somebody
-# suggests training on them.
+# The program has two halves. The first builds the four prompts. It finds similar messages by the words that they share, weighted
+# by how rare a word is (*TF-IDF*); section 5 compares that with a better search.
 
 # %%
-search = predict("What would you try for the rosters?", choices=APPROACHES)
-search
+from sklearn.feature_extraction.text import TfidfVectorizer
 
-# %%
-decision = decide(
-    "knowledge", prompt_reaches=0.35, facts_change="daily", examples=500, requests_a_day=3000
-)
-search.reveal(decision.approach, source="the helper")
+
+def read_rows(name):
+    """Return the rows of a JSONL file."""
+    return [json.loads(line) for line in open(name, encoding="utf-8")]
+
+
+def make_search(texts):
+    """Return a function that finds the `count` texts most like a question: their indices, best first."""
+    vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english")
+    known = vectorizer.fit_transform(texts)
+    return lambda question, count: (known @ vectorizer.transform([question]).T).toarray().ravel().argsort()[::-1][:count]
+
+
+cases, answered, documents = (read_rows(f"{name}.jsonl") for name in ("cases", "answered", "documents"))
+instructions, fixed = open("instructions.txt", encoding="utf-8").read(), answered[::100]
+find_answered = make_search([row["question"] for row in answered])
+find_document = make_search([f"{row['title']}. {row['text']}" for row in documents])
+
+
+def messages(question, examples, passage=False):
+    """Return the conversation to send: instructions, solved examples, and the question, with or without a passage before it."""
+    turns = [{"role": "system", "content": instructions}]
+    for row in examples:
+        turns += [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+    found = [documents[number] for number in find_document(question, 1)] if passage else []
+    shown = "".join(f"Passage: {row['title']}. {row['text']}\n\nCustomer: " for row in found)
+    return [*turns, {"role": "user", "content": shown + question}]
+
+
+def similar(question):
+    """Return the three most similar messages answered before, the nearest last."""
+    return [answered[number] for number in reversed(find_answered(question, 3))]
+
+
+ways = {
+    "three fixed examples": lambda question: messages(question, fixed),
+    "similar past answers": lambda question: messages(question, similar(question)),
+    "a passage (RAG)": lambda question: messages(question, fixed, passage=True),
+    "a passage and past answers": lambda question: messages(question, similar(question), passage=True),
+}
+for turn in ways["a passage and past answers"](cases[0]["question"])[1:]:
+    print(f"[{turn['role']}] {turn['content']}")
 
 # %% [markdown]
-# RAG. A model trained on the 500 answers would know only what was true last week. But keep them: their
-# questions are a good test of the search.
-#
-# **Brand voice.** A maker of outdoor gear wants product texts that sound like its own. Editors accept 88 % of what the best
-# prompt writes without touching it. There are 300 accepted texts, and 60 new ones a day.
+# The second half asks, marks and counts. Here an answer is right only if a program could use it and a customer could trust it:
+# a record with the right topic, product and fact.
 
 # %%
-voice = predict("What would you try for the product texts?", choices=APPROACHES)
-voice
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+
+def contains(text, fact):
+    """Return True if a text contains a fact as a whole: not "6 days" in "16 days", nor "5" in "1.5"."""
+    return re.search(rf"(?<![\w.,]){re.escape(fact)}(?![.,]?\d|\w)", text, re.IGNORECASE) is not None
+
+
+def is_right(reply, case):
+    """Return True if a reply is a record with the expected topic, product and fact."""
+    try:
+        record, expected = json.loads(reply), case["answer"]
+        same = record["topic"] == expected["topic"] and record["product"] == expected["product"]
+        return same and (contains(record["answer"], expected["answer"]) or record["answer"] in case["accepted"])
+    except (ValueError, KeyError, TypeError):           # no record at all
+        return False
+
+
+def measure(way, model=MODEL):
+    """Return one row a case: the reply, whether it is right, and the tokens in and out."""
+    def ask(case):
+        made = client.chat.completions.create(model=model, messages=way(case["question"]), temperature=0, max_tokens=48)
+        reply = made.choices[0].message.content or ""
+        return {"reply": reply, "right": is_right(reply, case), "in": made.usage.prompt_tokens, "out": made.usage.completion_tokens}
+
+    with ThreadPoolExecutor(8) as pool:
+        return pd.DataFrame(pool.map(ask, cases))
+
+
+def report(results):
+    """Return a table: share right, how much better than the first way on the same cases, tokens, dollars."""
+    table, dice = {}, np.random.default_rng(0)
+    first = next(iter(results.values()))["right"]
+    for name, rows in results.items():
+        interval = binomtest(int(rows["right"].sum()), len(rows)).proportion_ci(method="wilson")
+        gain = rows["right"].astype(int) - first.astype(int)
+        low, high = np.percentile(dice.choice(gain, (2000, len(gain))).mean(axis=1), [2.5, 97.5])
+        dollars = (price.input * rows["in"].mean() + price.output * rows["out"].mean()) / 1000
+        table[name] = {
+            "right, %": f"{100 * rows['right'].mean():.0f} ({100 * interval.low:.0f} to {100 * interval.high:.0f})",
+            "more than the first, points": f"{100 * gain.mean():+.0f} ({100 * low:+.0f} to {100 * high:+.0f})",
+            "tokens in": round(rows["in"].mean()), "$ per 1,000 requests": f"{dollars:.3f}",
+        }
+    return pd.DataFrame(table).T
+
+
+results = {name: measure(way) for name, way in ways.items()}
+report(results)
+
+# %% [markdown]
+# In brackets stand {{term:confidence interval|95 % intervals}}: the true share plausibly lies in that range. With
+# {{plan:01:looked_at}} cases the ranges are useless, and that is the point of printing them. The second column is what you decide
+# by: it compares two ways case by case, so that easy and hard messages cancel out.
+#
+# Read some replies before you believe any number:
 
 # %%
-decision = decide("behaviour", prompt_reaches=0.88, examples=300, requests_a_day=60)
-voice.reveal(decision.approach, source="the helper")
+names = list(results)
+show.answers([case["question"] for case in cases[:3]], {name: list(results[name]["reply"][:3]) for name in names},
+             [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# Keep the prompt. Voice *is* behaviour, and 300 examples would be enough. But only seven of the 60 texts a
-# day need an editor's hand. Whether that justifies training depends on the cost of a correction; section 8
-# shows the sum.
-#
-# Four cases, three different answers. Four things decided: what is missing, how far the prompt gets, how many
-# good examples there are, and how often the target moves. What is missing is the hardest to know; the next
-# section is about that.
+# For a decision you need a hundred cases. Here they are, for the small model that you've just asked and for two that people deploy
+# (script: `benchmarks/laptop_questions.py`; each way in its best form, chosen on other questions):
+
+# %%
+lesson_01.rivals()
 
 # %% [markdown]
-# ## 3 · Look at twenty wrong answers
+# FINDING-OF-THE-TABLE
 #
-# The tree asks what is missing. To find out, look at wrong answers. Every answer is the end of a chain: there
-# has to be a source, the right passage has to be found, the model has to use it well, and the answer has to
-# have the right format. Take twenty wrong answers and ask of each where the chain broke first. It is an hour
-# well spent.
+# **If your answers are free text**, no `is_right` of five lines will do, and people let a model judge. A judge is a classifier, so
+# check it like one. These thirty replies were marked by hand: would you send this to the customer?
+
+# %%
+judged = [json.loads(line) for line in open(lesson_01.data_file("judged"), encoding="utf-8")]
+
+
+def judge(row):
+    """Return True if the model says that a reply gives the expected fact."""
+    question = f"Customer: {row['question']}\nRight answer: {row['expected']}\nReply: {row['reply']}\n"
+    made = client.chat.completions.create(model=MODEL, temperature=0, max_tokens=2, messages=[
+        {"role": "user", "content": question + "Does the reply tell the customer the right answer? Answer yes or no."}])
+    return made.choices[0].message.content.strip().lower().startswith("yes")
+
+
+def kappa(one, other):
+    """Return Cohen's kappa: agreement beyond what two judges reach by chance. 1 is perfect, 0 is chance."""
+    one, other = np.array(one), np.array(other)
+    by_chance = one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean())
+    return ((one == other).mean() - by_chance) / (1 - by_chance)
+
+
+by_hand = [row["right"] for row in judged]
+with ThreadPoolExecutor(8) as pool:
+    verdicts = {"by hand": by_hand, "the fact occurs in it": [contains(row["reply"], row["expected"]) for row in judged],
+                "the small model as a judge": list(pool.map(judge, judged))}
+pd.DataFrame([
+    {"says yes": sum(said), "as by hand": sum(a == b for a, b in zip(said, by_hand)), "kappa": f"{round(kappa(said, by_hand), 2) + 0:.2f}"}
+    for said in verdicts.values()
+], index=verdicts)
+
+# %% [markdown]
+# FINDING-OF-THE-JUDGE
+
+# %% [markdown]
+# ## 3 · Read twenty wrong answers
+#
+# The tree asks what is missing, and no score can tell you. Every answer is the end of a chain: there has to be a source, the right
+# passage has to be found, the model has to read it, and the answer has to come in the right form. Take twenty wrong answers and
+# ask of each where the chain broke first.
 
 # %%
 show.drawing("error-chain")
 
 # %% [markdown]
-# Here is one by hand. A customer asks for the number of the key to the drawer of the Thackle desk. The model
-# was shown the right passage, so neither knowledge nor retrieval failed. It writes "The key to the drawer of
-# the Thackle desk is number 315." The fact is right, but the program wanted a record, not a sentence. So the
-# cause is the *format*, and the first thing to try is a schema (section 4).
-#
-# The chain as code. Where the message itself holds all that a right answer needs, as in the triage of section 2,
-# `needed` is `None`, and a wrong answer can only be a matter of format or behaviour.
+# One by hand. A customer wants the number of the key to the drawer of the Thackle desk. The model was shown the right passage and
+# writes *"The key to the drawer of the Thackle desk is number 315."* The source was there, it was found, and it was read. Only the
+# form is wrong, so the first thing to try is a schema.
 
 # %%
-def cause(shown, needed, content_right):
-    """Why an answer is wrong: the first link that broke. Passages are given by their titles."""
-    if needed and shown is None:
-        return "knowledge"
-    if needed and shown != needed:
-        return "retrieval"
-    return "format" if content_right else "behaviour"
+def cause(row):
+    """Return the first link of the chain that broke. Passages are given by their titles."""
+    if row["shown"] is None:
+        return "no source"
+    if row["shown"] != row["needed"]:
+        return "not found"
+    if not contains(row["reply"], row["expected"]["answer"]):
+        return "misread"
+    try:
+        json.loads(row["reply"])
+    except ValueError:
+        return "wrong form"
+    return "wrong judgement"
 
+
+cures = {
+    "no source": "show the facts: search, or the whole text",
+    "not found": "search better: another index, more passages",
+    "misread": "a larger model; then training on examples with passages",
+    "wrong form": "a schema",
+    "wrong judgement": "similar past answers; then fine-tuning",
+}
 
 # %% [markdown]
-# Now you: sort at least ten. These are real answers of this lesson's small model, which had instructions and
-# three examples, sometimes also a passage that a search had found. "Right" is the fact that the record should
-# have held. We picked them so that every cause occurs; your own counts will differ.
+# Now sort at least ten yourself. WHOSE-ANSWERS
 
 # %%
-wrong = lesson_01.wrong_answers()
+wrong = [json.loads(line) for line in open(lesson_01.data_file("wrong_answers"), encoding="utf-8")]
 sorting = show.sort([
-    {"customer": w.question, "passage shown": w.shown or "none", "passage needed": w.needed,
-     "answer": w.answer.replace("\n", " ")[:150], "right": str(w.record["answer"])}
-    for w in wrong
-], lesson_01.CAUSES)
+    {"customer": row["question"], "passage shown": row["shown"] or "none", "passage needed": row["needed"],
+     "answer": row["reply"].replace("\n", " ")[:150], "right": json.dumps(row["expected"], ensure_ascii=False)} for row in wrong
+], list(cures))
 sorting
 
 # %%
-sorting.reveal([cause(w.shown, w.needed, w.content_right) for w in wrong])
-
-# %% [markdown]
-# Where you and the function disagree, compare "passage shown" with "passage needed" again: without the right
-# passage, the model had no chance. Now count the causes.
+sorting.reveal([cause(row) for row in wrong])
 
 # %%
-lesson_01.causes_table(wrong)
+counted = pd.Series([cause(row) for row in wrong]).value_counts()
+pd.DataFrame({"answers": counted, "what to try": pd.Series(cures)}).loc[list(cures)]
 
 # %% [markdown]
-# Read the last column: some of these answers need a better search, one needs only a schema, and some a
-# trained model. So "should we fine-tune?" is the wrong question to start with.
-#
-# In your own twenty, fix the link that broke most often, then measure and sort again: a wrong format may only
-# show once the passage is right.
+# So "should we fine-tune?" is the wrong question to start with. A misread passage in particular says more about the size of the
+# model than about a need for training: put the same twenty cases to a larger one first. Then mend the link that breaks most
+# often, measure, and sort again, because a wrong form may only show once the passage is right.
 
 # %% [markdown]
-# ## 4 · Branch one: a better prompt
+# ## 4 · A better prompt
 #
-# How far does a better prompt get you? To find out we need a task and a measure. Our shop, Tarnbrook, is
-# invented, so no model can know its catalogue. A customer asks for a fact, and the answer must be a record
-# with topic, product and fact.
+# Two of the cures need neither an index nor training.
 #
-# We score *the fact* and *the record* (form, topic and product). A wrong record is a matter of behaviour; a
-# wrong fact can come from missing knowledge, from the search, or from reading badly. An answer with both
-# right is *usable*. In free text a fact counts as right if it appears there word for word, so an answer that names
-# the right price and a wrong one beside it also counts.
-
-# %%
-catalogue = load_catalogue()
-questions = catalogue.questions
-model, tokenizer = models.load()
-print(f"{len(questions)} questions about {len(catalogue.versions[1])} passages; "
-      f"a model of {model.num_parameters() / 1e6:,.0f} million parameters")
-few = questions[:: len(questions) // plan.looked_at][: plan.looked_at]
-
-
-def ask(prompts, asked, model=model):
-    """The model's answers, and how good they are."""
-    answers = generate(model, tokenizer, prompts, max_new_tokens=plan.answer_tokens)
-    return answers, catalogue.evaluate(answers, asked)
-
-
-# %% [markdown]
-# {{term:parameter|Parameters}} are the numbers that a model consists of. This model is tiny, so that it runs
-# on any computer. Its results do not speak for large models; for those, section 7 cites what others have
-# measured.
+# **Similar past answers.** A solved message about the same thing holds topic, product *and* fact. That makes a file of good answers
+# a small knowledge base, limited to what somebody has asked before. Ours is the best case, since every fact has been asked for
+# in another wording. In the recorded table the row *past answers to other questions* leaves those out.
 #
-# What can a better prompt fix: the format, the judgement about what goes in each field, or the facts? We compare four prompts:
-#
-# 1. the message alone;
-# 2. instructions, then the message ({{term:zero-shot}});
-# 3. instructions with three fixed examples ({{term:few-shot}});
-# 4. instructions with three *retrieved* examples: of 300 answered messages, the three that are most like the new one.
-
-# %%
-prompts = {
-    name: lesson_01.prompts(key, catalogue, few)
-    for name, key in list(lesson_01.SYSTEMS.items())[:5] if "structured" not in key
-}
-guess = predict("With three fixed examples, how many of 100 answers are a valid record?")
-guess
-
-# %%
-guess.reveal(100 * lesson_01.score("instructions and three examples", "valid form").value)
-
-# %% [markdown]
-# That figure was recorded with this model on all 100 questions. Now a few answers live: eight messages show
-# *what* goes wrong; to say how often, you need a hundred. First, the third prompt.
-
-# %%
-names = ["message alone", "instructions and three examples", "retrieved examples"]
-show.table({
-    f"{number}, {message['role']}": {"text": message["content"]}
-    for number, message in enumerate(prompts["instructions and three examples"][0], 1)
-}, caption="The third prompt, for the first message", of="message")
-
-# %% [markdown]
-# The fourth prompt has the same instructions, but its three examples are chosen anew for each message. Now
-# the answers.
-
-# %%
-answers = {name: ask(prompts[name], few)[0] for name in names}
-show.answers(
-    [q["question"] for q in few[:3]],
-    {name: answers[name][:3] for name in names},
-    [catalogue.record(q) for q in few[:3]],
-)
-
-# %% [markdown]
-# Compare the answers on each card. Fixed examples give about half of this small model's answers the right
-# *form*; instructions alone give it to none. But fixed examples improve neither the judgement nor the facts.
-# Retrieved examples can improve all three, because an answered message about the same thing holds topic,
-# product *and* fact.
-#
-# So a file of good past answers is a small knowledge base, limited to what somebody has asked before. Ours is
-# the best case: every fact has already been asked for in another wording. Section 7 says how far that gets.
-#
-# **The form for free.** The form can be enforced. A model writes one {{term:token}} (a piece of a word) at a
-# time, and before each it scores every token it knows. {{term:constrained decoding|Constrained decoding}}
-# crosses out all tokens after which the answer could no longer become a valid record, and takes the best of
-# the rest. Here are three places of our record:
+# **The form for free.** A model writes one {{term:token}} (a piece of a word) at a time, and scores every token it knows before each.
+# {{term:constrained decoding|Constrained decoding}} crosses out the tokens after which the answer could no longer become a valid
+# record, and takes the best of the rest:
 #
 # | so far | what the model might like best | what is allowed |
 # | --- | --- | --- |
@@ -343,617 +372,386 @@ show.answers(
 # | `{"topic": "` | `kettle` | `product`, `delivery`, `returns`, `payment`, `account`, `service` |
 # | `{"topic": "product", "product": ` | `Corvane` | any text in quotation marks, or `null` |
 #
-# Hosts call this {{term:structured output}}: you send a schema with the request. Here are the prompts with
-# three examples again, now with a schema for the shop's record.
+# You send the schema with the request. Two cases with instructions alone, without and with it:
 
 # %%
 from course_utils.data_prep.catalogue import SCHEMA
-from course_utils.openai_server.constrained import generate_in_schema
 
-with_examples = prompts["instructions and three examples"]
-forced = generate_in_schema(model, tokenizer, with_examples, SCHEMA, plan.answer_tokens + 16)
-quality = {"free": catalogue.evaluate(answers["instructions and three examples"], few),
-           "under the schema": catalogue.evaluate(forced, few)}
-show.table({
-    name: {"valid form": q.valid, "right record": q.behaviour, "right fact": q.knowledge}
-    for name, q in quality.items()
-}, caption=f"{len(few)} messages", of="decoding")
+form = {"type": "json_schema", "json_schema": {"name": "record", "schema": SCHEMA, "strict": True}}
+for name, options in {"free": {}, "with the schema": {"response_format": form}}.items():
+    for case in cases[:2]:
+        made = client.chat.completions.create(
+            model=MODEL, messages=messages(case["question"], []), temperature=0, max_tokens=48, **options
+        )
+        print(f"{name:16}", made.choices[0].message.content.replace("\n", " ")[:90])
 
 # %% [markdown]
-# Look at the first column: the schema guarantees the form, unless an answer reaches its token limit. (Ours sets no
-# limit to the length of a text, so some recorded answers run on until they are cut off or too long for a fact. In
-# your own schema set one.) Expect little in the other two columns: a schema knows which topics
-# exist, not which one is right. But if valid JSON is *all* you want, you get it without any training.
+# The schema gets the form right and can't do more: it knows which topics exist, not which of them fits. If valid JSON is all you need,
+# you have it now, without any training. In your own schema, give every text a `maxLength`; otherwise a small model may never close
+# its quotation marks.
 #
-# **Do you measure enough?** Suppose your prompt got 17 of 20 messages right, which is 85 %. Has it reached the limit of the
-# tree?
+# **Do you measure enough?** Suppose your prompt got 17 of 20 messages right, which is 85 %. Is it good enough?
 
 # %%
 guess = predict("How low could its true share well be, in %?")
 guess
 
 # %%
-twenty, hundred = (evaluation.proportion([1] * right + [0] * (n - right))
-                   for right, n in ((17, 20), (85, 100)))
-guess.reveal(round(100 * twenty.low), source="computed")
-
-# %%
-show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of="right answers")
+low = {(right, n): binomtest(right, n).proportion_ci(method="wilson").low for right, n in ((17, 20), (85, 100))}
+guess.reveal(round(100 * low[17, 20]), source="computed")
 
 # %% [markdown]
-# Twenty messages cannot tell: the range in brackets reaches from well below the limit to well above it. With
-# a hundred messages it is less than half as wide. So the first thing to build is not a model but a set of a
-# hundred real messages with right answers.
-#
-# **The job.** This program measures a prompt on such a set, with any model behind an OpenAI-compatible
-# address, and prints the wrong answers for you to sort. It needs nothing from this course, but it needs a
-# key, so it is not run here.
-#
-# ```python
-# import json, re
-# from math import sqrt
-# from openai import OpenAI
-#
-# client = OpenAI()                    # OPENAI_API_KEY; OPENAI_BASE_URL for another host
-# instructions = open("prompt.txt").read()
-# cases = [json.loads(line) for line in open("cases.jsonl")]      # {"question": ..., "answer": ...}
-# right = 0
-# for case in cases:
-#     reply = client.chat.completions.create(model="gpt-6-luna", messages=[
-#         {"role": "system", "content": instructions}, {"role": "user", "content": case["question"]}])
-#     text = reply.choices[0].message.content or ""
-#     fact = re.escape(case["answer"])                            # the next line: not 6 days in 16, not 5 in 1.5
-#     hit = re.search(rf"(?<![\w.,]){fact}(?![.,]?\d|\w)", text, re.IGNORECASE)
-#     right += hit is not None
-#     if not hit:
-#         print(case["question"], "->", text)                     # the wrong ones, to sort
-# n, p, z = len(cases), right / len(cases), 1.96
-# middle, half = p + z*z / (2*n), z * sqrt(p * (1-p) / n + z*z / (4*n*n))
-# low, high = ((middle + sign * half) / (1 + z*z / n) for sign in (-1, 1))
-# print(f"{100*p:.0f} % right; 95 % interval {100*low:.0f} to {100*high:.0f} %")
-# ```
-#
-# A hit means only that the text occurs: "not 19 days" counts as well. So read twenty hits too. If your answers are
-# records, replace the line with `re.search` by `json.loads` within a `try`, and compare field by field.
-#
-# <details><summary><b>Similar past answers as examples, for the same program</b></summary>
-#
-# Put these lines before the loop, and `messages=messages(case["question"])` into the call. The past messages must not be
-# among the cases.
-#
-# ```python
-# from sklearn.feature_extraction.text import TfidfVectorizer
-#
-# past = [json.loads(line) for line in open("answered.jsonl")]    # {"question": ..., "answer": ...}
-# words = TfidfVectorizer(sublinear_tf=True).fit(row["question"] for row in past)
-# known = words.transform(row["question"] for row in past)
-#
-# def messages(question, count=3):
-#     alike = (known @ words.transform([question]).T).toarray().ravel()
-#     turns = [{"role": "system", "content": instructions}]
-#     for number in alike.argsort()[::-1][:count]:                # the most similar first
-#         turns += [{"role": "user", "content": past[number]["question"]},
-#                   {"role": "assistant", "content": past[number]["answer"]}]
-#     return [*turns, {"role": "user", "content": question}]
-# ```
-#
-# </details>
+# Twenty messages can't tell you: the range begins far below 85 %. With 85 of 100 it begins much nearer. So the first thing to build
+# is a set of a hundred real messages with right answers, before any model.
 
 # %% [markdown]
-# ## 5 · Branch two: look the facts up
+# ## 5 · Look the facts up
 #
-# Some of the twenty wrong answers lacked the facts. Before you judge a single answer with RAG, measure the
-# search alone: no model can read a passage that was not found.
+# Before you judge one answer with retrieval, judge the search alone, because no model can read a passage that wasn't found. The
+# share of questions whose right passage is among the first $k$ is the {{term:precision and recall|recall}} at $k$.
 #
-# **How does a search find a passage?** By words or by meaning. {{term:BM25}} adds up the words that question
-# and passage share, and a rare word counts more. A word that $n$ of the $N$ passages contain counts
-#
-# $$\ln\Big(1 + \frac{N - n + 0.5}{n + 0.5}\Big).$$
-#
-# The catalogue has 72 passages. "Hobbin" is in one of them and counts $\ln(1 + 71.5 / 1.5) = 3.9$. A word that is in forty of
-# them counts $\ln(1 + 32.5 / 40.5) = 0.6$. BM25 also considers how often the word appears and how long the
-# passage is.
-#
-# That works as long as customers use the shop's words. This customer does not: *"my hobbin has gone dull and
-# just chews the privet. how much do you lot ask for sharpening"*. The right passage says that *blades are
-# ground at our workshop*. It shares the rare word and little else, so "How a return travels", with many of
-# the small words, comes out ahead.
-#
-# A *dense* search goes by meaning: it turns both texts into lists of numbers ({{term:embedding|embeddings}})
-# that lie close together when the meanings do. It finds the right passage, the hedge trimmer's.
+# A search by words works as long as customers use the shop's words. This one doesn't: *"my hobbin has gone dull and just chews the
+# privet. how much do you lot ask for sharpening"*. The passage says that *blades are ground at our workshop*. A *dense* search goes
+# by meaning: it turns question and passage into lists of numbers ({{term:embedding|embeddings}}) that lie close together when the
+# meanings do.
 
 # %%
-guess = predict("For how many of 100 questions is the first hit of BM25 the right passage?")
+guess = predict("For how many of 100 questions does TF-IDF find the right passage first?")
 guess
 
 # %%
-from course_utils.retrieval import Retriever, recalled
+from course_utils.retrieval import Retriever
 
-asked, wanted = [q["question"] for q in questions], [q["passage"] for q in questions]
-hits = {}
-for method in ("bm25", "dense", "hybrid"):
-    index = Retriever(catalogue.versions[1], method)
-    hits[method] = {f"among the first {k}": recalled(index, asked, wanted, k) for k in (1, 3)}
-guess.reveal(sum(hits["bm25"]["among the first 1"]))
+asked, titles = [q["question"] for q in catalogue.questions], [row["title"] for row in documents]
+title_of = {p["id"]: p["title"] for p in catalogue.versions[1]}
+needed = [title_of[q["passage"]] for q in catalogue.questions]
+dense = Retriever(catalogue.versions[1], "dense")
+found = {
+    "TF-IDF": [[titles[n] for n in find_document(question, 3)] for question in asked],
+    "dense": [[hit.passage["title"] for hit in hits] for hits in dense.search_all(asked, 3)],
+}
+recall = pd.DataFrame({
+    f"right passage among the first {k}": {
+        name: sum(right in first[:k] for right, first in zip(needed, rows)) for name, rows in found.items()
+    } for k in (1, 3)
+})
+guess.reveal(int(recall.iloc[0, 0]))
 
 # %%
-charts.shares({
-    method: {k: evaluation.proportion(found) for k, found in row.items()}
-    for method, row in hits.items()
-}, "How often is the right passage found?")
+recall
 
 # %% [markdown]
-# Compare the marks for the first hit: dense search finds more, mostly for questions in customers' own words
-# (section 9); mixing it with BM25 (*hybrid*) adds nothing. This share is called
-# {{term:precision and recall|recall}}: of all right passages, how many were found? It limits everything that
-# follows: where the search fails, the answer is wrong unless the fact reaches the model in another way.
+# FINDING-OF-THE-SEARCH
 #
-# **Is a second look worth it?** {{term:reranking|Reranking}} puts the first hits into a better order with a
-# slower model. It cannot add a passage, so the most that a reranker of three hits could gain here is the gap
-# between the two marks of the dense search: a few points. We go without. In practice a reranker gets twenty to
-# fifty hits, and with thousands of similar passages the gap can be wide. Measure it before you decide.
+# In the recorded table every passage comes from the dense search. Where it fails, the answer is wrong unless the fact reaches the
+# model in another way.
 
 # %%
 # EXERCISE: frame-2
 
 # %% [markdown]
-# **Now the answers.** A fair test of RAG asks in five ways:
-#
-# - for the fact alone, which is easiest;
-# - for the record that the program needs, with three fixed examples;
-# - for the record under the schema;
-# - for the record with the retrieved examples of section 4, each with its passage, which may be the needed one;
-# - the same, without examples about the fact that is asked for.
+# **The rival that needs no index.** The catalogue is short. Why search, if all of it fits into the prompt? Every call would carry the
+# whole text, but hosts keep what they've computed for the beginning of a prompt, and bill the same beginning at a fraction of the
+# price the next time ({{term:prompt caching}}).
 
 # %%
-lesson_01.rivals_figure(
-    ["RAG, asked for the fact alone", "RAG, asked for the record",
-     "RAG, record, structured output", "RAG, retrieved examples",
-     "RAG, examples about other facts"],
-    "The same search, asked for in five ways",
-)
+fixed_tokens, passage_tokens = results["three fixed examples"]["in"].mean(), results["a passage (RAG)"]["in"].mean()
+all_tokens = fixed_tokens + sum(len(row["text"]) for row in documents) / 4        # about four characters a token
+prices = {}
+for name in ("gpt-6.2-sol", "claude-sonnet-5.5", "qwen3-8b"):
+    cached = all_tokens - 50 if costs.price_of(name).cache_from <= all_tokens else 0      # all but the message
+    prices[name] = {
+        "one passage": 1000 * costs.request_cost(passage_tokens, 25, name),
+        "whole catalogue, cached": 1000 * costs.request_cost(all_tokens, 25, name, cached),
+        "whole catalogue, not cached": 1000 * costs.request_cost(all_tokens, 25, name),
+    }
+pd.DataFrame(prices).T.map("${:.2f}".format)
 
 # %% [markdown]
-# Read the right facts from the top. Asked for the fact alone, the small model gets about a third right. Asked
-# for fact and form at once, it loses half of those, and the schema helps only the form.
-#
-# Retrieved examples look like the solution, until you read the last row. In our file somebody has asked for
-# every fact before, so one of the three examples often *contains* the fact. The last row leaves such examples
-# out. The others teach only form and reading: something, but not enough.
-#
-# The search had the right passage for 85 of 100 questions, so most wrong facts were *misread*. Expect a larger
-# model to misread less. But the order in which answers get lost is worth remembering at any size: not found,
-# found and misread, too much asked at once.
-#
-# **The rival that needs no index.** The whole catalogue is short. Why search, if everything fits into the
-# prompt? Every call would pay for the whole text. But hosts keep what they computed for the beginning of a
-# prompt, and bill the same beginning at a fraction of the price the next time ({{term:prompt caching}}). The
-# beginning must have a minimum length: the fixed part of a prompt with one passage is too short, the
-# catalogue is long enough.
-
-# %%
-guess = predict("With a large model, 1,000 requests: which is cheaper?",
-                choices=("one retrieved passage", "the whole catalogue, cached"))
-guess
-
-# %%
-tokens = lesson_01.token_counts(tokenizer, catalogue)
-dollars = lesson_01.knowledge_costs(tokens)["gpt-6.2-sol"]
-rag, whole = dollars["RAG, asked for the record"], dollars["whole catalogue in the prompt"]
-guess.reveal("the whole catalogue, cached" if whole < rag else "one retrieved passage",
-             source="at the prices of section 8")
-
-# %%
-lesson_01.knowledge_costs_table(tokens)
-
-# %% [markdown]
-# Compare the first two columns of prices: with the most expensive models the cached catalogue costs less than
-# the usual RAG prompt, with the others about the same. It needs no index, and no search can miss.
-#
-# But the last column gives RAG its best form too: with further examples in its fixed part, until the cache
-# takes it, the *longer* prompt is the cheapest of all. So check your provider's cache rules before you decide
-# by length.
-#
-# The whole text has other drawbacks:
+# FINDING-OF-THE-WHOLE-TEXT
 #
 # - Requests must come every few minutes, or the cache is cold and the full price is due.
-# - Ten times the text costs ten times as much, and it must fit the {{term:context window}}, the longest input that a model takes.
+# - Ten times the text costs ten times as much, and it must fit the {{term:context window}}.
 # - Models find facts in the middle of a long prompt less reliably than at its ends (Liu et al., 2023, arXiv 2307.03172).
-#
-# Still, if your text is short, try the whole text first: it takes an hour.
 
 # %% [markdown]
-# ## 6 · Branch three: train the behaviour
+# ## 6 · Train the behaviour
 #
-# What if the facts are there and the answers are still not what you need? Then you train the model on
-# examples of good answers. Ours are other wordings of the same questions, each with the right record: 100 as
-# they are, and 60 more with the passage before them, so that the model learns to *read*. They contain no
-# instructions: a good answer is shown, not described. The facts of the test do occur in them; section 7
-# checks whether that is why the model answers well. One example:
+# The facts are there and the answers still aren't what you need. Now training is worth its price. First choose what to start from:
+#
+# - **Instruct, not base.** An instruct model already answers in turns and stops; a base model has to learn that from your examples
+#   too. Take a base model only for another language or a style of its own, with thousands of examples.
+# - **As small as reads well enough.** Try two or three sizes with your best prompt (section 2's program, three names). Training adds
+#   judgement and form, hardly any reading.
+# - **A licence that lets you sell.** Apache 2.0 and MIT do. Others forbid some uses, or want their name on yours.
+# - **No thoughts, or thoughts switched off.** A model that thinks before it answers pays for tokens that your record doesn't need, and
+#   has to be trained with the same (empty) thoughts in its template.
+# - **Your host serves it.** Look which models it tunes and for how long it promises to serve them.
+#
+# The examples are a hundred answered messages, of which every second carries its passage, so that the model learns to *read*. There
+# are no instructions in them, since a good answer is shown and not described.
 
 # %%
-alone, with_passage = lesson_01.training_examples(catalogue)
-example = with_passage[-1]
-show.answers([example[1]["content"]], {"answer to learn": [example[2]["content"]]}, longest=600)
+TASK = "Answer this customer of the shop Tarnbrook."
+
+
+def plain(question, passage=""):
+    """Return the conversation for a trained model: no instructions, no examples."""
+    shown = f"Passage: {passage}\n\nCustomer: {question}" if passage else question
+    return [{"role": "system", "content": TASK}, {"role": "user", "content": shown}]
+
+
+text_of = {q["id"]: next(p["text"] for p in catalogue.versions[1] if p["id"] == q["passage"]) for q in catalogue.questions}
+training_rows = []
+for number, row in enumerate(catalogue.training[:: len(catalogue.training) // plan.examples][: plan.examples]):
+    passage = text_of[row["question_id"]] if number % 2 else ""
+    answer = json.dumps(catalogue.record(row), ensure_ascii=False)
+    training_rows.append({"messages": [*plain(row["question"], passage), {"role": "assistant", "content": answer}]})
+write_rows("shop-train.jsonl", training_rows)
+for turn in training_rows[-1]["messages"]:
+    print(f"[{turn['role']}] {turn['content']}")
 
 # %% [markdown]
-# We train a {{term:LoRA}} {{term:adapter}}, a small set of numbers beside the model's own. Lesson 02 explains
-# it. The model sees each of the {{record:framework:examples:d}} examples once, four at a time, which takes a minute or two. (Training
-# changes the model in place: to repeat section 4 afterwards, restart the kernel.)
+# Training through an API is an upload, a call, and a loop that waits. The service trains a {{term:LoRA}} {{term:adapter}}, a small
+# set of numbers beside the model's own; lesson 02 opens it, and lesson 06 has the differences between hosts.
 
 # %%
-from peft import LoraConfig, get_peft_model
+import time
 
-tuned = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
-settings = training.Settings(
-    learning_rate=plan.learning_rate, batch_size=plan.batch_size, warmup_steps=5
+uploaded = client.files.create(file=open("shop-train.jsonl", "rb"), purpose="fine-tune")
+settings = {"n_epochs": 1, "batch_size": plan.batch_size, "learning_rate_multiplier": 2.0}
+job = client.fine_tuning.jobs.create(
+    model=MODEL, training_file=uploaded.id, suffix="shop", seed=0,
+    method={"type": "supervised", "supervised": {"hyperparameters": settings}},
 )
-history = training.fit(tuned, tokenizer, [*alone, *with_passage], settings=settings)
-tuned.merge_adapter()                     # folded into the model, so that answering costs no more
-history.plot("One pass over 160 examples")
+while job.status in ("validating_files", "queued", "running"):
+    time.sleep(2)
+    job = client.fine_tuning.jobs.retrieve(job.id)
+if job.status != "succeeded":
+    raise RuntimeError(f"{job.status}: {job.error}")
+print(f"{job.trained_tokens:,} tokens in {job.finished_at - job.created_at} seconds; the new model is {job.fine_tuned_model}")
 
 # %% [markdown]
-# The {{term:loss}} says how surprised the model was by the right answers, just before it learned from them:
-# the lower, the better. It falls fast at first and then stays level. Only new questions can tell whether the
-# answers get better.
+# Its name goes through the program of section 2 like any other:
 
 # %%
-guess = predict("Asked without any instruction: what share of the answers is a valid record?", unit="%")
+guess = predict("Of its facts, without a passage: how many will be right, in %?")
 guess
 
 # %%
-some = questions[:: len(questions) // plan.asked][: plan.asked]
-trained, quality_alone = ask(lesson_01.prompts("fine-tuned", catalogue, some), some, tuned)
-guess.reveal(100 * quality_alone.valid.value)
+def with_passage(question):
+    """Return a trained model's conversation with the passage that the search finds."""
+    row = documents[find_document(question, 1)[0]]
+    return plain(question, row["text"])
+
+
+results["fine-tuned"] = measure(plain, job.fine_tuned_model)
+results["fine-tuned, a passage"] = measure(with_passage, job.fine_tuned_model)
+facts_right = [contains(reply, case["answer"]["answer"]) for reply, case in zip(results["fine-tuned"]["reply"], cases)]
+guess.reveal(round(100 * np.mean(facts_right)))
 
 # %%
-show.answers(
-    [q["question"] for q in some[:2]],
-    {"fine-tuned, no instructions": trained[:2]},
-    [catalogue.record(q) for q in some[:2]],
-)
-
-# %% [markdown]
-# Form, topic and product are mostly right, although nobody told the model what a record is. Now compare the
-# fact with the right one. The model has learned that an answer looks like "26 days", and makes up something
-# similar: one pass taught it what answers look like, not what is true. To expect facts from training may be
-# the most expensive misunderstanding about fine-tuning.
-#
-# **What does training save?** The instructions and examples no longer travel with each call. Does that save
-# money? The cards from here on show claims that circulate, and what we found; their folds say on what it was
-# measured, and when.
+report(results)
 
 # %%
-evidence.card("D2")
+show.answers([case["question"] for case in cases[:3]],
+             {name: list(results[name]["reply"][:3]) for name in ("fine-tuned", "fine-tuned, a passage")},
+             [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# So the saving depends on whether the tokens were paid in full. Look up your host's caching rule first.
+# FINDING-OF-TRAINING
 #
-# **How few examples are enough?** The tree asks for a hundred. The next figure compares
-# {{term:training set|training sets}} of three sizes, all trained for the same number of {{term:step|steps}}
-# and tested on facts that none of them contains. Each was trained with three {{term:seed|seeds}}, the numbers
-# from which the random choices of a run start.
-
-# %%
-lesson_01.sizes_figure()
-
-# %% [markdown]
-# Look at the valid form first: two dozen examples teach it. Then look at the other two marks, the right
-# records: the smallest set is perfect on its own examples, but not on others. Learning the examples instead
-# of the rule is called {{term:overfitting}}.
-#
-# With more examples the two marks come closer, partly because each was seen less often and is no longer known
-# by heart. Our three sizes cannot say where a threshold lies, or whether there is one.
+# **How few examples are enough?** The tree asks for a hundred.
 
 # %%
 evidence.card("D4")
 
 # %% [markdown]
-# So how many do *you* need? Train on a quarter, a half and all of your examples, and test on others. As long
-# as the share of right answers rises, more examples will probably help.
-
-# %% [markdown]
-# ## 7 · Both together, and what happens when facts change
+# To find out for your task, train on a quarter, a half and all of your examples, and test on others. As long as the share of right
+# answers rises, more examples will probably help.
 #
-# RAG alone lacks the behaviour, training alone lacks the facts. So give the trained model the passage.
-
-# %%
-guess = predict("Facts right with RAG and training together, in %? (RAG alone: about a third)")
-guess
-
-# %%
-both, quality_both = ask(lesson_01.prompts("fine-tuned + RAG", catalogue, some), some, tuned)
-guess.reveal(100 * quality_both.knowledge.value)
-
-# %%
-lesson_01.rivals(tokens)
-
-# %% [markdown]
-# Read the column "usable" from the top. One row without any training, *RAG, retrieved examples*, comes close
-# to the best. Are the two different? Overlapping intervals do not answer that, because both systems had the
-# same easy and hard questions. So compare them question by question.
-#
-# (Your live figure above came from one run and fewer questions, so it differs.)
-
-# %%
-lesson_01.differences()
-
-# %% [markdown]
-# The first row settles nothing: its interval includes zero. (The prompt could choose its examples from 300 answered
-# messages, the training saw {{record:framework:examples:d}}.) So where customers repeat themselves, a file of
-# good answers may be enough: if it is good enough on your task, stop there. It has two limits. A question
-# that nobody has asked before gets only the next row of the large table, *RAG, examples about other facts*.
-# And the examples go out of date with the facts in them.
-#
-# The second row is clear: with the *same* passages, the model that was trained to read gets twice as many
-# facts right. So training did help with facts: it taught the model to use what it is given.
-#
-# Is that reading, or memory? The model was trained on other wordings of the same questions. Alone it knows no
-# fact, so it has not learned the answers, but it may have got used to these products and passages. The last
-# row of the large table is the test: there, each question goes to a model trained without the product asked
-# about and its passages. The last three rows of the small table compare this model with others:
-#
-# - It gets far more facts right than the untrained model with the same passages, and far more usable answers
-#   than the untrained model with examples about other facts. So it has learned to read.
-# - It gets fewer usable answers than the model trained on these products, so part of that model's result was
-#   familiarity.
-#
-# For products that come into the shop tomorrow, expect the last row of the large table.
-#
-# The *whole catalogue* is too much for a model of this size. With a large model, try it before you train
-# anything.
-#
-# **Then a supplier changes the catalogue.** RAG gets a new index. But what about a model that has learned the facts by heart?
-# One pass over the examples did not teach facts; many passes do:
-
-# %%
-lesson_01.passes_table()
-
-# %% [markdown]
-# Compare the first two columns: facts *can* be trained in by repetition, but the model knows them best in the
-# words in which it learned them. Now 38 of these facts change.
+# **Then a supplier changes the catalogue.** RAG gets a new index. But a model can also be made to know the facts by heart, with many
+# passes over them. Which of the two survives the change?
 
 # %%
 lesson_01.changes_figure()
 
 # %% [markdown]
-# Compare the two marks in each row. What was learned by heart is wrong from the day of the change, and
-# nothing in the answer shows that. The model that was trained to *read* does as well as before, with values
-# that did not exist when it was trained. Reading is a behaviour, and behaviour lasts.
+# What was learned by heart is wrong from the day of the change, and nothing in the answer shows it. The model that was trained to read
+# gives values that didn't exist when it was trained.
 
 # %%
 evidence.card("D5")
 
 # %% [markdown]
-# Measure this in your own project: after an update, how many answers are right, and how many are stale?
-
-# %%
-# EXERCISE: frame-3
-
-# %% [markdown]
-# **And larger models?** Ours is about fifty times smaller than a model of 7 billion parameters. Here is what
-# others have measured, beside our figures.
-
-# %%
-lesson_01.published()
-
-# %% [markdown]
-# Do our results point the same way? Row by row:
+# ## 7 · What it costs
 #
-# 1. Only once our model is trained to read; untrained, it reads so badly that facts learned by heart overtake
-#    RAG, unless past answers stand in the prompt.
-# 2. This is no test: no model knows our shop.
-# 3. Yes, as this section showed.
-# 4. In part: what was trained in goes out of date. How hard it is to replace, we did not test. (This share is the
-#    mean of three runs; the table of passes shows one.)
+# You pay for training once, and for prompts on every call. So there's a number of requests a day from which training pays, the
+# *break-even*.
 #
-# In the last row do not expect much of so small a model, which was never meant to read thousands of tokens.
-# Where the table says "not tested here", trust the source as far as you trust its author: one of them sells
-# fine-tuning.
-#
-# Do you have a large model of your own? Before you start the notebook, set `COURSE_FRONTIER` to its name,
-# `OPENAI_API_KEY` and, if it is not OpenAI's, `OPENAI_BASE_URL`. On Colab, enter them as *secrets* instead
-# (the key symbol on the left), and let this notebook read them. The next cell then sends your model forty
-# requests with invented content.
-
-# %% tags=["frontier"]
-lesson_01.frontier(catalogue)
-
-# %% [markdown]
-# Without such a model, go on: the rest of the lesson does not need one.
-
-# %% [markdown]
-# ## 8 · What it costs
-#
-# You pay for training once, for prompts on every call. So there is a number of requests a day from which
-# training pays, the *break-even*.
-#
-# First one request, by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input and {{fact:prices:"gpt-6.2-sol".output:g}} for output. A
-# prompt of 400 tokens and an answer of 25 cost
+# One request by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input and
+# {{fact:prices:"gpt-6.2-sol".output:g}} for output. A prompt of 400 tokens and an answer of 25 cost
 #
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
 #
-# With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and with a prompt of 140 tokens, a request costs
-# 0.00004 dollars. So each request saves a tenth of a cent.
-#
-# On the other side are 40 hours of work on examples and tests. At 80 dollars an hour these cost 3,200
-# dollars, as much as three million requests save: some 9,000 a day for a year. The picture does this sum with
-# the exact numbers of this lesson, the form below it with yours. Both also count a second training within the year, which adds
-# eight hours. (Its tokens are those of our small model's {{term:tokenizer}}; other models cut text a little otherwise.)
+# With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and with a prompt
+# of 140 tokens, a request costs 0.00004 dollars, so each saves a tenth of a cent. On the other side stand 40 hours of work on
+# examples and tests. At 80 dollars an hour they cost 3,200 dollars, as much as three million requests save: some 9,000 a day
+# for a year. The picture does this sum with the tokens that you've just measured, at these prices a million tokens:
 
 # %%
-chosen = lesson_01.assumptions(tokens)
+pd.DataFrame({
+    name: {"input, $": costs.price_of(name).input, "from the cache, $": costs.price_of(name).cached_input,
+           "output, $": costs.price_of(name).output, "read": costs.price_of(name).date, "source": costs.price_of(name).source}
+    for name in ("gpt-6.2-sol", "claude-sonnet-5.5", "qwen3-8b")
+}).T
+
+# %%
+in_tokens = {name: rows["in"].mean() for name, rows in results.items()}
+chosen = costs.Assumptions(
+    message=round(in_tokens["fine-tuned"]), completion=25,
+    passages=round(in_tokens["fine-tuned, a passage"] - in_tokens["fine-tuned"]),
+    instructions=round(in_tokens["a passage (RAG)"] - in_tokens["fine-tuned, a passage"]),
+)
+ways_to_run = chosen.ways()
+for name, way in ways_to_run.items():
+    print(f"{name:15} ${way.setup:8,.0f} at the start, ${1000 * way.request:.3f} per 1,000 requests, "
+          f"${(way.setup / chosen.days + way.day + way.gpu_day):.2f} a day before the first request")
 lesson_01.cost_figure(chosen)
+
+# %% [markdown]
+# Each line begins with its work spread over a year, which the last column above shows, and rises with its requests. The break-even
+# in the title is the one against the large model. Look at the small model with the long prompt too: if it's good enough
+# for your task, it stays the cheapest far beyond that point. A rented GPU runs around the clock, whether requests come or not.
+#
+# Change one assumption at a time. Two matter most: the model that you compare with, and the hours of work.
 
 # %%
 show.calculator("costs", **vars(chosen))
 
 # %% [markdown]
-# The picture's title gives the break-even against the large model. Look at the small model with the long prompt too: if
-# it is good enough for your task, it stays the cheapest far beyond the break-even. You pay for a GPU of your
-# own around the clock, whether requests come or not, so it wins only at volumes that few of us have.
-#
-# Change one assumption in the form at a time and watch the break-even move. Two matter most: the model that you compare
-# with, and the hours of work. The price of the training run itself hardly shows. These are the prices behind
-# the figure, per token.
+# **Your prompt reaches 87 %. Is the rest worth training?** That depends on what an error costs you. Suppose that the small model,
+# fine-tuned, makes half as many errors as the large one with your prompt. (That is an assumption; measure it.)
 
 # %%
-lesson_01.prices()
+def price_of_an_error(requests_a_day, errors=0.13, removed=0.5):
+    """Return the dollars that one error must cost so that training pays for the errors that it removes."""
+    more = ways_to_run["hosted"].total(requests_a_day, 365) - ways_to_run["prompted"].total(requests_a_day, 365)
+    return max(0, more / (365 * requests_a_day * errors * removed))
 
-# %% [markdown]
-# Look at the column "new tuning jobs" before you plan with a price: four of the five tunable models stop taking jobs. A GPU of
-# your own is rented by the hour:
 
-# %%
-lesson_01.gpu_prices()
-
-# %% [markdown]
-# Each price has its date, because prices change fast: check them again before you decide.
-#
-# **How many times cheaper is the fine-tuned model, and how much of that is due to fine-tuning?** A
-# {{term:frontier model}} is one of the largest of its day. Part of the saving against it comes only from the
-# smaller model, which you could prompt as well.
-
-# %%
-lesson_01.factors_table(chosen)
-
-# %%
-evidence.card("D1")
-
-# %% [markdown]
-# Against the largest models the factor is large. Against the smallest models of the same vendors it almost vanishes: try one of those, with your best prompt, before you train
-# anything.
-#
-# **Your prompt reaches 87 %. Is it worth fine-tuning for the rest?** That depends on what one error costs you. Suppose that
-# the small model, fine-tuned, makes half as many errors as the large one with your prompt. (Nothing here shows that it
-# does. It may make more: measure it on your task.)
-
-# %%
-guess = predict("At 1,000 requests a day, what must one error cost before it pays?", unit="dollars")
-guess
-
-# %%
-guess.reveal(round(lesson_01.price_of_an_error(chosen)[1000], 2), source="computed")
+volumes = (10, 100, 1000, 10_000, 100_000)
+pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_an_error(volume):.2f}" for volume in volumes}})
 
 # %%
 evidence.card("D3")
 
+# %%
+# EXERCISE: frame-3
+
 # %% [markdown]
-# So at 85 %, stop and compute. The same prompt to the same large model is good enough at ten requests a day
-# and a waste of money at a hundred thousand. There, replace the model: by a small one with the same prompt if
-# that is good enough, else by a fine-tuned one.
+# ## 8 · The decision on one page
 #
-# Now compute a break-even yourself.
+# Everything that you've measured goes into a memo that somebody can disagree with. Fill in the first four lines for your own
+# project; the rest comes from your results.
+
+# %%
+from IPython.display import Markdown
+
+gap, requests_a_day, prompt_name, larger_reaches = "both", 2_000, "a passage and past answers", None
+best = max(results, key=lambda name: results[name]["right"].mean())
+reached = float(results[prompt_name]["right"].mean())
+decision = decide(gap, reached, larger_reaches=larger_reaches, past_answers_tried=True, examples=len(training_rows),
+                  requests_a_day=requests_a_day, facts_change="monthly")
+table = report({name: results[name] for name in (prompt_name, best)})
+memo = f"""### Customers' questions: what we do next
+
+**Decision.** {decision.approach}: {decision.next_step}.
+
+**Measured** on {len(cases)} real messages with {MODEL}: {prompt_name} {table.loc[prompt_name, "right, %"]} % right; {best}
+{table.loc[best, "right, %"]} %, which is {table.loc[best, "more than the first, points"]} points more on the same messages.
+
+**Why.** {". ".join(reason[0].upper() + reason[1:] for reason in decision.reasons)}.
+
+**Cost.** {requests_a_day:,} requests a day. ${table.loc[prompt_name, "$ per 1,000 requests"]} per 1,000 with the prompt,
+${table.loc[best, "$ per 1,000 requests"]} with {best}. Against {chosen.frontier} training pays from
+{chosen.break_even("hosted"):,.0f} a day.
+
+**What would change it.** {"; ".join(decision.changes)}.
+
+**Not known yet.** Whether {len(cases)} messages are enough: {"no, collect 100" if len(cases) < 100 else "see the interval"}. What a
+larger model reaches: {"not measured" if larger_reaches is None else f"{100 * larger_reaches:.0f} %"}."""
+Path("decision.md").write_text(memo, encoding="utf-8")
+server.stop()
+Markdown(memo)
+
+# %% [markdown]
+# **Your turn, the challenge:** the same decision with prices, for a company that has measured its shares.
 
 # %%
 # EXERCISE: frame-4
 
 # %% [markdown]
-# **Now the whole decision.** Find the cheapest plan that is good enough. The check answers at once, so try as
-# many plans as you like.
+# ## 9 · How far to trust this, and three mistakes
+#
+# | | |
+# | --- | --- |
+# | messages | 100 invented ones about an invented shop, so no model can know the answers; live {{plan:01:looked_at}} |
+# | models | 135 million, 0.5 and 1.5 billion parameters; a frontier model was not asked |
+# | runs | three seeds for what was trained on the two smaller models, one on the largest |
+# | would change the answer | facts that a model knows already; a text of thousands of pages; messages that nobody asked before |
+#
+# **Deciding by ten questions.** The dense search finds more than TF-IDF on all 100 questions. How often would ten of them, drawn at
+# random for a meeting, have shown the opposite or a tie?
 
 # %%
-# EXERCISE: frame-5
+hits = {name: np.array([right == first[0] for right, first in zip(needed, rows)]) for name, rows in found.items()}
+draws = np.random.default_rng(0).integers(0, len(asked), (1000, 10))
+fooled = np.mean(hits["TF-IDF"][draws].sum(axis=1) >= hits["dense"][draws].sum(axis=1))
+print(f"in {100 * fooled:.0f} % of 1,000 meetings")
 
 # %% [markdown]
-# ## 9 · Common mistakes, shown failing
-#
-# **Deciding by ten questions.** On all 100 questions the dense search finds clearly more than BM25. Suppose
-# that somebody shows only ten of them in a meeting. We draw ten at random, a thousand times. How often does
-# BM25 look at least as good?
+# **Test questions written from the text.** Whoever writes questions with the passage open uses the passage's words.
 
 # %%
-bm25, dense = (np.array(hits[name]["among the first 1"]) for name in ("bm25", "dense"))
-draws = np.random.default_rng(0).integers(0, len(questions), (1000, 10))
-fooled = np.mean(bm25[draws].sum(axis=1) >= dense[draws].sum(axis=1))
-print(f"all {len(questions)}: {bm25.sum()} against {dense.sum()}; "
-      f"with ten, BM25 looks at least as good in {100 * fooled:.0f} % of the draws")
+far = np.array([q["paraphrase"] for q in catalogue.questions])
+pd.DataFrame({
+    name: {"in the shop's words": f"{100 * hit[~far].mean():.0f} %", "in the customer's own": f"{100 * hit[far].mean():.0f} %"}
+    for name, hit in hits.items()
+}).T
 
 # %% [markdown]
-# In that share of the meetings the worse search would have won or tied, and nothing would have looked wrong.
+# The first column can't tell the two searches apart. Take your test questions from your inbox.
 #
-# **Testing the search with the catalogue's own words.** If you write test questions with the passage open beside you, you write
-# the passage's words.
+# **Trusting an answer because it has a source.** An answer that stands in its passage word for word can still be the wrong value:
 
 # %%
-plain = np.array([not q["paraphrase"] for q in questions])
-show.table({
-    name: {"question in the shop's words": evaluation.proportion(found[plain]),
-           "in the customer's own": evaluation.proportion(found[~plain])}
-    for name, found in (("bm25", bm25), ("dense", dense))
-}, caption="Right passage first", of="search")
-
-# %% [markdown]
-# The first column cannot tell the two searches apart. In the second, dense search is clearly ahead: those
-# questions were written without looking at the passage. Take your own test questions from your inbox.
-#
-# **Trusting an answer because it has a source.** We look for each answer, word for word, in the passage that was shown:
-
-# %%
-from course_utils.retrieval import cite
-
-index = Retriever(catalogue.versions[1], "dense")
-found = index.search_all([q["question"] for q in some], 1)
-texts = [(evaluation.parse_record(text, SCHEMA) or {"answer": text})["answer"] for text in both]
-has_source = [cite(text, hit) is not None for text, hit in zip(texts, found)]
-right = [knows for _, _, knows in quality_both.rows]
-print(f"{sum(has_source)} of {len(some)} answers are in their passage, word for word; "
-      f"{sum(s and not r for s, r in zip(has_source, right))} of these are wrong")
-
-# %% [markdown]
-# A wrong answer with a source is a value from the right passage that belongs to something else, or a value from a wrong
-# passage. A citation is a place to look, not a proof.
-#
-# **Testing with the training questions.** In section 7, after many passes, the model knew far more facts in
-# the trained wordings than in others. A test that repeats the training questions measures only the trained
-# wordings.
+for case, reply, right in zip(cases, results["fine-tuned, a passage"]["reply"], results["fine-tuned, a passage"]["right"]):
+    passage, written = with_passage(case["question"])[1]["content"], reply.rpartition('"answer": "')[2].rstrip('"} ')
+    if contains(passage, written) and not right:
+        print(f"{case['question'][:70]:72} {written}, right: {case['answer']['answer']}")
 
 # %% [markdown]
 # ## 10 · What you can do now
 #
 # | you see | do |
 # | --- | --- |
-# | nobody has measured anything | a hundred real messages with right answers; then the program of section 4 |
-# | a prompt that reaches about 85 % | keep it for now; compute what the rest is worth |
-# | wrong form only | structured output |
-# | facts missing, text short | the whole text in a cached prompt; measure |
-# | facts missing, text long or changing | RAG; measure recall before answers |
-# | facts there, used wrongly | good past answers as retrieved examples, then fine-tuning with 100 or more |
+# | nobody has measured anything | a hundred real messages with right answers, then section 2's program |
+# | a prompt that reaches about 85 % | keep it; compute what the rest is worth |
+# | right content, wrong form | a schema |
+# | passages misread | a larger model |
+# | facts missing, text short | the whole text in a cached prompt |
+# | facts missing, text long or changing | RAG; recall before answers |
+# | facts there, judged wrongly | similar past answers; then fine-tuning with 100 examples or more |
 # | both | RAG, then training on examples *with* passages |
-# | facts that change | never trained in; always looked up |
-# | "it looked better in the demo" | a hundred messages and an interval |
-#
-# **The claims of this lesson**, with their verdicts. Open a row to see why.
-
-# %%
-evidence.summary("D1", "D2", "D3", "D4", "D5")
-
-# %% [markdown]
-# **Quiz.** Click a choice to see why it is right or wrong.
+# | facts that change | looked up, never trained in |
 
 # %%
 quiz("01")
 
 # %% [markdown]
-# **Your own case.** Here is the helper once more. This time it also quotes the measurements behind its
-# reasons.
-
-# %%
-show.calculator("decision", evidence=lesson_01.sentences(chosen), assumptions=chosen)
-
-# %% [markdown]
-# Whatever it recommends, begin with twenty wrong answers. The last exercise turns section 3 into a program that sorts them.
-
-# %%
-# EXERCISE: frame-6
-
-# %% [markdown]
 # {{words}}
 #
-# ## Further reading
-#
-# - Li et al. (2024), *Retrieval Augmented Generation or Long-Context LLMs?*, arXiv 2407.16833: when the whole text wins.
-# - Ovadia et al. (2023), *Fine-Tuning or Retrieval?*, arXiv 2312.05934: facts by training, facts by looking up.
-# - Zhao et al. (2024), *LoRA Land*, arXiv 2405.00732: many small trained models beside one large prompted one.
-#
-# Next, lesson 02 opens the adapter that you have trained.
+# **Further reading.** Ovadia et al. (2023), arXiv 2312.05934: facts by training and by looking up, on 7B models. Li et al. (2024),
+# arXiv 2407.16833: when the whole text wins. Zhao et al. (2024), arXiv 2405.00732: 310 small trained models beside one large
+# prompted one, by a vendor. Next, lesson 02 opens the adapter that you've trained.

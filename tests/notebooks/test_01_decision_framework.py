@@ -1,48 +1,131 @@
-"""Lesson 01: the programs in its text, as they stand there."""
+"""Lesson 01: the functions of its program, as they stand there."""
 
+import ast
 import json
-import re
-import sys
-import types
+from functools import cache
 
+import jupytext
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from course_utils import assets, costs
+from course_utils.data_prep import load_catalogue
+from course_utils.evidence import lesson_01
 from course_utils.lessons import source_file
 
-
-def program_with(words):
-    text = re.sub(r"^# ?", "", source_file("01_decision_framework").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    (program,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if words in block]
-    return program
+CELLS = [cell.source for cell in jupytext.read(source_file("01_decision_framework")).cells if cell.cell_type == "code"]
+SHOP = load_catalogue()
 
 
-def test_similar_past_answers_come_into_the_prompt(tmp_path, monkeypatch):
-    """The block of section 4, as it stands: the nearest past message first, the question last."""
-    program = program_with("answered.jsonl")
-    past = [("my parcel is late", "delivery"), ("the kettle leaks", "defect"), ("the invoice is wrong", "billing")]
-    rows = [json.dumps({"question": question, "answer": answer}) for question, answer in past]
-    (tmp_path / "answered.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    space = {"json": json, "instructions": "Sort."}
-    exec(compile(program, "section 4", "exec"), space)
-    made = space["messages"]("my kettle leaks again", count=2)
-    assert [turn["role"] for turn in made] == ["system", "user", "assistant", "user", "assistant", "user"]
-    assert made[1]["content"] == "the kettle leaks" and made[2]["content"] == "defect"
-    assert made[-1]["content"] == "my kettle leaks again"
+@cache
+def functions():
+    """All functions and imports of the lesson's cells, without what they run."""
+    space = {"json": json, "np": np, "pd": pd, "price": costs.price_of("qwen3-8b"), "MODEL": "any"}
+    for cell in CELLS:
+        if "def " not in cell:
+            continue
+        kept = [node for node in ast.parse(cell).body if isinstance(node, ast.FunctionDef | ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(kept, []), "lesson 01", "exec"), space)
+    return space
 
 
-def test_the_program_for_work_runs_as_it_stands(tmp_path, monkeypatch, capsys):
-    """The block of section 4, against a client that answers one question of three right."""
-    block = program_with("OpenAI()")
+def rows_of(name):
+    return [json.loads(line) for line in lesson_01.data_file(name).read_text(encoding="utf-8").splitlines()]
 
-    def create(model, messages):
-        text = "It is 19 Days." if "one" in messages[1]["content"] else "No idea."
-        return types.SimpleNamespace(choices=[types.SimpleNamespace(message=types.SimpleNamespace(content=text))])
 
-    client = types.SimpleNamespace(chat=types.SimpleNamespace(completions=types.SimpleNamespace(create=create)))
-    monkeypatch.setitem(sys.modules, "openai", types.SimpleNamespace(OpenAI=lambda: client))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "prompt.txt").write_text("Be brief.")
-    cases = [{"question": q, "answer": "19 days"} for q in ("one", "two", "three")]
-    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, cases)))
-    exec(block, {})
-    said = capsys.readouterr().out
-    assert "two -> No idea." in said and "33 % right; 95 % interval 6 to 79 %" in said
+def case_of(question):
+    return {"question": question["question"], "answer": SHOP.record(question), "accepted": question["accepted"]}
+
+
+def recorded_answers():
+    """(question, reply) of recorded runs: all wrong answers, and the first ten of each way."""
+    by_id = {q["id"]: q for q in SHOP.questions}
+    pairs = [(by_id[row["question"]], row["answer"]) for row in assets.read_record("wrong-answers")["answers"]]
+    for name, run in assets.read_record("laptop-questions")["runs"].items():
+        if "choice" not in name and "answers" in run:
+            pairs += list(zip(SHOP.questions, run["answers"]))
+    return pairs + [(q, json.dumps(SHOP.record(q), ensure_ascii=False)) for q in SHOP.questions]
+
+
+def test_the_programs_mark_is_the_catalogues():
+    """Never kinder, and on nearly all recorded answers the same; the catalogue also accepts facts inside short phrases."""
+    is_right, same = functions()["is_right"], []
+    for question, reply in recorded_answers():
+        _, behaves, knows = SHOP.evaluate([reply], [question]).rows[0]
+        mine = is_right(reply, case_of(question))
+        assert not mine or (behaves and knows), reply
+        same.append(mine == (behaves and knows))
+    assert len(same) > 130 and np.mean(same) > 0.97
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "{}", "[1]", "null", '{"topic": "product", "product": null, "answer": 19}', "19 days"]
+)
+def test_what_is_no_record_is_wrong_and_stops_nothing(reply):
+    assert functions()["is_right"](reply, case_of(SHOP.questions[0])) is False
+
+
+@pytest.mark.parametrize(
+    ("text", "fact", "found"),
+    [
+        ("every 16 days", "6 days", False),
+        ("It is 1.5 litres", "5", False),
+        ("It costs £7.35.", "£7.35", True),
+        ("6 Days", "6 days", True),
+        ("12.80", "12", False),
+    ],
+)
+def test_a_fact_counts_only_as_a_whole(text, fact, found):
+    assert functions()["contains"](text, fact) is found
+
+
+def test_the_search_puts_the_nearest_first():
+    search = functions()["make_search"](["my parcel is late", "the kettle leaks", "the invoice is wrong"])
+    assert search("my kettle leaks again", 2).tolist().index(1) == 0 and len(search("parcel", 3)) == 3
+
+
+def test_the_report_compares_case_by_case():
+    def answers(right):
+        return pd.DataFrame({"reply": "", "right": [bool(r) for r in right], "in": 100, "out": 10})
+
+    table = functions()["report"]({"first": answers([1, 0, 0, 1] * 10), "second": answers([1, 1, 0, 1] * 10)})
+    assert table.loc["first", "right, %"] == "50 (35 to 65)"  # Wilson's interval
+    gain, low, high = (
+        int(n)
+        for n in table.loc["second", "more than the first, points"].translate({40: None, 41: None}).replace("to", "").split()
+    )
+    assert gain == 25 and 8 <= low < 20 < 30 < high <= 42
+    price = costs.price_of("qwen3-8b")
+    assert float(table.loc["first", "$ per 1,000 requests"]) == pytest.approx(
+        (100 * price.input + 10 * price.output) / 1000, abs=5e-4
+    )
+
+
+def test_kappa_is_scikit_learns():
+    dice = np.random.default_rng(0)
+    one = dice.random(30) < 0.6
+    other = np.where(dice.random(30) < 0.8, one, ~one)
+    assert functions()["kappa"](one, other) == pytest.approx(cohen_kappa_score(one, other))
+
+
+def test_the_twenty_wrong_answers_are_wrong_and_break_at_each_link():
+    rows = rows_of("wrong_answers")
+    cures = next(cell for cell in CELLS if "cures = {" in cell)
+    names = [key.value for node in ast.walk(ast.parse(cures)) if isinstance(node, ast.Dict) for key in node.keys]
+    causes = [functions()["cause"](row) for row in rows]
+    assert len(rows) == 20 and set(causes) == set(names)
+    by_text = {q["question"]: q for q in SHOP.questions}
+    titles = {p["id"]: p["title"] for p in SHOP.versions[1]}
+    for row in rows:
+        question = by_text[row["question"]]
+        assert row["expected"] == SHOP.record(question) and row["needed"] == titles[question["passage"]]
+        assert not functions()["is_right"](row["reply"], case_of(question))
+
+
+def test_thirty_replies_marked_by_hand_belong_to_the_shop():
+    rows = rows_of("judged")
+    facts = {q["question"]: q["answer"] for q in SHOP.questions}
+    assert len(rows) == 30 and 5 < sum(row["right"] for row in rows) < 25
+    assert all(facts[row["question"]] == row["expected"] for row in rows)

@@ -104,7 +104,7 @@ def test_the_costs_begin_with_the_numbers_of_the_lesson():
 
 
 def test_without_the_lessons_table_costs_begin_with_their_own():
-    here = twins.Calculators({}).placed('show.calculator("costs", **vars(chosen))')
+    here = twins.Calculators().placed('show.calculator("costs", **vars(chosen))')
     assert calculate("costs", CALCULATORS["costs"].defaults)["summary"] in unescape(here)
 
 

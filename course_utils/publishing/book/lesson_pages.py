@@ -47,7 +47,7 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
     notebook = json.loads(text)
     predictions = Predictions(lesson.number)
     solved_here = on_page() if live else {}
-    widgets = Calculators(tokens_of(notebook["cells"])) if live else None
+    widgets = Calculators() if live else None
     exercise = ""
     cells: list[Cell] = []
     for cell in notebook["cells"]:
@@ -103,17 +103,6 @@ def _role(term: re.Match[str]) -> str:
         except CourseError:
             return f"*{term['text']}*"
     return f"*{{term}}`{term['text']} <{names[0]}>`*"
-
-
-def tokens_of(cells: list[Cell]) -> dict[str, float]:
-    """System → mean tokens of its prompt, as lesson 01 counted them, from its stored table; empty in other lessons."""
-    for cell in cells:
-        if "lesson_01.rivals(" in source_of(cell):
-            table = "".join("".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"])
-            head, *rows = (re.split(r"\s{2,}", line.strip()) for line in table.splitlines() if "  " in line)
-            column = head.index("tokens in")
-            return {row[0]: float(row[column].replace(",", "")) for row in rows}
-    return {}
 
 
 def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widgets: Calculators | None) -> list[Cell]:

@@ -8,11 +8,8 @@ to run it. Calculators and exercises that run in the page can take these places:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from html import escape, unescape
-from typing import Any
 
-from course_utils.evidence import lesson_01
 from course_utils.publishing import calculators
 
 # Call in a cell's source → what the reader of a website should know about its output.
@@ -46,14 +43,8 @@ def calculator_for(source: str) -> str:
 class Calculators:
     """The calculators of a lesson's page, each in the place of the first widget that asks the same."""
 
-    def __init__(self, tokens: Mapping[str, float]) -> None:
+    def __init__(self) -> None:
         self._placed = set[str]()
-        self._begin: dict[str, dict[str, Any]] = {}
-        if tokens:  # else the calculator begins with its own numbers
-            counted = lesson_01.assumptions(tokens)
-            self._begin["costs"] = {
-                name: getattr(counted, name) for name in ("instructions", "message", "passages", "completion")
-            }
 
     def placed(self, source: str) -> str:
         """Markdown of the calculator for a cell; empty if it shows no such widget, or the page has the calculator."""
@@ -61,7 +52,7 @@ class Calculators:
         if not id or id in self._placed:
             return ""
         self._placed.add(id)
-        return raw(calculators.fragment(id, **self._begin.get(id, {})))
+        return raw(calculators.fragment(id))
 
 
 def raw(html: str) -> str:
