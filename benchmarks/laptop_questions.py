@@ -16,6 +16,7 @@ the nearest of all, not drawn. So only training has seeds, which are another sta
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ from laptop_tickets import RATES
 
 import torch
 from peft import LoraConfig, get_peft_model
+from sklearn.metrics import cohen_kappa_score
 
 NAME = "laptop-questions"
 SEEDS = (0, 1, 2)
@@ -180,6 +182,22 @@ def untrained(size: str, way: str) -> dict:
     return measure(*loaded(size), best_form(way), catalogue.questions)
 
 
+def judged(size: str) -> dict:
+    """Return whether the model agrees with marks by hand: does a free answer give the right fact? Asked as in lesson 01."""
+    rows = [json.loads(line) for line in lesson_01.data_file("judged").read_text(encoding="utf-8").splitlines()]
+    question = "Customer: {question}\nRight answer: {expected}\nReply: {reply}\n"
+    task = "Does the reply tell the customer the right answer? Answer yes or no."
+    asked = [[{"role": "user", "content": question.format(**row) + task}] for row in rows]
+    written = generate(*loaded(size), asked, 2, batch_size=10)
+    said, by_hand = [text.strip().lower().startswith("yes") for text in written], [row["right"] for row in rows]
+    kappa = float(cohen_kappa_score(said, by_hand))
+    agree = sum(a == b for a, b in zip(said, by_hand))
+    return {
+        "says yes": sum(said), "as by hand": agree, "kappa": kappa, "answers": written[:SHOWN],
+        "summary": f"yes {sum(said)} of {len(rows)}, as by hand {agree}, kappa {kappa:.2f}",
+    }  # fmt: skip
+
+
 # -- trained models -------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +285,7 @@ def jobs() -> dict[str, Callable[[], dict]]:
                 table[f"{size} | choice, {form} | 0"] = partial(try_form, size, form)
         for way in FORMS:
             table[f"{size} | {way} | 0"] = partial(untrained, size, way)
+        table[f"{size} | judge of free text | 0"] = partial(judged, size)
 
     add_untrained("0.5B")
     for run, (rate, passes) in trainings("0.5B").items():

@@ -116,7 +116,8 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
         tags.append("remove-input")
     outputs = [_output(output, source, predictions, pictures) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
-    if below := widgets.placed(source) if widgets else "":
+    stored = "".join("".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"])
+    if below := widgets.placed(source, stored) if widgets else "":
         shown["outputs"] = []  # the answer is the calculator's
     else:
         below = live_note(source, widgets is not None)

@@ -11,6 +11,7 @@ import re
 from html import escape, unescape
 
 from course_utils.publishing import calculators
+from course_utils.show.calculators import CALCULATORS
 
 # Call in a cell's source → what the reader of a website should know about its output.
 LIVE = {
@@ -46,13 +47,23 @@ class Calculators:
     def __init__(self) -> None:
         self._placed = set[str]()
 
-    def placed(self, source: str) -> str:
-        """Markdown of the calculator for a cell; empty if it shows no such widget, or the page has the calculator."""
+    def placed(self, source: str, stored: str = "") -> str:
+        """Markdown of the calculator for a cell; empty if it shows no such widget, or the page has the calculator.
+
+        Args:
+            source: the cell.
+            stored: its stored output as text, whose numbers the calculator begins with: "Message, tokens: 46; ...".
+        """
         id = calculator_for(source)
         if not id or id in self._placed:
             return ""
         self._placed.add(id)
-        return raw(calculators.fragment(id))
+        begin = {}
+        for field in CALCULATORS[id].fields:
+            found = re.search(rf"(?:^|[;?] ){re.escape(field.label)}: ([\d,.]+)(?:;|$)", stored, re.MULTILINE)
+            if found and not field.options:
+                begin[field.name] = field.checked(float(found[1].replace(",", "")))
+        return raw(calculators.fragment(id, **begin))
 
 
 def raw(html: str) -> str:
