@@ -75,7 +75,7 @@ def shows(page, decision):
 def test_it_starts_with_the_functions_answer(page):
     answers = {"gap": "behaviour", "prompt_reaches": 0.7, "examples": 300, "requests_a_day": 1000}
     decision = decide(**answers, evidence=EVIDENCE)
-    assert decision.approach == "fine-tune"
+    assert decision.approach == "past answers"
     shows(page, decision)
 
 

@@ -84,7 +84,7 @@ def test_calculators_stand_where_the_notebook_has_their_widget():
 
 
 def test_a_calculator_takes_the_place_of_the_stored_answer():
-    sources, outputs = cells_of(lessons.LESSONS["01"])
+    outputs = cells_of(lessons.LESSONS["01"])[1]
     stored = cells_of(lessons.LESSONS["01"], live=False)[1]
     title = f"<b>{CALCULATORS['costs'].title}</b>"
     assert outputs.count(title) == stored.count(title) - 1
