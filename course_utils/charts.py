@@ -115,7 +115,7 @@ def _label_lines(
 
     agg = FigureCanvasAgg(canvas)
     agg.draw()
-    renderer, frame = agg.get_renderer(), axes.get_window_extent()
+    renderer, frame = agg.get_renderer(), axes.get_window_extent().padded(-6)
     to_pixels = axes.transData.transform
     inked = []
     for x, y, _ in labels.values():
