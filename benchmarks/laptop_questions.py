@@ -5,7 +5,7 @@
     python benchmarks/laptop_questions.py --list              the runs, and which of them are recorded
     python benchmarks/laptop_questions.py --dry               one prompt of each form; no model is loaded
 
-Each question is asked in the ways that `evidence.lesson_01` knows, and in a few more that a larger model can use. Where a
+Each question is asked in the ways that `shop_prompts` knows, and in a few more that a larger model can use. Where a
 way has several forms, and for the learning rate and the passes of training, the runs "choice" come first: they ask 50 of the
 training questions, in a wording that neither training nor the past answers have, and what comes afterwards takes the best.
 The hundred test questions choose nothing. An untrained model's answers at temperature 0 depend on no seed: past answers are
@@ -24,6 +24,7 @@ from functools import cache, partial
 from typing import Any
 
 import common  # noqa: F401 - prepares the process
+import shop_prompts
 from course_utils import memory, models, training
 from course_utils.data_prep import load_catalogue
 from course_utils.data_prep.catalogue import SCHEMA, Catalogue
@@ -48,7 +49,7 @@ MANY_EXAMPLES, MANY_PASSAGES = 8, 3
 EIGHT_EXAMPLES = f"prompt: {MANY_EXAMPLES} retrieved examples"
 THREE_PASSAGES = f"RAG: few-shot, {MANY_PASSAGES} passages"
 WHOLE_WITH_EXAMPLES = "whole catalogue, retrieved examples"
-# A way to ask → its forms, as `lesson_01.prompts` and this module name them.
+# A way to ask → its forms, as `shop_prompts.prompts` and this module name them.
 FORMS = {
     "prompt alone": ("prompt: instructions", "prompt: few-shot", "prompt: few-shot, structured"),
     "past answers": ("prompt: retrieved examples", EIGHT_EXAMPLES),
@@ -78,7 +79,7 @@ catalogue = load_catalogue()
 def validation() -> tuple[list[dict], Catalogue]:
     """Return the questions that choices are made on, and the catalogue whose past answers lack them.
 
-    They are the second wordings of every second fact: `lesson_01.training_examples` trains on the first and the third.
+    They are the second wordings of every second fact: `shop_prompts.training_examples` trains on the first and the third.
     """
     wordings: dict[str, list[dict]] = {}
     for row in catalogue.training:
@@ -101,10 +102,10 @@ def prompts(form: str, questions: Sequence[Mapping], source: Catalogue = catalog
             for question, hits in zip(questions, found)
         ]
     if form == WHOLE_WITH_EXAMPLES:
-        examples = lesson_01.prompts("prompt: retrieved examples", source, questions)
-        whole = lesson_01.prompts("whole catalogue", source, questions)
+        examples = shop_prompts.prompts("prompt: retrieved examples", source, questions)
+        whole = shop_prompts.prompts("whole catalogue", source, questions)
         return [[instructed[0], *shown[1:]] for instructed, shown in zip(whole, examples)]
-    return lesson_01.prompts(form, source, questions)
+    return shop_prompts.prompts(form, source, questions)
 
 
 def nearest(source: Catalogue, questions: Sequence[Mapping], number: int) -> list[list[Mapping]]:
@@ -221,7 +222,7 @@ def tune(
 
 def lesson_examples(left_out: Sequence[str] = ()) -> list[Prompt]:
     """Return what lesson 01 trains on: the facts alone, and three of five once more with their passage."""
-    return [example for group in lesson_01.training_examples(catalogue, left_out) for example in group]
+    return [example for group in shop_prompts.training_examples(catalogue, left_out) for example in group]
 
 
 def measure_trained(
@@ -313,7 +314,7 @@ def shown_prompts() -> dict[str, Prompt]:
     for form in (*(form for forms in FORMS.values() for form in forms), *TRAINED):
         both = prompts(form, question)
         shown[f"{form}: {count_tokens(tokenizer, both)}"] = both[0]
-    alone, read = lesson_01.training_examples(catalogue)
+    alone, read = shop_prompts.training_examples(catalogue)
     return shown | {"an example to train on": alone[0], "another, with its passage": read[0]}
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from course_utils import costs, decision
-from course_utils.data_prep import load_catalogue
 from course_utils.evidence import lesson_01
 from course_utils.evidence.lesson_01 import FACT, FORM, RECORD, WAYS, difference, score
 
@@ -60,32 +59,3 @@ def test_prices_bear_what_the_lesson_concludes():
     """With the tokens that its program measures: break-even near 9,000 a day, a GPU of one's own at far more."""
     chosen = costs.Assumptions(message=46, completion=25, passages=85, instructions=302)
     assert 5000 < chosen.break_even("hosted") < 15_000 and chosen.break_even("self-hosted", "hosted") > 500_000
-
-
-def test_the_recorded_prompts_are_what_they_are_called():
-    catalogue = load_catalogue()
-    asked = catalogue.questions[:2]
-    keys = [small for small, _ in WAYS.values()]
-    text = {
-        key: [" ".join(m["content"] for m in prompt) for prompt in lesson_01.prompts(key, catalogue, asked)] for key in keys
-    }
-    assert "Passages:" in text["RAG: few-shot"][0] and "Passages:" not in text["prompt: few-shot"][0]
-    assert all(p["text"] in text["whole catalogue"][1] for p in catalogue.versions[1])
-    fact = {row["question"]: row["question_id"] for row in catalogue.training}
-    for which, others in (("RAG: retrieved examples", False), ("RAG: retrieved examples of other facts", True)):
-        prompts = lesson_01.prompts(which, catalogue, catalogue.questions[:30])
-        asked = [[m["content"].rpartition("Customer: ")[2] for m in prompt if m["role"] == "user"] for prompt in prompts]
-        examples = [[fact[text] for text in texts[:-1]] for texts in asked]
-        own = [question["id"] in shown for question, shown in zip(catalogue.questions, examples)]
-        assert {len(shown) for shown in examples} == {lesson_01.RETRIEVED_EXAMPLES} and any(own) != others
-
-
-def test_what_is_left_out_of_the_training_is_in_no_example():
-    catalogue = load_catalogue()
-    held_out = {q["id"]: q for q in catalogue.questions[::4]}
-    alone, with_passage = lesson_01.training_examples(catalogue, held_out)
-    everything = [group for groups in lesson_01.training_examples(catalogue) for group in groups]
-    said = {turn["content"] for example in [*alone, *with_passage] for turn in example}
-    wordings = {row["question"] for row in catalogue.training if row["question_id"] in held_out}
-    assert len(alone) == len(catalogue.questions) - len(held_out) and len(alone) + len(with_passage) < len(everything)
-    assert not any(question in text for question in wordings for text in said)
