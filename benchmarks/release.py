@@ -276,7 +276,7 @@ def gains() -> dict[str, str]:
     seeds, untrained = read["lora-seeds"], 100 * read["lora-sweep"]["runs"]["untrained"]["scores"]["valid format"][0]
     valid = over_seeds([run["scores"]["valid format"][0] for run in seeds["runs"]])[0]
     category = over_seeds([run["scores"]["category: exact match"][0] for run in seeds["runs"]])[0]
-    prompted, together = (usable(s)(read["framework"])[0] for s in ("RAG, retrieved examples", "fine-tuned + RAG"))
+    prompted, together = (usable(s)(read["framework"])[0] for s in ("a passage and past answers", "fine-tuned, a passage"))
     first, order = (
         [preferred(method, measure)(read["preferences"])[0] for method in (START, CONTROL, "DPO")]
         for measure in ("step first", "order is the customer's")
