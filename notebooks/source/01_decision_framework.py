@@ -257,9 +257,10 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
 lesson_01.rivals()
 
 # %% [markdown]
-# Compare the 0.5B's usable answers with its right facts. From a passage alone it gets the fact for more than half of the messages, and
-# hardly one answer is usable, because topic or product are wrong. That's behaviour, and similar past answers mend most of it within
-# an hour. They have two limits. A question that nobody has asked before gets only the row *to other questions*, and the answers go
+# Compare the 0.5B's usable answers with its right facts. From a passage it gets the fact for
+# {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the messages, and only
+# {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable, because topic or product are wrong. That's
+# behaviour, and similar past answers mend most of it within an hour. They have two limits. A question that nobody has asked before gets only the row *to other questions*, and the answers go
 # out of date with the facts in them. The trained models' rows are section 6's.
 #
 # **If your answers are free text**, no `is_right` of five lines will do, and people let a model judge. A judge is a classifier, so
@@ -482,8 +483,10 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 
 # %% [markdown]
 # With the two large models the cached catalogue costs less than one passage, because a prompt of 430 tokens is too short for their
-# caches and is paid in full. It needs no index, and no search can miss. Whether a model can *read* it is another question: the
-# recorded 0.5B gets fewer answers right from the whole catalogue than from one passage. There are other drawbacks:
+# caches and is paid in full. It needs no index, and no search can miss. Whether a model can *read* it is another question: on
+# the questions that we chose by, the 0.5B got {{record:laptop-questions:runs."0.5B | choice, whole catalogue | 0".right.knowledge:.0%}} of
+# the facts from the whole catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one
+# passage. There are other drawbacks:
 #
 # - Requests must come every few minutes, or the cache is cold and the full price is due.
 # - Ten times the text costs ten times as much, and it must fit the {{term:context window}}.
