@@ -274,7 +274,7 @@ pd.DataFrame({
 # EXERCISE: qlora-2
 
 # %% [markdown]
-# The same sums for your model and your card, with embeddings in 16 bits:
+# The same sums for your model and your card:
 
 # %%
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
