@@ -1,0 +1,636 @@
+"""What will go wrong in a fine-tuning run, seen before it starts: from configuration, tokenizer, template and data alone.
+
+    course preflight train.jsonl --model Qwen/Qwen3-8B --method qlora --gpu t4
+
+No weights are read. preflight.toml has the codes of what can be found, their levels, and what to do. A level says how sure
+it is that the run suffers: a template that is merely unusual is a note.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import tomllib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from course_utils import facts, memory, models
+from course_utils.data_prep import formats, reading, validation
+from course_utils.data_prep.deduplication import comparable, digest
+from course_utils.data_prep.findings import ERROR, shorten
+from course_utils.data_prep.variants import variants
+from course_utils.errors import CourseError
+from course_utils.memory.shape import MIXTRAL_NAMES, QWEN_NAMES, Shape, configuration, shape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+CODES: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+LEVELS = ("error", "warning", "note")
+METHODS, TASKS = ("lora", "qlora", "full"), ("sft", "dpo")
+DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+MANY = 0.01  # share of the rows from which a fault of level "share" is an error
+SAMPLE = 1000  # rows that are tokenized whatever their length
+# Architectures whose float16 gradients become NaN, by the beginning of their `model_type`: unslothai/unsloth,
+# unsloth/models/loader.py (FORCE_FLOAT32), as data/models.toml quotes it.
+OVERFLOWS_IN_FLOAT16 = ("gemma3", "gemma4", "qwen3_5")
+# Defaults of TRL's SFTConfig and DPOConfig (1.16), which are for full fine-tuning; LoRA takes about ten times as much
+# (Schulman et al., 2025, "LoRA Without Regret").
+USUAL_RATES = {"sft": 2e-5, "dpo": 1e-6}
+LORA_FACTOR = 10
+NOTHING_LEARNED = {"no_assistant", "nothing_trained", "content_empty", "field_empty", "preference_same", "messages_empty"}
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")
+THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+EMPTY_THINK = re.compile(r"<think>\s*</think>")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that will go wrong, or that is worth knowing.
+
+    Attributes:
+        code: a key of `CODES`.
+        level: one of `LEVELS`.
+        where: the file and line, or the part of the model.
+        what: what is wrong, with the number of rows and one of them.
+        do: what to do about it.
+    """
+
+    code: str
+    level: str
+    where: str
+    what: str
+    do: str
+
+    def __str__(self) -> str:
+        return f"{self.level:<7} {self.code}, {self.where}: {self.what}\n        {self.do}"
+
+
+@dataclass
+class Preflight:
+    """What `check` has found.
+
+    Attributes:
+        model, data: what was checked, as it was named.
+        method, task, max_length: the planned run.
+        rows: number of rows read.
+        longest: number of tokens of the longest row.
+        findings: errors first, notes last.
+        seconds: how long the check took.
+    """
+
+    model: str
+    data: str
+    method: str
+    task: str
+    max_length: int
+    rows: int = 0
+    longest: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no errors."""
+        return not any(finding.level == "error" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values that can be written as JSON."""
+        return asdict(self) | {"ok": self.ok}
+
+    def __str__(self) -> str:
+        counts = [(level, sum(f.level == level for f in self.findings)) for level in LEVELS]
+        found = ", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in counts if count) or "nothing"
+        run = f"{self.data} for {self.model}, {self.task} with {self.method}"
+        head = f"{run}: {self.rows:,} rows, the longest of {self.longest:,} tokens; found: {found}"
+        return "\n".join([head, *map(str, self.findings)])
+
+    def _repr_html_(self) -> str:
+        from course_utils.show.tables import Table
+
+        rows = {f"{n}": {"level": f.level, "code": f.code, "where": f.where, "what": f.what, "do": f.do}
+                for n, f in enumerate(self.findings, 1)}  # fmt: skip
+        return Table(rows, str(self).partition("\n")[0], "", "")._repr_html_()
+
+
+class Conversation(NamedTuple):
+    """One text that is trained on: of a row for SFT, or one of the two of a row for DPO.
+
+    Attributes:
+        line: line of the row.
+        messages: the messages, the learned answer last; [] if the row holds plain text.
+        tools: the row's tools.
+        prompt, answer: the two parts of plain text.
+    """
+
+    line: int
+    messages: list[dict[str, Any]]
+    tools: list[Any] | None = None
+    prompt: str = ""
+    answer: str = ""
+
+    @property
+    def question(self) -> str:
+        """What the user says, in all turns."""
+        return self.prompt + "\n".join(_text(m) for m in self.messages if m.get("role") == "user")
+
+
+class Rendered(NamedTuple):
+    """A conversation as the template writes it, whole, and up to where the answer begins."""
+
+    conversation: Conversation
+    text: str
+    prompt: str
+
+
+@dataclass
+class Tally:
+    """Counts faults: (code, level) → the lines that have it, and what the first of them shows."""
+
+    name: str
+    hits: dict[tuple[str, str], tuple[list[int], str]] = field(default_factory=dict)
+
+    def add(self, code: str, line: int, detail: str, level: str = "") -> None:
+        """Count a fault of a row; a level replaces that of its code."""
+        lines, _ = self.hits.setdefault((code, level or CODES[code]["level"]), ([], detail))
+        if not lines or lines[-1] != line:
+            lines.append(line)
+
+    def findings(self, rows: int, **fill: Any) -> Iterator[Finding]:
+        """Yield a finding for each fault, which says how many of the rows have it and shows the first."""
+        for (code, level), (lines, detail) in self.hits.items():
+            level = ("error" if len(lines) >= MANY * rows else "warning") if level == "share" else level
+            count = f"{len(lines):,} of {rows:,} rows" if rows > 1 else "the row"
+            yield _finding(code, f"{self.name}, line {lines[0]}", f"{count}: {detail}", level, **fill)
+
+
+def _finding(code: str, where: str, what: str, level: str = "", **fill: Any) -> Finding:
+    entry = CODES[code]
+    return Finding(code, level or entry["level"], where, what, entry["do"].format_map(fill))
+
+
+def check(
+    data: str | Path | Sequence[Mapping[str, Any]],
+    model: str,
+    *,
+    evaluation: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    method: str = "lora",
+    task: str = "sft",
+    max_length: int = 1024,
+    targets: str | Sequence[str] = "all-linear",
+    gpu: str | None = None,
+    dtype: str | None = None,
+    learning_rate: float | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Preflight:
+    """Find what will go wrong in a run, without the model's weights.
+
+    The run is one of TRL's trainers, or `training.fit`: the template of the tokenizer, the loss on the last answer, texts
+    cut at the end to `max_length`. All rows are rendered with the template. `SAMPLE` of them are tokenized as well, and all
+    that would be too long with half as many characters per token as any in the sample.
+
+    Args:
+        data: training file (JSONL, JSON, CSV or Parquet), or its rows: conversations, prompts with completions, {"text"}, or
+            for DPO preferences.
+        model: a folder, `owner/model` on the hub, a tier, or the packaged model; only configuration and tokenizer are read.
+        evaluation: file or rows that the model will be evaluated on.
+        method: "lora", "qlora" (4-bit base prepared by PEFT) or "full".
+        task: "sft" or "dpo".
+        max_length: of the trainer, in tokens; 1024 is TRL's default.
+        targets: "all-linear", or names of modules that get an adapter.
+        gpu: a key of `memory.GPUS`, for whether a step of one example with gradient checkpointing fits.
+        dtype: "bfloat16", "float16" or "float32"; None for what the GPU is good at.
+        learning_rate: the planned one; None for the trainer's default.
+        tokenizer: a tokenizer, or one with a changed template, in place of the model's own.
+
+    Returns:
+        Preflight, whose `findings` have the errors first.
+
+    Raises:
+        CourseError: a file or the model cannot be read, an argument is unknown, or the rows are of another task's kind.
+    """
+    began = time.perf_counter()
+    for name, value, allowed in (("method", method, METHODS), ("task", task, TASKS), ("dtype", dtype, (None, *DTYPES))):
+        if value not in allowed:
+            raise CourseError(f"{name}={value!r}: choose one of {', '.join(map(str, filter(None, allowed)))}")
+    model = models.TIERS[model].name if model in models.TIERS else model
+    config = configuration(model)
+    tokenizer = tokenizer or models.load_tokenizer(model)
+    result = Preflight(model, _name(data), method, task, max_length)
+    tally = Tally(result.data)
+    conversations = _conversations(data, task, tally, result)
+    rendered = _rendered(tokenizer, conversations, tally)
+    stops = _stop_tokens(model, config, tokenizer)
+    _check_template(tokenizer, rendered, stops, tally)
+    _check_thoughts(rendered, tally)
+    _check_lengths(tokenizer, rendered, config, tally, result)
+    _check_copies(conversations, task, tally)
+    fill = {
+        "longest": result.longest,
+        "file": data if isinstance(data, str | Path) else "FILE",
+        "start": tokenizer.bos_token,
+    }
+    findings = [*tally.findings(result.rows, end=tokenizer.eos_token or "an end token", **fill)]
+    if evaluation is not None:
+        findings += _evaluation_in_training(conversations, evaluation, task, result)
+    findings += _check_vocabulary(tokenizer, config, findings)
+    findings += _check_model(model, config, result, targets, gpu, dtype)
+    findings += _check_rate(method, task, learning_rate)
+    result.findings = sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+    result.seconds = round(time.perf_counter() - began, 2)
+    return result
+
+
+# -- rows ---------------------------------------------------------------------------------------------------------------
+
+
+def _name(data: str | Path | Sequence[Mapping[str, Any]]) -> str:
+    return Path(data).name if isinstance(data, str | Path) else "the rows"
+
+
+def _conversations(
+    data: str | Path | Sequence[Mapping[str, Any]], task: str, tally: Tally, result: Preflight | None = None
+) -> list[Conversation]:
+    """The conversations of a file's valid rows; what is wrong with the others is counted."""
+    is_file = isinstance(data, str | Path)
+    rows = list(reading.read(data)) if is_file else [reading.Row(n, dict(row)) for n, row in enumerate(data, 1)]  # type: ignore[arg-type]
+    if not rows:
+        raise CourseError(f"{_name(data)} has no rows")
+    shapes = [formats.shape_of(row.value) for row in rows]
+    kinds = [formats.KIND_OF[shape] for shape in shapes if shape]
+    kind = max(set(kinds), key=kinds.count) if kinds else "text"
+    if (task == "dpo") != (kind == "preference") or kind == "unpaired_preference":
+        wanted = "prompt, chosen and rejected" if task == "dpo" else "messages, or prompt and completion"
+        raise CourseError(f"{_name(data)} has rows of kind {kind}; {task} needs {wanted} (--task names the task)")
+    conversations: list[Conversation] = []
+    if kind == "text":
+        for row in rows:
+            text = row.value.get("text") if isinstance(row.value, dict) else None
+            if not isinstance(text, str):
+                tally.add("invalid-rows", row.line, "no messages, no prompt with completion, and no text")
+            elif not text.strip():
+                tally.add("nothing-to-learn", row.line, "the text is empty")
+            else:
+                conversations.append(Conversation(row.line, [], answer=text))
+    else:
+        for row, faults in validation.check(iter(rows), kind, "trl"):
+            errors = [fault for fault in faults if fault.severity == ERROR]
+            if learned := [fault for fault in errors if fault.code in NOTHING_LEARNED]:
+                tally.add("nothing-to-learn", row.line, f"{learned[0].message} ({learned[0].field})")
+            elif errors:
+                tally.add("invalid-rows", row.line, str(errors[0].message))
+            elif isinstance(row.value, dict):
+                conversations += _of_row(row.value, row.line, task)
+    if result is not None:
+        result.rows = len(rows)
+    return conversations
+
+
+def _of_row(row: dict[str, Any], line: int, task: str) -> Iterator[Conversation]:
+    """What is trained on of a valid row."""
+    row, _ = variants(row)  # as the trainers' readers take it: without nulls, lists that were written as text
+    tools = row["tools"] if isinstance(row.get("tools"), list) else None
+    if task == "dpo":
+        row = formats.convert(row, "preference")
+        sides = [row["chosen"], row["rejected"]]
+        if isinstance(sides[0], str):
+            yield from (Conversation(line, [], tools, row.get("prompt") or "", side) for side in sides)
+            return
+        yield from (Conversation(line, [*(row.get("prompt") or []), *side], tools) for side in sides)
+    elif formats.shape_of(row) == "prompt_completion" and isinstance(row["completion"], str):
+        yield Conversation(line, [], tools, row["prompt"], row["completion"])
+    else:
+        messages = formats.convert(row, "messages")["messages"]
+        learned = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight") != 0]
+        messages = messages[: learned[-1] + 1]
+        yield Conversation(line, [{k: v for k, v in m.items() if k != "weight"} for m in messages], tools)
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    return formats.text_content(message.get("content"))
+
+
+def _check_copies(conversations: list[Conversation], task: str, tally: Tally) -> None:
+    """Rows that repeat an earlier one, but for case, spaces and punctuation."""
+    step = 2 if task == "dpo" else 1  # of a preference both sides count
+    first: dict[bytes, int] = {}
+    copies = []
+    for start in range(0, len(conversations), step):
+        parts = [
+            c.prompt + c.answer + json.dumps(c.messages, ensure_ascii=False) for c in conversations[start : start + step]
+        ]
+        line = conversations[start].line
+        original = first.setdefault(digest(*map(comparable, parts)), line)
+        if original != line:
+            copies.append((line, original))
+    level = "" if len(copies) >= MANY * len(conversations) / step else "note"
+    for line, original in copies:
+        tally.add("copies", line, f"a copy of line {original}", level)
+
+
+def _evaluation_in_training(
+    conversations: list[Conversation], evaluation: str | Path | Sequence[Mapping[str, Any]], task: str, result: Preflight
+) -> Iterator[Finding]:
+    """Rows of the evaluation whose question is one of the training set's, but for case, spaces and punctuation."""
+    tally = Tally(_name(evaluation))
+    asked = {comparable(c.question): c.line for c in reversed(conversations) if c.question.strip()}
+    evaluated = _conversations(evaluation, task, tally)
+    tally.hits.clear()  # of what is wrong with the rows themselves `course preflight EVAL` tells
+    for conversation in evaluated:
+        if (line := asked.get(comparable(conversation.question))) is not None:
+            detail = f"{shorten(conversation.question)} is also asked in {result.data}, line {line}"
+            tally.add("evaluation-in-training", conversation.line, detail)
+    yield from tally.findings(len({c.line for c in evaluated}), file=result.data)
+
+
+# -- template -----------------------------------------------------------------------------------------------------------
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation], tally: Tally) -> list[Rendered]:
+    """All conversations that the template takes, as it writes them; plain text as TRL's trainers do, with an end token."""
+    rendered = []
+    for conversation in conversations:
+        if not conversation.messages:
+            end = tokenizer.eos_token or ""
+            answer = conversation.answer if conversation.answer.endswith(end) else conversation.answer + end
+            rendered.append(Rendered(conversation, conversation.prompt + answer, conversation.prompt))
+            continue
+        if not tokenizer.chat_template:
+            raise CourseError(
+                "the tokenizer has no chat template, so nothing says how messages become text: take the instruct model's "
+                "tokenizer, or set tokenizer.chat_template to the right one"
+            )
+        messages, tools = conversation.messages, conversation.tools or None
+        try:
+            text = str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False))
+            prompt = tokenizer.apply_chat_template(messages[:-1], tools=tools, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # jinja's, or whatever an expression in a template raises
+            roles = ", ".join(str(message["role"]) for message in messages[:6])
+            tally.add("role-refused", conversation.line, f"the template refuses {roles}: {shorten(str(error), 120)}")
+            continue
+        rendered.append(Rendered(conversation, text, str(prompt)))
+    return rendered
+
+
+def _squeeze(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _stop_tokens(model: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The tokens that end an answer when the model writes one: the tokenizer's, and those of the two configurations."""
+    from transformers import GenerationConfig
+
+    ids: list[Any] = [tokenizer.eos_token_id, getattr(config.get_text_config(), "eos_token_id", None)]
+    try:
+        ids.append(GenerationConfig.from_pretrained(models.resolve(model)).eos_token_id)
+    except (OSError, ValueError, CourseError):
+        pass  # many models have none, and a name of `memory.ARCHITECTURES` has no folder
+    flat = {id for entry in ids for id in (entry if isinstance(entry, list) else [entry]) if id is not None}
+    return [str(tokenizer.convert_ids_to_tokens(id)) for id in sorted(flat) if id < len(tokenizer)]
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered], stops: list[str], tally: Tally) -> None:
+    """What the template drops, adds or changes, row by row."""
+    bos, special = str(tokenizer.bos_token or ""), [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
+    default_system = _default_system(tokenizer, rendered)
+    for (line, messages, tools, *_), text, prompt in rendered:
+        if not messages:
+            if bos and (text.startswith(bos) and _adds_start(tokenizer)):
+                tally.add("double-start-token", line, f"the text begins with {bos}, and the tokenizer adds another")
+            continue
+        squeezed = _squeeze(text)
+        if bos and text.startswith(bos + bos):
+            tally.add("double-start-token", line, f"the template writes {bos} twice: {shorten(text)}")
+        instructions = [m for m in messages if m["role"] in ("system", "developer")]
+        dropped = [m for m in instructions if _squeeze(_text(m)) not in squeezed]
+        if dropped:
+            tally.add("system-dropped", line, f"the template leaves out the system message {shorten(_text(dropped[0]))}")
+        if not instructions and default_system:
+            tally.add(
+                "default-system-message", line, f"have no system message; the template adds {shorten(default_system, 90)}"
+            )
+        if names := [name for name in _tool_names(messages, tools) if name not in text]:
+            tally.add("tools-dropped", line, f"the template leaves out {', '.join(names[:3])}")
+        if not text.startswith(prompt):
+            at = next((i for i, (a, b) in enumerate(zip(text, prompt)) if a != b), min(len(text), len(prompt)))
+            detail = f"before an answer the template writes {shorten(text[at:][:30])}, else {shorten(prompt[at:][:30])}"
+            tally.add("prefix-broken", line, detail)
+            continue
+        tail = text[len(prompt) :].rpartition(_text(messages[-1]).strip()[-40:])[2]
+        ends = [stop for stop in stops if stop in tail]
+        if not ends:
+            other = next((token for token in special if token in tail), "")
+            detail = (
+                f"the answer ends with {shorten(tail[-30:])}, and {' and '.join(stops) or 'no token'} would end it later"
+            )
+            tally.add("no-end-token", line, detail, "warning" if other else "")
+        elif tokenizer.pad_token in ends:
+            tally.add("end-is-padding", line, f"{tokenizer.pad_token} both ends answers and fills up batches")
+
+
+def _adds_start(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts its start token before a text by itself."""
+    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+
+
+def _tool_names(messages: list[dict[str, Any]], tools: list[Any] | None) -> list[str]:
+    """The functions that a row offers or calls."""
+    entries = [*(tools or []), *(call for message in messages for call in message.get("tool_calls") or [])]
+    functions = [entry.get("function", entry) for entry in entries if isinstance(entry, dict)]
+    return [str(function["name"]) for function in functions if isinstance(function, dict) and function.get("name")]
+
+
+def _default_system(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered]) -> str:
+    """What the template writes before a first user's message and not before a second one; "" if that is no message."""
+    if not any(r.conversation.messages for r in rendered):
+        return ""
+    messages = [{"role": role, "content": text} for role, text in (("user", "≺1≻"), ("assistant", "≺2≻"), ("user", "≺3≻"))]
+    try:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception:  # as in `_rendered`; then there is no message to find
+        return ""
+    first, second = text.partition("≺1≻")[0], text.partition("≺2≻")[2].partition("≺3≻")[0]
+    header = next(
+        (n for n, (a, b) in enumerate(zip(reversed(first), reversed(second))) if a != b), min(len(first), len(second))
+    )
+    added = first[: len(first) - header]
+    for token in tokenizer.all_special_tokens:
+        added = added.replace(token, " ")
+    added = re.sub(r"<[^<>\s]*>", " ", added)
+    return _squeeze(added) if len(re.findall(r"[^\W\d_]{2,}", added)) > 2 else ""
+
+
+def _thought(message: Mapping[str, Any]) -> str:
+    """What an assistant's message says that it thought, in a field of its own or at the start of its content."""
+    named = next(
+        (message[name] for name in THOUGHT_FIELDS if isinstance(message.get(name), str) and message[name].strip()), ""
+    )
+    inline = THINK.search(_text(message))
+    return str(named) or (inline.group(1).strip() if inline else "")
+
+
+def _check_thoughts(rendered: list[Rendered], tally: Tally) -> None:
+    """Thoughts of an answer that the template leaves out, and empty ones that it, or the row, puts before an answer."""
+    thinking = sum(bool(_thought(r.conversation.messages[-1])) for r in rendered if r.conversation.messages)
+    for (line, messages, *_), text, prompt in rendered:
+        if not messages:
+            continue
+        *earlier, last = messages
+        squeezed, thought = _squeeze(text), _squeeze(_thought(last))
+        if thought and thought not in squeezed:
+            tally.add("thoughts-dropped", line, f"the template leaves out what the answer thought: {shorten(thought)}")
+        past = [_squeeze(_thought(message)) for message in earlier if message["role"] == "assistant"]
+        if any(t and t not in squeezed for t in past):
+            detail = "the template leaves out what earlier answers thought, as most are meant to"
+            tally.add("thoughts-dropped", line, detail, "note")
+        if not thought and EMPTY_THINK.search(text, max(0, len(prompt) - 40)):
+            own = EMPTY_THINK.search(_text(last))
+            detail = "the answer begins with an empty <think> block" + ("" if own else ", which the template writes")
+            detail += f", while {thinking:,} rows have thoughts" if thinking else ""
+            tally.add("empty-thoughts", line, f"{detail}: training teaches not to think", "" if own or thinking else "note")
+
+
+# -- tokens -------------------------------------------------------------------------------------------------------------
+
+
+def _check_lengths(
+    tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered], config: PreTrainedConfig, tally: Tally, result: Preflight
+) -> None:
+    """Rows that are cut, in their answer or before it, and prompts whose tokens change once an answer follows."""
+    if not rendered:
+        return
+    sample = rendered[:: -(-len(rendered) // SAMPLE)]
+    counted = dict(zip(map(id, sample), _token_ids(tokenizer, sample, lambda r: r.text)))
+    densest = min(len(r.text) / max(1, len(counted[id(r)])) for r in sample) / 2
+    suspects = [r for r in rendered if id(r) not in counted and len(r.text) > densest * result.max_length]
+    suspects = suspects or [max(rendered, key=lambda r: len(r.text))]
+    counted |= dict(zip(map(id, suspects), _token_ids(tokenizer, suspects, lambda r: r.text)))
+    result.longest = max(map(len, counted.values()))
+    size = config.get_text_config().vocab_size
+    prompts = dict(zip(map(id, sample), _token_ids(tokenizer, sample, lambda r: r.prompt)))
+    for r in rendered:
+        ids = counted.get(id(r), [])
+        line, messages = r.conversation.line, r.conversation.messages
+        if ids and max(ids) >= size:
+            token = tokenizer.convert_ids_to_tokens(max(ids))
+            tally.add("vocabulary-grown", line, f"token {max(ids)} ({token}) is beyond the model's {size:,} embeddings")
+        prompt = prompts.get(id(r), [])
+        if messages and r.text.startswith(r.prompt) and prompt != ids[: len(prompt)]:
+            tally.add("prefix-broken", line, "the prompt's last token merges with the answer's first", "warning")
+        if len(ids) <= result.max_length:
+            continue
+        if not r.prompt:
+            tally.add("rows-cut", line, f"{len(ids):,} tokens, of which the first {result.max_length:,} are left")
+            continue
+        start = len(_token_ids(tokenizer, [r], lambda r: r.prompt)[0])
+        if start >= result.max_length:
+            detail = (
+                f"the prompt alone has {start:,} tokens, of which {result.max_length:,} are left, and none of the answer"
+            )
+            tally.add("nothing-to-learn", line, detail)
+        elif len(_token_ids(tokenizer, [r], lambda r: r.text.rstrip())[0]) > result.max_length:
+            tally.add("answer-cut", line, f"{len(ids):,} tokens, over {result.max_length:,}: the answer loses its end")
+
+
+def _token_ids(
+    tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Rendered], part: Callable[[Rendered], str]
+) -> list[list[int]]:
+    """The tokens of a part of each text: of what a template wrote without further special tokens, else with them."""
+    chat = bool(rendered and rendered[0].conversation.messages)
+    ids: list[list[int]] = (
+        tokenizer([part(r) for r in rendered], add_special_tokens=not chat)["input_ids"] if rendered else []
+    )
+    return ids
+
+
+def _check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, found: list[Finding]
+) -> Iterator[Finding]:
+    """A tokenizer with more tokens than the model has embeddings, even if no row that was tokenized has one of them."""
+    size = config.get_text_config().vocab_size
+    if len(tokenizer) > size and not any(finding.code == "vocabulary-grown" for finding in found):
+        what = (
+            f"it has {len(tokenizer):,} tokens and the model {size:,} embeddings; no row that was looked at has one of them"
+        )
+        yield _finding("vocabulary-grown", "tokenizer", what, "warning")
+
+
+# -- model and method ---------------------------------------------------------------------------------------------------
+
+
+def _check_model(
+    model: str, config: PreTrainedConfig, result: Preflight, targets: str | Sequence[str], gpu: str | None, dtype: str | None
+) -> Iterator[Finding]:
+    """What becomes of experts, whether the numbers suit the card, and whether a step fits on it."""
+    sizes: Shape | None = None
+    try:
+        sizes = shape(model)
+    except CourseError:  # not one of the decoders that the closed form is for
+        if gpu:
+            raise
+    names: tuple[str, ...] | str = targets if isinstance(targets, str) else tuple(targets)
+    if sizes is not None and sizes.experts and result.method != "full":
+        names = yield from _check_experts(sizes, result.method, names)
+    if sizes is not None and result.method != "full":
+        sizes.targets(names)  # raises an error for a name that matches nothing
+    card = facts.table("gpus")[gpu.lower()] if gpu and memory.gpu_memory(gpu) else {}
+    emulated = card.get("bfloat16") is False
+    dtype_used = dtype or ("float16" if emulated else "bfloat16")
+    if dtype == "bfloat16" and emulated:
+        advice = "take float16 (dtype='float16', fp16=True) with the adapter in float32, as PEFT makes it"
+        what = "the card has no bfloat16 units, and emulates it several times slower"
+        yield _finding("dtype-not-supported", f"--gpu {gpu}", what, advice=advice)
+    if dtype_used == "float16" and config.get_text_config().model_type.startswith(OVERFLOWS_IN_FLOAT16):
+        advice = "take bfloat16 on a newer card (Ampere or later), or float32"
+        what = f"gradients of {config.get_text_config().model_type} become NaN in float16"
+        yield _finding("dtype-not-supported", "configuration", what, advice=advice)
+    if gpu and sizes is not None:
+        full = result.method == "full"
+        plan: dict[str, Any] = {
+            "method": result.method, "target_modules": names, "objective": result.task, "checkpointing": True,
+            "length": max(1, min(result.max_length, result.longest)), "separate_reference": full and result.task == "dpo",
+            "precision": "amp" if full and dtype is None else DTYPES[dtype_used],
+            "embeddings": "float32" if result.method == "qlora" else "bfloat16",
+        }  # fmt: skip
+        estimate = memory.estimate(model, **plan)
+        if not estimate.fits(gpu):
+            what = f"a step of one example of {plan['length']:,} tokens takes {estimate.total / 1e9:.1f} GB"
+            advice = memory.advice(estimate, model, gpu)
+            yield _finding(
+                "does-not-fit", f"--gpu {gpu}", what, "" if sizes.tested or sizes.experts else "warning", advice=advice
+            )
+
+
+def _check_experts(
+    sizes: Shape, method: str, names: tuple[str, ...] | str
+) -> Generator[Finding, None, tuple[str, ...] | str]:
+    """What 4-bit loading, its preparation and the targets do to experts; returns the targets that there are."""
+    values = sizes.layers * sum(x.weights for x in sizes.experts)
+    share = f"{values / 1e9:.1f} of {sizes.parameters / 1e9:.1f} billion parameters are experts"
+    known = {name for table in (QWEN_NAMES, MIXTRAL_NAMES) for parts in table.values() for name in parts}
+    reached = {name for stack in sizes.experts for name in stack.names} | {x.name for x in sizes.linears}
+    missed = [] if isinstance(names, str) else [name for name in names if name in known - reached]
+    if missed or (names == "all-linear" and not sizes.target_experts(names)):
+        what = f"{share}, and PEFT gives them no adapter for {', '.join(missed) or names}, without a word"
+        parameters = ", ".join(repr(f"experts.{x.name}") for x in sizes.experts if x.experts > 1)
+        yield _finding("experts-without-adapters", "--targets", what, parameters=parameters)
+    if method == "qlora":
+        what = f"{share}, which bitsandbytes leaves in 16 bits: {2 * values / 1e9:.0f} GB"
+        yield _finding("experts-not-quantized", "--method qlora", what)
+        what = f"prepare_model_for_kbit_training makes the experts float32: {4 * values / 1e9:.0f} GB"
+        yield _finding("experts-become-float32", "--method qlora", what)
+    return names if isinstance(names, str) else tuple(name for name in names if name not in missed)
+
+
+def _check_rate(method: str, task: str, rate: float | None) -> Iterator[Finding]:
+    """A learning rate far from what is usual, or a trainer's default that is for full fine-tuning."""
+    usual = USUAL_RATES[task] * (1 if method == "full" else LORA_FACTOR)
+    if rate is None and method != "full":
+        what = f"TRL's default of {USUAL_RATES[task]:g} is for full fine-tuning, and LoRA takes about ten times as much"
+        yield _finding("learning-rate", "--learning-rate", what, rate=usual)
+    elif rate is not None and not usual / 10 <= rate <= usual * 10:
+        what = f"{rate:g} is far from the usual {usual:g} of {task} with {method}"
+        yield _finding("learning-rate", "--learning-rate", what, rate=usual)
