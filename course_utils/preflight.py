@@ -12,7 +12,7 @@ import json
 import re
 import time
 import tomllib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -136,6 +136,11 @@ class Conversation(NamedTuple):
     def question(self) -> str:
         """What the user says, in all turns."""
         return self.prompt + "\n".join(_text(m) for m in self.messages if m.get("role") == "user")
+
+    @property
+    def surroundings(self) -> str:
+        """All that stands before the answer."""
+        return comparable(self.prompt + json.dumps(self.messages[:-1], ensure_ascii=False))
 
 
 class Rendered(NamedTuple):
@@ -336,11 +341,17 @@ def _evaluation_in_training(
 ) -> Iterator[Finding]:
     """Rows of the evaluation whose question is one of the training set's, but for case, spaces and punctuation."""
     tally = Tally(_name(evaluation))
-    asked = {comparable(c.question): c.line for c in reversed(conversations) if c.question.strip()}
+    asked: dict[str, dict[str, int]] = {}  # question → prompt, with what surrounds the question → line
+    for conversation in conversations:
+        asked.setdefault(comparable(conversation.question), {}).setdefault(conversation.surroundings, conversation.line)
     evaluated = _conversations(evaluation, task, tally)
     tally.hits.clear()  # of what is wrong with the rows themselves `course preflight EVAL` tells
     for conversation in evaluated:
-        if (line := asked.get(comparable(conversation.question))) is not None:
+        prompts = asked.get(comparable(conversation.question), {})
+        if len(prompts) > 2:  # "Summarize this." may be asked of many texts
+            prompts = {k: v for k, v in prompts.items() if k == conversation.surroundings}
+        if prompts and conversation.question.strip():
+            line = next(iter(prompts.values()))
             detail = f"{shorten(conversation.question)} is also asked in {result.data}, line {line}"
             tally.add("evaluation-in-training", conversation.line, detail)
     yield from tally.findings(len({c.line for c in evaluated}), file=result.data)
@@ -503,46 +514,41 @@ def _check_lengths(
     if not rendered:
         return
     sample = rendered[:: -(-len(rendered) // SAMPLE)]
-    counted = dict(zip(map(id, sample), _token_ids(tokenizer, sample, lambda r: r.text)))
-    densest = min(len(r.text) / max(1, len(counted[id(r)])) for r in sample) / 2
-    suspects = [r for r in rendered if id(r) not in counted and len(r.text) > densest * result.max_length]
-    suspects = suspects or [max(rendered, key=lambda r: len(r.text))]
-    counted |= dict(zip(map(id, suspects), _token_ids(tokenizer, suspects, lambda r: r.text)))
-    result.longest = max(map(len, counted.values()))
-    size = config.get_text_config().vocab_size
-    prompts = dict(zip(map(id, sample), _token_ids(tokenizer, sample, lambda r: r.prompt)))
-    for r in rendered:
-        ids = counted.get(id(r), [])
-        line, messages = r.conversation.line, r.conversation.messages
-        if ids and max(ids) >= size:
-            token = tokenizer.convert_ids_to_tokens(max(ids))
-            tally.add("vocabulary-grown", line, f"token {max(ids)} ({token}) is beyond the model's {size:,} embeddings")
-        prompt = prompts.get(id(r), [])
-        if messages and r.text.startswith(r.prompt) and prompt != ids[: len(prompt)]:
-            tally.add("prefix-broken", line, "the prompt's last token merges with the answer's first", "warning")
-        if len(ids) <= result.max_length:
+    whole = _token_ids(tokenizer, sample, [r.text for r in sample])
+    densest = min(len(r.text) / max(1, len(ids)) for r, ids in zip(sample, whole)) / 2
+    looked_at, size = dict(zip(map(id, sample), whole)), config.get_text_config().vocab_size
+    longest = max(rendered, key=lambda r: len(r.text))
+    chosen = [r for r in rendered if r is longest or id(r) in looked_at or len(r.text) > densest * result.max_length]
+    # In two parts, since tokenizing takes most of the time; whether the two merge into other tokens, the sample tells.
+    ends = [len(r.prompt) if r.text.startswith(r.prompt) else 0 for r in chosen]
+    prompts = _token_ids(tokenizer, chosen, [r.text[:end] for r, end in zip(chosen, ends)])
+    answers = _token_ids(tokenizer, chosen, [r.text[end:].rstrip() for r, end in zip(chosen, ends)], part=True)
+    for r, prompt, answer in zip(chosen, prompts, answers):
+        line, messages, length = r.conversation.line, r.conversation.messages, len(prompt) + len(answer)
+        result.longest = max(result.longest, length)
+        if (highest := max([*prompt, *answer], default=0)) >= size:
+            token = f"{highest} ({tokenizer.convert_ids_to_tokens(highest)})"
+            tally.add("vocabulary-grown", line, f"token {token} is beyond the model's {size:,} embeddings")
+        if messages and prompt != looked_at.get(id(r), prompt)[: len(prompt)]:
+            detail = f"the prompt's last token merges with the answer's first ({len(sample):,} rows were looked at)"
+            tally.add("prefix-broken", line, detail, "warning")
+        if length <= result.max_length:
             continue
         if not r.prompt:
-            tally.add("rows-cut", line, f"{len(ids):,} tokens, of which the first {result.max_length:,} are left")
-            continue
-        start = len(_token_ids(tokenizer, [r], lambda r: r.prompt)[0])
-        if start >= result.max_length:
-            detail = (
-                f"the prompt alone has {start:,} tokens, of which {result.max_length:,} are left, and none of the answer"
-            )
-            tally.add("nothing-to-learn", line, detail)
-        elif len(_token_ids(tokenizer, [r], lambda r: r.text.rstrip())[0]) > result.max_length:
-            tally.add("answer-cut", line, f"{len(ids):,} tokens, over {result.max_length:,}: the answer loses its end")
+            tally.add("rows-cut", line, f"{length:,} tokens, of which the first {result.max_length:,} are left")
+        elif len(prompt) >= result.max_length:
+            left = f"of which {result.max_length:,} are left, and none of the answer"
+            tally.add("nothing-to-learn", line, f"the prompt alone has {len(prompt):,} tokens, {left}")
+        else:
+            tally.add("answer-cut", line, f"{length:,} tokens, over {result.max_length:,}: the answer loses its end")
 
 
 def _token_ids(
-    tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Rendered], part: Callable[[Rendered], str]
+    tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Rendered], texts: list[str], part: bool = False
 ) -> list[list[int]]:
-    """The tokens of a part of each text: of what a template wrote without further special tokens, else with them."""
-    chat = bool(rendered and rendered[0].conversation.messages)
-    ids: list[list[int]] = (
-        tokenizer([part(r) for r in rendered], add_special_tokens=not chat)["input_ids"] if rendered else []
-    )
+    """The tokens of texts: with the tokenizer's special tokens only if no template wrote them and it is no later part."""
+    plain = not rendered[0].conversation.messages
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=plain and not part)["input_ids"]
     return ids
 
 
@@ -555,7 +561,7 @@ def _check_vocabulary(
         what = (
             f"it has {len(tokenizer):,} tokens and the model {size:,} embeddings; no row that was looked at has one of them"
         )
-        yield _finding("vocabulary-grown", "tokenizer", what, "warning")
+        yield _finding("vocabulary-grown", "tokenizer", what, "note")
 
 
 # -- model and method ---------------------------------------------------------------------------------------------------

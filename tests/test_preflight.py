@@ -178,7 +178,7 @@ FAULTS = [
     ("double-start-token", "error", "llama", {"edit": BOS}, chats(), {}),
     ("double-start-token", "error", "mistral", {}, [{"text": f"<s>[INST] Say {n}[/INST] {n}</s>"} for n in range(9)], {}),
     ("vocabulary-grown", "error", "llama", {"vocabulary": 600}, chats(), {}),
-    ("vocabulary-grown", "warning", "phi", {"special": [*MODELS["phi"]["special"], "<new>"], "vocabulary": 605},
+    ("vocabulary-grown", "note", "phi", {"special": [*MODELS["phi"]["special"], "<new>"], "vocabulary": 605},
      chats(), {}),
     ("copies", "warning", "llama", {}, chats(100) + chats(2), {}),
     ("copies", "note", "llama", {}, chats(300) + chats(1), {}),
@@ -216,6 +216,16 @@ def test_a_finding_counts_the_rows_and_shows_where_one_is(tmp_path):
     found = preflight.check(file, make_model(tmp_path / "model", "llama"))
     cut = next(finding for finding in found.findings if finding.code == "answer-cut")
     assert "rows.jsonl, line 18" in cut.where and "2 of 200" in cut.what and str(found.longest) in cut.do
+
+
+def test_one_question_about_many_texts_is_no_leak(tmp_path):
+    """Only where all that stands before the answer is the same is a prompt with a common question in both files."""
+    rows = chats(40)
+    for n, row in enumerate(rows):
+        row["messages"][:2] = [{"role": "system", "content": f"Text {n}"}, {"role": "user", "content": "Sum it up."}]
+    found = preflight.check(rows[:30], make_model(tmp_path, "llama"), evaluation=rows[29:])
+    leak = next(finding for finding in found.findings if finding.code == "evaluation-in-training")
+    assert "1 of 11" in leak.what and "line 30" in leak.what
 
 
 def test_the_command_line(tmp_path, capsys):
