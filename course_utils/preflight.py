@@ -150,6 +150,13 @@ class Rendered(NamedTuple):
     text: str
     prompt: str
 
+    @property
+    def begin(self) -> int:
+        """Where the answer begins in the text: after the prompt, or where the two part."""
+        if self.text.startswith(self.prompt):
+            return len(self.prompt)
+        return formats.shared_beginning(list(self.text), list(self.prompt))
+
 
 @dataclass
 class Tally:
@@ -374,16 +381,25 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, conversations: list[Conversati
                 "the tokenizer has no chat template, so nothing says how messages become text: take the instruct model's "
                 "tokenizer, or set tokenizer.chat_template to the right one"
             )
-        messages, tools = conversation.messages, conversation.tools or None
-        try:
-            text = str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False))
-            prompt = tokenizer.apply_chat_template(messages[:-1], tools=tools, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # jinja's, or whatever an expression in a template raises
-            roles = ", ".join(str(message["role"]) for message in messages[:6])
-            tally.add("role-refused", conversation.line, f"the template refuses {roles}: {shorten(str(error), 120)}")
-            continue
-        rendered.append(Rendered(conversation, text, str(prompt)))
+        for tried in (conversation, conversation._replace(messages=_without_system(conversation.messages))):
+            messages, options = tried.messages, {"tools": tried.tools or None, "tokenize": False}
+            try:
+                text = tokenizer.apply_chat_template(messages, **options)
+                prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, **options)
+            except Exception as error:  # jinja's, or whatever an expression in a template raises
+                roles = ", ".join(str(message["role"]) for message in messages[:6])
+                tally.add("role-refused", tried.line, f"the template refuses {roles}: {shorten(str(error), 120)}")
+                continue
+            rendered.append(Rendered(tried, str(text), str(prompt)))
+            break
     return rendered
+
+
+def _without_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with the system's text in the user's first, so that the rest of a refused row is checked too."""
+    if len(messages) < 3 or messages[0]["role"] not in ("system", "developer"):
+        return messages
+    return [messages[1] | {"content": f"{_text(messages[0])}\n\n{_text(messages[1])}"}, *messages[2:]]
 
 
 def _squeeze(text: str) -> str:
@@ -407,7 +423,8 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered]
     """What the template drops, adds or changes, row by row."""
     bos, special = str(tokenizer.bos_token or ""), [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
     default_system = _default_system(tokenizer, rendered)
-    for (line, messages, tools, *_), text, prompt in rendered:
+    for r in rendered:
+        (line, messages, tools, *_), text, prompt = r
         if not messages:
             if bos and (text.startswith(bos) and _adds_start(tokenizer)):
                 tally.add("double-start-token", line, f"the text begins with {bos}, and the tokenizer adds another")
@@ -426,11 +443,9 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered]
         if names := [name for name in _tool_names(messages, tools) if name not in text]:
             tally.add("tools-dropped", line, f"the template leaves out {', '.join(names[:3])}")
         if not text.startswith(prompt):
-            at = next((i for i, (a, b) in enumerate(zip(text, prompt)) if a != b), min(len(text), len(prompt)))
-            detail = f"before an answer the template writes {shorten(text[at:][:30])}, else {shorten(prompt[at:][:30])}"
-            tally.add("prefix-broken", line, detail)
-            continue
-        tail = text[len(prompt) :].rpartition(_text(messages[-1]).strip()[-40:])[2]
+            pair = (shorten(part[r.begin :][:30]) for part in (prompt, text))
+            tally.add("prefix-broken", line, "the prompt alone goes on with {}, and before an answer with {}".format(*pair))
+        tail = text[r.begin :].rpartition(_text(messages[-1]).strip()[-40:])[2]
         ends = [stop for stop in stops if stop in tail]
         if not ends:
             other = next((token for token in special if token in tail), "")
@@ -520,16 +535,15 @@ def _check_lengths(
     longest = max(rendered, key=lambda r: len(r.text))
     chosen = [r for r in rendered if r is longest or id(r) in looked_at or len(r.text) > densest * result.max_length]
     # In two parts, since tokenizing takes most of the time; whether the two merge into other tokens, the sample tells.
-    ends = [len(r.prompt) if r.text.startswith(r.prompt) else 0 for r in chosen]
-    prompts = _token_ids(tokenizer, chosen, [r.text[:end] for r, end in zip(chosen, ends)])
-    answers = _token_ids(tokenizer, chosen, [r.text[end:].rstrip() for r, end in zip(chosen, ends)], part=True)
+    prompts = _token_ids(tokenizer, chosen, [r.text[: r.begin] for r in chosen])
+    answers = _token_ids(tokenizer, chosen, [r.text[r.begin :].rstrip() for r in chosen], part=True)
     for r, prompt, answer in zip(chosen, prompts, answers):
         line, messages, length = r.conversation.line, r.conversation.messages, len(prompt) + len(answer)
         result.longest = max(result.longest, length)
         if (highest := max([*prompt, *answer], default=0)) >= size:
             token = f"{highest} ({tokenizer.convert_ids_to_tokens(highest)})"
             tally.add("vocabulary-grown", line, f"token {token} is beyond the model's {size:,} embeddings")
-        if messages and prompt != looked_at.get(id(r), prompt)[: len(prompt)]:
+        if messages and r.text.startswith(r.prompt) and prompt != looked_at.get(id(r), prompt)[: len(prompt)]:
             detail = f"the prompt's last token merges with the answer's first ({len(sample):,} rows were looked at)"
             tally.add("prefix-broken", line, detail, "warning")
         if length <= result.max_length:

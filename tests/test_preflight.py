@@ -218,6 +218,21 @@ def test_a_finding_counts_the_rows_and_shows_where_one_is(tmp_path):
     assert "rows.jsonl, line 18" in cut.where and "2 of 200" in cut.what and str(found.longest) in cut.do
 
 
+def test_one_fault_hides_no_other(tmp_path):
+    """A refused system message, or a broken prompt, and what else is wrong with the same rows."""
+    refuse = (
+        "{{- bos_token }}",
+        "{{- bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('No!') }}{% endif %}",
+    )
+    rows = planted(chats(**THOUGHT), 3, messages=LONG)
+    found = preflight.check(rows, make_model(tmp_path / "one", "gemma", edit=refuse), max_length=300)
+    assert {"role-refused", "thoughts-dropped", "nothing-to-learn"} <= set(levels(found))
+    broken = ("assistant\\n' }}", "assistant\\nAnswer: ' }}")
+    model = make_model(tmp_path / "two", "smollm2", edit=broken)
+    found = preflight.check(planted(rows, 5, messages=LONGER), model, max_length=300)
+    assert {"prefix-broken", "nothing-to-learn", "answer-cut"} <= set(levels(found)) and "no-end-token" not in levels(found)
+
+
 def test_one_question_about_many_texts_is_no_leak(tmp_path):
     """Only where all that stands before the answer is the same is a prompt with a common question in both files."""
     rows = chats(40)
