@@ -618,10 +618,12 @@ def _check_model(
         estimate = memory.estimate(model, **plan)
         if not estimate.fits(gpu):
             what = f"a step of one example of {plan['length']:,} tokens takes {estimate.total / 1e9:.1f} GB"
-            advice = memory.advice(estimate, model, gpu)
-            yield _finding(
-                "does-not-fit", f"--gpu {gpu}", what, "" if sizes.tested or sizes.experts else "warning", advice=advice
-            )
+            level, advice = "" if sizes.tested or sizes.experts else "warning", memory.advice(estimate, model, gpu)
+            unprepared = memory.estimate(model, **plan | {"embeddings": "bfloat16"})
+            if result.method == "qlora" and unprepared.fits(gpu):
+                level, what = "warning", f"{what} after prepare_model_for_kbit_training"
+                advice = f"{CODES['experts-become-float32']['do']}: {unprepared.total / 1e9:.1f} GB"
+            yield _finding("does-not-fit", f"--gpu {gpu}", what, level, advice=advice)
 
 
 def _check_experts(
@@ -640,7 +642,7 @@ def _check_experts(
     if method == "qlora":
         what = f"{share}, which bitsandbytes leaves in 16 bits: {2 * values / 1e9:.0f} GB"
         yield _finding("experts-not-quantized", "--method qlora", what)
-        what = f"prepare_model_for_kbit_training makes the experts float32: {4 * values / 1e9:.0f} GB"
+        what = f"prepare_model_for_kbit_training, where it is called, makes the experts float32: {4 * values / 1e9:.0f} GB"
         yield _finding("experts-become-float32", "--method qlora", what)
     return names if isinstance(names, str) else tuple(name for name in names if name not in missed)
 

@@ -155,6 +155,8 @@ FAULTS = [
     ("experts-become-float32", "warning", "gpt-oss", {}, chats(), {"method": "qlora", "targets": QKVO}),
     ("does-not-fit", "error", "llama", {"config": {"model_type": "llama", "num_hidden_layers": 400, "hidden_size": 4096}},
      chats(), {"gpu": "t4"}),
+    ("does-not-fit", "warning", "llama", {"config": {"model_type": "llama", "hidden_size": 8192, "vocab_size": 300_000}},
+     chats(), {"gpu": "t4", "method": "qlora"}),
     ("dtype-not-supported", "warning", "llama", {}, chats(), {"gpu": "t4", "dtype": "bfloat16"}),
     ("dtype-not-supported", "warning", "gemma", {}, chats(), {"dtype": "float16"}),
     ("answer-cut", "warning", "llama", {}, planted(chats(), 17, messages=LONGER), {}),
