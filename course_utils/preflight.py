@@ -240,23 +240,17 @@ def check(
     _check_thoughts(rendered, tally)
     _check_lengths(tokenizer, rendered, config, tally, result)
     _check_copies(conversations, task, tally)
-    fill = {
-        "longest": result.longest,
-        "file": data if isinstance(data, str | Path) else "FILE",
-        "start": tokenizer.bos_token,
-    }
-    findings = [*tally.findings(result.rows, end=tokenizer.eos_token or "an end token", **fill)]
+    file = str(data) if isinstance(data, str | Path) else "FILE"
+    tokens = {"start": tokenizer.bos_token, "end": tokenizer.eos_token or "an end token"}
+    findings = [*tally.findings(result.rows, longest=result.longest, file=file, **tokens)]
     if evaluation is not None:
-        findings += _evaluation_in_training(conversations, evaluation, task, result)
+        findings += _evaluation_in_training(conversations, evaluation, task, result.data, file)
     findings += _check_vocabulary(tokenizer, config, findings)
     findings += _check_model(model, config, result, targets, gpu, dtype)
     findings += _check_rate(method, task, learning_rate)
     result.findings = sorted(findings, key=lambda finding: LEVELS.index(finding.level))
     result.seconds = round(time.perf_counter() - began, 2)
     return result
-
-
-# -- rows ---------------------------------------------------------------------------------------------------------------
 
 
 def _name(data: str | Path | Sequence[Mapping[str, Any]]) -> str:
@@ -266,7 +260,10 @@ def _name(data: str | Path | Sequence[Mapping[str, Any]]) -> str:
 def _conversations(
     data: str | Path | Sequence[Mapping[str, Any]], task: str, tally: Tally, result: Preflight | None = None
 ) -> list[Conversation]:
-    """The conversations of a file's valid rows; what is wrong with the others is counted."""
+    """The conversations of a file's valid rows; what is wrong with the others is counted.
+
+    Without a result, for an evaluation, also those that have no answer.
+    """
     is_file = isinstance(data, str | Path)
     rows = list(reading.read(data)) if is_file else [reading.Row(n, dict(row)) for n, row in enumerate(data, 1)]  # type: ignore[arg-type]
     if not rows:
@@ -277,28 +274,28 @@ def _conversations(
     if (task == "dpo") != (kind == "preference") or kind == "unpaired_preference":
         wanted = "prompt, chosen and rejected" if task == "dpo" else "messages, or prompt and completion"
         raise CourseError(f"{_name(data)} has rows of kind {kind}; {task} needs {wanted} (--task names the task)")
-    conversations: list[Conversation] = []
-    if kind == "text":
-        for row in rows:
-            text = row.value.get("text") if isinstance(row.value, dict) else None
-            if not isinstance(text, str):
-                tally.add("invalid-rows", row.line, "no messages, no prompt with completion, and no text")
-            elif not text.strip():
-                tally.add("nothing-to-learn", row.line, "the text is empty")
-            else:
-                conversations.append(Conversation(row.line, [], answer=text))
-    else:
-        for row, faults in validation.check(iter(rows), kind, "trl"):
-            errors = [fault for fault in faults if fault.severity == ERROR]
-            if learned := [fault for fault in errors if fault.code in NOTHING_LEARNED]:
-                tally.add("nothing-to-learn", row.line, f"{learned[0].message} ({learned[0].field})")
-            elif errors:
-                tally.add("invalid-rows", row.line, str(errors[0].message))
-            elif isinstance(row.value, dict):
-                conversations += _of_row(row.value, row.line, task)
     if result is not None:
         result.rows = len(rows)
-    return conversations
+    conversations, unanswered = list[Conversation](), list[Conversation]()
+    for row in rows if kind == "text" else ():
+        text = row.value.get("text") if isinstance(row.value, dict) else None
+        if not isinstance(text, str):
+            tally.add("invalid-rows", row.line, "no messages, no prompt with completion, and no text")
+        elif not text.strip():
+            tally.add("nothing-to-learn", row.line, "the text is empty")
+        else:
+            conversations.append(Conversation(row.line, [], answer=text))
+    for row, faults in validation.check(iter(rows), kind, "trl") if kind != "text" else ():
+        errors = [fault for fault in faults if fault.severity == ERROR]
+        if unlearned := [fault for fault in errors if fault.code in NOTHING_LEARNED]:
+            tally.add("nothing-to-learn", row.line, f"{unlearned[0].message} ({unlearned[0].field})")
+            if unlearned == errors and isinstance(row.value.get("messages"), list):
+                unanswered.append(Conversation(row.line, [*row.value["messages"], {"role": "assistant"}]))
+        elif errors:
+            tally.add("invalid-rows", row.line, str(errors[0].message))
+        else:
+            conversations += _of_row(row.value, row.line, task)
+    return conversations if result else conversations + unanswered
 
 
 def _of_row(row: dict[str, Any], line: int, task: str) -> Iterator[Conversation]:
@@ -331,10 +328,8 @@ def _check_copies(conversations: list[Conversation], task: str, tally: Tally) ->
     first: dict[bytes, int] = {}
     copies = []
     for start in range(0, len(conversations), step):
-        parts = [
-            c.prompt + c.answer + json.dumps(c.messages, ensure_ascii=False) for c in conversations[start : start + step]
-        ]
-        line = conversations[start].line
+        pair = conversations[start : start + step]
+        line, parts = pair[0].line, [c.prompt + c.answer + json.dumps(c.messages, ensure_ascii=False) for c in pair]
         original = first.setdefault(digest(*map(comparable, parts)), line)
         if original != line:
             copies.append((line, original))
@@ -344,7 +339,7 @@ def _check_copies(conversations: list[Conversation], task: str, tally: Tally) ->
 
 
 def _evaluation_in_training(
-    conversations: list[Conversation], evaluation: str | Path | Sequence[Mapping[str, Any]], task: str, result: Preflight
+    conversations: list[Conversation], evaluation: str | Path | Sequence[Mapping[str, Any]], task: str, name: str, file: str
 ) -> Iterator[Finding]:
     """Rows of the evaluation whose question is one of the training set's, but for case, spaces and punctuation."""
     tally = Tally(_name(evaluation))
@@ -352,19 +347,18 @@ def _evaluation_in_training(
     for conversation in conversations:
         asked.setdefault(comparable(conversation.question), {}).setdefault(conversation.surroundings, conversation.line)
     evaluated = _conversations(evaluation, task, tally)
-    tally.hits.clear()  # of what is wrong with the rows themselves `course preflight EVAL` tells
+    if not evaluated:
+        raise CourseError(f"{tally.name}: no row could be read: {next(iter(tally.hits.values()))[1]}")
+    tally.hits.clear()  # `course preflight EVAL` tells what is wrong with the rows themselves
     for conversation in evaluated:
         prompts = asked.get(comparable(conversation.question), {})
         if len(prompts) > 2:  # "Summarize this." may be asked of many texts
             prompts = {k: v for k, v in prompts.items() if k == conversation.surroundings}
         if prompts and conversation.question.strip():
             line = next(iter(prompts.values()))
-            detail = f"{shorten(conversation.question)} is also asked in {result.data}, line {line}"
+            detail = f"{shorten(conversation.question)} is also asked in {name}, line {line}"
             tally.add("evaluation-in-training", conversation.line, detail)
-    yield from tally.findings(len({c.line for c in evaluated}), file=result.data)
-
-
-# -- template -----------------------------------------------------------------------------------------------------------
+    yield from tally.findings(len({c.line for c in evaluated}), file=file)
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation], tally: Tally) -> list[Rendered]:
@@ -422,11 +416,14 @@ def _stop_tokens(model: str, config: PreTrainedConfig, tokenizer: PreTrainedToke
 def _check_template(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered], stops: list[str], tally: Tally) -> None:
     """What the template drops, adds or changes, row by row."""
     bos, special = str(tokenizer.bos_token or ""), [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
-    default_system = _default_system(tokenizer, rendered)
+    default_system, starts = (
+        _default_system(tokenizer, rendered),
+        tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id],
+    )
     for r in rendered:
         (line, messages, tools, *_), text, prompt = r
         if not messages:
-            if bos and (text.startswith(bos) and _adds_start(tokenizer)):
+            if bos and starts and text.startswith(bos):
                 tally.add("double-start-token", line, f"the text begins with {bos}, and the tokenizer adds another")
             continue
         squeezed = _squeeze(text)
@@ -437,9 +434,7 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered]
         if dropped:
             tally.add("system-dropped", line, f"the template leaves out the system message {shorten(_text(dropped[0]))}")
         if not instructions and default_system:
-            tally.add(
-                "default-system-message", line, f"have no system message; the template adds {shorten(default_system, 90)}"
-            )
+            tally.add("default-system-message", line, f"no system message, so the template adds {shorten(default_system)}")
         if names := [name for name in _tool_names(messages, tools) if name not in text]:
             tally.add("tools-dropped", line, f"the template leaves out {', '.join(names[:3])}")
         if not text.startswith(prompt):
@@ -449,17 +444,10 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered]
         ends = [stop for stop in stops if stop in tail]
         if not ends:
             other = next((token for token in special if token in tail), "")
-            detail = (
-                f"the answer ends with {shorten(tail[-30:])}, and {' and '.join(stops) or 'no token'} would end it later"
-            )
+            detail = f"the answer ends with {shorten(tail[-30:])}, and only {' or '.join(stops) or 'no token'} ends it later"
             tally.add("no-end-token", line, detail, "warning" if other else "")
         elif tokenizer.pad_token in ends:
             tally.add("end-is-padding", line, f"{tokenizer.pad_token} both ends answers and fills up batches")
-
-
-def _adds_start(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer puts its start token before a text by itself."""
-    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
 def _tool_names(messages: list[dict[str, Any]], tools: list[Any] | None) -> list[str]:
@@ -479,9 +467,7 @@ def _default_system(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered]
     except Exception:  # as in `_rendered`; then there is no message to find
         return ""
     first, second = text.partition("≺1≻")[0], text.partition("≺2≻")[2].partition("≺3≻")[0]
-    header = next(
-        (n for n, (a, b) in enumerate(zip(reversed(first), reversed(second))) if a != b), min(len(first), len(second))
-    )
+    header = formats.shared_beginning(list(reversed(first)), list(reversed(second)))
     added = first[: len(first) - header]
     for token in tokenizer.all_special_tokens:
         added = added.replace(token, " ")
@@ -491,11 +477,9 @@ def _default_system(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered]
 
 def _thought(message: Mapping[str, Any]) -> str:
     """What an assistant's message says that it thought, in a field of its own or at the start of its content."""
-    named = next(
-        (message[name] for name in THOUGHT_FIELDS if isinstance(message.get(name), str) and message[name].strip()), ""
-    )
     inline = THINK.search(_text(message))
-    return str(named) or (inline.group(1).strip() if inline else "")
+    texts = [*(message.get(name) for name in THOUGHT_FIELDS), inline and inline.group(1)]
+    return next((text.strip() for text in texts if isinstance(text, str) and text.strip()), "")
 
 
 def _check_thoughts(rendered: list[Rendered], tally: Tally) -> None:
@@ -517,9 +501,6 @@ def _check_thoughts(rendered: list[Rendered], tally: Tally) -> None:
             detail = "the answer begins with an empty <think> block" + ("" if own else ", which the template writes")
             detail += f", while {thinking:,} rows have thoughts" if thinking else ""
             tally.add("empty-thoughts", line, f"{detail}: training teaches not to think", "" if own or thinking else "note")
-
-
-# -- tokens -------------------------------------------------------------------------------------------------------------
 
 
 def _check_lengths(
@@ -572,13 +553,8 @@ def _check_vocabulary(
     """A tokenizer with more tokens than the model has embeddings, even if no row that was tokenized has one of them."""
     size = config.get_text_config().vocab_size
     if len(tokenizer) > size and not any(finding.code == "vocabulary-grown" for finding in found):
-        what = (
-            f"it has {len(tokenizer):,} tokens and the model {size:,} embeddings; no row that was looked at has one of them"
-        )
+        what = f"{len(tokenizer):,} tokens, and the model has {size:,} embeddings; no row that was looked at needs more"
         yield _finding("vocabulary-grown", "tokenizer", what, "note")
-
-
-# -- model and method ---------------------------------------------------------------------------------------------------
 
 
 def _check_model(
@@ -592,9 +568,8 @@ def _check_model(
         if gpu:
             raise
     names: tuple[str, ...] | str = targets if isinstance(targets, str) else tuple(targets)
-    if sizes is not None and sizes.experts and result.method != "full":
-        names = yield from _check_experts(sizes, result.method, names)
     if sizes is not None and result.method != "full":
+        names = (yield from _check_experts(sizes, result.method, names)) if sizes.experts else names
         sizes.targets(names)  # raises an error for a name that matches nothing
     card = facts.table("gpus")[gpu.lower()] if gpu and memory.gpu_memory(gpu) else {}
     emulated = card.get("bfloat16") is False

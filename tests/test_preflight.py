@@ -220,6 +220,14 @@ def test_a_finding_counts_the_rows_and_shows_where_one_is(tmp_path):
     assert "rows.jsonl, line 18" in cut.where and "2 of 200" in cut.what and str(found.longest) in cut.do
 
 
+def test_an_evaluation_may_have_no_answers_and_must_have_rows(tmp_path):
+    model, rows = make_model(tmp_path, "llama"), chats(20)
+    found = preflight.check(rows, model, evaluation=[{"messages": row["messages"][:-1]} for row in rows[:4]])
+    assert "4 of 4" in next(f.what for f in found.findings if f.code == "evaluation-in-training")
+    with pytest.raises(CourseError, match="no row could be read"):
+        preflight.check(rows, model, evaluation=[{"question": "Where?"}])
+
+
 def test_one_fault_hides_no_other(tmp_path):
     """A refused system message, or a broken prompt, and what else is wrong with the same rows."""
     refuse = (
