@@ -234,17 +234,18 @@ def check(
     result = Preflight(model, _name(data), method, task, max_length)
     tally = Tally(result.data)
     conversations = _conversations(data, task, tally, result)
+    file = str(data) if isinstance(data, str | Path) else "FILE"
+    findings: list[Finding] = []
+    if evaluation is not None:  # before what takes long, since it may be refused
+        findings += _evaluation_in_training(conversations, evaluation, task, result.data, file)
     rendered = _rendered(tokenizer, conversations, tally)
     stops = _stop_tokens(model, config, tokenizer)
     _check_template(tokenizer, rendered, stops, tally)
     _check_thoughts(rendered, tally)
     _check_lengths(tokenizer, rendered, config, tally, result)
     _check_copies(conversations, task, tally)
-    file = str(data) if isinstance(data, str | Path) else "FILE"
     tokens = {"start": tokenizer.bos_token, "end": tokenizer.eos_token or "an end token"}
-    findings = [*tally.findings(result.rows, longest=result.longest, file=file, **tokens)]
-    if evaluation is not None:
-        findings += _evaluation_in_training(conversations, evaluation, task, result.data, file)
+    findings += tally.findings(result.rows, longest=result.longest, file=file, **tokens)
     findings += _check_vocabulary(tokenizer, config, findings)
     findings += _check_model(model, config, result, targets, gpu, dtype)
     findings += _check_rate(method, task, learning_rate)

@@ -134,7 +134,7 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
 def expert_notes(sizes: Shape, plan: StepPlan) -> list[str]:
     """Return a sentence for each thing that a recipe for dense models does to a mixture of experts, whose sizes say so.
 
-    Tried on models with random weights (transformers 5.24, PEFT 0.21, bitsandbytes 0.50); see also bitsandbytes issue 1849
+    Tried with random weights (transformers 5.15 and 5.24, PEFT 0.20 and 0.21, bitsandbytes 0.50); see bitsandbytes issue 1849
     and unsloth issue 4032.
 
     Args:
