@@ -125,8 +125,8 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
         parts = formula.parts(sizes, plan)
         if not sizes.tested:
             warnings.append(
-                f"the closed form was not tested on the architecture of {sizes.name}: take it as a rough guide"
-                + (", or trace it (way='trace')" if not sizes.experts else "")
+                f"the closed form was not tested on the architecture of {sizes.name}: take it as a rough guide, or trace it "
+                "(way='trace')"
             )
     return _on_one_device(sizes, plan, way, parts, warnings)
 
@@ -134,8 +134,8 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
 def expert_notes(sizes: Shape, plan: StepPlan) -> list[str]:
     """Return a sentence for each thing that a recipe for dense models does to a mixture of experts, whose sizes say so.
 
-    Tried with random weights (transformers 5.15 and 5.24, PEFT 0.20 and 0.21, bitsandbytes 0.50); see bitsandbytes issue 1849
-    and unsloth issue 4032.
+    Tried with random weights (transformers 5.15 and 5.24, PEFT 0.20 and 0.21, bitsandbytes 0.50); see bitsandbytes issue
+    1849 and unsloth issue 4032.
 
     Args:
         sizes: the model's.
