@@ -16,11 +16,11 @@ from course_utils.memory.shape import ARCHITECTURES, KEPT_SHAPES, read_shape
 
 
 def kept(name: str) -> dict:
-    """The sizes of one model as shapes.json has them: without its name, which is the key; a list for each linear layer."""
+    """The sizes of one model as shapes.json has them: a list for each layer; without its name, which is the key."""
     shape = read_shape(name)
-    sizes = asdict(shape) | {"linears": [list(astuple(layer)) for layer in shape.linears]}
-    del sizes["name"]
-    return sizes
+    sizes = asdict(shape) | {name: [list(astuple(x)) for x in getattr(shape, name)] for name in ("linears", "experts")}
+    usual = {"name": shape.name, "experts": [], "active": 0, "sdpa": True}
+    return {key: value for key, value in sizes.items() if usual.get(key) != value}
 
 
 def main() -> None:

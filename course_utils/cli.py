@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # What cli.toml says → what argparse wants.
 STANDS_FOR: dict[tuple[str, str], Any] = {
     ("type", "int"): int,
+    ("type", "float"): float,
     ("default", "cores"): os.cpu_count() or 1,
     ("action", "yes-or-no"): argparse.BooleanOptionalAction,
 }
@@ -244,6 +245,17 @@ def _estimate(options: argparse.Namespace) -> Result:
     advice = memory.advice(estimate, model, options.gpu)
     fit = {"gpu": options.gpu, "fits": estimate.fits(options.gpu), "advice": advice}
     return Result(f"{estimate}\n  {advice}", estimate.as_dict() | fit)
+
+
+def _preflight(options: argparse.Namespace) -> Result:
+    """Status 0 without errors, 1 with errors."""
+    from course_utils import preflight
+
+    names = ("method", "task", "max_length", "gpu", "dtype", "learning_rate")
+    targets = options.targets if options.targets == "all-linear" else [t.strip() for t in options.targets.split(",")]
+    given = {name: getattr(options, name) for name in names}
+    found = preflight.check(options.data, options.model, evaluation=options.eval, targets=targets, **given)
+    return Result(found, found.as_dict(), 0 if found.ok else 1)
 
 
 def _check_data(options: argparse.Namespace) -> Result:

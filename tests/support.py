@@ -81,6 +81,19 @@ def tiny_granite(**changes):
     return tiny_model("granite", **(GRANITE | changes))
 
 
+def tiny_experts(architecture, **changes):
+    """Configuration of a small mixture of eight experts: "qwen3_moe", "mixtral" or "gpt_oss"."""
+    from transformers import AutoConfig
+
+    count = "num_experts" if architecture == "qwen3_moe" else "num_local_experts"
+    settings = {
+        "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 160, "moe_intermediate_size": 96,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+        count: 8, "num_experts_per_tok": 2, "pad_token_id": 0, "eos_token_id": 2,
+    }  # fmt: skip
+    return AutoConfig.for_model(architecture, **(settings | changes))
+
+
 def tiny_model(architecture, **changes):
     """Random model of the CPU model's vocabulary."""
     import torch

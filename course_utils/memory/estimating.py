@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from course_utils import facts
@@ -115,7 +115,10 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
     sizes = shape(model)
     if plan.method != "full":
         sizes.targets(plan.target_modules)  # raises an error for a name that matches nothing, before any arithmetic
-    warnings = []
+    warnings = expert_notes(sizes, plan)
+    if plan.attention == "sdpa" and not sizes.sdpa:
+        plan = replace(plan, attention="eager")
+        warnings.append(f"transformers has no SDPA for {sizes.name}: it builds the matrix of all pairs (attention='eager')")
     if way == "trace":
         parts = _trace(model, plan)
     else:
@@ -126,6 +129,45 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
                 "(way='trace')"
             )
     return _on_one_device(sizes, plan, way, parts, warnings)
+
+
+def expert_notes(sizes: Shape, plan: StepPlan) -> list[str]:
+    """Return a sentence for each thing that a recipe for dense models does to a mixture of experts, whose sizes say so.
+
+    Tried with random weights (transformers 5.15 and 5.24, PEFT 0.20 and 0.21, bitsandbytes 0.50); see bitsandbytes issue
+    1849 and unsloth issue 4032.
+
+    Args:
+        sizes: the model's.
+        plan: the training step.
+    """
+    values = sizes.layers * sum(x.weights for x in sizes.experts)
+    if not values:
+        return []
+    notes, share = [], f"{values / 1e9:.1f} of its {sizes.parameters / 1e9:.1f} billion parameters"
+    if plan.method == "qlora" and plan.embeddings == "float32":
+        notes.append(
+            f"experts ({share}) are not in 4 bits: bitsandbytes leaves them in 16, and prepare_model_for_kbit_training "
+            f"makes them float32, {4 * values / 1e9:.0f} GB"
+        )
+    elif plan.method == "qlora":
+        notes.append(
+            f"experts ({share}) are not in 4 bits: bitsandbytes leaves them in 16, {2 * values / 1e9:.0f} GB; "
+            f"prepare_model_for_kbit_training would make them float32, {4 * values / 1e9:.0f} GB (embeddings='float32')"
+        )
+    if plan.method == "full":
+        return notes
+    adapted = sizes.target_experts(plan.target_modules)
+    if any(x.experts > 1 for x in adapted):
+        added = sizes.layers * plan.rank * sum(x.adapter for x in adapted)
+        blocks = "a block's" if plan.checkpointing else "all blocks'"
+        notes.append(
+            f"each expert gets an adapter, {added / 1e9:.2f} billion parameters in all, and PEFT keeps the sum of {blocks} "
+            "experts and adapters for the backward pass; targets q_proj,k_proj,v_proj,o_proj leave the experts as they are"
+        )
+    else:
+        notes.append(f"experts ({share}) get no adapter from target modules {plan.target_modules}: only the rest is trained")
+    return notes
 
 
 def _plan(**options: Any) -> StepPlan:

@@ -68,7 +68,8 @@ def adapter_values(shape: Shape, plan: StepPlan) -> int:
     """Return the number of values in the matrices A and B of all blocks."""
     if plan.method == "full":
         return 0
-    return shape.layers * sum(plan.rank * (x.inputs + x.outputs) for x in shape.targets(plan.target_modules))
+    experts = sum(plan.rank * x.adapter for x in shape.target_experts(plan.target_modules))
+    return shape.layers * (sum(plan.rank * (x.inputs + x.outputs) for x in shape.targets(plan.target_modules)) + experts)
 
 
 def optimizer_bytes(shape: Shape, plan: StepPlan) -> int:
@@ -84,6 +85,8 @@ def optimizer_bytes(shape: Shape, plan: StepPlan) -> int:
     if plan.method == "full":
         return round(trained_values * (2 + 2 * 4 / 256))
     matrices = [plan.rank * size for x in shape.targets(plan.target_modules) for size in (x.inputs, x.outputs)]
+    for x in shape.target_experts(plan.target_modules):
+        matrices += [plan.rank * len(x.names) * x.experts * size for size in (x.inputs, x.outputs)]
     # smaller matrices keep float32 moments
     return round(shape.layers * sum(size * (8 if size < MIN_8BIT_VALUES else 2 + 2 * 4 / 256) for size in matrices))
 
@@ -107,11 +110,34 @@ def kept_by_block(shape: Shape, plan: StepPlan) -> float:
         norms += 4 * (q + kv) + 4 * (heads + shape.kv_heads) + (width * (q + kv) if full else 0)
     inputs = sum(_kept_inputs(shape, plan, group, targets) for group in dict.fromkeys(GROUP_OF_LAYER.values()))
     adapter_inputs = (2 if amp else 4) * plan.rank * len(targets)
-    kept_bytes = norms + inputs + adapter_inputs + _kept_by_attention(shape, plan) + 3 * width * f
+    kept_bytes = norms + inputs + adapter_inputs + _kept_by_attention(shape, plan)
+    kept_bytes += kept_by_experts(shape, plan) if shape.experts else 3 * width * f
     if amp:  # autocast's 16-bit copies of the weights are kept too; their size does not depend on the tokens
         cast_values = sum(x.weights for x in shape.linears) + sum(plan.rank * (x.inputs + x.outputs) for x in targets)
         kept_bytes += 2 * cast_values / plan.tokens
     return kept_bytes
+
+
+def kept_by_experts(shape: Shape, plan: StepPlan) -> float:
+    """Return what a block's experts keep for the backward pass, in bytes per token.
+
+    Each token passes through several experts, and each keeps its input, gate and up, their product in two steps, and its
+    output. PEFT adds the adapter to the weights themselves, so that the sum, as large as the experts, is kept as well.
+    """
+    width = 4 if plan.embeddings == "float32" else plan.bytes_per_value
+    f, adapted = expert_width(shape), shape.target_experts(plan.target_modules) if plan.method != "full" else ()
+    per_expert = width * (2 * shape.hidden + 4 * f)
+    return shape.active * per_expert + expert_weight(plan) * sum(x.weights for x in adapted) / plan.tokens
+
+
+def expert_weight(plan: StepPlan) -> int:
+    """Return the bytes of one weight of an expert, which bitsandbytes leaves as it is: 4 where PEFT makes it float32."""
+    return 4 if plan.embeddings == "float32" else plan.bytes_per_weight
+
+
+def expert_width(shape: Shape) -> int:
+    """Return the number of values between an expert's two matrices."""
+    return next((x.inputs for x in shape.experts if x.name == "down_proj"), 0)
 
 
 def _kept_inputs(shape: Shape, plan: StepPlan, group: str, targets: tuple[Linear, ...]) -> float:
@@ -201,6 +227,10 @@ def transient_in_block(shape: Shape, plan: StepPlan) -> float:
     float32 copies of the inputs.
     """
     f, d, full = _width_of(shape, "gate_proj"), shape.hidden, plan.method == "full"
+    if shape.experts:  # and a gradient of the sum of experts and adapter, as large as the sum
+        adapted = () if full else shape.target_experts(plan.target_modules)
+        gradient = expert_weight(plan) * max((x.weights for x in adapted), default=0) / plan.tokens
+        return shape.active * expert_weight(plan) * (2 * f + d) + gradient
     if plan.loop == "course" and not full:
         return plan.bytes_per_value * (3 * f + 2 * d)
     if plan.precision == "amp":
@@ -326,7 +356,8 @@ def kept_by_feed_forward(shape: Shape, plan: StepPlan) -> float:
     targets = () if full else shape.targets(plan.target_modules)
     residual_width = 4 if plan.precision == "amp" else width
     inputs = sum(_kept_inputs(shape, plan, group, targets) for group in ("norm2", "product"))
-    kept_bytes = inputs + 3 * width * _width_of(shape, "gate_proj") + (4 * d + 4) + (residual_width * d if full else 0)
+    kept_bytes = inputs + (4 * d + 4) + (residual_width * d if full else 0)
+    kept_bytes += kept_by_experts(shape, plan) if shape.experts else 3 * width * _width_of(shape, "gate_proj")
     if plan.precision == "amp":
         kept_bytes += (
             2 * sum(x.weights for x in shape.linears if GROUP_OF_LAYER.get(x.name) in ("norm2", "product")) / plan.tokens

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from course_utils.models import Model
@@ -80,7 +82,8 @@ def count_parameters(
 ) -> ParameterCount:
     """Count exactly how many parameters LoRA of a given rank adds to a model, without allocating them.
 
-    A linear layer of shape (out, in) gets A (rank, in) and B (out, rank), which are rank · (in + out) parameters.
+    A linear layer of shape (out, in) gets A (rank, in) and B (out, rank), which are rank · (in + out) parameters. Of a
+    mixture of experts it counts what PEFT adapts, see `Experts`.
 
     Args:
         model: a `torch.nn.Module` without an adapter, on any device, or a key of ARCHITECTURES.
@@ -98,13 +101,18 @@ def count_parameters(
         model = build_without_weights(model)
     head = model.get_output_embeddings()
     linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    fused = any(".experts." in name and p.ndim == 3 for name, p in model.named_parameters())
+    sizes = read_shape(model.config) if fused else None
+    experts = sizes.experts if sizes else ()
     if target_modules != "all-linear":
         target_names = [target_modules] if isinstance(target_modules, str) else list(target_modules)
-        names = sorted({name.rpartition(".")[2] for name in linears})
+        names = sorted({name.rpartition(".")[2] for name in linears} | {name for stack in experts for name in stack.names})
         if unknown := [name for name in target_names if name not in names]:
             raise CourseError(f"target module {unknown[0]!r} matches no linear layer; there are {', '.join(names)}")
         linears = {name: module for name, module in linears.items() if name.rpartition(".")[2] in target_names}
     trainable = sum(rank * (module.in_features + module.out_features) for module in linears.values())
+    if sizes:
+        trainable += sizes.layers * rank * sum(stack.adapter for stack in sizes.target_experts(target_modules))
     return ParameterCount(base=sum(p.numel() for p in model.parameters()), trainable=trainable)
 
 
@@ -129,6 +137,37 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """One parameter of a block that holds a matrix of each of its experts, as transformers 5 keeps them, or of its router.
+
+    It is no linear layer, so bitsandbytes doesn't quantise it (bitsandbytes issue 1849).
+
+    Attributes:
+        name: name of the parameter.
+        experts: number of experts; 1 for the router.
+        inputs, outputs: size of each expert's matrix.
+        names: names of linear layers of transformers 4 that PEFT takes for it, all of which must be named; () if no target
+            module reaches it, not even "all-linear" (unsloth issue 4032).
+    """
+
+    name: str
+    experts: int
+    inputs: int
+    outputs: int
+    names: tuple[str, ...]
+
+    @property
+    def weights(self) -> int:
+        """Number of values of all experts together."""
+        return self.experts * self.inputs * self.outputs
+
+    @property
+    def adapter(self) -> int:
+        """Number of values of the adapter, for each unit of its rank; PEFT gives a fused parameter the rank of its parts."""
+        return len(self.names) * self.experts * (self.inputs + self.outputs)
+
+
+@dataclass(frozen=True)
 class Shape:
     """The sizes of a decoder that consists of equal blocks.
 
@@ -145,6 +184,9 @@ class Shape:
         head: number of parameters of the head; 0 if it is tied.
         other: number of parameters outside the blocks, the embedding and the head.
         qk_norm: whether queries and keys are normalised in each head.
+        experts: the parameters of a block that hold experts; () for a model without.
+        active: number of experts that each token passes through.
+        sdpa: whether transformers has attention without the matrix of all pairs for it; if not, it uses "eager".
     """
 
     name: str
@@ -161,6 +203,9 @@ class Shape:
     head: int
     other: int
     qk_norm: bool
+    experts: tuple[Experts, ...] = ()
+    active: int = 0
+    sdpa: bool = True
 
     @property
     def block(self) -> int:
@@ -183,13 +228,24 @@ class Shape:
         """
         if names == "all-linear":
             return self.linears
-        linear_names = [x.name for x in self.linears]
+        linear_names = [x.name for x in self.linears] + [name for x in self.experts for name in x.names]
         for name in names:
             if name not in linear_names:
                 raise CourseError(
                     f"target module {name!r} matches no linear layer; there are {', '.join(sorted(linear_names))}"
                 )
+        for stack in self.experts:
+            if stack.names and not set(stack.names) <= set(names) and set(stack.names) & set(names):
+                raise CourseError(f"target modules {' and '.join(stack.names)} are one parameter here: name both or neither")
         return tuple(x for x in self.linears if x.name in names)
+
+    def target_experts(self, names: Sequence[str] | str) -> tuple[Experts, ...]:
+        """Return the parameters of a block's experts and router to which PEFT attaches an adapter.
+
+        Args:
+            names: as for `targets`.
+        """
+        return tuple(x for x in self.experts if x.names and (names == "all-linear" or set(x.names) <= set(names)))
 
 
 def configuration(model: Described) -> PreTrainedConfig:
@@ -248,7 +304,10 @@ def shape(model: Described) -> Shape:
     if key is None:
         return read_shape(model)
     sizes = _kept_shapes()[key]
-    return Shape(**(sizes | {"name": str(model), "linears": tuple(Linear(*layer) for layer in sizes["linears"])}))
+    linears = tuple(Linear(*layer) for layer in sizes["linears"])
+    rows = sizes.get("experts", ())
+    experts = tuple(Experts(name, count, ins, outs, tuple(names)) for name, count, ins, outs, names in rows)
+    return Shape(**(sizes | {"name": str(model), "linears": linears, "experts": experts}))
 
 
 @cache
@@ -296,6 +355,7 @@ def read_shape(model: Described) -> Shape:
     parameter_counts = {id(p): p.numel() for p in probe.parameters()}
     outside = sum(parameter_counts.values()) - sum(p.numel() for p in blocks.parameters())
     heads = text.num_attention_heads
+    experts = _experts(probe, block)  # last: it adapts the probe
     names = {x.name for x in linears}
     usual_names = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == names
     return Shape(
@@ -313,4 +373,33 @@ def read_shape(model: Described) -> Shape:
         head=0 if tied else head.numel(),
         other=outside - embedding.numel() - (0 if tied else head.numel()),
         qk_norm=any("q_norm" in name for name, _ in block.named_modules()),
+        experts=experts,
+        active=(getattr(text, "num_experts_per_tok", None) or 1) if experts else 0,
+        sdpa=bool(probe._supports_sdpa),
     )
+
+
+# What PEFT takes for a parameter of fused experts: target modules as they were called before transformers 5.
+QWEN_NAMES = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",), "gate": ("gate",)}
+MIXTRAL_NAMES = {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",), "gate": ("gate",)}
+
+
+def _experts(probe: PreTrainedModel, block: torch.nn.Module) -> tuple[Experts, ...]:
+    """The fused experts of a block and their router; whether "all-linear" reaches them, PEFT shows on the probe itself."""
+    text = probe.config.get_text_config()
+    sizes = {n.rpartition(".")[2]: p.shape for n, p in block.named_parameters() if p.ndim == 3 and ".experts." in n}
+    if not sizes:
+        return ()
+    from peft import LoraConfig, get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, on fused parameters
+        adapted = get_peft_model(probe, LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM"))
+    reached = any(".experts." in name for name, p in adapted.named_parameters() if p.requires_grad)
+    names = (MIXTRAL_NAMES if text.model_type.startswith(("mixtral", "minimax")) else QWEN_NAMES) if reached else {}
+    stacks, hidden, count = [], text.hidden_size, 1
+    for name, (count, *sides) in sizes.items():
+        other = sides[0] * sides[1] // hidden
+        inputs, outputs = (other, hidden) if name.startswith("down") else (hidden, other)
+        stacks.append(Experts(name, count, inputs, outputs, names.get(name, ())))
+    return (*stacks, Experts("gate" if reached else "router", 1, hidden, count, names.get("gate", ())))

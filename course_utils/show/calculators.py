@@ -146,6 +146,7 @@ def _list(heading: str, items: Iterable[str]) -> str:
 
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (4-bit base)"}
 RANKS = (4, 8, 16, 32, 64, 128, 256)
+EMBEDDINGS = (("float32", "float32, by prepare_model_for_kbit_training"), ("bfloat16", "16 bits, as loaded"))
 GROUPS = {  # what the bars show → parts of an estimate
     "weights": ("weights", "other models"),
     "what is trained, with its states": ("adapter", "gradients", "optimizer"),
@@ -170,12 +171,14 @@ def _bars(estimates: Mapping[str, Mapping[str, float]], limit: float, limit_name
     return f'<div aria-hidden="true" style="max-width:40em">{rows}<p>{key} ┆ {escape(limit_name)}</p></div>'
 
 
-def _will_it_fit(model: str, method: str, rank: int, batch_size: int, length: int, checkpointing: bool, gpu: str) -> Answer:
+def _will_it_fit(
+    model: str, method: str, rank: int, batch_size: int, length: int, checkpointing: bool, embeddings: str, gpu: str
+) -> Answer:
     # Full fine-tuning keeps its trained weights in 32 bits; a frozen base has 16, or 4.
     estimates = {
         name: memory.estimate(
             model, name, rank=rank, batch_size=batch_size, length=length, checkpointing=checkpointing,
-            precision="amp" if name == "full" else "bf16",
+            precision="amp" if name == "full" else "bf16", embeddings=embeddings if name == "qlora" else "bfloat16",
         )
         for name in METHODS
     }  # fmt: skip
@@ -204,6 +207,7 @@ _FIT = Calculator(
         Field("batch_size", "Sequences in a micro-batch", 1, low=1, high=1024),
         Field("length", "Length, tokens", 1024, low=1, high=131_072),
         Field("checkpointing", "Gradient checkpointing", True),
+        Field("embeddings", "With a 4-bit base, all that is not in 4 bits", "float32", EMBEDDINGS),
         Field("gpu", "GPU", "t4", tuple((name, f"{name}, {size / 1e9:.1f} GB") for name, size in memory.GPUS.items())),
     ),
     _will_it_fit,

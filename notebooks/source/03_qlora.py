@@ -274,7 +274,7 @@ pd.DataFrame({
 # EXERCISE: qlora-2
 
 # %% [markdown]
-# The same sums for your model and your card, with embeddings in 16 bits:
+# The same sums for your model and your card:
 
 # %%
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
@@ -733,7 +733,8 @@ for format in (torch.bfloat16, torch.float32):
 # **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the experts. With
 # transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, gpt-oss and Qwen3.5-MoE in bfloat16,
 # `prepare_model_for_kbit_training` then makes them float32, and `target_modules="all-linear"` gives those of gpt-oss
-# and Qwen3.5-MoE no adapter. Nothing warns you, so print dtypes and trainable names before a long run.
+# and Qwen3.5-MoE no adapter. Nothing warns you, so look before a long run: `course estimate Qwen3-30B-A3B --method qlora` says what
+# becomes of the experts, and so do the model's dtypes and its trainable names.
 #
 # ## What you can do now
 #

@@ -43,8 +43,10 @@ def test_every_choice_has_an_answer_and_the_answers_differ(id):
 def test_memory_is_what_estimate_says():
     for drawn in choices("memory", 20):
         gpu = drawn.pop("gpu")
-        precision = "amp" if drawn["method"] == "full" else "bf16"
-        found, answer = memory.estimate(**drawn, precision=precision), calculate("memory", drawn | {"gpu": gpu})
+        answer = calculate("memory", drawn | {"gpu": gpu})
+        if drawn["method"] != "qlora":
+            del drawn["embeddings"]  # nothing is in 4 bits
+        found = memory.estimate(**drawn, precision="amp" if drawn["method"] == "full" else "bf16")
         together = dict(zip(METHODS, cells(answer["details"])["together"]))[drawn["method"]]
         assert float(together.replace(",", "")) == pytest.approx(found.total / 1e9, rel=0.01, abs=0.06)
         assert f"{'fits' if found.fits(gpu) else 'does not fit'} on {gpu}" in answer["summary"]

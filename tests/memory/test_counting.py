@@ -1,5 +1,5 @@
 import pytest
-from support import tiny_llama, with_lora
+from support import tiny_experts, tiny_llama, with_lora
 
 from course_utils import memory
 from course_utils.errors import CourseError
@@ -27,6 +27,11 @@ COUNTS = {
     "SmolLM2-135M": (134515008, 921600, 1843200, 4884480),
     "SmolLM2-1.7B": (1711376384, 3145728, 6291456, 18087936),
 }
+# The same of mixtures of experts, whose "all-linear" is another set: base, q,v / q,k,v,o / all-linear
+EXPERTS = {
+    "Qwen3-30B-A3B": (30532122624, 6684672, 13369344, 996507648),
+    "gpt-oss-20b": (20914757184, 3981312, 7962624, 7962624),
+}
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -40,7 +45,38 @@ def test_counts_of_published_architectures_are_exact(name):
 
 
 def test_every_architecture_has_a_reference():
-    assert set(memory.ARCHITECTURES) == set(COUNTS)
+    assert set(memory.ARCHITECTURES) == set(COUNTS) | set(EXPERTS)
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_counts_of_mixtures_of_experts_are_exact(name):
+    base, *trainable = EXPERTS[name]
+    model = memory.build_without_weights(name)
+    for targets, expected in zip([TARGETS["qv"], TARGETS["qkvo"], "all-linear"], trainable):
+        assert memory.count_parameters(model, 16, targets) == memory.ParameterCount(base, expected)
+
+
+@pytest.mark.parametrize("targets", [TARGETS["qkvo"], ALL, "all-linear"], ids=str)
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral", "gpt_oss"])
+def test_count_equals_what_peft_makes_trainable_of_experts(architecture, targets):
+    """PEFT reaches Qwen3's experts by the names their layers once had, Mixtral's by others, and gpt-oss's not at all."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    targets = ["q_proj", "w1", "w2", "w3"] if targets == ALL and architecture == "mixtral" else targets
+    model = AutoModelForCausalLM.from_config(tiny_experts(architecture))
+    if targets == ALL and architecture == "gpt_oss":
+        with pytest.raises(CourseError, match="'gate_proj' matches no linear layer"):
+            memory.count_parameters(model, 3, targets)
+        return
+    count = memory.count_parameters(model, 3, targets)
+    adapted = get_peft_model(model, LoraConfig(r=3, target_modules=targets))
+    assert adapted.get_nb_trainable_parameters() == (count.trainable, count.total)
+
+
+def test_half_of_a_fused_layer_is_no_target():
+    with pytest.raises(CourseError, match="name both or neither"):
+        memory.estimate("Qwen3-30B-A3B", target_modules=("q_proj", "up_proj"))
 
 
 @pytest.mark.parametrize("targets", [*TARGETS.values(), "all-linear"])

@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
-from support import cpu_of
+from support import cpu_of, tiny_experts
 
 from course_utils import cli, memory
 from course_utils.errors import CourseError
@@ -32,6 +33,7 @@ def real_peak(config, plan):
     import torch
     from torch.profiler import ProfilerActivity, profile
 
+    gc.collect()  # what an earlier test has left would be freed in the middle of the measurement
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model = step.build(config, plan)
         if plan.method == "qlora":
@@ -351,3 +353,63 @@ def test_embeddings_of_a_4_bit_base_may_be_in_float32():
         memory.estimate("Llama-3.1-8B", "lora", embeddings="float32")
     with pytest.raises(CourseError, match="use way='formula'"):
         memory.estimate("Llama-3.1-8B", "qlora", way="trace", embeddings="float32")
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("embeddings", ["bfloat16", "float32"])
+def test_experts_take_the_bytes_that_4_bit_loading_and_preparing_leave_them(tmp_path, architecture, embeddings):
+    pytest.importorskip("bitsandbytes")
+    import torch
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM
+
+    from course_utils import quantization
+
+    config = tiny_experts(architecture)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    settings = quantization.config("nf4", torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=settings, dtype=torch.bfloat16)
+    if embeddings == "float32":
+        model = prepare_model_for_kbit_training(model)
+    stored = 0
+    for parameter in model.parameters():
+        stored += parameter.numel() * parameter.element_size()
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            more = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
+            stored += sum(t.numel() * t.element_size() for t in more)
+    plan = memory.StepPlan(method="qlora", embeddings=embeddings)
+    assert formula.weight_bytes(shape(config), plan) == stored
+
+
+@pytest.mark.parametrize(
+    "architecture, options",
+    [
+        ("qwen3_moe", {}),
+        ("qwen3_moe", {"checkpointing": True, "batch_size": 16}),
+        ("gpt_oss", {"checkpointing": True, "attention": "eager"}),
+        pytest.param("qwen3_moe", {"target_modules": ("q_proj", "v_proj")}, marks=pytest.mark.slow),
+        pytest.param("qwen3_moe", {"method": "qlora", "checkpointing": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_the_closed_form_is_a_rough_guide_to_experts(architecture, options):
+    config = tiny_experts(architecture, vocab_size=512)
+    plan = memory.StepPlan(**{"batch_size": 4, "length": 64, "device": "cpu"} | options)
+    real = real_peak(config, plan)
+    assert formula.parts(shape(config), plan).peak == pytest.approx(real, rel=0.1)
+    assert memory.estimate(config, way="trace", **asdict(plan)).tensors == pytest.approx(real, rel=0.05)
+
+
+def test_an_estimate_says_what_becomes_of_the_experts():
+    """4 bits don't shrink them, preparing doubles them, and adapters on them cost more than the rest of the adapter."""
+    loaded = memory.estimate("Qwen3-30B-A3B", "qlora")
+    prepared = memory.estimate("Qwen3-30B-A3B", "qlora", embeddings="float32")
+    attention = memory.estimate("Qwen3-30B-A3B", "qlora", target_modules=("q_proj", "k_proj", "v_proj", "o_proj"))
+    dense = memory.estimate("Llama-3.1-8B", "qlora")
+    assert 57e9 < loaded.weights < 61e9 and 117e9 < prepared.weights < 120e9
+    assert "58 GB" in loaded.warnings[0] and "116 GB" in prepared.warnings[0]
+    assert loaded.adapter > 50 * attention.adapter and attention.activations < loaded.activations
+    assert not any("expert" in warning for warning in dense.warnings)
+    gpt_oss = memory.estimate("gpt-oss-20b", "lora", length=1024, checkpointing=True)
+    assert gpt_oss.plan.attention == "eager" and 41e9 < gpt_oss.weights < 42e9
+    assert sum("expert" in warning for warning in gpt_oss.warnings) == 1
