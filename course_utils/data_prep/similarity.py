@@ -21,6 +21,9 @@ import numpy as np
 
 PERMUTATIONS = 128
 ROWS_PER_BAND = 4  # 32 bands: the probability of finding a pair is 0.988 at a Jaccard index of 0.6, and 0.9998 at 0.7
+# Neighbouring words belong to the form of a set of texts, such as an instruction, if this share and this number have them.
+FORM_SHARE, FORM_TEXTS = 0.05, 10
+FORM_SAMPLE = 5_000
 EXACT_UP_TO = 4_000  # texts; with more, similar texts make time and memory grow with the square of their number
 # Chinese, Japanese kana and Thai put no spaces between words: each of their characters counts as a word.
 _ALONE = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -46,9 +49,59 @@ def normalise(text: str) -> str:
 
 def shingles(text: str) -> np.ndarray:
     """Return the set of a text's words and pairs of neighbouring words, as sorted 32-bit hashes."""
-    words = np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in normalise(text).split()], dtype=np.uint64)
+    words = _word_hashes(text)
     pairs = (words[:-1] * np.uint64(2654435761) + words[1:] * np.uint64(40503) + np.uint64(1)) & np.uint64(0xFFFFFFFF)
     return np.unique(np.concatenate([words, pairs]).astype(np.uint32))
+
+
+def shared_form(texts: Sequence[str], share: float = FORM_SHARE, least: int = FORM_TEXTS) -> frozenset[int]:
+    """Return the triples of neighbouring words that many texts have in common: an instruction, a template.
+
+    Args:
+        texts: any texts; of more than 5,000, as many at equal distances are looked at.
+        share, least: a triple is common if at least this share of the different texts, and this number, have it.
+
+    Returns:
+        Hashes of the triples; beginning and end of a text count as words.
+    """
+    different = list(dict.fromkeys(texts))
+    sample = different[:: max(1, len(different) // FORM_SAMPLE)]
+    triples = [np.unique(_triples(_word_hashes(text))) for text in sample]
+    if not triples:
+        return frozenset()
+    found, counts = np.unique(np.concatenate(triples), return_counts=True)
+    return frozenset(found[counts >= max(least, share * len(sample))].tolist())
+
+
+def without_form(text: str, form: frozenset[int], keep_form: bool = False) -> str:
+    """Return the words of a text that are in none of the common triples; all of its words if none would be left.
+
+    Args:
+        text: the text.
+        form: the result of `shared_form`.
+        keep_form: whether to return the common words instead, with a star for each run of others; then the result names the
+            template of the text, and is "" if it has none.
+    """
+    words = normalise(text).split()
+    common = [False] * (len(words) + 4)
+    for start, triple in enumerate(_triples(_word_hashes(text)).tolist()):
+        if triple in form:
+            common[start : start + 3] = [True] * 3
+    common = common[2 : len(words) + 2]
+    if keep_form:
+        marked = [word if shared else "*" for word, shared in zip(words, common)]
+        pieces = [word for word, before in zip(marked, ["", *marked]) if (word, before) != ("*", "*")]
+        return " ".join(pieces) if sum(common) > 1 else ""
+    return " ".join(word for word, shared in zip(words, common) if not shared) or " ".join(words)
+
+
+def _word_hashes(text: str) -> np.ndarray:
+    return np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in normalise(text).split()], dtype=np.uint64)
+
+
+def _triples(words: np.ndarray) -> np.ndarray:
+    padded = np.concatenate([[1, 2], words, [3, 4]]).astype(np.uint64)
+    return padded[:-2] * np.uint64(2654435761) + padded[1:-1] * np.uint64(40503) + padded[2:]
 
 
 def text_signature(text: str) -> np.ndarray:
@@ -203,6 +256,19 @@ class Groups:
             self.parent[i] = self.parent[self.parent[i]]
             i = self.parent[i]
         return i
+
+    def join_equal(self, keys: Iterable) -> None:
+        """Merge the groups of items that have the same key; None is no key."""
+        first: dict = {}
+        for index, key in enumerate(keys):
+            if key is not None:
+                self.join(first.setdefault(key, index), index)
+
+    def copy(self) -> Groups:
+        """Return the same groups, to be merged further on their own."""
+        other = Groups(0)
+        other.parent = list(self.parent)
+        return other
 
     def join(self, i: int, j: int) -> None:
         """Merge the groups of two items."""
