@@ -27,8 +27,14 @@ FORM_SAMPLE = 5_000
 EXACT_UP_TO = 4_000  # texts; with more, similar texts make time and memory grow with the square of their number
 # Chinese, Japanese kana and Thai put no spaces between words: each of their characters counts as a word.
 _ALONE = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
-PLAIN = re.compile(r"\w+")
+# Signs that carry meaning: currencies, mathematics, emoji; # in "C#", and - * / as operators or before a number.
+_SIGNS = re.escape("".join(c for c in map(chr, (*range(0x3000), *range(0x1F000, 0x1FB00)))
+                           if unicodedata.category(c) in ("Sc", "Sm", "So") and c not in "|~") + "%")  # fmt: skip
+# Each alternative begins with what it matches, because that is tried fast.
+_OPERATORS = r"#(?<=[^\W\d_]#)|[-−](?=\d)(?<![\w-].)|[-*/](?=\d)(?<=\d.)|[-*/](?= ?\d)(?<=\d .)"
+_OFTEN = r"""\s.,;:'’"“”()!?_"""  # no signs; excluded first, because the list of signs is long
+WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|(?![{_OFTEN}])(?:[{_SIGNS}]|{_OPERATORS})")
+PLAIN = re.compile(rf"\w+|[$+<=>%]|{_OPERATORS}")
 WITHOUT_SPACES = re.compile(rf"[{_ALONE}]")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,14 +43,15 @@ _MULTIPLIERS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64) | 
 _OFFSETS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64)
 
 
+@functools.lru_cache(maxsize=4096)  # each text of a pair is compared in several ways
 def normalise(text: str) -> str:
     """Return a text without what copies of the same message may differ in.
 
-    That is case, width, the encoding of accents, punctuation and spacing.
+    That is case, width, the encoding of accents, punctuation and spacing. Signs that carry meaning count as words.
     """
     if text.isascii():
         return " ".join(PLAIN.findall(text.lower()))
-    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).lower()))
 
 
 def shingles(text: str) -> np.ndarray:
