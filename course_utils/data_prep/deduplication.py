@@ -23,6 +23,7 @@ from course_utils.data_prep import formats
 from course_utils.data_prep.pii.names import common_words
 from course_utils.data_prep.similarity import Groups, jaccard, normalise, shared_form, shingles, similar_pairs, without_form
 
+EXACT, NORMALISED, NEAR = COPIES = ("exact", "normalised", "near")
 LONG = 12  # words: in a shorter answer, another word is another answer
 PASSAGE = 25  # words: in a longer text a few words may be others, if the answer is the same and informative
 LABEL = 6  # words: a shorter answer may be right for many questions, so it is no evidence that two are the same
@@ -37,7 +38,7 @@ FILLER = frozenset(
         "team sir madam thanks thank thx regards best kind yours sincerely again just also very really rather still now do "
         "does did have has had will would can could shall should may might s t ve re ll d m don dont doesn doesnt didn "
         "didnt isn isnt wasn wasnt won wont couldn couldnt wouldn wouldnt second try once more waiting reply answer anyone "
-        "cheers help"
+        "cheers help any"
     ).split()
 )
 # "t" is what normalising leaves of the negation in "don't".
@@ -90,12 +91,21 @@ def same_question(one: str, other: str, answer: str, length: float | None = None
 def same_answer(one: str, other: str) -> bool:
     """Return whether two answers say the same.
 
-    They may differ in case, spacing and punctuation, and long ones also in a typing error or filler words.
+    They may differ in case, spacing and punctuation, long ones also in a typing error or filler words, and very long ones in
+    a few words.
     """
     words, other_words = _words(one), _words(other)
     if words == other_words:
         return bool(words) or one.strip() == other.strip()
-    return min(len(words), len(other_words)) >= LONG and same_question(one, other, "")
+    return min(len(words), len(other_words)) >= LONG and same_question(one, other, one)
+
+
+def _remainder(text: str, form: frozenset[int]) -> str:
+    """A text without what many share; if that is most of it, without filler words too, for what is left is short."""
+    words = without_form(text, form)
+    if 2 * len(words) > len(normalise(text)):
+        return words
+    return " ".join(word for word in words.split() if word not in FILLER) or words
 
 
 def _negated(words: Sequence[str]) -> bool:
@@ -166,7 +176,6 @@ def _is_slip(one: str, other: str) -> bool:
     )
 
 
-EXACT, NORMALISED, NEAR = "exact", "normalised", "near"
 SIMILAR = 0.6  # Jaccard index from which two messages may be near-copies
 FEW = 4  # a near copy of a prompt is compared with at most this many of the prompt's different answers
 
@@ -221,29 +230,33 @@ class Deduplicated:
         return {member: (kind, cluster.kept) for cluster in self.clusters for member, kind in cluster.kinds.items()}
 
 
-def deduplicate(rows: Sequence[dict], threshold: float = SIMILAR, method: str = "auto", workers: int = 1) -> Deduplicated:
+def deduplicate(
+    rows: Sequence[dict], threshold: float = SIMILAR, method: str = "auto", workers: int = 1, copies: str = NEAR
+) -> Deduplicated:
     """Find rows that are the same example; the earliest of them is kept.
 
     What the user says is compared, without what many rows share (an instruction, a template), and the answers.
 
     Args:
-        rows: chat rows (`messages`).
+        rows: chat rows, or other rows as `formats.as_chat` returns them.
         threshold: Jaccard index from which two prompts may be near-duplicates; 1 turns this comparison off.
         method, workers: see `similarity.similar_pairs`.
+        copies: which copies to find: "exact", "normalised" (exact ones, too) or "near" (all).
     """
     texts = [formats.prompt_of(row) for row in rows]
     answers = [formats.answer_of(row) for row in rows]
     around = [surroundings(row) for row in rows]
     # Digests, because a second copy of every text would take more memory than anything else.
     exact = [digest(t, answer, a) for t, answer, a in zip(texts, answers, around)]
-    normal = [digest(comparable(t), a) for t, a in zip(texts, around)]
-    replies = [digest(comparable(answer)) for answer in answers]
+    compared = str if copies == EXACT else comparable
+    normal = [digest(compared(t), a) for t, a in zip(texts, around)]
+    replies = [digest(compared(answer)) for answer in answers]
     firsts = first_of_each(normal)
     pairs: list[tuple[int, int, float]] = []
     form: frozenset[int] = frozenset()
-    if threshold < 1:
+    if threshold < 1 and copies == NEAR:
         form = shared_form([texts[i] for i in firsts])
-        similar = similar_pairs([without_form(texts[i], form) for i in firsts], threshold, method, workers)
+        similar = similar_pairs([_remainder(texts[i], form) for i in firsts], threshold, method, workers)
         pairs = [
             (firsts[i], firsts[j], similarity) for i, j, similarity in similar if around[firsts[i]] == around[firsts[j]]
         ]
@@ -253,9 +266,9 @@ def deduplicate(rows: Sequence[dict], threshold: float = SIMILAR, method: str = 
 def surroundings(row: dict) -> bytes:
     """Return a digest of everything except the user's and the assistant's texts.
 
-    It covers instructions, tools and their answers, and pictures.
+    It covers instructions, tools and their answers, pictures, and whether an answer is labelled as good.
     """
-    parts: list[object] = [row.get("tools")] if row.get("tools") else []
+    parts: list[object] = [row[key] for key in ("tools", "label") if row.get(key) not in (None, [])]
     for message in row["messages"]:
         content = message.get("content")
         if message["role"] not in ("user", "assistant"):
@@ -391,7 +404,7 @@ class _Comparison:
 
     def similarity(self, one: int, other: int) -> float:
         """Jaccard index of the prompts without what many of them share."""
-        return jaccard(*(shingles(without_form(self.texts(index)[0], self.form)) for index in (one, other)))
+        return jaccard(*(shingles(_remainder(self.texts(index)[0], self.form)) for index in (one, other)))
 
     def copies(self, one: int, other: int) -> bool:
         """Whether two rows with similar prompts are the same example."""
@@ -404,6 +417,25 @@ class _Comparison:
     def same_prompts(self, one: int, other: int) -> bool:
         """Whether two similar prompts ask the same question, whatever their answers."""
         return same_question(self.texts(one)[0], self.texts(other)[0], "")
+
+
+def contradictions(rows: Sequence[dict]) -> list[Conflict]:
+    """Find judgements that contradict each other: an answer labelled good and bad, or a pair of answers in both orders.
+
+    Args:
+        rows: preferences or labelled answers, as `formats.as_chat` returns them.
+    """
+    verdicts: dict[tuple, dict[object, list[int]]] = {}
+    for index, row in enumerate(rows):
+        answers = [comparable(formats.answer_of({"messages": [m]})) for m in row["messages"] if m["role"] == "assistant"]
+        verdict = row["label"] if "label" in row else answers == sorted(answers)
+        verdicts.setdefault((comparable(formats.prompt_of(row)), *sorted(answers)), {}).setdefault(verdict, []).append(index)
+    conflicts = []
+    for sides in verdicts.values():
+        if len(sides) > 1:
+            preferred = max(sides.values(), key=lambda members: (len(members), -members[0]))[0]
+            conflicts.append(Conflict(tuple(sorted(i for members in sides.values() for i in members)), preferred))
+    return conflicts
 
 
 def _conflicts(alike: Groups, representative_of: dict[int, int], clusters: dict[int, list[int]]) -> list[Conflict]:

@@ -243,7 +243,7 @@ def _unlike(strata: Mapping[str, Sequence], held_out: set[int], rows: int, share
     for name, values in strata.items():
         counts = Counter(value for value in values if value is not None)
         held = {values[i] for i in held_out}
-        least = 1 / share if name == "template" else 2  # of a rare one, none can be expected
+        least = 1 / share if name in ("template", "instruction") else 2  # of a rare one, none can be expected
         missing = [(value, n) for value, n in counts.most_common() if value not in held and n >= least]
         if missing:
             few = ", ".join(f"{str(value)[:40]} ({n:,} rows)" for value, n in missing[:3])
@@ -281,7 +281,9 @@ def contamination(train: Sequence[dict], test: Sequence[dict]) -> list[Hit]:
         train, test: chat rows; a test row need not have an answer.
     """
     hits: dict[tuple[int, int], Hit] = {}
-    for i, j, index in similar_pairs([formats.prompt_of(row) for row in (*train, *test)], SIMILAR):
+    prompts = [formats.prompt_of(row) for row in (*train, *test)]
+    form = shared_form(prompts)
+    for i, j, index in similar_pairs([without_form(prompt, form) for prompt in prompts], SIMILAR):
         if i < len(train) <= j:
             hits[j - len(train), i] = Hit(j - len(train), i, "near-duplicate", f"Jaccard index {index:.2f}")
     test_rows_with = _distinctive_phrases([_texts_of(row) for row in test])

@@ -184,8 +184,6 @@ def test_what_all_rows_share_does_not_make_them_alike():
         [chat(before + m, f"intent {n % 60 % 4}") for n, m in enumerate(messages)] for before in ("", instruction)
     )
     assert deduplicate(plain).dropped == deduplicate(instructed).dropped == {60 + n: ("near", n) for n in range(5)}
-    similarities = [c.similarities for c in deduplicate(instructed).clusters]
-    assert similarities == [c.similarities for c in deduplicate(plain).clusters]
 
 
 @pytest.mark.parametrize("answer", ["Paris", "It is the seat of the government and the largest city of the country by far."])
