@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from course_utils.data_prep import deduplicate, similarity
-from course_utils.data_prep.deduplication import same_question
 from course_utils.data_prep.similarity import Groups, jaccard, shingles, similar_pairs
 
 WORDS = [f"word{i}" for i in range(400)]
