@@ -99,7 +99,7 @@ def test_an_instruction_that_all_messages_share_changes_nothing(script, monkeypa
     rng = random.Random(0)
     texts = [" ".join(f"word{rng.randrange(3000)}" for _ in range(8)) for _ in range(200)]
     texts += [f"{text} please" for text in texts[:9]]
-    before = "Read the message of the customer and answer with the name of the category, and with nothing else: "
+    before = "Read the message of the customer and answer with the name of the category, and with nothing else. " * 2
     for instruction in ("", before):
         _, report = script.without_copies(script.usable(small([instruction + text for text in texts]))[0])
         assert report == "9 copies, 0 rows contradict a copy"
