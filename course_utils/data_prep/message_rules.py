@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 from course_utils.data_prep.findings import ERROR, Finding, shorten
@@ -83,7 +83,7 @@ class RowRules:
         """Add a finding; `details` are for programs (see `Finding`)."""
         self.findings.append(Finding(self.line, path, code, message, details))
 
-    def is_name(self, name: object) -> bool:
+    def is_name(self, name: object) -> TypeGuard[str]:
         """Return whether somebody or a function may be called this; only the hosted API limits the characters."""
         return isinstance(name, str) and bool(name.strip() if self.target == "trl" else NAME.fullmatch(name))
 

@@ -166,7 +166,7 @@ class Preparation:
             object.__setattr__(self, "drop", (*CERTAIN, "answer_format") if self.schema else CERTAIN)
         if self.copies not in COPIES:
             raise CourseError(f"unknown copies {self.copies!r}; there are {', '.join(COPIES)}")
-        if unknown := set(self.drop) - set(DOUBTFUL):
+        if unknown := set(self.drop or ()) - set(DOUBTFUL):
             raise CourseError(f"unknown code {min(unknown)!r} to drop; there are {', '.join(DOUBTFUL)}")
         if unknown := set(self.steps) - set(STEPS):
             raise CourseError(f"unknown step {min(unknown)!r}; there are {', '.join(STEPS)}")
@@ -425,14 +425,13 @@ def _owners(result: Prepared) -> list[Any]:
 
 def _split(result: Prepared, views: Sequence[dict]) -> None:
     settings = result.settings
-    labels, sources = ([strata.get(name) for strata in result.strata] for name in ("label", "source"))
-    if settings.label is None:
-        labels = [view.get("label") for view in views] if settings.kind == "unpaired_preference" else None
+    labels = [strata["label"] for strata in result.strata] if settings.label else None
+    sources = [strata["source"] for strata in result.strata] if settings.source else None
+    if settings.kind == "unpaired_preference" and labels is None:
+        labels = [view["label"] for view in views]
     seed = settings.seed
     try:
-        parts = split_alike(
-            views, settings.validation, result.owners, seed, label=labels, source=sources if settings.source else None
-        )
+        parts = split_alike(views, settings.validation, result.owners, seed, label=labels, source=sources)
     except CourseError as error:
         if len(set(result.owners)) > 1 or not 0 < settings.validation < 1:
             raise
@@ -535,7 +534,8 @@ def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> N
         result.changes.append(Change(line, step, DROPPED, code, reason))
         result.texts[line] = formats.dumps(result.rows[index])
     remaining = [i for i in range(len(result.rows)) if i not in reasons]
-    for values in (result.rows, result.lines, result.ids, result.strata):
+    parallel: tuple[list[Any], ...] = (result.rows, result.lines, result.ids, result.strata)
+    for values in parallel:
         values[:] = [values[i] for i in remaining]
     result.counts.append((step, len(result.rows)))
 
@@ -553,7 +553,7 @@ def _quality(result: Prepared) -> None:
     views = [formats.as_chat(result.rows[i], chosen_only=True) for i in indices]
     assessed = quality.assess(views, settings.language, settings.schema, settings.seed)
     for index, reasons in zip(indices, assessed):
-        certain = [reason for reason in reasons if reason.code in settings.drop]
+        certain = [reason for reason in reasons if reason.code in (settings.drop or ())]
         if certain:
             dropped[index] = (certain[0].code, "; ".join(reason.message for reason in certain))
             continue
@@ -588,7 +588,7 @@ def _deduplicate(result: Prepared) -> None:
             more = f" and {len(others) - 1} more" if others[1:] else ""
             what = "judges the same answers as" if judged else "asks the same question as"
             reason = f"{what} line {others[0]}{more}, and {'says the opposite' if judged else 'has a different answer'}"
-            if CONFLICT not in result.settings.drop:
+            if CONFLICT not in (result.settings.drop or ()):
                 _flag(result, "deduplicate", member, CONFLICT, reason)
             elif member != conflict.preferred and member not in reasons:
                 reasons[member] = (CONFLICT, reason)

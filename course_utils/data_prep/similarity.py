@@ -15,7 +15,7 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def without_form(text: str, form: frozenset[int], keep_form: bool = False) -> st
     return " ".join(word for word, shared in zip(words, common) if not shared) or " ".join(words)
 
 
-def _word_hashes(text: str) -> np.ndarray:
+def _word_hashes(text: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in normalise(text).split()], dtype=np.uint64)
 
 
@@ -217,38 +217,29 @@ def _neighbours(group: np.ndarray) -> set[tuple[int, int]]:
 
 def _sharing_a_rare_member(sets: list[np.ndarray], threshold: float) -> Iterable[tuple[int, int]]:
     """All pairs that can reach the threshold: those that have one of the rarest members of both in common."""
-    if not sets:
+    from scipy.sparse import csr_matrix
+
+    if not any(one.size for one in sets):
         return []
-    everything = np.concatenate(sets)
-    members, counts = np.unique(everything, return_counts=True)
-    keys, owners = [], []
-    for index, one in enumerate(sets):
-        if not one.size:
-            continue
-        rarest = one[np.lexsort((one, counts[np.searchsorted(members, one)]))]
+    members, counts = np.unique(np.concatenate(sets), return_counts=True)
+    columns = []
+    for one in sets:
+        places = np.searchsorted(members, one)
         # Two sets with ceil(t n) of n members in common must have one of the first n - ceil(t n) + 1 in common.
-        prefix = rarest[: one.size - int(np.ceil(threshold * one.size - 1e-9)) + 1]
-        keys.append(prefix)
-        owners.append(np.full(prefix.size, index))
-    if not keys:
-        return []
-    key, owner = np.concatenate(keys), np.concatenate(owners)
-    order = np.argsort(key, kind="stable")
-    key, owner = key[order], owner[order]
+        columns.append(
+            places[np.lexsort((places, counts[places]))][: one.size - int(np.ceil(threshold * one.size - 1e-9)) + 1]
+        )
+    owners = np.repeat(np.arange(len(sets)), [column.size for column in columns])
+    rare = csr_matrix((np.ones(owners.size, np.int32), (owners, np.concatenate(columns))), (len(sets), len(members)))
     sizes = np.array([one.size for one in sets])
-    pairs: set[tuple[int, int]] = set()
-    starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
-    for start, end in zip(starts, np.r_[starts[1:], len(key)]):
-        if end - start < 2:
-            continue
-        group = owner[start:end]
-        by_size = group[np.argsort(sizes[group], kind="stable")]
-        ordered = sizes[by_size]
-        for position, index in enumerate(by_size[:-1]):
-            # Sets whose sizes differ too much can't be similar.
-            last = np.searchsorted(ordered, ordered[position] / threshold + 1e-9, side="right")
-            pairs.update((min(index, other), max(index, other)) for other in by_size[position + 1 : last].tolist())
-    return sorted((int(i), int(j)) for i, j in pairs)
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, len(sets), 500):  # some at a time, so that memory does not grow with the square of their number
+        both = (rare[start : start + 500] @ rare.T).tocoo()
+        i, j = both.row + start, both.col
+        # Sets whose sizes differ too much can't be similar.
+        possible = (i < j) & (np.minimum(sizes[i], sizes[j]) >= threshold * np.maximum(sizes[i], sizes[j]) - 1e-9)
+        pairs += zip(i[possible].tolist(), j[possible].tolist())
+    return sorted(pairs)
 
 
 class Groups:

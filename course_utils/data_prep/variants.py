@@ -141,7 +141,7 @@ def write_parts(row: dict) -> dict:
         values: dict[str, list] = {}
         for part in message["content"]:
             values.setdefault(str(part["type"]), []).append(part["value"])
-        texts = "\n".join(map(str, values.get("text", [])))
+        texts: str | list = "\n".join(map(str, values.get("text", [])))
         if pictures := values.get("image_url"):
             texts = [{"type": "image_url", "image_url": {"url": url}} for url in pictures] + [
                 {"type": "text", "text": texts}
