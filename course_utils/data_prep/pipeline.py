@@ -77,6 +77,7 @@ DOUBTFUL = (quality.USELESS, *quality.RULES, CONFLICT)
 CERTAIN = (quality.USELESS,)  # those that are dropped unless `drop` says otherwise
 NO_GROUP = frozenset({"", "-", "–", "n/a", "na", "none", "null", "nan", "unknown", "anonymous", "?"})
 IDS = ("id", "_id", "uuid", "row_id", "example_id", "ticket_id", "prompt_id", "custom_id")
+ONLY_PLACEHOLDERS = re.compile(r"\W*(?:\[[A-Z_ ]+\]\W*)+|[\W\d_]*\*{2,}[\W_]*")  # an answer of which nothing is left
 REDACTION_SAMPLES = 20  # redactions of each kind that the report shows
 MAX_FIX_ROUNDS = 4
 VALIDATION_SHARE = 0.1  # of the rows
@@ -607,8 +608,12 @@ def _contamination(result: Prepared) -> None:
 def _redact(result: Prepared) -> None:
     settings = result.settings
     redactor = Redactor(settings.redaction, PII_KINDS, settings.seed, allow=settings.allow)
+    inventor = Redactor("pseudonym", PII_KINDS, settings.seed, allow=settings.allow)
+    rescued = 0
     samples_per_kind: Counter[str] = Counter()
     for index, redacted in enumerate(in_processes(redactor.row, result.rows, settings.workers, 64)):
+        if redacted.findings and ONLY_PLACEHOLDERS.fullmatch(formats.answer_of(formats.as_chat(redacted.row, True))):
+            redacted, rescued = inventor.row(result.rows[index]), rescued + 1
         _sample(result, index, redacted, redactor, samples_per_kind)
         labels = _texts_of_the_record(result.rows[index])
         result.redacted_labels.update({entity.text for _, entity in redacted.findings} & labels)
@@ -623,6 +628,11 @@ def _redact(result: Prepared) -> None:
             result.changes.append(
                 Change(result.lines[index], "redact", CHANGED, entity.kind.lower(), f"{path}, {len(entity.text)} characters")
             )
+    if rescued and settings.redaction != "pseudonym":
+        note = (
+            f"{rescued:,} answers would have been nothing but a placeholder; they and their messages have pseudonyms instead"
+        )
+        result.notes.append(note)
     result.counts.append(("redact", len(result.rows)))
 
 

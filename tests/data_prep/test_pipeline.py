@@ -397,6 +397,15 @@ def test_two_runs_give_the_same_bytes(export, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
+def test_an_answer_that_is_a_name_stays_an_answer(tmp_path):
+    """Under a prompt with two people, [NAME] would teach nothing."""
+    row = {"prompt": "Selin Karagöz wrote to Marek Nowak. Who wrote?", "completion": "Selin Karagöz"}
+    done = prepare(write(tmp_path, [row, *(completion(n) for n in range(12))]), "prompt_completion")
+    answer = done.rows[0]["completion"]
+    assert "[" not in answer and "Selin" not in answer and answer in done.rows[0]["prompt"]
+    assert any("pseudonyms" in note for note in done.notes)
+
+
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()
