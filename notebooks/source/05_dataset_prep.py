@@ -512,7 +512,7 @@ splits
 # memorising.
 #
 # `data_prep.split` keeps near-copies and each customer's rows together (a customer is the `name` in the user's
-# message). In your data a document, a patient or a repository may play that part.
+# message), and gives both parts the same shares of labels and templates. In your data a document, a patient or a repository may play that part.
 #
 # **Or by time?** If your rows have dates, and the world changes under the model, such as through new products,
 # you can also train on everything before a day and validate on everything after it. That shows how the model
