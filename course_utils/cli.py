@@ -284,17 +284,21 @@ def _fix_data(options: argparse.Namespace) -> Result:
     from course_utils.data_prep.validation import guess_kind
 
     # Checked first, so that nobody waits for the work only to be refused.
-    pipeline.may_write(options.fix, (*pipeline.PREPARED, pipeline.REPORT), options.file, options.overwrite)
+    if not options.dry_run:
+        pipeline.may_write(options.fix, (*pipeline.PREPARED, pipeline.REPORT), options.file, options.overwrite)
+    skipped = {*_listed(options.skip), *(["redact"] if options.redact == "none" else [])}
+    if unknown := skipped - set(pipeline.STEPS):
+        raise CourseError(f"unknown step {min(unknown)!r} to skip; there are {', '.join(pipeline.STEPS)}")
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
     production = _prompts(options.production) if options.production else []
     columns = _columns(options.map)
     prepared = pipeline.prepare(
         options.file,
         kind=options.kind or guess_kind(options.file, columns),
-        steps=[step for step in pipeline.STEPS if step != "redact" or options.redact != "none"],
+        steps=[step for step in pipeline.STEPS if step not in skipped],
         test=pipeline.rows_of(options.test) if options.test else (),
         production=production,
-        drop=[code.strip() for code in options.drop.split(",") if code.strip()],
+        drop=None if options.drop is None else [code for code in _listed(options.drop) if code != "none"],
         language=None if options.language == "any" else options.language,
         schema=_json_file(options.schema) if options.schema else None,
         redaction="label" if options.redact == "none" else options.redact,
@@ -304,12 +308,26 @@ def _fix_data(options: argparse.Namespace) -> Result:
         max_tokens=options.max_tokens,
         workers=options.workers,
         columns=columns,
+        copies=options.copies,
+        group=options.group,
+        label=options.label,
+        source=options.source,
+        validation=options.validation,
+        progress=partial(print, file=sys.stderr, flush=True),
     )
+    status = 0 if prepared.share_left >= pipeline.ENOUGH else 3
+    if options.dry_run:
+        examples = data_report.examples(prepared)
+        return Result(f"{examples}{prepared}\n  nothing was written\n  {prepared.last_word()}", prepared.as_dict(), status)
     files = prepared.write(options.fix, options.overwrite)
-    expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.settings.kind == "chat" else ()
+    expected = data_report.cost_table(prepared, tokenizer) if tokenizer else ()
     files.append(data_report.write_html(prepared, Path(options.fix) / pipeline.REPORT, production, expected))
     text = f"{prepared}\n  written: {', '.join(map(str, files))}\n  {prepared.last_word()}"
-    return Result(text, prepared.as_dict() | {"files": files}, 0 if prepared.share_left >= pipeline.ENOUGH else 3)
+    return Result(text, prepared.as_dict() | {"files": files}, status)
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _standard_input(folder: Path) -> Path:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SHOWN = 5  # examples of each reason
 EPOCHS = 3
 QUOTED = 600  # characters of a row
+SHORTENED = 240  # the same in a terminal
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def flow(prepared: pipeline.Prepared) -> Figure:
 
 def lengths(prepared: pipeline.Prepared, production: Sequence[str] = ()) -> Figure:
     """Draw histograms of the prompts' lengths in words, after `prepare` and in production."""
-    sets = {"prepared": [len(formats.prompt_of(row).split()) for row in prepared.rows]}
+    sets = {"prepared": [len(formats.prompt_of(formats.as_chat(row)).split()) for row in prepared.rows]}
     if production:
         sets["production"] = [len(text.split()) for text in production]
     return charts.histogram(sets, "Length of a prompt", "words")
@@ -65,7 +66,7 @@ def cost_table(prepared: pipeline.Prepared, tokenizer: PreTrainedTokenizerBase) 
         prepared: result of `prepare`.
         tokenizer: counts the tokens; another model's tokenizer gives about ten per cent more or fewer.
     """
-    tokens = sum(count_tokens(prepared.rows[i], "chat", tokenizer) for i in prepared.train)
+    tokens = sum(count_tokens(prepared.rows[i], prepared.settings.kind, tokenizer) for i in prepared.train)
     rows = [("tokens in the training file", f"{tokens:,}"), ("epochs", str(EPOCHS))]
     for model, price in costs.PRICES.items():
         dollars = costs.training_cost(tokens, EPOCHS, model)
@@ -108,7 +109,7 @@ def _page(prepared: pipeline.Prepared, production: Sequence[str], costs_of: Sequ
         prepared=prepared,
         read=prepared.counts[0][1],
         flow=flow(prepared),
-        lengths=lengths(prepared, production) if prepared.settings.kind == "chat" else None,
+        lengths=lengths(prepared, production),
         style=style,
         contaminating=len({hit.test for hit in prepared.contaminated}),
         costs=costs_of,
@@ -116,6 +117,17 @@ def _page(prepared: pipeline.Prepared, production: Sequence[str], costs_of: Sequ
         flagged=_flagged(prepared),
         redactions=_redactions(prepared),
     )
+
+
+def examples(prepared: pipeline.Prepared) -> str:
+    """Return the first `SHOWN` dropped rows of each reason as text, a copy beside the row that was kept for it."""
+    lines = []
+    for group in _dropped(prepared):
+        lines.append(f"dropped as {group.code}: {group.count:,}")
+        for example in group.examples:
+            lines.append(f"  line {example.line}: {example.reason}")
+            lines += [f"    {name}: {' '.join(quote.split())[:SHORTENED]}" for name, quote in example.quotes.items()]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _dropped(prepared: pipeline.Prepared) -> list[_Group]:

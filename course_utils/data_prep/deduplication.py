@@ -9,6 +9,7 @@ of a third row.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import json
@@ -20,12 +21,15 @@ from dataclasses import dataclass, field
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.pii.names import common_words
-from course_utils.data_prep.similarity import WITHOUT_SPACES, Groups, jaccard, normalise, shingles, similar_pairs
+from course_utils.data_prep.similarity import Groups, jaccard, normalise, shared_form, shingles, similar_pairs, without_form
 
-SHORT = 12  # words: in a shorter text, one different word makes a different question
-PASSAGE = 25  # words: in a longer text, a different name does not, if the answer is the same and informative
+EXACT, NORMALISED, NEAR = COPIES = ("exact", "normalised", "near")
+LONG = 12  # words: in a shorter answer, another word is another answer
+PASSAGE = 25  # words: in a longer text a few words may be others, if the answer is the same and informative
 LABEL = 6  # words: a shorter answer may be right for many questions, so it is no evidence that two are the same
-ANSWERS_ALIKE = 0.8
+FREEDOM, FREE = 12, 3  # in a passage, one word in twelve and at most three may differ on each side
+TOO_MANY = 12  # words: texts of which one has so many that the other lacks are not aligned
+ALIGNED = 400  # words: what differs between longer texts is compared without its order
 # Words that may be missing, added or exchanged for each other without changing what the text says.
 FILLER = frozenset(
     (
@@ -33,7 +37,8 @@ FILLER = frozenset(
         "us of to in on at for with from by as and or but so if then than there here please pls kindly hi hello hey dear "
         "team sir madam thanks thank thx regards best kind yours sincerely again just also very really rather still now do "
         "does did have has had will would can could shall should may might s t ve re ll d m don dont doesn doesnt didn "
-        "didnt isn isnt wasn wasnt won wont couldn couldnt wouldn wouldnt"
+        "didnt isn isnt wasn wasnt won wont couldn couldnt wouldn wouldnt second try once more waiting reply answer anyone "
+        "cheers help any"
     ).split()
 )
 # "t" is what normalising leaves of the negation in "don't".
@@ -45,86 +50,85 @@ NEGATIONS = frozenset(
 )
 CODE = re.compile(r"[;{}]|\w\(\w*\)|[<>=]{2}")
 SYMBOL = re.compile(r"[;{}()<>=+*/%!&|\[\]]")
-OPERATOR = re.compile(r"[<>=+*%|^/]|(?<=\d)\s*-\s*(?=\d)")
 DIGIT = re.compile(r"\d")
 NAME = re.compile(r"(?<=[\w,;'’\")] )[^\W\d_a-z][^\W_]*")  # a word with a capital inside a sentence
 
 
-def same_question(one: str, other: str, answer: str) -> bool:
+def same_question(one: str, other: str, answer: str, length: float | None = None) -> bool:
     """Return whether two prompts that have most words in common ask the same question, given the answer that both have.
 
-    "What is the capital of France?" and "What is the capital of Spain?" have two thirds of their words and word pairs in
-    common, and are two questions. So the difference is examined: always numbers and negations; also names and content words,
-    if the text is short or the answer says little. A word with a typing error counts as the same word.
+    The texts are aligned, and what is left on each side decides: a number, a negation, a sign, a name or another word of
+    content makes another question, on whichever side it is. Filler words and typing errors don't.
 
     Args:
         one, other: the prompts.
-        answer: their common answer. A label may be right for two different questions; a long text hardly can.
+        answer: their common answer. A label may be right for two different questions; a long text hardly can, so in a long
+            prompt with such an answer a few words may differ.
+        length: words of the prompts without what all prompts share; by default all of their words.
     """
-    return not _differ(one, other, strict=len(_words(answer)) < LABEL)
+    if (CODE.search(one) or CODE.search(other)) and "".join(SYMBOL.findall(one)) != "".join(SYMBOL.findall(other)):
+        return False  # if the question is what is wrong with some code, a semicolon matters
+    words, other_words = _words(one), _words(other)
+    if length is None:
+        length = min(len(words), len(other_words))
+    counts, other_counts = Counter(words), Counter(other_words)
+    if max((counts - other_counts).total(), (other_counts - counts).total()) > TOO_MANY + len(words) // FREEDOM:
+        return False
+    only_one, only_other = _differences(words, other_words)
+    left = only_one + only_other
+    if any(DIGIT.search(word) or not word[0].isalnum() for word in left) or _negated(only_one) != _negated(only_other):
+        return False
+    sides = [[word for word in side if word not in FILLER | NEGATIONS] for side in (only_one, only_other)]
+    content = sides[0] + sides[1]
+    if not content:
+        return True
+    informative = sum(word.isalnum() for word in _words(answer)) >= LABEL
+    if length < PASSAGE or not informative or max(map(len, sides)) > min(FREE, length / FREEDOM):
+        return False
+    return not (_names(one) | _names(other)).intersection(content)
 
 
 def same_answer(one: str, other: str) -> bool:
     """Return whether two answers say the same.
 
-    They may differ in case, spacing and punctuation, and long ones also in a typing error or filler words.
+    They may differ in case, spacing and punctuation, long ones also in a typing error or filler words, and very long ones in
+    a few words.
     """
     words, other_words = _words(one), _words(other)
     if words == other_words:
-        # "+" and "-" have no words to compare.
-        return operators(one) == operators(other) if words else one.strip() == other.strip()
-    fewer, more = sorted((len(words), len(other_words)))
-    if fewer < ANSWERS_ALIKE * more or fewer < SHORT:
-        return False
-    if jaccard(shingles(one), shingles(other)) < ANSWERS_ALIKE or _differ(one, other, strict=True):
-        return False
-    # "100 miles" is not "100 miles in a straight line"; among many words, a few more say little that is new.
-    return more >= PASSAGE or not any(
-        side - FILLER for side in _unpaired(set(words) - set(other_words), set(other_words) - set(words))
-    )
+        return bool(words) or one.strip() == other.strip()
+    return min(len(words), len(other_words)) >= LONG and same_question(one, other, one)
 
 
-def operators(text: str) -> str:
-    """Return the arithmetic and comparison operators in a text.
-
-    Without them, "2 + 2" and "2 * 2" would have the same words.
-    """
-    return "".join(mark.strip() for mark in OPERATOR.findall(text))
-
-
-def _differ(one: str, other: str, strict: bool) -> bool:
-    if (CODE.search(one) or CODE.search(other)) and "".join(SYMBOL.findall(one)) != "".join(SYMBOL.findall(other)):
-        return True  # if the question is what is wrong with some code, a semicolon matters
-    words, other_words = _words(one), _words(other)
-    counts, other_counts = Counter(words), Counter(other_words)
-    more, less = counts - other_counts, other_counts - counts
-    only_one, only_other = _unpaired(more.keys() - other_counts.keys(), less.keys() - counts.keys())
-    slips = (more.keys() | less.keys()) - only_one - only_other - (counts.keys() & other_counts.keys())
-    negations, other_negations = (
-        sum(n for word, n in side.items() if word in NEGATIONS and word not in slips) for side in (more, less)
-    )
-    if negations != other_negations and not (slips & NEGATIONS):
-        return True
-    length = min(_length(words), _length(other_words))
-    short = length < SHORT or strict
-    digits = [any(DIGIT.search(word) for word in side) for side in (only_one, only_other)]
-    if all(digits) or (short and any(digits)):
-        return True
-    only_one, only_other = only_one - FILLER, only_other - FILLER
-    if not (only_one or only_other):
-        # The same words in another order: "A is taller than B".
-        return short and words != other_words and counts == other_counts
-    if only_one and only_other and short:
-        return True
-    names = only_one & _names(one), only_other & _names(other)
-    return (all(names) and length < PASSAGE) or (short and (any(names) or (strict and length < SHORT)))
+def _remainder(text: str, form: frozenset[int]) -> str:
+    """A text without what many share; if that is most of it, without filler words too, for what is left is short."""
+    words = without_form(text, form)
+    if 2 * len(words) > len(normalise(text)):
+        return words
+    return " ".join(word for word in words.split() if word not in FILLER) or words
 
 
-def _length(words: Sequence[str]) -> float:
-    """The number of words; a word that is one character of a script without spaces counts half, except in long texts."""
-    if len(words) > 2 * PASSAGE:
-        return len(words)
-    return sum(0.5 if WITHOUT_SPACES.match(word) else 1 for word in words)
+def _negated(words: Sequence[str]) -> bool:
+    return sum(word in NEGATIONS for word in words) % 2 == 1
+
+
+def _differences(words: Sequence[str], others: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that each of two texts has and the other lacks at that place, without typing errors."""
+    start = next((i for i, (a, b) in enumerate(zip(words, others)) if a != b), min(len(words), len(others)))
+    words, others = words[start:], others[start:]
+    end = next((i for i, (a, b) in enumerate(zip(words[::-1], others[::-1])) if a != b), min(len(words), len(others)))
+    words, others = words[: len(words) - end], others[: len(others) - end]
+    if max(len(words), len(others)) > ALIGNED:
+        counts, other_counts = Counter(words), Counter(others)
+        return list((counts - other_counts).elements()), list((other_counts - counts).elements())
+    only_one: list[str] = []
+    only_other: list[str] = []
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, words, others, autojunk=False).get_opcodes():
+        if tag != "equal":
+            left, right = _unpaired(list(words[a:b]), list(others[c:d]))
+            only_one += left
+            only_other += right
+    return only_one, only_other
 
 
 @functools.lru_cache(maxsize=4096)  # a row that is kept is compared with each of its copies
@@ -134,18 +138,19 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _names(text: str) -> set[str]:
     capitalised = NAME.findall(unicodedata.normalize("NFKC", text))
-    return {word.casefold() for word in capitalised if word != "I"} if len(capitalised) < 200 else set()
+    return {word.lower() for word in capitalised if word != "I"} if len(capitalised) < 200 else set()
 
 
-def _unpaired(only: set[str], lacking: set[str]) -> tuple[set[str], set[str]]:
+def _unpaired(only: list[str], lacking: list[str]) -> tuple[list[str], list[str]]:
     """The words on each side that are not a misspelling of a word on the other."""
-    unpaired, other_unpaired = set(only), set(lacking)
+    left, right = [], list(lacking)
     for word in only:
-        twin = next((w for w in other_unpaired if _is_slip(word, w)), None)
+        twin = next((other for other in right if _is_slip(word, other)), None)
         if twin:
-            unpaired.discard(word)
-            other_unpaired.discard(twin)
-    return unpaired, other_unpaired
+            right.remove(twin)
+        else:
+            left.append(word)
+    return left, right
 
 
 def _is_slip(one: str, other: str) -> bool:
@@ -156,7 +161,7 @@ def _is_slip(one: str, other: str) -> bool:
     """
     if min(len(one), len(other)) < 4 or one[0] != other[0] or abs(len(one) - len(other)) > 2:
         return False
-    if DIGIT.search(one + other):
+    if DIGIT.search(one + other) or "ß" in one + other:
         return False
     if one in (other + "s", other + "es") or other in (one + "s", one + "es"):
         return True
@@ -171,7 +176,6 @@ def _is_slip(one: str, other: str) -> bool:
     )
 
 
-EXACT, NORMALISED, NEAR = "exact", "normalised", "near"
 SIMILAR = 0.6  # Jaccard index from which two messages may be near-copies
 FEW = 4  # a near copy of a prompt is compared with at most this many of the prompt's different answers
 
@@ -226,39 +230,45 @@ class Deduplicated:
         return {member: (kind, cluster.kept) for cluster in self.clusters for member, kind in cluster.kinds.items()}
 
 
-def deduplicate(rows: Sequence[dict], threshold: float = SIMILAR, method: str = "auto", workers: int = 1) -> Deduplicated:
+def deduplicate(
+    rows: Sequence[dict], threshold: float = SIMILAR, method: str = "auto", workers: int = 1, copies: str = NEAR
+) -> Deduplicated:
     """Find rows that are the same example; the earliest of them is kept.
 
-    What the user says is compared, and the answers: a shared answer format would make all rows look alike.
+    What the user says is compared, without what many rows share (an instruction, a template), and the answers.
 
     Args:
-        rows: chat rows (`messages`).
+        rows: chat rows, or other rows as `formats.as_chat` returns them.
         threshold: Jaccard index from which two prompts may be near-duplicates; 1 turns this comparison off.
         method, workers: see `similarity.similar_pairs`.
+        copies: which copies to find: "exact", "normalised" (exact ones, too) or "near" (all).
     """
     texts = [formats.prompt_of(row) for row in rows]
     answers = [formats.answer_of(row) for row in rows]
     around = [surroundings(row) for row in rows]
     # Digests, because a second copy of every text would take more memory than anything else.
     exact = [digest(t, answer, a) for t, answer, a in zip(texts, answers, around)]
-    normal = [digest(comparable(t), a) for t, a in zip(texts, around)]
-    replies = [digest(comparable(answer)) for answer in answers]
+    compared = str if copies == EXACT else comparable
+    normal = [digest(compared(t), a) for t, a in zip(texts, around)]
+    replies = [digest(compared(answer)) for answer in answers]
     firsts = first_of_each(normal)
-    pairs = []
-    if threshold < 1:
-        similar = similar_pairs([texts[i] for i in firsts], threshold, method, workers)
+    pairs: list[tuple[int, int, float]] = []
+    form: frozenset[int] = frozenset()
+    if threshold < 1 and copies == NEAR:
+        form = shared_form([texts[i] for i in firsts])
+        similar = similar_pairs([_remainder(texts[i], form) for i in firsts], threshold, method, workers)
         pairs = [
             (firsts[i], firsts[j], similarity) for i, j, similarity in similar if around[firsts[i]] == around[firsts[j]]
         ]
-    return choose(exact, normal, replies, pairs, lambda i: (texts[i], answers[i]), threshold)
+    return choose(exact, normal, replies, pairs, lambda i: (texts[i], answers[i]), threshold, form)
 
 
 def surroundings(row: dict) -> bytes:
     """Return a digest of everything except the user's and the assistant's texts.
 
-    It covers instructions, tools and their answers, and pictures.
+    It covers instructions, tools and their answers, pictures, and whether an answer is labelled as good.
     """
-    parts: list[object] = [row.get("tools")] if row.get("tools") else []
+    parts: list[object] = [row[key] for key in ("tools", "label") if row.get(key) not in (None, [])]
     for message in row["messages"]:
         content = message.get("content")
         if message["role"] not in ("user", "assistant"):
@@ -275,11 +285,8 @@ def digest(*texts: str | bytes, size: int = 16) -> bytes:
 
 
 def comparable(text: str) -> str:
-    """Return what is compared of a text: its words and its operators.
-
-    "???" has neither, so that the whole text is compared.
-    """
-    return normalise(text) + operators(text) or text
+    """Return what is compared of a text: its words and signs; "???" has neither, so that the whole text is compared."""
+    return normalise(text) or text
 
 
 def first_of_each(keys: Sequence) -> list[int]:
@@ -297,6 +304,7 @@ def choose(
     pairs: Sequence[tuple[int, int, float]],
     texts: Callable[[int], tuple[str, str]],
     threshold: float = SIMILAR,
+    form: frozenset[int] = frozenset(),
 ) -> Deduplicated:
     """Find clusters, conflicts and the rows to keep from keys instead of rows, for corpora whose texts are elsewhere.
 
@@ -307,6 +315,7 @@ def choose(
         pairs: near-duplicates among the first rows of each key in `prompt_keys`, as (index, index, similarity).
         texts: returns prompt and answer of a row; called only for rows whose prompt is in `pairs`.
         threshold: see `deduplicate`.
+        form: what many prompts share, see `similarity.shared_form`.
     """
     representative_of: dict[int, int] = {}
     # prompt → answer → the row that is kept for both
@@ -316,7 +325,7 @@ def choose(
         if representative != index:
             representative_of[index] = representative
     similarities, alike = dict.fromkeys(representative_of, 1.0), Groups(len(prompt_keys))
-    compare = _Comparison(texts, threshold)
+    compare = _Comparison(texts, threshold, form)
     for one, other, similarity in sorted(pairs, key=lambda pair: sorted(pair[:2], reverse=True)):
         ones, others = representatives[prompt_keys[one]], representatives[prompt_keys[other]]
         _join(ones, others, representative_of, similarities, alike, compare, similarity)
@@ -390,21 +399,43 @@ def _join(
 class _Comparison:
     """Compares two rows by their texts."""
 
-    def __init__(self, texts: Callable[[int], tuple[str, str]], threshold: float) -> None:
-        self.texts, self.threshold = texts, threshold
+    def __init__(self, texts: Callable[[int], tuple[str, str]], threshold: float, form: frozenset[int]) -> None:
+        self.texts, self.threshold, self.form = texts, threshold, form
 
     def similarity(self, one: int, other: int) -> float:
-        """Jaccard index of the prompts."""
-        return jaccard(shingles(self.texts(one)[0]), shingles(self.texts(other)[0]))
+        """Jaccard index of the prompts without what many of them share."""
+        return jaccard(*(shingles(_remainder(self.texts(index)[0], self.form)) for index in (one, other)))
 
     def copies(self, one: int, other: int) -> bool:
         """Whether two rows with similar prompts are the same example."""
         (mine, answer), (theirs, reply) = self.texts(one), self.texts(other)
-        return same_answer(answer, reply) and same_question(mine, theirs, answer)
+        if not same_answer(answer, reply):
+            return False
+        length = min(len(without_form(text, self.form).split()) for text in (mine, theirs))
+        return same_question(mine, theirs, answer, length)
 
     def same_prompts(self, one: int, other: int) -> bool:
         """Whether two similar prompts ask the same question, whatever their answers."""
         return same_question(self.texts(one)[0], self.texts(other)[0], "")
+
+
+def contradictions(rows: Sequence[dict]) -> list[Conflict]:
+    """Find judgements that contradict each other: an answer labelled good and bad, or a pair of answers in both orders.
+
+    Args:
+        rows: preferences or labelled answers, as `formats.as_chat` returns them.
+    """
+    verdicts: dict[tuple, dict[object, list[int]]] = {}
+    for index, row in enumerate(rows):
+        answers = [comparable(formats.answer_of({"messages": [m]})) for m in row["messages"] if m["role"] == "assistant"]
+        verdict = row["label"] if "label" in row else answers == sorted(answers)
+        verdicts.setdefault((comparable(formats.prompt_of(row)), *sorted(answers)), {}).setdefault(verdict, []).append(index)
+    conflicts = []
+    for sides in verdicts.values():
+        if len(sides) > 1:
+            preferred = max(sides.values(), key=lambda members: (len(members), -members[0]))[0]
+            conflicts.append(Conflict(tuple(sorted(i for members in sides.values() for i in members)), preferred))
+    return conflicts
 
 
 def _conflicts(alike: Groups, representative_of: dict[int, int], clusters: dict[int, list[int]]) -> list[Conflict]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.findings import ERROR, Finding
-from course_utils.data_prep.message_rules import MESSAGE_KEYS
+from course_utils.data_prep.message_rules import END, MESSAGE_KEYS
 from course_utils.data_prep.reading import CONTROL, INVISIBLE
 from course_utils.data_prep.rules import CHAT_KEYS, PREFERENCE_KEYS
 from course_utils.data_prep.variants import messages_of, variants
@@ -111,6 +111,11 @@ def _strip_answers(row: dict) -> dict:
     return row
 
 
+def _strip_ends(row: dict) -> dict:
+    answers = ("completion", "chosen", "rejected")
+    return {key: END.sub("", value) if key in answers and isinstance(value, str) else value for key, value in row.items()}
+
+
 def _write_arguments(row: dict) -> dict:
     for message in messages_of(row):
         for call in message.get("tool_calls") or []:
@@ -125,6 +130,7 @@ FIXES: dict[str, Callable[[dict], dict]] = {
     "invisible_character": _strip_invisible,
     "extra_key": _drop_extra,
     "weight_role": _drop_weights,
+    "end_token": _strip_ends,
     "edge_whitespace": _strip_answers,
     "arguments_type": _write_arguments,
 }

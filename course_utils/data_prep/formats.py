@@ -70,7 +70,7 @@ def shape_of(row: object) -> str | None:
     keys = {key for key, value in row.items() if value is not None}
     if keys & {"preferred_output", "non_preferred_output"}:
         return "openai_preference"
-    if {"chosen", "rejected"} <= keys:
+    if {"chosen", "rejected"} <= keys or {"chosen_messages", "rejected_messages"} <= keys:
         return "preference"
     if "kto_tag" in keys or ("completion" in keys and label_of(row.get("label")) is not None) or _is_labelled_chat(row):
         return "kto"
@@ -174,6 +174,23 @@ def prompt_of(row: dict) -> str:
 def answer_of(row: dict) -> str:
     """Return what the assistant says in all turns, joined."""
     return _joined(row, lambda role: role == "assistant")
+
+
+def as_chat(row: dict, chosen_only: bool = False) -> dict:
+    """Return a row of any kind as a conversation, to be compared, split and assessed; it is not meant for training.
+
+    Args:
+        row: a valid row; a chat row is returned as it is.
+        chosen_only: of a preference, leave out the rejected answer, which otherwise follows the chosen one.
+    """
+    if "messages" in row:
+        return row
+    if isinstance(row.get("input"), dict):
+        row = _to_preference(row)
+    messages = _as_messages(row.get("prompt") or [], "user")
+    for key in ("completion", "chosen", *(() if chosen_only else ("rejected",))):
+        messages += _as_messages(row[key], "assistant") if key in row else []
+    return {"messages": messages, **{key: row[key] for key in ("tools", "label") if key in row}}
 
 
 def customer_of(row: dict) -> str | None:

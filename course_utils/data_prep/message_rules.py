@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 from course_utils.data_prep.findings import ERROR, Finding, shorten
@@ -83,6 +83,10 @@ class RowRules:
         """Add a finding; `details` are for programs (see `Finding`)."""
         self.findings.append(Finding(self.line, path, code, message, details))
 
+    def is_name(self, name: object) -> TypeGuard[str]:
+        """Return whether somebody or a function may be called this; only the hosted API limits the characters."""
+        return isinstance(name, str) and bool(name.strip() if self.target == "trl" else NAME.fullmatch(name))
+
     def extra(self, item: dict, allowed: set, path: str) -> None:
         """Report the fields of `item` that are not in `allowed`."""
         for key in item:
@@ -124,7 +128,7 @@ class ToolRules(RowRules):
             if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(function, dict):
                 self.add(path, "tools_invalid", 'a tool must have the type "function" and an object "function"')
                 readable = False
-            elif not isinstance(name, str) or not NAME.fullmatch(name):
+            elif not self.is_name(name):
                 self.add(f"{path}.function.name", "name_invalid", f"the function's name is {shorten(name)}")
                 readable = False
             else:
@@ -137,7 +141,7 @@ class ToolRules(RowRules):
     def parameters(self, function: dict, path: str) -> None:
         """Report what is wrong with a function's schema."""
         parameters = function.get("parameters")
-        if parameters is None:
+        if parameters is None or self.target == "trl":  # its templates print whatever is there
             return
         where, fault = f"{path}.parameters", ""
         if not isinstance(parameters, dict):
@@ -239,6 +243,8 @@ SPECIAL = re.compile(
     r"start_header_id|end_header_id|eom_id|python_tag|system|user|assistant|end|channel|message|start|return|call)\|>|"
     r"\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<｜[^｜>]{1,30}｜>"
 )
+# At the end of an answer: the trainer or the host adds its own.
+END = re.compile(r"\s*(?:<\|(?:im_end|endoftext|end_of_text|eot_id|end|return)\|>|</s>)\s*$")
 
 
 class MessageRules(ToolRules):
@@ -299,7 +305,7 @@ class MessageRules(ToolRules):
                 self.add(f"{where}.weight", "weight_role", f"a {role} message has a weight")
             elif isinstance(weight, bool) or weight not in (0, 1):
                 self.add(f"{where}.weight", "weight_invalid", f"the weight is {shorten(weight)}")
-        if "name" in message and not (isinstance(message["name"], str) and NAME.fullmatch(message["name"])):
+        if "name" in message and not self.is_name(message["name"]):
             self.add(f"{where}.name", "name_invalid", f"the name is {shorten(message['name'])}")
         if role == "assistant" and not isinstance(message.get("refusal"), str | None):
             self.add(f"{where}.refusal", "field_type", f"refusal must be text, but is {type_of(message['refusal'])}")

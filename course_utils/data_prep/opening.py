@@ -337,7 +337,7 @@ DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
-    """Yield number, row, findings and text of each row of a CSV or TSV file.
+    """Yield the line where it begins, row, findings and text of each row of a CSV or TSV file.
 
     The row is None if it does not fit the header.
     """
@@ -347,25 +347,25 @@ def read_csv(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
         return
     csv.field_size_limit(MAX_CELL)
     with file:
+        start = file.tell()
         settings = _settings(file, suffix_of(path))
+        before = int(file.tell() != start)  # the line that names the separator
         reader = csv.reader(file, **settings)
         header: list[str] = []
         twice: str | None = None  # a name that two columns have; a row can't hold the values of both
-        number = 0
         while True:
+            number = before + reader.line_num + 1
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                line = max(reader.line_num, 1)
-                yield line, None, [Finding(line, "", "not_json", f"not CSV: {error}")], b""
+                yield number, None, [Finding(number, "", "not_json", f"not CSV: {error}")], b""
                 continue
             if not header:
                 header = [cell.strip() for cell in cells]
                 twice = next((name for name in header if header.count(name) > 1), None)
                 continue
-            number += 1
             raw = json.dumps(cells, ensure_ascii=False).encode("utf-8")
             if not any(cells) and len(cells) != len(header):
                 yield number, None, [*first, Finding(number, "", "blank_line", "the line is blank")], raw

@@ -1,23 +1,26 @@
 """From an export to a training file: `prepare` runs all steps, and gives a reason for everything it drops, changes or flags.
 
-By default it drops only what is certainly wrong: rows that can't be read or trained on, and copies. What a quality rule
-finds, and a question that has two different answers, is flagged for a person to look at; `drop` names the codes that are
-dropped without a look. Nothing is lost: each line of the export is in the result, in a cluster of duplicates, or, unchanged,
-among the rejects.
+By default it drops only what is certainly wrong: rows that can't be read or trained on, copies, answers that are none, and
+answers that don't fit the schema, if there is one. What another quality rule finds, and a question that has two different
+answers, is flagged for a person to look at; `drop` names the codes that are dropped without a look. Nothing is lost: each
+line of the export is in the result, in a cluster of duplicates, or, unchanged, among the rejects.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.data_prep import distribution, formats, quality, reading, validation
-from course_utils.data_prep.deduplication import Cluster, Conflict, deduplicate
+from course_utils.data_prep.deduplication import COPIES, NEAR, Cluster, Conflict, contradictions, deduplicate
 from course_utils.data_prep.findings import ERROR, Finding
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
@@ -25,7 +28,7 @@ from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.pii import PII_KINDS, Redactor
 from course_utils.data_prep.pii.redaction import Redacted
 from course_utils.data_prep.similarity import in_processes
-from course_utils.data_prep.splitting import Hit, contamination, split
+from course_utils.data_prep.splitting import Hit, Parts, contamination, split_alike
 from course_utils.errors import CourseError
 from course_utils.files import write_whole
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 
 # The files that `prepare` and its report write into a folder.
-PREPARED = ("train.jsonl", "validation.jsonl", "rejects.jsonl", "changes.jsonl")
+PREPARED = ("train.jsonl", "validation.jsonl", "rejects.jsonl", "changes.jsonl", "lines.csv")
 REPORT = "report.html"
 
 
@@ -69,7 +72,12 @@ def write_lines(path: Path, lines: Iterable[str]) -> Path:
 STEPS = ("validate", "quality", "deduplicate", "contamination", "redact", "split")
 DROPPED, CHANGED, FLAGGED = "dropped", "changed", "flagged"
 CONFLICT = "conflict"
-DOUBTFUL = (*quality.RULES, CONFLICT)  # codes of rows that are flagged, or dropped if `drop` names the code
+# Codes of rows that are flagged, or dropped if `drop` names the code.
+DOUBTFUL = (quality.USELESS, *quality.RULES, CONFLICT)
+CERTAIN = (quality.USELESS,)  # those that are dropped unless `drop` says otherwise
+NO_GROUP = frozenset({"", "-", "–", "n/a", "na", "none", "null", "nan", "unknown", "anonymous", "?"})
+IDS = ("id", "_id", "uuid", "row_id", "example_id", "ticket_id", "prompt_id", "custom_id")
+ONLY_PLACEHOLDERS = re.compile(r"\W*(?:\[[A-Z_ ]+\]\W*)+|[\W\d_]*\*{2,}[\W_]*")  # an answer of which nothing is left
 REDACTION_SAMPLES = 20  # redactions of each kind that the report shows
 MAX_FIX_ROUNDS = 4
 VALIDATION_SHARE = 0.1  # of the rows
@@ -105,14 +113,15 @@ class Preparation:
     """The settings of `prepare`.
 
     Attributes:
-        kind: the kind of the rows, one of `validation.ROW_KINDS`. Rows that are not "chat" skip the steps that need a
-            conversation: they are only validated, fixed and redacted.
+        kind: the kind of the rows, one of `validation.ROW_KINDS`. All steps are the same for each kind; the quality rules
+            look only at answers that are meant to be good.
         steps: which of `STEPS` to run; they always run in the order of `STEPS`.
         test: rows that the model will be scored on; similar rows are dropped from the export.
         production: prompts from production, to measure the distance to them.
         drop: codes of `DOUBTFUL` whose rows are dropped rather than only flagged: a quality rule ("refusal"), or "conflict"
             to drop all answers to a question except the most frequent one. How often these rules are right depends on the
-            data, so read what is flagged first.
+            data, so read what is flagged first. None drops answers that are none, such as "N/A", and what does not fit the
+            schema, if there is one.
         language: ISO 639-1 code of the language that everything should be in; see `quality.assess`.
         schema: JSON Schema of the answers; see `quality.assess`.
         redaction: how personal data are replaced: "label", "mask" or "pseudonym"; see `pii.Redactor`.
@@ -122,13 +131,19 @@ class Preparation:
         seed: seed of the split and of the pseudonyms.
         workers: number of processes for the slow steps: near-duplicates of more than 4,000 rows, and personal data.
         columns: fields to rename, old name → new name.
+        copies: which copies are dropped: "exact", "normalised" or "near", which includes the others.
+        group, label, source: fields of the export's rows, such as "customer" or "metadata.user", for the split: rows of one
+            group stay together, and both parts have the same shares of labels and sources. By default the group is the
+            name in the user's message, and labels are answers that recur; "none" stands for no group.
+        validation: share of the rows that is held out.
+        progress: called with a line of text after each step, or None.
     """
 
     kind: str = "chat"
     steps: Collection[str] = STEPS
     test: Sequence[dict] = ()
     production: Sequence[str] = ()
-    drop: Collection[str] = ()
+    drop: Collection[str] | None = None
     language: str | None = None
     schema: dict | None = None
     redaction: str = "label"
@@ -139,10 +154,20 @@ class Preparation:
     seed: int = 0
     workers: int = 1
     columns: Mapping[str, str] | None = None
+    copies: str = NEAR
+    group: str | None = None
+    label: str | None = None
+    source: str | None = None
+    validation: float = VALIDATION_SHARE
+    progress: Callable[[str], None] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse an unknown code or step, naming those that exist."""
-        if unknown := set(self.drop) - set(DOUBTFUL):
+        if self.drop is None:
+            object.__setattr__(self, "drop", (*CERTAIN, "answer_format") if self.schema else CERTAIN)
+        if self.copies not in COPIES:
+            raise CourseError(f"unknown copies {self.copies!r}; there are {', '.join(COPIES)}")
+        if unknown := set(self.drop or ()) - set(DOUBTFUL):
             raise CourseError(f"unknown code {min(unknown)!r} to drop; there are {', '.join(DOUBTFUL)}")
         if unknown := set(self.steps) - set(STEPS):
             raise CourseError(f"unknown step {min(unknown)!r}; there are {', '.join(STEPS)}")
@@ -159,9 +184,13 @@ class Prepared:
         settings: how it was prepared.
         rows: the rows that are left, cleaned, in the order of the export.
         lines: for each of these rows, its line in the export.
-        owners: for each of these rows, its customer or None. The files don't have it: redaction takes the name out of the
-            rows, and a check of the labels still has to know which rows one person wrote.
+        ids: for each of these rows, its id in the export or None.
+        strata: for each of these rows, the values of the named group, label and source.
+        owners: for each of these rows, its group for the split (its customer) or None. The files don't have it: redaction
+            takes the name out of the rows, and a check of the labels still has to know which rows one person wrote.
+        parts: the split, with the shares of its labels and with notes; None without one.
         train, validation: indices into `rows`.
+        notes: what somebody should know about the result, in sentences.
         changes: everything that was dropped, changed or flagged, and why.
         texts: line of each row that was dropped, flagged, or kept from a cluster → its text, with personal data.
         clusters: rows that are the same example, as lines.
@@ -180,9 +209,13 @@ class Prepared:
     settings: Preparation
     rows: list[dict] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    ids: list[Any] = field(default_factory=list, repr=False)
+    strata: list[dict[str, Any]] = field(default_factory=list, repr=False)
     owners: list[Any] = field(default_factory=list, repr=False)
     train: list[int] = field(default_factory=list)
     validation: list[int] = field(default_factory=list)
+    parts: Parts | None = field(default=None, repr=False)
+    notes: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     texts: dict[int, str] = field(default_factory=dict)
     clusters: list[Cluster] = field(default_factory=list)
@@ -229,6 +262,10 @@ class Prepared:
             message += ": " + ", ".join(f"{rows:,} {code}" for code, rows in reasons.most_common(5))
         if few:
             message += "; look into rejects.jsonl before you train on them"
+        flagged = Counter(code for changes in self.flagged.values() for code in {change.code for change in changes})
+        if flagged:
+            message += "; flagged, and still in the files: "
+            message += ", ".join(f"{rows:,} {code}" for code, rows in flagged.most_common(5))
         if self.redacted_labels:
             values = ", ".join(f"{text} ({rows:,} rows)" for text, rows in self.redacted_labels.most_common(5))
             message += f"; taken for personal data and replaced in fields of answers: {values}"
@@ -266,6 +303,7 @@ class Prepared:
             "train": len(self.train),
             "validation": len(self.validation),
             "changes": [{"step": s, "action": a, "code": c, "rows": n} for s, a, c, n in self.table()],
+            "notes": self.notes,
             "share_left": round(self.share_left, 4),
             "shapes": dict(self.shapes.most_common()),
             "left_out": self.left_out,
@@ -283,10 +321,11 @@ class Prepared:
             lines.append(
                 f"  left out because {self.settings.target} has no place for them: {fields}; --target trl keeps them"
             )
-        return "\n".join([*lines, f"  split: {len(self.train):,} for training, {len(self.validation):,} for validation"])
+        lines.append(f"  split: {len(self.train):,} for training, {len(self.validation):,} for validation")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def write(self, folder: str | Path, overwrite: bool = False, private: str | Path | None = None) -> list[Path]:
-        """Write train.jsonl, validation.jsonl, rejects.jsonl and changes.jsonl; each file completely or not at all.
+        """Write the files in `PREPARED`; each completely or not at all, and no validation.jsonl without rows.
 
         Args:
             folder: where to write; created if it does not exist.
@@ -312,13 +351,26 @@ class Prepared:
                 for line, c in sorted(self.dropped.items())
             ),
             "changes.jsonl": (formats.dumps(vars(change)) for change in self.changes),
+            "lines.csv": self._origins(),
         }
         try:
             for place in folders.values():
                 place.mkdir(parents=True, exist_ok=True)
+            if not self.validation:  # `datasets` can't read an empty file; one of an earlier run would not belong here
+                del files["validation.jsonl"]
+                (folder / "validation.jsonl").unlink(missing_ok=True)
             return [write_lines(folders[name] / name, lines) for name, lines in files.items()]
         except OSError as error:
             raise CourseError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+    def _origins(self) -> Iterator[str]:
+        """Lines of a CSV file that says where each row of the files is from: its line and its id in the export."""
+        yield "file,row,line,id"
+        for name, part in (("train.jsonl", self.train), ("validation.jsonl", self.validation)):
+            for number, index in enumerate(part, 1):
+                line = io.StringIO()
+                csv.writer(line, lineterminator="").writerow([name, number, self.lines[index], self.ids[index]])
+                yield line.getvalue()
 
 
 def prepare(path: str | Path, kind: str = "chat", **settings: Any) -> Prepared:
@@ -333,26 +385,69 @@ def prepare(path: str | Path, kind: str = "chat", **settings: Any) -> Prepared:
         CourseError: the file cannot be read, a step, code or mode is unknown, or nothing is left.
     """
     result = Prepared(str(path), Preparation(kind, **settings))
-    steps, is_chat = result.settings.steps, kind == "chat"
-    _read(result)
-    if is_chat and "quality" in steps:
-        _quality(result)
-    if is_chat and "deduplicate" in steps:
-        _deduplicate(result)
-    if is_chat and "contamination" in steps and result.settings.test:
-        _contamination(result)
-    result.owners = [customer_of(row) for row in result.rows]
+    steps = result.settings.steps
+    _timed(result, "validate", _read)
+    if "quality" in steps:
+        _timed(result, "quality", _quality)
+    if "deduplicate" in steps:
+        _timed(result, "deduplicate", _deduplicate)
+    if "contamination" in steps and result.settings.test:
+        _timed(result, "contamination", _contamination)
+    result.owners = _owners(result)
     if "redact" in steps:
-        _redact(result)
+        _timed(result, "redact", _redact)
     if not result.rows:
         raise CourseError(f"{Path(path).name}: nothing is left of {result.counts[0][1]} lines; the reasons:\n{result}")
     production, seed = result.settings.production, result.settings.seed
-    if production and is_chat:
-        result.distance = distribution.distance([formats.prompt_of(row) for row in result.rows], production, seed)
+    views = [formats.as_chat(row) for row in result.rows]
+    if production:
+        result.distance = distribution.distance([formats.prompt_of(row) for row in views], production, seed)
     result.train = list(range(len(result.rows)))
-    if "split" in steps and is_chat and len(result.rows) > 1:
-        result.train, result.validation = split(result.rows, VALIDATION_SHARE, result.owners, seed)
+    if "split" in steps and len(result.rows) > 1:
+        _timed(result, "split", lambda result: _split(result, views))
     return result
+
+
+def _timed(result: Prepared, step: str, run: Callable[[Prepared], None]) -> None:
+    start = time.monotonic()
+    run(result)
+    if result.settings.progress:
+        result.settings.progress(f"{step}: {len(result.rows):,} rows, {time.monotonic() - start:.1f} s")
+
+
+def _owners(result: Prepared) -> list[Any]:
+    """The group of each row for the split; a blank or "unknown" is no group."""
+    if result.settings.group == "none":
+        return [None] * len(result.rows)
+    named = result.settings.group is not None
+    groups = [strata["group"] if named else customer_of(row) for row, strata in zip(result.rows, result.strata)]
+    return [None if str(group).strip().casefold() in NO_GROUP else group for group in groups]
+
+
+def _split(result: Prepared, views: Sequence[dict]) -> None:
+    settings = result.settings
+    labels = [strata["label"] for strata in result.strata] if settings.label else None
+    sources = [strata["source"] for strata in result.strata] if settings.source else None
+    if settings.kind == "unpaired_preference" and labels is None:
+        labels = [view["label"] for view in views]
+    seed = settings.seed
+    try:
+        parts = split_alike(views, settings.validation, result.owners, seed, label=labels, source=sources)
+    except CourseError as error:
+        if len(set(result.owners)) > 1 or not 0 < settings.validation < 1:
+            raise
+        result.notes.append(f"no row is held out for validation: {error}")
+        return
+    result.parts, result.train, result.validation = parts, parts.train, parts.validation
+    result.notes += parts.notes
+
+
+def _value_at(row: object, field: str) -> Any:
+    """The value of a field, or of a field in a field: "metadata.customer"."""
+    if isinstance(row, dict) and field in row:
+        return row[field]
+    outer, dot, inner = field.partition(".")
+    return _value_at(row.get(outer), inner) if dot and isinstance(row, dict) else None
 
 
 def without_customers(row: dict) -> dict:
@@ -406,7 +501,10 @@ def read_rows(path: str | Path, settings: Preparation) -> Iterator[tuple[reading
 
 def _read(result: Prepared) -> None:
     """Collect the valid and fixed rows, and reject the others with their first error."""
-    lines_read = 0
+    lines_read, settings = 0, result.settings
+    named = {name: getattr(settings, name) for name in ("group", "label", "source")}
+    named = {name: field for name, field in named.items() if field is not None and field != "none"}
+    seen: set[str] = set()
     for row, value, changes in read_rows(result.path, result.settings):
         lines_read += 1
         if row.value is not None:
@@ -417,6 +515,12 @@ def _read(result: Prepared) -> None:
         else:
             result.rows.append(value)
             result.lines.append(row.line)
+            strata = {name: _value_at(row.value, field) for name, field in named.items()}
+            seen |= {named[name] for name, found in strata.items() if found is not None}
+            result.strata.append({name: found if isinstance(found, str | int) else None for name, found in strata.items()})
+            result.ids.append(next((row.value[key] for key in IDS if row.value.get(key) is not None), None))
+    if result.rows and (unknown := set(named.values()) - seen):
+        raise CourseError(f"no row has a field {min(unknown)!r} to split by; name a field of the export's rows")
     result.counts += [("read", lines_read), ("validate", len(result.rows))]
 
 
@@ -431,7 +535,9 @@ def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> N
         result.changes.append(Change(line, step, DROPPED, code, reason))
         result.texts[line] = formats.dumps(result.rows[index])
     remaining = [i for i in range(len(result.rows)) if i not in reasons]
-    result.rows, result.lines = [result.rows[i] for i in remaining], [result.lines[i] for i in remaining]
+    parallel: tuple[list[Any], ...] = (result.rows, result.lines, result.ids, result.strata)
+    for values in parallel:
+        values[:] = [values[i] for i in remaining]
     result.counts.append((step, len(result.rows)))
 
 
@@ -443,8 +549,12 @@ def _flag(result: Prepared, step: str, index: int, code: str, reason: str) -> No
 
 def _quality(result: Prepared) -> None:
     dropped, settings = {}, result.settings
-    for index, reasons in enumerate(quality.assess(result.rows, settings.language, settings.schema, settings.seed)):
-        certain = [reason for reason in reasons if reason.code in settings.drop]
+    # What is labelled as bad may be anything.
+    indices = [i for i, row in enumerate(result.rows) if settings.kind != "unpaired_preference" or row.get("label")]
+    views = [formats.as_chat(result.rows[i], chosen_only=True) for i in indices]
+    assessed = quality.assess(views, settings.language, settings.schema, settings.seed)
+    for index, reasons in zip(indices, assessed):
+        certain = [reason for reason in reasons if reason.code in (settings.drop or ())]
         if certain:
             dropped[index] = (certain[0].code, "; ".join(reason.message for reason in certain))
             continue
@@ -454,7 +564,9 @@ def _quality(result: Prepared) -> None:
 
 
 def _deduplicate(result: Prepared) -> None:
-    deduplicated = deduplicate(result.rows, workers=result.settings.workers)
+    views = [formats.as_chat(row) for row in result.rows]
+    deduplicated = deduplicate(views, workers=result.settings.workers, copies=result.settings.copies)
+    judged = result.settings.kind in ("preference", "unpaired_preference")  # there a prompt may have many answers
     line = result.lines.__getitem__
     reasons = {}
     for cluster in deduplicated.clusters:
@@ -470,21 +582,23 @@ def _deduplicate(result: Prepared) -> None:
                 {line(m): similarity for m, similarity in cluster.similarities.items()},
             )
         )
-    for conflict in deduplicated.conflicts:
+    for conflict in contradictions(views) if judged else deduplicated.conflicts:
         result.conflicts.append(Conflict(tuple(map(line, conflict.members)), line(conflict.preferred)))
         for member in conflict.members:
             others = [line(other) for other in conflict.members if other != member]
             more = f" and {len(others) - 1} more" if others[1:] else ""
-            reason = f"asks the same question as line {others[0]}{more}, and has a different answer"
-            if CONFLICT not in result.settings.drop:
+            what = "judges the same answers as" if judged else "asks the same question as"
+            reason = f"{what} line {others[0]}{more}, and {'says the opposite' if judged else 'has a different answer'}"
+            if CONFLICT not in (result.settings.drop or ()):
                 _flag(result, "deduplicate", member, CONFLICT, reason)
-            elif member != conflict.preferred:
+            elif member != conflict.preferred and member not in reasons:
                 reasons[member] = (CONFLICT, reason)
     _drop(result, "deduplicate", reasons)
 
 
 def _contamination(result: Prepared) -> None:
-    hits = contamination(result.rows, result.settings.test)
+    test = [formats.as_chat(row) for row in result.settings.test]
+    hits = contamination([formats.as_chat(row) for row in result.rows], test)
     result.contaminated = [Hit(hit.test, result.lines[hit.train], hit.kind, hit.evidence) for hit in hits]
     _drop(
         result, "contamination", {h.train: ("test_set", f"like test row {h.test + 1}: {h.kind}, {h.evidence}") for h in hits}
@@ -494,8 +608,12 @@ def _contamination(result: Prepared) -> None:
 def _redact(result: Prepared) -> None:
     settings = result.settings
     redactor = Redactor(settings.redaction, PII_KINDS, settings.seed, allow=settings.allow)
+    inventor = Redactor("pseudonym", PII_KINDS, settings.seed, allow=settings.allow)
+    rescued = 0
     samples_per_kind: Counter[str] = Counter()
     for index, redacted in enumerate(in_processes(redactor.row, result.rows, settings.workers, 64)):
+        if redacted.findings and ONLY_PLACEHOLDERS.fullmatch(formats.answer_of(formats.as_chat(redacted.row, True))):
+            redacted, rescued = inventor.row(result.rows[index]), rescued + 1
         _sample(result, index, redacted, redactor, samples_per_kind)
         labels = _texts_of_the_record(result.rows[index])
         result.redacted_labels.update({entity.text for _, entity in redacted.findings} & labels)
@@ -510,6 +628,11 @@ def _redact(result: Prepared) -> None:
             result.changes.append(
                 Change(result.lines[index], "redact", CHANGED, entity.kind.lower(), f"{path}, {len(entity.text)} characters")
             )
+    if rescued and settings.redaction != "pseudonym":
+        note = (
+            f"{rescued:,} answers would have been nothing but a placeholder; they and their messages have pseudonyms instead"
+        )
+        result.notes.append(note)
     result.counts.append(("redact", len(result.rows)))
 
 

@@ -55,6 +55,9 @@ USUAL_FORM = 0.7  # share of the answers that must have a form before it counts 
 FROM_MESSAGE = 0.7
 
 
+USELESS = "useless_answer"
+
+
 @dataclass(frozen=True)
 class Reason:
     """Why someone should look at a row: the code of the rule, and a message about what it has found."""
@@ -93,7 +96,7 @@ def assess(
     prompts, answers = [formats.prompt_of(row) for row in rows], [formats.answer_of(row) for row in rows]
     wrong_form = form_of(answers, schema)
     formed = wrong_form is not _any_form
-    canned = _canned(prompts, answers)
+    canned, useless = _canned(prompts, answers), _useless(answers)
     # Malformed or canned answers don't show what a proper answer has in common with its message.
     proper = [i for i, answer in enumerate(answers) if i not in canned and not wrong_form(answer)]
     # A free-text answer need not take its words from the message.
@@ -104,6 +107,7 @@ def assess(
         reasons = [
             reason
             for reason in (
+                useless.get(index),
                 _refusal(prompt, answer, wrong_form),
                 _truncated(prompt, answer),
                 canned.get(index),
@@ -117,12 +121,23 @@ def assess(
         codes = {reason.code for reason in reasons}
         # A refusal or a truncated answer also has the wrong form; the more specific reason says more.
         # And a faulty answer fits no question, so its poor fit says nothing.
-        if codes & {"refusal", "truncated"}:
+        if codes & {"refusal", "truncated", USELESS}:
             reasons = [reason for reason in reasons if reason.code not in ("answer_format", "other_answer")]
         elif codes & {"answer_format", "canned_answer", "language", "low_information"}:
             reasons = [reason for reason in reasons if reason.code != "other_answer"]
         assessed.append(reasons)
     return assessed
+
+
+def _useless(answers: Sequence[str]) -> dict[int, Reason]:
+    """Answers that stand for an answer that nobody gave; not those that recur because they are a label."""
+    counts = Counter(answer.strip() for answer in answers)
+    labels = len(counts) <= len(answers) / 3
+    return {
+        index: Reason(USELESS, f"the answer is only {answer.strip()!r}")
+        for index, answer in enumerate(answers)
+        if PATTERNS["useless"].fullmatch(answer.strip()) and not (labels and answer.strip().isalpha())
+    }
 
 
 def _refusal(prompt: str, answer: str, wrong_form: Callable[[str], Reason | None]) -> Reason | None:
@@ -138,6 +153,8 @@ def _refusal(prompt: str, answer: str, wrong_form: Callable[[str], Reason | None
 
 def _refuses(prompt: str, answer: str) -> str:
     """The beginning of an answer that is nothing but a refusal; "" for any other answer."""
+    if len(answer) > 2 and answer.lower().strip(".!") != "no" and PATTERNS["plain_refusal"].fullmatch(answer):
+        return answer
     if match := REFUSAL_ZH.match(answer):
         return match.group() if len(answer) < 2 * REFUSAL_WORDS else ""
     if len(answer.split()) > REFUSAL_WORDS:

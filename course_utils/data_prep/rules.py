@@ -6,7 +6,7 @@ import json
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.findings import shorten
-from course_utils.data_prep.message_rules import MAX_PICTURES, PARTS, ROLES, MessageRules, count_pictures, type_of
+from course_utils.data_prep.message_rules import END, MAX_PICTURES, PARTS, ROLES, MessageRules, count_pictures, type_of
 
 CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
 PREFERENCE_KEYS = {"input", "preferred_output", "non_preferred_output"}
@@ -88,6 +88,9 @@ class PreferenceRules(MessageRules):
             if not part.strip():
                 self.add(key, "field_empty", f"{key} is {'empty' if not part else 'only whitespace'}")
             else:
+                if key != "prompt" and (match := END.search(part)):
+                    self.add(key, "end_token", f"the text ends with {match.group().strip()}")
+                    part = part[: match.start()]
                 self.text(part, "user" if key == "prompt" else "assistant", key)
         elif isinstance(part, list):
             if not part:

@@ -15,17 +15,26 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 PERMUTATIONS = 128
 ROWS_PER_BAND = 4  # 32 bands: the probability of finding a pair is 0.988 at a Jaccard index of 0.6, and 0.9998 at 0.7
+# Neighbouring words belong to the form of a set of texts, such as an instruction, if this share and this number have them.
+FORM_SHARE, FORM_TEXTS = 0.05, 10
+FORM_SAMPLE = 5_000
 EXACT_UP_TO = 4_000  # texts; with more, similar texts make time and memory grow with the square of their number
 # Chinese, Japanese kana and Thai put no spaces between words: each of their characters counts as a word.
 _ALONE = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
-PLAIN = re.compile(r"\w+")
+# Signs that carry meaning: currencies, mathematics, emoji; # in "C#", and - * / as operators or before a number.
+_SIGNS = re.escape("".join(c for c in map(chr, (*range(0x3000), *range(0x1F000, 0x1FB00)))
+                           if unicodedata.category(c) in ("Sc", "Sm", "So") and c not in "|~") + "%")  # fmt: skip
+# Each alternative begins with what it matches, because that is tried fast.
+_OPERATORS = r"#(?<=[^\W\d_]#)|[-−](?=\d)(?<![\w-].)|[-*/](?=\d)(?<=\d.)|[-*/](?= ?\d)(?<=\d .)"
+_OFTEN = r"""\s.,;:'’"“”()!?_"""  # no signs; excluded first, because the list of signs is long
+WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|(?![{_OFTEN}])(?:[{_SIGNS}]|{_OPERATORS})")
+PLAIN = re.compile(rf"\w+|[$+<=>%]|{_OPERATORS}")
 WITHOUT_SPACES = re.compile(rf"[{_ALONE}]")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,21 +43,72 @@ _MULTIPLIERS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64) | 
 _OFFSETS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64)
 
 
+@functools.lru_cache(maxsize=4096)  # each text of a pair is compared in several ways
 def normalise(text: str) -> str:
     """Return a text without what copies of the same message may differ in.
 
-    That is case, width, the encoding of accents, punctuation and spacing.
+    That is case, width, the encoding of accents, punctuation and spacing. Signs that carry meaning count as words.
     """
     if text.isascii():
         return " ".join(PLAIN.findall(text.lower()))
-    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).lower()))
 
 
 def shingles(text: str) -> np.ndarray:
     """Return the set of a text's words and pairs of neighbouring words, as sorted 32-bit hashes."""
-    words = np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in normalise(text).split()], dtype=np.uint64)
+    words = _word_hashes(text)
     pairs = (words[:-1] * np.uint64(2654435761) + words[1:] * np.uint64(40503) + np.uint64(1)) & np.uint64(0xFFFFFFFF)
     return np.unique(np.concatenate([words, pairs]).astype(np.uint32))
+
+
+def shared_form(texts: Sequence[str], share: float = FORM_SHARE, least: int = FORM_TEXTS) -> frozenset[int]:
+    """Return the triples of neighbouring words that many texts have in common: an instruction, a template.
+
+    Args:
+        texts: any texts; of more than 5,000, as many at equal distances are looked at.
+        share, least: a triple is common if at least this share of the different texts, and this number, have it.
+
+    Returns:
+        Hashes of the triples; beginning and end of a text count as words.
+    """
+    different = list(dict.fromkeys(texts))
+    sample = different[:: max(1, len(different) // FORM_SAMPLE)]
+    triples = [np.unique(_triples(_word_hashes(text))) for text in sample]
+    if not triples:
+        return frozenset()
+    found, counts = np.unique(np.concatenate(triples), return_counts=True)
+    return frozenset(found[counts >= max(least, share * len(sample))].tolist())
+
+
+def without_form(text: str, form: frozenset[int], keep_form: bool = False) -> str:
+    """Return the words of a text that are in none of the common triples; all of its words if none would be left.
+
+    Args:
+        text: the text.
+        form: the result of `shared_form`.
+        keep_form: whether to return the common words instead, with a star for each run of others; then the result names the
+            template of the text, and is "" if it has none.
+    """
+    words = normalise(text).split()
+    common = [False] * (len(words) + 4)
+    for start, triple in enumerate(_triples(_word_hashes(text)).tolist()):
+        if triple in form:
+            common[start : start + 3] = [True] * 3
+    common = common[2 : len(words) + 2]
+    if keep_form:
+        marked = [word if shared else "*" for word, shared in zip(words, common)]
+        pieces = [word for word, before in zip(marked, ["", *marked]) if (word, before) != ("*", "*")]
+        return " ".join(pieces) if sum(common) > 1 else ""
+    return " ".join(word for word, shared in zip(words, common) if not shared) or " ".join(words)
+
+
+def _word_hashes(text: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    return np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in normalise(text).split()], dtype=np.uint64)
+
+
+def _triples(words: np.ndarray) -> np.ndarray:
+    padded = np.concatenate([[1, 2], words, [3, 4]]).astype(np.uint64)
+    return padded[:-2] * np.uint64(2654435761) + padded[1:-1] * np.uint64(40503) + padded[2:]
 
 
 def text_signature(text: str) -> np.ndarray:
@@ -157,38 +217,29 @@ def _neighbours(group: np.ndarray) -> set[tuple[int, int]]:
 
 def _sharing_a_rare_member(sets: list[np.ndarray], threshold: float) -> Iterable[tuple[int, int]]:
     """All pairs that can reach the threshold: those that have one of the rarest members of both in common."""
-    if not sets:
+    from scipy.sparse import csr_matrix
+
+    if not any(one.size for one in sets):
         return []
-    everything = np.concatenate(sets)
-    members, counts = np.unique(everything, return_counts=True)
-    keys, owners = [], []
-    for index, one in enumerate(sets):
-        if not one.size:
-            continue
-        rarest = one[np.lexsort((one, counts[np.searchsorted(members, one)]))]
+    members, counts = np.unique(np.concatenate(sets), return_counts=True)
+    columns = []
+    for one in sets:
+        places = np.searchsorted(members, one)
         # Two sets with ceil(t n) of n members in common must have one of the first n - ceil(t n) + 1 in common.
-        prefix = rarest[: one.size - int(np.ceil(threshold * one.size - 1e-9)) + 1]
-        keys.append(prefix)
-        owners.append(np.full(prefix.size, index))
-    if not keys:
-        return []
-    key, owner = np.concatenate(keys), np.concatenate(owners)
-    order = np.argsort(key, kind="stable")
-    key, owner = key[order], owner[order]
+        columns.append(
+            places[np.lexsort((places, counts[places]))][: one.size - int(np.ceil(threshold * one.size - 1e-9)) + 1]
+        )
+    owners = np.repeat(np.arange(len(sets)), [column.size for column in columns])
+    rare = csr_matrix((np.ones(owners.size, np.int32), (owners, np.concatenate(columns))), (len(sets), len(members)))
     sizes = np.array([one.size for one in sets])
-    pairs: set[tuple[int, int]] = set()
-    starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
-    for start, end in zip(starts, np.r_[starts[1:], len(key)]):
-        if end - start < 2:
-            continue
-        group = owner[start:end]
-        by_size = group[np.argsort(sizes[group], kind="stable")]
-        ordered = sizes[by_size]
-        for position, index in enumerate(by_size[:-1]):
-            # Sets whose sizes differ too much can't be similar.
-            last = np.searchsorted(ordered, ordered[position] / threshold + 1e-9, side="right")
-            pairs.update((min(index, other), max(index, other)) for other in by_size[position + 1 : last].tolist())
-    return sorted((int(i), int(j)) for i, j in pairs)
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, len(sets), 500):  # some at a time, so that memory does not grow with the square of their number
+        both = (rare[start : start + 500] @ rare.T).tocoo()
+        i, j = both.row + start, both.col
+        # Sets whose sizes differ too much can't be similar.
+        possible = (i < j) & (np.minimum(sizes[i], sizes[j]) >= threshold * np.maximum(sizes[i], sizes[j]) - 1e-9)
+        pairs += zip(i[possible].tolist(), j[possible].tolist())
+    return sorted(pairs)
 
 
 class Groups:
@@ -203,6 +254,19 @@ class Groups:
             self.parent[i] = self.parent[self.parent[i]]
             i = self.parent[i]
         return i
+
+    def join_equal(self, keys: Iterable) -> None:
+        """Merge the groups of items that have the same key; None is no key."""
+        first: dict = {}
+        for index, key in enumerate(keys):
+            if key is not None:
+                self.join(first.setdefault(key, index), index)
+
+    def copy(self) -> Groups:
+        """Return the same groups, to be merged further on their own."""
+        other = Groups(0)
+        other.parent = list(self.parent)
+        return other
 
     def join(self, i: int, j: int) -> None:
         """Merge the groups of two items."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.similarity import Groups, normalise, similar_pairs
+from course_utils.data_prep.opening import json_or_none
+from course_utils.data_prep.similarity import Groups, normalise, shared_form, similar_pairs, without_form
 from course_utils.errors import CourseError
 
 PHRASE_WORDS = 8  # consecutive words that two people hardly ever choose alike; Brown et al. 2020 use 13, on longer texts
@@ -16,16 +18,70 @@ MIN_PHRASE_WORDS = 5  # a shorter test text (a label, a name) occurs in other te
 # them.
 FRAME_ROWS, FRAME_SHARE = 4, 0.02
 SIMILAR = 0.5
+LABEL_ROWS = 3  # rows that a value has on average if it is a label
+TEMPLATE_ROWS, TEMPLATE_SHARE = 5, 0.01  # a template's three consecutive words occur in as many rows, and this share of them
+SWEEPS = 10
+WEIGHTS = {"template": 0.2, "size": 0.2}  # in how alike two parts are; a label or a source has 1
+Values = Callable[[dict], Hashable] | Sequence | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A training part and a validation part that is a sample of all rows.
+
+    Attributes:
+        train, validation: indices of the rows, in order.
+        strata: what the parts should be alike in ("label", "template", …) → the value of each row, None for no value.
+        notes: where the parts could not be made alike, in words.
+    """
+
+    train: list[int]
+    validation: list[int]
+    strata: Mapping[str, Sequence] = field(default_factory=dict, repr=False)
+    notes: list[str] = field(default_factory=list)
+
+    def shares(self, name: str) -> dict[Hashable, tuple[float, float]]:
+        """Return value → (its share of the training rows, its share of the validation rows), the commonest value first."""
+        values = self.strata[name]
+        counts = [Counter(values[i] for i in part if values[i] is not None) for part in (self.train, self.validation)]
+        ordered = [value for value, _ in (counts[0] + counts[1]).most_common()]
+        train, validation = ({value: n / max(1, part.total()) for value, n in part.items()} for part in counts)
+        return {value: (train.get(value, 0.0), validation.get(value, 0.0)) for value in ordered}
 
 
 def split(
     rows: Sequence[dict],
     validation: float = 0.1,
-    group: Callable[[dict], object] | Sequence | None = None,
+    group: Values = None,
     seed: int = 0,
     threshold: float = SIMILAR,
+    label: Values = None,
+    source: Values = None,
 ) -> tuple[list[int], list[int]]:
-    """Split rows into training and validation rows, so that rows that belong together stay on one side.
+    """Split rows into training and validation rows; the same as `split_alike`, without its notes.
+
+    Returns:
+        Indices of the training rows, and indices of the validation rows.
+    """
+    parts = split_alike(rows, validation, group, seed, threshold, label, source)
+    return parts.train, parts.validation
+
+
+def split_alike(
+    rows: Sequence[dict],
+    validation: float = 0.1,
+    group: Values = None,
+    seed: int = 0,
+    threshold: float = SIMILAR,
+    label: Values = None,
+    source: Values = None,
+) -> Parts:
+    """Hold out a sample of the rows that is like all rows, while rows that belong together stay on one side.
+
+    What stays together is a customer's rows, rows with the same prompt, and near-copies. Rows that were made from one
+    template are different rows: the words that many prompts have in common count for nothing. The two parts are alike in
+    their labels, sources, templates, instructions and sizes of groups, as far as the groups allow (iterative
+    stratification after Sechidis, Tsoumakas and Vlahavas 2011, for groups instead of rows).
 
     Args:
         rows: chat rows.
@@ -33,40 +89,167 @@ def split(
         group: a row's customer, document, author and so on, as a function or as one value per row; rows with the same value
             stay together, and None groups a row with no other.
         seed: seed of the shuffle.
-        threshold: Jaccard index from which two prompts stay together; with up to 4,000 rows, every pair is compared.
-
-    Returns:
-        Indices of the training rows, and indices of the validation rows.
+        threshold: Jaccard index from which two prompts stay together, without the words that many prompts share; 1 keeps
+            only equal prompts together. With up to 4,000 rows, every pair is compared.
+        label: a row's label, as a function or as one value per row; without it, answers that recur, or the fields of JSON
+            answers whose values recur.
+        source: where a row is from, in the same way.
 
     Raises:
-        CourseError: there are fewer than two rows, the share is not between 0 and 1, or all rows belong together.
+        CourseError: there are fewer than two rows, the share is not between 0 and 1, or all rows are of one group.
     """
     if not 0 < validation < 1:
         raise CourseError(f"validation must be a share between 0 and 1, not {validation}")
     if len(rows) < 2:
         raise CourseError(f"{len(rows)} rows can't be split: at least two are needed")
+    notes: list[str] = []
+    prompts = [formats.prompt_of(row) for row in rows]
     groups = Groups(len(rows))
-    first_row_of: dict[object, int] = {}
-    owners = group if isinstance(group, Sequence) else [group(row) if group else None for row in rows]
-    for index, key in enumerate(owners):
-        if key is not None:
-            groups.join(first_row_of.setdefault(key, index), index)
-    for i, j, _ in similar_pairs([formats.prompt_of(row) for row in rows], threshold):
-        groups.join(i, j)
+    groups.join_equal(_values(rows, group))
+    if len(groups.members()) < 2:
+        message = "all rows have the same group, so none can be held out"
+        raise CourseError(f"{message}: name another one (group=…, --group COLUMN), or none (group=None, --group none)")
+    by_owner = groups.copy()
+    groups.join_equal([normalise(prompt) or prompt for prompt in prompts])
+    if len(groups.members()) < 2:
+        groups = by_owner
+        notes.append("all rows have the same prompt, which is therefore in both parts")
+    elif torn := _join_near(groups, prompts, threshold, max(2, round(validation * len(rows)) // 2)):
+        notes.append(f"{torn:,} pairs of similar prompts may be in both parts: together they would be too large a group")
+    strata = strata_of(rows, prompts, label, source)
     together = groups.members()
-    if len(together) < 2:
-        raise CourseError("all rows belong together (one customer, or one text), so none can be held out")
-    random.Random(seed).shuffle(together)
-    target_size = max(1, round(validation * len(rows)))
-    held_out: list[int] = []
-    for members in sorted(together, key=len, reverse=True):  # stable: shuffled among equals
-        # Large groups first, and only as long as they fit; the small ones then fill up the share.
-        if len(held_out) + len(members) <= target_size and len(members) <= max(1, target_size // 4):
-            held_out += members
-    if not held_out:
-        held_out = min(together, key=len)
-    validation_rows = set(held_out)
-    return [i for i in range(len(rows)) if i not in validation_rows], sorted(held_out)
+    held_out = _hold_out(together, strata, validation, seed)
+    notes += _unlike(strata, held_out, len(rows), validation)
+    return Parts([i for i in range(len(rows)) if i not in held_out], sorted(held_out), strata, notes)
+
+
+def _values(rows: Sequence[dict], values: Values) -> Sequence:
+    return values if isinstance(values, Sequence) else [values(row) if values else None for row in rows]
+
+
+def _join_near(groups: Groups, prompts: Sequence[str], threshold: float, largest: int) -> int:
+    """Join near-copies, the most similar first, and return how many pairs would have made a group too large.
+
+    Chains of similar texts end in one group of everything, and then nothing could be held out.
+    """
+    if threshold >= 1:
+        return 0
+    form = shared_form(prompts)
+    pairs = similar_pairs([without_form(prompt, form) for prompt in prompts], threshold)
+    sizes = Counter(groups.find(i) for i in range(len(prompts)))
+    torn = 0
+    for i, j, _ in sorted(pairs, key=lambda pair: -pair[2]):
+        one, other = groups.find(i), groups.find(j)
+        if one == other:
+            continue
+        size = sizes[one] + sizes[other]
+        if size > largest:
+            torn += 1
+            continue
+        groups.join(one, other)
+        sizes[groups.find(one)] = size
+    return torn
+
+
+def strata_of(rows: Sequence[dict], prompts: Sequence[str], label: Values, source: Values) -> dict[str, Sequence]:
+    """Return what two parts of the rows should be alike in: name → the value of each row, None for no value."""
+    strata: dict[str, Sequence] = {}
+    if label is not None:
+        strata["label"] = _values(rows, label)
+    else:
+        strata |= _recurring([formats.answer_of(row) for row in rows])
+    if source is not None:
+        strata["source"] = _values(rows, source)
+    instructions = [next((str(m.get("content")) for m in row["messages"] if m["role"] == "system"), None) for row in rows]
+    if len(set(instructions)) > 1:
+        strata["instruction"] = instructions
+    form = shared_form(prompts, TEMPLATE_SHARE, TEMPLATE_ROWS)
+    templates = [without_form(prompt, form, keep_form=True) or None for prompt in prompts]
+    if any(templates):
+        strata["template"] = templates
+    return strata
+
+
+def _recurring(answers: Sequence[str]) -> dict[str, list]:
+    """Labels in the answers: the answers themselves, or fields of the records in them, if their values recur."""
+    records = [json_or_none(answer) for answer in answers]
+    if sum(isinstance(record, dict) for record in records) > 0.5 * len(answers):
+        names = {name: None for record in records if isinstance(record, dict) for name in record}
+        columns = {name: [record.get(name) if isinstance(record, dict) else None for record in records] for name in names}
+    else:
+        columns = {"answer": list(answers)}
+    recurring = {}
+    for name, values in columns.items():
+        kept = [value if isinstance(value, str | bool | int) else None for value in values]
+        present = [value for value in kept if value is not None]
+        if present and 1 < len(set(present)) <= len(present) / LABEL_ROWS:
+            recurring[name] = kept
+    return recurring
+
+
+def _hold_out(together: list[list[int]], strata: Mapping[str, Sequence], share: float, seed: int) -> set[int]:
+    """Choose groups so that the held-out part has the same share of each value, by moving what brings it closer."""
+    order = list(together)
+    random.Random(seed).shuffle(order)
+    totals = Counter((name, value) for name, values in strata.items() for value in values if value is not None)
+    totals += Counter(("size", len(members).bit_length()) for members in order for _ in members)
+    totals["rows", None] = sum(map(len, order))
+    # A value whose share is less than half a row says nothing about which row should be held out.
+    targets = {cell: share * n for cell, n in totals.items() if share * n >= 0.5 or cell[0] == "rows"}
+    targets["rows", None] = target = max(1, round(share * totals["rows", None]))
+    cells = []
+    for members in order:
+        own = Counter((name, values[i]) for name, values in strata.items() for i in members)
+        own |= {("size", len(members).bit_length()): len(members), ("rows", None): len(members)}
+        cells.append([(cell, n) for cell, n in own.items() if cell in targets])
+    counts: Counter = Counter()
+    held_out = [False] * len(order)
+
+    def cost(index: int) -> float:
+        """By how much the squared distances from the targets grow, in units of the targets, if a group changes sides."""
+        sign = -1 if held_out[index] else 1
+        return sum(
+            WEIGHTS.get(cell[0], 1) * n * (sign * 2 * (counts[cell] - targets[cell]) + n) / targets[cell]
+            for cell, n in cells[index]
+        )
+
+    def move(index: int) -> None:
+        held_out[index] = not held_out[index]
+        for cell, n in cells[index]:
+            counts[cell] += n if held_out[index] else -n
+
+    for _ in range(SWEEPS):
+        before = list(held_out)
+        for index in range(len(order)):
+            if cost(index) < -1e-9:
+                move(index)
+        if held_out == before:
+            break
+    while gap := target - counts["rows", None]:
+        fitting = [i for i, members in enumerate(order) if held_out[i] == (gap < 0) and len(members) <= abs(gap)]
+        if not fitting:
+            break
+        move(min(fitting, key=cost))
+    if counts["rows", None] == 0:
+        move(min(range(len(order)), key=lambda index: len(order[index])))
+    return {i for index, members in enumerate(order) if held_out[index] for i in members}
+
+
+def _unlike(strata: Mapping[str, Sequence], held_out: set[int], rows: int, share: float) -> list[str]:
+    """Say where the held-out part is not like all rows."""
+    notes = []
+    if abs(len(held_out) / rows - share) > max(0.25 * share, 1 / rows):
+        notes.append(f"validation has {len(held_out) / rows:.0%} of the rows, not {share:.0%}: the groups are too large")
+    for name, values in strata.items():
+        counts = Counter(value for value in values if value is not None)
+        held = {values[i] for i in held_out}
+        least = 1 / share if name in ("template", "instruction") else 2  # of a rare one, none can be expected
+        missing = [(value, n) for value, n in counts.most_common() if value not in held and n >= least]
+        if missing:
+            few = ", ".join(f"{str(value)[:40]} ({n:,} rows)" for value, n in missing[:3])
+            more = ", …" if missing[3:] else ""
+            notes.append(f"{len(missing):,} of {len(counts):,} values of {name} have no row in validation: {few}{more}")
+    return notes
 
 
 @dataclass(frozen=True)
@@ -98,7 +281,9 @@ def contamination(train: Sequence[dict], test: Sequence[dict]) -> list[Hit]:
         train, test: chat rows; a test row need not have an answer.
     """
     hits: dict[tuple[int, int], Hit] = {}
-    for i, j, index in similar_pairs([formats.prompt_of(row) for row in (*train, *test)], SIMILAR):
+    prompts = [formats.prompt_of(row) for row in (*train, *test)]
+    form = shared_form(prompts)
+    for i, j, index in similar_pairs([without_form(prompt, form) for prompt in prompts], SIMILAR):
         if i < len(train) <= j:
             hits[j - len(train), i] = Hit(j - len(train), i, "near-duplicate", f"Jaccard index {index:.2f}")
     test_rows_with = _distinctive_phrases([_texts_of(row) for row in test])

@@ -16,7 +16,7 @@ MEANINGFUL = {
     "label", "kto_tag", "images", "image", "videos", "video", "audios", "audio", "history", "weight",
     "reasoning_content", "reasoning", "thinking",
 }  # fmt: skip
-UNSUPPORTED = {"label_type"}  # variants that no trainer accepts
+UNSUPPORTED = {"label_type", "part_value"}  # variants that no trainer accepts
 LISTS = ("messages", "prompt", "completion", "chosen", "rejected", "preferred_output", "non_preferred_output")
 ANSWERS = ("messages", "conversations", "conversation", "output", "completion", "chosen", "rejected", "preferred_output")
 MAYBE_TEXT = ("messages", "conversations", "tools", "functions", "chosen", "rejected", "prompt", "completion")
@@ -122,6 +122,54 @@ def number_calls(row: dict) -> dict:
     return row
 
 
+def write_parts(row: dict) -> dict:
+    """Return a row of LLaMA-Factory's layout with parts ({"type", "value"}) in the usual one.
+
+    Reasoning becomes a field of its message, calls become tool calls, and the two conversations of a preference become its
+    prompt and two answers.
+    """
+    if isinstance(row.get("chosen_messages"), list) and isinstance(row.get("rejected_messages"), list):
+        chosen, rejected = row.pop("chosen_messages"), row.pop("rejected_messages")
+        start = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), min(len(chosen), len(rejected)))
+        row |= {"prompt": chosen[:start], "chosen": chosen[start:], "rejected": rejected[start:]}
+    for message in messages_of(row):
+        if not _has_values(message):
+            continue
+        weight = message.pop("loss_weight", None)
+        if message.get("role") == "assistant" and weight == 0:
+            message["weight"] = 0
+        values: dict[str, list] = {}
+        for part in message["content"]:
+            values.setdefault(str(part["type"]), []).append(part["value"])
+        texts: str | list = "\n".join(map(str, values.get("text", [])))
+        if pictures := values.get("image_url"):
+            texts = [{"type": "image_url", "image_url": {"url": url}} for url in pictures] + [
+                {"type": "text", "text": texts}
+            ]
+        calls = [opening.json_or_none(call) if isinstance(call, str) else call for call in values.get("tool_call", [])]
+        if not values.keys() <= {"text", "image_url", "reasoning", "tool_call"} or not all(map(_is_call, calls)):
+            continue  # what is left as it is will be reported
+        message["content"] = texts or None
+        if calls:
+            message["tool_calls"] = [
+                {"type": "function", "function": {"name": c["name"], "arguments": _dumped(c["arguments"])}} for c in calls
+            ]
+        if reasoning := values.get("reasoning"):
+            message["reasoning_content"] = "\n".join(map(str, reasoning))
+    return row
+
+
+def _is_call(call: object) -> bool:
+    return isinstance(call, dict) and {"name", "arguments"} <= call.keys()
+
+
+def _has_values(message: dict) -> bool:
+    parts = message.get("content")
+    return (
+        isinstance(parts, list) and bool(parts) and all(isinstance(p, dict) and {"type", "value"} <= p.keys() for p in parts)
+    )
+
+
 def parse_label(row: dict) -> dict:
     """Return a row whose label is true or false."""
     if "completion" in row and (label := label_of(row.get("label"))) is not None:
@@ -132,6 +180,7 @@ def parse_label(row: dict) -> dict:
 # code → the function that fixes it, and the message about it
 VARIANTS: dict[str, tuple[Callable[[dict], dict], str]] = {
     "null_field": (without_nulls, "null is written for an absent value"),
+    "part_value": (write_parts, "the parts of messages are in another trainer's layout"),
     "list_as_text": (parse_lists, "a list is written as text, or a function has no type"),
     "call_without_id": (number_calls, "a call has no id or type, or its answer does not name it"),
     "label_type": (parse_label, "the label is not true or false"),
@@ -158,8 +207,13 @@ def _is_usual(row: dict) -> bool:
     for key, value in row.items():
         if value is None or (key in MAYBE_TEXT and isinstance(value, str) and value.lstrip().startswith("[")):
             return False
+    if "chosen_messages" in row:
+        return False
     return all(
-        message.get("role") != "tool" and "tool_calls" not in message and None not in map(message.get, message)
+        message.get("role") != "tool"
+        and not _has_values(message)
+        and "tool_calls" not in message
+        and None not in map(message.get, message)
         for message in messages_of(row)
     )
 

@@ -632,6 +632,7 @@ SCRIPT_NOTES = {
     "ASKED": "The system message of every row.",
     "ALLOW": "What looks like personal data and is none, such as a product with a person's name.",
     "NUMBERS": 'Numbers of your own to take out, such as {r"\\bTB-\\d{5}\\b": "[ORDER]"}.',
+    "NOBODY": "What stands in WHO where nobody knows the customer.",
     "SEED": "Another number deals the customers and the folds anew.",
     "STOP": "Shares of the rows: at most so many unusable, contradicting and of one customer;\n"
     "# at least so many with personal data, in the smallest part; kappa between a classifier and the labels.",
@@ -668,10 +669,7 @@ def gone_wrong(steps: Sequence[Callable[[Any], tuple[Any, str]]], file: str | Pa
 
     usable, without_copies, redact, split, doubtful = steps
     healthy = usable(pd.read_csv(file, dtype=str).head(400))[0].query("why == ''").reset_index(drop=True)
-    opening = (
-        "Thank you for writing to Tarnbrook. We have received your message through our contact form and our team will be in "
-        "touch with you as soon as it can. Please keep this line in your reply. Your message was as follows: "
-    )
+    moved = healthy.assign(category=healthy["category"].to_numpy()[np.arange(len(healthy)) - 1])
     apart, _ = split(healthy)
     broken = {
         "usable": (
@@ -679,8 +677,8 @@ def gone_wrong(steps: Sequence[Callable[[Any], tuple[Any, str]]], file: str | Pa
             "compare the names with those of your list, and rename",
         ),
         "without_copies": (
-            without_copies, healthy.assign(message=opening + healthy["message"]), "one paragraph above each message",
-            "read three pairs of “copies”; cut the paragraph off first",
+            without_copies, pd.concat([healthy, moved], ignore_index=True), "a wrong join: each message is there twice",
+            "read three pairs of “copies”; join the tables by the ticket's number",
         ),
         "redact": (
             redact, healthy.assign(message=healthy["category"]), "TEXT names the wrong column",

@@ -512,7 +512,7 @@ splits
 # memorising.
 #
 # `data_prep.split` keeps near-copies and each customer's rows together (a customer is the `name` in the user's
-# message). In your data a document, a patient or a repository may play that part.
+# message), and gives both parts the same shares of labels and templates. In your data a document, a patient or a repository may play that part.
 #
 # **Or by time?** If your rows have dates, and the world changes under the model, such as through new products,
 # you can also train on everything before a day and validate on everything after it. That shows how the model
@@ -1043,8 +1043,6 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 # %%
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
@@ -1060,6 +1058,7 @@ RENAME = {}                                  # such as {"Bill": "billing"}
 ASKED = "Triage this customer message."      # the system message of every row
 ALLOW = []                                   # no personal data, though they look so
 NUMBERS = {}                                 # of your own, such as {r"\bTB-\d{5}\b": "[ORDER]"}
+NOBODY = ["", "-", "unknown", "anonymous", "n/a", "none", "nan"]   # in WHO, these are no customer
 SEED = 0                                     # another one deals customers and folds anew
 STOP = {"unusable": 0.2, "contradict": 0.05, "redacted": 0.01, "one_customer": 0.2,
         "smallest_part": 0.05, "kappa": 0.1}
@@ -1090,15 +1089,17 @@ def opened(file):
         except UnicodeDecodeError:
             continue
     header = text.partition("\n")[0]
-    return pd.read_csv(io.StringIO(text), dtype=str, sep=max(",;\t|", key=header.count))
+    return pd.read_csv(io.StringIO(text), dtype=str, sep=max(",;\t|", key=header.count),
+                       keep_default_na=False, na_values=[""])   # "None" and "NA" are texts
 
 
 # %%
 def usable(rows):
     """1. Only rows with a message and a known label; "row" is the place in the export."""
     label = rows[LABEL].map(str, na_action="ignore").str.strip().replace(RENAME)
-    person = rows[WHO].fillna(rows[TEXT])                  # a message without a name stands alone
-    rows = rows.assign(row=range(1, len(rows) + 1), person=person, **{LABEL: label})
+    who = rows[WHO].mask(rows[WHO].map(lambda who: str(who).strip().lower()).isin(NOBODY))
+    person = who.fillna(rows[TEXT])                        # a message without a name stands alone
+    rows = rows.assign(row=range(1, len(rows) + 1), person=person, **{LABEL: label, WHO: who})
     empty = rows[TEXT].fillna("").str.strip() == ""
     unknown = ~empty & ~label.isin(LABELS)
     named = label[unknown].fillna("no label").value_counts().head(12).to_dict()
@@ -1131,28 +1132,38 @@ def decided(rows):
     return corrected(rows, "decided.csv")
 
 # %% [markdown]
-# Step 3 compares all pairs at once. It builds a table with one line per message and one column per piece, with
-# a 1 where the message has the piece. Multiplied with itself, the table says how many pieces two messages
-# share, and the Jaccard index of section 3 follows from that. Ten thousand rows take several GB of memory,
-# twice as many take four times as much. For more, use the bands of section 3 (library `datasketch`).
+# Step 3 builds a table with one line per message and one column per piece, with a 1 where the message has the piece, and
+# leaves out the pieces that many messages have, such as a greeting or an instruction: they make different messages look
+# alike. A thousand lines at a time are multiplied with the whole table, which says how many pieces two messages share, and
+# the Jaccard index of section 3 follows from that. Twenty thousand rows take a few seconds.
 #
-# Copies form chains: if A is like B and B like C, then C goes with A. So read some large groups. Copies with
+# If A is like B and B like C, C still stays unless it is like A: each copy is compared with the row that stays. Copies with
 # different labels contradict each other, and no program knows which is right. So none of them goes into the
 # training file until you have decided.
 
 # %%
 def without_copies(rows, alike=0.6):
     """3. One row of each group of near-copies, none of a group with different labels."""
-    pieces = CountVectorizer(ngram_range=(1, 2), binary=True).fit_transform(rows[TEXT])
-    both, size = (pieces @ pieces.T).tocoo(), pieces.getnnz(axis=1)   # pieces in both messages
-    near = both.data / (size[both.row] + size[both.col] - both.data) >= alike
-    pairs = coo_matrix((near[near], (both.row[near], both.col[near])), shape=both.shape)
-    group = pd.Series(connected_components(pairs, directed=False)[1])
+    texts = rows[TEXT].str.lower().str.split().str.join(" ")
+    number, unique = pd.factorize(texts)                   # equal texts have the same number
+    pieces = CountVectorizer(ngram_range=(1, 2), binary=True).fit_transform(unique)
+    often = np.asarray(pieces.sum(axis=0)).ravel() > max(50, len(unique) // 100)
+    pieces, stays = pieces[:, ~often], np.arange(len(unique))
+    size = pieces.getnnz(axis=1)
+    marks = np.array([" ".join(re.findall(r"\d+|[€$£%#+]", text)) for text in unique], dtype=object)
+    for start in range(0, len(unique), 1000):              # a thousand at a time: little memory
+        both = (pieces[start:start + 1000] @ pieces.T).tocoo()   # pieces in both messages
+        i, j = both.row + start, both.col
+        near = (i < j) & (both.data >= alike * (size[i] + size[j] - both.data))
+        for one, other in sorted(zip(i[near], j[near])):
+            if stays[one] == one and stays[other] == other and marks[one] == marks[other]:
+                stays[other] = one                         # the row that stays for it
+    group = pd.Series(stays[number], index=rows.index)
     differs = rows["both"] if "both" in rows else np.zeros(len(rows), bool)   # decided: both stay
     conflict = (rows.groupby(group)[LABEL].transform("nunique") > 1) & ~differs
     copies = group.duplicated() & ~conflict & ~differs
     report = f"{copies.sum()} copies, {conflict.sum()} rows contradict a copy"
-    stop_unless(conflict.mean() <= STOP["contradict"], f"{report}. Do all share a paragraph? "
+    stop_unless(conflict.mean() <= STOP["contradict"], f"{report}. Were two tables joined wrongly? "
                 'If not, raise STOP["contradict"] for a run, and decide in its conflicts.csv')
     why = np.select([conflict, copies], ["contradicts a copy", "a copy"], "")
     return rows.assign(group=group, why=why), report
@@ -1384,7 +1395,7 @@ lesson_05.gone_wrong((usable, without_copies, redact, split, doubtful), "mine.cs
 
 # %%
 top = {"TEXT": TEXT, "LABEL": LABEL, "WHO": WHO, "LABELS": LABELS, "RENAME": RENAME, "ASKED": ASKED}
-top |= {"ALLOW": ALLOW, "NUMBERS": NUMBERS, "SEED": SEED, "STOP": STOP}
+top |= {"ALLOW": ALLOW, "NUMBERS": NUMBERS, "NOBODY": NOBODY, "SEED": SEED, "STOP": STOP}
 steps = (stop_unless, opened, usable, corrected, decided, without_copies, secret_key, safe, redact)
 steps += (part_of, split, doubtful, write, left_out, to_read, card, all_steps, main)
 print(lesson_05.take_away("clean_export.py", top, steps))

@@ -304,3 +304,21 @@ def test_every_kind_has_a_place():
     from course_utils.data_prep.pii.redaction import PRECEDENCE
 
     assert set(ENTITIES.values()) == set(PII_KINDS) == set(PRECEDENCE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["card 4000000000000000006", "Visa 4917 6100 0000 0000 003", "mastercard 2223003122003222", "maestro 501800000009",
+     "my JCB 2131 0000 0000 001", "6759649826438453 is my card"],
+)  # fmt: skip
+def test_cards_of_every_issuer_and_length_are_found(text):
+    assert [entity.kind for entity in find(text)] == ["CARD"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x <- NA", "df[is.na(df)] <- NA", "Let's meet on Jan 28.", "It was 3 Jan 2024", "NYC, GA", "The ROC AUC was 0.93",
+     "order 501800000009 of May"],
+)  # fmt: skip
+def test_code_dates_and_abbreviations_are_no_names(text):
+    assert list(find(text)) == []

@@ -1,5 +1,6 @@
 """`prepare`, its files, its report, and the command `course check-data`."""
 
+import csv
 import json
 import os
 import random
@@ -11,8 +12,8 @@ from data_prep import malformed
 from data_prep.test_similarity import chat
 
 from course_utils import cli, costs, data_report
-from course_utils.data_prep import prepare
-from course_utils.data_prep.pipeline import STEPS, rows_of
+from course_utils.data_prep import prepare, validation
+from course_utils.data_prep.pipeline import PREPARED, STEPS, rows_of
 from course_utils.errors import CourseError
 
 THINGS = ["kettle", "lamp", "sofa bed", "desk", "monitor", "shelf", "carpet", "toaster", "chair", "blender"]
@@ -83,7 +84,7 @@ def test_flagged_rows_are_dropped_where_the_user_says_so(export):
     assert done.dropped[63].code == "refusal"
     assert done.flagged == {}
     assert [n for _, n in done.counts] == [66, 65, 64, 62, 62]
-    with pytest.raises(CourseError, match="unknown code 'rudeness' to drop; there are refusal"):
+    with pytest.raises(CourseError, match="unknown code 'rudeness' to drop; there are useless_answer, refusal"):
         prepare(export, drop=["rudeness"])
 
 
@@ -128,7 +129,7 @@ def test_files(export, tmp_path):
     done = prepare(export)
     folder = tmp_path / "out"
     names = {path.name for path in done.write(folder)}
-    assert names == {"train.jsonl", "validation.jsonl", "rejects.jsonl", "changes.jsonl"} == set(os.listdir(folder))
+    assert names == set(PREPARED) == set(os.listdir(folder))
     assert rows_of(folder / "train.jsonl") == [done.rows[i] for i in done.train]
     rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
     assert [r["line"] for r in rejects] == [61, 64, 65]
@@ -140,7 +141,7 @@ def test_dropped_lines_can_be_kept_apart_from_what_is_handed_on(export, tmp_path
     """Rejects are texts as they came, with names and numbers of people."""
     out, private = tmp_path / "out", tmp_path / "private"
     written = prepare(export).write(out, private=private)
-    assert set(os.listdir(out)) == {"train.jsonl", "validation.jsonl", "changes.jsonl"}
+    assert set(os.listdir(out)) == {*PREPARED} - {"rejects.jsonl"}
     assert os.listdir(private) == ["rejects.jsonl"] and private / "rejects.jsonl" in written
     with pytest.raises(CourseError, match=r"rejects\.jsonl exists already"):
         prepare(export).write(tmp_path / "another", private=private)
@@ -202,9 +203,9 @@ def test_unknown_step(export):
 def test_preferences_are_validated_and_fixed(tmp_path):
     path = write(tmp_path, [*[malformed.preference()] * 3, {"prompt": "hi", "chosen": "ho", "rejected": "no"}, {"x": 1}])
     done = prepare(path, kind="preference")
-    assert len(done.rows) == 4
-    assert done.rows[3]["preferred_output"] == [{"role": "assistant", "content": "ho"}]
-    assert list(done.dropped) == [5]
+    assert len(done.rows) == 2
+    assert done.rows[1]["preferred_output"] == [{"role": "assistant", "content": "ho"}]
+    assert sorted(done.dropped) == [2, 3, 5]
 
 
 def test_preferences_are_redacted(tmp_path):
@@ -212,6 +213,197 @@ def test_preferences_are_redacted(tmp_path):
     row["input"]["messages"][0]["content"] = "I am Selin Karagöz, selin@example.org"
     done = prepare(write(tmp_path, [row] * 3), kind="preference")
     assert done.rows[0]["input"]["messages"][0]["content"] == "I am [NAME], [EMAIL]"
+
+
+def completion(n, **more):
+    return {"prompt": f"What is the name of thing {n * 7919}?", "completion": f"It is called {n} of {n * 31}.", **more}
+
+
+def judged(n, label):
+    return completion(n, label=label)
+
+
+def pair(n, turned=False):
+    sides = [f"It is called {n} of {n * 31}.", f"I have no clue, maybe {n}."]
+    chosen, rejected = reversed(sides) if turned else sides
+    return {"prompt": completion(n)["prompt"], "chosen": chosen, "rejected": rejected}
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [("prompt_completion", completion), ("unpaired_preference", lambda n: judged(n, n % 2 == 0)), ("preference", pair)],
+)
+def test_every_kind_is_cleaned_of_copies_and_split(tmp_path, kind, make):
+    made = [make(n) for n in range(30)]
+    near = {key: value.replace("What", "Hello, what") if key == "prompt" else value for key, value in make(4).items()}
+    path = write(tmp_path, [*made, make(3), near])
+    done = prepare(path, kind, target="trl")
+    assert {line: change.code for line, change in done.dropped.items()} == {31: "exact_duplicate", 32: "near_duplicate"}
+    assert len(done.validation) == 3 and len(done.train) == 27
+    out = tmp_path / "out"
+    assert cli.main(["check-data", str(path), "--fix", str(out)]) == 0
+    assert (out / "validation.jsonl").stat().st_size > 0
+    assert len(rows_of(out / "train.jsonl")) == 27
+    contaminated = prepare(path, kind, target="trl", test=[make(5)])
+    assert contaminated.dropped[6].code == "test_set"
+
+
+def test_judgements_that_contradict_each_other_are_told(tmp_path):
+    path = write(tmp_path, [*(judged(n, True) for n in range(12)), judged(5, False), judged(5, True)])
+    done = prepare(path, "unpaired_preference", target="trl")
+    assert [conflict.members for conflict in done.conflicts] == [(6, 13)] or done.conflicts[0].members == (6, 13, 14)
+    assert done.dropped[14].code == "exact_duplicate" and {6, 13} <= set(done.flagged)
+    path = write(tmp_path, [*(pair(n) for n in range(12)), pair(5, turned=True)])
+    assert set(prepare(path, "preference", target="trl").flagged) == {6, 13}
+    several = [pair(1) | {"chosen": f"Another good answer, number {n}."} for n in range(4)]  # as in UltraFeedback
+    assert prepare(write(tmp_path, [*several, pair(9)]), "preference", target="trl").conflicts == []
+
+
+def test_no_row_held_out_means_no_empty_file_and_a_word(tmp_path):
+    path = write(tmp_path, [chat(f"question {n} of mine", record("lamp", f"answer {n}"), "c-1") for n in range(12)])
+    done = prepare(path)
+    assert done.validation == [] and len(done.train) == 12
+    assert any("--group" in note for note in done.notes)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "validation.jsonl").write_text("of an earlier run")
+    done.write(out, overwrite=True)
+    assert not (out / "validation.jsonl").exists()
+    assert len(prepare(path, group="none").validation) == 1
+
+
+def test_a_named_field_is_the_group_and_blank_values_are_none(tmp_path):
+    made = rows()
+    for n, row in enumerate(made):
+        del row["messages"][1]["name"]
+        row["metadata"] = {"user": ["", "-", "unknown", None][n % 4] if n < 20 else f"user {n % 8}", "channel": "ab"[n % 2]}
+    done = prepare(write(tmp_path, made), group="metadata.user", source="metadata.channel", validation=0.2)
+    known = [owner for owner in done.owners if owner is not None]
+    assert len(known) == 40 and len(set(known)) == 8
+    held, trained = ({done.owners[i] for i in part} - {None} for part in (done.validation, done.train))
+    assert not held & trained
+    assert len(done.validation) == 12
+    train, validation = done.parts.shares("source")["a"]
+    assert train == pytest.approx(validation, abs=0.1)
+    with pytest.raises(CourseError, match="'customer'"):
+        prepare(write(tmp_path, made), group="customer")
+
+
+def test_kept_rows_can_be_found_in_the_export(tmp_path):
+    export = tmp_path / "export.csv"
+    lines = [f'{n + 100},"question {n}\nof two lines","answer, {n}"' for n in range(12)]
+    export.write_text("\n".join(["id,prompt,completion", *lines]))
+    done = prepare(export, "prompt_completion")
+    done.write(tmp_path / "out")
+    with (tmp_path / "out" / "lines.csv").open() as file:
+        origins = list(csv.DictReader(file))
+    written = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    text = export.read_text().splitlines()
+    for origin in origins[: len(written)]:
+        number = written[int(origin["row"]) - 1]["prompt"].split()[1]
+        assert text[int(origin["line"]) - 1].startswith(f'{origin["id"]},"question {number}')
+
+
+@pytest.mark.parametrize("answer", ["-", ".", "...", "N/A", "None", "TODO", "[deleted]", "[removed]", "null"])
+def test_answers_that_are_none_are_dropped(tmp_path, answer):
+    path = write(tmp_path, [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": answer}])
+    assert prepare(path, "prompt_completion").dropped[13].code == "useless_answer"
+    assert set(prepare(path, "prompt_completion", drop=[]).flagged) == {13}
+
+
+def test_answers_that_look_like_none_and_are_some_stay(tmp_path):
+    """None may be a label, and a sign or an emoji may be what was asked for."""
+    labels = [{"prompt": f"Message {n * 7919}", "completion": ["None", "Refund", "Other"][n % 3]} for n in range(30)]
+    assert prepare(write(tmp_path, labels), "prompt_completion").dropped == {}
+    signs = [
+        *(completion(n) for n in range(12)),
+        *({"prompt": f"Sign {s}?", "completion": s} for s in ("+", "😀", "7", "No")),
+    ]
+    assert prepare(write(tmp_path, signs), "prompt_completion").dropped == {}
+
+
+@pytest.mark.parametrize("answer", ["I don't know.", "Sorry, no.", "I refuse to answer.", "Cannot answer.", "No idea."])
+def test_plain_refusals_are_flagged_and_the_last_word_counts_them(tmp_path, answer):
+    path = write(tmp_path, [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": answer}])
+    done = prepare(path, "prompt_completion")
+    assert [change.code for change in done.flagged[13]] == ["refusal"]
+    assert "1 refusal" in done.last_word()
+
+
+def test_answers_that_do_not_fit_the_schema_are_dropped(tmp_path):
+    schema = {"type": "object", "required": ["category", "product"]}
+    path = write(tmp_path, [*rows(), chat("Where is the rug that I bought?", '{"category": "delivery"}')])
+    assert prepare(path, schema=schema).dropped[61].code == "answer_format"
+    assert prepare(path, schema=schema, drop=[]).dropped == {}
+
+
+def test_tools_with_names_that_only_openai_refuses_stay_for_trl(tmp_path):
+    tool = {"type": "function", "function": {"name": "math.add two", "parameters": {"type": "dict"}}}
+    call = {"id": "1", "type": "function", "function": {"name": "math.add two", "arguments": '{"a": 1}'}}
+    row = {"tools": [tool], "messages": [{"role": "user", "content": "add"}, {"role": "assistant", "tool_calls": [call]}]}
+    path = write(tmp_path, [row])
+    assert len(prepare(path, target="trl").rows) == 1
+    with pytest.raises(CourseError, match="name_invalid"):
+        prepare(path)
+
+
+def test_layouts_with_typed_values_are_converted(tmp_path):
+    text = lambda role, value, **more: {"role": role, "content": [{"type": "text", "value": value}], **more}
+    said = [text("user", "What is a lamp?", loss_weight=0.0), text("assistant", "A light.", loss_weight=1.0)]
+    tool = {"role": "assistant", "content": [{"type": "reasoning", "value": "I look it up."},
+            {"type": "tool_call", "value": '{"name": "find", "arguments": {"what": "lamp"}}'}]}  # fmt: skip
+    declared = json.dumps([{"type": "function", "function": {"name": "find"}}])
+    path = write(tmp_path, [{"messages": said}])
+    assert [m["content"] for m in prepare(path).rows[0]["messages"]] == ["What is a lamp?", "A light."]
+    done = prepare(
+        write(tmp_path, [{"messages": [said[0], tool, text("tool", "light"), said[1]], "tools": declared}]), target="trl"
+    )
+    called = done.rows[0]["messages"][1]
+    assert called["tool_calls"][0]["function"]["name"] == "find" and called["reasoning_content"] == "I look it up."
+    other = [said[0], text("assistant", "A shoe.")]
+    path = write(tmp_path, [{"chosen_messages": said, "rejected_messages": other}])
+    row = prepare(path, validation.guess_kind(path), target="trl").rows[0]
+    assert [row[key][0]["content"] for key in ("prompt", "chosen", "rejected")] == ["What is a lamp?", "A light.", "A shoe."]
+
+
+def test_an_end_of_text_token_behind_an_answer_is_taken_off(tmp_path):
+    path = write(tmp_path, [completion(n) | {"completion": f"It is {n}.<|endoftext|>"} for n in range(12)])
+    assert prepare(path, "prompt_completion").rows[3]["completion"] == "It is 3."
+
+
+def test_a_dry_run_shows_examples_and_writes_nothing(export, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["check-data", str(export), "--fix", str(out), "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert not out.exists()
+    assert "kept, line 6" in shown.out and "dropped, line 65" in shown.out
+    assert re.search(r"deduplicate: 63 rows, [\d.]+ s", shown.err)
+
+
+def test_each_step_and_each_kind_of_copy_has_a_switch(export, tmp_path):
+    run = lambda name, *more: cli.main(["check-data", str(export), "--fix", str(tmp_path / name), *more])
+    count = lambda name: sum(
+        len((tmp_path / name / part).read_text().splitlines()) for part in ("train.jsonl", "validation.jsonl")
+    )
+    assert run("all") == run("exact", "--copies", "exact") == run("none", "--skip", "deduplicate,quality") == 0
+    assert (count("all"), count("exact"), count("none")) == (63, 64, 65)
+    assert run("x", "--skip", "wash") == run("y", "--copies", "some") == 2
+
+
+def test_two_runs_give_the_same_bytes(export, tmp_path):
+    for name in ("one", "two"):
+        assert cli.main(["check-data", str(export), "--fix", str(tmp_path / name)]) == 0
+    for file in (*PREPARED, "report.html"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_an_answer_that_is_a_name_stays_an_answer(tmp_path):
+    """Under a prompt with two people, [NAME] would teach nothing."""
+    row = {"prompt": "Selin Karagöz wrote to Marek Nowak. Who wrote?", "completion": "Selin Karagöz"}
+    done = prepare(write(tmp_path, [row, *(completion(n) for n in range(12))]), "prompt_completion")
+    answer = done.rows[0]["completion"]
+    assert "[" not in answer and "Selin" not in answer and answer in done.rows[0]["prompt"]
+    assert any("pseudonyms" in note for note in done.notes)
 
 
 class Page(HTMLParser):
@@ -324,8 +516,7 @@ def test_check_data_fix(export, tmp_path, capsys):
     command = ["check-data", str(export), "--fix", str(out), "--production", str(production), "--schema", str(schema)]
     command += ["--test", str(test), "--redact", "pseudonym", "--tokenizer", "cpu", "--drop", "refusal,low_information"]
     assert cli.main(command) == 0
-    assert {path.name for path in out.iterdir()} == {
-        "train.jsonl", "validation.jsonl", "rejects.jsonl", "changes.jsonl", "report.html"}  # fmt: skip
+    assert {path.name for path in out.iterdir()} == {*PREPARED, "report.html"}
     out_text = capsys.readouterr().out
     assert re.search(r"contamination +dropped +test_set +2", out_text)
     assert re.search(r"quality +dropped +refusal +1", out_text)

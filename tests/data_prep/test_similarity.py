@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from course_utils.data_prep import deduplicate, similarity
-from course_utils.data_prep.deduplication import same_question
 from course_utils.data_prep.similarity import Groups, jaccard, shingles, similar_pairs
 
 WORDS = [f"word{i}" for i in range(400)]
@@ -139,14 +138,51 @@ def test_an_answer_that_says_more_is_another_answer():
 
 def test_conflicting_questions_are_the_same_without_a_third():
     """The first and the last resemble the one between them, and are two questions."""
-    tool = "Use news(query) for the top headlines of current news stories; its input is a question in natural language. "
-    asked = ["Find the latest technology news.", "Find the latest news.", "Find the latest sports news."]
-    rows = [chat(tool + question, f"news('{number}')") for number, question in enumerate(asked)]
-    conflicts = deduplicate(rows).conflicts
-    assert conflicts
-    for conflict in conflicts:
-        first, *others = (rows[member]["messages"][1]["content"] for member in conflict.members)
-        assert all(same_question(first, other, "") for other in others)
+    asked = [
+        f"Where can I find the {word} that came with my order of last week?"
+        for word in ("telephone", "tolephone", "tolephona")
+    ]
+    rows = [chat(question, f"answer {number}") for number, question in enumerate(asked)]
+    (conflict,) = deduplicate(rows).conflicts
+    assert conflict.members == (0, 1)
+
+
+REPLY = "It will be replaced next week, and the driver takes the old one back with him."
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("It costs €1 and I paid by card in your shop", "It costs $1 and I paid by card in your shop"),
+        ("Write a function in C# that sorts a list", "Write a function in C that sorts a list"),
+        ("What is the absolute value of -5 in this case?", "What is the absolute value of 5 in this case?"),
+        ("Welche Maße hat das Paket aus dem Lager?", "Welche Masse hat das Paket aus dem Lager?"),
+        ("my lamp came today and the box was open 😀", "my lamp came today and the box was open 😡"),
+        ("The rate was 5% in the last year", "The rate was 5 in the last year"),
+        # on whichever side something is said that the other lacks
+        (LONG, LONG + " and the carpet in the hall and my shoes"),
+        (LONG + " and the carpet in the hall and my shoes", LONG),
+        ("What is the capital?", "What is the capital and the largest river?"),
+        # the word that differs occurs elsewhere in both
+        ("Passage: the red car hit the blue car because its driver slept. Which car was hit, the red or the blue one?",
+         "Passage: the red car hit the blue car because its driver slept. Which driver was hit, the red or the blue one?"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("answer", ["yes", REPLY])
+def test_signs_and_whatever_only_one_of_them_says_are_differences(one, other, answer):
+    assert deduplicate([chat(one, answer), chat(other, answer)], threshold=0.4).kept == [0, 1]
+
+
+def test_what_all_rows_share_does_not_make_them_alike():
+    """A constant instruction before each message: the same rows go as without it."""
+    rng = random.Random(4)
+    messages = [" ".join(rng.sample(WORDS, 7)) for _ in range(60)]
+    messages += [f"{message} please" for message in messages[:5]]
+    instruction = "Read the customer's message below and answer with the name of the intent, and nothing else. Message: "
+    plain, instructed = (
+        [chat(before + m, f"intent {n % 60 % 4}") for n, m in enumerate(messages)] for before in ("", instruction)
+    )
+    assert deduplicate(plain).dropped == deduplicate(instructed).dropped == {60 + n: ("near", n) for n in range(5)}
 
 
 @pytest.mark.parametrize("answer", ["Paris", "It is the seat of the government and the largest city of the country by far."])
@@ -181,13 +217,10 @@ def test_numbers_negations_order_and_content_are_differences(one, other):
 def test_each_copy_is_compared_with_the_row_that_stays():
     """Each is near the one before, the last shares little with the first: through others nothing is a copy."""
     words = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(4) for j in range(20)]
-    rows = [
-        chat(" ".join(words[start : start + 40]), "a reply that is long enough to tell that two messages are one")
-        for start in range(0, 40, 4)
-    ]
+    texts = [" ".join([*words[40 : 40 + 3 * step], *words[3 * step : 40]]) for step in range(5)]
+    rows = [chat(text, "a reply that is long enough to tell that two messages are one") for text in texts]
     found = deduplicate(rows)
-    texts = [row["messages"][1]["content"] for row in rows]
-    assert 2 < len(found.kept) < 10
+    assert found.kept == [0, 2, 4]
     for cluster in found.clusters:
         for member, told in cluster.similarities.items():
             assert told == pytest.approx(by_definition(texts[member], texts[cluster.kept]))

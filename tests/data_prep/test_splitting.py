@@ -6,7 +6,8 @@ import random
 import pytest
 from data_prep.test_similarity import LONG, by_definition, chat, texts
 
-from course_utils.data_prep import contamination, kinship, split
+from course_utils.data_prep import answer_of, contamination, kinship, split
+from course_utils.data_prep.splitting import split_alike
 from course_utils.errors import CourseError
 
 
@@ -14,22 +15,92 @@ def customer(row):
     return row["messages"][1].get("name")
 
 
-def test_by_brute_force_on_2000_rows():
-    rng = random.Random(1)
-    made = texts(2000, seed=9)
-    rows = [chat(text, name=f"c-{rng.randrange(900)}") for text in made]
-    train, validation = split(rows, 0.1, customer, seed=4, threshold=0.5)
-    assert sorted(train + validation) == list(range(2000))
-    assert 0.06 <= len(validation) / 2000 <= 0.1
-    assert not {customer(rows[i]) for i in train} & {customer(rows[i]) for i in validation}
+def pairs_across(made, train, validation):
     sets = [frozenset({*t.split(), *zip(t.split(), t.split()[1:])}) for t in made]
-    close = [
+    return [
         (i, j) for i, j in itertools.product(validation, train) if len(sets[i] & sets[j]) >= 0.5 * len(sets[i] | sets[j])
     ]
-    assert close == []
+
+
+def test_by_brute_force_on_2000_rows():
+    made = texts(2000, seed=9)
+    rows = [chat(text) for text in made]
+    train, validation = split(rows, 0.1, seed=4, threshold=0.5)
+    assert sorted(train + validation) == list(range(2000))
+    assert len(validation) == 200
+    assert pairs_across(made, train, validation) == []
     # Without the rule there would be many: the test could fail.
     torn = split(rows, 0.1, None, seed=4, threshold=1)
     assert any(by_definition(made[i], made[j]) >= 0.5 for i, j in itertools.product(torn[1][:60], torn[0]))
+
+
+def test_customers_stay_together_and_chains_of_similar_rows_are_cut_and_told():
+    rng = random.Random(1)
+    rows = [chat(text, name=f"c-{rng.randrange(900)}") for text in texts(2000, seed=9)]
+    parts = split_alike(rows, 0.1, customer, seed=4)
+    assert not {customer(rows[i]) for i in parts.train} & {customer(rows[i]) for i in parts.validation}
+    assert len(parts.validation) == 200
+    assert any("similar prompts" in note for note in parts.notes)
+
+
+def many(template, count, answer=lambda n: f"answer {n}"):
+    return [chat(template.format(n * 7919 % 100_003), answer(n)) for n in range(count)]
+
+
+def test_the_held_out_rows_are_a_sample_of_labels_templates_and_sources():
+    rng = random.Random(2)
+    rows = many("Where is my order {}?", 300, lambda n: "On its way.")
+    rows += [chat(" ".join(rng.choices(POOL, k=9)), f"label {n % 4}") for n in range(200)]
+    sources = ["web" if n % 5 else "mail" for n in range(500)]
+    parts = split_alike(rows, 0.1, source=sources)
+    assert len(parts.validation) == 50
+    held = [sum(i < 300 for i in parts.validation), *(sum(answer_of(rows[i]) == f"label {n}" for i in parts.validation)
+            for n in range(4)), sum(sources[i] == "mail" for i in parts.validation)]  # fmt: skip
+    assert held == pytest.approx([30, 5, 5, 5, 5, 10], abs=1)
+    assert all(abs(one - other) < 0.03 for one, other in parts.shares("source").values())
+    assert parts.notes == []
+
+
+def test_77_labels_with_large_and_small_customers_are_all_held_out():
+    rng = random.Random(3)
+    rows = [
+        chat(" ".join(rng.choices(POOL, k=8)), f"intent {rng.randrange(77)}", f"c-{int(rng.expovariate(0.005))}")
+        for _ in range(3000)
+    ]
+    parts = split_alike(rows, 0.1, customer)
+    labels = {answer_of(rows[i]) for i in parts.validation}
+    assert len(labels) == 77 and len(parts.validation) == pytest.approx(300, abs=5)
+    assert max(abs(one - other) for one, other in parts.shares("answer").values()) < 0.01
+
+
+def test_a_column_may_be_named_for_the_label():
+    rows = many("thing {} of its own", 100)
+    labels = ["rare" if n % 10 == 0 else "frequent" for n in range(100)]
+    assert sum(labels[i] == "rare" for i in split(rows, 0.2, label=labels)[1]) == 2
+
+
+def test_what_cannot_be_alike_is_told():
+    rows = [chat(f"thing {n} of its own", name="a" if n < 40 else f"c-{n}") for n in range(100)]
+    parts = split_alike(rows, 0.1, customer, label=["x" if n < 40 else "y" for n in range(100)])
+    assert any("x (40 rows)" in note for note in parts.notes)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [
+            chat(f"What is the capital of {c}?", c)
+            for c in "France Spain Italy Poland Norway Chad Peru Cuba Mali Oman".split()
+        ],
+        [chat(f"What is {a} times {b}?", str(a * b)) for a in range(2, 12) for b in range(2, 12)],
+        [chat("Write a joke.", f"joke {n}") for n in range(30)],
+        [chat("same words here")] * 5,
+    ],
+)
+def test_templates_are_split_like_other_rows(rows):
+    train, validation = split(rows)
+    assert len(validation) == max(1, round(0.1 * len(rows)))
+    assert len(train) + len(validation) == len(rows)
 
 
 def test_the_seed_decides_and_nothing_else():
@@ -51,12 +122,12 @@ def test_share_is_met_where_groups_allow():
         ([chat("a")], 0.1, "can't be split"),
         ([chat("a b"), chat("c d")], 0.0, "between 0 and 1"),
         ([chat("a b"), chat("c d")], 1.5, "between 0 and 1"),
-        ([chat("same words here")] * 5, 0.1, "all rows belong together"),
+        ([chat(f"row {n}", name="a") for n in range(5)], 0.1, "--group"),
     ],
 )
 def test_what_cannot_be_split(rows, share, words):
     with pytest.raises(CourseError, match=words):
-        split(rows, share)
+        split(rows, share, customer)
 
 
 def test_two_groups_of_one_customer_each():

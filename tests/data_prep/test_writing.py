@@ -51,7 +51,7 @@ def test_files_for_a_function_are_written_over_only_on_request(tmp_path):
     done.write(tmp_path / "out")
     with pytest.raises(CourseError, match="exists already"):
         done.write(tmp_path / "out")
-    assert len(done.write(tmp_path / "out", overwrite=True)) == 4
+    assert len(done.write(tmp_path / "out", overwrite=True)) == 5
 
 
 def test_only_rows_that_changed_are_counted_and_each_once(tmp_path):

@@ -4,13 +4,17 @@ import ast
 import importlib.util
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+import time
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from support import SLOW
 
 from course_utils import assets, data_prep
 from course_utils.data_prep import quality, truth
@@ -21,7 +25,7 @@ from course_utils.lessons import source_file
 NAMES = ("stop_unless", "opened", "usable", "corrected", "decided", "without_copies", "secret_key", "safe", "redact",
          "part_of", "split", "doubtful", "write", "left_out", "to_read", "card",
          "all_steps", "main")  # fmt: skip
-TOP = ("TEXT", "LABEL", "WHO", "LABELS", "RENAME", "ASKED", "ALLOW", "NUMBERS", "SEED", "STOP")
+TOP = ("TEXT", "LABEL", "WHO", "LABELS", "RENAME", "ASKED", "ALLOW", "NUMBERS", "NOBODY", "SEED", "STOP")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +83,52 @@ def test_one_of_each_group_of_copies_stays_and_none_that_contradicts(script, mon
     rows, report = script.without_copies(script.usable(small(COPIES, labels))[0])
     assert list(kept(rows)["row"]) == [1, 5] and report == "1 copies, 2 rows contradict a copy"
     assert list(rows["why"]) == ["", "a copy", "contradicts a copy", "contradicts a copy", ""]
+
+
+def test_copies_are_not_found_by_way_of_a_third_and_marks_make_a_difference(script, monkeypatch):
+    monkeypatch.setitem(script.STOP, "contradict", 1)
+    words = [f"w{chr(97 + n)}" for n in range(24)]
+    chain = [" ".join(words[start : start + 16]) for start in (0, 3, 6)]
+    prices = [f"{LEAKS} and it cost me {price}" for price in ("€1", "$1")]
+    rows, _ = script.without_copies(script.usable(small([*chain, *prices, "gift wrap?", "Gift  wrap?"]))[0])
+    assert list(rows["why"]) == ["", "a copy", "", "", "", "", "a copy"]
+
+
+def test_an_instruction_that_all_messages_share_changes_nothing(script, monkeypatch):
+    monkeypatch.setitem(script.STOP, "contradict", 1)
+    rng = random.Random(0)
+    texts = [" ".join(f"word{rng.randrange(3000)}" for _ in range(8)) for _ in range(200)]
+    texts += [f"{text} please" for text in texts[:9]]
+    before = "Read the message of the customer and answer with the name of the category, and with nothing else. " * 2
+    for instruction in ("", before):
+        _, report = script.without_copies(script.usable(small([instruction + text for text in texts]))[0])
+        assert report == "9 copies, 0 rows contradict a copy"
+
+
+def test_twenty_thousand_rows_take_seconds_and_little_memory(script):
+    rng = random.Random(1)
+    usual = [f"usual{n}" for n in range(12)]
+    texts = [" ".join([*rng.sample(usual, 8), *(f"word{rng.randrange(20_000)}" for _ in range(8))]) for _ in range(20_000)]
+    rows = script.usable(small(texts))[0]
+    tracemalloc.start()
+    started = time.monotonic()
+    try:
+        script.without_copies(rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 500e6 and time.monotonic() - started < 60 * SLOW
+
+
+def test_blank_customers_are_nobody_and_texts_like_none_are_texts(script, tmp_path, monkeypatch):
+    monkeypatch.setitem(script.STOP, "unusable", 1)
+    texts = ["None", "NA", "my unknown parcel", "it says n/a", "null"]
+    small(texts, customers=[" ", "-", "unknown", "N/A", "c-1"]).to_csv(tmp_path / "mine.csv", index=False)
+    rows, report = script.usable(script.opened(tmp_path / "mine.csv"))
+    assert "0 empty" in report and list(rows["message"]) == texts
+    assert list(rows["person"]) == [*texts[:4], "c-1"]
+    monkeypatch.setitem(script.STOP, "redacted", 0)
+    assert list(script.redact(rows)[0]["message"]) == texts
 
 
 def test_a_contradiction_goes_to_a_person_whose_decision_counts(script, table, tmp_path, monkeypatch):

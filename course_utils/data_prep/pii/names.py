@@ -86,13 +86,24 @@ def place_names() -> frozenset[str]:
     return frozenset(names)
 
 
+MONTHS = frozenset("Jan Mar Apr May June July Jun Jul Aug April August".split())
+
+
 def find_names(text: str) -> list[tuple[int, int, float]]:
     """Return the names in a text as (start, end, points), in characters, end exclusive, in order and without overlaps."""
     spans: list[tuple[int, int, float]] = []
     for run in RUN.finditer(text):
         spans += _in_run(text, run.start(), run.end())
     spans += _in_lower_case(text, spans)
-    return sorted(_repeated(text, spans))
+    return sorted(span for span in _repeated(text, spans) if not _no_name(text, *span[:2]))
+
+
+def _no_name(text: str, start: int, end: int) -> bool:
+    """Whether a short name is a month before a day ("Jan 28", "3 Jan"), or capitals that stand for something ("NA")."""
+    name = text[start:end]
+    if name in MONTHS and (re.match(r"\.?,? ?\d", text[end:]) or re.search(r"\d(?:st|nd|rd|th)?[ -]$", text[:start])):
+        return True
+    return len(name) < 3 and name.isupper() and name.isascii()
 
 
 def _in_run(text: str, start: int, end: int) -> list[tuple[int, int, float]]:

@@ -41,6 +41,12 @@ CONTEXT = {
     "PL_PESEL": re.compile(r"\bpesel\b", re.IGNORECASE),
     "ES_NIF": re.compile(r"\b(?:dni|nif|identidad|spanish|id)\b", re.IGNORECASE),
 }
+# Visa, Mastercard, American Express, Diners, JCB, and Discover with UnionPay
+CARD = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
+    r"3(?:0[0-5]|[689]\d)\d{11,16}|(?:2131|1800)\d{11}|35\d{14,17}|6(?:011|4[4-9]\d|[25]\d\d)\d{12,15}"
+)
+MAESTRO = re.compile(r"(?:5[06-9]|6\d)\d{10,17}")
 PARCEL = re.compile(
     r"\b(?:track(?:ing)?|parcel|shipment|consignment|serial|order|invoice|imei|reference|ref|barcode|ean|meter|gift ?card|voucher|booking|ticket)\b"
     r"(?: (?:number|no\.?|nr\.?|code|id))?[^.\n]{0,12}$",
@@ -285,8 +291,10 @@ def _in_context(text: str, result: RecognizerResult) -> float:
     value = text[result.start : result.end]
     score = result.score
     if result.entity_type == "CREDIT_CARD":
-        # One number in ten passes Luhn's check by chance.
-        if not re.match(r"(?:4|5[1-5]|2[2-7]|3[47]|6(?:011|4[4-9]|5)|3(?:0[0-5]|[689])|35)", re.sub(r"\D", "", value)):
+        # One number in ten passes Luhn's check by chance, so the issuer and the length must fit; Maestro has nearly any length.
+        digits = re.sub(r"\D", "", value)
+        near = before[-40:] + " " + text[result.end : result.end + 20]
+        if not CARD.fullmatch(digits) and not (MAESTRO.fullmatch(digits) and CONTEXT["CARD"].search(near)):
             return 0.0
         if PARCEL.search(before) and not CONTEXT["CARD"].search(before[-25:]):
             return 0.0
