@@ -130,7 +130,8 @@ lesson_05.flow(prepared)
 # changed or flagged, and `rejects.jsonl` has every dropped line and the reason. The rejects contain what
 # customers wrote, with their names, so they have a folder of their own: keep it where the export is.
 #
-# By default `prepare` drops what cannot be read, test messages, and copies (section 3).
+# By default `prepare` drops what cannot be read, answers that say nothing (such as `-` or `N/A`) or break the schema, test
+# messages, and copies (section 3).
 # A row to which a rule of section 2 objects is only *flagged*, that is, listed for you
 # to look at, unless `drop` names the rule. Here `drop` names all rules, because we have read this export. The
 # rules were made while looking at it, so their result here is the best case. On a new file leave `drop` out at
@@ -382,8 +383,9 @@ lesson_05.meeting_curve()
 # below what you call a copy. A pair that meets is then compared exactly. So bands accuse nobody wrongly and
 # save nearly all comparisons, but miss about one in a hundred pairs at an index of 0.6.
 #
-# What is a copy, though? In this course, two rows whose messages have a Jaccard index of at least 0.6 *and the
-# same answer*; one of the two goes. The same message with *different* answers is a *conflict*. If a message has
+# What is a copy, though? In this course, two rows whose messages have a Jaccard index of at least 0.6 without what nearly all rows
+# share, of which neither says a number, a name or a sentence that the other leaves out, *and with the same answer*; one of the
+# two goes. The same message with *different* answers is a *conflict*. If a message has
 # only one right answer, at most one of the two is right, so a person should look.
 
 # %%
@@ -512,7 +514,8 @@ splits
 # memorising.
 #
 # `data_prep.split` keeps near-copies and each customer's rows together (a customer is the `name` in the user's
-# message), and gives both parts the same shares of labels and templates. In your data a document, a patient or a repository may play that part.
+# message), and gives both parts the same shares of labels and templates. In your data a document, a patient or a
+# repository may play that part.
 #
 # **Or by time?** If your rows have dates, and the world changes under the model, such as through new products,
 # you can also train on everything before a day and validate on everything after it. That shows how the model
