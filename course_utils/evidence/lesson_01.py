@@ -87,10 +87,10 @@ def rivals() -> Table:
     """Show for all ways the usable answers of each model, and tokens and seconds a request of the 0.5B."""
     runs, rows = assets.read_record("laptop-questions")["runs"], dict[str, dict[str, Any]]()
     for way, (_, large) in WAYS.items():
-        run = runs.get(f"0.5B | {large} | 0") or runs.get("0.5B | fine-tuned | 0", {}).get("systems", {}).get(large, {})
-        tokens = round(run["prompt_tokens"]) if run else None
+        run = runs.get(f"0.5B | {large} | 0") or runs.get("0.5B | fine-tuned | 0", {})
+        tokens = run.get("systems", {}).get(large, run).get("prompt_tokens")
         rows[way] = {f"{name}, usable": score(model, way) for model, name in MODELS.items()}
-        rows[way] |= {"fact right, 0.5B": score("0.5B", way, FACT), "tokens in": tokens}
+        rows[way] |= {"fact right, 0.5B": score("0.5B", way, FACT), "tokens in": tokens and round(tokens)}
     date = assets.read_record("laptop-questions")["date"]
     return Table(rows, f"100 questions, recorded {date} and {assets.read_record('framework')['date']}", "way", "")
 

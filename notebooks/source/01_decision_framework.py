@@ -24,10 +24,11 @@ from course_utils.show import predict
 lesson_01.picture()
 
 # %% [markdown]
-# No model can know an invented shop, so three examples in the prompt bring not one usable answer, whatever the model's size. Similar
-# past answers bring many, and more the larger the model. Training by itself brings none, because it teaches the form of an answer
-# and no facts; with a passage from the catalogue in front of it, the small trained model overtakes its prompts. The line through
-# each mark is its {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
+# No model can know an invented shop, so three examples in the prompt bring not one usable answer, whatever the model's size.
+# Similar past answers bring many, and more the larger the model. Training by itself brings none, because it teaches the form
+# of an answer and no facts. With a passage in front of them the trained models are ahead: clearly on the small model, and on
+# the 0.5B by too little to tell. The line through each mark is its {{term:confidence interval|95 % interval}}, the range in
+# which the true share plausibly lies.
 #
 # By the end you'll be able to
 #
@@ -239,8 +240,8 @@ results = {name: measure(way) for name, way in ways.items()}
 report(results)
 
 # %% [markdown]
-# The 95 % intervals stand in brackets. With so few cases they are useless, and that's why the program prints them. You decide by the
-# second column: it compares two ways case by case, so that easy and hard messages cancel out.
+# The 95 % intervals stand in brackets. With so few cases they are useless, and that's why the program prints them. You decide
+# by the second column: it compares two ways case by case, so that easy and hard messages cancel out.
 #
 # Read some replies before you believe any number:
 
@@ -259,9 +260,10 @@ lesson_01.rivals()
 # %% [markdown]
 # Compare the 0.5B's usable answers with its right facts. From a passage it gets the fact for
 # {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the messages, and only
-# {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable, because topic or product are wrong. That's
-# behaviour, and similar past answers mend most of it within an hour. They have two limits. A question that nobody has asked before gets only the row *to other questions*, and the answers go
-# out of date with the facts in them. The trained models' rows are section 6's.
+# {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable, because topic or product are
+# wrong. That's behaviour, and similar past answers mend most of it within an hour. They have two limits. A question that
+# nobody has asked before gets only the row *to other questions*, and the answers go out of date with the facts in them. The
+# trained models' rows are section 6's.
 #
 # **If your answers are free text**, no `is_right` of five lines will do, and people let a model judge. A judge is a classifier, so
 # check it like one. These thirty replies were marked by hand: would you send this to the customer?
@@ -290,7 +292,7 @@ with ThreadPoolExecutor(8) as pool:
     verdicts = {"by hand": by_hand, "the fact occurs in it": [contains(row["reply"], row["expected"]) for row in judged],
                 "the small model as a judge": list(pool.map(judge, judged))}
 pd.DataFrame([
-    {"says yes": sum(said), "as by hand": sum(a == b for a, b in zip(said, by_hand)), "kappa": f"{round(kappa(said, by_hand), 2) + 0:.2f}"}
+    {"says yes": sum(said), "as by hand": sum(a == b for a, b in zip(said, by_hand)), "kappa": round(kappa(said, by_hand), 2) + 0}
     for said in verdicts.values()
 ], index=verdicts)
 
@@ -299,9 +301,10 @@ pd.DataFrame([
 # yet either: the 0.5B agrees on {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30 (kappa
 # {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}}), and the 1.5B says yes to
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0"."says yes":d}} (kappa
-# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). So mark thirty replies by hand before you believe a judge,
-# and go by kappa: whoever always says yes agrees on 20 of these 30. The rule's own mistakes are worth reading, too. It accepts
-# *"The customer should wait for 33 months"* and rejects *"at 14:20 on Thursday"* for *Thursday at 14:20*.
+# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). So mark thirty replies by hand before you
+# believe a judge, and go by kappa: whoever always says yes agrees on 20 of these 30. The rule's own mistakes are worth
+# reading, too. It accepts *"The customer should wait for 33 months"* and rejects *"at 14:20 on Thursday"* for *Thursday at
+# 14:20*.
 
 # %% [markdown]
 # ## 3 · Read twenty wrong answers
@@ -363,10 +366,10 @@ counted["what to try"] = pd.Series(cures)
 counted.rename_axis(index="what broke", columns=None)
 
 # %% [markdown]
-# So "should we fine-tune?" is the wrong question to start with. A misread passage says more about the size of the model than about a
-# need for training: put the same twenty cases to a larger one first. The 0.5B's wrong judgements are another matter: it had
-# the fact and filed it under the wrong topic. Mend the link that breaks most often, measure, and sort again, because a wrong form may
-# only show once the passage is right.
+# So "should we fine-tune?" is the wrong question to start with. A misread passage says more about the size of the model than
+# about a need for training: put the same twenty cases to a larger one first. The 0.5B's wrong judgements are another matter:
+# it had the fact and filed it under the wrong topic. Mend the link that breaks most often, measure, and sort again, because a
+# wrong form may only show once the passage is right.
 
 # %% [markdown]
 # ## 4 · A better prompt
@@ -377,9 +380,9 @@ counted.rename_axis(index="what broke", columns=None)
 # a small knowledge base, limited to what somebody has asked before. Ours is the best case, since every fact has been asked for
 # in another wording. In the recorded table the row *past answers to other questions* leaves those out.
 #
-# **The form for free.** A model writes one {{term:token}} (a piece of a word) at a time, and scores every token it knows before each.
-# {{term:constrained decoding|Constrained decoding}} crosses out the tokens after which the answer could no longer become a valid
-# record, and takes the best of the rest:
+# **The form for free.** A model writes one {{term:token}} (a piece of a word) at a time, and scores every token it knows
+# before each. {{term:constrained decoding|Constrained decoding}} crosses out the tokens after which the answer could no longer
+# become a valid record, and takes the best of the rest:
 #
 # | so far | what the model might like best | what is allowed |
 # | --- | --- | --- |
@@ -401,23 +404,20 @@ for name, options in {"free": {}, "with the schema": {"response_format": form}}.
         print(f"{name:16}", made.choices[0].message.content.replace("\n", " ")[:90])
 
 # %% [markdown]
-# The schema gets the form right and can't do more: it knows which topics exist, not which of them fits. If valid JSON is all you need,
-# you have it now, without any training. In your own schema, give every text a `maxLength`; otherwise a small model may never close
-# its quotation marks.
+# The schema gets the form right and can't do more: it knows which topics exist, not which of them fits. If valid JSON is all
+# you need, you have it now, without any training. In your own schema, give every text a `maxLength`; otherwise a small model
+# may never close its quotation marks.
 #
 # **Do you measure enough?** Suppose your prompt got 17 of 20 messages right, which is 85 %. Is it good enough?
 
 # %%
-guess = predict("How low could its true share well be, in %?")
-guess
-
-# %%
-low = {(right, n): binomtest(right, n).proportion_ci(method="wilson").low for right, n in ((17, 20), (85, 100))}
-guess.reveal(round(100 * low[17, 20]), source="computed")
+for right, cases_asked in ((17, 20), (85, 100)):
+    interval = binomtest(right, cases_asked).proportion_ci(method="wilson")
+    print(f"{right} of {cases_asked}: the true share is plausibly between {100 * interval.low:.0f} and {100 * interval.high:.0f} %")
 
 # %% [markdown]
-# Twenty messages can't tell you: the range begins far below 85 %. With 85 of 100 it begins much nearer. So the first thing to build
-# is a set of a hundred real messages with right answers, before any model.
+# Twenty messages can't tell you. So the first thing to build is a set of a hundred real messages with right answers, before any
+# model.
 
 # %% [markdown]
 # ## 5 · Look the facts up
@@ -457,16 +457,17 @@ recall
 
 # %% [markdown]
 # TF-IDF misses one question in five, the dense search one in seven. Few of the misses turn up in second or third place, so a
-# {{term:reranking|reranker}}, which only reorders what was found, would gain a few points here at most. In the recorded table every passage comes from the dense search. Where it fails, the answer is wrong unless the fact reaches the
-# model in another way.
+# {{term:reranking|reranker}}, which only reorders what was found, would gain a few points here at most. In the recorded table
+# every passage comes from the dense search. Where it fails, the answer is wrong unless the fact reaches the model in another
+# way.
 
 # %%
 # EXERCISE: frame-2
 
 # %% [markdown]
-# **The rival that needs no index.** The catalogue is short. Why search, if all of it fits into the prompt? Every call would carry the
-# whole text, but hosts keep what they've computed for the beginning of a prompt, and bill the same beginning at a fraction of the
-# price the next time ({{term:prompt caching}}).
+# **The rival that needs no index.** The catalogue is short. Why search, if all of it fits into the prompt? Every call would
+# carry the whole text, but hosts keep what they've computed for the beginning of a prompt, and bill the same beginning at a
+# fraction of the price the next time ({{term:prompt caching}}).
 
 # %%
 fixed_tokens, passage_tokens = results["three fixed examples"]["in"].mean(), results["a passage (RAG)"]["in"].mean()
@@ -484,9 +485,10 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # %% [markdown]
 # With the two large models the cached catalogue costs less than one passage, because a prompt of 430 tokens is too short for their
 # caches and is paid in full. It needs no index, and no search can miss. Whether a model can *read* it is another question: on
-# the questions that we chose by, the 0.5B got {{record:laptop-questions:runs."0.5B | choice, whole catalogue | 0".right.knowledge:.0%}} of
-# the facts from the whole catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one
-# passage. There are other drawbacks:
+# the questions that we chose by, the 0.5B got
+# {{record:laptop-questions:runs."0.5B | choice, whole catalogue | 0".right.knowledge:.0%}} of the facts from the whole
+# catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one passage. There
+# are other drawbacks:
 #
 # - Requests must come every few minutes, or the cache is cold and the full price is due.
 # - Ten times the text costs ten times as much, and it must fit the {{term:context window}}.
@@ -499,11 +501,11 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 #
 # - **Instruct, not base.** An instruct model already answers in turns and stops; a base model has to learn that from your examples
 #   too. Take a base model only for another language or a style of its own, with thousands of examples.
-# - **As small as reads well enough.** Try two or three sizes with your best prompt (section 2's program, three names). Training adds
-#   judgement and form, hardly any reading.
+# - **As small as reads well enough.** Try two or three sizes with your best prompt (section 2's program, three names).
+#   Training adds judgement and form, hardly any reading.
 # - **A licence that lets you sell.** Apache 2.0 and MIT do. Others forbid some uses, or want their name on yours.
-# - **No thoughts, or thoughts switched off.** A model that thinks before it answers pays for tokens that your record doesn't need, and
-#   has to be trained with the same (empty) thoughts in its template.
+# - **No thoughts, or thoughts switched off.** A model that thinks before it answers pays for tokens that your record doesn't
+#   need, and has to be trained with the same (empty) thoughts in its template.
 # - **Your host serves it.** Look which models it tunes and for how long it promises to serve them.
 #
 # The examples are a hundred answered messages, of which every second carries its passage, so that the model learns to *read*. There
@@ -577,7 +579,22 @@ show.answers([case["question"] for case in cases[:3]],
              [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# FINDING-OF-TRAINING
+# Without a passage the fine-tuned model gets topic and product right in most answers, and hardly a fact. It has learned that
+# an answer looks like "26 days", and makes one up. To expect facts from training may be the most expensive misunderstanding
+# about fine-tuning. With a passage it leads our dozen cases. Does it also lead the recorded hundred, by the comparison of
+# section 2?
+
+# %%
+dice = np.random.default_rng(0)
+for size in ("135M", "0.5B"):
+    trained, shown = (np.mean(lesson_01.right(size, way), axis=0) for way in ("fine-tuned, a passage", "similar past answers"))
+    low, high = np.percentile(dice.choice(trained - shown, (2000, 100)).mean(axis=1), [2.5, 97.5])
+    print(f"{size}: {100 * (trained - shown).mean():+.0f} points over similar past answers ({100 * low:+.0f} to {100 * high:+.0f})")
+
+# %% [markdown]
+# The small model gains clearly. On the 0.5B the interval includes zero, so similar past answers may be just as good, and they
+# need no training. What training still buys there is a prompt of a quarter of the tokens, and messages that nobody has asked
+# before: compare the small model's last row in section 2's table with *to other questions*.
 #
 # **How few examples are enough?** The tree asks for a hundred.
 
@@ -588,15 +605,15 @@ evidence.card("D4")
 # To find out for your task, train on a quarter, a half and all of your examples, and test on others. As long as the share of right
 # answers rises, more examples will probably help.
 #
-# **Then a supplier changes the catalogue.** RAG gets a new index. But a model can also be made to know the facts by heart, with many
-# passes over them. Which of the two survives the change?
+# **Then a supplier changes the catalogue.** RAG gets a new index. But a model can also be made to know the facts by heart,
+# with many passes over them. Which of the two survives the change?
 
 # %%
 lesson_01.changes_figure()
 
 # %% [markdown]
-# What was learned by heart is wrong from the day of the change, and nothing in the answer shows it. The model that was trained to read
-# gives values that didn't exist when it was trained.
+# What was learned by heart is wrong from the day of the change, and nothing in the answer shows it. The model that was trained
+# to read gives values that didn't exist when it was trained.
 
 # %%
 evidence.card("D5")
@@ -612,10 +629,10 @@ evidence.card("D5")
 #
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
 #
-# With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and with a prompt
-# of 140 tokens, a request costs 0.00004 dollars, so each saves a tenth of a cent. On the other side stand 40 hours of work on
-# examples and tests. At 80 dollars an hour they cost 3,200 dollars, as much as three million requests save: some 9,000 a day
-# for a year. The picture does this sum with the tokens that you've just measured, at these prices a million tokens:
+# With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and with
+# a prompt of 140 tokens, a request costs 0.00004 dollars, so each saves a tenth of a cent. On the other side stand 40 hours of
+# work on examples and tests. At 80 dollars an hour they cost 3,200 dollars, as much as three million requests save: some 9,000
+# a day for a year. The picture does this sum with the tokens that you've just measured, at these prices a million tokens:
 
 # %%
 pd.DataFrame({
