@@ -1559,8 +1559,7 @@ print(f"both fields right, prepared minus raw: {100 * difference.value:+.0f} poi
 # Read the last row of the table first. Always answering with the most common pair yields perfectly valid records, some of them right, and
 # catches no escalation. The last column has part of the reason for the weak first run: agents in a hurry left
 # the form at "question, none", and a model that learns from the export gives that to most messages. The
-# prepared run, whose rows have no such forms left, gives it to fewer, and still to many: after so few steps
-# both mostly fall back on common records.
+# prepared run, whose rows have no such forms left, gives it to fewer.
 #
 # So take these runs as a rehearsal. They point the way that you hope for, but each was made once (the interval
 # counts the test messages and not the luck of a run), and they do not show that either model beats a program
