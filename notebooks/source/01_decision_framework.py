@@ -25,10 +25,10 @@ lesson_01.picture()
 
 # %% [markdown]
 # No model can know an invented shop, so three examples in the prompt bring not one usable answer, whatever the model's size.
-# Similar past answers bring many, and more the larger the model. Training by itself brings none, because it teaches the form
-# of an answer and no facts. With a passage in front of them the trained models are ahead: clearly on the small model, and on
-# the 0.5B by too little to tell. The line through each mark is its {{term:confidence interval|95 % interval}}, the range in
-# which the true share plausibly lies.
+# Similar past answers bring many, and more the larger the model. Training by itself brings none: one pass over the examples
+# teaches the form of an answer and no facts. With a passage in front of them the trained models come first for their size, but
+# by too little to tell them from the best prompt, and the untrained 1.5B with past answers is ahead of both. The line through
+# each mark is its {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
 #
 # By the end you'll be able to
 #
@@ -39,7 +39,8 @@ lesson_01.picture()
 # - compute from how many requests a day it pays, and put the whole decision on one page.
 #
 # You should have called a language model's API; you needn't have trained anything. Reading takes about 40 minutes, the exercises
-# about 35. {{timing}} If you must decide today, do sections 2, 3 and 7.
+# about 35. {{timing}} If you must decide today, run all cells and read
+# sections 2, 3 and 7.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
 # fills it again. If you've lost the recorded page, `course restore 01` in a terminal brings it back.
@@ -59,8 +60,8 @@ lesson_01.picture()
 show.drawing("decision-tree")
 
 # %% [markdown]
-# Questions 2 to 5 are often skipped, because nobody earns anything by them. Each takes an hour to try, and each may end the project
-# before it begins:
+# Questions 2 to 5 are easily skipped. Most of their answers take an afternoon to try, and each may end the project before it
+# begins:
 #
 # | approach | when | what it costs |
 # | --- | --- | --- |
@@ -79,7 +80,7 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 
 # %% [markdown]
 # Read the last list first, because a recommendation that nothing could change is only an opinion. The two limits, 85 % and 100
-# examples, are rules of thumb. Section 6 looks at the second, and section 7 replaces the first with a sum.
+# examples, are rules of thumb; section 7 does the sum behind the first.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library that does
 # the exercise for you. Check as often as you like. In this one somebody wrote the middle of the tree as a function, in a hurry.
@@ -110,7 +111,8 @@ write_rows("cases.jsonl", [
     {"question": q["question"], "answer": catalogue.record(q), "accepted": q["accepted"]} for q in few
 ])
 write_rows("answered.jsonl", [
-    {"question": row["question"], "answer": json.dumps(catalogue.record(row), ensure_ascii=False)} for row in catalogue.training
+    {"question": row["question"], "answer": json.dumps(catalogue.record(row), ensure_ascii=False)}
+    for row in catalogue.training
 ])
 write_rows("documents.jsonl", [{"title": p["title"], "text": p["text"]} for p in catalogue.versions[1]])
 Path("instructions.txt").write_text(catalogue.prompt("", instructions=True)[0]["content"], encoding="utf-8")
@@ -125,8 +127,8 @@ from course_utils.openai_server import local_server
 from openai import OpenAI
 
 server = local_server()                       # what `course serve` starts in a terminal
-client = OpenAI(base_url=server.base_url, api_key=server.api_key)     # for OpenAI: OpenAI(); other hosts: their address and key
-MODEL = client.models.list().data[0].id
+client = OpenAI(base_url=server.base_url, api_key=server.api_key)   # OpenAI(), or another host's address and key
+MODEL = client.models.list().data[0].id       # at a host, the name of a model
 price = costs.price_of("qwen3-8b")            # dollars per million tokens on a day; put in those of your host
 print(f"{MODEL}; computed with ${price.input} for input and ${price.output} for output")
 
@@ -151,13 +153,13 @@ def make_search(texts):
 
 
 cases, answered, documents = (read_rows(f"{name}.jsonl") for name in ("cases", "answered", "documents"))
-instructions, fixed = open("instructions.txt", encoding="utf-8").read(), answered[::100]
+instructions, fixed = open("instructions.txt", encoding="utf-8").read(), answered[:: max(1, len(answered) // 3)][:3]
 find_answered = make_search([row["question"] for row in answered])
 find_document = make_search([f"{row['title']}. {row['text']}" for row in documents])
 
 
 def messages(question, examples, passage=False):
-    """Return the conversation to send: instructions, solved examples, and the question, with or without a passage before it."""
+    """Return the conversation to send: instructions, solved examples, and the question, perhaps after a passage."""
     turns = [{"role": "system", "content": instructions}]
     for row in examples:
         turns += [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
@@ -198,39 +200,55 @@ def contains(text, fact):
     return re.search(rf"(?<![\w.,]){re.escape(fact)}(?![.,]?\d|\w)", text, re.IGNORECASE) is not None
 
 
+FREE = "answer"     # the field of the record that may be put in other words
+
+
 def is_right(reply, case):
-    """Return True if a reply is a record with the expected topic, product and fact."""
+    """Return True if a reply is the expected record, or contains the expected text."""
+    expected = case["answer"]
+    if isinstance(expected, str):
+        return contains(reply, expected)
     try:
-        record, expected = json.loads(reply), case["answer"]
-        same = record["topic"] == expected["topic"] and record["product"] == expected["product"]
-        return same and (contains(record["answer"], expected["answer"]) or record["answer"] in case["accepted"])
-    except (ValueError, KeyError, TypeError):           # no record at all
+        record = dict(json.loads(reply))
+    except (ValueError, TypeError):                     # no record at all
         return False
+    given, others = str(record.pop(FREE, "")), {name: value for name, value in expected.items() if name != FREE}
+    return record == others and (contains(given, expected[FREE]) or given in case.get("accepted", []))
+
+
+assert all(is_right(json.dumps(case["answer"]), case) for case in cases)     # the right answers themselves must pass
 
 
 def measure(way, model=MODEL):
     """Return one row a case: the reply, whether it is right, and the tokens in and out."""
     def ask(case):
-        made = client.chat.completions.create(model=model, messages=way(case["question"]), temperature=0, max_tokens=48)
+        made = client.chat.completions.create(      # reasoning models: max_completion_tokens, and no temperature
+            model=model, messages=way(case["question"]), temperature=0, max_tokens=48)
         reply = made.choices[0].message.content or ""
-        return {"reply": reply, "right": is_right(reply, case), "in": made.usage.prompt_tokens, "out": made.usage.completion_tokens}
+        return {"reply": reply, "right": is_right(reply, case),
+                "in": made.usage.prompt_tokens, "out": made.usage.completion_tokens}
 
     with ThreadPoolExecutor(8) as pool:
         return pd.DataFrame(pool.map(ask, cases))
 
 
+def compare(one, other):
+    """Return how much more often the other is right on the same cases, with a 95 % interval (Agresti and Min, 2005)."""
+    wins, losses, n = (other & ~one).sum() + 0.5, (one & ~other).sum() + 0.5, len(one) + 2
+    middle, half = (wins - losses) / n, 1.96 * np.sqrt(wins + losses - (wins - losses) ** 2 / n) / n
+    return other.mean() - one.mean(), middle - half, middle + half
+
+
 def report(results):
     """Return a table: share right, how much better than the first way on the same cases, tokens, dollars."""
-    table, dice = {}, np.random.default_rng(0)
-    first = next(iter(results.values()))["right"]
+    table, first = {}, next(iter(results))
     for name, rows in results.items():
         interval = binomtest(int(rows["right"].sum()), len(rows)).proportion_ci(method="wilson")
-        gain = rows["right"].astype(int) - first.astype(int)
-        low, high = np.percentile(dice.choice(gain, (2000, len(gain))).mean(axis=1), [2.5, 97.5])
+        gain, low, high = compare(results[first]["right"], rows["right"])
         dollars = (price.input * rows["in"].mean() + price.output * rows["out"].mean()) / 1000
         table[name] = {
             "right, %": f"{100 * rows['right'].mean():.0f} ({100 * interval.low:.0f} to {100 * interval.high:.0f})",
-            "more than the first, points": f"{100 * gain.mean():+.0f} ({100 * low:+.0f} to {100 * high:+.0f})",
+            "more than the first, points": f"{100 * gain:+.0f} ({100 * low:+.0f} to {100 * high:+.0f})" if name != first else "",
             "tokens in": round(rows["in"].mean()), "$ per 1,000 requests": f"{dollars:.3f}",
         }
     return pd.DataFrame(table).T
@@ -240,8 +258,8 @@ results = {name: measure(way) for name, way in ways.items()}
 report(results)
 
 # %% [markdown]
-# The 95 % intervals stand in brackets. With so few cases they are useless, and that's why the program prints them. You decide
-# by the second column: it compares two ways case by case, so that easy and hard messages cancel out.
+# The 95 % intervals stand in brackets, and with so few cases they are too wide to decide anything. Where you have enough,
+# decide by the second column: it compares two ways case by case, so that easy and hard messages cancel out.
 #
 # Read some replies before you believe any number:
 
@@ -251,8 +269,12 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
              [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
+# **On your own data**, leave out the cell that writes the shop's files and bring your own four, with the fields that you see in these.
+# An `answer` may be a text instead of a record; in a record, `FREE` names the field that may be worded differently.
+#
 # For a decision you need a hundred cases. Here they are, for the small model that you've just asked and for two that people deploy
-# (script: `benchmarks/laptop_questions.py`; each way in its best form, chosen on other questions):
+# (script: `benchmarks/laptop_questions.py`). Each way stands there in its best form, such as eight past answers instead of three,
+# which was chosen on other questions.
 
 # %%
 lesson_01.rivals()
@@ -261,14 +283,16 @@ lesson_01.rivals()
 # Compare the 0.5B's usable answers with its right facts. From a passage it gets the fact for
 # {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the messages, and only
 # {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable, because topic or product are
-# wrong. That's behaviour, and similar past answers mend most of it within an hour. They have two limits. A question that
-# nobody has asked before gets only the row *to other questions*, and the answers go out of date with the facts in them. The
-# trained models' rows are section 6's.
+# wrong, though nearly all are valid records. That's behaviour. Similar past answers show it, and often the fact as well, which
+# is why they help so much. They have two limits. A question that nobody has asked before gets only the row *to other
+# questions*, and the answers go out of date with the facts in them.
 #
 # **If your answers are free text**, no `is_right` of five lines will do, and people let a model judge. A judge is a classifier, so
 # check it like one. These thirty replies were marked by hand: would you send this to the customer?
 
 # %%
+from sklearn.metrics import cohen_kappa_score
+
 judged = [json.loads(line) for line in open(lesson_01.data_file("judged"), encoding="utf-8")]
 
 
@@ -280,20 +304,13 @@ def judge(row):
     return made.choices[0].message.content.strip().lower().startswith("yes")
 
 
-def kappa(one, other):
-    """Return Cohen's kappa: agreement beyond what two judges reach by chance. 1 is perfect, 0 is chance."""
-    one, other = np.array(one), np.array(other)
-    by_chance = one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean())
-    return ((one == other).mean() - by_chance) / (1 - by_chance)
-
-
 by_hand = [row["right"] for row in judged]
 with ThreadPoolExecutor(8) as pool:
     verdicts = {"by hand": by_hand, "the fact occurs in it": [contains(row["reply"], row["expected"]) for row in judged],
                 "the small model as a judge": list(pool.map(judge, judged))}
 pd.DataFrame([
-    {"says yes": sum(said), "as by hand": sum(a == b for a, b in zip(said, by_hand)), "kappa": round(kappa(said, by_hand), 2) + 0}
-    for said in verdicts.values()
+    {"says yes": sum(said), "as by hand": sum(a == b for a, b in zip(said, by_hand)),
+     "kappa": round(cohen_kappa_score(said, by_hand), 2) + 0} for said in verdicts.values()
 ], index=verdicts)
 
 # %% [markdown]
@@ -318,8 +335,8 @@ show.drawing("error-chain")
 
 # %% [markdown]
 # One by hand. A customer wants the number of the key to the drawer of the Thackle desk. The model was shown the right passage and
-# writes *"The key to the drawer of the Thackle desk is number 315."* The source was there, it was found, and it was read. Only the
-# form is wrong, so the first thing to try is a schema.
+# writes *"The key to the drawer of the Thackle desk is number 315. The key is no longer produced."* The source was there, it
+# was found, and it was read. Only the form is wrong, so the first thing to try is a schema.
 
 # %%
 def cause(row):
@@ -346,8 +363,8 @@ cures = {
 }
 
 # %% [markdown]
-# Now sort at least ten yourself. Eleven of these answers are the small model's, nine the 0.5B's. We picked them so that every cause
-# occurs, so their numbers will mean nothing; with your own twenty they'll decide what you do next.
+# Now sort these ten yourself. Four are the small model's, six the 0.5B's. We picked them so that every cause occurs, so don't read
+# anything into their numbers; with twenty of your own, the numbers decide what you do next.
 
 # %%
 wrong = [json.loads(line) for line in open(lesson_01.data_file("wrong_answers"), encoding="utf-8")]
@@ -366,10 +383,10 @@ counted["what to try"] = pd.Series(cures)
 counted.rename_axis(index="what broke", columns=None)
 
 # %% [markdown]
-# So "should we fine-tune?" is the wrong question to start with. A misread passage says more about the size of the model than
-# about a need for training: put the same twenty cases to a larger one first. The 0.5B's wrong judgements are another matter:
-# it had the fact and filed it under the wrong topic. Mend the link that breaks most often, measure, and sort again, because a
-# wrong form may only show once the passage is right.
+# So "should we fine-tune?" is the wrong question to start with: of five causes, training is the first thing to try for none. A
+# misread passage calls for a larger model, or for training on examples with passages, which teaches reading (section 6). The
+# 0.5B's wrong judgements are another matter: it had the fact and filed it under the wrong topic. Mend the link that breaks
+# most often, measure, and sort again, because a wrong form may only show once the passage is right.
 
 # %% [markdown]
 # ## 4 · A better prompt
@@ -456,10 +473,10 @@ guess.reveal(int(recall.iloc[0, 0]))
 recall
 
 # %% [markdown]
-# TF-IDF misses one question in five, the dense search one in seven. Few of the misses turn up in second or third place, so a
-# {{term:reranking|reranker}}, which only reorders what was found, would gain a few points here at most. In the recorded table
-# every passage comes from the dense search. Where it fails, the answer is wrong unless the fact reaches the model in another
-# way.
+# TF-IDF misses one question in five, the dense search one in seven, and a hundred questions can't settle whether that difference is
+# real. (A {{term:reranking|reranker}} that only reorders these three hits could gain no more than the second column has over
+# the first.) In the recorded table every passage comes from the dense search. Where a search fails, the answer is wrong unless
+# the fact reaches the model in another way.
 
 # %%
 # EXERCISE: frame-2
@@ -491,7 +508,7 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # are other drawbacks:
 #
 # - Requests must come every few minutes, or the cache is cold and the full price is due.
-# - Ten times the text costs ten times as much, and it must fit the {{term:context window}}.
+# - Ten times the text costs many times as much, and it must fit the {{term:context window}}.
 # - Models find facts in the middle of a long prompt less reliably than at its ends (Liu et al., 2023, arXiv 2307.03172).
 
 # %% [markdown]
@@ -499,14 +516,12 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 #
 # The facts are there and the answers still aren't what you need. Now training is worth its price. First choose what to start from:
 #
-# - **Instruct, not base.** An instruct model already answers in turns and stops; a base model has to learn that from your examples
-#   too. Take a base model only for another language or a style of its own, with thousands of examples.
-# - **As small as reads well enough.** Try two or three sizes with your best prompt (section 2's program, three names).
-#   Training adds judgement and form, hardly any reading.
-# - **A licence that lets you sell.** Apache 2.0 and MIT do. Others forbid some uses, or want their name on yours.
-# - **No thoughts, or thoughts switched off.** A model that thinks before it answers pays for tokens that your record doesn't
-#   need, and has to be trained with the same (empty) thoughts in its template.
-# - **Your host serves it.** Look which models it tunes and for how long it promises to serve them.
+# - Take an **instruct model**, not a base model: it already answers in turns and stops. A base model is for another language or a
+#   style of its own, with thousands of examples.
+# - Take the **smallest that reads well enough**. Try two or three sizes with your best prompt: section 2's program, three names.
+# - Check that its **licence** lets you sell. Apache 2.0 and MIT do; others forbid some uses, or want their name on yours.
+# - Prefer one that doesn't write out its **thoughts**, or lets you switch that off. Your record doesn't need those tokens.
+# - Check that **your host** tunes it, and how long it promises to serve it.
 #
 # The examples are a hundred answered messages, of which every second carries its passage, so that the model learns to *read*. There
 # are no instructions in them, since a good answer is shown and not described.
@@ -539,7 +554,7 @@ for turn in training_rows[-1]["messages"]:
 import time
 
 uploaded = client.files.create(file=open("shop-train.jsonl", "rb"), purpose="fine-tune")
-settings = {"n_epochs": 1, "batch_size": plan.batch_size, "learning_rate_multiplier": 2.0}
+settings = {"n_epochs": 1, "batch_size": plan.batch_size, "learning_rate_multiplier": 2.0}   # passes, examples a step, its size
 job = client.fine_tuning.jobs.create(
     model=MODEL, training_file=uploaded.id, suffix="shop", seed=0,
     method={"type": "supervised", "supervised": {"hyperparameters": settings}},
@@ -549,7 +564,7 @@ while job.status in ("validating_files", "queued", "running"):
     job = client.fine_tuning.jobs.retrieve(job.id)
 if job.status != "succeeded":
     raise RuntimeError(f"{job.status}: {job.error}")
-print(f"{job.trained_tokens:,} tokens in {job.finished_at - job.created_at} seconds; the new model is {job.fine_tuned_model}")
+print(f"{job.trained_tokens:,} tokens in {job.finished_at - job.created_at} seconds: {job.fine_tuned_model}")
 
 # %% [markdown]
 # Its name goes through the program of section 2 like any other:
@@ -580,30 +595,23 @@ show.answers([case["question"] for case in cases[:3]],
 
 # %% [markdown]
 # Without a passage the fine-tuned model gets topic and product right in most answers, and hardly a fact. It has learned that
-# an answer looks like "26 days", and makes one up. To expect facts from training may be the most expensive misunderstanding
-# about fine-tuning. With a passage it leads our dozen cases. Does it also lead the recorded hundred, by the comparison of
-# section 2?
+# an answer looks like "26 days", and makes one up. To expect facts from one pass of training may be the most expensive
+# misunderstanding about fine-tuning. With a passage it leads our dozen cases. Does it also lead the recorded hundred, against
+# the best prompt of each model?
 
 # %%
-dice = np.random.default_rng(0)
-for size in ("135M", "0.5B"):
-    trained, shown = (np.mean(lesson_01.right(size, way), axis=0) for way in ("fine-tuned, a passage", "similar past answers"))
-    low, high = np.percentile(dice.choice(trained - shown, (2000, 100)).mean(axis=1), [2.5, 97.5])
-    print(f"{size}: {100 * (trained - shown).mean():+.0f} points over similar past answers ({100 * low:+.0f} to {100 * high:+.0f})")
+for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar past answers")):
+    trained, prompted = (np.mean(lesson_01.right(size, way), axis=0) for way in ("fine-tuned, a passage", rival))   # over seeds
+    gain, half = (trained - prompted).mean(), 1.96 * (trained - prompted).std(ddof=1) / np.sqrt(len(trained))
+    print(f"{size}: {100 * gain:+.0f} points over {rival} ({100 * (gain - half):+.0f} to {100 * (gain + half):+.0f})")
 
 # %% [markdown]
-# The small model gains clearly. On the 0.5B the interval includes zero, so similar past answers may be just as good, and they
-# need no training. What training still buys there is a prompt of a quarter of the tokens, and messages that nobody has asked
-# before: compare the small model's last row in section 2's table with *to other questions*.
+# Both intervals include zero. So where customers repeat themselves, a file of good answers may be all you need. What training
+# buys is a prompt of a quarter of the tokens, and help where no past answer fits: in the table of section 2, compare the small
+# model's last row, on products that it was never trained on, with *to other questions*.
 #
-# **How few examples are enough?** The tree asks for a hundred.
-
-# %%
-evidence.card("D4")
-
-# %% [markdown]
-# To find out for your task, train on a quarter, a half and all of your examples, and test on others. As long as the share of right
-# answers rises, more examples will probably help.
+# How many examples does it take? Train on a quarter, a half and all of yours, and test on others. As long as the share of right
+# answers rises, more will probably help.
 #
 # **Then a supplier changes the catalogue.** RAG gets a new index. But a model can also be made to know the facts by heart,
 # with many passes over them. Which of the two survives the change?
@@ -612,7 +620,7 @@ evidence.card("D4")
 lesson_01.changes_figure()
 
 # %% [markdown]
-# What was learned by heart is wrong from the day of the change, and nothing in the answer shows it. The model that was trained
+# Facts learned by heart are wrong from the day of the change, and nothing in the answer shows it. The model that was trained
 # to read gives values that didn't exist when it was trained.
 
 # %%
@@ -624,7 +632,7 @@ evidence.card("D5")
 # You pay for training once, and for prompts on every call. So there's a number of requests a day from which training pays, the
 # *break-even*.
 #
-# One request by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input and
+# Take one request by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input and
 # {{fact:prices:"gpt-6.2-sol".output:g}} for output. A prompt of 400 tokens and an answer of 25 cost
 #
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
@@ -655,9 +663,10 @@ for name, way in ways_to_run.items():
 lesson_01.cost_figure(chosen)
 
 # %% [markdown]
-# Each line begins with its work spread over a year, which the last column above shows, and rises with its requests. The break-even
-# in the title is the one against the large model. Look at the small model with the long prompt too: if it's good enough
-# for your task, it stays the cheapest far beyond that point. A rented GPU runs around the clock, whether requests come or not.
+# Each line begins with its work spread over a year (the last column above) and rises with its requests. The $1,920 are 24 hours on
+# prompt, search and tests; training adds 40, and 8 for a second run within the year. The break-even in the title is the one
+# against the large model, which nobody has asked here. Against the same small model with the long prompt it comes far later,
+# so if that prompt is good enough for your task, keep it.
 #
 # Change one assumption at a time. Two matter most: the model that you compare with, and the hours of work.
 
@@ -679,45 +688,54 @@ volumes = (10, 100, 1000, 10_000, 100_000)
 pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_an_error(volume):.2f}" for volume in volumes}})
 
 # %%
-evidence.card("D3")
-
-# %%
 # EXERCISE: frame-3
 
 # %% [markdown]
 # ## 8 · The decision on one page
 #
-# Everything that you've measured goes into a memo that somebody can disagree with. Fill in the first four lines for your own
-# project; the rest comes from your results.
+# Everything that you've measured goes into a memo that somebody can disagree with. The first two lines are your project's; the rest
+# comes from your results.
 
 # %%
 from IPython.display import Markdown
 
-gap, requests_a_day, prompt_name, larger_reaches = "both", 2_000, "a passage and past answers", None
+# these three lines are your project's
+gap, requests_a_day, facts_change, prompt_name = "both", 2_000, "monthly", "a passage and past answers"
+larger_reaches = lesson_01.score("1.5B", "similar past answers").value       # the shop's; None if you haven't measured one
+text_tokens = round(sum(len(row["text"]) for row in documents) / 4)
+
+
+def pays(against):
+    """Return in words from how many requests a day on training pays."""
+    volume = chosen.break_even("hosted", against)
+    return "never" if volume is None else f"from {volume:,.0f} requests a day on"
+
+
 best = max(results, key=lambda name: results[name]["right"].mean())
 reached = float(results[prompt_name]["right"].mean())
-decision = decide(gap, reached, larger_reaches=larger_reaches, past_answers_tried=True, examples=len(training_rows),
-                  requests_a_day=requests_a_day, facts_change="monthly")
+gain, low, high = compare(results[prompt_name]["right"], results[best]["right"])
+decision = decide(gap, reached, facts_change, examples=len(training_rows), requests_a_day=requests_a_day,
+                  larger_reaches=larger_reaches, text_tokens=text_tokens, past_answers_tried=True)
 table = report({name: results[name] for name in (prompt_name, best)})
 memo = f"""### Customers' questions: what we do next
 
-**Decision.** {decision.approach}: {decision.next_step}.
+**Decision.** The tree says {decision.approach}: {decision.next_step}.
+{"" if low > 0 else f"We have not shown yet that anything beats *{prompt_name}*, so we keep that prompt until we have."}
 
-**Measured** on {len(cases)} real messages with {MODEL}: {prompt_name} {table.loc[prompt_name, "right, %"]} % right; {best}
-{table.loc[best, "right, %"]} %, which is {table.loc[best, "more than the first, points"]} points more on the same messages.
+**Measured** on {len(cases)} messages with {MODEL}: {prompt_name} {table.loc[prompt_name, "right, %"]} % right; {best}
+{table.loc[best, "right, %"]} %, a difference of {100 * gain:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}).
 
 **Why.** {". ".join(reason[0].upper() + reason[1:] for reason in decision.reasons)}.
 
 **Cost.** {requests_a_day:,} requests a day. ${table.loc[prompt_name, "$ per 1,000 requests"]} per 1,000 with the prompt,
-${table.loc[best, "$ per 1,000 requests"]} with {best}. Against {chosen.frontier} training pays from
-{chosen.break_even("hosted"):,.0f} a day.
+${table.loc[best, "$ per 1,000 requests"]} with {best}. Against the same model with the long prompt
+training pays {pays("prompted small")}, against {chosen.frontier} {pays("prompted")}.
 
 **What would change it.** {"; ".join(decision.changes)}.
 
-**Not known yet.** Whether {len(cases)} messages are enough: {"no, collect 100" if len(cases) < 100 else "see the interval"}. What a
-larger model reaches: {"not measured" if larger_reaches is None else f"{100 * larger_reaches:.0f} %"}."""
+**Not known yet.** {"Whether it holds on a hundred messages. " if len(cases) < 100 else ""}What a larger model reaches:
+{"nobody has measured it" if larger_reaches is None else f"{100 * larger_reaches:.0f} % with similar past answers"}."""
 Path("decision.md").write_text(memo, encoding="utf-8")
-server.stop()
 Markdown(memo)
 
 # %% [markdown]
@@ -732,31 +750,35 @@ Markdown(memo)
 # | | |
 # | --- | --- |
 # | messages | 100 invented ones about an invented shop, so no model can know the answers; live only a dozen of them |
-# | models | 135 million, 0.5 and 1.5 billion parameters; a frontier model was not asked |
-# | runs | three seeds for what was trained on the two smaller models, one on the largest |
-# | would change the answer | facts that a model knows already; a text of thousands of pages; messages that nobody asked before |
+# | models | 135 million, 0.5 and 1.5 billion parameters; the larger two were made for code, and a frontier model wasn't asked |
+# | runs | three seeds for what was trained on the small model, one on the 0.5B; the 1.5B wasn't trained |
+# | what training saw | the same facts in other words, and always the right passage, where the live search misses one in five |
+# | would change the answer | facts that a model knows already; thousands of pages; messages that nobody asked before |
 #
-# **Deciding by ten questions.** The dense search finds more than TF-IDF on all 100 questions. How often would ten of them, drawn at
-# random for a meeting, have shown the opposite or a tie?
+# **Deciding by ten questions.** On all 100 questions the small model gets
+# {{record:framework:seeds."RAG: retrieved examples".knowledge.0:.0%}} of the facts with a passage and past answers, and
+# {{record:framework:seeds."prompt: retrieved examples".knowledge.0:.0%}} with past answers alone. How often would ten
+# questions, drawn at random for a meeting, have shown the opposite or a tie?
 
 # %%
-hits = {name: np.array([right == first[0] for right, first in zip(needed, rows)]) for name, rows in found.items()}
-draws = np.random.default_rng(0).integers(0, len(asked), (1000, 10))
-fooled = np.mean(hits["TF-IDF"][draws].sum(axis=1) >= hits["dense"][draws].sum(axis=1))
-print(f"in {100 * fooled:.0f} % of 1,000 meetings")
+more, less = (np.array(lesson_01.right("135M", way, lesson_01.FACT)[0])
+              for way in ("a passage and past answers", "similar past answers"))
+draws = np.random.default_rng(0).integers(0, 100, (1000, 10))
+print(f"in {100 * np.mean(less[draws].sum(axis=1) >= more[draws].sum(axis=1)):.0f} % of 1,000 meetings")
 
 # %% [markdown]
-# **Test questions written from the text.** Whoever writes questions with the passage open uses the passage's words.
+# **Test questions written from the text.** If you write questions with the passage open, you use the passage's words.
 
 # %%
 far = np.array([q["paraphrase"] for q in catalogue.questions])
+hits = {name: np.array([right == first[0] for right, first in zip(needed, rows)]) for name, rows in found.items()}
 pd.DataFrame({
     name: {"in the shop's words": f"{100 * hit[~far].mean():.0f} %", "in the customer's own": f"{100 * hit[far].mean():.0f} %"}
     for name, hit in hits.items()
 }).T
 
 # %% [markdown]
-# The first column can't tell the two searches apart. Take your test questions from your inbox.
+# Both are perfect or nearly so on the first kind, and miss a third or more of the second, which is what customers send.
 #
 # **Trusting an answer because it has a source.** An answer that stands in its passage word for word can still be the wrong value:
 
@@ -774,8 +796,8 @@ for case, reply, right in zip(cases, results["fine-tuned, a passage"]["reply"], 
 # | nobody has measured anything | a hundred real messages with right answers, then section 2's program |
 # | a prompt that reaches about 85 % | keep it; compute what the rest is worth |
 # | right content, wrong form | a schema |
-# | passages misread | a larger model |
-# | facts missing, text short | the whole text in a cached prompt |
+# | passages misread | a larger model, or training on examples with passages |
+# | facts missing, text short | one passage and the whole text in a cached prompt: measure both |
 # | facts missing, text long or changing | RAG; recall before answers |
 # | facts there, judged wrongly | similar past answers; then fine-tuning with 100 examples or more |
 # | both | RAG, then training on examples *with* passages |
