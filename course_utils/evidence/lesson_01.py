@@ -129,7 +129,7 @@ def cost_figure(chosen: costs.Assumptions) -> Figure:
     crossing = chosen.break_even("hosted")
     marks, title = {}, f"Against {chosen.frontier}, fine-tuning never pays"
     if crossing is not None:
-        title = f"Against {chosen.frontier}, fine-tuning pays from {_round(crossing):,} requests a day"
+        title = f"If both are as often right, fine-tuning pays against {chosen.frontier} from {_round(crossing):,} requests a day"
         if xs[0] <= crossing <= xs[-1]:
             mark = (crossing, ways["hosted"].total(crossing, days) / days)
             marks[f"fine-tuning pays from\n{_round(crossing):,} a day"] = mark

@@ -14,9 +14,17 @@
 # INSTALL: rag,server
 
 # %%
-from course_utils import charts, costs, evaluation, evidence, plans, show
+import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from course_utils import costs, evidence, plans, show
 from course_utils.data_prep import load_catalogue
-from course_utils.decision import APPROACHES, decide
+from course_utils.decision import decide
 from course_utils.evidence import lesson_01
 from course_utils.exercises import check, quiz
 from course_utils.show import predict
@@ -27,7 +35,7 @@ lesson_01.picture()
 # No model can know an invented shop, so three examples in the prompt bring not one usable answer, whatever the model's size.
 # Similar past answers bring many, and more the larger the model. Training by itself brings none: one pass over the examples
 # teaches the form of an answer and no facts. With a passage in front of them the trained models come first for their size, but
-# by too little to tell them from the best prompt, and the untrained 1.5B with past answers is ahead of both. The line through
+# by too little to tell them from the best prompt, and the untrained 1.5B with past answers gets the most of all. The line through
 # each mark is its {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
 #
 # By the end you'll be able to
@@ -96,10 +104,6 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 # texts with the facts. At work you'd export all three; here the shop's are written to the disk.
 
 # %%
-import json
-from pathlib import Path
-
-
 def write_rows(name, rows):
     """Write one row of JSON a line."""
     Path(name).write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
@@ -187,11 +191,6 @@ for turn in ways["a passage and past answers"](cases[0]["question"])[1:]:
 # a record with the right topic, product and fact.
 
 # %%
-import re
-from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
-import pandas as pd
 from scipy.stats import binomtest
 
 
@@ -551,8 +550,6 @@ for turn in training_rows[-1]["messages"]:
 # set of numbers beside the model's own; lesson 02 opens it, and lesson 06 has the differences between hosts.
 
 # %%
-import time
-
 uploaded = client.files.create(file=open("shop-train.jsonl", "rb"), purpose="fine-tune")
 settings = {"n_epochs": 1, "batch_size": plan.batch_size, "learning_rate_multiplier": 2.0}   # passes, examples a step, its size
 job = client.fine_tuning.jobs.create(
@@ -607,7 +604,7 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
 
 # %% [markdown]
 # Both intervals include zero. So where customers repeat themselves, a file of good answers may be all you need. What training
-# buys is a prompt of a quarter of the tokens, and help where no past answer fits: in the table of section 2, compare the small
+# buys is a prompt of a third of the tokens or fewer, and help where no past answer fits: in the table of section 2, compare the small
 # model's last row, on products that it was never trained on, with *to other questions*.
 #
 # How many examples does it take? Train on a quarter, a half and all of yours, and test on others. As long as the share of right
@@ -693,13 +690,13 @@ pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_
 # %% [markdown]
 # ## 8 · The decision on one page
 #
-# Everything that you've measured goes into a memo that somebody can disagree with. The first two lines are your project's; the rest
+# Everything that you've measured goes into a memo that somebody can disagree with. The first lines are your project's; the rest
 # comes from your results.
 
 # %%
 from IPython.display import Markdown
 
-# these three lines are your project's
+# your project's own
 gap, requests_a_day, facts_change, prompt_name = "both", 2_000, "monthly", "a passage and past answers"
 larger_reaches = lesson_01.score("1.5B", "similar past answers").value       # the shop's; None if you haven't measured one
 text_tokens = round(sum(len(row["text"]) for row in documents) / 4)

@@ -21,7 +21,7 @@ WRONG = {
         "    return -logsigmoid(beta * ((pc - rc) - (pr - rr))).mean()"
     ),
     "data-3": "def is_card_number(text):\n    return 1 / 0",
-    "frame-4": (
+    "frame-3": (
         "def break_even(setup, upkeep_a_day, old_cost, new_cost, days):\n    if old_cost <= new_cost: return float('inf')\n"
         "    return (setup / days + upkeep_a_day) / (old_cost - new_cost)"
     ),

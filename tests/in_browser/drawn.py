@@ -8,7 +8,7 @@ from course_utils.show.calculators import CALCULATORS
 USUAL = {
     "batch_size": (1, 64), "length": (16, 8192), "requests_a_day": (0, 300_000), "instructions": (0, 4000),
     "message": (1, 2000), "passages": (0, 6000), "completion": (1, 1500), "examples": (0, 20_000),
-    "hours_tuning": (0, 300), "wage": (0, 200), "days": (1, 1500),
+    "hours_tuning": (0, 300), "wage": (0, 200), "days": (1, 1500), "text_tokens": (0, 60_000),
 }  # fmt: skip
 
 

@@ -22,10 +22,8 @@ SHOP = load_catalogue()
 @cache
 def functions():
     """All functions and imports of the lesson's cells, without what they run."""
-    space = {"json": json, "np": np, "pd": pd, "price": costs.price_of("qwen3-8b"), "MODEL": "any", "FREE": "answer"}
+    space = {"price": costs.price_of("qwen3-8b"), "MODEL": "any", "FREE": "answer"}
     for cell in CELLS:
-        if "def " not in cell:
-            continue
         kept = [node for node in ast.parse(cell).body if isinstance(node, ast.FunctionDef | ast.Import | ast.ImportFrom)]
         exec(compile(ast.Module(kept, []), "lesson 01", "exec"), space)
     return space
