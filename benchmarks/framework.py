@@ -21,7 +21,6 @@ import statistics
 import time
 from datetime import date
 
-import shop_prompts
 from common import RECORDS, write_results
 from course_utils import evaluation, hardware, memory, models, training
 from course_utils.data_prep import load_catalogue
@@ -29,6 +28,8 @@ from course_utils.data_prep.catalogue import SCHEMA
 from course_utils.generation import generate
 from course_utils.openai_server.constrained import generate_in_schema
 from course_utils.retrieval import Retriever
+from shop_prompts import prompts as prompts_of
+from shop_prompts import training_examples
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -147,7 +148,7 @@ def untrained() -> list[str]:
 def try_out(number: int) -> None:
     """A few questions to each untrained system, to see whether it works."""
     for system in untrained():
-        prompts = shop_prompts.prompts(system, catalogue, questions[:number])
+        prompts = prompts_of(system, catalogue, questions[:number])
         scores, seconds, answers = quality(prompts, questions[:number], system=system)
         print(
             f"{system}: {seconds:.1f} s, valid {scores.valid}, knowledge {scores.knowledge}",
@@ -184,14 +185,14 @@ def main(rivals_only: bool = False, added: str = "") -> None:
         print(f"{name:<28} knowledge {scores.knowledge} behaviour {scores.behaviour} both {scores.both}", flush=True)
 
     if added:
-        note(added, shop_prompts.prompts(added, catalogue, questions))
+        note(added, prompts_of(added, catalogue, questions))
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         return
     for system in untrained():
-        note(system, shop_prompts.prompts(system, catalogue, questions))
+        note(system, prompts_of(system, catalogue, questions))
 
     question_by_id = {q["id"]: q for q in questions}
-    lessons = [example for group in shop_prompts.training_examples(catalogue) for example in group]
+    lessons = [example for group in training_examples(catalogue) for example in group]
     drill = [catalogue.example(row) for q in changed for row in wordings[q["id"]]]
     seen = [q | {"question": wordings[q["id"]][0]["question"]} for q in questions]
     reserved_facts = [id for number, id in enumerate(wordings) if number % 10 < 3]  # in no training set of SIZES
@@ -203,7 +204,7 @@ def main(rivals_only: bool = False, added: str = "") -> None:
         seconds, adapter_weights = tune(lessons, 1, seed)
         training_seconds.append(seconds)
         for system in ("fine-tuned", "fine-tuned + RAG"):
-            note(system, shop_prompts.prompts(system, catalogue, questions))
+            note(system, prompts_of(system, catalogue, questions))
         updated_prompts = [catalogue.prompt(q["question"], p) for q, p in zip(changed, pages(changed, 2))]
         after["RAG + fine-tuned, version 2"].append(rows(quality(updated_prompts, changed, 2)[0])["knowledge"])
         if rivals_only:
@@ -271,10 +272,10 @@ def unseen() -> None:
         by_question, seconds, asked = {}, [], []
         for part in range(UNSEEN_PARTS):
             held_out = {id for id, passage in passage_of.items() if part_of[product_of[passage]] == part}
-            chosen = [example for group in shop_prompts.training_examples(catalogue, held_out) for example in group]
+            chosen = [example for group in training_examples(catalogue, held_out) for example in group]
             tune(chosen, 1, seed)
             selected = [q for q in questions if q["id"] in held_out]
-            prompts = shop_prompts.prompts(UNSEEN, catalogue, selected)
+            prompts = prompts_of(UNSEEN, catalogue, selected)
             scores, per_answer, _ = quality(prompts, selected)
             seconds.append(per_answer)
             asked += [
