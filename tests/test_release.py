@@ -22,6 +22,8 @@ from course_utils.grading.marking import Attempt, LearnerAnswer
 from course_utils.lessons import LESSONS, NAMES, learner_file
 from course_utils.publishing.wheel import write_wheel
 
+BARE = re.compile(r"return (True|False|None)|except \w+:")  # nobody's answer: a function that a lesson shows may say it too
+
 
 @pytest.fixture(scope="module", autouse=True)
 def wheel(tmp_path_factory):
@@ -53,7 +55,8 @@ def test_learners_get_the_notebooks_the_course_and_no_answer(packs, wheel):
         assert pack.read_bytes() == learner_file(section).read_bytes()
         lines = {line.strip() for cell in nbformat.read(pack, 4).cells for line in cell.source.splitlines()}
         for exercise in EXERCISES.values():
-            assert not lines.intersection(line for line in solution_lines(exercise.source()) if len(line) >= 12)
+            answer = {line for line in solution_lines(exercise.source()) if len(line) >= 12 and not BARE.fullmatch(line)}
+            assert not lines.intersection(answer)
         assert END not in lines
 
 
