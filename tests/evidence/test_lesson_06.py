@@ -74,8 +74,10 @@ FINDINGS = {
     "40 hours come back after more than a hundred million requests": lambda: (
         40 * 80 / (million(LUNA, 170) - million(ADAPTER, 60)) > 100
     ),
-    "a model by the hour is dearer than a prompt up to tens of millions of requests": lambda: (
-        730 * facts.table("prices")["azure-hosting"]["hour"] / million(LUNA, 170) > 20
+    "a model by the hour is never cheaper than instructions, and dearest up to ten million requests": lambda: (
+        million(costs.UNTUNED["gpt-4.1-mini"], 60) > million(LUNA, 170)
+        and 730 * facts.table("prices")["azure-hosting"]["hour"] / 10 + million(costs.UNTUNED["gpt-4.1-mini"], 60)
+        > million(LUNA, 530)
     ),
     "where a tuned token costs more, a saved prompt need not pay": lambda: (
         requests_until_paid(1.0, 60, 160, 15, (0.80, 3.20), (0.40, 1.60)) is None

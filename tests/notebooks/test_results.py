@@ -245,13 +245,14 @@ def test_the_first_job_succeeds_and_its_model_has_the_form():
         r"→ running → succeeded\n\d+ seconds for [\d,]+ tokens; the new model is ft:\S+:triage:\w+", printed("06")
     )
     assert re.search(r"auto chose 3 epochs, \d+ rows a step", printed("06"))
-    valid = {way: int(share) for way, share in re.findall(r"^(\S.*?) +(\d+)% +\d+% +\d+% +\d+$", printed("06"), re.M)}
-    assert valid["trained on 50 rows"] >= 75 and valid["instructions, form forced"] >= 90
+    row = r"^(\S.*?) +[28] +(\d+)% +\d+% +\d+% +\d+% +\d+$"  # messages, four shares, tokens
+    valid = {way: int(share) for way, share in re.findall(row, printed("06"), re.M)}
+    assert valid["trained on 40 rows"] >= 75 and valid["instructions, form forced"] >= 90
 
 
 def test_the_training_loss_falls_and_so_does_the_validation_loss():
     """Notices a job that learns nothing, and a validation that isn't made."""
-    first, last = re.search(r"it hasn't seen\. training loss from ([\d.]+) to ([\d.]+)", printed("06")).groups()
+    first, last = re.search(r"weren't trained on\. training loss from ([\d.]+) to ([\d.]+)", printed("06")).groups()
     assert float(last) < 0.3 * float(first)
     assert len(re.findall(r":ckpt-step-\d+", printed("06"))) == 3
 
@@ -259,14 +260,14 @@ def test_the_training_loss_falls_and_so_does_the_validation_loss():
 @pytest.mark.parametrize(
     "said",
     [
-        r"failed: invalid_n_examples, Training file has 7 example\(s\)",
+        r"failed: invalid_n_examples, Training file has 7 example\(s\).*\ncancelled",
         "wrong ending: 400 None",
         "mistyped name: 404 model_not_found",
         "wrong key: 401 invalid_api_key",
         "closed host: 403 training_not_available",
         r"loss of the first step 0\.69",  # DPO starts at the tuned model
         r"deleted: True True\n404 model_not_found",
-        r"the same to the letter: (9|1\d) of 12",  # rounding may change an answer now and then
+        r"the same to the letter: [678] of 8",  # rounding may change an answer now and then
     ],
 )
 def test_the_service_answers_as_the_api_does(said):
