@@ -111,7 +111,7 @@ def test_an_answer_that_is_partly_right_still_gets_its_share():
                 asked = draw(exercise, seed)
                 best = max(best, checking.judge(exercise, asked, asked.mistake_outputs[index])[0] / exercise.points)
         shares[id] = best
-    assert sum(share > 0 for share in shares.values()) >= 18, shares
+    assert sum(share > 0 for share in shares.values()) >= 0.4 * len(shares), shares
 
 
 # What can be said of the arguments without solving the exercise, and the values that are often right.

@@ -89,7 +89,7 @@ def shown_examples(marker, number, answer_for):
     """Points at so many gradings of an answer that knows all that feedback has shown, and what it knows in the end."""
     known, earned = {}, []
     for _ in range(number):
-        mark = marker._mark("api-4", answer_for(known))
+        mark = marker._mark("qlora-4", answer_for(known))
         earned.append(mark.points)
         if shown := re.search(r"For (\(.+?\)) expected (\S+), got", mark.message):
             known[ast.literal_eval(shown[1])] = ast.literal_eval(shown[2])
@@ -97,16 +97,16 @@ def shown_examples(marker, number, answer_for):
 
 
 def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker):
-    cell = "# EXERCISE: api-4\nKNOWN = {known!r}\ndef requests_until_paid(*a):\n    return KNOWN.get(a, 0.5)"
-    earned, known = shown_examples(marker, 25, lambda known: LearnerAnswer(cell.format(known=known)))
-    assert earned == [0.0] * 25
-    examples = Attempt(EXERCISES["api-4"], "06_openai_api", SEED, LearnerAnswer("")).draw_examples()
+    cell = "# EXERCISE: qlora-4\nKNOWN = {known!r}\ndef bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
+    earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell.format(known=known)))
+    assert earned == [0.0] * 9
+    examples = Attempt(EXERCISES["qlora-4"], "03_qlora", SEED, LearnerAnswer("")).draw_examples()
     assert set(known) == set(examples.cases)  # all that there is to be shown
-    assert "None of them is shown" in marker._mark("api-4", LearnerAnswer(cell.format(known=known))).message
+    assert "None of them is shown" in marker._mark("qlora-4", LearnerAnswer(cell.format(known=known))).message
 
 
 def test_nor_does_it_help_in_another_cell(marker):
-    cell = "# EXERCISE: api-4\ndef requests_until_paid(*a):\n    return KNOWN.get(a, 0.5)"
+    cell = "# EXERCISE: qlora-4\ndef bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
     earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell, (f"KNOWN = {known!r}",)))
     assert earned == [0.0] * 9 and len(known) >= 3
 

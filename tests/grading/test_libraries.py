@@ -144,7 +144,7 @@ def test_an_answers_time_is_not_spent_on_loading_libraries(how, monkeypatch):
     made = Marker(batch.exercises_of("all")[1], 11, require(False), SHORT)
     try:
         mark = made._mark("api-4", LearnerAnswer(with_marker("api-4", answer), (above,)))
-        assert mark.points == 1, mark.message
+        assert mark.points == 3, mark.message
         assert (loads in preloaded[0]) if loads else preloaded == [()]
     finally:
         made.close()
