@@ -117,7 +117,8 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
 # written from the hosts' own pages and **never run**.
 
 # %%
-server = local_server(mkdtemp(), rows=4)         # what `course serve` starts in a terminal
+folder = mkdtemp()
+server = local_server(folder, rows=4)            # what `course serve` starts in a terminal
 base = OpenAI(base_url=server.base_url, api_key=server.api_key).models.list().data[0].id
 hosts = {
     "this machine": {"base_url": server.base_url, "api_key": server.api_key, "model": base,
@@ -196,7 +197,7 @@ show.drawing("hosted-job")
 events = client.fine_tuning.jobs.list_events(job.id, limit=100)
 losses = pd.DataFrame([event.data for event in events if event.type == "metrics"]).sort_values("step")
 by_epoch = losses.dropna(subset="full_valid_loss").set_index("step")["full_valid_loss"]
-charts.loss_curve(list(losses["train_loss"]), "Does the loss also fall on rows that weren't trained on?", by_epoch.to_dict(), top=1)
+charts.loss_curve(list(losses["train_loss"]), "Does the loss fall on unseen rows too?", by_epoch.to_dict(), top=1)
 
 # %% [markdown]
 # Both lines fall, so the model learns the task and not only its forty rows. The {{term:loss}} is how surprised the model is by the right
@@ -419,6 +420,16 @@ pd.DataFrame({
 # %% [markdown]
 # ## 5 · When it goes wrong
 #
+# Hosts go down. This one is stopped and started again, and since its files, jobs and models are on its disk, they're still there:
+
+# %%
+server.stop()
+server = local_server(folder, rows=4)
+client = OpenAI(base_url=server.base_url, api_key=server.api_key)
+hosts["this machine"] |= {"base_url": server.base_url, "api_key": server.api_key}
+print("still there:", [model.id for model in client.models.list()])
+
+# %% [markdown]
 # Seven rows are too few for OpenAI, and for this service. `create` succeeds all the same; the job fails later. Other mistakes fail at
 # once. The last one is what a closed host answers: the service, told to refuse, repeats the message that a customer of OpenAI's
 # reported on 26 May 2026 (github.com/ed-donner/llm_engineering, issue 3258).
@@ -639,7 +650,7 @@ options = {
     "gpt-6-luna, instructions": (prices["luna"], "instructions"),
     "gpt-6-luna, 8 examples": (prices["luna"], "instructions, 8 examples"),
     "adapter, by the token": (prices["adapter"], "trained on 40 rows"),
-    "adapter, by the hour": (prices["azure"], "trained on 40 rows", hour),
+    "on Azure, by the hour": (prices["azure"], "trained on 40 rows", hour),
 }
 volumes = [10_000, 100_000, 1_000_000, 10_000_000, 100_000_000]
 monthly = pd.DataFrame({name: [dollars_a_month(n, *option) for n in volumes] for name, option in options.items()}, index=volumes)
