@@ -229,7 +229,7 @@ def test_a_row_that_two_submissions_want_is_nobodys(own, like, tmp_path):
     with open(tmp_path / "out" / "moodle.csv", newline="") as file:
         moodle = list(csv.DictReader(file))
     assert [row["Learner"] for row in moodle if row["Email address"]] == ["bo"]
-    assert sorted(row["Grade"] for row in moodle) == sorted([str(points - 1), best, best])
+    assert sorted(row["Grade"] for row in moodle) == sorted([str(points - 3), best, best])
     told = {row[0]: row[2] for row in needing(tmp_path / "out") if "the row of jane@example.org" in row[2]}
     assert len(told) == 2 and all("nobody has it" in text for text in told.values()), told
 
