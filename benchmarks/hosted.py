@@ -1,9 +1,8 @@
-"""What lesson 06 compares, with enough examples: a job's model beside prompts, forms and ways to leave; and a host's tokens.
+"""What lesson 06 compares, with enough examples: a job's model beside prompts, forms and ways to leave.
 
     python benchmarks/hosted.py runs [SEED ...]    half an hour a seed on two slow cores; writes hosted-DATE.json
     python benchmarks/hosted.py pairs [SEED ...]   kinds of pairs for a DPO job, a quarter of an hour a seed; writes
                                                    host-preferences-DATE.json
-    python benchmarks/hosted.py tokens             needs `pip install bpe-openai`; writes host-tokens-DATE.json
 
 Everything is trained and asked through the course's own service with the official client, as in the lesson. All scores are
 those of the 100 hand-written test messages at temperature 0. A seed draws other rows, another start and other pairs.
@@ -16,11 +15,9 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +27,43 @@ from course_utils.data_prep import load_task
 from course_utils.evidence import lesson_06
 from course_utils.openai_server import local_server
 
-import numpy as np
-
 EXAMPLES, VALIDATION, PAIRS, FEW, MANY = 240, 40, 60, 12, 10
-ENCODING = "o200k_base"  # the tokenizer of gpt-4o, gpt-4.1 and their small versions
 SHOTS = (4, 8)
 SEEDS = (0, 1, 2)
 PARTS = Path(__file__).parents[1] / "build" / "hosted"
+LEFT_OPEN = json.dumps({"category": "question", "escalation": "none"})  # the form as it opens
+# The models of `pairs`.
+TUNED, ONE_RECORD = "tuned, before any pairs", "pairs that punish one record"
+OWN_MISTAKES, BOTH_WAYS = "pairs of its own mistakes", "as many for “none” as against it"
+TRIED_WITH_SMALL_STEPS = (ONE_RECORD, OWN_MISTAKES)
+
+
+def with_small_steps(name: str) -> str:
+    """A job's name if its learning-rate multiplier is a tenth of what the host would take."""
+    return f"{name}, steps a tenth as large"
+
+
+def own_mistakes(conversations: Sequence[list[dict[str, Any]]], answers: Sequence[str], number: int) -> list[dict[str, Any]]:
+    """Preferences as the API takes them: the right record, and what a model has answered instead, where that is wrong."""
+    return [
+        {
+            "input": {"messages": chat[:-1]},
+            "preferred_output": [chat[-1]],
+            "non_preferred_output": [{"role": "assistant", "content": answer.strip()}],
+        }
+        for chat, answer in zip(conversations, answers, strict=True)
+        if answer.strip() not in ("", chat[-1]["content"])
+    ][:number]
+
+
+def pairs_of_forms(conversations: Sequence[list[dict[str, Any]]], number: int) -> list[dict[str, Any]]:
+    """Preferences for the right record over the form as it opens, where that is wrong."""
+    return own_mistakes(conversations, [LEFT_OPEN] * len(conversations), number)
+
+
+def metrics(events: Iterable[Any]) -> list[dict[str, Any]]:
+    """The numbers of a job's metrics events, in the order of the steps."""
+    return sorted((dict(event.data) for event in events if event.type == "metrics"), key=lambda data: data["step"])
 
 
 def both_ways(pairs: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
@@ -160,7 +187,7 @@ def one_seed(seed: int) -> dict:
         keep("tuned, form forced", client.scores(tuned, response_format=form))
         for number, checkpoint in enumerate(reversed(client.client.fine_tuning.jobs.checkpoints.list(job.id).data), 1):
             keep(f"tuned, epoch {number}", client.scores(checkpoint.fine_tuned_model_checkpoint))
-        pairs = client.job(lesson_06.pairs(other, PAIRS), kind="dpo", model=tuned, n_epochs=1, batch_size=4)
+        pairs = client.job(pairs_of_forms(other, PAIRS), kind="dpo", model=tuned, n_epochs=1, batch_size=4)
         keep("tuned, and DPO", client.scores(pairs.fine_tuned_model))
         written = client.answers(tuned, [conversation[:-1] for conversation in other])
         copied = [[*c[:-1], {"role": "assistant", "content": text}] for c, text in zip(other, written) if text.strip()]
@@ -203,9 +230,9 @@ def kinds_of_pairs(seed: int) -> dict:
         written = client.answers(job.fine_tuned_model, asked)
         sampled = client.answers(job.fine_tuned_model, asked, temperature=1)
         kinds = {
-            lesson_06.ONE_RECORD: lesson_06.pairs(other, PAIRS),
-            lesson_06.OWN_MISTAKES: lesson_06.own_mistakes(other, written, PAIRS),
-            lesson_06.BOTH_WAYS: both_ways(lesson_06.own_mistakes(other, sampled, len(other)), PAIRS),
+            ONE_RECORD: pairs_of_forms(other, PAIRS),
+            OWN_MISTAKES: own_mistakes(other, written, PAIRS),
+            BOTH_WAYS: both_ways(own_mistakes(other, sampled, len(other)), PAIRS),
         }
         found: dict[str, Any] = {"models": {}, "pairs": {name: len(rows) for name, rows in kinds.items()}}
 
@@ -215,67 +242,27 @@ def kinds_of_pairs(seed: int) -> dict:
             found["models"][name] = {"scores": client.judged(answers), "escalations": escalations}
             if done is not None:
                 events = client.client.fine_tuning.jobs.list_events(done.id, limit=100)
-                found["models"][name]["losses"] = [row["train_loss"] for row in lesson_06.metrics(events)]
+                found["models"][name]["losses"] = [row["train_loss"] for row in metrics(events)]
             both = found["models"][name]["scores"]["both"][0]
             print(seed, name, both, escalations.count("none"), flush=True)
 
-        keep(lesson_06.TUNED, job.fine_tuned_model)
+        keep(TUNED, job.fine_tuned_model)
         jobs = [(name, rows, {}) for name, rows in kinds.items()]
         # Is it the pairs, or how far a step goes?
         small = {"learning_rate_multiplier": 0.1}
-        jobs += [(lesson_06.with_small_steps(name), kinds[name], small) for name in lesson_06.TRIED_WITH_SMALL_STEPS]
+        jobs += [(with_small_steps(name), kinds[name], small) for name in TRIED_WITH_SMALL_STEPS]
         for name, rows, more in jobs:
             preferred = client.job(rows, kind="dpo", model=job.fine_tuned_model, n_epochs=1, batch_size=4, **more)
             keep(name, preferred.fine_tuned_model, preferred)
         return found
 
 
-def tokens() -> None:
-    """Tokens of the host's tokenizer per character of our texts, and how far an estimate by characters is off."""
-    if find_spec("bpe_openai") is None:
-        raise SystemExit("bpe-openai is not here: pip install bpe-openai")
-    import bpe_openai
-
-    encode = bpe_openai.get_encoding(ENCODING).encode
-    task = load_task("support_tickets", list(lesson_06.FIELDS))
-    conversations = [*task.train, *task.validation, *task.test]
-    kinds = {
-        "message": [c[1]["content"] for c in conversations],
-        "answer": [c[2]["content"] for c in conversations],
-        "instructions": [lesson_06.INSTRUCTIONS, conversations[0][0]["content"]],
-    }
-    results = {}
-    for kind, texts in kinds.items():
-        counted, characters = np.array([len(encode(t)) for t in texts]), np.array([len(t) for t in texts])
-        factor = counted.sum() / characters.sum()
-        rng = np.random.default_rng(0)
-        off = []
-        for _ in range(2000):  # files of 60 rows
-            chosen = rng.integers(0, len(texts), 60)
-            off.append(abs(factor * characters[chosen].sum() / counted[chosen].sum() - 1))
-        one = np.abs(factor * characters / counted - 1)
-        results[kind] = {
-            "per character": float(factor),
-            "texts": len(texts),
-            "mean": float(counted.mean()),
-            "off, one text": float(np.percentile(one, 95)),
-            "off, 60 texts": float(np.percentile(off, 95)),
-        }
-        print(kind, results[kind])
-    write_results(
-        "host-tokens",
-        {"tokenizer": ENCODING, "counted with": f"bpe-openai {version('bpe-openai')}", "kinds": results},
-    )
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("runs", "pairs", "tokens"))
+    parser.add_argument("what", choices=("runs", "pairs"))
     parser.add_argument("seeds", nargs="*", type=int)
     options = parser.parse_args()
-    if options.what == "tokens":
-        tokens()
-    elif options.what == "pairs":
+    if options.what == "pairs":
         name, shared, one = "host-preferences", {"examples": EXAMPLES, "pairs": PAIRS}, kinds_of_pairs
         record_seeds(name, options.seeds or list(SEEDS), one, shared)
     else:

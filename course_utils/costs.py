@@ -74,11 +74,12 @@ def prices_of_kind(kind: str, rows: Mapping[str, facts.Row]) -> dict[str, TokenP
     return {name: _token_price(name, row) for name, row in rows.items() if row["kind"] == kind}
 
 
-KINDS = ("tunable", "prompted", "hosting")
+KINDS = ("tunable", "prompted", "adapter", "hosting")
 _ROWS, _GPUS = facts.table("prices"), facts.table("gpus")
-# Models that can be fine-tuned and are then served per token at these prices; models to prompt; prices of some of the former
-# before they are tuned.
+# Models that can be fine-tuned and are then served per token at these prices; models to prompt; bases on which
+# a host serves an adapter; prices of some of the first before they are tuned.
 PRICES, FRONTIER = prices_of_kind("tunable", _ROWS), prices_of_kind("prompted", _ROWS)
+ADAPTERS = prices_of_kind("adapter", _ROWS)
 UNTUNED = {name: _token_price(name, row["untuned"]) for name, row in _ROWS.items() if "untuned" in row}
 # Model that takes no new tuning jobs → from which day on nobody can tune it, and since which day no new customer.
 NO_NEW_JOBS = {name: (row["no_new_jobs"], row["no_new_customers"]) for name, row in _ROWS.items() if "no_new_jobs" in row}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -243,278 +242,6 @@ _zero_is_missing = _pick(lambda c: (c["full_valid_loss"], c["step"]), keep=lambd
 _latest_of_equals = _pick(lambda c: (c["full_valid_loss"], -c["step"]))
 
 
-def result_rows(data):
-    """Read a result file, whichever host wrote it.
-
-    Args:
-        data: bytes: the CSV itself, or base64 of it. It has a header with at least step,
-            train_loss and valid_loss, in any order. valid_loss is empty where it was not
-            measured; step and train_loss never are.
-
-    Returns:
-        List of (step, train_loss, valid_loss) as int, float, and float or None.
-    """
-    ### BEGIN SOLUTION
-    import csv
-    import io
-    from base64 import b64decode
-
-    if b"," not in data:  # base64 has no commas
-        data = b64decode(data)
-    rows = csv.DictReader(io.StringIO(data.decode("utf-8")))
-    return [
-        (int(row["step"]), float(row["train_loss"]), float(row["valid_loss"]) if row["valid_loss"] else None) for row in rows
-    ]
-    ### END SOLUTION
-
-
-def _result_cases(random):
-    cases = []
-    for coded in (True, False):
-        for columns in (("step", "train_loss", "train_accuracy", "valid_loss"), ("valid_loss", "step", "train_loss")):
-            lines = [",".join(columns)]
-            for step in range(1, int(random.integers(4, 7))):
-                row = {"step": step, "train_loss": f"{2 / step + random.random():.5f}", "train_accuracy": "0.5"}
-                row["valid_loss"] = f"{2 / step:.5f}" if step % 2 == 0 else ""
-                lines.append(",".join(str(row[name]) for name in columns))
-            data = ("\n".join(lines) + "\n").encode()
-            cases.append((base64.b64encode(data) if coded else data,))
-    return cases
-
-
-def _read(decode=True, empty=None, skip=False, by_position=False):
-    def read(data):
-        import csv
-        import io
-
-        if decode and b"," not in data:
-            data = base64.b64decode(data)
-        lines = list(csv.reader(io.StringIO(data.decode())))
-        header = lines[0] if not by_position else ["step", "train_loss", "train_accuracy", "valid_loss"][: len(lines[0])]
-        rows = [dict(zip(header, line)) for line in lines[1:]]
-        result = []
-        for row in rows:
-            text = row.get("valid_loss", "")
-            if text == "" and skip:
-                continue
-            train = row["train_loss"]
-            result.append((int(row["step"]), float(train) if train else empty, float(text) if text else empty))
-        return result
-
-    return read
-
-
-_never_decoded = _read(decode=False)
-_empty_is_zero = _read(empty=0.0)
-_rows_dropped = _read(skip=True)
-_columns_by_place = _read(by_position=True)
-
-
-def preference_rows(logs):
-    """Pairs for DPO from what people preferred.
-
-    Args:
-        logs: dictionaries with "messages" (the conversation up to the customer's message)
-            and "shown": at least two dictionaries with "text" and "votes".
-
-    Returns:
-        For each log whose most and least voted answers differ in votes, a row as the API
-        takes it: "input" with its "messages", "preferred_output" and
-        "non_preferred_output", each a list of one assistant message.
-    """
-
-    ### BEGIN SOLUTION
-    def output(answer):
-        return [{"role": "assistant", "content": answer["text"]}]
-
-    pairs = []
-    for entry in logs:
-        best = max(entry["shown"], key=lambda answer: answer["votes"])
-        worst = min(entry["shown"], key=lambda answer: answer["votes"])
-        if best["votes"] > worst["votes"]:
-            outputs = {"preferred_output": output(best), "non_preferred_output": output(worst)}
-            pairs.append({"input": {"messages": entry["messages"]}, **outputs})
-    return pairs
-    ### END SOLUTION
-
-
-def _log_cases(random):
-    def log(tie):
-        word = "".join(random.choice(list("abcdefgh"), size=6))
-        votes = [int(v) for v in random.permutation(9)[: int(random.integers(2, 5))]]
-        if tie:
-            votes = [votes[0]] * len(votes)
-        shown = [{"text": f"{word} {n}", "votes": v} for n, v in enumerate(votes)]
-        return {"messages": [{"role": "user", "content": word}], "shown": shown}
-
-    return [([log(n == place) for n in range(int(random.integers(3, 6)))],) for place in (0, 1, 2, 0, 1, 2)]
-
-
-def _paired(best=max, worst=min, ties=False, wrap=True, lists=True):
-    def rows(logs):
-        pairs = []
-        for log in logs:
-            a = best(log["shown"], key=lambda answer: answer["votes"])
-            b = worst(log["shown"], key=lambda answer: answer["votes"])
-            if not ties and a["votes"] == b["votes"]:
-                continue
-            outputs = [{"role": "assistant", "content": answer["text"]} for answer in (a, b)]
-            preferred, other = ([output] if lists else output for output in outputs)
-            messages = {"messages": log["messages"]} if wrap else log["messages"]
-            pairs.append({"input": messages, "preferred_output": preferred, "non_preferred_output": other})
-        return pairs
-
-    return rows
-
-
-def _sorted_last(answers, key):
-    return sorted(answers, key=key)[-1]
-
-
-_as_found = _paired(best=min, worst=_sorted_last, ties=True, wrap=False, lists=False)
-_turned_round = _paired(best=min, worst=max)
-_ties_kept = _paired(ties=True)
-_input_bare = _paired(wrap=False)
-_outputs_bare = _paired(lists=False)
-
-
-def grade(sample, item):
-    """The reward of an answer, as a Python grader of the API computes it.
-
-    Args:
-        sample: {"output_text": the model's answer}.
-        item: {"reference": {"category": ..., "escalation": ...}}, the right record.
-
-    Returns:
-        0.0 unless the whole answer is one JSON object with exactly these two fields.
-        Otherwise 0.2 for the form, 0.5 more for the right category and 0.3 more for the
-        right escalation.
-    """
-    ### BEGIN SOLUTION
-    import json
-
-    try:
-        record = json.loads(sample["output_text"])
-    except ValueError:
-        return 0.0
-    right = item["reference"]
-    if not isinstance(record, dict) or record.keys() != right.keys():
-        return 0.0
-    return 0.2 + 0.5 * (record["category"] == right["category"]) + 0.3 * (record["escalation"] == right["escalation"])
-    ### END SOLUTION
-
-
-CATEGORIES = ("delivery", "billing", "returns", "defect", "account", "question")
-ESCALATIONS = ("none", "danger", "misuse", "money", "legal", "deadline")
-
-
-def _grade_cases(random):
-    import json
-
-    def draw(values, but=None):
-        return str(random.choice([value for value in values if value != but]))
-
-    cases = []
-    forms = ("plain", "fenced", "extra", "missing", "list", "prose", "capital", "number")
-    for same_category, same_escalation, form in [
-        *((c, e, "plain") for c in (0, 1) for e in (0, 1) for _ in range(4)),
-        *((1, 1, form) for form in forms[1:]),
-        (1, 0, "capital"), (0, 1, "extra"),
-    ]:  # fmt: skip
-        right = {"category": draw(CATEGORIES), "escalation": draw(ESCALATIONS)}
-        record: dict[str, Any] = {
-            "category": right["category"] if same_category else draw(CATEGORIES, right["category"]),
-            "escalation": right["escalation"] if same_escalation else draw(ESCALATIONS, right["escalation"]),
-        }
-        if form == "extra":
-            record["summary"] = "sure"
-        elif form == "missing":
-            del record["escalation"]
-        elif form == "capital":
-            record["category"] = record["category"].capitalize()
-        elif form == "number":
-            record["escalation"] = int(random.integers(9))
-        text = json.dumps([record] if form == "list" else record, indent=int(random.integers(3)) or None)
-        text = f"```json\n{text}\n```" if form == "fenced" else f"Here you are: {text}" if form == "prose" else text
-        cases.append(({"output_text": text}, {"reference": right}))
-    return cases
-
-
-def _graded(parse=None, keys=lambda record, right: record.keys() == right.keys(), form=0.2, category=0.5, escalation=0.3,
-            same=lambda a, b: a == b):  # fmt: skip
-    def reward(sample, item):
-        import json
-
-        try:
-            record = (parse or json.loads)(sample["output_text"])
-        except ValueError:
-            return 0.0
-        right = item["reference"]
-        if not isinstance(record, dict) or not keys(record, right):
-            return 0.0
-        return (
-            form
-            + category * same(record.get("category"), right["category"])
-            + escalation * same(record.get("escalation"), right["escalation"])
-        )
-
-    return reward
-
-
-def _object_in(text):
-    import json
-
-    return json.loads(text[text.index("{") : text.rindex("}") + 1])
-
-
-_found_in_prose = _graded(parse=_object_in)
-_more_fields = _graded(keys=lambda record, right: record.keys() >= right.keys())
-_any_fields = _graded(keys=lambda record, right: True)
-_form_is_all = _graded(form=1.0, category=0.0, escalation=0.0)
-_no_form = _graded(form=0.0)
-_turned_shares = _graded(category=0.3, escalation=0.5)
-_case_forgiven = _graded(same=lambda a, b: str(a).lower() == str(b).lower())
-
-
-def job_cost(train_tokens, validation_tokens, epochs, price):
-    """What does a job cost?
-
-    Args:
-        train_tokens, validation_tokens: tokens of the two files.
-        epochs: passes over the training file.
-        price: US dollars for a million tokens trained on; validation is free.
-
-    Returns:
-        US dollars.
-    """
-    ### BEGIN SOLUTION
-    return train_tokens * epochs * price / 1e6
-    ### END SOLUTION
-
-
-def _cost_cases(random):
-    return [
-        (int(random.integers(10_000, 900_000)), int(random.integers(1000, 90_000)), int(random.integers(2, 9)), float(price))
-        for price in (3.0, 5.0, 25.0)
-    ]
-
-
-def _once(train, validation, epochs, price):
-    return train * price / 1e6
-
-
-def _validation_too(train, validation, epochs, price):
-    return (train + validation) * epochs * price / 1e6
-
-
-def _per_thousand(train, validation, epochs, price):
-    return train * epochs * price / 1e3
-
-
-def _less_validation(train, validation, epochs, price):
-    return (train - validation) * epochs * price / 1e6
-
-
 def requests_until_paid(training, short, long, answer, tuned, untuned):
     """After how many requests has a fine-tuned model paid for its training?
 
@@ -553,11 +280,29 @@ def _paid_cases(random):
         apart = [abs(training / saved - f) for f in (round(training / saved),)] if saved > 0 else [1.0]
         if (saved < -5e-6 or saved > 2e-5) and min(apart) > 1e-3 and (saved > 0 or sum(c[2] < 400 for c in cases) < 2):
             cases.append((training, short, long, answer, tuned, untuned))
-    # Long answers at the tuned price: no prompt that is saved makes up for them. And two requests that cost the same.
+    # Long answers at the tuned price: no prompt that is saved makes up for them. Two requests that cost the same. And a job
+    # that has been paid for exactly: after that many requests both models have cost the same, and the tuned one not less.
     short, answer = int(random.integers(30, 120)), int(random.integers(10, 60))
-    even = (round(float(random.uniform(1, 3)), 2), short, 2 * short + 4 * answer, answer, (1.0, 4.0), (0.5, 2.0))
-    tie = (2.0, 60, 360, 10, (1.0, 4.0), (0.5, 2.0))  # after 20,000 requests both have cost the same, and not less
-    return [*cases, tie, (1.5, 60, int(random.integers(300, 400)), 400, (0.8, 3.2), (0.4, 1.6)), even]
+    dollars = round(float(random.uniform(1, 3)), 3)
+    wordy = (dollars, short, int(random.integers(300, 400)), 10 * answer + 300, (0.8, 3.2), (0.4, 1.6))
+    even = (round(float(random.uniform(1, 3)), 3), short, 2 * short + 4 * answer, answer, (1.0, 4.0), (0.5, 2.0))
+    return [*cases, wordy, even, _exactly_paid(random)]
+
+
+def _exactly_paid(random):
+    """A case in which training divided by what a request saves comes out even, in whatever order somebody computes it."""
+    while True:
+        short, answer = int(random.integers(30, 120)), int(random.integers(10, 60))
+        long = 2 * (short + 2 * answer + int(random.integers(60, 300)))
+        theirs, mine = 0.5 * long + 2.0 * answer, 1.0 * short + 4.0 * answer
+        number, saved = int(random.integers(9000, 40_000)), (theirs - mine) / 1e6
+        training = round(number * saved, 3)
+        if (
+            training / (theirs / 1e6 - mine / 1e6) == training / saved == training * 1e6 / (theirs - mine) == number
+            and training == number * saved
+            and training + number * (mine / 1e6) == number * (theirs / 1e6)
+        ):
+            return (training, short, long, answer, (1.0, 4.0), (0.5, 2.0))
 
 
 def _paid(scale=1e6, answers=True, own_prices=True, never=True, training=True, add=1):
@@ -589,6 +334,7 @@ def _less_or_as_much(cost, short, long, answer, tuned, untuned):
     return math.ceil(cost / saved) if saved > 0 else None
 
 
+CATEGORIES = ("delivery", "billing", "returns", "defect", "account", "question")
 # Wrong categories on 608 messages, measured 2026-11-27. One row per message, the form that was left open out of the way, all
 # 400 of them: 0.25 with 9 passes, 0.28 with 5. Everything as it came: 0.52 with 5 passes.
 CHALLENGE_BAR, CHALLENGE_HALF = 0.27, 0.36
@@ -819,86 +565,8 @@ EXERCISES = (
     ),
     Exercise(
         id="api-4",
-        title="Read a result file",
-        statement="The result file above had been decoded for you. OpenAI's were base64 of a CSV file, Azure's are the CSV itself, with other columns. Read both.",
-        solution=result_rows,
-        cases=_result_cases,
-        points=3,
-        mistakes=(
-            Mistake(_never_decoded, "Some hosts send base64 of the CSV. A CSV with several columns has commas, and base64 has none: that tells them apart."),
-            Mistake(_empty_is_zero, "An empty valid_loss was not measured: None, not zero, which would be a perfect loss."),
-            Mistake(_rows_dropped, "A step without a validation loss still has a training loss: keep its row."),
-            Mistake(_columns_by_place, "Another host has its columns in another order: find them by the names in the header."),
-        ),
-        hint="Look for a comma in the bytes. Then let the csv module find columns by the names in the first line.",
-    ),
-    Exercise(
-        id="api-5",
-        title="Bugs in a pair maker",
-        statement="""Somebody turned the votes of ten colleagues into pairs for DPO. The job fails at once. Once it no longer fails, it trains on the wrong thing. There are **four** bugs. Write it right.
-
-```python
-def preference_rows(logs):
-    rows = []
-    for log in logs:
-        ranked = sorted(log["shown"], key=lambda answer: answer["votes"])
-        rows.append({
-            "input": log["messages"],
-            "preferred_output": {"role": "assistant", "content": ranked[0]["text"]},
-            "non_preferred_output": {"role": "assistant", "content": ranked[-1]["text"]},
-        })
-    return rows
-```""",
-        solution=preference_rows,
-        cases=_log_cases,
-        points=4,
-        mistakes=(
-            Mistake(_as_found, "These are the rows of the function as it was given; nothing is repaired yet."),
-            Mistake(_turned_round, "Sorted by votes, the first has the fewest: your model would learn to prefer what people disliked. Nothing fails, and the loss falls."),
-            Mistake(_ties_kept, "Where the best and the worst have as many votes, nobody preferred anything. Leave the log out."),
-            Mistake(_input_bare, "`input` is an object: its messages are under \"messages\", so that tools can stand beside them."),
-            Mistake(_outputs_bare, "Both outputs are lists, of one assistant message each."),
-        ),
-        hint="Compare with the row shown above, bracket by bracket. Then ask which end of a sorted list has the most votes, and what a tie means.",
-    ),
-    Exercise(
-        id="api-6",
-        title="A grader that looks at the content, not the form",
-        statement="Write the body of a Python grader, as you would send it in `source`. It should pay a little for the form, most for the content, and nothing for text around the record.",
-        solution=grade,
-        cases=_grade_cases,
-        points=4,
-        tolerance=1e-9,
-        mistakes=(
-            Mistake(_found_in_prose, "You look for the object inside other text. A program that reads the answer could not use it, so it earns nothing."),
-            Mistake(_more_fields, "A record with a field too many earns nothing: exactly these two."),
-            Mistake(_any_fields, "A record that lacks a field, or has another one, earns nothing."),
-            Mistake(_form_is_all, "You pay in full for the form. Reinforcement would find the one record that is always valid, and never read a message again."),
-            Mistake(_no_form, "The form alone earns 0.2, also where both fields are wrong: early in training it is all there is to climb."),
-            Mistake(_turned_shares, "The category earns 0.5 and the escalation 0.3."),
-            Mistake(_case_forgiven, "\"Delivery\" is not among the values that the program behind knows: compare letter by letter."),
-        ),
-        hint="Parse the whole text in a try. Check that it is a dictionary and has the same keys as the reference. Then add up.",
-    ),
-    Exercise(
-        id="api-7",
-        title="What a job costs",
-        statement="A host has the two files, and its price list says what a million trained tokens cost. What will be on the bill?",
-        solution=job_cost,
-        cases=_cost_cases,
-        points=1,
-        mistakes=(
-            Mistake(_once, "Every epoch is paid: the file's tokens count once for each pass."),
-            Mistake(_validation_too, "Tokens of the validation file are free."),
-            Mistake(_per_thousand, "The price is for a million tokens."),
-            Mistake(_less_validation, "The two files are apart: nothing is taken off the training file."),
-        ),
-        hint="How many tokens does the job train on altogether?",
-    ),
-    Exercise(
-        id="api-8",
         title="Paid for",
-        statement="The figure compares single requests. Now count the training in: from which request on has the tuned model cost less altogether?",
+        statement="The figure leaves the training out, and the price of a tuned token may be higher than the base's, as at OpenAI. Count both in: from which request on has the tuned model cost less altogether?",
         solution=requests_until_paid,
         cases=_paid_cases,
         points=3,
@@ -915,7 +583,7 @@ def preference_rows(logs):
         hint="What does one request save? Training divided by that is where the two lines meet; the answer is the next whole number.",
     ),
     Exercise(
-        id="api-9",
+        id="api-5",
         title="Challenge: one dollar for a year",
         statement=f"""You may spend **one dollar** on twelve training jobs in 2027, one on the first day of each month. Choose the model, the number of epochs and the rows. The marker adds up your cost with the prices of this lesson and refuses what is over a dollar, or what a host does not take. Then it trains a small classifier on your rows, with as many passes as you chose. The classifier stands in for the hosted model and is the same whichever you choose, so the model decides the price and not the skill.
 

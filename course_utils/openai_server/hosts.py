@@ -18,6 +18,8 @@ class Host:
     weights: bool
     jobs: str
     differences: tuple[str, ...]
+    deploy: str
+    charges: str
     ends: date | str
     dates: str
     source: str

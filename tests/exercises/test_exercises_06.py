@@ -1,33 +1,14 @@
-"""Lesson 06's bug hunt, rows and graders as a host takes them, and the challenge, beyond what holds for every exercise."""
+"""Lesson 06's rows as a host takes them, and the challenge, beyond what holds for every exercise."""
 
 import json
-import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from course_utils.exercises import EXERCISES, checking, lesson_06
 
-CHALLENGE = EXERCISES["api-9"]
-
-
-def test_the_given_function_of_the_bug_hunt_is_wrong_on_every_case():
-    statement = re.search(r"```python\n(.*?)```", EXERCISES["api-5"].statement, re.S)[1]
-    space = {}
-    exec(statement, space)
-    for (logs,) in EXERCISES["api-5"].cases(np.random.default_rng(0)):
-        given = space["preference_rows"](logs)
-        assert given == lesson_06._as_found(logs) != lesson_06.preference_rows(logs)
-
-
-def test_the_bug_hunts_rows_are_what_a_host_takes(tmp_path):
-    from course_utils.data_prep.validation import validate
-
-    rows = [row for seed in range(4) for (logs,) in EXERCISES["api-5"].cases(np.random.default_rng(seed))
-            for row in lesson_06.preference_rows(logs)]  # fmt: skip
-    file = tmp_path / "pairs.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    assert [str(f) for f in validate(file, "preference", "openai").findings if f.severity == "error"] == []
+CHALLENGE = EXERCISES["api-5"]
 
 
 def test_weights_are_what_a_host_takes(tmp_path):
@@ -42,11 +23,15 @@ def test_weights_are_what_a_host_takes(tmp_path):
     assert [str(f) for f in validate(file, "chat", "openai").findings if f.severity == "error"] == []
 
 
-def test_the_grader_of_the_exercise_would_be_taken():
-    from course_utils.openai_server import graders
-
-    source = "\n".join(line for line in EXERCISES["api-6"].source().splitlines() if "SOLUTION" not in line)
-    graders.check_grader(graders.Python(type="python", name="record", source=source))
+@pytest.mark.parametrize("seed", range(20))
+def test_in_one_case_the_training_is_paid_for_exactly(seed):
+    """There the smallest number of requests after which the tuned model has cost less is one more."""
+    training, short, long, answer, tuned, untuned = lesson_06._exactly_paid(np.random.default_rng(seed))
+    saved = (Fraction(long - 2 * short) / 2 - 2 * answer) / 10**6  # untuned tokens cost half as much
+    assert (tuned, untuned) == ((1.0, 4.0), (0.5, 2.0)) and (Fraction(str(training)) / saved).denominator == 1
+    assert (
+        lesson_06.requests_until_paid(training, short, long, answer, tuned, untuned) == Fraction(str(training)) / saved + 1
+    )
 
 
 def test_the_challenge_has_room_to_spare_and_the_obvious_plans_miss():

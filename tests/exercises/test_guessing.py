@@ -127,12 +127,7 @@ FEATURES = {
         "digits": sum(map(str.isdigit, text)), "blank": " " in text, "hyphen": "-" in text, "last": text[-1],
         "length": 13 <= sum(map(str.isdigit, text)) <= 19,
     },
-    "api-6": lambda sample, item: {
-        "first": sample["output_text"][0], "last": sample["output_text"][-1], "quotes": sample["output_text"].count('"'),
-        "lines": sample["output_text"].count("\n"), "category": item["reference"]["category"],
-        "escalation": item["reference"]["escalation"], "long": len(sample["output_text"]) > 60,
-    },
-    "api-8": lambda training, short, long, answer, tuned, untuned: {
+    "api-4": lambda training, short, long, answer, tuned, untuned: {
         "long": long < 400, "times": long > 4 * short, "answer": answer > 90, "tuned": tuned[0], "training": training > 4,
     },
 }  # fmt: skip

@@ -18,6 +18,14 @@ os.environ[ENVIRONMENT_MARKER] = f"tests-{uuid.uuid4().hex}-"
 SHORT = replace(Limits(), call_seconds=4.0, cell_seconds=4.0, question_seconds=8.0)
 
 
+# The right value of `requests_until_paid`, in the names of its arguments; and an answer that returns it.
+PAID = (
+    "(int(training / ((long * untuned[0] + answer * untuned[1]) / 1e6 - (short * tuned[0] + answer * tuned[1]) / 1e6)) + 1"
+    " if long * untuned[0] + answer * untuned[1] > short * tuned[0] + answer * tuned[1] else None)"
+)
+PAID_ANSWER = f"def requests_until_paid(training, short, long, answer, tuned, untuned):\n    return {PAID}"
+
+
 def cells(section, answers=None, stub=False):
     """Answer and check cells of a section: solutions (or stubs), with `answers` (id → source) in their places."""
     _, wanted = batch.exercises_of(section)

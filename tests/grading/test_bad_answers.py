@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from answer_files import read
-from grading_fixtures import full, hand_in, left_behind, points, results, run, said
+from grading_fixtures import PAID, full, hand_in, left_behind, points, results, run, said
 
 import course_utils
 from course_utils.exercises import checking
@@ -16,7 +16,7 @@ HONEST = ("aaa-first", "mmm-middle", "zzz-last")
 # section: (the exercise answered badly, name of the learner → answer)
 QUESTIONS = {
     section: (id, {answer.name: answer for answer in read(f"bad/{id}")})
-    for section, id in (("06", "api-7"), ("02", "lora-2"))
+    for section, id in (("06", "api-4"), ("02", "lora-2"))
 }
 # What the files' words stand for, as a text of its length says nothing to a reader.
 LONG = {
@@ -25,6 +25,7 @@ LONG = {
     "NESTED_BRACKETS": "[" * 5000 + "]" * 5000,
     "LONG_SUM": "+".join("1" * 100_000),
     "NUL_BYTE": "\0",
+    "PAID": PAID,  # the right value
 }
 CASES = [(section, name) for section, (_, bad) in QUESTIONS.items() for name in bad]
 
@@ -57,7 +58,10 @@ def grade_all(section, folder):
 
 
 def is_in_order(answer, outcome, points, text):
-    in_order = outcome in answer.several("outcomes") and f"{points:g}" in answer.several("points")
+    """Whether outcome, points ("0 | 3", or "0 to 3") and message are among those that the file allows."""
+    ranges = [allowed.partition(" to ") for allowed in answer.several("points")]
+    in_order = outcome in answer.several("outcomes")
+    in_order &= any(float(low) <= points <= float(high or low) for low, _, high in ranges)
     return in_order and bool(re.search(answer.about.get("says", ""), text))
 
 

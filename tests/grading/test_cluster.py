@@ -70,7 +70,7 @@ def test_two_workers_give_what_one_machine_gives(dask_cluster, tmp_path, capsys)
 def test_a_worker_that_dies_costs_nobody_anything(dask_cluster, tmp_path):
     address, workers = dask_cluster
     for number in range(8):
-        hand_in(tmp_path / "in", f"learner-{number}", "06", {"api-7": SLOW})
+        hand_in(tmp_path / "in", f"learner-{number}", "06", {"api-4": SLOW})
     run("06", tmp_path / "in", tmp_path / "alone")
 
     def kill():
@@ -109,8 +109,8 @@ def test_answers_on_a_worker_are_sandboxed(dask_cluster, tmp_path):
     address, _ = dask_cluster
     secret = tmp_path / "secret"
     secret.write_text("47")
-    reads = f"# EXERCISE: api-7\nopen({str(secret)!r}, 'a').write('!')\ndef job_cost(*a): return 0"
-    hand_in(tmp_path / "in", "a", "06", {"api-7": reads})
+    reads = f"# EXERCISE: api-4\nopen({str(secret)!r}, 'a').write('!')\ndef requests_until_paid(*a): return 0"
+    hand_in(tmp_path / "in", "a", "06", {"api-4": reads})
     run("06", tmp_path / "in", tmp_path / "out", scheduler=address)
-    assert points(tmp_path / "out", "a")["api-7"] == 0
+    assert points(tmp_path / "out", "a")["api-4"] == 0
     assert secret.read_text() == "47"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy
 import pytest
-from grading_fixtures import full, hand_in, points, results
+from grading_fixtures import PAID, full, hand_in, points, results
 
 import course_utils
 
 # Uses numpy, finds its scratch folder empty but for the way to the packages, and the packages not to be changed.
-CELL = """# EXERCISE: api-7
+CELL = """# EXERCISE: api-4
 import numpy as np, numpy.testing, os
 open('/tmp/mine', 'w').close()
 seen = sorted(set(os.listdir('/tmp')) - {'mine'})
@@ -25,9 +25,9 @@ try:
     seen.append('writes')
 except OSError:
     pass
-def job_cost(train_tokens, validation_tokens, epochs, price):
-    return float(np.float64(train_tokens) * epochs * price / 1e6) if seen == ALLOWED else str(seen)
-"""
+def requests_until_paid(training, short, long, answer, tuned, untuned):
+    return PAID if seen == ALLOWED and np.float64(training) == training else str(seen)
+""".replace("PAID", PAID)
 
 
 def linked_copy(source, target):
@@ -71,7 +71,7 @@ def test_an_environment_and_a_clone_under_a_folder_that_is_scratch_in_the_sandbo
         kept = [folder, Path(course_utils.__file__).resolve(), Path(sys.prefix).resolve()] if place == "/tmp" else []
         allowed = sorted({path.relative_to(place).parts[0] for path in kept if path.is_relative_to(place)})
         cell = CELL.replace("ALLOWED", repr(allowed)).replace("FOLDER", repr(made))
-        hand_in(folder / "in", "a", "06", {"api-7": cell})
+        hand_in(folder / "in", "a", "06", {"api-4": cell})
         command = [python, "-m", "course_utils.cli", "grade", "06", folder / "in", "--out", folder / "out", "--jobs", "1"]
         done = subprocess.run(
             command, env=os.environ | {"PYTHONPATH": str(clone)}, cwd=folder, capture_output=True, text=True, check=False

@@ -10,13 +10,13 @@ import threading
 import time
 
 import pytest
-from grading_fixtures import cells, full, hand_in, left_behind, notebook, points, results, run
+from grading_fixtures import PAID_ANSWER, cells, full, hand_in, left_behind, notebook, points, results, run
 from support import wait_until
 
 from course_utils.cli import main
 from course_utils.errors import CourseError
 
-SLOW = "# EXERCISE: api-7\nimport time\ntime.sleep(0.4)\ndef job_cost(t, v, e, p):\n    return t * e * p / 1e6"
+SLOW = f"# EXERCISE: api-4\nimport time\ntime.sleep(0.4)\n{PAID_ANSWER}"
 SETS = "# EXERCISE: api-3\ndef best_checkpoint(c):\n    return list({f'{row}' for row in 'abcdefgh'})[0]"  # order by hash
 
 
@@ -34,7 +34,7 @@ def tree(folder):
 
 def an_inbox(inbox, learners=12):
     for number in range(learners):
-        answers = {"api-7": SLOW, "api-3": SETS} if number % 2 else {"api-1": f"# EXERCISE: api-1\n{number} / 0"}
+        answers = {"api-4": SLOW, "api-3": SETS} if number % 2 else {"api-1": f"# EXERCISE: api-1\n{number} / 0"}
         hand_in(inbox, f"learner-{number:02}", "06", answers)
     (inbox / "broken.ipynb").write_text("{")
 
@@ -78,7 +78,7 @@ def test_grading_again_changes_only_what_changed(tmp_path):
     before = stamps()
     assert run("06", inbox, out).unchanged == 3
     assert stamps() == before
-    hand_in(inbox, "b", "06", {"api-7": "# EXERCISE: api-7\ndef job_cost(*a): return 0"})
+    hand_in(inbox, "b", "06", {"api-4": "# EXERCISE: api-4\ndef requests_until_paid(*a): return 0"})
     hand_in(inbox, "d", "06")
     done = run("06", inbox, out)
     assert (done.new, done.unchanged) == (2, 2)
@@ -91,7 +91,7 @@ def test_grading_again_changes_only_what_changed(tmp_path):
     }
     assert changed >= {"grades.csv", "class.html"}
     assert "grading.json" not in changed
-    assert points(out, "b") == full("06") | {"api-7": 0.0}
+    assert points(out, "b") == full("06") | {"api-4": 0.0}
 
 
 def test_results_of_who_is_not_in_the_inbox_are_removed_and_nothing_else(tmp_path):
@@ -168,7 +168,7 @@ def test_two_gradings_of_one_folder(tmp_path):
 
 def test_a_sandbox_that_is_killed_is_replaced_and_nobody_pays(tmp_path):
     for learner in "abcd":
-        hand_in(tmp_path / "in", learner, "06", {"api-7": SLOW})
+        hand_in(tmp_path / "in", learner, "06", {"api-4": SLOW})
     grading = threading.Thread(target=run, args=("06", tmp_path / "in", tmp_path / "out"))
     grading.start()
     killed = 0
@@ -218,7 +218,10 @@ CANVAS = """Student,ID,SIS User ID,SIS Login ID,Section,02 LoRA (55),06 OpenAI A
 def classroom(tmp_path):
     hand_in(tmp_path / "in", "jdoe", "06")
     hand_in(
-        tmp_path / "in", "roerichard_702_99_06_openai_api", "06", {"api-7": "# EXERCISE: api-7\ndef job_cost(*a): return 0"}
+        tmp_path / "in",
+        "roerichard_702_99_06_openai_api",
+        "06",
+        {"api-4": "# EXERCISE: api-4\ndef requests_until_paid(*a): return 0"},
     )
     (tmp_path / "in" / "epoe.ipynb").write_text("{")
     (tmp_path / "in" / "somebody.ipynb").write_text(notebook(cells("06")))
@@ -237,12 +240,12 @@ def test_canvas_and_moodle(classroom):
     run("06", classroom / "in", out, roster=classroom / "roster.csv", canvas=classroom / "canvas.csv")
     given, filled = rows(classroom / "canvas.csv"), rows(out / "canvas.csv")
     points = round(sum(full("06").values()))
-    less = f"{round(16 * (points - 1) / points, 2):g}"  # one point is missing, on Canvas's scale
+    less = f"{round(16 * (points - 3) / points, 2):g}"  # an answer of three points is wrong, on Canvas's scale
     assert [row[6] for row in filled] == ["06 OpenAI API (56)", "16", "16", less, "9"]  # Poe's stays
     assert [row[:6] + row[7:] for row in filled] == [row[:6] + row[7:] for row in given]
     moodle = {row[0]: row for row in rows(out / "moodle.csv")}
     assert moodle["jane@example.org"][1:4] == ["1001", "jdoe", str(points)]
-    assert moodle["richard@example.org"][3] == str(points - 1)
+    assert moodle["richard@example.org"][3] == str(points - 3)
     assert moodle["edgar@example.org"][3] == ""
     needing = rows(out / "needs-a-person.csv")
     reasons = {(row[0], row[2]) for row in needing}

@@ -51,7 +51,7 @@ def test_a_submission_takes_little_more_than_its_processes(section, learners, tm
     run(section, tmp_path / "first", tmp_path / "warm")  # what is loaded once in a process
     monkeypatch.setattr(sandbox.Sandbox, "__init__", beginning)
     for number in range(learners):
-        wrong = {"api-7": "# EXERCISE: api-7\ndef job_cost(*a): return 0"} if number % 3 == 0 else {}
+        wrong = {"api-4": "# EXERCISE: api-4\ndef requests_until_paid(*a): return 0"} if number % 3 == 0 else {}
         hand_in(tmp_path / "in", f"learner-{number:02}", section, wrong)
     before = starts(learners, "-S", "-c", "pass")
     done = run(section, tmp_path / "in", tmp_path / "out")

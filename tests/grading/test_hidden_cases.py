@@ -63,7 +63,7 @@ def marker():
     made.close()
 
 
-@pytest.mark.parametrize("id", ["data-1", "api-7", "lora-2"])
+@pytest.mark.parametrize("id", ["data-1", "api-4", "lora-2"])
 def test_an_answer_finds_neither_seed_nor_cases_in_its_process(marker, id):
     exercise = EXERCISES[id]
     cell = SPY.format(id=id, seed=SEED, solved=exercise.source(), name=exercise.name)
@@ -89,24 +89,24 @@ def shown_examples(marker, number, answer_for):
     """Points at so many gradings of an answer that knows all that feedback has shown, and what it knows in the end."""
     known, earned = {}, []
     for _ in range(number):
-        mark = marker._mark("api-7", answer_for(known))
+        mark = marker._mark("qlora-4", answer_for(known))
         earned.append(mark.points)
         if shown := re.search(r"For (\(.+?\)) expected (\S+), got", mark.message):
-            known[ast.literal_eval(shown[1])] = float(shown[2])
+            known[ast.literal_eval(shown[1])] = ast.literal_eval(shown[2])
     return earned, known
 
 
 def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker):
-    cell = "# EXERCISE: api-7\nKNOWN = {known!r}\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
+    cell = "# EXERCISE: qlora-4\nKNOWN = {known!r}\ndef bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
     earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell.format(known=known)))
     assert earned == [0.0] * 9
-    examples = Attempt(EXERCISES["api-7"], "06_openai_api", SEED, LearnerAnswer("")).draw_examples()
+    examples = Attempt(EXERCISES["qlora-4"], "03_qlora", SEED, LearnerAnswer("")).draw_examples()
     assert set(known) == set(examples.cases)  # all that there is to be shown
-    assert "None of them is shown" in marker._mark("api-7", LearnerAnswer(cell.format(known=known))).message
+    assert "None of them is shown" in marker._mark("qlora-4", LearnerAnswer(cell.format(known=known))).message
 
 
 def test_nor_does_it_help_in_another_cell(marker):
-    cell = "# EXERCISE: api-7\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
+    cell = "# EXERCISE: qlora-4\ndef bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
     earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell, (f"KNOWN = {known!r}",)))
     assert earned == [0.0] * 9 and len(known) >= 3
 
@@ -131,9 +131,9 @@ TELLING = (
 @pytest.mark.parametrize("body", TELLING)
 def test_no_case_that_counts_is_ever_shown(marker, body):
     """Not even by an answer that tells what it is asked, or what it was asked before."""
-    attempt = Attempt(EXERCISES["api-7"], "06_openai_api", SEED, LearnerAnswer(""))
-    cell = f"# EXERCISE: api-7\nseen = []\ndef job_cost(*a):\n    {body}"
-    message = marker._mark("api-7", LearnerAnswer(cell)).message
+    attempt = Attempt(EXERCISES["api-4"], "06_openai_api", SEED, LearnerAnswer(""))
+    cell = f"# EXERCISE: api-4\nseen = []\ndef requests_until_paid(*a):\n    {body}"
+    message = marker._mark("api-4", LearnerAnswer(cell)).message
     assert str(attempt.draw_examples().cases[0])[1:-1] in message, message
     assert not any(str(case[0]) in message for case in attempt.draw_cases().cases), message
 
@@ -164,7 +164,7 @@ def test_the_same_code_has_the_same_mark_however_it_is_written(marker):
 
 
 def test_another_seed_has_other_cases_and_no_example_counts():
-    attempts = [Attempt(EXERCISES["api-7"], "06_openai_api", seed, LearnerAnswer("a")) for seed in (SEED, SEED + 1)]
+    attempts = [Attempt(EXERCISES["api-4"], "06_openai_api", seed, LearnerAnswer("a")) for seed in (SEED, SEED + 1)]
     sets = [tuple(map(key, drawn.cases)) for a in attempts for drawn in (a.draw_cases(), a.draw_examples())]
     assert not any(set(one) & set(other) for at, one in enumerate(sets) for other in sets[:at])
 

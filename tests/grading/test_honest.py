@@ -113,18 +113,18 @@ def test_a_solution_does_not_enter_the_sandbox_of_its_own_question():
 
 
 def test_other_seeds_other_cases_same_marks(tmp_path):
-    constant = "# EXERCISE: api-7\ndef job_cost(*a):\n    return {}"
+    constant = "# EXERCISE: api-4\ndef requests_until_paid(*a):\n    return {}"
     hand_in(tmp_path / "in", "a", "06")
     run("06", tmp_path / "in", tmp_path / "one", seed=1)
     run("06", tmp_path / "in", tmp_path / "two", seed=2)
     assert points(tmp_path / "one", "a") == points(tmp_path / "two", "a") == full("06")
     first, second = (
-        Attempt(EXERCISES["api-7"], "06_openai_api", seed, LearnerAnswer(constant)).draw_cases() for seed in (1, 2)
+        Attempt(EXERCISES["api-4"], "06_openai_api", seed, LearnerAnswer(constant)).draw_cases() for seed in (1, 2)
     )
     assert first.expected != second.expected
-    hand_in(tmp_path / "in", "knows-the-first", "06", {"api-7": constant.format(first.expected[0])})
+    hand_in(tmp_path / "in", "knows-the-first", "06", {"api-4": constant.format(first.expected[0])})
     run("06", tmp_path / "in", tmp_path / "two", seed=2)
-    assert points(tmp_path / "two", "knows-the-first")["api-7"] == 0
+    assert points(tmp_path / "two", "knows-the-first")["api-4"] == 0
 
 
 def test_results_have_gradescopes_form(graded):
@@ -177,14 +177,14 @@ def test_without_bubblewrap_it_refuses_and_says_what_to_do(tmp_path, monkeypatch
 
 def test_trusted_submissions_are_graded_without_it_and_the_results_say_so(tmp_path, monkeypatch):
     hand_in(tmp_path / "in", "a", "06")
-    hand_in(tmp_path / "in", "b", "06", {"api-7": "# EXERCISE: api-7\ndef job_cost(*a):\n    while True: pass"})
-    hand_in(tmp_path / "in", "c", "06", {"api-7": "# EXERCISE: api-7\nimport os\nos.killpg(0, 9)"})
+    hand_in(tmp_path / "in", "b", "06", {"api-4": "# EXERCISE: api-4\ndef requests_until_paid(*a):\n    while True: pass"})
+    hand_in(tmp_path / "in", "c", "06", {"api-4": "# EXERCISE: api-4\nimport os\nos.killpg(0, 9)"})
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
     done = run("06", tmp_path / "in", tmp_path / "out", allow_unsandboxed=True)
     assert done.isolation == "none"
     assert points(tmp_path / "out", "a") == full("06")
     for learner in "bc":
-        assert points(tmp_path / "out", learner) == full("06") | {"api-7": 0.0}
+        assert points(tmp_path / "out", learner) == full("06") | {"api-4": 0.0}
     assert results(tmp_path / "out", "a")["extra_data"]["isolation"] == "none"
     assert "without a sandbox" in (tmp_path / "out" / "learners" / "a" / "feedback.html").read_text()
 

@@ -69,7 +69,7 @@ def graded(tmp_path_factory):
     (inbox / "million.ipynb").write_text(
         '{"cells": [' + '{"source":"#EXERCISE:x"},' * 1_000_000 + '{"source":"x"}]}'
     )  # 25 MB, read apart
-    (inbox / "surrogate.ipynb").write_text(notebook([*cells("06"), code("# EXERCISE: api-7\n'\ud800'")]))
+    (inbox / "surrogate.ipynb").write_text(notebook([*cells("06"), code("# EXERCISE: api-4\n'\ud800'")]))
     with zipfile.ZipFile(inbox / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../../evil.ipynb", bytes(10**7))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -140,7 +140,7 @@ def test_a_flood_of_files_that_cannot_be_read_is_one_row_a_reason(tmp_path):
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
     hand_in(tmp_path / "in" / "somebody", "a", "06")
-    hand_in(tmp_path / "in" / "somebody" / "closed", "b", "06", {"api-7": "# EXERCISE: api-7\n1 / 0"})
+    hand_in(tmp_path / "in" / "somebody" / "closed", "b", "06", {"api-4": "# EXERCISE: api-4\n1 / 0"})
     real = os.scandir
 
     def scandir(place):
@@ -160,12 +160,12 @@ def test_the_mark_is_of_what_was_read_even_if_the_file_changes_meanwhile(tmp_pat
 
     def changes_after(place):
         found = real(place)
-        file.write_text(whole.replace("# EXERCISE: api-7", "# EXERCISE: api-7\\n)"))
+        file.write_text(whole.replace("# EXERCISE: api-4", "# EXERCISE: api-4\\n)"))
         return found
 
     monkeypatch.setattr(reading, "fingerprint", changes_after)
     run("06", tmp_path / "in", tmp_path / "out")
-    assert points(tmp_path / "out", "a") == full("06") | {"api-7": 0.0}
+    assert points(tmp_path / "out", "a") == full("06") | {"api-4": 0.0}
     monkeypatch.setattr(reading, "fingerprint", real)
     assert run("06", tmp_path / "in", tmp_path / "out").unchanged == 1
     file.write_text(whole)
@@ -184,7 +184,7 @@ José,2,jose,One,
 
 def test_a_name_that_fits_two_submissions_takes_nobodys_row(tmp_path):
     for name in ("Twin", "twin", "jos\u00e9", "jose\u0301", "jdoe", "3", "bo"):
-        hand_in(tmp_path / "in", name, "06", {"api-7": "# EXERCISE: api-7\n1 / 0"} if name == "Twin" else None)
+        hand_in(tmp_path / "in", name, "06", {"api-4": "# EXERCISE: api-4\n1 / 0"} if name == "Twin" else None)
     (tmp_path / "canvas.csv").write_text(CANVAS)
     (tmp_path / "roster.csv").write_text("Login,Email\ntwin,t@x.org\njosé,j@x.org\njdoe,d@x.org\nbo,b@x.org\n")
     run("06", tmp_path / "in", tmp_path / "out", canvas=tmp_path / "canvas.csv", roster=tmp_path / "roster.csv")
@@ -220,7 +220,7 @@ ROSTER = """Name,Email address,ID number,Login
 )
 def test_a_row_that_two_submissions_want_is_nobodys(own, like, tmp_path):
     hand_in(tmp_path / "in" / own, "a", "06")
-    hand_in(tmp_path / "in" / like, "a", "06", {"api-7": "# EXERCISE: api-7\n1 / 0"})
+    hand_in(tmp_path / "in" / like, "a", "06", {"api-4": "# EXERCISE: api-4\n1 / 0"})
     hand_in(tmp_path / "in" / "bo", "a", "06")
     (tmp_path / "roster.csv").write_text(ROSTER)
     run("06", tmp_path / "in", tmp_path / "out", roster=tmp_path / "roster.csv")
@@ -229,7 +229,7 @@ def test_a_row_that_two_submissions_want_is_nobodys(own, like, tmp_path):
     with open(tmp_path / "out" / "moodle.csv", newline="") as file:
         moodle = list(csv.DictReader(file))
     assert [row["Learner"] for row in moodle if row["Email address"]] == ["bo"]
-    assert sorted(row["Grade"] for row in moodle) == sorted([str(points - 1), best, best])
+    assert sorted(row["Grade"] for row in moodle) == sorted([str(points - 3), best, best])
     told = {row[0]: row[2] for row in needing(tmp_path / "out") if "the row of jane@example.org" in row[2]}
     assert len(told) == 2 and all("nobody has it" in text for text in told.values()), told
 

@@ -43,8 +43,8 @@ def without(made, id):
 
 ALL = cells("06")
 STUB = cells("06", stub=True)
-EMPTY_CELL = next(cell["source"] for cell in STUB if cell["source"].startswith("# EXERCISE: api-7\n"))
-EMPTY = EMPTY_CELL.replace("# EXERCISE: api-7\n", "").replace("# YOUR CODE HERE", "# later").replace("...", "pass")
+EMPTY_CELL = next(cell["source"] for cell in STUB if cell["source"].startswith("# EXERCISE: api-4\n"))
+EMPTY = EMPTY_CELL.replace("# EXERCISE: api-4\n", "").replace("# YOUR CODE HERE", "# later").replace("...", "pass")
 # name: (bytes of the notebook, question → points other than full ones, note on which question, what it says)
 READ = {
     "colab": (colab(ALL), {}, None, ""),
@@ -87,58 +87,58 @@ READ = {
         "",
     ),
     "copied-last-wrong": (
-        notebook([*ALL, code("# EXERCISE: api-7\ndef job_cost(*a): return 0")]),
-        {"api-7": 0.0},
-        "api-7",
+        notebook([*ALL, code("# EXERCISE: api-4\ndef requests_until_paid(*a): return 0")]),
+        {"api-4": 0.0},
+        "api-4",
         "2 cells have this id; the last one counts",
     ),
     "copied-last-right": (
-        notebook([code("# EXERCISE: api-7\nwhile True: pass"), *ALL]),
+        notebook([code("# EXERCISE: api-4\nwhile True: pass"), *ALL]),
         {},
-        "api-7",
+        "api-4",
         "2 cells have this id; the last one counts",
     ),
     "copied-stub": (
-        notebook([*ALL, *(c for c in STUB if c["source"].startswith("# EXERCISE: api-7\n"))]),
+        notebook([*ALL, *(c for c in STUB if c["source"].startswith("# EXERCISE: api-4\n"))]),
         {},
-        "api-7",
+        "api-4",
         "2 cells have this id; the last one that is filled in counts",
     ),
     "copied-stub-with-pass": (
-        notebook([*ALL, code("# EXERCISE: api-7\n" + EMPTY)]),
+        notebook([*ALL, code("# EXERCISE: api-4\n" + EMPTY)]),
         {},
-        "api-7",
+        "api-4",
         "2 cells have this id; the last one that is filled in counts",
     ),
     "scratch-cell-with-marker": (
-        notebook([*ALL, code("# EXERCISE: api-7\nprint(job_cost(1, 2, 3, 4))")]),
+        notebook([*ALL, code("# EXERCISE: api-4\nprint(requests_until_paid(1, 2, 3, 4))")]),
         {},
-        "api-7",
+        "api-4",
         "the last one that is filled in counts",
     ),
     "stub-left-answer-below": (
-        notebook([*changed(ALL, "api-7", source=EMPTY_CELL), code(TEXT["api-7"])]),
+        notebook([*changed(ALL, "api-4", source=EMPTY_CELL), code(TEXT["api-4"])]),
         {},
-        "api-7",
+        "api-4",
         "the answer is in a different cell from the one with this id",
     ),
     "copied-by-metadata": (
-        notebook([*ALL, code("def job_cost(*a): return 0", graded_id("api-7"))]),
+        notebook([*ALL, code("def requests_until_paid(*a): return 0", graded_id("api-4"))]),
         {},
         None,
         "",
     ),
     "merged": (
-        notebook([*without(without(ALL, "api-1"), "api-7"), code(SOLVED["api-1"] + "\n\n" + SOLVED["api-7"])]),
+        notebook([*without(without(ALL, "api-1"), "api-4"), code(SOLVED["api-1"] + "\n\n" + SOLVED["api-4"])]),
         {},
         None,
         "",
     ),
     "split-order": (notebook(ALL[::-1]), {}, None, ""),
     "answer-as-markdown": (
-        notebook(changed(ALL, "api-7", cell_type="markdown")),
+        notebook(changed(ALL, "api-4", cell_type="markdown")),
         {},
-        "api-7",
+        "api-4",
         "not a code cell",
     ),
     "strange-cells": (
@@ -148,7 +148,7 @@ READ = {
         "",
     ),
     "strange-metadata": (
-        notebook([*ALL, code("1", []), code("2", {"nbgrader": 5}), code("3", {"nbgrader": {"grade_id": ["api-7"]}})]),
+        notebook([*ALL, code("1", []), code("2", {"nbgrader": 5}), code("3", {"nbgrader": {"grade_id": ["api-4"]}})]),
         {},
         None,
         "",
@@ -173,7 +173,7 @@ UNREADABLE = {
     "format-3": ('{"worksheets": [], "nbformat": 3}', "format 3"),
     "wrong-notebook": (notebook(cells("03")), "wrong notebook.*qlora"),
     "no-exercises": (notebook([code("1 + 1")]), "wrong notebook"),
-    "huge-answer": (notebook([code("# EXERCISE: api-7\n" + "#" * 5_100_000)]), "characters"),
+    "huge-answer": (notebook([code("# EXERCISE: api-4\n" + "#" * 5_100_000)]), "characters"),
     "million-lists": ("[" + "[]," * 35_000_000 + "[]]", "memory to read"),
 }
 
@@ -202,7 +202,7 @@ def graded(tmp_path_factory):
     (nested / "elsewhere").symlink_to(inbox)
     parts = inbox / "two-files"
     hand_in(parts, "a", "06", {"api-1": "# EXERCISE: api-1\ndef new_messages(polls): return 0"})
-    hand_in(parts, "b", "06", {"api-7": "# EXERCISE: api-7\ndef job_cost(*a): return 0"})
+    hand_in(parts, "b", "06", {"api-4": "# EXERCISE: api-4\ndef requests_until_paid(*a): return 0"})
     (parts / "c.ipynb").write_text("{")
     run("06", inbox, out)
     with open(out / "needs-a-person.csv", newline="") as file:
@@ -262,9 +262,9 @@ def test_a_folder_of_ones_own(graded):
 
 
 def test_of_several_notebooks_the_last_counts_and_a_broken_one_is_reported(graded):
-    assert points(graded[1], "two-files") == full("06") | {"api-7": 0.0}
+    assert points(graded[1], "two-files") == full("06") | {"api-4": 0.0}
     assert "in several notebooks; the answer in b.ipynb counts" in said(graded[1], "two-files", "api-1")
-    told = "several notebooks answer api-1, api-7 differently; graded was b.ipynb, the last by name"
+    told = "several notebooks answer api-1, api-4 differently; graded was b.ipynb, the last by name"
     assert told in reasons(graded, "two-files")
     assert "c.ipynb is not JSON" in reasons(graded, "two-files")
 
@@ -273,14 +273,14 @@ def test_an_untouched_copy_takes_nothing_whatever_its_name(tmp_path):
     for learner, names in (("late", ("a", "zz untouched")), ("early", ("z", "00 untouched"))):
         hand_in(tmp_path / "in" / learner, names[0], "06")
         hand_in(tmp_path / "in" / learner, names[1], "06", stub=True)
-    half = {id: EMPTY_CELL if id == "api-7" else source for id, source in SOLVED.items()}
+    half = {id: EMPTY_CELL if id == "api-4" else source for id, source in SOLVED.items()}
     hand_in(tmp_path / "in" / "halves", "a", "06", {"api-1": "# EXERCISE: api-1\n# later", "api-3": "# EXERCISE: api-3\n3"})
     hand_in(tmp_path / "in" / "halves", "b", "06", half)
     done = run("06", tmp_path / "in", tmp_path / "out")
     for learner in ("late", "early", "halves"):
         assert points(tmp_path / "out", learner) == full("06"), learner
     assert done.problems == 0  # the filled-in ones are the same
-    assert "the answer in a.ipynb counts" in said(tmp_path / "out", "late", "api-7")
+    assert "the answer in a.ipynb counts" in said(tmp_path / "out", "late", "api-4")
 
 
 def test_hidden_files_are_nobodys_and_nobody_else_suffers(graded):
@@ -314,15 +314,15 @@ def test_names_in_tables_and_folders_are_harmless(graded):
 
 def test_a_deleted_answer_is_noted_and_listed(tmp_path):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "someone.ipynb").write_text(notebook(without(ALL, "api-4")))
+    (tmp_path / "in" / "someone.ipynb").write_text(notebook(without(ALL, "api-2")))
     run("06", tmp_path / "in", tmp_path / "out")
-    assert points(tmp_path / "out", "someone") == full("06") | {"api-4": 0.0}
-    assert "no answer cell for api-4" in (tmp_path / "out" / "needs-a-person.csv").read_text()
+    assert points(tmp_path / "out", "someone") == full("06") | {"api-2": 0.0}
+    assert "no answer cell for api-2" in (tmp_path / "out" / "needs-a-person.csv").read_text()
 
 
 def test_lessons_not_handed_in_are_one_line_and_a_missing_cell_is_one_of_its_own(tmp_path):
     hand_in(tmp_path / "in" / "someone", "three", "03")
-    (tmp_path / "in" / "someone" / "six.ipynb").write_text(notebook(without(ALL, "api-4")))
+    (tmp_path / "in" / "someone" / "six.ipynb").write_text(notebook(without(ALL, "api-2")))
     hand_in(tmp_path / "in" / "diligent", "two", "02")
     hand_in(tmp_path / "in" / "diligent", "three", "03")
     hand_in(tmp_path / "in" / "diligent", "six", "06")
@@ -330,15 +330,15 @@ def test_lessons_not_handed_in_are_one_line_and_a_missing_cell_is_one_of_its_own
     with open(tmp_path / "out" / "needs-a-person.csv", newline="") as file:
         needing = [(learner, reason) for learner, _, reason in list(csv.reader(file))[1:]]
     absent = "no answer cell for any exercise of 02_lora"
-    assert needing == [("someone", "no answer cell for api-4"), ("someone", absent)] and done.problems == 2
+    assert needing == [("someone", "no answer cell for api-2"), ("someone", absent)] and done.problems == 2
 
 
 def test_a_marker_counts_more_than_the_metadata_of_its_cell(tmp_path):
     (tmp_path / "in").mkdir()
-    pasted = [{**cell, "source": SOLVED["api-3"]} if cell["source"] == SOLVED["api-7"] else cell for cell in ALL]
+    pasted = [{**cell, "source": SOLVED["api-3"]} if cell["source"] == SOLVED["api-4"] else cell for cell in ALL]
     (tmp_path / "in" / "pasted.ipynb").write_text(notebook(pasted))
     run("06", tmp_path / "in", tmp_path / "out")
-    assert results(tmp_path / "out", "pasted")["extra_data"]["outcomes"]["api-7"] == "missing"
+    assert results(tmp_path / "out", "pasted")["extra_data"]["outcomes"]["api-4"] == "missing"
     assert points(tmp_path / "out", "pasted")["api-3"] == full("06")["api-3"]
 
 

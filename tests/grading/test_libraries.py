@@ -5,7 +5,7 @@ import re
 import sys
 
 import pytest
-from grading_fixtures import SHORT, in_the_notebook, with_marker
+from grading_fixtures import PAID_ANSWER, SHORT, in_the_notebook, with_marker
 
 from course_utils.exercises import EXERCISES, check
 from course_utils.exercises.libraries import foreign
@@ -56,12 +56,11 @@ from joblib import Memory
 stored = Memory(tempfile.mkdtemp(), verbose=0)
 
 @stored.cache
-def job_cost(t, v, e, p):
-    return t * e * p / 1e6
 """
-    score = in_the_notebook("api-7", answer)
+    answer += PAID_ANSWER
+    score = in_the_notebook("api-4", answer)
     assert float(score) == 0 and "uses joblib. An exercise is done by hand" in score.message
-    mark = marker._mark("api-7", LearnerAnswer(with_marker("api-7", answer)))
+    mark = marker._mark("api-4", LearnerAnswer(with_marker("api-4", answer)))
     assert (mark.points, mark.outcome) == (0.0, "error")
     assert "uses joblib. An exercise is done by hand" in mark.message
 
@@ -80,10 +79,10 @@ def test_no_other_library_lies_where_an_answer_could_read_it(marker):
 import os, sys
 every = [f for folder in {[*folders, sys.base_prefix]} for f, _, _ in os.walk(folder)]
 found = [f for f in every if os.path.basename(f) in {{'bm25s', 'pip'}}]
-def job_cost(*a):
+def requests_until_paid(*a):
     return str(found)
 """
-    mark = marker._mark("api-7", LearnerAnswer(with_marker("api-7", look)))
+    mark = marker._mark("api-4", LearnerAnswer(with_marker("api-4", look)))
     assert "got a str '[]'" in mark.message, mark.message
 
 
@@ -120,13 +119,13 @@ def test_a_librarys_own_function_is_no_answer():
 
 # (what another cell holds, the answer, what it imports)
 COLD_STARTS = {
-    "in the cell": ("", "import pandas, scipy.stats\ndef job_cost(t, v, e, p):\n    return t * e * p / 1e6", "scipy.stats"),
+    "in the cell": ("", f"import pandas, scipy.stats\n{PAID_ANSWER}", "scipy.stats"),
     "in a helper's cell": (
         "import torch\ndef helper(value):\n    return torch.tensor(value, dtype=torch.float64)",
-        "def job_cost(t, v, e, p):\n    return helper(t) * e * p / 1e6",
+        PAID_ANSWER.replace("training /", "helper(training) /"),
         "torch",
     ),
-    "nothing": ("import torch", "def job_cost(t, v, e, p):\n    return t * e * p / 1e6", ""),
+    "nothing": ("import torch", PAID_ANSWER, ""),
 }
 
 
@@ -144,8 +143,8 @@ def test_an_answers_time_is_not_spent_on_loading_libraries(how, monkeypatch):
     monkeypatch.setattr(Attempt, "run", running)
     made = Marker(batch.exercises_of("all")[1], 11, require(False), SHORT)
     try:
-        mark = made._mark("api-7", LearnerAnswer(with_marker("api-7", answer), (above,)))
-        assert mark.points == 1, mark.message
+        mark = made._mark("api-4", LearnerAnswer(with_marker("api-4", answer), (above,)))
+        assert mark.points == 3, mark.message
         assert (loads in preloaded[0]) if loads else preloaded == [()]
     finally:
         made.close()

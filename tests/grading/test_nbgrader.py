@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from grading_fixtures import cells, code, full, hand_in, notebook, points, run
+from grading_fixtures import PAID_ANSWER, cells, code, full, hand_in, notebook, points, run
 from support import jupyter
 from test_honest import WRONG
 
@@ -51,9 +51,9 @@ def inbox(tmp_path_factory):
     made = cells(SECTIONS)
     bare = [code(cell["source"]) for cell in made if cell["cell_type"] == "code"]
     (inbox / "Copy of lost-metadata (1).ipynb").write_text(notebook(bare, nbformat_minor=0))
-    uses = "# EXERCISE: api-7\ndef job_cost(train, valid, epochs, price):\n    return millions(train * epochs * price)"
+    uses = "# EXERCISE: api-4\n" + PAID_ANSWER.replace("(int(training /", "(int(millions(training * 1e6) /")
     helpers = [code("import operator\nMILLION = 1e6"), code("def millions(n):\n    return operator.truediv(n, MILLION)")]
-    (inbox / "helped.ipynb").write_text(notebook([*helpers, *cells(SECTIONS, {"api-7": uses})]))
+    (inbox / "helped.ipynb").write_text(notebook([*helpers, *cells(SECTIONS, {"api-4": uses})]))
     copied = [*made, next(cell for cell in made if cell["source"].startswith("# EXERCISE: lora-3"))]
     (inbox / "copied-cell.ipynb").write_text(notebook(copied))
     skipping = cells(SECTIONS, stub=True)

@@ -4,7 +4,7 @@ import inspect
 import textwrap
 
 import pytest
-from grading_fixtures import hand_in, points, run, said, with_marker
+from grading_fixtures import PAID, hand_in, points, run, said, with_marker
 
 from course_utils.exercises import EXERCISES, check
 from course_utils.grading.marking import HINTS, LearnerAnswer
@@ -60,35 +60,35 @@ def test_the_same_argument_may_be_changed_where_nothing_is_promised(marker):
 
 RIGHT_TWICE = """import os
 CALLS = []
-def job_cost(t, v, e, p):
+def requests_until_paid(training, short, long, answer, tuned, untuned):
     CALLS.append(0)
-    return t * e * p / 1e6 if len(CALLS) < 3 else os._exit(1)"""
+    return PAID if len(CALLS) < 3 else os._exit(1)""".replace("PAID", PAID)
 
 
 def test_what_was_right_and_ended_has_points_for_the_calls_before(marker):
-    mark = graded(marker, "api-7", RIGHT_TWICE)
+    mark = graded(marker, "api-4", RIGHT_TWICE)
     assert mark.points > 0 and mark.message.endswith("Points are for the calls before it.")
 
 
 LIAR = """class Yes:
     __class__ = str
-def job_cost(*a):
+def requests_until_paid(*a):
     return Yes()"""
 
 
 def test_an_object_that_claims_to_be_a_text_is_an_object(marker):
     space = {}
     exec(LIAR, space)
-    for message in (graded(marker, "api-7", LIAR).message, check("api-7", space["job_cost"]).message):
-        assert "Expected a number, got a Yes" in message and "descriptor" not in message
+    for message in (graded(marker, "api-4", LIAR).message, check("api-4", space["requests_until_paid"]).message):
+        assert ", got a Yes" in message and "descriptor" not in message
 
 
 def test_only_what_the_sandbox_refuses_gets_the_sandboxs_explanation(marker):
     hint = next(text for kinds, text in HINTS if "BlockingIOError" in kinds)
-    own = "def job_cost(*a):\n    raise PermissionError('no')"
-    refused = "import os\ndef job_cost(*a):\n    os.fork()"
-    assert hint not in graded(marker, "api-7", own).message
-    assert hint in graded(marker, "api-7", refused).message
+    own = "def requests_until_paid(*a):\n    raise PermissionError('no')"
+    refused = "import os\ndef requests_until_paid(*a):\n    os.fork()"
+    assert hint not in graded(marker, "api-4", own).message
+    assert hint in graded(marker, "api-4", refused).message
 
 
 FORGES = """# EXERCISE: api-2

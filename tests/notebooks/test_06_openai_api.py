@@ -1,21 +1,37 @@
-"""Lesson 06: its cells run with a tiny model, and no answer to an exercise takes the place of one of its names."""
+"""Lesson 06: the functions that its cells define, and all its cells on a tiny model."""
 
 import ast
+import codecs
+import json
 import re
 from datetime import date
+from types import SimpleNamespace
 
 import pytest
 
-from course_utils.evidence import lesson_06
 from course_utils.exercises import lesson_06 as exercises
 from course_utils.lessons import source_file
-from course_utils.openai_server import HOSTS
 
 CODE = [
     cell.partition("\n")[2].strip("\n")
     for cell in source_file("06_openai_api").read_text(encoding="utf-8").split("\n# %%")[1:]
     if not cell.startswith(" [markdown]") and "# INSTALL" not in cell and "# EXERCISE:" not in cell
 ]
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    """The lesson's imports, functions and constants, as they stand in its cells; nothing else of them has run."""
+    space: dict = {}
+    for code in CODE:
+        kept = [
+            node
+            for node in ast.parse(code).body
+            if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
+            or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("WAITING", "schema"))
+        ]
+        exec(compile(ast.Module(kept, []), "lesson 06", "exec"), space)
+    return space
 
 
 def test_no_answer_takes_the_place_of_a_name_of_the_lesson():
@@ -26,7 +42,86 @@ def test_no_answer_takes_the_place_of_a_name_of_the_lesson():
                 defined.add(name)
             case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
                 defined |= {alias.asname or alias.name.partition(".")[0] for alias in aliases}
-    assert not defined & {exercise.name for exercise in exercises.EXERCISES}
+    taken = {exercise.name for exercise in exercises.EXERCISES} | {"score"}  # what check cells assign
+    assert not defined & taken
+
+
+def test_files_have_names_of_their_own():
+    """Another lesson's files lie in the same folder."""
+    written = re.findall(r'write_rows\(f?"([^"]+)"', "\n".join(CODE))
+    assert len(written) == 3 and all(name.startswith("hosted-") for name in written)
+
+
+@pytest.mark.parametrize("mark", [False, True])
+def test_rows_are_read_as_they_were_written(lesson, mark, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"messages": [{"role": "user", "content": "Zoë’s kettle"}]}, {"messages": []}]
+    file = lesson["write_rows"]("rows.jsonl", rows, byte_order_mark=mark)
+    assert file.read_bytes().startswith(codecs.BOM_UTF8) == mark
+    assert lesson["read_rows"](file) == rows and "Zoë" in file.read_text(encoding="utf-8")
+
+
+def jobs(*statuses):
+    """A client whose job goes through these statuses, one a look, and stays in the last."""
+    left = list(statuses)
+    looked = lambda id: SimpleNamespace(id=id, status=left.pop(0) if len(left) > 1 else left[0])
+    return SimpleNamespace(fine_tuning=SimpleNamespace(jobs=SimpleNamespace(retrieve=looked)))
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled", "a word that nobody knows"])
+def test_waiting_ends_however_the_job_ends(lesson, end, capsys):
+    started = SimpleNamespace(id="ftjob-1", status="validating_files")
+    job = lesson["wait"](jobs("queued", "running", "running", "paused", end), started, every=0)
+    assert job.status == end
+    assert capsys.readouterr().out == f"validating_files → queued → running → paused → {end}\n"
+
+
+def test_waiting_has_a_limit(lesson):
+    with pytest.raises(TimeoutError, match="ftjob-1 is still paused"):
+        lesson["wait"](jobs("paused"), SimpleNamespace(id="ftjob-1", status="paused"), every=0, hours=0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "valid"),
+    [
+        ('{"category": "billing", "escalation": "none"}', True),
+        ('{"category": "Billing", "escalation": "none"}', False),
+        ('{"category": "billing"}', False),
+        ('{"category": "billing", "escalation": "none", "more": 1}', False),
+        ("Sure!", False),
+        ("[]", False),
+    ],
+)
+def test_a_record_is_valid_or_none(lesson, reply, valid):
+    assert lesson["read_record"](reply) == (json.loads(reply) if valid else None)
+
+
+def test_replies_are_scored_field_by_field(lesson):
+    replies = iter(['{"category": "billing", "escalation": "none"}', '{"category": "billing", "escalation": "money"}', None])
+    usage = SimpleNamespace(prompt_tokens=40, completion_tokens=9)
+
+    def create(messages, **_):
+        return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=messages))], usage=usage)
+
+    client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+    solution = {"category": "billing", "escalation": "money"}
+    rows = lesson["score_replies"](client, "model", list(replies), [solution] * 3)
+    right = {"valid": 2, "category": 2, "escalation": 1, "all fields": 1}
+    assert rows.select_dtypes(bool).sum().to_dict() == right
+    assert rows["tokens in"].tolist() == [40] * 3 and rows["reply"].iloc[2] == ""
+
+
+@pytest.mark.parametrize(("shutdown", "days"), [("2027-01-14", 13), ("2026-12-31", -1), (None, None)])
+def test_days_are_counted_to_the_date_that_the_api_gives(lesson, shutdown, days):
+    assert lesson["days_left"](SimpleNamespace(shutdown_date=shutdown), date(2027, 1, 1)) == days
+    assert lesson["days_left"](SimpleNamespace(), date(2027, 1, 1)) is None  # an older client
+
+
+def test_a_month_costs_its_tokens_and_its_hours(lesson):
+    lesson |= {"tokens_in": {"way": 60.0}, "tokens_out": 15.0}
+    price = SimpleNamespace(input=0.05, output=0.22)
+    assert lesson["dollars_a_month"](1_000_000, price, "way") == pytest.approx(6.30)
+    assert lesson["dollars_a_month"](0, price, "way", hourly=1.7) == pytest.approx(1241)
 
 
 @pytest.mark.slow
@@ -52,14 +147,12 @@ def test_the_cells_run_from_top_to_bottom(tiny_model, tmp_path, monkeypatch, cap
                 if hasattr(value, "_repr_html_"):
                     assert value._repr_html_()
     finally:
-        if "server" in space:
-            space["server"].stop()
+        for name in ("server", "closed"):
+            if name in space:
+                space[name].stop()
     printed = capsys.readouterr().out
-    assert space["failed"].error.code == "invalid_n_examples" and "training_not_available" in printed
-    assert lesson_06.metrics(space["pair_events"])[0]["train_loss"] == pytest.approx(0.6931, abs=1e-3)
-    assert space["preferred"].model == space["job"].fine_tuned_model
-    assert re.search("the same to the letter: [678] of 8", printed)  # other batches round otherwise
-    assert "eq: method_not_available" in printed and "equals: invalid_value" in printed
-    assert "reward 1.0" in printed and "reward 0.3" in printed
-    assert [space["job"].status, space["greedy"].status] == ["succeeded"] * 2 and len(space["losses"]) == 6
-    assert lesson_06.days_left(HOSTS["openai"], date(2027, 1, 1)) == 13
+    assert space["failed"].error.code == "invalid_n_examples"
+    assert "closed host: 403 training_not_available" in printed and "404 model_not_found" in printed
+    assert space["metrics"][-1]["train_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert space["preferred"].model == space["job"].fine_tuned_model and space["job"].status == "succeeded"
+    assert re.search(r"the same to the letter: [678] of 8", printed)  # other batches round otherwise
