@@ -384,7 +384,33 @@ pd.DataFrame(found).map("{:.0%}".format)
 # %% [markdown]
 # ## 8 · Mistakes as they look when they happen to you
 #
-# SECTION8
+# **The wrong reference.** You train an adapter by SFT, merge it in memory and go on without a fresh adapter. As the reference TRL then
+# loads what the model's configuration names: the base *before* SFT. No error appears, but the first loss shows it:
+
+# %%
+base = models.load()[0]
+with torch.no_grad():
+    at_the_start = torch.cat([both_replies(by_dpo.disable_adapter_context(), row) for row in some])
+    wrong = torch.cat([both_replies(base, row) for row in some])
+print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with the base {dpo_loss(before, wrong):.3f}")
+
+# %% [markdown]
+# Save the merged model and load it from there, as section 1 did, or pass it as `ref_model`.
+#
+# **Both rewards fall, far.** Section 7's first DPO run ended with a gap of FALL and ruined answers. If `rewards/chosen` goes below about
+# −1, lower the learning rate, raise β, or add SFT's loss.
+#
+# **A rate that is too high.** The share of training pairs ranked right looks as good as ever. The distance from the start doesn't:
+
+# %%
+evidence.lesson_04.failures_table()
+
+# %% [markdown]
+# KL is measured on sampled answers: how much likelier the trained model finds them than the start does. Forty nats and more mean that
+# nothing of the start is left. The last row's pairs occur twice, the second time the other way round. Its accuracy lies far below a
+# half, because each pair is counted just before the model learns from it and just after it has learned the opposite.
+#
+# **Pairs of another system message.** What stands under `prompt` is part of what is learned. Send the same words when you ask.
 
 # %% [markdown]
 # ## 9 · Which method, and when?
@@ -393,12 +419,39 @@ pd.DataFrame(found).map("{:.0%}".format)
 show.drawing("alignment-roads")
 
 # %% [markdown]
-# SECTION9
+# | method | what it needs | measured here: all five rules, against SFT's | time of a training token, SFT = 1 | take it when |
+# | --- | --- | --- | --- | --- |
+# | SFT on the chosen replies | good replies | 1 | 1 | first, always: it's the control |
+# | best of *n* | a program that judges | no training | *n* answers for each | a judge is at hand, and answers are cheap |
+# | DPO | pairs, and a start that can already write | | 1.5 | people can choose and can't write |
+# | DPO + SFT | the same | | 1.5 | answers lose what both replies had |
+# | ORPO (2403.07691) | pairs, and no start | | 1 | one stage instead of two |
+# | {{term:KTO}} (2402.01306) | thumbs up and down | | | there are no pairs |
+# | {{term:GRPO}} (2402.03300) | a program that scores | | many answers a step | a program can check the content |
+#
+# In {{term:RLHF}} (Ouyang et al., 2022) a {{term:reward model}} learns the pairs first, with the loss you know, and then scores what the
+# model writes, while {{term:PPO}} trains it to score higher and a penalty on KL keeps it near its start. DPO does without the reward
+# model and without writing answers during training. It therefore never sees what it has become, which is why rounds on the model's own
+# answers help. [The next notebook](further/04_reinforcement.ipynb) trains with GRPO and shows a score that is gamed.
 
 # %% [markdown]
 # ## How far to trust this, and what you can do now
 #
-# SECTION10
+# | | |
+# | --- | --- |
+# | messages | 60 and 100 invented ones; live {{plan}} |
+# | models | 135M for the methods, 0.5B for section 7 |
+# | seeds | three, unless a table says otherwise |
+# | would change the answer | a larger model, thousands of pairs from people, another rate: none but section 7's was swept |
+#
+# | you want to | do |
+# | --- | --- |
+# | begin | SFT on your best replies; it's the control for everything else |
+# | trust your pairs | a length rule, a bag of words and the first words on the test pairs |
+# | train | `DPOTrainer` on the saved SFT model, a fresh adapter, β 0.1, one epoch, three rates |
+# | know that it's set up right | first logged loss 0.69 |
+# | know that it works | answers to unseen messages beside the control's, by a measure fixed before |
+# | keep it sane | KL from the start, `rewards/chosen`, and answers read by eye |
 
 # %%
 quiz("04")
