@@ -245,7 +245,7 @@ def test_the_first_job_succeeds_and_its_model_has_the_form():
         r"→ running → succeeded\n\d+ seconds for [\d,]+ tokens; the new model is ft:\S+:triage:\w+", printed("06")
     )
     assert re.search(r"auto chose 3 epochs, \d+ rows a step", printed("06"))
-    row = r"^(\S.*?) +[28] +(\d+)% +\d+% +\d+% +\d+%"  # messages, four shares
+    row = r"^(\S.*?) +8 +(\d+)% +\d+% +\d+% +\d+%"  # messages, four shares
     valid = {way: int(share) for way, share in re.findall(row, printed("06"), re.M)}
     assert valid["trained on 40 rows"] >= 75 and valid["instructions, form forced"] >= 90
 
@@ -254,7 +254,7 @@ def test_the_training_loss_falls_and_so_does_the_validation_loss():
     """Notices a job that learns nothing, and a validation that isn't made."""
     first, last = re.search(r"unseen rows too\. training loss from ([\d.]+) to ([\d.]+)", printed("06")).groups()
     assert float(last) < 0.3 * float(first)
-    assert len(re.findall(r":ckpt-step-\d+", printed("06"))) == 3
+    assert len(re.findall(r"step \d+: validation loss [\d.]+, both right \d+%", printed("06"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,5 @@ def test_the_service_answers_as_the_api_does(said):
 
 def test_training_does_not_pay_by_the_token():
     """Notices prices with which the lesson's conclusion would be another one."""
-    saved, requests = re.search(
-        r"saved in a million requests: \$([\d.]+); .* after ([\d,]+) million", printed("06")
-    ).groups()
-    assert float(saved) > 0 and int(requests.replace(",", "")) > 100
+    found = re.findall(r"\$([\d.]+) saved in a million requests; .* after ([\d,]+) million", printed("06"))
+    assert len(found) == 2 and all(float(saved) > 0 and int(requests.replace(",", "")) > 20 for saved, requests in found)
