@@ -129,7 +129,6 @@ class Material:
         return [self.prepared.rows[index] for index in self.scored]
 
 
-@cache
 def read_by_hand(export: truth.RawExport) -> tuple[list[dict], list[bool], list[int]]:
     """Fifty rows, whether a reader would keep each, and their lines."""
     text = assets.path("data/raw_support_export/read_by_hand.jsonl").read_text(encoding="utf-8")
@@ -165,6 +164,7 @@ def other_judges(export: truth.RawExport, rows: Sequence[dict], lines: Sequence[
     }
 
 
+@cache
 def load_material() -> Material:
     """Prepare the export as lesson 05 does, and divide its rows; the same each time."""
     export, task = truth.load_raw_export(), data_prep.load_task("support_tickets")

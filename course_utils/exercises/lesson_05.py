@@ -546,7 +546,7 @@ def _run_labels(value: Any) -> float:
 
 WORDLESS = "Nearly there. Some of your rows have a message without a single word, such as “???”."
 LEFT_OUT = (
-    "Nearly there. You leave out rows that are worth learning from. A near-copy is, here: section 3 drops copies so that none "
+    "Nearly there. You leave out rows that are worth learning from. A near-copy is, here: the script drops copies so that none "
     "counts double or leaks, but its other words teach too. So is a message of one or two words."
 )
 SHARED = "Hundreds of rows share one answer: count how often each occurs. A form that nobody filled in is not a label."
@@ -711,7 +711,7 @@ def accused_rows(given, probabilities):
             Mistake(_without_shared, FOREIGN),
             Mistake(_the_first_hundred, THROWN_AWAY),
         ),
-        hint="json.loads in a try; Counter over the answers; then compare the long numbers of message and answer.",
+        hint="Read thirty answers first. Which of the script's rules can you write for a message and a text, and which of its rules do you not want here?",
         challenge=Challenge(_run_labels, bar=CHALLENGE_BAR, half=CHALLENGE_HALF, advise=_advise_labels, measure="share of wrong categories"),
     ),
 )  # fmt: skip
