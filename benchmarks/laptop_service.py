@@ -31,7 +31,7 @@ from unittest.mock import patch
 import common  # noqa: F401 - prepares the process
 from course_utils import facts, hardware
 from course_utils.data_prep import Task, load_task
-from course_utils.evidence import lesson_05, lesson_06
+from course_utils.evidence import lesson_06
 from course_utils.openai_server import local_server
 from course_utils.openai_server.worker import AUTO_MULTIPLIER
 from course_utils.retrieval import Retriever
@@ -194,7 +194,7 @@ def plan() -> dict:
         "words the tuned one is told": ticket_task().test[0][0]["content"], "longest training message": lesson_06.LONGEST,
         "examples": EXAMPLES, "validation": VALIDATION, "shown": EXAMPLES_SHOWN, "at once": ROWS, "seeds": SEEDS,
         "most common": {name: score.value for name, score in ticket_task().most_common().items()},
-        "most common pair": lesson_05.commonest_pair(ticket_task().references()).value,
+        "most common pair": lesson_06.commonest_pair(ticket_task().references()).value,
     }  # fmt: skip
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from course_utils import assets
 from course_utils.data_prep import load_task
-from course_utils.evaluation import over_seeds
-from course_utils.evidence import lesson_05
+from course_utils.evaluation import Score, over_seeds, proportion
 from course_utils.openai_server.hosts import HOSTS
 from course_utils.show.tables import Table
 
@@ -32,6 +34,14 @@ WAYS = {
 BOTH = "both right"
 MEASURES = {"valid records": "valid", "category right": "category", "escalation right": "escalation", BOTH: "all fields"}
 MODELS = {"135M": "SmolLM2-135M", "0.5B": "Qwen2.5-Coder-0.5B", "1.5B": "Qwen2.5-Coder-1.5B"}
+COMMONEST = "no model: always the most common pair"
+
+
+def commonest_pair(references: Sequence[Mapping[str, Any]]) -> Score:
+    """Return how often the most common combination of all fields is right: what a program reaches that reads nothing."""
+    pairs = [json.dumps(reference, sort_keys=True) for reference in references]
+    commonest = Counter(pairs).most_common(1)[0][0]
+    return proportion([pair == commonest for pair in pairs])
 
 
 def rivals() -> Table:
@@ -46,7 +56,7 @@ def rivals() -> Table:
     task = load_task("support_tickets", list(FIELDS))
     references, usual = task.references(), task.most_common()
     alone = {measure: usual[key] for measure, key in MEASURES.items() if key in FIELDS}
-    rows[lesson_05.COMMONEST] = alone | {BOTH: lesson_05.commonest_pair(references)}
+    rows[COMMONEST] = alone | {BOTH: commonest_pair(references)}
     return Table(
         rows, f"{len(references)} test messages, in brackets 95 % intervals; recorded {record['date']}", "model and way", ""
     )
