@@ -154,12 +154,15 @@ def convert(folder: Path, file: Path, number_format: str = "bf16", converter: st
     Raises:
         CourseError: one of them fails.
     """
-    if not converter:
-        return write_gguf(folder, file, number_format)
-    command = [sys.executable, converter, str(folder), "--outfile", str(file), "--outtype", number_format]
-    process = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if process.returncode or not file.exists():
-        raise CourseError(f"{converter} failed; the last lines were:\n{process.stderr.strip()[-600:]}")
+    draft = file.with_name(f".{file.name}")
+    if converter:
+        command = [sys.executable, converter, str(folder), "--outfile", str(draft), "--outtype", number_format]
+        process = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if process.returncode or not draft.exists():
+            raise CourseError(f"{converter} failed; the last lines were:\n{process.stderr.strip()[-600:]}")
+    else:
+        write_gguf(folder, draft, number_format)
+    draft.replace(file)
 
 
 def write_gguf(folder: Path, file: Path, number_format: str = "bf16") -> None:

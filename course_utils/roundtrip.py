@@ -27,7 +27,7 @@ from course_utils import assets, models
 from course_utils.data_prep import formats, load_task, reading
 from course_utils.errors import CourseError
 from course_utils.evaluation import Score, paired_difference, proportion
-from course_utils.export import convert, merge, modelfile, read_adapter, read_marks
+from course_utils.export import TYPES, convert, export, modelfile, read_adapter, read_marks
 from course_utils.generation import complete
 from course_utils.memory import release
 from course_utils.scoring import chat_token_ids
@@ -156,6 +156,8 @@ def roundtrip(
     Raises:
         CourseError: the adapter, its base, the test file or one of the files cannot be read.
     """
+    if wrong := [*(set(types) - set(TYPES)), *(file for file in files if not file.exists())]:
+        raise CourseError(f"{wrong[0]} is no file, no folder and no number format (those are {', '.join(TYPES)})")
     _, source, tokenizer = read_adapter(adapter, base)
     asked, solutions = _read_messages(test, rows)
     result = RoundTrip(str(adapter), [], [])
@@ -176,7 +178,7 @@ def roundtrip(
         report("peft: the adapter over its base")
         add(_ask_model("peft", source, tokenizer, asked, max_tokens, adapter))
         if not merged.exists():
-            merge(adapter, merged, base)
+            export(adapter, "merged", merged, base)
         for place in [merged, *(file for file in own if file.is_dir())]:
             report(f"{place.name}: one model, in transformers")
             add(_ask_model(place.name, str(place), None, asked, max_tokens))

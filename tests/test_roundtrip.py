@@ -178,6 +178,7 @@ def test_ollama_gets_template_stop_word_and_system_message(adapter, tmp_path):
 
 def test_ollamas_older_templates_are_rendered_too(tmp_path):
     text = "{{ if .System }}[S]{{ .System }}\n{{ end }}{{- if .Prompt }}[U]{{ .Prompt }}\n{{ end }}[A]{{ .Response }}<e>\n"
+    (tmp_path / "model.gguf").touch()
     (tmp_path / "Modelfile").write_text(f'FROM ./model.gguf\nTEMPLATE """{text}"""\nPARAMETER stop <e>\n')
     _, render, stops = roundtrip.read_modelfile(tmp_path / "Modelfile")
     assert render([*CHATS[0], CHATS[1][1]]) == '[S]Count.[U]a?\n[A]{"n": 0}<e>\n[U]b?\n[A]' and stops == ["<e>"]
