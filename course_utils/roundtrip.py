@@ -74,6 +74,7 @@ class Stage:
         lengths: number of tokens of each prompt, as the stage counts them.
         score, difference: share of right answers; how much more often than the first stage's, paired by message.
         same: number of answers equal to the first stage's, letter for letter.
+        error: of a GGUF file's matrices, the largest error relative to the merged model's.
         seconds: how long the answers took.
         skipped: why it was not asked; "" if it was.
     """
@@ -89,6 +90,7 @@ class Stage:
     score: Score | None = None
     difference: Score | None = None
     same: int = 0
+    error: float = 0.0
     seconds: float = 0.0
 
 
@@ -182,28 +184,31 @@ def roundtrip(
         for place in [merged, *(file for file in own if file.is_dir())]:
             report(f"{place.name}: one model, in transformers")
             add(_ask_model(place.name, str(place), None, asked, max_tokens))
-        recipes = [file for file in own if file.name.startswith("Modelfile")]
+        recipes = {file.name: file for file in own if file.name.startswith("Modelfile")}
         try:
             (folder / "Modelfile").write_text(modelfile(tokenizer, f"./{types[0]}.gguf"), encoding="utf-8")
-            recipes.insert(0, folder / "Modelfile")
+            recipes = {"ollama": folder / "Modelfile"} | recipes
         except CourseError as error:
-            add(Stage("Modelfile", str(error)))
-        for file in [
-            *(folder / f"{name}.gguf" for name in types),
-            *(file for file in own if file.suffix == ".gguf"),
-            *recipes,
-        ]:
-            report(f"{file.name}: in llama.cpp{', with the prompts that Ollama would make' if file in recipes else ''}")
+            add(Stage("ollama", str(error)))
+        made = {name: folder / f"{name}.gguf" for name in types} | {f.name: f for f in own if f.suffix == ".gguf"} | recipes
+        for name, file in made.items():
+            report(f"{name}: in llama.cpp{', with the prompts that Ollama would make' if name in recipes else ''}")
             if not file.exists():
-                convert(merged, file, file.stem)
-            stage = add(_ask_llama_cpp(file, asked, max_tokens))
-            if not stage.skipped and file not in recipes:
+                convert(merged, file, name)
+            stage = add(_ask_llama_cpp(name, file, asked, max_tokens))
+            if not stage.skipped and name not in recipes:
                 result.differences.extend(_check_weights(file, merged, stage))
     for server in servers:
         report(server)
         add(_ask_server(server, asked, max_tokens))
     if not any(server.startswith("vllm=") for server in servers):
         add(Stage("vllm", "start it as `course export --to vllm` says, and name it: --server vllm=URL#NAME"))
+    explained = {difference.stage for difference in result.differences if difference.level == "error"}
+    for stage in result.stages:
+        if stage.difference and stage.difference.high < 0 and stage.name not in explained:
+            what = f"right answers {stage.difference} against peft; its matrices are off by up to {stage.error:.3f}"
+            code = "quantization-loss" if stage.error > USUAL_ERROR["BF16"] else "lower-score"
+            result.differences.append(Difference(code, "error", stage.name, what))
     return result
 
 
@@ -258,21 +263,18 @@ def _post(url: str, **body: Any) -> dict[str, Any]:
         return content
 
 
-def _ask_llama_cpp(file: Path, asked: list[Any], max_tokens: int) -> Stage:
+def _ask_llama_cpp(name: str, file: Path, asked: list[Any], max_tokens: int) -> Stage:
     """Ask a GGUF file: with its own template, or, for a Modelfile, with the texts that its template makes."""
-    stage = Stage(file.stem if file.suffix == ".gguf" else "ollama" if file.name == "Modelfile" else file.name)
-    recipe, render, stops = file, None, list[str]()
+    stage, render, stops = Stage(name), None, list[str]()
     try:
         import xllamacpp
 
         if file.suffix != ".gguf":
-            file, render, stops = read_modelfile(recipe)
+            file, render, stops = read_modelfile(file)
     except ImportError:
-        stage.skipped = f"llama.cpp is not installed: pip install '{assets.DISTRIBUTION}[deploy]'"
-        return stage
+        return Stage(name, f"llama.cpp is not installed: pip install '{assets.DISTRIBUTION}[deploy]'")
     except CourseError as error:
-        stage.skipped = str(error)
-        return stage
+        return Stage(name, str(error))
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel, settings.verbosity = str(file), 8192, 1, -1
     # more threads than cores would wait for each other
@@ -347,24 +349,24 @@ def read_modelfile(file: Path) -> tuple[Path, Callable[[Any], str], list[str]]:
         raise CourseError(
             f"{file.name} has no FROM or no TEMPLATE, which Ollama then would guess from the file's: not asked"
         )
-    source, opened = "", list[str]()
+    source, opened, trim = "", list[str](), False
     for words, left, action, right in re.findall(r"(.*?)(?:\{\{(-?)\s*(.*?)\s*(-?)\}\}|\Z)", parts["TEMPLATE"], re.S):
+        words = words.lstrip() if trim else words
+        words, trim = words.rstrip() if left else words, bool(right)
         source += f"{{% raw %}}{words}{{% endraw %}}" if words else ""
         word, _, rest = action.partition(" ")
-        condition = re.sub(r'^eq \.Role ("\w+")$', r"m.Role == \1", rest.removeprefix("if ").strip("() "))
-        if re.fullmatch(r"\.(System|Prompt|Response)", action):
-            made = f"{{{left} {action[1:]} {right}}}"
-        elif action in (".Role", ".Content"):
-            made = f"{{{left} m{action} {right}}}"
-        elif word in ("if", "else") or action == "range .Messages" or (action == "end" and opened):
-            made = {"range": "for m in Messages", "else": "elif " + condition if rest else "else"}.get(
-                word, f"if {condition}"
-            )
-            made = f"%{left} {f'end{opened.pop()}' if word == 'end' else made.replace('if .', 'if ')} {right}%"
-            opened += {"if": ["if"], "range": ["for"]}.get(word, [])
+        test = re.sub(r'^eq \.Role ("\w+")$', r"m.Role == \1", rest.removeprefix("if ").strip("() ")).removeprefix(".")
+        if re.fullmatch(r"\.(System|Prompt|Response|Role|Content)", action):
+            source += f"{{{{ {'m' + action if action in ('.Role', '.Content') else action[1:]} }}}}"
+        elif word == "if" or action == "range .Messages":
+            opened.append("if" if word == "if" else "for")
+            source += f"{{% if {test} %}}" if word == "if" else "{% for m in Messages %}"
+        elif word == "else":
+            source += f"{{% elif {test} %}}" if rest else "{% else %}"
+        elif action == "end" and opened:
+            source += f"{{% end{opened.pop()} %}}"
         elif action:
             raise CourseError(f"{file.name} has {{{{ {action} }}}} in its template, which only Ollama renders: not asked")
-        source += f"{{{made}}}" if action else ""
     template = Environment(keep_trailing_newline=True).from_string(source)
 
     def render(messages: list[dict[str, Any]]) -> str:
@@ -433,24 +435,21 @@ def _name_difference(ids: list[int], reference: list[int], tokenizer: PreTrained
 
 
 def _check_weights(file: Path, merged: Path, stage: Stage) -> Iterator[Difference]:
-    """Whether a file's matrices are the merged model's but for rounding, and whether the rounding cost answers."""
+    """Whether a file's matrices are the merged model's but for rounding."""
     import gguf
 
     with tempfile.TemporaryDirectory() as scratch:
         convert(merged, exact := Path(scratch) / "exact.gguf", "f32")
-        reference, broken, worst = {t.name: t for t in gguf.GGUFReader(exact).tensors}, list[str](), 0.0
+        reference, broken = {t.name: t for t in gguf.GGUFReader(exact).tensors}, list[str]()
         for tensor in gguf.GGUFReader(file).tensors:
             if tensor.name in reference:
                 wanted = reference[tensor.name].data.reshape(-1)
                 given = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(-1)
                 error = float(((given - wanted) ** 2).sum() / max((wanted**2).sum(), 1e-30)) ** 0.5
-                usual, worst = USUAL_ERROR.get(tensor.tensor_type.name, 0.3), max(worst, error)
+                usual, stage.error = USUAL_ERROR.get(tensor.tensor_type.name, 0.3), max(stage.error, error)
                 if not error <= usual:  # also if it is no number
                     broken.append(
                         f"{tensor.name} ({tensor.tensor_type.name}) is off by {error:.2f}; rounding explains {usual:g}"
                     )
     if broken:
         yield Difference("broken-file", "error", stage.name, f"{len(broken)} of {len(reference)} matrices; {broken[0]}")
-    elif stage.difference and stage.difference.high < 0 and stage.ended:
-        what = f"right answers {stage.difference} against the first stage; its matrices are off by up to {worst:.3f}"
-        yield Difference("quantization-loss", "error", stage.name, what)

@@ -177,11 +177,11 @@ def test_ollama_gets_template_stop_word_and_system_message(adapter, tmp_path):
 
 
 def test_ollamas_older_templates_are_rendered_too(tmp_path):
-    text = "{{ if .System }}[S]{{ .System }}\n{{ end }}{{- if .Prompt }}[U]{{ .Prompt }}\n{{ end }}[A]{{ .Response }}<e>\n"
+    text = "{{ if .System }}[S]{{ .System }}\n{{ end }}\n{{- if .Prompt }}[U]{{ .Prompt }}\n{{ end }}[A]{{ .Response }}<e>\n"
     (tmp_path / "model.gguf").touch()
     (tmp_path / "Modelfile").write_text(f'FROM ./model.gguf\nTEMPLATE """{text}"""\nPARAMETER stop <e>\n')
     _, render, stops = roundtrip.read_modelfile(tmp_path / "Modelfile")
-    assert render([*CHATS[0], CHATS[1][1]]) == '[S]Count.[U]a?\n[A]{"n": 0}<e>\n[U]b?\n[A]' and stops == ["<e>"]
+    assert render([*CHATS[0], CHATS[1][1]]) == '[S]Count.\n[U]a?\n[A]{"n": 0}<e>\n[U]b?\n[A]' and stops == ["<e>"]
     (tmp_path / "Modelfile").write_text('FROM ./model.gguf\nTEMPLATE """{{ json .Tools }}"""')
     with pytest.raises(CourseError, match="json"):
         roundtrip.read_modelfile(tmp_path / "Modelfile")
@@ -267,11 +267,11 @@ def test_a_broken_4_bit_file_is_named(adapter, merged, tmp_path):
     assert not any(d.code == "broken-file" and d.stage == "sound.gguf" for d in result.differences)
 
 
-def test_what_four_bits_cost_is_told_apart_from_a_broken_file(adapter, merged, tmp_path):
-    export.write_gguf(merged, tmp_path / "q4_0.gguf", "q4_0")
-    worse = roundtrip.paired_difference([False] * 50, [True] * 50)
-    stage = roundtrip.Stage("q4_0", ended=[True] * 50, difference=worse)
-    assert [d.code for d in roundtrip._check_weights(tmp_path / "q4_0.gguf", merged, stage)] == ["quantization-loss"]
+def test_what_four_bits_cost_is_told_apart_from_a_broken_file(adapter, monkeypatch):
+    score = roundtrip.paired_difference
+    monkeypatch.setattr(roundtrip, "paired_difference", lambda right, first: score([False] * 50, [True] * 50))
+    result = ask(adapter, types=("f32", "q4_0"))  # as if each stage had got worse
+    assert found(result, "q4_0") == {("quantization-loss", "error")} and found(result, "f32") == {("lower-score", "error")}
 
 
 def test_without_llama_cpp_its_stages_are_skipped_with_a_word(adapter, monkeypatch):
@@ -285,7 +285,7 @@ def test_without_llama_cpp_its_stages_are_skipped_with_a_word(adapter, monkeypat
 
 def test_the_commands_print_json_and_exit_by_what_was_found(adapter, tmp_path, capsys):
     assert cli.main(["export", str(adapter), "--to", "vllm", "--out", str(tmp_path / "v"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["target"] == "vllm"
+    assert json.loads(capsys.readouterr().out)["files"]["adapter_model.safetensors"] > 0
     assert cli.main(["export", str(adapter), "--to", "vllm", "--out", str(tmp_path / "v")]) == 2
     pytest.importorskip("xllamacpp")
     command = [
