@@ -186,8 +186,9 @@ def roundtrip(
             add(_ask_model(place.name, str(place), None, asked, max_tokens))
         recipes = {file.name: file for file in own if file.name.startswith("Modelfile")}
         try:
-            (folder / "Modelfile").write_text(modelfile(tokenizer, f"./{types[0]}.gguf"), encoding="utf-8")
-            recipes = {"ollama": folder / "Modelfile"} | recipes
+            for name in types[:1]:
+                (folder / "Modelfile").write_text(modelfile(tokenizer, f"./{name}.gguf"), encoding="utf-8")
+                recipes = {"ollama": folder / "Modelfile"} | recipes
         except CourseError as error:
             add(Stage("ollama", str(error)))
         made = {name: folder / f"{name}.gguf" for name in types} | {f.name: f for f in own if f.suffix == ".gguf"} | recipes
