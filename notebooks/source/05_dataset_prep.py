@@ -9,19 +9,21 @@
 # | --- | --- |
 # | trained on the export as it came, {{record:data-quality:rows.raw:,}} short rows | {{record:data-quality:runs.raw.0.test.both.0:.0%}} to {{record:data-quality:runs.raw.1.test.both.0:.0%}} |
 # | trained on what preparation left, {{record:data-quality:rows.cleaned:d}} short rows | {{record:data-quality:runs.cleaned.0.test.both.0:.0%}} to {{record:data-quality:runs.cleaned.2.test.both.0:.0%}} |
-# | trained on {{record:data-quality:rows.hundred:d}} rows that were labelled with care, each seen three times | {{record:data-quality:runs."a hundred good".1.test.both.0:.0%}} to {{record:data-quality:runs."a hundred good".0.test.both.0:.0%}} |
+# | trained on {{record:data-quality:rows.hundred:d}} rows written and labelled to one guide, each seen three times | {{record:data-quality:runs."a hundred good".1.test.both.0:.0%}} to {{record:data-quality:runs."a hundred good".0.test.both.0:.0%}} |
 #
 # Preparing the export nearly doubles the score. But look at the last row: a hundred careful rows do as well as the whole
-# preparation. That's the decision you have to make with your two weeks, and this is the plan that follows from it:
+# preparation. (They come from the same hands as the test, so expect less of yours; the second row was prepared by
+# `data_prep.prepare`, which takes this lesson's steps on chats.) That's the decision you have to make with your two weeks,
+# and this is the plan that follows from it:
 #
 # | days | read | do | stop when |
 # | --- | --- | --- | --- |
 # | 1 | 100 tickets, drawn at random | write down what a right answer is, with an example for each label, and list what's wrong with the export | ten tickets in a row tell you nothing new |
-# | 2 and 3 | 200 more | label 100 for training and 100 for the test, 50 of them with a colleague, separately | you two agree on 45 of the 50; if not, the guide has a hole |
+# | 2 and 3 | 200 more | label 100 for training and 100 for the test, 50 of them with a colleague, separately | you two agree, for each field apart and well beyond "always none"; if not, the guide has a hole |
 # | 4 | the wrong answers | score the best prompt, then train on the hundred (lessons 01 and 02) | it's good enough: ship it, you're done |
 # | 5 to 7 | 20 of the rows that each rule drops | run this lesson's script on 2,000 tickets, then on all | a rule drops more than one good row in 20: change the rule |
 # | 8 and 9 | the top of the script's list of doubtful labels | correct them, and run it again | your last ten rows held hardly any errors |
-# | 10 | 20 wrong answers | train on both kinds of rows, score once | it isn't better by more than the interval: ship the hundred |
+# | 10 | 20 wrong answers | train on both kinds of rows, score once | of the messages that only one of the two models gets right, the new one hasn't clearly more (lesson 06, section 4): ship the hundred |
 #
 # By the end you'll be able to
 #
@@ -31,7 +33,7 @@
 # - check what a model learns from a row: the mask, the empty thoughts, the tool call,
 # - decide how many rows to read, how many to write, and when to stop.
 #
-# You should know pandas; you needn't have trained anything. Reading takes about 35 minutes, the exercises as long again.
+# You should know pandas; you needn't have trained anything. Reading takes about 50 minutes, the exercises as long again.
 # {{timing}} If you have a file to clean today, take the script of section 2 (`course clean-script` in a terminal writes
 # it) and read section 3.
 #
@@ -46,7 +48,7 @@ import json
 
 import numpy as np
 import pandas as pd
-from course_utils import assets, charts, evidence, models, show
+from course_utils import assets, charts, models, show
 from course_utils.data_prep import load_task
 from course_utils.evidence import lesson_05
 from course_utils.exercises import check, quiz
@@ -83,7 +85,8 @@ guess
 # step drops nothing; it writes the reason into the column `why`. And it *stops* where the export probably isn't what you
 # think it is.
 #
-# **Settings.** Change these for your own table. The six numbers in `STOP` are shares of the rows.
+# **Settings.** Change these for your own table. `STOP` has five shares of the rows and a *kappa*: agreement beyond chance, where 0
+# is chance and 1 is perfect.
 
 # %% tags=["program"]
 import hashlib
@@ -123,7 +126,7 @@ def stop_unless(fine, message):
 
 # %% [markdown]
 # **Step 1, unusable rows.** The rules are what reading a hundred tickets taught us. The third one needs a column that
-# people write anew for each ticket: if the same note stands in eight rows, nobody wrote it.
+# people write anew for each ticket: if the same note stands in eight rows, or in one of 250, nobody wrote it.
 
 # %% tags=["program"]
 def read_table(file):
@@ -159,7 +162,7 @@ def flag_unusable(rows):
     reasons = {
         "no message": messages.str.strip() == "",
         "unknown label": ~known.all(axis=1),
-        "form left as it opened": rows[NOTE].map(rows[NOTE].value_counts()) >= 8 if NOTE else messages.isna(),
+        "form left as it opened": rows[NOTE].map(rows[NOTE].value_counts()) >= max(8, len(rows) // 250) if NOTE else messages.isna(),
         "another ticket's number": [re.sub(r"\D", "", number) not in re.sub(r"\D", "", message)
                                     for number, message in zip(copied, messages)],
         "says nothing": messages.map(says_nothing),
@@ -180,19 +183,20 @@ def flag_unusable(rows):
 from datasketch import MinHash, MinHashLSH
 
 
-def apply_corrections(rows, file="corrections.csv"):
-    """2. Enter what somebody wrote into the column "right" of `to_read.csv`."""
-    rows = rows.assign(read=False)
-    if not Path(file).exists():
-        return rows, f"nobody has read any row: there is no {file}"
-    lines, corrected = read_table(file), 0
+def apply_corrections(rows, files="corrections*.csv"):
+    """2. Enter what somebody wrote into the column "right" of `to_read.csv`, in any number of rounds."""
+    rows = rows.assign(read=False, **{f"{name} read": False for name in LABELS})
+    if not list(Path().glob(files)):
+        return rows, f"nobody has read any row: there is no {files}"
+    lines, corrected = pd.concat([read_table(file) for file in sorted(Path().glob(files))]), 0
     for name, values in LABELS.items():
         right = lines[lines["field"] == name].drop_duplicates(ID, keep="last").set_index(ID)["right"].str.strip()
         right = rows[ID].map(right.replace(RENAME.get(name, {})))
         corrected += (right.isin(values) & (right != rows[name])).sum()
-        rows = rows.assign(read=rows["read"] | right.isin(values), **{name: right.where(right.isin(values), rows[name])})
+        entered = right.isin(values)
+        rows = rows.assign(read=rows["read"] | entered, **{f"{name} read": entered, name: right.where(entered, rows[name])})
     report = f"{rows['read'].sum()} rows read, {corrected} labels corrected"
-    stop_unless(rows["read"].any() or lines["right"].isna().all(), f"{report}. Is {file} of this export, in LABELS' words?")
+    stop_unless(rows["read"].any() or lines["right"].isna().all(), f"{report}. Are {files} of this export, in LABELS' words?")
     return rows, report
 
 
@@ -202,6 +206,11 @@ def pieces_of(text):
     return {*words, *map(" ".join, zip(words, words[1:]))}
 
 
+def jaccard_index(one, other):
+    """Return the pieces that two sets share, divided by those in at least one."""
+    return len(one & other) / max(1, len(one | other))
+
+
 def nearest_before(texts, alike=0.6):
     """Return for each text the place of the first one that it is a near-copy of, or its own place."""
     pieces, numbers = list(map(pieces_of, texts)), [sorted(re.findall(r"\d+|[€$£%#+]", text)) for text in texts]
@@ -209,11 +218,10 @@ def nearest_before(texts, alike=0.6):
     often = {piece for piece, count in counts.items() if count > max(50, len(texts) // 100)}   # greetings, footers
     places, index = [], MinHashLSH(threshold=alike - 0.1, num_perm=128)
     for place, own in enumerate(pieces):
-        own -= often
         signature = MinHash(num_perm=128)
-        signature.update_batch([piece.encode() for piece in own])
+        signature.update_batch([piece.encode() for piece in own - often])
         near = [other for other in sorted(index.query(signature)) if numbers[other] == numbers[place]
-                and len(own & pieces[other]) >= alike * len(own | pieces[other])]
+                and jaccard_index(own, pieces[other]) >= alike <= jaccard_index(own - often, pieces[other] - often)]
         places.append(near[0] if near else place)
         if not near:
             index.insert(place, signature)
@@ -320,10 +328,12 @@ def check_labels(rows):
     """6. Say how probable each label is; the test rows' too."""
     texts, reports = rows[TEXT] + " " + rows[NOTE].fillna("") if NOTE else rows[TEXT], []
     for name in LABELS:
+        stop_unless(rows[name].nunique() > 1, f"every row has the same {name}")
         own, likeliest = judge_labels(texts, rows[name], rows["person"])
         rows = rows.assign(**{f"{name} probability": own, f"{name} likeliest": likeliest})
-        kappa = cohen_kappa_score(rows[name], likeliest)    # 0 is chance, 1 is perfect
-        reports.append(f"{name}: agrees with {(rows[name] == likeliest).mean():.0%}, kappa {kappa:.2f}")
+        kappa, usual = cohen_kappa_score(rows[name], likeliest), rows[name].value_counts(normalize=True)
+        agrees = f"agrees with {(rows[name] == likeliest).mean():.0%} (always {usual.index[0]}: {usual.iloc[0]:.0%})"
+        reports.append(f"{name}: {agrees}, kappa {kappa:.2f}")
         tells = len(rows) >= 200 and not reports[1:]        # a rare label of a later column may be hard to learn
         stop_unless(kappa > STOP["kappa"] or not tells, f"{reports[-1]}. Have labels slipped to other rows?")
     return rows, "; ".join(reports)
@@ -352,7 +362,7 @@ def write(rows, rejected, folder):
     conflicts = conflicts.assign(**{TEXT: [hide_people(*pair)[0] for pair in zip(conflicts[TEXT], conflicts[WHO])]})
     to_read = []
     for name in LABELS:
-        doubtful = rows[~rows["read"]].sort_values(f"{name} probability").head(len(rows) // 10)
+        doubtful = rows[~rows[f"{name} read"]].sort_values(f"{name} probability").head(len(rows) // 10)
         doubtful = doubtful.assign(likeliest=doubtful[f"{name} likeliest"])
         to_read += [table.assign(field=name, label=table[name], right="") for table in (conflicts, doubtful)]
     pd.concat(to_read).reindex(columns=[ID, "field", "right", "label", "likeliest", TEXT]).to_csv("to_read.csv", index=False)
@@ -365,6 +375,7 @@ def main(file, folder="mine-ready"):
     rows = read_table(file)
     missing = {ID, TEXT, WHO, *LABELS, *filter(None, (NOTE, NUMBER))} - set(rows)
     stop_unless(not missing, f"{file} has no column {missing}, but {list(rows)}. Change the settings")
+    stop_unless(rows[ID].notna().all() and rows[ID].is_unique, f"{ID} is empty or stands twice in some rows")
     reports, rejected = {}, []
     for step in (flag_unusable, apply_corrections, flag_copies, redact, split, check_labels):
         rows, reports[step.__name__] = step(rows)
@@ -375,7 +386,8 @@ def main(file, folder="mine-ready"):
 
 # %%
 os.environ["PSEUDONYM_KEY"] = "for this lesson only"        # or your figures wouldn't be ours; at work leave this line out
-Path("corrections.csv").unlink(missing_ok=True)             # of an earlier run
+for file in Path().glob("corrections*.csv"):                # of an earlier run
+    file.unlink()
 lesson_05.labelled_by_hand("test").to_csv("test.csv", index=False)
 rows, reports = main("tickets.csv")
 pd.Series(reports).to_frame("what the step says")
@@ -400,24 +412,24 @@ for why, fault in planted.items():
 pd.DataFrame(counted).T
 
 # %% [markdown]
-# Eight of the rows with another ticket's number were cut off, and the rules drop no row that's fine. They were written
-# while looking at this export, so that's the best case. What they miss is vague messages of more than two words, and some
-# "canned" answers: those were replies instead of records, so step 1 had dropped them for want of a label. They also miss
-# rows in other languages and forty wrong labels, which no rule can see. For these the script writes a list:
+# These four rules drop no row that's fine (eight of the messages with another ticket's number had lost their end). They were
+# written while looking at this export, so that's the best case. They miss vague messages of more than two words, rows in other
+# languages, and forty wrong labels, which no rule can see. Rows without a label and copies aren't in this table: read those
+# yourself. For the wrong labels the script writes a list:
 
 # %%
 to_read = pd.read_csv("to_read.csv", dtype=str)
 to_read.query("field == 'category'").head(6).drop(columns=["field", "right"]).set_index("ticket")
 
 # %% [markdown]
-# Fill in the column `right`, with the label that you'd give, and save the lines as `corrections.csv`. Here somebody reads
-# sixty of them, played by our answer key. On the second run step 2 enters the corrections, and rows that were read aren't
-# asked again:
+# Fill in the column `right`, with the label that you'd give, and save the lines as `corrections-1.csv`, those of the next round
+# as `corrections-2.csv`. Here somebody reads sixty of them, played by our answer key. (Names and numbers in the list are
+# pseudonyms.) On the second run step 2 enters the corrections, and a field that was read isn't asked again:
 
 # %%
 somebody = to_read.query("field == 'category'").head(60).copy()                # plays the colleague who reads the top 60
 somebody["right"] = somebody["ticket"].map(key["right"]).fillna(somebody["label"])
-somebody.to_csv("corrections.csv", index=False)
+somebody.to_csv("corrections-1.csv", index=False)
 before = rows
 rows, reports = main("tickets.csv")
 print(reports["apply_corrections"], reports["check_labels"], reports["write"], sep="\n")
@@ -425,9 +437,9 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # %% [markdown]
 # | file | what's in it | what you do |
 # | --- | --- | --- |
-# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl` | chat rows with pseudonyms, no customers | train on them, here or at a host (lessons 02 and 06) |
+# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl` | chat rows with pseudonyms, no customers | send them to a host (lesson 06); in TRL set `assistant_only_loss=True`, or the customer's words are learned too (section 7) |
 # | `rejects.csv` | the ticket of each row that was left out, and why | read twenty of each kind |
-# | `to_read.csv` | contradicting copies, then the most doubtful tenth for each field | fill in `right`, save as `corrections.csv`, run again |
+# | `to_read.csv` | contradicting copies, then the most doubtful tenth for each field | fill in `right`, save as `corrections-N.csv`, run again |
 #
 # Several columns can be learned at once. Step 7 reads its files back and stops if they don't hold the table's records. The
 # version is a hash of the three files, so a changed letter shows; keep it with the model. If your answers are texts
@@ -436,7 +448,7 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 #
 # ## 3 · The same script on five broken exports
 #
-# Each of these happens at every company. The script gets the first 400 usable tickets, broken in one way:
+# Each of these happens at every company. A step of the script gets 400 usable tickets, broken in one way:
 
 # %%
 healthy = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").head(400).reset_index(drop=True).assign(read=False)
@@ -461,7 +473,7 @@ for name, (step, table, cure) in broken.items():
 pd.DataFrame(said).T
 
 # %% [markdown]
-# All five runs stop, each with a number and a question. Without the limits, the wrong join would have been "cleaned" to a
+# All five stop, each with a number and a question. Without the limits, the wrong join would have been "cleaned" to a
 # few rows, and the slipped labels would have been trained on. But a limit only catches what's broken *everywhere*. If one
 # label in twenty has slipped, every report looks healthy, which is why you read the top of `to_read.csv` all the same.
 #
@@ -474,14 +486,9 @@ pd.DataFrame(said).T
 # 5/6 = 0.83. With the pairs:
 
 # %%
-def jaccard_index(one, other):
-    """Return the pieces in both texts, divided by those in at least one."""
-    return len(pieces_of(one) & pieces_of(other)) / len(pieces_of(one) | pieces_of(other))
-
-
 one, other = "the kettle leaks at the base", "my kettle leaks at the base"
 print(f"in both: {sorted(pieces_of(one) & pieces_of(other))}")
-print(f"Jaccard index {jaccard_index(one, other):.2f}")
+print(f"Jaccard index {jaccard_index(pieces_of(one), pieces_of(other)):.2f}")
 
 # %% [markdown]
 # For two thousand rows you could compare all pairs. A million rows have 500 billion. {{term:MinHash}} (Broder, 1997)
@@ -504,9 +511,9 @@ for shuffles in (4, 16, 128, 1024):
 # %% [markdown]
 # That's all: the share settles near the index. The library keeps 128 such numbers for each text and files them in drawers,
 # a few numbers to a drawer, so that only texts with a drawer in common are compared (*locality-sensitive hashing*). The
-# eight lines in `nearest_before` that begin with `places, index = [], MinHashLSH` do this. They then compute the exact
-# index of each pair they meet, so nobody's accused wrongly, and require the same numbers in both texts. Here's a group
-# that they found:
+# loop in `nearest_before` does this, without pieces that stand in every other row. It then computes the exact index of each pair it
+# meets, with and without these, and requires the same numbers in both texts. A *not* more or less still makes a near-copy.
+# Here's a group that it found:
 
 # %%
 usable = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").reset_index(drop=True)
@@ -551,8 +558,8 @@ pd.DataFrame(measured).T
 
 # %% [markdown]
 # With copies in the file, dealing rows by chance makes the classifier look about ten points better than it is. Seven in
-# ten validation rows have their customer in training as well. Removing copies cures most of that here; the rest of the
-# differences in this table is noise. Deal by customer in any case, because people write twice in ways that no rule finds.
+# ten validation rows have their customer in training as well. Removing copies cures most of that here. Split by customer in any
+# case: it costs nothing, and people write twice in ways that no rule finds.
 # In your data the "customer" may be a document, a patient or a repository. If your world changes, with new products for
 # example, hold out the last weeks instead: that score is lower, and nearer to what you'll meet.
 
@@ -560,14 +567,14 @@ pd.DataFrame(measured).T
 # EXERCISE: data-2
 
 # %% [markdown]
-# **Has training seen the {{term:test set}}?** You labelled your test messages out of the same 20,000 tickets, so they're
-# in the export, with their copies. This is called {{term:contamination}}. The script dropped 24 such rows, because
+# **Has training seen the {{term:test set}}?** At work you'll label your test messages out of the same tickets, so they're in the
+# export, with their copies. This is called {{term:contamination}}. Here we planted some, and the script dropped 24 rows, because
 # `test.csv` was there. Put them back, and see what the report would have said:
 
 # %%
 test = pd.read_csv("test.csv")
 leak = usable[usable["why"] == "in the test set"]
-leaked = np.array([any(jaccard_index(text, own) >= 0.6 for own in leak["message"]) for text in test["message"]])
+leaked = np.array([any(jaccard_index(pieces_of(text), pieces_of(own)) >= 0.6 for own in leak["message"]) for text in test["message"]])
 
 
 def share_right(table, messages=test):
@@ -604,8 +611,8 @@ pd.DataFrame({
 # | "charged twice for the lamp" | delivery | 0.08 | 0.85 | 0.07 | 0.08: read this one |
 # | "it came late, I send it back" | returns | 0.45 | 0.10 | 0.45 | 0.45: unclear, perhaps right |
 #
-# Sort by the last column and read from the top. This is the core of *confident learning* (Northcutt et al., 2021); the
-# library cleanlab has all of it.
+# Sort by the last column and read from the top. *Confident learning* (Northcutt et al., 2021) builds on this, with a threshold for
+# each label; the library cleanlab has all of it.
 
 # %%
 ranked = before.sort_values("category probability").reset_index(drop=True)
@@ -617,8 +624,9 @@ charts.lines(
     "wrong labels found")
 
 # %% [markdown]
-# Nearly all of the first twenty are mislabelled. After sixty rows, a twelfth of the file, most wrong labels are found, and
-# from a hundred on the list holds mostly unusual rows with right labels. Stop when your last ten rows held hardly any
+# Nearly all of the first twenty are mislabelled. After sixty rows, a twelfth of the file, most wrong labels are found, and what
+# follows is mostly unusual rows with right labels. The classifier also reads the agent's note, which helps: a label that was
+# planted contradicts the note, and one that an agent chose with conviction won't. Stop when your last ten rows held hardly any
 # errors.
 #
 # **What it can't find** is what everybody gets wrong. Suppose your annotators file returns under billing, because a
@@ -640,8 +648,8 @@ pd.DataFrame(habit).T
 
 # %% [markdown]
 # The more often a mistake is made, the less of it is found. Once it's the majority, it *is* what the classifier learns,
-# and the list finds less than reading at random would. A short list only says that few labels are wrong by accident. For
-# habits, two people label the same fifty rows separately: that's day 3 of the plan.
+# and the list finds less than reading at random would. Few errors at the top only say that few labels are wrong by accident. For
+# habits, compare the export's labels with those that your guide gives the same fifty tickets: that's day 3 of the plan.
 #
 # **Read, or drop unread?** In the recorded runs (script: `benchmarks/label_noise.py`), the 135M model was trained on 300
 # rows each time. The table has the categories that it got right, in percent:
@@ -653,9 +661,9 @@ pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for nam
 
 # %% [markdown]
 # With three times as many wrong labels, any repair pays: compare the means. And look at the three repairs: the top of the
-# list dropped unread, the top read and corrected, every label right. They differ by less than the runs do, so **if your
-# labels are wrong by accident and you've rows to spare, drop the top tenth unread**: it takes a second, while reading 180
-# rows takes a morning. Read all the same in three cases:
+# list dropped unread (180 rows), the top read and corrected, every label right. They differ by less than the runs do. So *if
+# many labels are wrong by accident and you've rows to spare*, dropping the top unread did as well, and it takes a second, while
+# reading 180 rows takes a morning. With as few wrong labels as here nobody has measured it on the model. Read in three cases:
 #
 # - the rows at the top are rare kinds that you can't spare, since they're unusual and often right;
 # - they're test rows: a dropped test row makes the test easier, a corrected one makes it right;
@@ -726,19 +734,19 @@ for name, lesson in {"a plain row": learned(chat, thinking), "a row with its rea
     print(f"{name}: {lesson!r}")
 
 # %% [markdown]
-# The first line is the trap: the template fills in *empty* thoughts, and the mask covers them. Train on 600 such rows, and
+# The first line is the trap: the template fills in *empty* thoughts, and they count in the loss. Train on 600 such rows, and
 # you've taught a thinking model 600 times not to think. TRL's own variant of the template (`qwen3_training.jinja`, TRL
 # 1.16) does it in every turn, and in August 2025 somebody reported that a model which never thought wrote the empty block
 # after training with TRL (QwenLM/Qwen3, issue 1618). You have three clean ways out:
 #
 # - You want short records and no thoughts. Ask with `enable_thinking=False`, in training and in production, so that the
-#   empty block is part of the prompt, as in the last line, or take an instruct model that doesn't think.
+#   empty block is part of the prompt, as in the last line. With an instruct model that doesn't think, look at what your
+#   trainer's template makes of a row: issue 1618 was about such a model.
 # - You want to keep the thinking. Put thoughts into `reasoning_content`, written by the model itself on your messages and
 #   kept where the answer was right.
-# - You want both. Then mix. A rule of thumb that's attributed to Unsloth's guides says three rows with thoughts to one
-#   without. We've neither measured it nor found a measurement, so score the model with thinking on and off. Together's
-#   page on reasoning fine-tuning (docs.together.ai, read in November 2026) is stricter: thoughts in every row, or an
-#   instruct model.
+# - You want both. Then mix. Qwen's documentation says three rows with thoughts to one without (its page on Unsloth), and
+#   Together's says thoughts in every row, or an instruct model (docs.together.ai; both read in November 2026). We've measured
+#   neither, so score the model with thinking on and off.
 #
 # **Rows that call a tool.** A row can teach the model to call your function (lesson 06 shows the format). Does the call
 # survive the template?
@@ -772,8 +780,7 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 #
 # ## 8 · Was it worth it, and where do your two weeks go?
 #
-# The classifier trains in a second, so you can try everything on the hundred test messages, which were written and
-# labelled apart from the export:
+# The classifier trains in a second, so you can try everything on the hundred test messages:
 
 # %%
 by_hand = lesson_05.labelled_by_hand("train")
@@ -789,11 +796,10 @@ pd.Series({
 }).map("{:.0%}".format).to_frame("categories right, of 100 test messages")
 
 # %% [markdown]
-# The script's rows beat the export by more than twenty points, although there are only half as many. Reading sixty labels
-# adds a few. But compare the last line with the table at the top of this lesson: a hundred rows by hand give the
-# classifier no more than the raw export does, and give the language model as much as the whole pipeline. Where's the
-# difference? The classifier starts from nothing and has to see each word. A language model knows the words already and has
-# to learn what *you* mean by "returns". How many rows would the classifier need?
+# The script's rows beat the export by more than twenty points, although there are only half as many. A hundred rows by hand give
+# the classifier no more than the raw export does. With the language model it was otherwise (the table at the top): there they did
+# as well as the whole preparation. The classifier starts from nothing and has to see each word, while a language model knows the
+# words already and has to learn what *you* mean by "returns". How many rows would the classifier need?
 
 # %%
 sizes = [50, 100, 200, 300, 400]
@@ -803,16 +809,17 @@ charts.lines(
      "by hand and the script's": (
          sizes, [[100 * share_right(pd.concat([table, rows])) for table in draws[n]] for n in sizes])},
     "How many rows by hand are worth the script's seven hundred?", "rows labelled by hand", "categories right, %",
-    levels={"the script's rows alone": 100 * share_right(rows)})
+    levels={"the script's rows alone, 60 of them read": 100 * share_right(rows)})
 
 # %% [markdown]
-# Between 300 and 400 rows by hand match the script's 700, and both together beat either. Here are the recorded runs of the
+# Between 300 and 400 rows by hand match the script's 700, and from 200 on both together beat either. Here are the recorded runs of the
 # language model, with both fields right in percent. Each saw {{record:data-quality:examples:d}} examples of at most 32
 # words, and "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats (script:
 # `benchmarks/data_quality.py`):
 
 # %%
 prepared = assets.read_record("data-quality")
+prepared["runs"] = {name: runs for name, runs in prepared["runs"].items() if "repeated" not in name}
 pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, runs in prepared["runs"].items()},
              index=["run 1", "run 2", "run 3"]).T.assign(mean=lambda table: table.mean(axis=1)).round().astype(int)
 
@@ -822,10 +829,9 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # - **Write a hundred rows first.** For a language model they're worth as much as this pipeline, they take two days, and
 #   the guide that you write for them is what every later row is checked against.
 # - **Then run the script**, because it's written already, it takes no reading to start with, and it finds what your
-#   hundred don't have: rare kinds of tickets, and the real mixture. Both kinds together were best for the classifier. For
-#   the language model nobody has measured the mixture here.
-# - **Don't spend week 2 on cleaning.** Preparing is worth days, not weeks: past the first reading of the list, the table
-#   gains a few points.
+#   hundred don't have: rare kinds of tickets, and the real mixture. For the language model nobody has measured both kinds
+#   together here.
+# - **Stop cleaning after one reading of the list.** Nothing here shows that a second one pays.
 #
 # | what is to be learned | rows, by rule of thumb | note |
 # | --- | --- | --- |
@@ -834,18 +840,9 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # | the terms and conventions of a field | 2,000 to 10,000 | – |
 # | much new knowledge | 10,000 to 50,000 | look facts up instead (lesson 01) |
 
-# %%
-evidence.card("P1")
-
 # %% [markdown]
 # **If a large model writes rows for you**, send it your guide and a list of topics, and check each answer against your
-# labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad
-# test:
-
-# %%
-evidence.card("P3")
-
-# %% [markdown]
+# labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad test.
 # The writer repeats its turns of phrase, so a score on its own rows flatters. The same holds for a
 # {{term:LLM as a judge|model that judges}}: mark fifty rows by hand and compare before you let it drop any (lesson 01
 # shows how).
@@ -855,10 +852,11 @@ evidence.card("P3")
 # | | |
 # | --- | --- |
 # | messages | 100 for the test, so a share is good to about nine points either way; classifier and model were asked the same ones |
-# | runs | three for each recorded row, one for the tool rows; the classifier's rows by hand are means of five or ten draws |
+# | runs | three for each recorded row, one for the tool rows; rows "by hand" come from a language model, as the next line but one says |
 # | the export | invented, its faults planted, its rules written while looking at it: expect more misses on yours |
 # | who wrote it | export, hand-written rows and test all come from language models working to one guide, so rows by hand look better here than yours will |
-# | personal data | on this export one name in sixteen is missed, on messages from other shops one in eight |
+# | personal data | on this export one name in sixteen is missed, on messages from other shops one in eight (`tests/evidence/test_lesson_05.py`) |
+# | escalation | the classifier does little better than "always none", so its list for that field is weak |
 # | would change the answer | a larger model, which needs fewer rows; labels that are wrong by habit |
 #
 # | you want to | do |
@@ -869,7 +867,8 @@ evidence.card("P3")
 # | believe your test score | `test.csv` beside the script |
 # | find wrong labels | the probability out of fold, from the top; drop or read, see section 6 |
 # | lose no answers | `max_length` above the longest row, one row printed through your model's template |
-# | keep a model thinking, or from calling | rows of both kinds |
+# | keep a model thinking | rows with thoughts; score it with thinking on and off |
+# | have calls only where they're right | as many rows without a call |
 #
 # Three mistakes, as they look when they happen to you:
 #

@@ -20,6 +20,10 @@ from course_utils.errors import CourseError
 from course_utils.evidence import lesson_05
 from course_utils.lessons import source_file
 
+NOUNS = (
+    "bookcase lamp sofa kettle toaster drill router webcam monitor keyboard armchair rug mirror cot stroller helmet".split()
+)
+
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
@@ -271,7 +275,7 @@ def test_an_export_without_the_named_columns_says_which_it_has(script):
          ["account", "billing", "billing"], "1 rows read, 1 labels corrected"),
         ("ticket,field,right\nt2,category,Defect\n", ["billing", "defect", "billing"], "1 rows read, 1 labels corrected"),
         ("ticket,field,right\nt2,category,billing\n", ["billing"] * 3, "1 rows read, 0 labels corrected"),
-        (None, ["billing"] * 3, "nobody has read any row: there is no corrections.csv"),
+        (None, ["billing"] * 3, "nobody has read any row: there is no corrections*.csv"),
     ],
 )  # fmt: skip
 def test_what_somebody_corrected_is_applied(script, monkeypatch, text, labels, report):
@@ -280,6 +284,36 @@ def test_what_somebody_corrected_is_applied(script, monkeypatch, text, labels, r
         Path("corrections.csv").write_text(text, encoding="cp1252")
     rows, said = script.apply_corrections(small(["a", "b", "c"]))
     assert list(rows["category"]) == labels and said == report
+
+
+def test_every_round_of_corrections_counts_and_each_field_is_read_apart(script, table):
+    table.to_csv("mine.csv", index=False)
+    script.main("mine.csv")
+    first = pd.read_csv("to_read.csv", dtype=str)
+    read = first.groupby("field").head(1).iloc[:1]
+    read.assign(right=read["label"]).to_csv("corrections-1.csv", index=False)
+    script.main("mine.csv")
+    again = pd.read_csv("to_read.csv", dtype=str)
+    both = again.head(1)
+    both.assign(right=both["label"]).to_csv("corrections-2.csv", index=False)
+    rows, _ = script.main("mine.csv")
+    asked = set(map(tuple, pd.read_csv("to_read.csv", dtype=str)[["ticket", "field"]].values))
+    assert not asked & {*map(tuple, read[["ticket", "field"]].values), *map(tuple, both[["ticket", "field"]].values)}
+    other = next(name for name in script.LABELS if name != read["field"].iloc[0])
+    assert not rows.set_index("ticket")[f"{other} read"].get(read["ticket"].iloc[0], False)
+
+
+def test_requests_that_share_a_product_and_no_request_are_no_copies(script):
+    things = [f"{color} {thing}" for color in ("red", "blue", "black", "white", "green") for thing in NOUNS]
+    texts = [f"{start} {thing}" for thing in things for start in ("where is my", "please cancel my")]
+    assert script.nearest_before(texts) == list(range(len(texts)))
+    assert script.nearest_before([*texts, texts[3] + " today"])[-1] == 3
+
+
+def test_a_ticket_that_stands_twice_stops(script, table):
+    pd.concat([table, table.head(1)]).to_csv("mine.csv", index=False)
+    with pytest.raises(ValueError, match="ticket is empty or stands twice"):
+        script.main("mine.csv")
 
 
 @pytest.mark.parametrize("line", ["t1,category,Defects", "t7,category,defect"])
@@ -295,7 +329,8 @@ def test_what_somebody_has_read_is_not_asked_again(script, table):
     first = pd.read_csv("to_read.csv", dtype=str)
     first.assign(right=first["label"]).to_csv("corrections.csv", index=False)
     _, reports = script.main("mine.csv")
-    assert not set(first["ticket"]) & set(pd.read_csv("to_read.csv", dtype=str)["ticket"])
+    again = pd.read_csv("to_read.csv", dtype=str)
+    assert not set(zip(first["ticket"], first["field"])) & set(zip(again["ticket"], again["field"]))
     assert reports["apply_corrections"].endswith(" 0 labels corrected")
 
 
