@@ -10,6 +10,7 @@ that a Modelfile makes. vLLM is asked where it runs. roundtrip.toml has the code
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -320,14 +321,11 @@ def _ask_server(server: str, asked: list[Any], max_tokens: int) -> Stage:
             body = {"model": model or "default", "messages": messages}
             if messages is not PROBE:
                 _add_choice(stage, _post(f"{url}/chat/completions", **body, temperature=0, max_tokens=max_tokens))
-            try:
-                stage.prompts.append(_post(f"{url.removesuffix('/v1')}/tokenize", **body)["tokens"])
-            except (urllib.error.HTTPError, KeyError):
-                pass
+            with contextlib.suppress(urllib.error.HTTPError):  # most have no such address
+                stage.prompts.append(_post(f"{url.removesuffix('/v1')}/tokenize", **body).get("tokens") or [])
     except (OSError, KeyError, ValueError) as error:
         return Stage(name, f"no answer from {url}: {error}")
-    if stage.prompts:
-        *stage.prompts, stage.probe = stage.prompts
+    *stage.prompts, stage.probe = stage.prompts if all(stage.prompts) and stage.prompts else [[]]
     stage.seconds = time.perf_counter() - began
     return stage
 

@@ -15,7 +15,11 @@ from trl import SFTConfig, SFTTrainer
 
 pytestmark = pytest.mark.soak("reproduces what others' trackers report; nothing of ours depends on it")
 PAGE = Path(__file__).parents[1] / "docs" / "failures.md"
-LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def lora(**more):
+    """A new configuration each time, because PEFT writes into it what it finds in a model."""
+    return LoraConfig(**({"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | more))
 
 
 def trainer(model, tokenizer, rows, folder, **settings):
@@ -47,7 +51,7 @@ def test_a_loaded_adapter_is_frozen(tmp_path):
 
 def test_reentrant_checkpointing_stops_the_gradient():
     for cured in (False, True):
-        model = get_peft_model(tiny_llama(), LORA).train()
+        model = get_peft_model(tiny_llama(), lora()).train()
         model.gradient_checkpointing_enable({"use_reentrant": True})
         model.disable_input_require_grads() if hasattr(model, "_require_grads_hook") else None
         if cured:
@@ -67,11 +71,12 @@ def test_the_end_token_is_masked_where_it_also_pads(tokenizer, tmp_path):
 
 
 def test_the_default_length_cuts_the_answer_off(tokenizer, tmp_path):
-    long = [{"prompt": [{"role": "user", "content": "word " * 300}], "completion": CHATS[0][2:]}]
-    for length, learned in ((1024, False), (None, True)):
-        settings = {} if length else {"max_length": None}
-        loader = trainer(small(tokenizer), tokenizer, long, tmp_path, **settings).get_train_dataloader()
-        assert bool((next(iter(loader))["labels"] != -100).any()) == learned
+    answer = [{"role": "assistant", "content": "the answer"}]
+    rows = [{"prompt": [{"role": "user", "content": "x" * length}], "completion": answer} for length in (20, 978, 2000)]
+    for settings, learned in (({}, ["all", "part"]), ({"max_length": None}, ["all", "all", "all"])):
+        data = trainer(small(tokenizer), tokenizer, rows, tmp_path, shuffle_dataset=False, **settings).train_dataset
+        ends = [row["input_ids"][-2] == tokenizer.eos_token_id for row in data]  # before the template's last line break
+        assert ["all" if end else "part" for end in ends] == learned  # a row without any answer is left out
 
 
 def test_a_template_without_generation_marks_masks_nothing_it_should(tokenizer, tmp_path):
@@ -106,15 +111,10 @@ def test_experts_are_not_quantised(architecture, tmp_path):
 def test_all_linear_leaves_out_experts_of_some_models():
     adapted = {}
     for architecture in ("qwen3_moe", "gpt_oss"):
-        model = get_peft_model(AutoModelForCausalLM.from_config(tiny_experts(architecture)), LORA)
+        model = get_peft_model(AutoModelForCausalLM.from_config(tiny_experts(architecture)), lora())
         adapted[architecture] = any("experts" in name for name, p in model.named_parameters() if p.requires_grad)
     assert adapted == {"qwen3_moe": True, "gpt_oss": False}
-    named = LoraConfig(
-        r=4,
-        target_modules="all-linear",
-        target_parameters=["experts.gate_up_proj", "experts.down_proj"],
-        task_type="CAUSAL_LM",
-    )
+    named = lora(target_parameters=["experts.gate_up_proj", "experts.down_proj"])
     model = get_peft_model(AutoModelForCausalLM.from_config(tiny_experts("gpt_oss")), named)
     assert any("experts" in name for name, p in model.named_parameters() if p.requires_grad)
 
@@ -205,14 +205,14 @@ def test_a_template_and_a_tokenizer_write_the_start_token_twice(tokenizer):
         assert tokenizer(text, **options)["input_ids"].count(tokenizer.bos_token_id) == times
 
 
-def test_right_padding_changes_answers(tokenizer):
-    model = small(tokenizer, initializer_range=0.2)
-    prompts = ["a", "a much longer prompt than that"]
-    alone = [model.generate(**tokenizer(p, return_tensors="pt"), max_new_tokens=8, do_sample=False)[0, -8:] for p in prompts]
+def test_right_padding_changes_answers(tokenizer, merged):  # noqa: F811
+    model = AutoModelForCausalLM.from_pretrained(merged)
+    longer = [CHATS[0][0], {"role": "user", "content": "a question that is a good deal longer than the other one?"}]
+    texts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in (CHATS[0][:2], longer)]
     for side, same in (("right", False), ("left", True)):
-        batch = tokenizer(prompts, padding=True, padding_side=side, return_tensors="pt")
-        together = model.generate(**batch, max_new_tokens=8, do_sample=False)[:, -8:]
-        assert torch.equal(together[0], alone[0]) == same
+        batch = tokenizer(texts, padding=True, padding_side=side, add_special_tokens=False, return_tensors="pt")
+        answers = model.generate(**batch, max_new_tokens=16, do_sample=False)[:, batch["input_ids"].shape[1] :]
+        assert (tokenizer.decode(answers[0], skip_special_tokens=True) == CHATS[0][2]["content"]) == same
 
 
 def test_a_recommended_penalty_changes_greedy_answers(tokenizer):

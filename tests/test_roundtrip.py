@@ -274,6 +274,23 @@ def test_what_four_bits_cost_is_told_apart_from_a_broken_file(adapter, monkeypat
     assert found(result, "q4_0") == {("quantization-loss", "error")} and found(result, "f32") == {("lower-score", "error")}
 
 
+def test_a_server_that_shows_no_tokens_is_compared_by_their_number(adapter, merged, tmp_path):
+    xllamacpp = pytest.importorskip("xllamacpp")
+    other = other_tokenizer(
+        merged, tmp_path / "other", chat_template=TEMPLATE.replace("<|say|>{{ m.role }}", "### {{ m.role }}")
+    )
+    for folder, codes in ((merged, set()), (other, {("prompt-length", "error")})):
+        export.write_gguf(folder, tmp_path / "served.gguf", "f32")
+        settings = xllamacpp.CommonParams()
+        settings.model.path, settings.n_ctx, settings.verbosity = str(tmp_path / "served.gguf"), 256, -1
+        server = xllamacpp.Server(settings)
+        served = [f"mine={server.listening_address}/v1#any", "gone=http://127.0.0.1:9/v1"]
+        test = adapter.parent / "test.jsonl"
+        result = roundtrip.roundtrip(adapter, test, types=(), servers=served, max_tokens=16, report=str)
+        assert found(result, "mine") == codes | ({("stop-word", "error")} & found(result, "mine")), str(result)
+        assert "no answer" in next(stage.skipped for stage in result.stages if stage.name == "gone")
+
+
 def test_without_llama_cpp_its_stages_are_skipped_with_a_word(adapter, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "xllamacpp", None)
     result = roundtrip.roundtrip(
