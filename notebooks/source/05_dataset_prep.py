@@ -54,7 +54,7 @@ from course_utils.evidence import lesson_05
 from course_utils.exercises import check, quiz
 from course_utils.show import predict
 
-pd.set_option("display.max_colwidth", 200)
+pd.set_option("display.max_colwidth", 200, "display.width", 200)
 
 # %% [markdown]
 # ## 1 · The export
