@@ -441,10 +441,11 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # | `rejects.csv` | the ticket of each row that was left out, and why | read twenty of each kind |
 # | `to_read.csv` | contradicting copies, then the most doubtful tenth for each field | fill in `right`, save as `corrections-N.csv`, run again |
 #
-# Several columns can be learned at once. Step 7 reads its files back and stops if they don't hold the table's records. The
-# version is a hash of the three files, so a changed letter shows; keep it with the model. If your answers are texts
-# instead of labels, `course check-data FILE --fix FOLDER` does the same for chats in JSONL. Step 4 is the slowest: expect
-# minutes for 20,000 rows.
+# To read rows one by one here in the notebook, with a verdict and a note for each, call `show.review(rows,
+# "verdicts.jsonl")` with a list of chats such as `{"messages": …}`. Several columns can be learned at once. Step 7 reads
+# its files back and stops if they don't hold the table's records. The version is a hash of the three files, so a changed
+# letter shows; keep it with the model. If your answers are texts instead of labels, `course check-data FILE --fix FOLDER`
+# does the same for chats in JSONL. Step 4 is the slowest: expect minutes for 20,000 rows.
 #
 # ## 3 · The same script on five broken exports
 #

@@ -229,7 +229,8 @@ def test_copies_and_leaks_flatter():
     """Notices a split or a leak that no longer shows."""
     assert min(shown("trained with it")[0], 100) >= shown("trained without the leak")[0] + 15
     assert shown("trained with it")[-1] > shown("trained without the leak")[-1]
-    _, known, by_chance, by_customer = shown("with copies")
+    lines = re.findall(r"^with copies +(\d.*)", printed("05"), re.M)  # a wide table goes on in a second block
+    _, known, by_chance, by_customer = map(int, re.findall(r"\d+", " ".join(lines)))
     assert known > 50 and by_chance >= by_customer + 7
 
 

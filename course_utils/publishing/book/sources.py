@@ -35,7 +35,7 @@ API = {
         "data_prep.similarity", "data_prep.pii", "data_prep.label_noise", "data_prep.judging", "data_prep.synthesis",
         "data_report",
     ),
-    "Decide and pay": ("decision", "costs"),
+    "Decide and pay": ("decision", "costs", "facts", "assets"),
     "Serve": ("export", "roundtrip", "openai_server", "openai_server.constrained"),
     "Show": ("show", "show.calculators", "charts", "figures", "glossary", "evidence"),
     "Teach": ("exercises", "plans", "publishing", "publishing.book", "release", "grading.batch"),
