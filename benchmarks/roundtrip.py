@@ -23,9 +23,9 @@ def measured(name: str, adapter: str) -> dict:
     found = roundtrip(adapter, types=TYPES, max_tokens=LONGEST, out=Path("build/roundtrip") / name)
     print(found, flush=True)
     document = found.as_dict()
-    first = document["stages"][0]
+    reference = list(document["stages"][0]["prompts"])
     for stage in document["stages"]:
-        stage["same_prompts"] = sum(a == b for a, b in zip(stage["prompts"], first["prompts"]))
+        stage["same_prompts"] = sum(a == b for a, b in zip(stage["prompts"], reference))
         stage["ended"] = sum(stage["ended"])
         for part in ("answers", "prompts", "probe", "lengths"):
             del stage[part]
