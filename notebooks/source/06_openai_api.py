@@ -12,8 +12,8 @@
 # | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, told four words | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}} |
 #
 # The table says how many records are right in both fields. The job is a handful of calls: upload a file, start, look until it's over,
-# ask the new model by its name, delete it. You don't need a GPU, because somebody else's machine trains. In this lesson you make all five with the official client, on a service that runs on your own
-# computer and really trains, and then carry the result to where it can answer customers.
+# ask the new model by its name, delete it. You don't need a GPU, because somebody else's machine trains. In this lesson you make
+# these calls with the official client, on a service that runs on your own computer and really trains, and then carry the result to where it can answer customers.
 #
 # **What to tell your boss today.** Nobody can promise a better model before its rivals have been measured. The cheapest of them, a
 # prompt for a small hosted model of today, is untested here and takes you a day. So promise a measurement in week 1 and a decision
@@ -344,15 +344,15 @@ show.answers([prompt[-1]["content"] for prompt in prompts[:2]], {way: list(resul
 lesson_06.rivals()
 
 # %% [markdown]
-# Examples or a schema are enough for the *form*, but a schema can't choose the category. On both models training beats
-# every prompt that we recorded, also the one that may look at the same solved messages. The last row is a program that reads nothing, so a way
+# Examples or a schema are enough for the *form*, but a schema can't choose the category. On both models training beats every prompt
+# that we recorded, also the one that may look at the same solved messages. The last row is a program that reads nothing, so a way
 # that isn't above it in a column has learned the form and nothing about that field. Nobody has measured a frontier model here.
 #
 # **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
 
 # %%
 runs = assets.read_record("laptop-service")["runs"]
-tuned, prompted = (runs[f"0.5B | {way} | 0"]["right"]["all fields"] for way in ("tuned", "told and 8 retrieved"))
+tuned, prompted = (runs[f"0.5B | {way} | 0"]["right"]["all fields"] for way in ("tuned", "told and 8 retrieved, form forced"))
 only = [sum(a > b for a, b in zip(*pair)) for pair in ((tuned, prompted), (prompted, tuned))]
 print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[1]}, p = {binomtest(only[0], sum(only)).pvalue:.4f}")
 
