@@ -11,19 +11,19 @@
 # | trained on what preparation left, {{record:data-quality:rows.cleaned:d}} short rows | {{record:data-quality:runs.cleaned.0.test.both.0:.0%}} to {{record:data-quality:runs.cleaned.2.test.both.0:.0%}} |
 # | trained on {{record:data-quality:rows.hundred:d}} rows written and labelled to one guide, each seen three times | {{record:data-quality:runs."a hundred good".1.test.both.0:.0%}} to {{record:data-quality:runs."a hundred good".0.test.both.0:.0%}} |
 #
-# Preparing the export nearly doubles the score. But look at the last row: a hundred careful rows do as well as the whole
-# preparation. (They come from the same hands as the test, so expect less of yours; the second row was prepared by
+# Preparing the export nearly doubles the score. But look at the last row: a hundred careful rows do as well as 300
+# prepared ones. (They come from the same hands as the test, so expect less of yours; the second row was prepared by
 # `data_prep.prepare`, which takes this lesson's steps on chats.) That's the decision you have to make with your two weeks,
 # and this is the plan that follows from it:
 #
 # | days | read | do | stop when |
 # | --- | --- | --- | --- |
 # | 1 | 100 tickets, drawn at random | write down what a right answer is, with an example for each label, and list what's wrong with the export | ten tickets in a row tell you nothing new |
-# | 2 and 3 | 200 more | label 100 for training and 100 for the test, 50 of them with a colleague, separately | you two agree, for each field apart and well beyond "always none"; if not, the guide has a hole |
+# | 2 and 3 | 200 more | label 100 for training and 100 for the test, 50 of them with a colleague, separately; compare both with the export's labels | you two agree, for each field apart and well beyond "always none"; if not, the guide has a hole |
 # | 4 | the wrong answers | score the best prompt, then train on the hundred (lessons 01 and 02) | it's good enough: ship it, you're done |
 # | 5 to 7 | 20 of the rows that each rule drops | run this lesson's script on 2,000 tickets, then on all | a rule drops more than one good row in 20: change the rule |
 # | 8 and 9 | the top of the script's list of doubtful labels | correct them, and run it again | your last ten rows held hardly any errors |
-# | 10 | 20 wrong answers | train on both kinds of rows, score once | of the messages that only one of the two models gets right, the new one hasn't clearly more (lesson 06, section 4): ship the hundred |
+# | 10 | 20 wrong answers | train on both kinds of rows, score once | the new model doesn't clearly win where the two differ (lesson 06, section 4): ship the hundred |
 #
 # By the end you'll be able to
 #
@@ -396,7 +396,7 @@ pd.Series(reports).to_frame("what the step says")
 guess.reveal(len(rows))
 
 # %% [markdown]
-# Fewer than four rows in ten are left. Each other one is in `rejects.csv` with its reason, so read twenty of each kind
+# Fewer than four rows in ten are left. All the others are in `rejects.csv` with their reasons, so read twenty of each kind
 # before you believe a rule. With our answer key you can check all of them:
 
 # %%
@@ -412,7 +412,8 @@ for why, fault in planted.items():
 pd.DataFrame(counted).T
 
 # %% [markdown]
-# These four rules drop no row that's fine (eight of the messages with another ticket's number had lost their end). They were
+# These four rules drop no row that's fine (eight of the messages with another ticket's number had lost their end). The rest of the
+# forms left open held a reply and no record, so they went as unknown labels. They were
 # written while looking at this export, so that's the best case. They miss vague messages of more than two words, rows in other
 # languages, and forty wrong labels, which no rule can see. Rows without a label and copies aren't in this table: read those
 # yourself. For the wrong labels the script writes a list:
@@ -423,7 +424,7 @@ to_read.query("field == 'category'").head(6).drop(columns=["field", "right"]).se
 
 # %% [markdown]
 # Fill in the column `right`, with the label that you'd give, and save the lines as `corrections-1.csv`, those of the next round
-# as `corrections-2.csv`. Here somebody reads sixty of them, played by our answer key. (Names and numbers in the list are
+# as `corrections-2.csv`. Here somebody reads sixty of them, played by our answer key. (Names in the list are
 # pseudonyms.) On the second run step 2 enters the corrections, and a field that was read isn't asked again:
 
 # %%
@@ -437,7 +438,7 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # %% [markdown]
 # | file | what's in it | what you do |
 # | --- | --- | --- |
-# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl` | chat rows with pseudonyms, no customers | send them to a host (lesson 06); in TRL set `assistant_only_loss=True`, or the customer's words are learned too (section 7) |
+# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl` | chat rows with pseudonyms, no customers | read a sample for names (section 9), then send them to a host (lesson 06); in TRL set `assistant_only_loss=True`, or the customer's words are learned too (section 7) |
 # | `rejects.csv` | the ticket of each row that was left out, and why | read twenty of each kind |
 # | `to_read.csv` | contradicting copies, then the most doubtful tenth for each field | fill in `right`, save as `corrections-N.csv`, run again |
 #
@@ -474,7 +475,8 @@ for name, (step, table, cure) in broken.items():
 pd.DataFrame(said).T
 
 # %% [markdown]
-# All five stop, each with a number and a question. Without the limits, the wrong join would have been "cleaned" to a
+# All five stop, each with a number and a question. (The last limit looks only at the first column to learn, because a rare label
+# is hard for the classifier anyway. So read the second column's line yourself.) Without the limits, the wrong join would have been "cleaned" to a
 # few rows, and the slipped labels would have been trained on. But a limit only catches what's broken *everywhere*. If one
 # label in twenty has slipped, every report looks healthy, which is why you read the top of `to_read.csv` all the same.
 #
@@ -512,7 +514,7 @@ for shuffles in (4, 16, 128, 1024):
 # %% [markdown]
 # That's all: the share settles near the index. The library keeps 128 such numbers for each text and files them in drawers,
 # a few numbers to a drawer, so that only texts with a drawer in common are compared (*locality-sensitive hashing*). The
-# loop in `nearest_before` does this, without pieces that stand in every other row. It then computes the exact index of each pair it
+# loop in `nearest_before` does this, without pieces that stand in more than one row of a hundred. It then computes the exact index of each pair it
 # meets, with and without these, and requires the same numbers in both texts. A *not* more or less still makes a near-copy.
 # Here's a group that it found:
 
@@ -827,9 +829,9 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # %% [markdown]
 # "Mediocre" rows were labelled by keywords, "synthetic" ones by a large model. So, for two weeks:
 #
-# - **Write a hundred rows first.** For a language model they're worth as much as this pipeline, they take two days, and
+# - **Write a hundred rows first.** For a language model they were worth as much as 300 short prepared rows, they take two days, and
 #   the guide that you write for them is what every later row is checked against.
-# - **Then run the script**, because it's written already, it takes no reading to start with, and it finds what your
+# - **Then run the script**, because it's written already, and it finds what your
 #   hundred don't have: rare kinds of tickets, and the real mixture. For the language model nobody has measured both kinds
 #   together here.
 # - **Stop cleaning after one reading of the list.** Nothing here shows that a second one pays.

@@ -23,7 +23,7 @@
 # | --- | --- | --- |
 # | 1 | ask who may send customers' messages where, and agree on what's good enough; collect 100 real messages with right answers; score a small hosted model with instructions, a schema and similar examples (section 4) | it's good enough: ship the prompt, you're done |
 # | 2 | write 240 solved messages, in part from answers you have, and tune an open model on them, at a host or with lesson 03's program; score it on the same hundred | it doesn't beat the prompt (section 4 says how to tell): collect more rows, or ship the prompt |
-# | 3 | deploy it where it would answer customers, ask it the hundred again, download the weights (section 7) | its answers differ from week 2's, or it costs more than the prompt and isn't better (section 8) |
+# | 3 | deploy it where it would answer customers, ask it the hundred again, download the weights (section 7) | its score is worse than week 2's by section 4's test, or it costs more than the prompt and isn't better (section 8) |
 # | 4 | let it answer beside the old way, unseen by customers; rehearse the deletion and the move to another host | it does worse than in week 2: your hundred messages weren't like the real ones |
 #
 # **Don't plan with OpenAI.** Its fine-tuning closes in stages: to organisations that had never tuned there on
@@ -345,8 +345,8 @@ lesson_06.rivals()
 
 # %% [markdown]
 # Examples or a schema are enough for the *form*, but a schema can't choose the category. On both models training beats every prompt
-# that we recorded, also the one that may look at the same solved messages. The last row is a program that reads nothing, so a way
-# that isn't above it in a column has learned the form and nothing about that field. Nobody has measured a frontier model here.
+# that we recorded, also the one that may look at the same solved messages. The last row is a program that reads nothing, so beat
+# it in every column. Nobody has measured a frontier model here.
 #
 # **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
 
@@ -357,8 +357,8 @@ only = [sum(a > b for a, b in zip(*pair)) for pair in ((tuned, prompted), (promp
 print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[1]}, p = {binomtest(only[0], sum(only)).pvalue:.4f}")
 
 # %% [markdown]
-# If training changed nothing, each of these messages would fall on either side as a coin does, and p says how often a coin is at
-# least so one-sided. Below 0.05, believe the difference. In weeks 2 to 4 compare every two ways like this.
+# If neither were better, each of these messages would be a coin toss; p is the chance of a split at least this lopsided. Below 0.05,
+# believe the difference between these two models. (Another seed of the same job has moved the score by nine points, section 9.)
 #
 # Your week 1 is this cell with another client, here OpenAI's small model of today (*not run here*). Reasoning models take no
 # temperature and have another name for the limit:
@@ -408,7 +408,7 @@ for one in client.fine_tuning.jobs.checkpoints.list(job.id):          # the newe
     print(f"step {one.step_number}: validation loss {one.metrics.full_valid_loss:.3f}, both right {scored['all fields'].mean():.0%}")
 
 # %% [markdown]
-# In the recorded job of {{record:hosted:examples:d}} rows the answers to the hundred messages were scored as well:
+# In an earlier recorded job on {{record:hosted:examples:d}} rows the answers to the hundred messages were scored as well:
 
 # %%
 run = assets.read_record("hosted")["runs"][0]
@@ -539,7 +539,10 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 # address, headers = "https://api.tokenfactory.nebius.com/v0/models", {"Authorization": f"Bearer {nebius.api_key}"}
 # made = requests.post(address, headers=headers, json={
 #     "name": "triage", "base_model": "meta-llama/Meta-Llama-3.1-8B-Instruct", "source": f"{job.id}:{checkpoint.id}"}).json()
-# while (status := requests.get(f"{address}/{made['name']}", headers=headers).json()["status"]) == "validating":
+# for _ in range(60):
+#     status = requests.get(f"{address}/{made['name']}", headers=headers, timeout=30).json()["status"]
+#     if status != "validating":
+#         break
 #     time.sleep(10)
 # assert status == "active", status
 # rows = score_replies(nebius, made["name"], prompts, solutions, **short_answer)
@@ -609,8 +612,8 @@ for mine, theirs in both:
         print(f"here {mine}\nat the host {theirs}")
 
 # %% [markdown]
-# Where an answer differs, look at it. In a batch of another size the numbers are added in another order, so of two almost equally
-# likely tokens the other one may win; a record with other braces or a sentence before it would mean another template. A server for it, which needs a GPU and is *not run here*, is one line:
+# Where an answer differs, look at it. Batches of another size add numbers in another order, which is one possible cause and wasn't
+# checked here; other braces or a sentence before the record would mean another template. A server for it, which needs a GPU and is *not run here*, is one line:
 # `vllm serve BASE --enable-lora --lora-modules triage=./hosted-adapter`. After that only `base_url` and `model` change in your program.
 #
 # | question | somebody else's host | your own machine |
@@ -676,8 +679,8 @@ for way in ("gpt-6-luna, instructions", "gpt-6-luna, 8 examples"):
 monthly.map("${:,.2f}".format)
 
 # %% [markdown]
-# **With prompts as short as these, training doesn't pay for itself.** At these prices, 40 hours spent on rows and tests come back only
-# after tens of millions of requests. A prompt of several thousand tokens is another matter, so put your own number into the cell. A model by the hour is never cheaper than the short prompt, because
+# **With prompts as short as these, training pays for itself only beyond the requests printed above.** A prompt of several thousand
+# tokens may change that, so put your own number into the cell, and your host's price for a repeated beginning, which is far lower. A model by the hour is never cheaper than the short prompt, because
 # Azure's base also costs more for each token than today's small model. Train because the answers are better, or because data and model
 # must stay with you.
 #
