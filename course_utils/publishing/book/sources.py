@@ -28,7 +28,7 @@ BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself
 # The API reference: heading → modules below course_utils that somebody calls from a notebook or a program.
 API = {
     "Will it fit?": ("memory", "hardware", "quantization"),
-    "Train": ("training", "models", "generation", "attention"),
+    "Train": ("preflight", "training", "models", "generation", "attention"),
     "Measure": ("evaluation", "retrieval", "scoring", "claims"),
     "Prepare data": (
         "data_prep", "data_prep.validation", "data_prep.pipeline", "data_prep.formats", "data_prep.quality",
