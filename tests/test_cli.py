@@ -370,7 +370,7 @@ def test_the_commands_that_lessons_print_can_be_typed(capsys):
 
     from course_utils import cli, lessons
 
-    known = "estimate|doctor|lab|run|fetch|restore|check-data|clean-script|train-script"  # those that need no argument, or have it
+    known = "estimate|doctor|lab|run|fetch|restore|check-data|clean-script|train-script"  # need no argument, or have it
     found = set()
     for lesson in lessons.LESSONS.values():
         text = lessons.source_file(lesson.name).read_text(encoding="utf-8")
