@@ -31,10 +31,9 @@ from functools import cache, partial
 from typing import Any
 
 import common  # noqa: F401 - prepares the process
-from course_utils import data_prep
-from course_utils.data_prep import formats, judging, label_noise, quality, truth
+from course_utils import assets, data_prep
+from course_utils.data_prep import formats, judging, label_noise, quality, similarity, truth
 from course_utils.data_prep.endpoint import json_in
-from course_utils.evidence import lesson_05
 from course_utils.generation import generate
 from course_utils.openai_server.constrained import generate_in_schema
 from laptop_runs import MODELS, Prompt, copy_run, count_tokens, loaded, recorded_run, run_command
@@ -130,6 +129,41 @@ class Material:
         return [self.prepared.rows[index] for index in self.scored]
 
 
+def read_by_hand(export: truth.RawExport) -> tuple[list[dict], list[bool], list[int]]:
+    """Fifty rows, whether a reader would keep each, and their lines."""
+    text = assets.path("data/raw_support_export/read_by_hand.jsonl").read_text(encoding="utf-8")
+    marks, rows = [json.loads(line) for line in text.splitlines()], export.rows()
+    return [rows[m["line"]] for m in marks], [m["keep"] for m in marks], [m["line"] for m in marks]
+
+
+def other_judges(export: truth.RawExport, rows: Sequence[dict], lines: Sequence[int]) -> dict[str, list[bool]]:
+    """Two judges that are no language models, on the rows of `read_by_hand`: the rules, and a classifier; and both together.
+
+    Args:
+        export: with the rows to judge.
+        rows, lines: prepared rows for the classifier, and their lines in the export. Rows whose message, as it was in the
+            export, is among the rows to judge are left out: the classifier would know their labels by heart.
+    """
+    by_hand, _, _ = read_by_hand(export)
+    known_messages, original = {similarity.normalise(formats.prompt_of(row)) for row in by_hand}, export.rows()
+    others = [
+        row for row, line in zip(rows, lines, strict=True)
+        if similarity.normalise(formats.prompt_of(original.get(line, row))) not in known_messages
+    ]  # fmt: skip
+    fitted = label_noise.classifier().fit(
+        [label_noise.evidence_in(row, "category") for row in others],
+        [label_noise.label_of(row, "category") for row in others],
+    )
+    predicted = fitted.predict([label_noise.evidence_in(row, "category") for row in by_hand])
+    by_label = [bool(a == label_noise.label_of(row, "category")) for a, row in zip(predicted, by_hand)]
+    by_rule = [not reasons for reasons in quality.assess([*by_hand, *others], language="en")[: len(by_hand)]]
+    return {
+        "the rules of section 2": by_rule,
+        "the classifier of section 7": by_label,
+        "rules and classifier": [a and b for a, b in zip(by_rule, by_label)],
+    }
+
+
 @cache
 def load_material() -> Material:
     """Prepare the export as lesson 05 does, and divide its rows; the same each time."""
@@ -138,7 +172,7 @@ def load_material() -> Material:
         export.path, drop=quality.RULES, language="en", test=[{"messages": c} for c in task.test], schema=task.schema,
         allow=[truth.OWN_ADDRESS],
     )  # fmt: skip
-    by_hand, keep, lines = lesson_05.read_by_hand(export)
+    by_hand, keep, lines = read_by_hand(export)
     faulty = set(truth.wrong_labels(export, prepared.lines))
     read = {formats.customer_of(row) for row in by_hand}
     owners = label_noise.one_owner_each(prepared.owners)
@@ -311,7 +345,7 @@ def found_in_first(order: Sequence[int], wrong: Sequence[bool]) -> dict[int, int
 def without_model() -> dict:
     """Return what the rules and the classifier of lesson 05 find, on the same rows."""
     material = load_material()
-    judges = lesson_05.other_judges(material.export, material.prepared.rows, material.prepared.lines)
+    judges = other_judges(material.export, material.prepared.rows, material.prepared.lines)
     by_hand = {name: agreement(keeps, material.keep) for name, keeps in judges.items()}
     check = data_prep.check_labels(material.prepared.rows, LABEL, group=material.prepared.owners)
     probability = [float(check.probability[index]) for index in material.scored]

@@ -14,6 +14,10 @@ message six times at temperature 0.8, and a program says which answers keep all 
 on the very same pairs, with the same adapter, batch and number of steps, each at the learning rate that kept most rules on
 the validation messages ("rate" runs, seed 0). Tested on the 100 test messages, greedily, three seeds. A seed draws other
 messages, pairs, and another start of the adapter. What a rule is stands in `RULES`, so that nobody can bend it afterwards.
+
+Round 2 begins where SFT has ended: its model answers the training messages anew, and what follows learns from pairs of these
+answers, SFT again or one of the relatives of DPO. Each is tried at several rates, with the first seed; the rate that keeps
+most rules on the validation messages counts.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from typing import Any
 from course_utils import memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
-from laptop_runs import MODELS, SHOWN, Prompt, paired_difference, recorded_run, run_command, summary
+from laptop_runs import MODELS, SHOWN, Prompt, copy_run, paired_difference, recorded_run, run_command, summary
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -66,7 +70,11 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
     "DPO, β = 0.02": lambda: training.DPO(beta=0.02),
     "DPO, β = 0.5": lambda: training.DPO(beta=0.5),
 }
-ANSWERS = Path(__file__).parent / "answers" / f"{NAME}.jsonl"  # drawn once, so that a run that goes on has the same pairs
+# round 2: fewer answers and pairs, and the rates between which the validation messages choose
+SAMPLES_2, PAIRS_2 = 4, 160
+RATES_2 = {"SFT": (5e-5, 2e-4), "DPO": (2e-5, 5e-5), "DPO + SFT": (5e-5, 1e-4)}
+FOLDER = Path(__file__).parent / "answers"  # drawn once, so that a run that goes on has the same pairs
+ANSWERS = FOLDER / f"{NAME}.jsonl"
 
 task = load_task("support_tickets")
 
@@ -100,25 +108,25 @@ def scores_of(rows: Sequence[dict], replies: Sequence[str]) -> dict[str, list[in
 
 
 @cache
-def pool() -> list[dict]:
-    """Training messages with the model's own answers to each, drawn once for all seeds."""
-    if ANSWERS.exists():
-        return [json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").splitlines()]
+def pool(start: str = MODEL, file: Path = ANSWERS, samples: int = SAMPLES) -> list[dict]:
+    """Training messages with a model's own answers to each, drawn once; those of the untrained model for all seeds."""
+    if file.exists():
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in task.rows["train"] if len(row["message"].split()) <= LONGEST]
     rows = random.Random(0).sample(rows, POOL)
-    model, tokenizer = models.load(MODEL)
-    asked = [prompt(row) for row in rows for _ in range(SAMPLES)]
+    model, tokenizer = models.load(start)
+    asked = [prompt(row) for row in rows for _ in range(samples)]
     replies = generate(model, tokenizer, asked, ANSWER_TOKENS, TEMPERATURE, batch_size=64)
-    drawn = [row | {"replies": replies[i * SAMPLES : (i + 1) * SAMPLES]} for i, row in enumerate(rows)]
-    ANSWERS.parent.mkdir(exist_ok=True)
-    ANSWERS.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in drawn), encoding="utf-8")
+    drawn = [row | {"replies": replies[i * samples : (i + 1) * samples]} for i, row in enumerate(rows)]
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in drawn), encoding="utf-8")
     return drawn
 
 
-def pairs(seed: int, number: int) -> list[dict]:
+def pairs(seed: int, number: int, rows: Sequence[dict]) -> list[dict]:
     """Pairs of answers to the same message, of which the first keeps all rules and the second does not."""
     dice, found = random.Random(seed), []
-    for row in dice.sample(pool(), len(pool())):
+    for row in dice.sample(rows, len(rows)):
         good = sorted({reply for reply in row["replies"] if all(judge(row, reply).values())})
         bad = sorted({reply for reply in row["replies"] if not all(judge(row, reply).values()) and reply.strip()})
         both = list(product(good, bad))
@@ -160,21 +168,76 @@ def answered(model: Any, tokenizer: Any, split: str, examples: str = EXAMPLE) ->
 
 def trained(method: str, number: int, rate: float | None, seed: int, split: str = "test") -> dict:
     """Train on pairs, or on their better answers, and answer; `rate` None takes the best one of the sweep."""
-    rate, rows = rate or best_rate("SFT" if method == "SFT" else "DPO"), pairs(seed, number)
+    rate = rate or best_rate("SFT" if method == "SFT" else "DPO")
+    model, tokenizer, learned = learn(MODEL, method, pairs(seed, number, pool()), rate, seed)
+    return learned | answered(model, tokenizer, split)
+
+
+def learn(start: str, method: str, rows: Sequence[dict], rate: float, seed: int) -> tuple[Any, Any, dict]:
+    """Return a model that has learned from pairs, merged, its tokenizer, and what the training measured."""
     memory.release()
     torch.manual_seed(seed)
-    model, tokenizer = models.load(MODEL)
+    model, tokenizer = models.load(start)
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    examples: Sequence[Any] = rows
     if method == "SFT":
-        rows = [[*row["prompt"], {"role": "assistant", "content": row["chosen"]}] for row in rows]
+        examples = [[*row["prompt"], {"role": "assistant", "content": row["chosen"]}] for row in rows]
     settings = training.Settings(learning_rate=rate, batch_size=BATCH, warmup_steps=4, seed=seed)
     started = time.process_time()
-    history = training.fit(model, tokenizer, rows, None, OBJECTIVES[method](), settings)
+    history = training.fit(model, tokenizer, examples, None, OBJECTIVES[method](), settings)
     seconds = time.process_time() - started
     watched = [name for name in ("reward_chosen", "reward_rejected", "accuracy") if name in history.metrics]
     curves = {name: history.metric(name) for name in watched}
-    result = answered(model.merge_and_unload(), tokenizer, split)
-    return {"rate": rate, "pairs": number, "training_seconds": round(seconds), "losses": history.losses, **curves} | result
+    measured = {"rate": rate, "pairs": len(rows), "training_seconds": round(seconds), "losses": history.losses, **curves}
+    return model.merge_and_unload(), tokenizer, measured
+
+
+# -- round 2 ----------------------------------------------------------------------------------------------------------------
+
+
+def start_2(seed: int) -> str:
+    """Return the folder of the model with which round 2 begins: round 1's SFT, trained once more and kept."""
+    folder = FOLDER / f"start-{seed}"
+    if not (folder / "config.json").exists():
+        model, tokenizer, _ = learn(MODEL, "SFT", pairs(seed, PAIRS, pool()), best_rate("SFT"), seed)
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+    return str(folder)
+
+
+def pool_2(seed: int) -> list[dict]:
+    """Return the training messages with answers of round 2's start."""
+    file = FOLDER / f"{NAME}-round-2-seed-{seed}.jsonl"
+    return pool("" if file.exists() else start_2(seed), file, SAMPLES_2)
+
+
+def sampled_2(seed: int) -> dict:
+    """What the answers of round 2's start are like, and how many pairs they give."""
+    rows = [row for row in pool_2(seed) for _ in row["replies"]]
+    right = scores_of(rows, [reply for row in pool_2(seed) for reply in row["replies"]])
+    usable = [sum(all(judge(row, reply).values()) for reply in row["replies"]) for row in pool_2(seed)]
+    both = sum(0 < good < SAMPLES_2 for good in usable)
+    return {"messages": len(usable), "messages with a pair": both, "summary": summary(right)}
+
+
+def round_2(method: str, rate: float | None, seed: int) -> dict:
+    """Train round 1's SFT model further, and answer validation and test; `rate` None takes the best of the first seed."""
+    rate = rate or best_rate_2(method)
+    model, tokenizer, learned = learn(start_2(seed), method, pairs(seed, PAIRS_2, pool_2(seed)), rate, seed)
+    validation = answered(model, tokenizer, "validation")
+    return learned | answered(model, tokenizer, "test") | {"validation": validation["right"]}
+
+
+def best_rate_2(method: str) -> float:
+    """The rate of round 2 with which most rules were kept on the validation messages."""
+    swept = [recorded_run(NAME, f"seed 0 | {method}, round 2, rate {rate:g}") for rate in RATES_2[method]]
+    best: float = max(swept, key=lambda run: sum(run["validation"]["all rules"]))["rate"]
+    return best
+
+
+def copy_best_2(method: str) -> dict:
+    """The first seed's run at its best rate."""
+    return copy_run(NAME, f"seed 0 | {method}, round 2, rate {best_rate_2(method):g}")
 
 
 def best_rate(method: str) -> float:
@@ -202,6 +265,16 @@ def jobs() -> dict[str, Callable[[], dict]]:
         table[f"seed 0 | {method}"] = partial(trained, method, PAIRS, None, 0)
     for seed in SEEDS[1:]:
         table[f"seed {seed} | DPO + SFT"] = partial(trained, "DPO + SFT", PAIRS, None, seed)
+    for seed in SEEDS:
+        table[f"seed {seed} | sampled, round 2"] = partial(sampled_2, seed)
+        for method, rates in RATES_2.items():
+            for rate in rates if seed == SEEDS[0] else ():
+                table[f"seed {seed} | {method}, round 2, rate {rate:g}"] = partial(round_2, method, rate, seed)
+            run = partial(round_2, method, None, seed) if seed else partial(copy_best_2, method)
+            table[f"seed {seed} | {method}, round 2"] = run
+    for method in ("DPO", "DPO + SFT"):
+        difference = partial(paired_difference, NAME, f"{method}, round 2", "SFT, round 2", "all rules", SEEDS)
+        table[f"{method} − SFT, round 2"] = difference
     return table
 
 
@@ -210,6 +283,7 @@ def plan() -> dict:
     return {
         "model": MODEL, "system": ORDERS + EXAMPLE, "rules": RULES, "promises": PROMISES.pattern, "rates": RATES,
         "batch": BATCH, "beta": BETA, "samples": SAMPLES, "temperature": TEMPERATURE, "seeds": SEEDS,
+        "round 2": {"samples": SAMPLES_2, "pairs": PAIRS_2, "rates": RATES_2},
     }  # fmt: skip
 
 

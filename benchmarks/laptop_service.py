@@ -1,16 +1,16 @@
 """Lesson 06 on a model that people deploy: the base told what to do, shown examples, and tuned, through our own service.
 
     python benchmarks/laptop_service.py                       every run that the record does not have yet; two hours
-    python benchmarks/laptop_service.py "0.5B | multiplier"   the runs whose names begin so
+    python benchmarks/laptop_service.py "0.5B | tuned"   the runs whose names begin so
     python benchmarks/laptop_service.py --list                the runs, and which of them are recorded
     python benchmarks/laptop_service.py --dry                 one request of each system; no service is started
 
 One set-up for the whole lesson, the one that its reader runs: two fields (`lesson_06.FIELDS`), training messages of at most
 `lesson_06.LONGEST` words, the four words of the task for whoever has learned it and `lesson_06.INSTRUCTIONS` for whoever is
 told. Everything goes through the official client. All scores are those of the 100 hand-written test messages at temperature
-0; the learning rate's multiplier is chosen on the validation messages with the first seed. A seed draws the 240 rows, the
-examples for the prompt and another start of the adapter. Examples are drawn from rows of which the job has none, or are the
-nearest of the very rows that the job is trained on.
+0. A job has the host's own settings ("auto"), as the lesson's has; other multipliers of the learning rate are tried with the
+first seed. A seed draws the 240 rows and another start of the adapter. The examples that a prompt shows are the nearest of
+the very rows that the job is trained on.
 """
 
 from __future__ import annotations
@@ -31,28 +31,29 @@ from unittest.mock import patch
 import common  # noqa: F401 - prepares the process
 from course_utils import facts, hardware
 from course_utils.data_prep import Task, load_task
-from course_utils.evidence import lesson_05, lesson_06
+from course_utils.evidence import lesson_06
 from course_utils.openai_server import local_server
 from course_utils.openai_server.worker import AUTO_MULTIPLIER
 from course_utils.retrieval import Retriever
 from hosted import EXAMPLES, SHOTS, VALIDATION, Client, rows_of, told
-from laptop_runs import MODELS, SHOWN, Prompt, copy_run, recorded_run, run_command, scores_by_message, summary
+from laptop_runs import MODELS, SHOWN, Prompt, run_command, scores_by_message, summary
 
 NAME = "laptop-service"
-TIERS = {"0.5B": "laptop"}  # whose learning rates the service takes
+TIERS = {"135M": "cpu", "0.5B": "laptop"}  # whose learning rates the service takes
 SEEDS = (0, 1, 2)
-MULTIPLIERS = (0.5, 1.0, AUTO_MULTIPLIER["supervised"])
+AUTO = AUTO_MULTIPLIER["supervised"]
+MULTIPLIERS = (0.5, 1.0)  # besides
 EXAMPLES_SHOWN = max(SHOTS)
 ROWS = 8  # requests at once
 ALONE = 10  # requests one after the other, to know how long one takes
 ANSWER_TOKENS = 40
-# An untrained system → where its examples come from, and whether its form is forced.
+# An untrained system → whether it is shown solved messages, the nearest of those that the job is trained on, and whether its
+# form is forced.
 UNTRAINED = {
-    "told": ("", False),
-    "told, form forced": ("", True),
-    f"told and {EXAMPLES_SHOWN} examples": ("drawn", False),
-    f"told and {EXAMPLES_SHOWN} examples, form forced": ("drawn", True),
-    f"told and {EXAMPLES_SHOWN} retrieved": ("nearest", False),
+    "told": (False, False),
+    "told, form forced": (False, True),
+    f"told and {EXAMPLES_SHOWN} retrieved": (True, False),
+    f"told and {EXAMPLES_SHOWN} retrieved, form forced": (True, True),
 }
 
 
@@ -65,23 +66,23 @@ def ticket_task() -> Task:
     return load_task("support_tickets", list(lesson_06.FIELDS))
 
 
-def draw(seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """Return a seed's training conversations, and others for the prompt, as `benchmarks/hosted.py` draws them."""
+def draw(seed: int) -> list[Prompt]:
+    """Return a seed's training conversations, as `benchmarks/hosted.py` draws them."""
     short = [c for c in ticket_task().train if len(c[1]["content"].split()) <= lesson_06.LONGEST]
     random.Random(seed).shuffle(short)
-    return short[:EXAMPLES], short[-EXAMPLES_SHOWN:]
+    return short[:EXAMPLES]
 
 
 def prompts(system: str, seed: int, split: str = "test") -> list[Prompt]:
     """Return an untrained system's prompts for the messages of a split."""
-    asked, source = ticket_task().prompts(split), UNTRAINED[system][0]
-    train, others = draw(seed)
-    if source == "nearest":
-        index = Retriever([{"id": str(n), "text": c[1]["content"]} for n, c in enumerate(train)], "hybrid")
-        found = index.search_all([prompt[-1]["content"] for prompt in asked], EXAMPLES_SHOWN)
-        # the most similar last, next to the message
-        return [told(prompt, [train[int(hit.id)] for hit in reversed(hits)]) for prompt, hits in zip(asked, found)]
-    return [told(prompt, others if source else ()) for prompt in asked]
+    asked = ticket_task().prompts(split)
+    if not UNTRAINED[system][0]:
+        return [told(prompt) for prompt in asked]
+    train = draw(seed)
+    index = Retriever([{"id": str(n), "text": c[1]["content"]} for n, c in enumerate(train)], "hybrid")
+    found = index.search_all([prompt[-1]["content"] for prompt in asked], EXAMPLES_SHOWN)
+    # the most similar last, next to the message
+    return [told(prompt, [train[int(hit.id)] for hit in reversed(hits)]) for prompt, hits in zip(asked, found)]
 
 
 # -- the service ----------------------------------------------------------------------------------------------------------
@@ -146,15 +147,14 @@ def untrained(size: str, system: str, seed: int) -> dict:
         return client.measure(client.base, prompts(system, seed), **more)
 
 
-def tuned(size: str, seed: int, multiplier: float | None = None) -> dict:
-    """Run a job, and return the results of its model and of its checkpoints; `multiplier` None takes the best one.
+def tuned(size: str, seed: int, multiplier: float = AUTO) -> dict:
+    """Run a job, and return the results of its model and of its checkpoints.
 
     The job has the host's own number of epochs and of rows a step; the multiplier is on the rate of the size's tier.
     """
-    multiplier = multiplier or best_multiplier(size)
     with service(size, seed) as client:
         held_out = rows_of(ticket_task().validation[:VALIDATION])
-        job = client.job(rows_of(draw(seed)[0]), held_out, learning_rate_multiplier=multiplier)
+        job = client.job(rows_of(draw(seed)), held_out, learning_rate_multiplier=multiplier)
         checkpoints = sorted(client.client.fine_tuning.jobs.checkpoints.list(job.id).data, key=lambda c: c.step_number)
         test = ticket_task().prompts()
         run = client.measure(job.fine_tuned_model, test)
@@ -173,43 +173,17 @@ def tuned(size: str, seed: int, multiplier: float | None = None) -> dict:
         }  # fmt: skip
 
 
-def multiplier_runs(size: str) -> dict[str, float]:
-    """Return run → multiplier of the jobs between which the validation messages choose."""
-    return {f"{size} | multiplier {multiplier:g} | 0": multiplier for multiplier in MULTIPLIERS}
-
-
-def best_multiplier_run(size: str) -> str:
-    """Return the run with which most validation messages were wholly right; of several, that of the lower loss."""
-
-    def right(run: str) -> tuple[int, float]:
-        recorded = recorded_run(NAME, run)
-        return sum(recorded["validation"]["all fields"]), -recorded["losses"]["held"][-1]
-
-    return max(multiplier_runs(size), key=right)
-
-
-def best_multiplier(size: str) -> float:
-    """Return the multiplier of `best_multiplier_run`."""
-    return multiplier_runs(size)[best_multiplier_run(size)]
-
-
-def copy_best(size: str) -> dict:
-    """Return the first seed's results with the best multiplier: its job has been run, when the multiplier was tried."""
-    return copy_run(NAME, best_multiplier_run(size))
-
-
 def jobs() -> dict[str, Callable[[], dict]]:
     """Return name of a run → what measures it, in the order in which the answers are wanted."""
     table: dict[str, Callable[[], dict]] = {}
     for size in TIERS:
-        for system, (source, _) in UNTRAINED.items():
-            for seed in SEEDS if source else SEEDS[:1]:  # without examples nothing is drawn
+        for system, (shown, _) in UNTRAINED.items():
+            for seed in SEEDS if shown else SEEDS[:1]:  # without examples nothing is drawn
                 table[f"{size} | {system} | {seed}"] = partial(untrained, size, system, seed)
-        for run, multiplier in multiplier_runs(size).items():
-            table[run] = partial(tuned, size, 0, multiplier)
-        table[f"{size} | tuned | 0"] = partial(copy_best, size)
-        for seed in SEEDS[1:]:
+        for seed in SEEDS:
             table[f"{size} | tuned | {seed}"] = partial(tuned, size, seed)
+        for multiplier in MULTIPLIERS:
+            table[f"{size} | multiplier {multiplier:g} | 0"] = partial(tuned, size, 0, multiplier)
     return table
 
 
@@ -220,14 +194,14 @@ def plan() -> dict:
         "words the tuned one is told": ticket_task().test[0][0]["content"], "longest training message": lesson_06.LONGEST,
         "examples": EXAMPLES, "validation": VALIDATION, "shown": EXAMPLES_SHOWN, "at once": ROWS, "seeds": SEEDS,
         "most common": {name: score.value for name, score in ticket_task().most_common().items()},
-        "most common pair": lesson_05.commonest_pair(ticket_task().references()).value,
+        "most common pair": lesson_06.commonest_pair(ticket_task().references()).value,
     }  # fmt: skip
 
 
 def shown_prompts() -> dict[str, Prompt]:
     """Return system → its request for one test message; a row of the job comes last."""
     return {system: prompts(system, 0)[0] for system in UNTRAINED} | {
-        "tuned": ticket_task().prompts()[0], "a row to train on": draw(0)[0][0]
+        "tuned": ticket_task().prompts()[0], "a row to train on": draw(0)[0]
     }  # fmt: skip
 
 

@@ -398,6 +398,24 @@ def _fetch(options: argparse.Namespace) -> Result:
     return Result(f"{name} is in {folder}", {"model": name, "folder": folder})
 
 
+def _export(options: argparse.Namespace) -> Result:
+    from course_utils.export import export
+
+    out = options.out or f"{Path(options.adapter).resolve().name}-{options.to}"
+    made = export(options.adapter, options.to, out, options.base, options.type, options.converter)
+    return Result(made, made._asdict())
+
+
+def _roundtrip(options: argparse.Namespace) -> Result:
+    """Status 0 if nothing differs but rounding, 1 if a stage gets other prompts, doesn't stop, or is measurably worse."""
+    from course_utils.roundtrip import roundtrip
+
+    given = {name: getattr(options, name) for name in ("test", "base", "rows", "max_tokens", "out")}
+    lists = {"types": _listed(options.types), "files": [Path(f) for f in options.file], "servers": options.server}
+    found = roundtrip(options.adapter, **lists, **given, report=_progress(options))
+    return Result(found, found.as_dict(), 0 if found.ok else 1)
+
+
 def _clean_script(options: argparse.Namespace) -> Result:
     from course_utils.evidence.lesson_05 import clean_script
 

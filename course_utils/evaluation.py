@@ -231,6 +231,40 @@ def proportion(values: Sequence[float]) -> Score:
     return Score(p, min(max(0.0, centre - half), p), max(min(1.0, centre + half), p), n)
 
 
+def paired_difference(values: Sequence[bool], reference: Sequence[bool]) -> Score:
+    """Return how much more often one system is right than another on the same questions, with Tango's score interval.
+
+    It has a width also where both are right on the same questions, because others of the kind could part them. Source:
+    T. Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample design, 1998.
+
+    Args:
+        values, reference: for each question whether the system, and the one it is compared with, is right.
+
+    Raises:
+        CourseError: there is no question, or the lists differ in length.
+    """
+    n = len(values)
+    if not n or n != len(reference):
+        raise CourseError(f"{n} answers cannot be paired with {len(reference)}: both must answer the same questions")
+    gained, lost = sum(a > b for a, b in zip(values, reference)), sum(a < b for a, b in zip(values, reference))
+
+    def statistic(difference: float) -> float:
+        linear = -gained - lost + (2 * n - gained + lost) * difference
+        square = max(0.0, linear**2 + 8 * n * lost * difference * (1 - difference))
+        variance = n * ((math.sqrt(square) - linear) / (2 * n) + difference * (1 - difference))
+        return (gained - lost - n * difference) / math.sqrt(max(variance, 1e-12))
+
+    def bound(z: float) -> float:
+        low, high = -1.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if statistic(middle) > z else (low, middle)
+        return high
+
+    z = 1.959963984540054  # two-sided 95 % of the normal distribution
+    return Score((gained - lost) / n, bound(z), bound(-z), n)
+
+
 def mean(values: Sequence[float], samples: int = 2000, seed: int = 0) -> Score:
     """Return the mean of some values, with its percentile bootstrap interval.
 

@@ -78,6 +78,7 @@ def complete(
     top_p: float = 1.0,
     batch_size: int = 25,
     seed: int = 0,
+    stops: set[int] | None = None,
 ) -> list[list[int]]:
     """Answer prompts that are given as token ids, like `generate`, and return the answers as token ids.
 
@@ -87,6 +88,7 @@ def complete(
         prompts: token ids of each prompt.
         max_new_tokens: maximum length of an answer, in tokens.
         temperature, top_p, batch_size, seed: as for `generate`.
+        stops: ids that end an answer; None for those of tokenizer and model.
 
     Returns:
         For each prompt the token ids of its answer, up to and including the stop token if the answer reaches it.
@@ -109,7 +111,7 @@ def complete(
     sampling = UNCHANGED_DISTRIBUTION | {"do_sample": False}
     if temperature:  # top_k 0: the whole distribution, not transformers' fifty likeliest tokens
         sampling |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    stops = stop_token_ids(model, tokenizer)
+    stops = stop_token_ids(model, tokenizer) if stops is None else stops
     answers: list[list[int]] = [[]] * len(prompts)
     if temperature:
         torch.manual_seed(seed)

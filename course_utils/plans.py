@@ -29,7 +29,7 @@ class LessonPlan:
         fields: fields of the record that answers consist of; the small model leaves out the summary, the longest.
         more_examples: number of examples of the second run, with `training.fit`, which is faster on a CPU (up to three
             times).
-        longest: messages with more characters (lesson 05: words) are not trained on, so that a CPU is quick enough.
+        longest: messages with more characters are not trained on, so that a CPU is quick enough.
         looked_at: number of messages that slow systems answer while you watch; too few to compare anything by.
         asked: number of messages that the trained system answers.
     """

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from course_utils.data_prep.catalogue import holds
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
@@ -144,35 +143,6 @@ class Retriever:
         stemmer = _package("Stemmer", "PyStemmer").Stemmer(self._language)
         options = {"stopwords": self._language, "stemmer": stemmer, "show_progress": False}
         return _package("bm25s").tokenize(texts, return_ids=ids, **options)
-
-
-def recalled(retriever: Retriever, queries: Sequence[str], relevant: Sequence[str], k: int = 3) -> list[bool]:
-    """Return for each query whether its one relevant passage is among the first k; the mean is recall@k.
-
-    Args:
-        retriever: the index.
-        queries: questions.
-        relevant: for each question, the id of its relevant passage.
-        k: number of passages to consider.
-
-    Raises:
-        CourseError: the lists differ in length, or a relevant passage is not in the index.
-    """
-    if len(queries) != len(relevant):
-        raise CourseError(f"{len(queries)} queries for {len(relevant)} relevant passages")
-    missing = set(relevant) - {passage["id"] for passage in retriever.passages}
-    if missing:
-        raise CourseError(f"the index has no passage {sorted(missing)[0]!r}")
-    return [relevant_id in {hit.id for hit in hits} for relevant_id, hits in zip(relevant, retriever.search_all(queries, k))]
-
-
-def cite(answer: str, hits: Sequence[SearchHit]) -> str | None:
-    """Return the id of the first of the passages that contains the answer word for word; None if none of them does.
-
-    An answer that occurs in a passage need not answer the question, and one that occurs in none need not be wrong. The
-    passage is a place to look.
-    """
-    return next((hit.id for hit in hits if holds(hit.passage["text"], answer)), None)
 
 
 def _check_passages(passages: list[Mapping]) -> None:

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from course_utils import evaluation
@@ -113,3 +114,28 @@ def test_unequal_or_empty_lists_are_refused():
         evaluation.evaluate(["", ""], [RIGHT], SCHEMA)
     with pytest.raises(CourseError, match="nothing to score"):
         evaluation.evaluate([], [], SCHEMA)
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(3, 9, 100), (0, 4, 40), (12, 1, 60)])
+def test_a_paired_interval_ends_where_the_score_test_rejects(gained, lost, n):
+    both = [True] * (n - gained - lost)
+    score = evaluation.paired_difference([True] * gained + [False] * lost + both, [False] * gained + [True] * lost + both)
+    for bound, wanted in ((score.low, 1.96), (score.high, -1.96)):
+        shares = np.linspace(max(0, -bound) + 1e-9, (1 - bound) / 2 - 1e-9, 200_001)  # of questions that are lost
+        likelihood = (
+            gained * np.log(shares + bound) + lost * np.log(shares) + (n - gained - lost) * np.log(1 - 2 * shares - bound)
+        )
+        share = shares[np.nanargmax(likelihood)]
+        assert (gained - lost - n * bound) / math.sqrt(n * (2 * share + bound - bound**2)) == pytest.approx(wanted, abs=0.01)
+
+
+def test_a_paired_interval_has_a_width_and_a_sign():
+    same = evaluation.paired_difference([True, False] * 50, [True, False] * 50)
+    assert same.value == 0 and same.low == pytest.approx(-same.high) and same.high > 0.03
+    better, worse = (
+        evaluation.paired_difference([True] * 20, [False] * 20),
+        evaluation.paired_difference([False] * 20, [True] * 20),
+    )
+    assert better.value == 1 and better.low > 0.5 and worse.high == pytest.approx(-better.low)
+    with pytest.raises(CourseError, match="same questions"):
+        evaluation.paired_difference([True], [])

@@ -16,7 +16,7 @@ _MODULE_OF = {
     **dict.fromkeys(("convert", "shape_of", "prompt_of", "answer_of"), "formats"),
     **dict.fromkeys(("Deduplicated", "deduplicate"), "deduplication"),
     **dict.fromkeys(("Redactor", "redact"), "pii"),
-    **dict.fromkeys(("contamination", "kinship", "split"), "splitting"),
+    **dict.fromkeys(("contamination", "split"), "splitting"),
     **dict.fromkeys(("distance", "resample"), "distribution"),
     "assess": "quality",
     **dict.fromkeys(("check_labels", "repaired"), "label_noise"),

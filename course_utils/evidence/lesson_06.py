@@ -2,92 +2,77 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from course_utils import assets
 from course_utils.data_prep import load_task
-from course_utils.errors import CourseError
 from course_utils.evaluation import Score, over_seeds, proportion
-from course_utils.evidence import lesson_05
 from course_utils.openai_server.hosts import HOSTS
 from course_utils.show.tables import Table
 
 # The set-up that the lesson's reader runs, and `benchmarks/hosted.py` and `benchmarks/laptop_service.py` record.
 FIELDS = ("category", "escalation")
 LONGEST = 25  # words in a training message, so that a CPU is quick enough
-INSTRUCTIONS = """Triage this customer message. Answer with one JSON object on one line and nothing else: no explanation, no
-Markdown. Two fields, both required.
-"category": "delivery", "billing", "returns", "defect", "account" or "question".
-"escalation": "danger" if somebody could be hurt, "misuse" for fraud, "money" for a large sum, "legal" for a threat of court,
-"deadline" if it is urgent by a date, else "none"."""
+INSTRUCTIONS = """Triage this customer message. Answer with one JSON object on one line and nothing else, in this form:
+{"category": "...", "escalation": "..."}
+category is one of: delivery, billing, returns, defect, account, question.
+escalation is "danger" if somebody could be hurt, "misuse" for fraud, "money" for a large sum, "legal" for a threat of court,
+"deadline" if it is urgent by a date, and "none" for everything else, which is most messages."""
 
-# What the table calls a way → what `hosted` and `laptop-service` call it; None where one of them hasn't measured it.
+# What the table calls a way → what `laptop-service` calls it.
 WAYS = {
-    "instructions": ("base, told the form", "told"),
-    "form forced, no instructions": ("base, form forced", None),
-    "instructions, form forced": (None, "told, form forced"),
-    "instructions and 8 examples": ("base, told and 8 examples", "told and 8 examples"),
-    "instructions, 8 examples, form forced": (None, "told and 8 examples, form forced"),
-    "instructions and the 8 most similar": (None, "told and 8 retrieved"),
-    "trained on 240 rows": ("tuned, not told", "tuned"),
+    "instructions": "told",
+    "instructions, form forced": "told, form forced",
+    "instructions and the 8 most similar": "told and 8 retrieved",
+    "instructions, 8 most similar, form forced": "told and 8 retrieved, form forced",
+    "trained on 240 rows": "tuned",
 }
-MEASURES = {"valid records": "valid", "category right": "category", "escalation right": "escalation"}
 BOTH = "both right"
-SMALL, LARGER = "SmolLM2-135M", {"0.5B": "Qwen2.5-Coder-0.5B", "1.5B": "Qwen2.5-Coder-1.5B"}
+MEASURES = {"valid records": "valid", "category right": "category", "escalation right": "escalation", BOTH: "all fields"}
+MODELS = {"135M": "SmolLM2-135M", "0.5B": "Qwen2.5-Coder-0.5B", "1.5B": "Qwen2.5-Coder-1.5B"}
+COMMONEST = "no model: always the most common pair"
+
+
+def commonest_pair(references: Sequence[Mapping[str, Any]]) -> Score:
+    """Return how often the most common combination of all fields is right: what a program reaches that reads nothing."""
+    pairs = [json.dumps(reference, sort_keys=True) for reference in references]
+    commonest = Counter(pairs).most_common(1)[0][0]
+    return proportion([pair == commonest for pair in pairs])
 
 
 def rivals() -> Table:
     """Show for each recorded model and way how many of the hundred test messages come out right, beside reading nothing."""
-    hosted, rows = assets.read_record("hosted"), dict[str, dict[str, Any]]()
-    for way, (name, _) in WAYS.items():
-        if name:
-            shares = {measure: _pooled(name, key) for measure, key in (MEASURES | {BOTH: "both"}).items()}
-            rows[f"{SMALL}, {way}"] = {"runs": len(hosted["runs"]), **shares}
-    dates = [hosted["date"], *_larger(rows)]
-    references = load_task("support_tickets", list(FIELDS)).references()
-    rows[lesson_05.COMMONEST] = {BOTH: lesson_05.commonest_pair(references)}
-    caption = f"{len(references)} test messages, in brackets 95 % intervals; recorded {' and '.join(dates)}"
-    return Table(rows, caption, "model and way", "")
-
-
-def _larger(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Add the rows of the larger models, if there is a record of them, and yield its date."""
-    try:
-        record = assets.read_record("laptop-service")
-    except CourseError:
-        return
-    for size, model in LARGER.items():
-        for way, (_, name) in WAYS.items():
-            runs = [record["runs"].get(f"{size} | {name} | {seed}") for seed in record["seeds"]]
-            right = [run["right"] for run in runs if run]
-            if right:
-                measures = MEASURES | {BOTH: "all fields"}
-                shares = {measure: over_seeds([run[key] for run in right]) for measure, key in measures.items()}
-                rows[f"{model}, {way}"] = {"runs": len(right), **shares}
-    yield record["date"]
-
-
-def _pooled(name: str, key: str) -> Score:
-    """The mean of several runs on the same 100 messages, with the interval of that many: runs add no messages."""
-    runs = assets.read_record("hosted")["runs"]
-    right = round(100 * statistics.mean(run["scores"][name][key][0] for run in runs))
-    return proportion([True] * right + [False] * (100 - right))
+    record, rows = assets.read_record("laptop-service"), dict[str, dict[str, Any]]()
+    for (size, model), (way, name) in product(MODELS.items(), WAYS.items()):
+        runs = [record["runs"].get(f"{size} | {name} | {seed}") for seed in record["seeds"]]
+        right = [run["right"] for run in runs if run]
+        if right:
+            shares = {measure: over_seeds([run[key] for run in right]) for measure, key in MEASURES.items()}
+            rows[f"{model}, {way}{f', {len(right)} runs' if len(right) > 1 else ''}"] = shares
+    task = load_task("support_tickets", list(FIELDS))
+    references, usual = task.references(), task.most_common()
+    alone = {measure: usual[key] for measure, key in MEASURES.items() if key in FIELDS}
+    rows[COMMONEST] = alone | {BOTH: commonest_pair(references)}
+    return Table(
+        rows, f"{len(references)} test messages, in brackets 95 % intervals; recorded {record['date']}", "model and way", ""
+    )
 
 
 def hosts_table() -> Table:
-    """Show what each host trains, what it gives, how it charges, and until when its models answer."""
+    """Show each host's methods, what it gives, how it charges, and until when its models answer."""
     rows = {}
     for host in HOSTS.values():
         rows[host.name] = {
-            "trains, for example": host.base_model,
             "methods": ", ".join(host.methods) or "none here",
             "gives you the weights": "yes" if host.weights else "no",
             "answers once you have": host.deploy,
             "charges": host.charges,
             "answers until": host.ends,
-            "read": f"{host.date:%Y-%m}, {host.source}",
+            "read": f"{host.date:%Y-%m}",
         }
     return Table(rows, "Hosts that the official client can drive", "host", "")
 
@@ -95,7 +80,13 @@ def hosts_table() -> Table:
 def differences_table() -> Table:
     """Show what the program meets at each host, and further end dates."""
     rows = {
-        host.name: {"calls that work": host.jobs, "what differs": "; ".join(host.differences), "other dates": host.dates}
+        host.name: {
+            "trains, for example": host.base_model,
+            "calls that work": host.jobs,
+            "what differs": "; ".join(host.differences),
+            "other dates": host.dates,
+            "read in": host.source,
+        }
         for host in HOSTS.values()
     }
     return Table(rows, "What differs when the same program goes to another host", "host", "")

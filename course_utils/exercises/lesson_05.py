@@ -104,118 +104,7 @@ def _by_lists(one, other):
     a, b = _pairs(one), _pairs(other)
     return sum(pair in b for pair in a) / len([*a, *(pair for pair in b if pair not in a)]) if a or b else 0.0
 
-
-def faults(messages):
-    """What is wrong with a conversation, of three things?
-
-    Args:
-        messages: list of dictionaries; each may have "role" and "content", or lack them.
-
-    Returns:
-        Sorted list of codes, each at most once:
-        "role" if a message has no role, or one that is not system, user or assistant;
-        "content" if a message's content is missing, is no text, or is only white space;
-        "answer" if no message has the role assistant.
-    """
-    ### BEGIN SOLUTION
-    found = set()
-    for message in messages:
-        if message.get("role") not in ("system", "user", "assistant"):
-            found.add("role")
-        content = message.get("content")
-        if not isinstance(content, str) or not content.strip():
-            found.add("content")
-    if not any(message.get("role") == "assistant" for message in messages):
-        found.add("answer")
-    return sorted(found)
     ### END SOLUTION
-
-
-def _conversation_cases(random):
-    def conversation():
-        return [{"role": "system", "content": "s"}, {"role": "user", "content": f"order {int(random.integers(1000, 9999))}"},
-                {"role": "assistant", "content": "yes"}]  # fmt: skip
-
-    of_role = [
-        lambda m, at: m[at].pop("role"),
-        lambda m, at: m[at].update(role="tool"),
-        lambda m, at: m[at].update(role="Assistant"),
-    ]
-    of_content = [
-        lambda m, at: m[at].pop("content"),
-        lambda m, at: m[at].update(content="  \n"),
-        lambda m, at: m[at].update(content=None),
-        lambda m, at: m[at].update(content=12345),
-        lambda m, at: (m[0].update(content=""), m[at].update(content=" ")),
-    ]
-    # Every set of codes as often as any other, in conversations that end in every way, so that guessing from the last
-    # message earns nothing; each change takes its turn.
-    cases, turn = [], int(random.integers(15))
-    for role, content, end in [(r, c, e) for r in (0, 1) for c in (0, 1) for e in (0, 1)] * 4:
-        messages, turn = conversation(), turn + 1
-        answered = 1 if end else int(random.integers(1, 3))  # a change to the answer would go with it
-        if role:
-            of_role[turn % 3](messages, 1 if end else int(random.integers(1, 3)))
-        if content:
-            of_content[turn % 5](messages, answered)
-        if end:  # nobody answers; the length says nothing of that
-            messages[2] = {"role": "user", "content": "please"}
-        if random.random() < 0.8:
-            messages.append({"role": "user", "content": "thanks"})
-        cases.append((messages,))
-    return [*cases, ([],)]
-
-
-def _checked(role=None, content=None, answer=None):
-    """A variant of the solution with one test replaced."""
-
-    def check(messages):
-        codes = set()
-        for message in messages:
-            if (role or (lambda m: m.get("role") not in ("system", "user", "assistant")))(message):
-                codes.add("role")
-            if (content or (lambda m: not isinstance(m.get("content"), str) or not m["content"].strip()))(message):
-                codes.add("content")
-        if (answer or (lambda ms: not any(m.get("role") == "assistant" for m in ms)))(messages):
-            codes.add("answer")
-        return sorted(codes)
-
-    return check
-
-
-def _blank_passes(messages):
-    return _checked(content=lambda m: not isinstance(m.get("content"), str) or not m["content"])(messages)
-
-
-def _any_type_passes(messages):
-    return _checked(content=lambda m: m.get("content") is None or not str(m["content"]).strip())(messages)
-
-
-def _any_role_passes(messages):
-    return _checked(role=lambda m: "role" not in m)(messages)
-
-
-def _case_of_roles(messages):
-    names = ("system", "user", "assistant")
-    return _checked(
-        role=lambda m: str(m.get("role")).lower() not in names,
-        answer=lambda ms: not any(str(m.get("role")).lower() == "assistant" for m in ms),
-    )(messages)
-
-
-def _answer_must_be_last(messages):
-    return _checked(answer=lambda ms: bool(ms) and ms[-1].get("role") != "assistant")(messages)
-
-
-def _one_code_a_message(messages):
-    codes = []
-    for message in messages:
-        codes += _checked(answer=lambda ms: False)([message])
-    return sorted(codes + _checked(role=lambda m: False, content=lambda m: False)(messages))
-
-
-def _first_only(messages):
-    return _checked()(messages)[:1]
 
 
 def held_out_rows(customers, share):
@@ -451,94 +340,7 @@ def _any_n_words(train, test, n):
     seen = {w for t in train for w in t.lower().split()}
     return [i for i, t in enumerate(test) if len(seen & set(t.lower().split())) >= n]
 
-
-def is_card_number(text):
-    """Luhn's check of a card number (1954; ISO/IEC 7812).
-
-    Args:
-        text: digits, with spaces or hyphens between them.
-
-    Returns:
-        True if it has 13 to 19 digits and these sum up to a multiple of ten, where every
-        second digit, counted from the last but one to the left, is doubled, and 9 is taken
-        from what is then over 9.
-    """
-    ### BEGIN SOLUTION
-    digits = [int(character) for character in text if character.isdigit()]
-    if not 13 <= len(digits) <= 19:
-        return False
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        if place % 2:
-            digit = 2 * digit - 9 * (2 * digit > 9)
-        total += digit
-    return total % 10 == 0
     ### END SOLUTION
-
-
-def _card_cases(random):
-    def number(length, valid):
-        digits = [int(d) for d in random.integers(0, 10, size=length - 1)]
-        digits[0] = digits[0] or 4
-        total = sum(2 * d - 9 * (2 * d > 9) if position % 2 == 0 else d for position, d in enumerate(reversed(digits)))
-        check = (-total) % 10
-        return "".join(map(str, [*digits, check if valid else (check + int(random.integers(1, 10))) % 10]))
-
-    def spaced(text):
-        return " ".join(text[i : i + 4] for i in range(0, len(text), 4))
-
-    # Enough cases to tell knowing from guessing: with two values, every second guess is right.
-    valid = [number(length, True) for length in (13, 14, 15, 16, 16, 17, 18, 19) * 2]
-    wrong = [number(length, False) for length in (13, 14, 15, 16, 16, 17, 18, 19)]
-    short = [number(length, True) for length in (11, 12, 20, 21)]
-    # 16 digits that only one of the wrong rules accepts; from the left, even lengths happen to be doubled correctly.
-    rules = (_luhn, _check_digit_doubled, _not_folded, _nothing_doubled)
-    for rule in rules[1:] * 3:
-        while sum(other(candidate := number(16, False)) for other in rules) != 1 or not rule(candidate):
-            pass
-        wrong.append(candidate)
-    shapes = (lambda n: n, spaced, lambda n: f"{n[:4]}-{n[4:]}")
-    return [(shapes[i % 3](n),) for i, n in enumerate([*valid, *wrong, *short])]
-
-
-def _luhn(text, double=lambda position, n: position % 2 == 1, fold=True, lengths=(13, 19), clean=str.isdigit):
-    digits = [int(c) for c in text if clean(c)]
-    if not lengths[0] <= len(digits) <= lengths[1]:
-        return False
-    total = 0
-    for position, digit in enumerate(reversed(digits)):
-        if double(position, len(digits)):
-            digit = 2 * digit - (9 if fold and 2 * digit > 9 else 0)
-        total += digit
-    return total % 10 == 0
-
-
-def _from_the_left(text):
-    return _luhn(text, double=lambda position, n: (n - 1 - position) % 2 == 0)
-
-
-def _check_digit_doubled(text):
-    return _luhn(text, double=lambda position, n: position % 2 == 0)
-
-
-def _not_folded(text):
-    return _luhn(text, fold=False)
-
-
-def _nothing_doubled(text):
-    return _luhn(text, double=lambda position, n: False)
-
-
-def _any_length(text):
-    return _luhn(text, lengths=(1, 99))
-
-
-def _only_sixteen(text):
-    return _luhn(text, lengths=(16, 16))
-
-
-def _separators_refused(text):
-    return text.isdigit() and _luhn(text)
 
 
 def accused_rows(given, probabilities):
@@ -744,7 +546,7 @@ def _run_labels(value: Any) -> float:
 
 WORDLESS = "Nearly there. Some of your rows have a message without a single word, such as “???”."
 LEFT_OUT = (
-    "Nearly there. You leave out rows that are worth learning from. A near-copy is, here: section 3 drops copies so that none "
+    "Nearly there. You leave out rows that are worth learning from. A near-copy is, here: the script drops copies so that none "
     "counts double or leaks, but its other words teach too. So is a message of one or two words."
 )
 SHARED = "Hundreds of rows share one answer: count how often each occurs. A form that nobody filled in is not a label."
@@ -794,107 +596,12 @@ def _without_shared(rows):
 def _the_first_hundred(rows):
     return _without_shared(rows)[:100]
 
-
-def kappa(mine, other):
-    """Cohen's kappa of two people's marks of the same rows.
-
-    Args:
-        mine, other: lists of bool, of the same length, at least one row.
-
-    Returns:
-        (agreement - chance) / (1 - chance). Chance is the agreement to be expected of two
-        people who keep as large a share of the rows as these two do, but choose them at
-        random. 1.0 where chance is 1.
-    """
-    ### BEGIN SOLUTION
-    n = len(mine)
-    agreement = sum(a == b for a, b in zip(mine, other)) / n
-    a, b = sum(mine) / n, sum(other) / n
-    chance = a * b + (1 - a) * (1 - b)
-    return (agreement - chance) / (1 - chance) if chance < 1 else 1.0
     ### END SOLUTION
-
-
-def _mark_cases(random):
-    cases = []
-    while len(cases) < 7:
-        n = int(random.integers(20, 60))
-        drawn, share = random.random(n), random.uniform(0.55, 0.8)
-        mine = [bool(x < share) for x in drawn]
-        other = [bool(x < 0.4) if random.random() < 0.3 else m for m, x in zip(mine, random.random(n))]
-        values = [f(mine, other) for f in (kappa, *_WRONG_KAPPAS)]
-        if all(abs(values[0] - value) > 1e-3 for value in values[1:]):
-            cases.append((mine, other))
-    return [
-        *cases,
-        ([True] * 5, [True] * 5),
-        ([False] * 4, [False] * 4),
-        ([True, False, True, False], [False, True, False, True]),
-    ]
-
-
-def _shares(mine, other):
-    n = len(mine)
-    return sum(a == b for a, b in zip(mine, other)) / n, sum(mine) / n, sum(other) / n
-
-
-def _plain_agreement(mine, other):
-    return _shares(mine, other)[0]
-
-
-def _chance_is_half(mine, other):
-    return 2 * _shares(mine, other)[0] - 1
-
-
-def _chance_of_keeping_only(mine, other):
-    agreement, a, b = _shares(mine, other)
-    return (agreement - a * b) / (1 - a * b) if a * b < 1 else 1.0
-
-
-def _chance_of_one(mine, other):
-    agreement, a, _ = _shares(mine, other)
-    chance = a * a + (1 - a) * (1 - a)
-    return (agreement - chance) / (1 - chance) if chance < 1 else 1.0
-
-
-def _not_divided(mine, other):
-    agreement, a, b = _shares(mine, other)
-    return agreement - (a * b + (1 - a) * (1 - b))
-
-
-def _pooled_chance(mine, other):
-    agreement, a, b = _shares(mine, other)
-    keep_rate = (a + b) / 2
-    chance = keep_rate**2 + (1 - keep_rate) ** 2
-    return (agreement - chance) / (1 - chance) if chance < 1 else 1.0
-
-
-_WRONG_KAPPAS = (
-    _plain_agreement, _chance_is_half, _chance_of_keeping_only, _chance_of_one, _not_divided, _pooled_chance,
-)  # fmt: skip
 
 
 EXERCISES = (
     Exercise(
         id="data-1",
-        title="A validator in ten lines",
-        statement="Say what is wrong with a conversation: roles, contents, and whether there is an answer to learn from.",
-        solution=faults,
-        cases=_conversation_cases,
-        points=4,
-        mistakes=(
-            Mistake(_blank_passes, "A content of white space only passes; the model would learn to say nothing. Strip it first."),
-            Mistake(_any_type_passes, "A content that is a number passes; hosts want text."),
-            Mistake(_any_role_passes, "Only a missing role is found; \"customer\" is no role either."),
-            Mistake(_case_of_roles, "\"Assistant\" passes for \"assistant\"; hosts and chat templates compare letter by letter."),
-            Mistake(_answer_must_be_last, "\"answer\" asks whether there is any assistant message, wherever it is, also in an empty list."),
-            Mistake(_one_code_a_message, "Your list has a code once per message; each code belongs there once."),
-            Mistake(_first_only, "Only one fault is named; a row can have several, and all have to be fixed."),
-        ),
-        hint="Collect codes in a set; message.get(\"role\") not in (...); isinstance(content, str) and content.strip(); sorted at the end.",
-    ),
-    Exercise(
-        id="data-2",
         title="How alike are two texts?",
         statement="Compute the Jaccard index of the sets of neighbouring word pairs of two texts.",
         solution=jaccard,
@@ -916,26 +623,7 @@ EXERCISES = (
         equivalent={"lower → upper: text.lower()": "case is taken off either way"},
     ),
     Exercise(
-        id="data-3",
-        title="Card number or tracking number?",
-        statement="Tell card numbers from other long numbers with Luhn's check.",
-        solution=is_card_number,
-        cases=_card_cases,
-        points=3,
-        mistakes=(
-            Mistake(_from_the_left, "You double every second digit from the left; that is right for 14, 16 and 18 digits only. Count from the right."),
-            Mistake(_check_digit_doubled, "The last digit is the check digit and is not doubled; begin with the one before it."),
-            Mistake(_not_folded, "9 must be taken from a doubled digit over 9 (or its two digits added)."),
-            Mistake(_nothing_doubled, "This is the plain sum of digits; without doubling two swapped digits would go unseen."),
-            Mistake(_any_length, "Cards have 13 to 19 digits; shorter and longer numbers pass your check."),
-            Mistake(_only_sixteen, "Not only 16 digits: American Express has 15, and cards range from 13 to 19."),
-            Mistake(_separators_refused, "Blanks and hyphens are allowed; people write cards in groups."),
-        ),
-        hint="digits = [int(c) for c in text if c.isdigit()]; enumerate(reversed(digits)); double where place % 2.",
-        equivalent={"comparison: 2 * digit > 9": "an even number is never 9"},
-    ),
-    Exercise(
-        id="data-4",
+        id="data-2",
         title="No customer on both sides",
         statement="Choose the rows to hold out so that each customer is on one side only.",
         solution=held_out_rows,
@@ -953,7 +641,7 @@ EXERCISES = (
         hint="Group row numbers by customer in a dictionary (a key of its own for each None), walk through the groups from the back.",
     ),
     Exercise(
-        id="data-5",
+        id="data-3",
         title="Has training seen the test set?",
         statement="Find the test texts that share a run of n words with any training text.",
         solution=leaks,
@@ -975,7 +663,7 @@ EXERCISES = (
         equivalent={"lower → upper: text.lower()": "case is taken off either way"},
     ),
     Exercise(
-        id="data-6",
+        id="data-4",
         title="Bugs in a rule",
         statement="""Somebody wrote the rule of confident learning from memory. It has **three** bugs; find them and write it right.
 
@@ -1007,7 +695,7 @@ def accused_rows(given, probabilities):
         },
     ),
     Exercise(
-        id="data-7",
+        id="data-5",
         title="Challenge: rows worth learning from",
         statement=f"Here is the export once more, as pairs of message and answer. Choose the rows from which a small classifier should learn the "
         f"category. It is really trained on them, in a few seconds, and then asked about a thousand messages. (Nearly half of these messages are in the export, but under a form that the agent left empty: such a row has the message without its right category.) At most "
@@ -1023,26 +711,7 @@ def accused_rows(given, probabilities):
             Mistake(_without_shared, FOREIGN),
             Mistake(_the_first_hundred, THROWN_AWAY),
         ),
-        hint="json.loads in a try; Counter over the answers; then compare the long numbers of message and answer.",
+        hint="Read thirty answers first. Which of the script's rules can you write for a message and a text, and which of its rules do you not want here?",
         challenge=Challenge(_run_labels, bar=CHALLENGE_BAR, half=CHALLENGE_HALF, advise=_advise_labels, measure="share of wrong categories"),
-    ),
-    Exercise(
-        id="data-8",
-        title="Your own data: how well could any judge do?",
-        statement="Compute Cohen's kappa of two lists of marks. (Then mark thirty rows of your own, keep or drop, and mark them again a day later "
-        "without looking. Your kappa with yourself is a useful upper mark for any judge.)",
-        solution=kappa,
-        cases=_mark_cases,
-        points=3,
-        mistakes=(
-            Mistake(_plain_agreement, "That is the agreement. Whoever keeps everything agrees often, too; take the agreement by chance out."),
-            Mistake(_chance_is_half, "Chance is one half only if both keep half of the rows. Compute it from their shares."),
-            Mistake(_chance_of_keeping_only, "By chance two people also agree on rows that both drop."),
-            Mistake(_chance_of_one, "Chance depends on both people's shares, not on one of them twice."),
-            Mistake(_not_divided, "Divide by what could be won over chance: 1 - chance."),
-            Mistake(_pooled_chance, "You took the mean of both shares (that is Scott's pi); Cohen's kappa multiplies the one's share with the other's."),
-        ),
-        hint="Both keep: share times share. Both drop: (1 - share) times (1 - share). Chance is their sum.",
-        tolerance=1e-9,
     ),
 )  # fmt: skip

@@ -40,7 +40,7 @@ import json
 import jsonschema
 import pandas as pd
 import torch
-from course_utils import charts, evidence, hardware, memory, models, plans, show, training
+from course_utils import charts, evidence, hardware, memory, models, plans, preflight, show, training
 from course_utils.data_prep import load_task
 from course_utils.exercises import check, quiz
 
@@ -129,7 +129,15 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
 # `validation.jsonl`, saves the adapter, and scores its replies. `course train-script` in a terminal writes them, together with
 # `write_replies`, as one file that runs without this course.
 #
-# Before you run it, write down a guess: of 40 replies, how many will be valid records, and how many right in every field?
+# Most failed runs could have been stopped before they began: answers cut off, an end marker that is never learned, test rows in the
+# training file. So first let the files and the model's template be checked (in a terminal: `course preflight`). No weights are read.
+
+# %%
+preflight.check("train.jsonl", device.tier, evaluation="validation.jsonl", learning_rate=learning_rate)
+
+# %% [markdown]
+# Notes are no faults. Before you run the program, write down a guess: of 40 replies, how many will be valid records, and how many
+# right in every field?
 
 # %% tags=["program"]
 from datasets import load_dataset
@@ -636,17 +644,17 @@ merged = typo.unload()
 
 # %% [markdown]
 # Look at `print_trainable_parameters()` and at the names before a long run. PEFT gives no warning for {{term:mixture of experts|mixture-of-experts models}} either: `"all-linear"` skips the experts of gpt-oss and Qwen3.5-MoE, which aren't linear layers
-# there.
+# there (section 2's check: `experts-without-adapters`).
 #
 # **An adapter that won't train on.** In section 7, PEFT printed that 0 parameters of the loaded adapter are trainable, because
 # `from_pretrained` loads it for answering. If you train it, you get an error or, with gradient checkpointing, a loss that never
 # moves. Pass `is_trainable=True`.
 #
 # **The end marker masked.** SmolLM2's tokenizer pads with its end marker. Code that masks labels by the padding's id then masks
-# the end of every answer too, and the model may never stop. TRL masks by position.
+# the end of every answer too, and the model may never stop (`end-is-padding`). TRL masks by position.
 #
 # **The answer cut off.** A row longer than `max_length` loses its end. The loss still falls, on what is left of the answer; if
-# all of it was cut, the row teaches nothing. Count your longest row first.
+# all of it was cut, the row teaches nothing (`answer-cut`, `nothing-to-learn`).
 #
 # **Too few examples, too often.** Train on the eight shortest tickets again and again:
 

@@ -41,7 +41,7 @@ import warnings
 
 import pandas as pd
 import torch
-from course_utils import charts, evidence, hardware, memory, models, plans, quantization, show
+from course_utils import charts, evidence, hardware, memory, models, plans, preflight, quantization, show
 from course_utils.data_prep import load_task
 from course_utils.exercises import check, quiz
 
@@ -64,7 +64,10 @@ print(f"{len(short)} tickets, {tickets_a_step} a step, learning rate {learning_r
 # ## 1 · The job: LoRA, and a few lines more
 #
 # A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. The difference is in the
-# first cell, and in the loop of the second.
+# second cell, and in the loop of the third. The first reads files and template, as in lesson 02, and no weights.
+
+# %%
+preflight.check("qlora-train.jsonl", device.tier, evaluation="qlora-validation.jsonl", method="qlora", learning_rate=learning_rate)
 
 # %%
 from datasets import load_dataset
@@ -733,8 +736,8 @@ for format in (torch.bfloat16, torch.float32):
 # **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the experts. With
 # transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, gpt-oss and Qwen3.5-MoE in bfloat16,
 # `prepare_model_for_kbit_training` then makes them float32, and `target_modules="all-linear"` gives those of gpt-oss
-# and Qwen3.5-MoE no adapter. Nothing warns you, so look before a long run: `course estimate Qwen3-30B-A3B --method qlora` says what
-# becomes of the experts, and so do the model's dtypes and its trainable names.
+# and Qwen3.5-MoE no adapter. Nothing in these libraries warns you. Section 1's check does, with `--model` and the base's name
+# (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`), and so do the model's dtypes and trainable names.
 #
 # ## What you can do now
 #

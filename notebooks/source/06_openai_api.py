@@ -5,41 +5,42 @@
 #
 # > *"Everybody has one. I want our own fine-tuned model by the end of the month."*
 #
-# | the same small model, asked about a hundred customers' messages | valid records | both fields right |
+# | asked about the same hundred invented messages | SmolLM2, 135 million parameters | Qwen2.5-Coder, 0.5 billion |
 # | --- | --- | --- |
-# | told in the prompt what to write | {{record:hosted:runs.0.scores."base, told the form".valid.0:.0%}} | {{record:hosted:runs.0.scores."base, told the form".both.0:.0%}} |
-# | told, and shown eight solved messages | {{record:hosted:runs.0.scores."base, told and 8 examples".valid.0:.0%}} | {{record:hosted:runs.0.scores."base, told and 8 examples".both.0:.0%}} |
-# | held to the form by a {{term:structured output|schema}} | {{record:hosted:runs.0.scores."base, form forced".valid.0:.0%}} | {{record:hosted:runs.0.scores."base, form forced".both.0:.0%}} |
-# | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, and told nothing | {{record:hosted:runs.0.scores."tuned, not told".valid.0:.0%}} | {{record:hosted:runs.0.scores."tuned, not told".both.0:.0%}} |
+# | told in the prompt what to write | {{record:laptop-service:runs."135M | told | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told | 0".right."all fields":.0%}} |
+# | told, shown the eight most similar solved messages, and held to the form by a {{term:structured output|schema}} | {{record:laptop-service:runs."135M | told and 8 retrieved, form forced | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told and 8 retrieved, form forced | 0".right."all fields":.0%}} |
+# | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, told four words | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}} |
 #
-# A job is five calls: upload a file, start, wait, ask the new model by its name, delete it. You don't need a GPU, because
-# somebody else's machine trains. In this lesson you make all five with the official client, on a service that runs on your own
-# computer and really trains, and then carry the result to where it can answer customers.
+# The table says how many records are right in both fields. The job is a handful of calls: upload a file, start, look until it's over,
+# ask the new model by its name, delete it. You don't need a GPU, because somebody else's machine trains. In this lesson you make
+# these calls with the official client, on a service that runs on your own computer and really trains, and then carry the result to where it can answer customers.
 #
-# **What to tell your boss today.** Nobody can promise a better model before its rivals have been measured, and the best of them, a
-# prompt for a small model of today, takes a day to try. So promise a measurement in week 1 and a decision after it:
+# **What to tell your boss today.** Nobody can promise a better model before its rivals have been measured. The cheapest of them, a
+# prompt for a small hosted model of today, is untested here and takes you a day. So promise a measurement in week 1 and a decision
+# after it:
 #
 # | week | do | stop if |
 # | --- | --- | --- |
-# | 1 | collect 100 real messages with right answers; score today's small model with instructions, a schema and similar examples (section 4) | it's good enough: ship the prompt, you're done |
-# | 2 | write 240 solved messages, in part from answers you have; run one job; score its model on the same hundred (sections 2 to 4) | it isn't better by more than the interval: collect more rows, or go back to the prompt |
-# | 3 | run the same program at a host of open models; deploy, ask, compare, download the weights (section 7) | the host's answers aren't those you measured, or the bill is higher than what a right answer is worth (section 8) |
+# | 1 | ask who may send customers' messages where, and agree on what's good enough; collect 100 real messages with right answers; score a small hosted model with instructions, a schema and similar examples (section 4) | it's good enough: ship the prompt, you're done |
+# | 2 | write 240 solved messages, in part from answers you have, and tune an open model on them, at a host or with lesson 03's program; score it on the same hundred | it doesn't beat the prompt (section 4 says how to tell): collect more rows, or ship the prompt |
+# | 3 | deploy it where it would answer customers, ask it the hundred again, download the weights (section 7) | its score is worse than week 2's by section 4's test, or it costs more than the prompt and isn't better (section 8) |
 # | 4 | let it answer beside the old way, unseen by customers; rehearse the deletion and the move to another host | it does worse than in week 2: your hundred messages weren't like the real ones |
 #
 # **Don't plan with OpenAI.** Its fine-tuning closes in stages: to organisations that had never tuned there on
 # {{fact:prices:"gpt-4.1-mini".no_new_customers:%d %B %Y}}, to those that hadn't used a tuned model for 60 days on
 # {{fact:hosts:openai.stages.idle:%d %B %Y}}, and to everybody on {{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}}. A tuned model ends with its base, and the last four bases end on
-# {{fact:hosts:openai.ends:%d %B %Y}}. The calls outlive all this, because other hosts take the same ones.
+# {{fact:hosts:openai.ends:%d %B %Y}}. The calls for training outlive all this, because other hosts take
+# the same ones.
 #
 # By the end you'll be able to
 #
-# - train, follow and score a model through the API, with one program for several hosts,
+# - train, follow and score a model through the API, with one program for this machine and a host of open models,
 # - write rows with tools, and with replies that shouldn't be learned,
 # - read a job's curve, choose a checkpoint, and read a failure,
 # - deploy an adapter, take it with you and delete it,
-# - work out from how many requests a tuned model pays.
+# - work out from how many requests a tuned model costs less.
 #
-# You should have called a language model's API; you needn't have trained anything. Reading takes about 30 minutes, the exercises as
+# You should have called a language model's API; you needn't have trained anything. Reading takes about 45 minutes, the exercises as
 # long again. {{timing}} If you must decide today, read this page and sections 4 and 8.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
@@ -61,13 +62,16 @@ from tempfile import mkdtemp
 
 import jsonschema
 import pandas as pd
-from course_utils import assets, charts, costs, evidence, facts, show
+from course_utils import assets, charts, costs, evidence, facts, models, show, training
 from course_utils.data_prep import load_task
 from course_utils.evidence import lesson_06
 from course_utils.exercises import check, quiz
 from course_utils.openai_server import HOSTS, local_server
+from course_utils.openai_server.messages import flatten
 from course_utils.show import predict
 from openai import APIStatusError, OpenAI, PermissionDeniedError
+from scipy.stats import binomtest
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 # %% [markdown]
 # ## 1 · Three files
@@ -78,7 +82,7 @@ from openai import APIStatusError, OpenAI, PermissionDeniedError
 #
 # | file | rows here | at work | for |
 # | --- | --- | --- | --- |
-# | `hosted-train.jsonl` | 40 short messages, so that a laptop is done in a minute or two | 100, then twice as many | the job |
+# | `hosted-train.jsonl` | 40 short messages, so that a laptop is done in a minute or two | 240; fewer show whether it works | the job |
 # | `hosted-validation.jsonl` | 16 | 40 or more | the {{term:validation set}}: the host measures on it and doesn't train on it, and OpenAI doesn't charge for it |
 # | `hosted-test.jsonl` | 8 | 100 or more | you, to score the answers |
 
@@ -104,11 +108,11 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
     print(message)
 
 # %% [markdown]
-# The answer is the record as {{term:JSON}}. Before it stand four words under which the model learns to write it, so **send the same
-# system message, to the letter, whenever you ask the tuned model**.
+# The answer is the record as {{term:JSON}}. The four-word system message is part of what the model learns, so **send the same four
+# words whenever you ask the tuned model**.
 #
-# Check your files before you send them. A host reads the rows when the job runs, perhaps an hour after the upload, and cuts a row
-# that is too long at its end, which is the answer. `course check-data hosted-train.jsonl` in a terminal knows the hosts' rules.
+# Check your files before you send them. A host reads the rows when the job runs, perhaps an hour after the upload, and it cuts the
+# end off a row that is too long, so the answer is lost. `course check-data hosted-train.jsonl` in a terminal knows the hosts' rules.
 
 # %% [markdown]
 # ## 2 · The job, in one program
@@ -120,57 +124,56 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
 folder = mkdtemp()
 server = local_server(folder, rows=4)            # what `course serve` starts in a terminal
 base = OpenAI(base_url=server.base_url, api_key=server.api_key).models.list().data[0].id
+os.environ["LOCAL_API_KEY"] = server.api_key
 hosts = {
-    "this machine": {"base_url": server.base_url, "api_key": server.api_key, "model": base,
+    "this machine": {"base_url": server.base_url, "key": "LOCAL_API_KEY", "model": base,
                      "hyperparameters": {"n_epochs": "auto"}, "every": 1},
-    "Nebius": {"base_url": HOSTS["nebius"].base_url, "api_key": os.environ.get("NEBIUS_API_KEY"),
-               "model": "meta-llama/Llama-3.1-8B-Instruct", "at_top": True,
-               "hyperparameters": {"n_epochs": 3, "lora": True, "learning_rate_multiplier": 2e-5}},
-    "OpenAI": {"base_url": HOSTS["openai"].base_url, "api_key": os.environ.get("OPENAI_API_KEY"),
-               "model": "gpt-4.1-mini-2025-04-14", "hyperparameters": {"n_epochs": "auto"}},
-    "Azure": {"base_url": HOSTS["azure"].base_url, "api_key": os.environ.get("AZURE_OPENAI_API_KEY"),
-              "model": "gpt-4.1-mini-2025-04-14", "hyperparameters": {"n_epochs": "auto"}},
+    "Nebius": {"base_url": HOSTS["nebius"].base_url, "key": "NEBIUS_API_KEY", "model": "meta-llama/Llama-3.1-8B-Instruct",
+               "hyperparameters": {"n_epochs": 3, "lora": True, "learning_rate_multiplier": 2e-5}, "at_top": True},
+    "Azure": {"base_url": HOSTS["azure"].base_url, "key": "AZURE_OPENAI_API_KEY", "model": "gpt-4.1-mini-2025-04-14",
+              "hyperparameters": {"n_epochs": "auto"}},
 }
 pd.DataFrame({
-    name: {"base_url": host["base_url"], "model": host["model"], "at_top": host.get("at_top", False), **host["hyperparameters"]}
+    name: {**{setting: host[setting] for setting in ("base_url", "key", "model")}, "at_top": "at_top" in host, **host["hyperparameters"]}
     for name, host in hosts.items()
 }).fillna("–")
 
 # %% [markdown]
 # The {{term:hyperparameter|hyperparameters}} show why you test a new host with ten rows. OpenAI and Azure take them under `method`, Nebius
-# only at the top level (`at_top`), which OpenAI calls deprecated. Elsewhere a `learning_rate_multiplier` of 1 means a rate that the
-# host has chosen; at Nebius the number is the rate itself, so 1 would ruin the model. For Azure, write the files with
-# `byte_order_mark=True`.
+# only at the top level (`at_top`). Elsewhere a `learning_rate_multiplier` of 1 means a rate that the host has chosen; at Nebius the
+# number is the rate itself, so 1 would ruin the model. For Azure, write the files with `byte_order_mark=True`. The program names each
+# host's key because the client, if it gets none, sends `OPENAI_API_KEY` to whatever host you name.
 
 # %%
-WAITING = ("validating_files", "queued", "pending", "running", "pausing", "paused", "resuming")
-
-
 def wait(client, job, every=60, hours=24):
-    """Return the job once it has ended, however it ended."""
-    seen, deadline = [], time.time() + 3600 * hours
-    while job.status in WAITING:
+    """Return the job once it has ended, however it ended; print its states as they come."""
+    deadline, seen = time.time() + 3600 * hours, None
+    while True:
+        if job.status != seen:
+            print(" → " if seen else "", job.status, sep="", end="", flush=True)
+        if job.status in ("succeeded", "failed", "cancelled"):
+            print()
+            return job
         if time.time() > deadline:
             raise TimeoutError(f"{job.id} is still {job.status} after {hours} hours")
-        if job.status not in seen:
-            seen.append(job.status)
+        seen = job.status
         time.sleep(every)
         job = client.fine_tuning.jobs.retrieve(job.id)
-    print(" → ".join([*seen, job.status]))
-    return job
 
 
-def run_job(base_url, api_key, model, hyperparameters, at_top=False, every=60):
+def run_job(base_url, key, model, hyperparameters, at_top=False, every=60):
     """Upload both files, train, and return the client and the job that succeeded."""
-    client = OpenAI(base_url=base_url, api_key=api_key)
-    files = {part: client.files.create(file=open(f"hosted-{part}.jsonl", "rb"), purpose="fine-tune")
-             for part in ("train", "validation")}
+    client, files = OpenAI(base_url=base_url, api_key=os.environ[key]), {}
+    for part in ("train", "validation"):
+        files[part] = client.files.create(file=open(f"hosted-{part}.jsonl", "rb"), purpose="fine-tune")
+        if files[part].status == "pending":                                    # Azure reads a file for a while
+            client.files.wait_for_processing(files[part].id)
     settings = {"hyperparameters": hyperparameters}
     job = client.fine_tuning.jobs.create(
         model=model, training_file=files["train"].id, validation_file=files["validation"].id, suffix="triage", seed=0,
         **(settings if at_top else {"method": {"type": "supervised", "supervised": settings}}),
     )
-    print(f"{job.id}: files are {files['train'].status}, the job is {job.status}")
+    print(f"{job.id}: files are {files['train'].status}")
     job = wait(client, job, every)
     if job.status != "succeeded":
         raise RuntimeError(f"{job.status}: {job.error}")
@@ -184,8 +187,8 @@ print(f"auto chose {chosen.n_epochs} epochs, {chosen.batch_size} rows a step, mu
 
 # %% [markdown]
 # The new model's name is `ft:`, its base, the organisation, your suffix and an id. `create` returns at once, and the client has no
-# function that waits. A loop until `succeeded` would never end when a job fails, and some hosts have final states of their own, so
-# the loop names the states in which a job is *not* over.
+# function that waits for a job. A loop until `succeeded` would never end when a job fails, and some hosts have states of their own,
+# so this loop also has a deadline.
 
 # %%
 show.drawing("hosted-job")
@@ -200,7 +203,7 @@ by_epoch = losses.dropna(subset="full_valid_loss").set_index("step")["full_valid
 charts.loss_curve(list(losses["train_loss"]), "Does the loss fall on unseen rows too?", by_epoch.to_dict(), top=1)
 
 # %% [markdown]
-# Both lines fall, so the model learns the task and not only its forty rows. The {{term:loss}} is how surprised the model is by the right
+# Both lines fall, so the model also improves on rows that it hasn't seen, if only in their form. The {{term:loss}} is how surprised the model is by the right
 # answer, on average per {{term:token}}. The pale line jumps because some rows are harder than others; the bold one is its mean. The
 # validation points are `full_valid_loss`, measured on all 16 rows after each {{term:epoch}}, while `valid_loss` may rest on a few
 # rows only. A gap between the lines is normal. Stop when the validation line turns up (section 4).
@@ -239,15 +242,16 @@ row = {"tools": [find_order], "messages": [
     {"role": "tool", "tool_call_id": "call_1", "content": '{"status": "on its way"}'},
     {"role": "assistant", "content": "Your parcel is on its way."},
 ]}
-pd.DataFrame([
-    {"role": message["role"], "text": message.get("content") or call["function"]["arguments"],
-     "the model learns to write it": message["role"] == "assistant" and message.get("weight", 1) == 1}
-    for message in row["messages"]
-])
+tokenizer = models.load_tokenizer()
+encoded = training.SFT(turns="all").encode(tokenizer, flatten(row["messages"], row["tools"]), 1024, "row")    # as this service does
+answers, weights = encoded.completions[0], encoded.token_values["weight"]
+labels = [-100] * len(encoded.prompt) + [token if weight else -100 for token, weight in zip(answers, weights)]
+show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 
 # %% [markdown]
-# Every assistant message is learned unless its `weight` is 0. The bad reply has to stay in the text, because the next message answers
-# it. In a {{term:tool call}}, `arguments` is a *string* that contains JSON, and the result names its call.
+# These are the row's last tokens as the service trains on them, and what is marked is learned: every assistant message unless its
+# `weight` is 0. The bad reply has to stay in the text, because the next message answers it. In a {{term:tool call}}, `arguments` is a
+# *string* that contains JSON, and the result names its call. OpenAI's rows have `weight` too; Nebius's notebooks don't mention it.
 
 # %%
 # EXERCISE: api-2
@@ -255,10 +259,9 @@ pd.DataFrame([
 # %% [markdown]
 # ## 4 · Is it better than a prompt?
 #
-# The job has cost you rows, so give its rivals their best form. They're the untrained model with instructions, with eight solved
-# messages as well, and with the form forced. {{term:constrained decoding|Forcing}} is one more argument: the server crosses out every
-# token after which the answer could no longer fit the schema. Temperature 0 takes the likeliest token each time; for
-# records, 0 to 0.2 is usual.
+# The job has cost you rows, and a prompt may use the same rows: show the model the eight that are most similar to the message. It may
+# also be {{term:constrained decoding|held to the form}}, which is one more argument: the server crosses out every token after which the
+# answer could no longer fit the schema. A fair rival gets both. Temperature 0 takes the likeliest token each time.
 
 # %%
 schema = {
@@ -306,14 +309,17 @@ guess
 # %%
 chats = [row["messages"] for row in read_rows("hosted-test.jsonl")]
 prompts, solutions = [chat[:-1] for chat in chats], [json.loads(chat[-1]["content"]) for chat in chats]
-examples = [message for row in read_rows("hosted-train.jsonl")[:8] for message in row["messages"][1:]]
+solved = [row["messages"] for row in read_rows("hosted-train.jsonl")]
+words = TfidfVectorizer(sublinear_tf=True).fit([chat[1]["content"] for chat in solved])
+likeness = words.transform([prompt[-1]["content"] for prompt in prompts]) @ words.transform([chat[1]["content"] for chat in solved]).T
 instructions = {"role": "system", "content": lesson_06.INSTRUCTIONS}
 told = [[instructions, prompt[-1]] for prompt in prompts]
-shown = [[instructions, *examples, prompt[-1]] for prompt in prompts]
+shown = [[instructions, *[part for row in order[-8:] for part in solved[row][1:]], prompt[-1]]       # the most similar last
+         for prompt, order in zip(prompts, likeness.toarray().argsort())]
 results = {
     "instructions": score_replies(client, base, told, solutions, **short_answer),
     "instructions, form forced": score_replies(client, base, told, solutions, **short_answer, response_format=form),
-    "instructions, 8 examples": score_replies(client, base, shown[:2], solutions[:2], **short_answer),     # long prompts take long
+    "8 similar, form forced": score_replies(client, base, shown, solutions, **short_answer, response_format=form),
     "trained on 40 rows": score_replies(client, job.fine_tuned_model, prompts, solutions, **short_answer),
 }
 print(lesson_06.INSTRUCTIONS)
@@ -326,37 +332,44 @@ pd.DataFrame({
 }).T
 
 # %%
-ways = ("instructions", "instructions, 8 examples", "trained on 40 rows")
+ways = ("instructions", "8 similar, form forced", "trained on 40 rows")
 show.answers([prompt[-1]["content"] for prompt in prompts[:2]], {way: list(results[way]["reply"][:2]) for way in ways}, solutions[:2])
 
 # %% [markdown]
-# After a minute of training the replies are records, with the shortest prompt of all. A handful of messages can't show more than
-# that, so read the wrong ones, and take a hundred for a decision. Here they are, with {{record:hosted:examples:d}} rows of the
-# same kind (scripts: `benchmarks/hosted.py`, and `benchmarks/laptop_service.py` for larger models):
+# After a minute of training the replies are records, with the shortest prompt of all. Eight messages can't show more than that, so read
+# the wrong ones, and take a hundred for a decision. Here they are, with {{record:hosted:examples:d}} rows of the same kind, on the small
+# model and on one that people deploy (scripts: `benchmarks/hosted.py`, `benchmarks/laptop_service.py`):
 
 # %%
 lesson_06.rivals()
 
 # %% [markdown]
-# Training beats the small model's best prompt by far, although examples or a schema are enough for the *form*. A schema
-# can't choose the category: with its form forced, the untrained model has both fields right in
-# {{record:hosted:runs.0.scores."base, form forced".both.0:.0%}} of the messages. Even the eight examples hardly beat the last row,
-# a program that reads nothing.
+# Examples or a schema are enough for the *form*, but a schema can't choose the category. On both models training beats every prompt
+# that we recorded, also the one that may look at the same solved messages. The last row is a program that reads nothing, so beat
+# it in every column. Nobody has measured a frontier model here.
 #
-# A model of this size is the easiest rival, because larger ones follow a prompt. On lesson 02's tickets with four fields, a model with
-# 0.5 billion parameters gets {{record:laptop-tickets:runs."0.5B | rules + 8 retrieved | 0".right."all fields":.0%}} of the records wholly
-# right when it's shown the eight most similar tickets, and {{record:laptop-tickets:runs."0.5B | LoRA, 240 | 2".right."all fields":.0%}} to
-# {{record:laptop-tickets:runs."0.5B | LoRA, 240 | 0".right."all fields":.0%}} in three runs trained on 240. So training still
-# won there, by less. Nobody has measured a frontier model here.
+# **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
+
+# %%
+runs = assets.read_record("laptop-service")["runs"]
+tuned, prompted = (runs[f"0.5B | {way} | 0"]["right"]["all fields"] for way in ("tuned", "told and 8 retrieved, form forced"))
+only = [sum(a > b for a, b in zip(*pair)) for pair in ((tuned, prompted), (prompted, tuned))]
+print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[1]}, p = {binomtest(only[0], sum(only)).pvalue:.4f}")
+
+# %% [markdown]
+# If neither were better, each of these messages would be a coin toss; p is the chance of a split at least this lopsided. Below 0.05,
+# believe the difference between these two models. (Another seed of the same job has moved the score by nine points, section 9.)
 #
-# Your week 1 is the same cell with another client. For OpenAI's small model of today that's `score_replies(OpenAI(), "gpt-6-luna",
-# told, solutions, max_completion_tokens=24, reasoning_effort="none")`, because reasoning models take no temperature and call the
-# limit otherwise (*not run here*).
+# Your week 1 is this cell with another client, here OpenAI's small model of today (*not run here*). Reasoning models take no
+# temperature and have another name for the limit:
+#
+# ```python
+# rows = score_replies(OpenAI(), "gpt-6-luna", shown, solutions, response_format=form, max_completion_tokens=100, reasoning_effort="none")
+# ```
 #
 # <details><summary><b>Your own files, for example those of lesson 05's script</b></summary>
 #
-# Give them the names of section 1 and put your schema in place of ours. Compare with the last row: a model that isn't above it in a
-# column has learned the form and nothing about that field.
+# Give them the names of section 1 and put your schema in place of ours. Compare with the last row and, as above, with your prompt.
 #
 # ```python
 # import shutil
@@ -381,20 +394,21 @@ lesson_06.rivals()
 #
 # </details>
 
-# %%
-evidence.card("O1")
-
 # %% [markdown]
 # ### How long should it train?
 #
-# A host keeps the models of the last epochs as {{term:checkpoint|checkpoints}}. Yours have these names, and answer like any model:
+# A host keeps the models of the last epochs as {{term:checkpoint|checkpoints}}. Yours answer like any model, so score them, on the
+# validation rows, which you don't report on:
 
 # %%
+held_out = [row["messages"] for row in read_rows("hosted-validation.jsonl")]
+asked, right = [chat[:-1] for chat in held_out], [json.loads(chat[-1]["content"]) for chat in held_out]
 for one in client.fine_tuning.jobs.checkpoints.list(job.id):          # the newest first
-    print(f"step {one.step_number}: validation loss {one.metrics.full_valid_loss:.3f}, {one.fine_tuned_model_checkpoint}")
+    scored = score_replies(client, one.fine_tuned_model_checkpoint, asked, right, **short_answer)
+    print(f"step {one.step_number}: validation loss {one.metrics.full_valid_loss:.3f}, both right {scored['all fields'].mean():.0%}")
 
 # %% [markdown]
-# Which would you take? In the recorded job of {{record:hosted:examples:d}} rows the answers of all three were scored:
+# In an earlier recorded job on {{record:hosted:examples:d}} rows the answers to the hundred messages were scored as well:
 
 # %%
 run = assets.read_record("hosted")["runs"][0]
@@ -411,7 +425,7 @@ pd.DataFrame({
 # show. One job isn't a law, so look at your own curve:
 #
 # - Start with `"auto"` and a validation file, because the training loss falls in any case.
-# - If answers can be scored, score the checkpoints, on messages that you don't report on (we had no others here).
+# - If answers can be scored, score the checkpoints on the validation rows, as above, with more of them than sixteen.
 # - If they can't, take the lowest validation loss. If that checkpoint is gone, run a job with fewer epochs.
 
 # %%
@@ -426,13 +440,13 @@ pd.DataFrame({
 server.stop()
 server = local_server(folder, rows=4)
 client = OpenAI(base_url=server.base_url, api_key=server.api_key)
-hosts["this machine"] |= {"base_url": server.base_url, "api_key": server.api_key}
+hosts["this machine"]["base_url"], os.environ["LOCAL_API_KEY"] = server.base_url, server.api_key
 print("still there:", [model.id for model in client.models.list()])
 
 # %% [markdown]
 # Seven rows are too few for OpenAI, and for this service. `create` succeeds all the same; the job fails later. Other mistakes fail at
-# once. The last one is what a closed host answers: the service, told to refuse, repeats the message that a customer of OpenAI's
-# reported on 26 May 2026 (github.com/ed-donner/llm_engineering, issue 3258).
+# once. The last one is what a closed host answers. A customer of OpenAI's reported it on 26 May 2026 (github.com/ed-donner/llm_engineering,
+# issue 3258); code and wording, which this service repeats, are quoted in other projects' public notes.
 
 # %%
 file = client.files.create(file=write_rows("hosted-seven.jsonl", read_rows("hosted-train.jsonl")[:7]).open("rb"), purpose="fine-tune")
@@ -443,11 +457,12 @@ print(client.fine_tuning.jobs.cancel(mistake.id).status)
 
 # %%
 stranger, closed = OpenAI(base_url=server.base_url, api_key="sk-of-another-account-0000"), local_server(refuse=True)
+os.environ["CLOSED_API_KEY"] = closed.api_key
 attempts = {
     "wrong ending": lambda: client.files.create(file=("rows.json", b"{}"), purpose="fine-tune"),
     "mistyped name": lambda: client.chat.completions.create(model=job.fine_tuned_model + "x", messages=prompts[0]),
     "wrong key": stranger.models.list,
-    "closed host": lambda: run_job(**hosts["this machine"] | {"base_url": closed.base_url, "api_key": closed.api_key}),
+    "closed host": lambda: run_job(**hosts["this machine"] | {"base_url": closed.base_url, "key": "CLOSED_API_KEY"}),
 }
 for name, attempt in attempts.items():
     try:
@@ -465,8 +480,9 @@ closed.stop()
 # %% [markdown]
 # ## 6 · When nobody can write the right answer
 #
-# Sometimes people can only say which of two answers is better. {{term:DPO}} learns from such pairs (lesson 04 shows how), and a host
-# that offers it wants another kind of row and another `method`. The job starts from the model you've just trained:
+# Sometimes people can only say which of two answers is better. {{term:DPO}} learns from such pairs (lesson 04), and a host that offers
+# it wants another kind of row and another `method`. The job starts from the model you've just trained. To see what can go wrong, all
+# its pairs reject the same record:
 
 # %%
 pairs = [
@@ -486,13 +502,13 @@ right = [results[way]["all fields"].sum() for way in ("trained on 40 rows", "aft
 print(f"both fields right: {right[0]} of 8 before, {right[1]} after")
 
 # %% [markdown]
-# The loss starts at $\ln 2 = 0.693$, as in every DPO job, and falls. That doesn't mean that the answers improve. With sixty pairs like
-# these, which all reject the same record, two recorded models fell from
+# The loss starts at $\ln 2 = 0.693$, as in every DPO job, and falls. That doesn't mean that the answers improve. Two models tuned as in
+# section 4, with different seeds, fell with sixty such pairs from
 # {{record:host-preferences:runs.0.models."tuned, before any pairs".scores.both.0:.0%}} and
 # {{record:host-preferences:runs.1.models."tuned, before any pairs".scores.both.0:.0%}} of both fields right to
 # {{record:host-preferences:runs.0.models."pairs that punish one record".scores.both.0:.0%}} and
-# {{record:host-preferences:runs.1.models."pairs that punish one record".scores.both.0:.0%}}, because they stopped saying "none". Where you know
-# the right answer, write it into a row and train on that.
+# {{record:host-preferences:runs.1.models."pairs that punish one record".scores.both.0:.0%}}, because they stopped saying "none". So let
+# rejected answers differ, and where you know the right answer, write it into a row and train on that.
 #
 # **Reinforcement fine-tuning** needs only a *grader*, a program or a model that gives each answer a number. OpenAI offered it for one
 # reasoning model, o4-mini, which Azure still lists; its platform for evaluations ends, with the graders kept there, on
@@ -512,38 +528,35 @@ lesson_06.hosts_table()
 show.folded("What differs in the program, and other dates", lesson_06.differences_table())
 
 # %% [markdown]
-# Read a date at its source before you rely on it. This is the whole path at two of them, from their documents; **we've never run it**,
-# since we have no account there. Nebius trains and serves; W&B serves an {{term:adapter}} of rank 16 at most that was trained on its
-# base, anywhere.
+# Read a date at its source before you rely on it. This is the whole path at Nebius, which trains and serves, from its documents; **we've
+# never run it**, since we have no account there.
 #
 # ```python
-# # Nebius: train with section 2's program, deploy the last checkpoint, ask, keep the weights
 # import requests
 #
 # nebius, job = run_job(**hosts["Nebius"])
-# checkpoint = nebius.fine_tuning.jobs.checkpoints.list(job.id).data[0]
-# made = requests.post("https://api.tokenfactory.nebius.com/v0/models", headers={"Authorization": f"Bearer {nebius.api_key}"}, json={
+# checkpoint = nebius.fine_tuning.jobs.checkpoints.list(job.id).data[0]          # the last; section 4 says how to choose
+# address, headers = "https://api.tokenfactory.nebius.com/v0/models", {"Authorization": f"Bearer {nebius.api_key}"}
+# made = requests.post(address, headers=headers, json={
 #     "name": "triage", "base_model": "meta-llama/Meta-Llama-3.1-8B-Instruct", "source": f"{job.id}:{checkpoint.id}"}).json()
-# # GET /v0/models shows its status: validating, active or error. Once it's active:
+# for _ in range(60):
+#     status = requests.get(f"{address}/{made['name']}", headers=headers, timeout=30).json()["status"]
+#     if status != "validating":
+#         break
+#     time.sleep(10)
+# assert status == "active", status
 # rows = score_replies(nebius, made["name"], prompts, solutions, **short_answer)
 # Path("nebius-adapter").mkdir(exist_ok=True)
 # for file_id in checkpoint.result_files:
 #     name = Path(nebius.files.retrieve(file_id).filename).name
 #     nebius.files.content(file_id).write_to_file(Path("nebius-adapter") / name)
-#
-# # W&B: upload an adapter folder as an artifact, ask it by its address
-# import wandb
-#
-# artifact = wandb.Artifact("triage", type="lora", metadata={"wandb.base_model": "OpenPipe/Qwen3-14B-Instruct"}, storage_region="coreweave-us")
-# artifact.add_dir("adapter")
-# wandb.init(entity="TEAM", project="PROJECT").log_artifact(artifact)
-# serving = OpenAI(base_url="https://api.inference.wandb.ai/v1", api_key=os.environ["WANDB_API_KEY"], project="TEAM/PROJECT")
-# rows = score_replies(serving, "wandb-artifact:///TEAM/PROJECT/triage:latest", prompts, solutions, **short_answer)
-# wandb.Api().artifact("TEAM/PROJECT/triage:latest", type="lora").delete(delete_aliases=True)           # the end
 # ```
 #
-# On Azure the deployment is a `PUT` to its management API with another token, and runs by the hour from then on. Whatever the host,
-# the first thing to ask it is your test file, because another server may use another {{term:chat template}}.
+# W&B serves an {{term:adapter}} that you've trained elsewhere, if its rank is 16 at most and its base is one of theirs, for example
+# `OpenPipe/Qwen3-14B-Instruct` with lesson 03's program: you upload the folder as an artifact and ask it by its address. On Azure the
+# deployment is a `PUT` to its management API with another token. A standard deployment costs by the hour from then on; one of the
+# developer tier costs tokens only and is deleted after 24 hours, which is enough for your test.
+# Whatever the host, the first thing to ask it is your test file, because another server may use another {{term:chat template}}.
 #
 # **Know the end.** OpenAI's list of models has a field for it, which a program can read every morning:
 
@@ -554,8 +567,7 @@ def days_left(model, today):
     return (date.fromisoformat(shutdown) - today).days if shutdown else None
 
 
-for model in client.models.list():
-    print(model.id, "→", days_left(model, date.today()))
+print(base, "on this machine:", days_left(client.models.retrieve(base), date.today()))
 print("a model tuned from gpt-4.1-mini at OpenAI, by the table's date:", (HOSTS["openai"].ends - date.today()).days, "days")
 
 # %% [markdown]
@@ -587,19 +599,21 @@ show.folder_sizes(adapter)
 # {{term:PEFT}}, and ask again:
 
 # %%
-from course_utils import models
 from course_utils.generation import generate
 from peft import PeftModel
 
-own, tokenizer = models.load()
+own, _ = models.load()
 own = PeftModel.from_pretrained(own, adapter)
 replies = generate(own, tokenizer, prompts, max_new_tokens=24)
-same = sum(mine.strip() == theirs.strip() for mine, theirs in zip(replies, results["trained on 40 rows"]["reply"]))
-print(f"the same to the letter: {same} of {len(replies)}")
+both = [(mine.strip(), theirs.strip()) for mine, theirs in zip(replies, results["trained on 40 rows"]["reply"])]
+print(f"the same to the letter: {sum(mine == theirs for mine, theirs in both)} of {len(both)}")
+for mine, theirs in both:
+    if mine != theirs:
+        print(f"here {mine}\nat the host {theirs}")
 
 # %% [markdown]
-# The same folder on the same base gives the same answers, except where two tokens are almost equally likely and another order of
-# adding decides. A server for it, which needs a GPU and is *not run here*, is one line:
+# Where an answer differs, look at it. Batches of another size add numbers in another order, which is one possible cause and wasn't
+# checked here; other braces or a sentence before the record would mean another template. A server for it, which needs a GPU and is *not run here*, is one line:
 # `vllm serve BASE --enable-lora --lora-modules triage=./hosted-adapter`. After that only `base_url` and `model` change in your program.
 #
 # | question | somebody else's host | your own machine |
@@ -648,28 +662,29 @@ def dollars_a_month(requests, price, way, hourly=0):
 
 options = {
     "gpt-6-luna, instructions": (prices["luna"], "instructions"),
-    "gpt-6-luna, 8 examples": (prices["luna"], "instructions, 8 examples"),
+    "gpt-6-luna, 8 examples": (prices["luna"], "8 similar, form forced"),
     "adapter, by the token": (prices["adapter"], "trained on 40 rows"),
     "on Azure, by the hour": (prices["azure"], "trained on 40 rows", hour),
 }
 volumes = [10_000, 100_000, 1_000_000, 10_000_000, 100_000_000]
 monthly = pd.DataFrame({name: [dollars_a_month(n, *option) for n in volumes] for name, option in options.items()}, index=volumes)
 charts.lines({name: (volumes, list(column)) for name, column in monthly.items()},
-             "Paid by the hour, a tuned model costs most up to ten million requests a month", "requests a month", "dollars a month",
+             "A long prompt costs most per request, a model by the hour costs most while requests are few", "requests a month", "dollars a month",
              log_x=volumes, log_y=True)
 
 # %%
-saved = (monthly["gpt-6-luna, instructions"] - monthly["adapter, by the token"])[1_000_000]
-print(f"saved in a million requests: ${saved:.2f}; 40 hours of work at $80 come back after {40 * 80 / saved:,.0f} million requests")
+for way in ("gpt-6-luna, instructions", "gpt-6-luna, 8 examples"):
+    saved = (monthly[way] - monthly["adapter, by the token"])[1_000_000]
+    print(f"{way}: ${saved:.2f} saved in a million requests; 40 hours at $80 come back after {40 * 80 / saved:,.0f} million")
 monthly.map("${:,.2f}".format)
 
 # %% [markdown]
-# **Hardly anybody saves money by training.** At these prices, 40 hours spent on rows and tests need more than a hundred million requests to
-# come back, and a model by the hour doesn't get cheaper than the prompt at any volume, because Azure charges its tokens as well. Train
-# because the answers are better, or because data and model must stay with you. If week 1 shows that today's small model is right as
-# often, ship that.
+# **With prompts as short as these, training pays for itself only beyond the requests printed above.** A prompt of several thousand
+# tokens may change that, so put your own number into the cell, and your host's price for a repeated beginning, which is far lower. A model by the hour is never cheaper than the short prompt, because
+# Azure's base also costs more for each token than today's small model. Train because the answers are better, or because data and model
+# must stay with you.
 #
-# The hour is Azure's example of {{fact:prices:azure-hosting.date:%d %B %Y}}, {{fact:prices:azure-hosting.hour:.2f}} dollars; the other
+# The price of an hour is an example in Azure's documentation of {{fact:prices:azure-hosting.date:%d %B %Y}}, {{fact:prices:azure-hosting.hour:.2f}} dollars; the other
 # prices were read between {{fact:prices:"gpt-4.1-mini".untuned.date:%B}} and {{fact:prices:qwen3-14b-adapter.date:%B %Y}} (`data/prices.toml`).
 # `gpt-6-luna` costs this much with `reasoning_effort="none"`; if it thinks first, its thoughts are billed as output. Count tokens with your host's tokenizer, because ours belongs to the small model.
 
@@ -682,7 +697,7 @@ monthly.map("${:,.2f}".format)
 # | | |
 # | --- | --- |
 # | messages | 100 invented ones, longer than the rows that were trained on; live 8 |
-# | runs | the 135M's record is one seed; pairs were tried with two |
+# | runs | the 135M's record is one seed, and a second one of the same job, in section 6, got nine points more; the 0.5B as in the table |
 # | hosts | read, not run: no account at any of them; what a host's page said on its date |
 # | not found | Nebius's price for an adapter, a call that deletes one there, Crusoe's events |
 # | would change the answer | a frontier model with your prompt; messages of another kind; a host that charges more for tuned tokens, as OpenAI does |

@@ -6,7 +6,7 @@ import random
 import pytest
 from data_prep.test_similarity import LONG, by_definition, chat, texts
 
-from course_utils.data_prep import answer_of, contamination, kinship, split
+from course_utils.data_prep import answer_of, contamination, split
 from course_utils.data_prep.splitting import split_alike
 from course_utils.errors import CourseError
 
@@ -223,35 +223,3 @@ POOL = [
         "ull",
     )
 ]
-
-
-def test_kinship_sees_one_writer():
-    rng = random.Random(0)
-    openings = [
-        "I am writing to report that",
-        "I would like to ask whether",
-        "I recently purchased",
-        "Could you please confirm that",
-    ]
-    things = [
-        f"the {a} {b}"
-        for a in ("blue", "red", "small", "large", "new")
-        for b in ("lamp", "desk", "kettle", "chair", "shelf", "rug")
-    ]
-    ends = [
-        "has not arrived yet.",
-        "arrived with a scratch.",
-        "can be returned within thirty days.",
-        "stopped working after a week.",
-    ]
-    generated = [chat(f"{rng.choice(openings)} {rng.choice(things)} {rng.choice(ends)}") for _ in range(200)]
-    people = [chat(" ".join(rng.choices(WORDS_OF_PEOPLE, k=rng.randint(4, 15)))) for _ in range(60)]
-    one_generator = kinship(generated[:150], generated[150:], people)
-    assert one_generator.suspicious
-    assert one_generator.test > 0.8
-    assert not kinship(generated[:150], people[:30], people[30:]).suspicious
-
-
-WORDS_OF_PEOPLE = (
-    "where is my stuff ordered ages ago no reply lamp broken again want money back now pls desk leg wobbly help the a it "
-).split()

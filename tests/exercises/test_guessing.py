@@ -80,12 +80,6 @@ def test_the_answers_of_another_draw_earn_nothing(id):
         assert set(marks(exercise, lambda cases, known=replayed: (known * 9)[: len(cases)])) == {0.0}
 
 
-@pytest.mark.parametrize("threshold", [4, 8, 12, 20])
-def test_true_for_the_first_calls_and_false_for_the_others_is_no_card_check(threshold):
-    assert set(marks(EXERCISES["data-3"], lambda cases: [n < threshold for n in range(len(cases))])) == {0.0}
-    assert set(marks(EXERCISES["data-3"], lambda cases: [n >= threshold for n in range(len(cases))])) == {0.0}
-
-
 @pytest.mark.parametrize("place", range(-4, 4))
 def test_a_fixed_place_of_the_argument_earns_nothing(place):
     def picked(cases):
@@ -118,14 +112,6 @@ def test_an_answer_that_is_partly_right_still_gets_its_share():
 FEATURES = {
     "frame-1": lambda gap, reached, examples, moves: {
         "gap": gap, "moves": moves, "reached": reached >= 0.85, "examples": examples >= 100, "many": examples >= 1000,
-    },
-    "data-1": lambda messages: {
-        "number": len(messages), "last": (messages or [{}])[-1].get("role"), "first": (messages or [{}])[0].get("content"),
-        "second": [*messages, {}, {}][1].get("role"), "content": type([*messages, {}, {}][1].get("content")),
-    },
-    "data-3": lambda text: {
-        "digits": sum(map(str.isdigit, text)), "blank": " " in text, "hyphen": "-" in text, "last": text[-1],
-        "length": 13 <= sum(map(str.isdigit, text)) <= 19,
     },
     "api-4": lambda training, short, long, answer, tuned, untuned: {
         "long": long < 400, "times": long > 4 * short, "answer": answer > 90, "tuned": tuned[0], "training": training > 4,

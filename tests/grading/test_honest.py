@@ -20,7 +20,7 @@ WRONG = {
         "def conservative_dpo_loss(pc, pr, rc, rr, beta, doubt):\n    from torch.nn.functional import logsigmoid\n"
         "    return -logsigmoid(beta * ((pc - rc) - (pr - rr))).mean()"
     ),
-    "data-3": "def is_card_number(text):\n    return 1 / 0",
+    "data-1": "def jaccard(one, other):\n    return 1 / 0",
     "frame-3": (
         "def break_even(setup, upkeep_a_day, old_cost, new_cost, days):\n    if old_cost <= new_cost: return float('inf')\n"
         "    return (setup / days + upkeep_a_day) / (old_cost - new_cost)"
@@ -72,7 +72,7 @@ def test_a_wrong_answer_gets_what_the_notebook_says(graded, id, monkeypatch):
     assert float(score) == points(graded, "wrong")[id] < exercise.points
     text, outcome = said(graded, "wrong", id), results(graded, "wrong")["extra_data"]["outcomes"][id]
     diagnoses = [mistake.diagnosis for mistake in exercise.mistakes if mistake.diagnosis in text]
-    if id == "data-3":  # raises at every call: the error is the diagnosis, and a hint at what to compute would be beside it
+    if id == "data-1":  # raises at every call: the error is the diagnosis, and a hint at what to compute would be beside it
         assert (outcome, diagnoses, text) == ("error", [], score.message) and "It raised ZeroDivisionError: " in text
     else:
         assert outcome in ("wrong", "partly") and len(diagnoses) == 1

@@ -13,28 +13,34 @@ from course_utils.grading import batch
 from course_utils.grading.marking import Attempt, LearnerAnswer, Marker
 from course_utils.grading.sandbox import require
 
-RULE = "{valid}(''.join(c for c in text if c.isdigit())) and 13 <= sum(c.isdigit() for c in text) <= 19"
-CHECKS = "def is_card_number(text):"
+ANSWER = "def jaccard(one, other):"
+ESTIMATE = """
+def signed(text, made):
+    words = text.lower().split()
+    made.update_batch([" ".join(pair).encode() for pair in zip(words, words[1:])])
+    return made
+"""
+CALL = "signed(one, {made}()).jaccard(signed(other, {made}()))"
 # (what stands above the answer, the answer); each is done by a library that the course itself needs
 LIBRARY = {
-    "by name": ("", f"import stdnum.luhn\n{CHECKS}\n    return {RULE.format(valid='stdnum.luhn.is_valid')}"),
-    "from": ("", f"from stdnum.luhn import is_valid as own\n{CHECKS}\n    return {RULE.format(valid='own')}"),
-    "inside": ("", f"{CHECKS}\n    from stdnum import luhn\n    return {RULE.format(valid='luhn.is_valid')}"),
+    "by name": ("", f"import datasketch\n{ESTIMATE}\n{ANSWER}\n    return {CALL.format(made='datasketch.MinHash')}"),
+    "from": ("", f"from datasketch import MinHash as Own\n{ESTIMATE}\n{ANSWER}\n    return {CALL.format(made='Own')}"),
+    "inside": ("", f"{ESTIMATE}\n{ANSWER}\n    from datasketch import MinHash\n    return {CALL.format(made='MinHash')}"),
     "by a helper in another cell": (
-        f"from stdnum import luhn\ndef helper(text):\n    return {RULE.format(valid='luhn.is_valid')}",
-        f"{CHECKS}\n    return helper(text)",
+        f"from datasketch import MinHash\n{ESTIMATE}\ndef helper(one, other):\n    return {CALL.format(made='MinHash')}",
+        f"{ANSWER}\n    return helper(one, other)",
     ),
     "in a class": (
         "",
-        "from stdnum import luhn\nclass Own:\n    def __call__(self, text):\n"
-        f"        return {RULE.format(valid='luhn.is_valid')}\nis_card_number = Own()",
+        f"from datasketch import MinHash\n{ESTIMATE}\nclass Own:\n    def __call__(self, one, other):\n"
+        f"        return {CALL.format(made='MinHash')}\njaccard = Own()",
     ),
 }
 HIDDEN = {
-    "dunder": f"{CHECKS}\n    m = __import__('std' + 'num.luhn').luhn\n    return {RULE.format(valid='m.is_valid')}",
+    "dunder": f"{ESTIMATE}\n{ANSWER}\n    m = __import__('data' + 'sketch')\n    return {CALL.format(made='m.MinHash')}",
     "importlib": (
-        f"import importlib\n{CHECKS}\n    m = importlib.import_module('std' + 'num.luhn')\n"
-        f"    return {RULE.format(valid='m.is_valid')}"
+        f"import importlib\n{ESTIMATE}\n{ANSWER}\n    m = importlib.import_module('data' + 'sketch')\n"
+        f"    return {CALL.format(made='m.MinHash')}"
     ),
 }
 
@@ -42,11 +48,11 @@ HIDDEN = {
 @pytest.mark.parametrize("how", LIBRARY)
 def test_a_library_that_does_the_exercise_earns_nothing_in_check_and_grading(how, marker):
     above, answer = LIBRARY[how]
-    score = in_the_notebook("data-3", above, answer)
-    assert float(score) == 0 and "uses stdnum. An exercise is done by hand" in score.message
-    mark = marker._mark("data-3", LearnerAnswer(with_marker("data-3", answer), (above,)))
+    score = in_the_notebook("data-1", above, answer)
+    assert float(score) == 0 and "uses datasketch. An exercise is done by hand" in score.message
+    mark = marker._mark("data-1", LearnerAnswer(with_marker("data-1", answer), (above,)))
     assert (mark.points, mark.outcome) == (0.0, "error"), mark.message
-    assert "stdnum" in mark.message
+    assert "datasketch" in mark.message
 
 
 def test_what_a_librarys_decorator_makes_of_an_answer_is_refused_in_both(marker):
@@ -67,7 +73,7 @@ stored = Memory(tempfile.mkdtemp(), verbose=0)
 
 @pytest.mark.parametrize("how", HIDDEN)
 def test_a_hidden_import_finds_nothing_in_grading(how, marker):
-    mark = marker._mark("data-3", LearnerAnswer(with_marker("data-3", HIDDEN[how])))
+    mark = marker._mark("data-1", LearnerAnswer(with_marker("data-1", HIDDEN[how])))
     assert mark.points == 0.0
     assert re.search("ModuleNotFoundError.*answers may use Python's standard library and numpy", mark.message), mark.message
 
@@ -113,7 +119,7 @@ def test_a_librarys_own_function_is_no_answer():
     import stdnum.luhn
 
     assert foreign(stdnum.luhn.is_valid) == "stdnum"
-    score = check("data-3", stdnum.luhn.is_valid)
+    score = check("lora-3", stdnum.luhn.is_valid)
     assert float(score) == 0 and "uses stdnum" in score.message
 
 

@@ -46,7 +46,7 @@ def number(cell):
     return float(cell.split()[0].replace(",", ""))
 
 
-@pytest.mark.parametrize(("lesson", "minutes"), {"01": 4, "02": 5, "03": 6, "04": 8, "05": 5, "06": 5}.items())
+@pytest.mark.parametrize(("lesson", "minutes"), {"01": 4, "02": 5, "03": 6, "04": 8, "05": 3, "06": 5}.items())
 def test_it_runs_in_minutes_on_two_cores(lesson, minutes):
     """Notices what makes a lesson slow. The seconds are the build's."""
     assert notebook(lesson).metadata.course["seconds"] <= 60 * minutes
@@ -193,47 +193,71 @@ def test_grpo_brings_what_is_rewarded_and_fewer_different_answers():
 # -- 05 ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_prepared_beats_raw_live():
-    """Notices a pipeline that drops what is good, keeps what is bad or breaks labels, or a training that learns nothing."""
-    assert float(re.search(r"both fields right, prepared minus raw: ([+-]\d+) points", printed("05"))[1]) > 0
-    raw, prepared, _ = rows("05", "100 test messages, 30 of which").values()
-    left = [number(row["left at “question, none”"]) for row in (raw, prepared)]
-    assert left[0] >= 65 and left[0] > left[1] + 10  # 75 and 60 in float32, 85 and 11 in bfloat16
+def shown(start):
+    """The numbers of a line of lesson 05's tables as they are printed."""
+    line = re.search(rf"^{re.escape(start)} .*", printed("05"), re.M)[0]
+    return [int(value) for value in re.findall(r"-?\d+", line.removeprefix(start))]
 
 
-def test_what_the_steps_find():
-    """Notices a validator, recogniser or split that finds less, or more than there is, on the lesson's files."""
-    personal = rows("05", "Personal data in the export")
-    for kind in ("e-mail addresses", "phone numbers", "card numbers", "bank accounts (IBAN)", "internet addresses"):
-        assert number(personal[kind]["recall"]) >= 98 and number(personal[kind]["precision"]) >= 98
-    splits = rows("05", "Validation rows whose customer")
-    assert number(splits["by chance, row by row"]["of these known from training"]) > 20
-    assert number(splits["by customer, with near-copies"]["of these known from training"]) == 0
+def test_the_scripts_rows_beat_the_export_and_rows_by_hand_win_in_the_end():
+    """Notices a script that drops what is good, keeps what is bad or breaks labels, and a story that no longer holds."""
+    raw, prepared, unread, read = (
+        shown(name)[0]
+        for name in (
+            "the export as it came, without the leak", "the script's rows",
+            "the same, the top 60 dropped unread", "the same, the top 60 read",
+        )
+    )  # fmt: skip
+    assert raw + 15 <= prepared <= read and unread >= prepared - 3
+    hundred = shown("100 rows labelled by hand, mean of ten draws")[0]
+    assert hundred < prepared - 10
+    by_hand, both = re.search(r"labelled by hand: (.*?); by hand and the script's: (.*?); line", printed("05")).groups()
+    alone, mixed = ({int(n): float(share) for share, n in re.findall(r"([\d.]+) at (\d+)", t)} for t in (by_hand, both))
+    assert alone[300] < read < alone[400] + 2 and all(mixed[size] > alone[size] for size in alone)
 
 
-def test_wrong_labels_are_found_and_their_repair_helps_the_small_classifier():
-    """Notices a check of labels that ranks worse, and a repair that reaches nobody."""
-    after = {int(read): int(found) for found, read in re.findall(r"(\d+) of 40 after (\d+) rows", printed("05"))}
-    assert after[20] >= 18 and after[60] >= 34
-    trained = rows("05", "A small classifier on the test messages").values()
-    raw, prepared, _, repaired, _ = (number(row["categories right"]) for row in trained)
-    assert raw + 10 < prepared <= repaired
+def test_what_the_rules_find():
+    """Notices a rule that drops rows that are fine, or misses what it was made for."""
+    for why, least in {"form left as it opened": 270, "says nothing": 45, "in the test set": 24}.items():
+        dropped, planted, _ = shown(why)
+        assert least <= planted == dropped, why
+    dropped, planted, there = shown("another ticket's number")
+    assert planted == there and dropped - planted <= 8  # what was cut off lost its number
 
 
-def test_the_mask_lets_the_model_learn_the_answer_and_its_end():
-    """Notices a template or a mask after which the model would learn something else, or ten rows of which none is cut."""
-    masks = rows("05", "The label mask of ten rows")
-    cut = [row for row in masks.values() if row["and ends with"] != "<|im_end|>"]
-    assert len(masks) == 10 and [row["tokens learned"] for row in cut] == ["0"]
-    assert all(row["learning begins with"].startswith('{"category') for row in masks.values() if row not in cut)
+def test_copies_and_leaks_flatter():
+    """Notices a split or a leak that no longer shows."""
+    assert min(shown("trained with it")[0], 100) >= shown("trained without the leak")[0] + 15
+    assert shown("trained with it")[-1] > shown("trained without the leak")[-1]
+    lines = re.findall(r"^with copies +(\d.*)", printed("05"), re.M)  # a wide table goes on in a second block
+    _, known, by_chance, by_customer = map(int, re.findall(r"\d+", " ".join(lines)))
+    assert known > 50 and by_chance >= by_customer + 7
+
+
+def test_wrong_labels_are_found_and_habits_are_not():
+    """Notices a check of labels that ranks worse, and a habit that it finds."""
+    assert int(re.search(r"Sixty rows read, (\d+) of 40 wrong labels found", printed("05"))[1]) >= 30
+    found = [shown(f"“returns” filed as “billing”: {name}")[:2] for name in ("one in eight", "one in three", "all")]
+    shares = [first / wrong for wrong, first in found]
+    assert shares == sorted(shares)[::-1] and shares[-1] < 0.05 < 0.4 < shares[0]
+
+
+def test_templates_do_to_rows_what_the_lesson_says():
+    """Notices a template of TRL's that changed, or a mask that lets something else be learned."""
+    assert re.search(r"^a plain row: '<think>\\n\\n</think>\\n\\n\{", printed("05"), re.M)
+    assert re.search(r"^a plain row, asked not to think: '\{", printed("05"), re.M)
+    assert "the call is learned" in printed("05") and "the call is LOST" in printed("05")
 
 
 def test_the_script_accounts_for_every_row():
     """Notices a script that leaves rows out without a reason: what it wrote and what it rejected are all rows."""
-    healthy = " ".join(row["report"] for row in rows("05", "A healthy run").values())
-    rejected = sum(number(row["rows"]) for row in rows("05", "What rejects.csv says").values())
-    written = sum(map(int, re.search(r"(\d+) train, (\d+) validation, (\d+) test", healthy).groups()))
-    assert written + rejected == int(re.search(r"(\d+) rows: ", healthy)[1])
+    total = int(re.search(r"flag_unusable +(\d+) rows", printed("05"))[1])
+    dropped = sum(map(int, re.findall(r": (\d+)", re.search(r"rows: (\{.*\})", printed("05"))[1])))
+    tests, copies, conflicts = map(
+        int, re.search(r"flag_copies +(\d+) rows are in the test set, (\d+) copies, (\d+) c", printed("05")).groups()
+    )
+    written = sum(map(int, re.search(r"'train': (\d+), 'validation': (\d+), 'test': (\d+)", printed("05")).groups()))
+    assert written + dropped + tests + copies + conflicts == total
 
 
 # -- 06 ---------------------------------------------------------------------------------------------------------------------
@@ -245,7 +269,7 @@ def test_the_first_job_succeeds_and_its_model_has_the_form():
         r"→ running → succeeded\n\d+ seconds for [\d,]+ tokens; the new model is ft:\S+:triage:\w+", printed("06")
     )
     assert re.search(r"auto chose 3 epochs, \d+ rows a step", printed("06"))
-    row = r"^(\S.*?) +[28] +(\d+)% +\d+% +\d+% +\d+%"  # messages, four shares
+    row = r"^(\S.*?) +8 +(\d+)% +\d+% +\d+% +\d+%"  # messages, four shares
     valid = {way: int(share) for way, share in re.findall(row, printed("06"), re.M)}
     assert valid["trained on 40 rows"] >= 75 and valid["instructions, form forced"] >= 90
 
@@ -254,7 +278,7 @@ def test_the_training_loss_falls_and_so_does_the_validation_loss():
     """Notices a job that learns nothing, and a validation that isn't made."""
     first, last = re.search(r"unseen rows too\. training loss from ([\d.]+) to ([\d.]+)", printed("06")).groups()
     assert float(last) < 0.3 * float(first)
-    assert len(re.findall(r":ckpt-step-\d+", printed("06"))) == 3
+    assert len(re.findall(r"step \d+: validation loss [\d.]+, both right \d+%", printed("06"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -278,7 +302,5 @@ def test_the_service_answers_as_the_api_does(said):
 
 def test_training_does_not_pay_by_the_token():
     """Notices prices with which the lesson's conclusion would be another one."""
-    saved, requests = re.search(
-        r"saved in a million requests: \$([\d.]+); .* after ([\d,]+) million", printed("06")
-    ).groups()
-    assert float(saved) > 0 and int(requests.replace(",", "")) > 100
+    found = re.findall(r"\$([\d.]+) saved in a million requests; .* after ([\d,]+) million", printed("06"))
+    assert len(found) == 2 and all(float(saved) > 0 and int(requests.replace(",", "")) > 20 for saved, requests in found)

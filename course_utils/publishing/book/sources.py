@@ -28,15 +28,15 @@ BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself
 # The API reference: heading → modules below course_utils that somebody calls from a notebook or a program.
 API = {
     "Will it fit?": ("memory", "hardware", "quantization"),
-    "Train": ("training", "models", "generation", "attention"),
+    "Train": ("preflight", "training", "models", "generation", "attention"),
     "Measure": ("evaluation", "retrieval", "scoring", "claims"),
     "Prepare data": (
         "data_prep", "data_prep.validation", "data_prep.pipeline", "data_prep.formats", "data_prep.quality",
         "data_prep.similarity", "data_prep.pii", "data_prep.label_noise", "data_prep.judging", "data_prep.synthesis",
         "data_report",
     ),
-    "Decide and pay": ("decision", "costs"),
-    "Serve": ("openai_server", "openai_server.constrained"),
+    "Decide and pay": ("decision", "costs", "facts", "assets"),
+    "Serve": ("export", "roundtrip", "openai_server", "openai_server.constrained"),
     "Show": ("show", "show.calculators", "charts", "figures", "glossary", "evidence"),
     "Teach": ("exercises", "plans", "publishing", "publishing.book", "release", "grading.batch"),
 }  # fmt: skip
