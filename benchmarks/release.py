@@ -25,7 +25,7 @@ from typing import Any
 from common import RECORDS, write_results
 from course_utils import lessons, memory
 from course_utils.evidence import lesson_01
-from course_utils.evidence.lesson_04 import CONTROL, START
+from course_utils.evidence.lesson_04 import CONTROL, START, with_todays_names
 from course_utils.files import write_whole
 from course_utils.publishing import builder
 
@@ -88,7 +88,8 @@ def preferred(method: str, measure: str) -> Callable[[dict[str, Any]], Any]:
     """Of lesson 04's methods: percent of answers or pairs, over the seeds."""
 
     def read(record: dict[str, Any]) -> Any:
-        return over_seeds([statistics.mean(run["methods"][method][measure]) for run in record["runs"]])
+        runs = [with_todays_names(with_todays_names(run["methods"])[method]) for run in record["runs"]]
+        return over_seeds([statistics.mean(run[measure]) for run in runs])
 
     return read
 
@@ -279,7 +280,7 @@ def gains() -> dict[str, str]:
     prompted, together = (usable(s)(read["framework"])[0] for s in ("a passage and past answers", "fine-tuned, a passage"))
     first, order = (
         [preferred(method, measure)(read["preferences"])[0] for method in (START, CONTROL, "DPO")]
-        for measure in ("step first", "order is the customer's")
+        for measure in ("step first", "order number right")
     )
     raw, cleaned = (prepared(rows)(read["data-quality"])[0] for rows in ("raw", "cleaned"))
     told, tuned = (hosted(model, "both")(read["hosted"])[0] for model in ("base, told and 8 examples", "tuned, not told"))
