@@ -4,17 +4,18 @@
     python benchmarks/laptop_house_style.py "seed 0"       the runs whose names begin so
     python benchmarks/laptop_house_style.py --list         the runs, and which of them are recorded
 
-The pairs are the lesson's: two replies to a customer, one of them preferred, that differ in one rule of the desk's house style
-(`load_preferences("balanced")`, `course_utils.evidence.house_style`). The start has imitated one reply of each pair, drawn at
-random, as a desk's past replies would be. From there
+The pairs are the lesson's: two replies to a customer, one of them preferred, that differ in one rule of the desk's house
+style (`load_preferences("balanced")`, `course_utils.evidence.house_style`). The start has imitated one reply of each pair,
+drawn at random, as a desk's past replies would be. From there
 
-    SFT     trains on the preferred replies
+    SFT                 trains on the preferred replies
     SFT, kept rules     trains on those preferred replies that keep all rules; it needs a program that knows the rules
-    DPO     trains on the pairs; "DPO + SFT" adds SFT's loss on the preferred reply, with weight 1
+    DPO                 trains on the pairs
+    DPO + SFT           adds SFT's loss on the preferred reply, with weight 1
 
 with the same pairs, adapter, batch and number of epochs, each at the rate of its sweep that keeps most rules on the 40
-validation messages (seed 0). Measure, fixed before training: the share of the 100 test messages whose greedy answer keeps all
-five rules. A seed draws another start, another order and another adapter.
+validation messages (seed 0). The measure was fixed before training: the share of the 100 test messages whose greedy answer
+keeps all five rules. A seed draws another start, another order and another adapter.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from course_utils import models, training
+from course_utils import models
 from course_utils.data_prep import load_preferences
 from course_utils.evidence import house_style
 from course_utils.generation import generate
-from laptop_preferences import learn
 from laptop_runs import MODELS, SHOWN, Prompt, copy_run, paired_difference, recorded_run, run_command, summary
+
+from laptop_preferences import learn
 
 NAME = "laptop-house-style"
 MODEL = MODELS["0.5B"]
@@ -120,7 +122,9 @@ def jobs() -> dict[str, Callable[[], dict]]:
         for method, rates in RATES.items():
             for rate in rates if seed == SEEDS[0] else ():
                 table[f"seed {seed} | {method}, rate {rate:g}"] = partial(trained, method, rate, seed)
-            table[f"seed {seed} | {method}"] = partial(trained, method, None, seed) if seed else partial(best_of_sweep, method)
+            table[f"seed {seed} | {method}"] = (
+                partial(trained, method, None, seed) if seed else partial(best_of_sweep, method)
+            )
     for method in ("DPO", "DPO + SFT"):
         for rival in ("SFT", "SFT, kept rules"):
             table[f"{method} − {rival}"] = partial(paired_difference, NAME, method, rival, "all rules", SEEDS)

@@ -270,9 +270,7 @@ class Run:
         if is_start:
             right = [p.chosen / p.chosen_tokens > p.rejected / p.rejected_tokens for p in now]
         else:
-            right = [
-                after.chosen - then.chosen > after.rejected - then.rejected for then, after in zip(self.before, now)
-            ]
+            right = [after.chosen - then.chosen > after.rejected - then.rejected for then, after in zip(self.before, now)]
         texts = self.start_answers if is_start else answers(model, self.tokenizer, test, plan["answer_tokens"])
         kept = [house_style.judge(row, text) for row, text in zip(test, texts)]
         found: dict[str, Any] = {"right": list(map(float, right)), "texts": texts}

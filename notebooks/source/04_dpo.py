@@ -5,11 +5,16 @@
 #
 # > *"I can't write the perfect reply for you. But show me two, and I'll tell you which one I'd send."*
 #
-# OPENING
+# A web shop's desk has five rules for its replies. Here is what {{record:laptop-house-style:pairs:d}} choices between two replies brought, recorded on
+# a model of half a billion parameters that people deploy, as the share of replies to 100 new customers that keep all five:
 #
-# In most jobs nobody can write down the perfect answer, and anybody can choose between two. This lesson trains on such choices.
-# {{term:DPO}} is the method that most people use for it. You'll run it, compute its {{term:loss}} by hand, and then ask the question
-# that most tutorials leave out: does it beat plain training on the better answers, which is simpler and cheaper?
+# | it imitates the desk | trained on the better replies | trained on the pairs, plain DPO | DPO, with the better replies' loss added |
+# | --- | --- | --- | --- |
+# | {{record:laptop-house-style:runs."seed 0 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | DPO, rate 2e-05".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | DPO + SFT, rate 0.0001".right."all rules":.0%}} |
+#
+# In most jobs nobody can write down the perfect answer, and anybody can choose between two. {{term:DPO}} is the method that most people
+# use to train on such choices. You'll run it, compute its {{term:loss}} by hand, and ask the question that most tutorials leave out: does it
+# beat plain training on the better answers, which is simpler and cheaper? The third column says why you should ask.
 #
 # By the end you'll be able to
 #
@@ -45,6 +50,7 @@ from course_utils.generation import generate
 from course_utils.show import predict
 from datasets import load_dataset
 from peft import LoraConfig, get_peft_model
+from scipy.stats import binomtest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -162,10 +168,10 @@ def kept(replies):
 with by_dpo.disable_adapter():
     answers = {"the start": generate(by_dpo, tokenizer, prompts, plan.answer_tokens)}
 answers["SFT on chosen"] = generate(by_sft, tokenizer, prompts, plan.answer_tokens)
-answers["DPO"] = generate(by_dpo, tokenizer, prompts, plan.answer_tokens)
+answers["DPO + SFT"] = generate(by_dpo, tokenizer, prompts, plan.answer_tokens)
 del rival, by_sft
 memory.release()
-guess.reveal(round(100 * kept(answers["DPO"])["step first"]))
+guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
@@ -313,25 +319,25 @@ print(f"eight pairs, after training: {parts[0]:.3f} + {parts[1]:.3f} = {sum(part
 # at a tenth of the rate. `training.fit` is the course's own loop, which lesson 02 compares with TRL; it saves you a minute here.
 
 # %%
-for part in (1 / 3, 1 / 10):
+for name, part in {"DPO alone, a third of the rate": 1 / 3, "DPO alone, a tenth": 1 / 10}.items():
     torch.manual_seed(0)
     model = get_peft_model(models.load(start)[0], adapter)
     settings = training.Settings(learning_rate=part * learning_rate, batch_size=4, warmup_steps=2)
     history = training.fit(model, tokenizer, data.train[: plan.examples], objective=training.DPO(beta=0.1), settings=settings)
     print(f"first loss {history.losses[0]:.3f}; reward of the chosen replies at the end {np.mean(history.metric('reward_chosen')[-4:]):.2f}")
-    answers[f"DPO alone, {part:.2g} of the rate"] = generate(model.eval(), tokenizer, prompts, plan.answer_tokens)
+    answers[name] = generate(model.eval(), tokenizer, prompts, plan.answer_tokens)
     del model
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %%
-evidence.lesson_04.judged_cards(asked[:3], {name: answers[name][:3] for name in list(answers)[2:]})
+evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in list(answers)[2:]})
 
 # %% [markdown]
-# The first loss is $\ln 2 = 0.693$, as computed. Now compare the columns. Without SFT's part the model wins what the pairs compare, and
-# loses what both replies of a pair have in common: the order number, or even the full stop at the end. The reward of the chosen
-# replies shows it: it falls, so the model now finds even the *good* replies less likely than before. The loss doesn't mind, as long as
-# the rejected ones fall more. SFT's part pulls towards whole good replies (Pang et al., 2024, arXiv 2404.19733). So does a larger β, a
-# little.
+# The first loss is $\ln 2 = 0.693$, as computed. Now compare the columns. DPO alone wins what the pairs compare, and loses what both
+# replies of a pair have in common: at the higher rate it doesn't stop writing, at the lower one it drops order numbers. The log shows the
+# first: the reward of the chosen replies has fallen far below zero, so the model finds even the *good* replies less likely than
+# before. The loss doesn't mind, as long as the rejected ones fall more. SFT's part pulls towards whole good replies (Pang et al., 2024,
+# arXiv 2404.19733).
 #
 # ### Does it beat the cheap rival?
 #
@@ -343,9 +349,9 @@ evidence.lesson_04.judged_cards(asked[:3], {name: answers[name][:3] for name in 
 evidence.lesson_04.compared_figure()
 
 # %% [markdown]
-# By that measure the methods can't be told apart on this model, and all are poor. The rules below it differ: DPO and its relatives say the
-# step first in nearly every answer, SFT in about a third, and each of them names the order number less often than SFT does. Is it the
-# method, or is it the model? Section 7 asks a larger one.
+# By that measure three seeds don't separate the methods on this model, and all are poor. The rules below it differ: DPO and its relatives
+# say the step first in nearly every answer, SFT in about a third, and each of them names the order number less often than SFT does. Is it
+# the method, or is it the model? Section 7 asks a larger one.
 #
 # What did the pairs teach? Count the test pairs whose chosen reply has gained more than the rejected one, by what the two differ in:
 
@@ -409,9 +415,15 @@ pd.DataFrame(found).map("{:.0%}".format)
 # a feeling for length was enough. **Before you train on pairs, rank them with the stupidest model you have.** If that works, it's what
 # your pairs teach and what your accuracy measures.
 #
-# Our pairs avoid this. Two in five have the same sentences in another order, and the others come as twins: each reply is chosen for
-# one message and rejected for another, so a rule that doesn't read the message is right once and wrong once. What is left is how a
-# reply begins, which here is the very thing we wanted to teach. No program can make that judgement for you.
+# Our pairs avoid this. Two in five have the same sentences in another order, and the others come as twins:
+
+# %%
+show.drawing("twins")
+
+# %% [markdown]
+# Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the message is right once and
+# wrong once. What is left is how a reply begins, which here is the very thing we wanted to teach. No program can make that judgement for
+# you.
 
 # %%
 # EXERCISE: align-4
@@ -420,21 +432,40 @@ pd.DataFrame(found).map("{:.0%}".format)
 # ## 7 · A model that people use, and pairs of its own answers
 #
 # The lesson's pairs again, the same recipe for the start, the same 100 test messages, and a model of half a billion parameters that people
-# deploy: Qwen2.5-Coder-0.5B-Instruct. Each method runs at the rate of its sweep that kept most rules on {{record:laptop-house-style:validation:d}} other
-# messages. "SFT, kept rules" is a control that only a rule book can have: it trains on those chosen replies that keep all five rules
-# (script: `benchmarks/laptop_house_style.py`).
+# deploy: Qwen2.5-Coder-0.5B-Instruct. Below are all learning rates that we tried. The first column, on
+# {{record:laptop-house-style:validation:d}} other messages, is the one by which to choose a rate. "SFT, kept rules" is a control that only
+# somebody with a rule book can have: it trains on those chosen replies that keep all five rules (script:
+# `benchmarks/laptop_house_style.py`).
 
 # %%
 house = assets.read_record("laptop-house-style")["runs"]
-rows = {}
-for method in ("start", "SFT", "SFT, kept rules", "DPO", "DPO + SFT"):
-    right = [run["right"] for name, run in house.items() if name.split(" | ")[1:] == [method]]  # one for each seed
-    rows[method] = {rule: np.mean([seed[rule] for seed in right]) for rule in right[0]} | {"seeds": len(right)}
-table = pd.DataFrame(rows).T.rename(columns=evidence.lesson_04.RECORDED)
-table.style.format("{:.0%}", subset=table.columns[:-1]).format("{:.0f}", subset=["seeds"])
+tried = {name.removeprefix("seed 0 | "): run for name, run in house.items() if name.startswith("seed 0 | ") and "copied_from" not in run}
+right = pd.DataFrame({name: pd.DataFrame(run["right"]).mean() for name, run in tried.items()}).T.rename(columns=evidence.lesson_04.RECORDED)
+chosen_by = {name: np.mean(run["validation"]["all rules"]) for name, run in tried.items() if "validation" in run}
+right.insert(0, "validation: all five", pd.Series(chosen_by))
+right.map("{:.0%}".format)
 
 # %% [markdown]
-# RESULT7
+# This model keeps the order number whatever you do, and SFT teaches it most of the right steps. DPO alone says the step first
+# in every reply, and pays with the right step and the tone. With SFT's part it does both: at either rate more replies keep all five
+# rules than with SFT at any of four. Are these differences more than luck? Compare message by message, each method at the rate that
+# validation chooses, where only one of the two keeps all five:
+
+# %%
+def best(method):
+    """Return a method's marks on the test messages at its best rate by validation; of equals, the lowest rate."""
+    runs = [run for name, run in tried.items() if name.startswith(f"{method}, rate ")]
+    return np.array(max(runs, key=lambda run: sum(run["validation"]["all rules"]))["right"]["all rules"])
+
+
+for rival in ("SFT", "SFT, kept rules", "DPO"):
+    wins, losses = int(sum(best("DPO + SFT") > best(rival))), int(sum(best("DPO + SFT") < best(rival)))
+    print(f"DPO + SFT against {rival}: {wins} to {losses}, p = {binomtest(wins, wins + losses).pvalue:.2g}")
+
+# %% [markdown]
+# Against DPO alone the case is clear. Against SFT it isn't, with one seed and 100 messages: DPO + SFT is ahead, by a margin that chance
+# could explain. And a program that knows the rules makes the pairs unnecessary, because it can pick the replies to imitate. Pairs are for rules
+# that nobody has written down.
 #
 # ### Pairs of the model's own answers
 #
