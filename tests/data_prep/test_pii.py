@@ -21,6 +21,18 @@ FOUND = [
     ("EMAIL", "写给老板@公司.com吧", "写给老板@公司.com吧"),
     ("EMAIL", "会议邀请john.doe@example.com和jane.roe@example.com。", "john.doe@example.com"),
     ("EMAIL", "log in as root@10.0.0.7 then", "root@10.0.0.7"),
+    ("EMAIL", "邮箱wang.xm@example.com，谢谢", "wang.xm@example.com"),
+    ("PHONE", "我叫王小明，手机号13812345678，住在北京市。", "13812345678"),
+    ("PHONE", "电话+8613812345678，谢谢", "+8613812345678"),
+    ("PHONE", "我的号码是138 1234 5678。", "138 1234 5678"),
+    ("PHONE", "电话：１３８１２３４５６７８", "１３８１２３４５６７８"),
+    ("PHONE", "電話は090-1234-5678です", "090-1234-5678"),
+    ("PHONE", "전화 010-1234-5678입니다", "010-1234-5678"),
+    ("PHONE", "座机010-62345678，", "010-62345678"),
+    ("CARD", "我的卡号是501800000009，谢谢", "501800000009"),
+    ("CARD", "用4539148803436467支付的", "4539148803436467"),
+    ("NATIONAL_ID", "身份证号11010519491231002X。", "11010519491231002X"),
+    ("NAME", "我是Selin Karagöz，请回复", "Selin Karagöz"),
     ("PHONE", "**My phone: 020 7946 0123** = the fastest way", "020 7946 0123"),
     ("IP", "signed in from 203.0.113.77", "203.0.113.77"),
     ("ADDRESS", "We live at 1929 Wall Street, New York, NY 10005", "1929 Wall Street, New York, NY 10005"),
@@ -108,6 +120,8 @@ def test_found(kind, text, value):
         "Protein-rich food is good for athletes.",
         "Eat Protein-rich and Sugar-free meals.",
         "The bathroom light went out at 12:30:45.",
+        "订单号13812345678还没有到，快递单号是13912345678。",
+        "2024年11月28日买的，价格13999元。",
     ],
 )
 def test_not_found(text):
@@ -133,6 +147,28 @@ def test_a_question_before_says_what_a_number_is():
 
 def test_allowed_values_stay():
     assert find("write to info@tarnbrook.example", allow=["Info@Tarnbrook.example"]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("我叫王小明，住在北京市朝阳区建国路88号。", "Chinese"),
+        ("こんにちは、山田です", "Japanese"),
+        ("안녕하세요, 김민수입니다", "Korean"),
+        ("สวัสดีค่ะ ฉันชื่อ สมชาย", "Thai"),
+        ("اسمي محمد", "Arabic"),
+        ("Меня зовут Иван, ул. Ленина 5", "Cyrillic"),
+        ("我的iPhone 15 Pro Max坏了", "Chinese"),
+        ("Grüße aus Köln, Łódź und Huế 🙂", ""),
+        ("Find α + β where Δx = μ.", ""),
+        ("The kettle is called 茶壶 in the manual that came with it.", ""),
+    ],
+)
+def test_a_text_in_a_script_in_which_names_are_not_looked_for_says_so(text, script):
+    assert Redactor().row(chat(text, "Thank you.")).script == script
+    if script:
+        with pytest.warns(UserWarning, match=f"{script}.*addresses.*not"):
+            Redactor().text(text)
 
 
 def test_kinds_are_chosen():
@@ -179,6 +215,7 @@ def test_pseudonyms_are_the_same_in_all_rows_and_depend_on_the_seed():
     assert one.row["messages"][2]["content"].startswith(f"Dear {name[0]},")
 
 
+@pytest.mark.filterwarnings("ignore:in .* script")
 def test_pseudonyms_are_of_the_same_kind():
     redactor = Redactor("pseudonym")
     for kind, text, value in FOUND:
@@ -318,6 +355,7 @@ def test_cards_of_every_issuer_and_length_are_found(text):
 @pytest.mark.parametrize(
     "text",
     ["x <- NA", "df[is.na(df)] <- NA", "Let's meet on Jan 28.", "It was 3 Jan 2024", "NYC, GA", "The ROC AUC was 0.93",
+     "ROC AUC", "I love NYC.", "Set x <- NA when it fails in GA",
      "order 501800000009 of May"],
 )  # fmt: skip
 def test_code_dates_and_abbreviations_are_no_names(text):

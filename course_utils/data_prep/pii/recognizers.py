@@ -50,8 +50,14 @@ ENTITIES = {
     "PL_PESEL": "NATIONAL_ID",
     "NL_BSN": "NATIONAL_ID",
     "FR_NIR": "NATIONAL_ID",
+    "CN_RIC": "NATIONAL_ID",
 }
 REGIONS = tuple("US GB IE DE FR ES IT NL BE PL AT CH PT SE GR TR IN NG KE EG UA VN BR AU ZA".split())
+EAST_ASIAN_REGIONS = ("CN", "TW", "HK", "JP", "KR", "TH")  # only within text of these countries
+CHINESE_MOBILE = re.compile(r"1[3-9]\d{9}")  # written without separators
+GAP = "\u3000"  # the ideographic space, which is no part of a word, a number or a name
+ATTACHED = re.compile(rf"{WITHOUT_SPACES.pattern}|[\uac00-\ud7a3]")  # letters that stand beside a number without a space
+NARROW = str.maketrans("０１２３４５６７８９＋－（）：", "0123456789+-():")
 MONTHS = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?|"
     r"januar|februar|märz|mai|juni|juli|oktober|dezember|janvier|février|mars|avril|juin|juillet|août|septembre|octobre|novembre|décembre|enero|febrero|marzo|"
@@ -87,12 +93,12 @@ IBAN = re.compile(
     r"(?<![^\W_])(?=([A-Za-z]{2}[ .\u00a0\u202f\u2011–-]?\d{2}(?:[ .\u00a0\u202f\u2011–-]?[A-Za-z0-9]){11,30}))"
 )
 CALL = re.compile(
-    r"\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
-    r"voicemail|callback|m|t|p|ph)\b[^\n]{0,40}$",
+    r"(?:电话|電話|手机|手機|携帯|拨打|撥打|致电|热线|传真|联系|聯絡|连絡|連絡|전화|연락|휴대폰|핸드폰|โทร|\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
+    r"voicemail|callback|m|t|p|ph)\b)[^\n]{0,40}$",
     re.IGNORECASE,
 )
 OTHER_NUMBER_WORDS = re.compile(
-    r"\b(?:order|tracking|track|invoice|serial|s/n|sn|model|ref(?:erence)?|ticket|case|claim|receipt|batch|lot|article|item|sku|ean|barcode|isbn|policy|meter|"
+    r"(?:订单|訂單|单号|單號|运单|编号|編號|流水号|身份证|身分證|卡号|卡號|注文|伝票|주문|송장)[^\W\d]{0,4}[\s:：]*$|\b(?:order|tracking|track|invoice|serial|s/n|sn|model|ref(?:erence)?|ticket|case|claim|receipt|batch|lot|article|item|sku|ean|barcode|isbn|policy|meter|"
     r"parcel|shipment|voucher|coupon|gift ?card|booking|reservation|confirmation|customer|account|contract|licen[cs]e|imei|iccid|version|v|firmware|build|part|"
     r"postcode|zip|room|gate|pin|code|id|amount|price|total|eur|usd|gbp|card|visa|mastercard|amex|iban|sort|routing|pesel|bsn|ssn|nir|dni|tax|vat|insurance|security|nhs)"
     r"(?:\.|:|#| no\.?:?| nr\.?:?| number| num| code| is| was|,)*[ :#]*(?:[a-z]{1,3}[- ]?)?$",
@@ -186,18 +192,19 @@ class CheckedPhoneRecognizer(SpanRecognizer):
 
     def spans(self, text: str) -> Iterator[Span]:
         """Yield the phone numbers in the text."""
-        for match in PHONE.finditer(text):
+        separate = separated(text)
+        for match in PHONE.finditer(separate):
             start, end = match.span()
             if match.group().count("(") != match.group().count(")"):
                 if not match.group().startswith("("):
                     continue
                 start += 1
             number_end = match.start("extension") if match["extension"] else end
-            if score := self._score(text, start, number_end, bool(match["extension"])):
+            if score := self._score(text, separate[start:number_end], start, bool(match["extension"])):
                 yield start, end, score
 
-    def _score(self, text: str, start: int, end: int, extended: bool) -> float:
-        number, before = text[start:end], text[max(0, start - 50) : start]
+    def _score(self, text: str, number: str, start: int, extended: bool) -> float:
+        before, end = text[max(0, start - 50) : start], start + len(number)
         if number.startswith("("):
             number = number[1:].replace(")", "", 1) if number[1:2] == "+" else number
         if number.startswith(("+", "00")):
@@ -222,8 +229,11 @@ class CheckedPhoneRecognizer(SpanRecognizer):
             return 0.0
         if number.startswith(("+", "00")):
             return 0.95 if _valid("+" + digits.removeprefix("00" if number.startswith("00") else ""), None) else 0.0
-        looks = bool(re.search(r"\d[ ().\-–/]+\d", number)) or digits.startswith("0")
-        if not (called or looks or extended) or not any(_valid(digits, region) for region in REGIONS):
+        attached = ATTACHED.search(text)
+        regions = (*REGIONS, *EAST_ASIAN_REGIONS) if attached else REGIONS
+        mobile = bool(attached and CHINESE_MOBILE.fullmatch(digits))
+        looks = bool(re.search(r"\d[ ().\-–/]+\d", number)) or digits.startswith("0") or mobile
+        if not (called or looks or extended) or not any(_valid(digits, region) for region in regions):
             return 0.0
         if called or extended:
             return 0.85
@@ -233,8 +243,18 @@ class CheckedPhoneRecognizer(SpanRecognizer):
         alone = (start == 0 or text[start - 1] == "\n") or text[:start].rstrip().endswith(
             (",", ":", ".", "}", ")", "|", "/")
         )
-        shaped = digits.startswith("0") or AMERICAN.fullmatch(number)
+        shaped = digits.startswith("0") or mobile or AMERICAN.fullmatch(number)
         return 0.6 if shaped or alone else 0.0
+
+
+def separated(text: str) -> str:
+    """Return a text with gaps for the letters that Chinese, Japanese, Korean and Thai write beside a number without a space.
+
+    All positions stay the same. Digits of double width become plain ones.
+    """
+    if text.isascii():
+        return text
+    return ATTACHED.sub(GAP, text).translate(NARROW)
 
 
 def is_calculated(text: str, start: int, end: int) -> bool:
@@ -413,6 +433,7 @@ def gated_recognizers() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
                 "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True,
             ),
         ),
+        (LONG_NUMBER, CheckedNumberRecognizer("CN_RIC", r"(?<!\w)\d{17}[\dXx](?!\w)", "cn.ric", "id", True)),
         (DIGIT, BirthDateRecognizer()),
         (re.compile(r"\d(?:[^\w,;]{0,3}\d){6,}"), CheckedPhoneRecognizer()),
     ]  # fmt: skip

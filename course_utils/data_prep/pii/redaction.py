@@ -10,6 +10,8 @@ import random
 import re
 import sys
 import unicodedata
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 PII_KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
 MODES = ("label", "mask", "pseudonym")
 THRESHOLD = 0.5
+# Letters of other scripts than Latin, two or more.
+NOT_LATIN = re.compile(
+    r"[\u0370-\u1dff\u2c00-\u2dff\u3040-\ud7ff\uf900-\ufaff\ufb1d-\ufdff\ufe70-\ufefc\uff66-\uff9f\U00020000-\U0003ffff]{2,}"
+)
+UNSEARCHED_SHARE = 0.2
+CAPITALISED_SCRIPTS = ("Cyrillic", "Greek", "Armenian")  # Faker has lists of their names
 WINDOW = 2_500  # characters that are searched together
 # Which kind wins where two overlap: a check digit is stronger evidence than a pattern, and a pattern than a list of words.
 PRECEDENCE = {
@@ -33,7 +41,7 @@ PRECEDENCE = {
 }
 CONTEXT = {
     "CARD": re.compile(
-        r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b",
+        r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b|卡|カード|카드",
         re.IGNORECASE,
     ),
     "US_SSN": re.compile(r"\b(?:social|ssn|ss#|ss)\b", re.IGNORECASE),
@@ -79,10 +87,13 @@ class Redacted:
     Attributes:
         row: the row.
         findings: what was found in it, as (field, entity); a field is like "messages[1].content".
+        script: the script that a fifth or more of one of its texts is in, if names or addresses are not looked for there
+            (see `unsearched_script`); otherwise "".
     """
 
     row: dict
     findings: list[tuple[str, Entity]] = field(repr=False)
+    script: str = ""
 
 
 def find(
@@ -90,7 +101,7 @@ def find(
 ) -> list[Entity]:
     """Return the personal data in a text, in order and without overlaps.
 
-    Web addresses, base64 and hexadecimal ids are not text, and are not searched.
+    Names and addresses are found in Latin script, names also in Cyrillic, Greek and Armenian (see `unsearched_script`). Web addresses, base64 and hexadecimal ids are not text, and are not searched.
 
     Args:
         text: any text.
@@ -106,6 +117,28 @@ def find(
     entities = search(blotted(text), _known(kinds), threshold, preceding)
     allowed = {value.casefold() for value in allow}
     return [entity for entity in entities if BLOT not in entity.text and entity.text.casefold() not in allowed]
+
+
+def unsearched_script(text: str) -> str:
+    """Return the script of a text if names or addresses in it are not looked for: "Chinese", "Arabic", "Cyrillic"; else "".
+
+    Names are found by their capital letters and addresses by the words for streets in languages in Latin script. It counts
+    if it has a fifth of the letters; single letters, as in formulas, don't count.
+    """
+    if text.isascii():
+        return ""
+    letters = "".join(NOT_LATIN.findall(text))
+    if not letters or len(letters) < UNSEARCHED_SHARE * sum(map(str.isalpha, text)):
+        return ""
+    names = Counter(unicodedata.name(letter, "unknown").split()[0] for letter in letters)
+    kana = names["HIRAGANA"] + names["KATAKANA"]  # Japanese has Chinese characters too
+    script = "Japanese" if kana else names.most_common(1)[0][0].title()
+    return {"Cjk": "Chinese", "Hangul": "Korean"}.get(script, script)
+
+
+def not_looked_for(script: str) -> str:
+    """Return what is not looked for in a script that `unsearched_script` returns."""
+    return "addresses" if script in CAPITALISED_SCRIPTS else "names and addresses"
 
 
 def _known(kinds: Iterable[str]) -> set[str]:
@@ -124,15 +157,15 @@ def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[
     entities = []
     if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
         context = preceding[-100:] + "\n" if preceding else ""
+        separated = recognizers.separated(context + text)
         for gate, recognizer in recognizers.gated_recognizers():
             supported = [e for e in recognizer.supported_entities if recognizers.ENTITIES[e] in kinds]
             if supported and gate.search(text):
-                for result in recognizer.analyze(context + text, supported, None):
-                    score, start, end = (
-                        _in_context(context + text, result),
-                        result.start - len(context),
-                        result.end - len(context),
-                    )
+                # An e-mail address may have such letters itself, and words before a number tell whether it is a phone's.
+                whole = supported in (["EMAIL_ADDRESS"], ["PHONE_NUMBER"])
+                for result in recognizer.analyze(context + text if whole else separated, supported, None):
+                    score = _in_context(context + text, result)
+                    start, end = result.start - len(context), result.end - len(context)
                     if score >= threshold and start >= 0:
                         entities.append(_entity(text, recognizers.ENTITIES[result.entity_type], start, end, score))
     name, address = recognizers.name_and_address_recognizers()
@@ -143,7 +176,7 @@ def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[
     entities = _without_overlaps(entities)
     if "NAME" in kinds:
         # Numbers and addresses are blotted out first, because streets are named after people.
-        masked_text = text
+        masked_text = recognizers.separated(text)
         for entity in entities:
             masked_text = masked_text[: entity.start] + "0" * (entity.end - entity.start) + masked_text[entity.end :]
         entities += [
@@ -193,7 +226,12 @@ class Redactor:
         self.threshold, self.allow = threshold, tuple(allow)
 
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
-        """Return a text without its personal data, and what was found in it."""
+        """Return a text without its personal data, and what was found in it.
+
+        Warns if the text is in a script in which names or addresses are not looked for.
+        """
+        if {"NAME", "ADDRESS"} & self.kinds and (script := unsearched_script(text)):
+            warnings.warn(f"in {script} script {not_looked_for(script)} are not looked for", stacklevel=2)
         entities = find(text, self.kinds, self.threshold, self.allow, preceding)
         return self._replaced(text, entities), entities
 
@@ -211,6 +249,7 @@ class Redactor:
         """
         row, pieces = copy.deepcopy(row), list[Piece]()
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
+        script = next(filter(None, (unsearched_script(piece.text) for piece in pieces)), "")
         entities_of = [find(p.text, self.kinds, self.threshold, self.allow, p.preceding) for p in pieces]
         # A name found in one message is a name in all: "Thanks, Jana" shows who "dear Jana" is. Everything is found before
         # anything is replaced, so that a pseudonym is not taken for another person.
@@ -221,7 +260,8 @@ class Redactor:
         if any(entities_of):
             replaced = iter([self._replaced(p.text, entities) for p, entities in zip(pieces, entities_of)])
             rewrite(row, lambda piece: next(replaced))
-        return Redacted(row, [(p.path, entity) for p, entities in zip(pieces, entities_of) for entity in entities])
+        findings = [(p.path, entity) for p, entities in zip(pieces, entities_of) for entity in entities]
+        return Redacted(row, findings, script)
 
     def replacement(self, entity: Entity) -> str:
         """Return the text that replaces an entity."""
