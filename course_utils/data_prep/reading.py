@@ -14,24 +14,21 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from course_utils.data_prep.findings import Finding, shorten
 from course_utils.data_prep.opening import (
     MAX_WRAPPER,
     Cut,
     columns_in,
-    encoding_of_lines,
     json_or_none,
     open_bytes,
     open_text,
-    other_encoding,
     read_csv,
     read_parquet,
     rows_within,
     suffix_of,
     texts,
-    unusual_encoding,
 )
 from course_utils.errors import CourseError
 
@@ -169,50 +166,44 @@ def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[Any, list
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    with open_bytes(path) as file:
-        head = file.read(4096)
-        file.seek(0)
-        start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:2]
-        if (start in (b"{\n", b"{\r") or start[:1] == b"[") and _begins_with_a_value(path):
-            yield from _read_json(path)
-            return
-        kind = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
-        if kind:
-            yield Row(0, None, [Finding(0, "", "binary", f"this is {kind}")])
-            return
-        lines, first = _open_lines(file, head)
-        endings = False
-        # None if the file's encoding is certain, or if it is mostly UTF-8: then a line that is not UTF-8 is refused.
-        encoding = None if any(finding.code in ("byte_order_mark", "encoding") for finding in first) else "utf-8"
-        for number, (raw, length) in enumerate(lines, 1):
-            findings = first if number == 1 else []
+    with open_bytes(path) as packed:
+        head = packed.read(4096)
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:2]
+    if (start in (b"{\n", b"{\r") or start[:1] == b"[") and _begins_with_a_value(path):
+        yield from _read_json(path)
+        return
+    kind = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
+    if kind:
+        yield Row(0, None, [Finding(0, "", "binary", f"this is {kind}")])
+        return
+    file, first = open_text(path, lines=True)
+    assert file is not None, "a file of lines is open in any case"
+    with file:
+        endings = b"\r" in head and b"\n" not in head
+        if endings:
+            first = [*first, Finding(1, "", "line_ending", "lines end with only a carriage return")]
+        for number, (line, length) in enumerate(_lines(file, "\r" if endings else "\n"), 1):
+            findings, raw = first if number == 1 else [], line.encode("utf-8", file.errors or "strict")
             if length > MAX_LINE:
-                findings = [*findings, Finding(number, "", "line_too_long", f"{length:,} bytes; {MAX_LINE:,} are read")]
+                findings = [*findings, Finding(number, "", "line_too_long", f"{length:,} characters; {MAX_LINE:,} are read")]
                 yield Row(number, None, findings, raw[:1000])
                 continue
-            if raw.endswith(b"\r"):
-                raw = raw.rstrip(b"\r")
+            if line.endswith("\r"):
+                line, raw = line.rstrip("\r"), raw.rstrip(b"\r")
                 if not endings:
                     endings = True
-                    findings = [
-                        *findings,
-                        Finding(number, "", "line_ending", "lines end with carriage return and line feed"),
-                    ]
+                    message = "lines end with carriage return and line feed"
+                    findings = [*findings, Finding(number, "", "line_ending", message)]
             if not raw.strip():
                 yield Row(number, None, [*findings, Finding(number, "", "blank_line", "the line is blank")], raw)
                 continue
-            try:
-                text = raw.decode(encoding or "utf-8")
-            except UnicodeDecodeError as error:
-                if encoding == "utf-8" and (encoding := encoding_of_lines(path)):
-                    text = raw.decode(encoding)
-                    findings = [*findings, other_encoding(number, encoding)]
-                else:
-                    message = f"byte {raw[error.start]:#04x} at position {error.start + 1} is not UTF-8"
-                    yield Row(number, None, [*findings, Finding(number, "", "not_utf8", message)], raw)
-                    continue
-            raw = raw if encoding in (None, "utf-8") else text.encode("utf-8")
-            value, parse_findings = parse(text, number, raw)
+            if not line.isascii() and (broken := SURROGATE.search(line)):
+                position = len(line[: broken.start()].encode()) + 1
+                message = f"byte {raw[position - 1]:#04x} at position {position} is not UTF-8"
+                message = "there is half a character in it" if file.errors == "surrogatepass" else message
+                yield Row(number, None, [*findings, Finding(number, "", "not_utf8", message)], raw)
+                continue
+            value, parse_findings = parse(line, number, raw)
             if (rows := _rows_as_columns(value)) > 1:
                 message = f"the line has {rows:,} rows as columns; name the file .json if it is the only line"
                 value, parse_findings = None, [Finding(number, "", "not_object", message)]
@@ -224,39 +215,20 @@ def _rows_as_columns(value: object) -> int:
     return max(map(len, columns.values())) if columns else 0
 
 
-def _open_lines(file: BinaryIO, head: bytes) -> tuple[Iterator[tuple[bytes, int]], list[Finding]]:
-    """Lines as UTF-8 bytes, each with its length, and what is wrong with the encoding of the file."""
-    if unusual := unusual_encoding(head):
-        encoding, skip, finding = unusual
-        file.read(skip)
-        return _lines(file) if encoding == "utf-8" else _transcoded(file, encoding), [finding]
-    if b"\r" in head and b"\n" not in head:
-        text = io.TextIOWrapper(file, encoding="latin-1", newline=None)  # Latin-1 maps every byte to one character and back
-        lines = ((line.rstrip("\n").encode("latin-1"), len(line)) for line in iter(lambda: text.readline(MAX_LINE), ""))
-        return lines, [Finding(1, "", "line_ending", "lines end with only a carriage return")]
-    return _lines(file), []
-
-
-def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    while line := file.readline(MAX_LINE + 1):
-        length = len(line)
-        if length > MAX_LINE and not line.endswith(b"\n"):
-            line = line[:1000]
-            while more := file.readline(1 << 20):
-                length += len(more)
-                if more.endswith(b"\n"):
-                    break
-        yield line.removesuffix(b"\n"), length
-
-
-def _transcoded(file: BinaryIO, encoding: str) -> Iterator[tuple[bytes, int]]:
-    text = io.TextIOWrapper(file, encoding=encoding, errors="surrogatepass", newline="\n")
+def _lines(file: io.TextIOWrapper, end: str) -> Iterator[tuple[str, int]]:
+    """Lines without their ends, and their length; only the beginning of a line that is too long."""
     try:
-        while line := text.readline(MAX_LINE):
-            # Half a surrogate pair passes through; the line is then reported as not UTF-8.
-            yield line.removesuffix("\n").encode("utf-8", "surrogatepass"), len(line)
-    except UnicodeDecodeError:  # the file is cut off inside a character
-        yield b"\xff", 1
+        while line := file.readline(MAX_LINE + 1):
+            length = len(line)
+            if length > MAX_LINE and not line.endswith(end):
+                line = line[:1000]
+                while more := file.readline(1 << 20):
+                    length += len(more)
+                    if more.endswith(end):
+                        break
+            yield line.removesuffix(end), length
+    except UnicodeDecodeError:  # the file is cut off inside a character of two bytes or more
+        yield "\udcff", 1
 
 
 def _explain(text: str, error: json.JSONDecodeError, line: int) -> Finding:
