@@ -28,7 +28,7 @@ from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.pii import PII_KINDS, Redactor
 from course_utils.data_prep.pii.redaction import Redacted, not_looked_for
 from course_utils.data_prep.similarity import in_processes
-from course_utils.data_prep.splitting import Hit, Parts, contamination, split_alike
+from course_utils.data_prep.splitting import Hit, Parts, contamination, split
 from course_utils.errors import CourseError
 from course_utils.files import write_whole
 
@@ -432,7 +432,7 @@ def _split(result: Prepared, views: Sequence[dict]) -> None:
         labels = [view["label"] for view in views]
     seed = settings.seed
     try:
-        parts = split_alike(views, settings.validation, result.owners, seed, label=labels, source=sources)
+        parts = split(views, settings.validation, result.owners, seed, label=labels, source=sources)
     except CourseError as error:
         if len(set(result.owners)) > 1 or not 0 < settings.validation < 1:
             raise

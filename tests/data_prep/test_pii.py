@@ -6,7 +6,7 @@ import pytest
 from data_prep.test_similarity import chat
 from support import cpu_of
 
-from course_utils.data_prep.pii import PII_KINDS, Redactor, find, redact
+from course_utils.data_prep.pii import PII_KINDS, Redactor, find
 from course_utils.errors import CourseError
 
 FOUND = [
@@ -195,7 +195,7 @@ ROW = chat(
 
 @pytest.mark.parametrize("mode", ["label", "mask", "pseudonym"])
 def test_nothing_personal_is_left_and_the_rest_is(mode):
-    (done,) = redact([ROW], mode)
+    done = Redactor(mode).row(ROW)
     text = str(done.row)
     for value in ("Selin", "Karagöz", "selin@example.org", "900123"):
         assert value not in text
@@ -207,7 +207,7 @@ def test_nothing_personal_is_left_and_the_rest_is(mode):
 
 
 def test_pseudonyms_are_the_same_in_all_rows_and_depend_on_the_seed():
-    one, two = redact([ROW, ROW], "pseudonym")
+    one, two = map(Redactor("pseudonym").row, (ROW, ROW))
     other = Redactor("pseudonym", seed="another").row(ROW)
     assert one.row == two.row
     assert one.row != other.row
@@ -228,13 +228,13 @@ def test_pseudonyms_are_of_the_same_kind():
 def test_tools_roles_and_ids_are_left_alone():
     row = {"messages": [{"role": "user", "name": "c-1", "content": "hi"}, {"role": "assistant", "content": "ho"}],
            "tools": [{"type": "function", "function": {"name": "call_Tom", "description": "Mr Tom Baker"}}]}  # fmt: skip
-    assert redact([row])[0].row == row
+    assert Redactor().row(row).row == row
 
 
 def test_arguments_of_calls_are_redacted():
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"mail": "selin@example.org"}'}}
     row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]}]}
-    assert "selin@" not in str(redact([row])[0].row)
+    assert "selin@" not in str(Redactor().row(row).row)
 
 
 def test_strange_texts():

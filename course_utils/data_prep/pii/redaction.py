@@ -1,4 +1,4 @@
-"""`find` personal data in a text, and `redact` it in rows: with a label, a mask, or a consistent pseudonym."""
+"""`find` personal data in a text; a `Redactor` replaces it in rows by a label, a mask, or a consistent pseudonym."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -96,9 +96,7 @@ class Redacted:
     script: str = ""
 
 
-def find(
-    text: str, kinds: Iterable[str] = PII_KINDS, threshold: float = THRESHOLD, allow: Iterable[str] = (), preceding: str = ""
-) -> list[Entity]:
+def find(text: str, kinds: Iterable[str] = PII_KINDS, allow: Iterable[str] = (), preceding: str = "") -> list[Entity]:
     """Return the personal data in a text, in order and without overlaps.
 
     Names and addresses are found in Latin script, names also in Cyrillic, Greek and Armenian (see `unsearched_script`). Web addresses, base64 and hexadecimal ids are not text, and are not searched.
@@ -106,7 +104,6 @@ def find(
     Args:
         text: any text.
         kinds: kinds of personal data to look for, of `PII_KINDS`.
-        threshold: findings with a lower score are left out.
         allow: values that identify nobody, such as the company's own address and number; case does not matter.
         preceding: the message before, which may ask a question that the text answers ("And your date of birth?").
 
@@ -114,7 +111,7 @@ def find(
         CourseError: a kind is unknown, or Presidio is not installed.
     """
     search = _in_windows if len(text) > WINDOW else _find
-    entities = search(blotted(text), _known(kinds), threshold, preceding)
+    entities = search(blotted(text), _known(kinds), preceding)
     allowed = {value.casefold() for value in allow}
     return [entity for entity in entities if BLOT not in entity.text and entity.text.casefold() not in allowed]
 
@@ -149,7 +146,7 @@ def _known(kinds: Iterable[str]) -> set[str]:
     return kinds
 
 
-def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[Entity]:
+def _find(text: str, kinds: set[str], preceding: str) -> list[Entity]:
     """Like `find`, for a text that fits into one window."""
     if not text.strip(BLOT):
         return []
@@ -166,12 +163,12 @@ def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[
                 for result in recognizer.analyze(context + text if whole else separated, supported, None):
                     score = _in_context(context + text, result)
                     start, end = result.start - len(context), result.end - len(context)
-                    if score >= threshold and start >= 0:
+                    if score >= THRESHOLD and start >= 0:
                         entities.append(_entity(text, recognizers.ENTITIES[result.entity_type], start, end, score))
     name, address = recognizers.name_and_address_recognizers()
     if "ADDRESS" in kinds:
         entities += [
-            _entity(text, "ADDRESS", r.start, r.end, r.score) for r in address.analyze(text) if r.score >= threshold
+            _entity(text, "ADDRESS", r.start, r.end, r.score) for r in address.analyze(text) if r.score >= THRESHOLD
         ]
     entities = _without_overlaps(entities)
     if "NAME" in kinds:
@@ -180,12 +177,12 @@ def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[
         for entity in entities:
             masked_text = masked_text[: entity.start] + "0" * (entity.end - entity.start) + masked_text[entity.end :]
         entities += [
-            _entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(masked_text) if r.score >= threshold
+            _entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(masked_text) if r.score >= THRESHOLD
         ]
     return _without_overlaps(entities)
 
 
-def _in_windows(text: str, kinds: set[str], threshold: float, preceding: str) -> list[Entity]:
+def _in_windows(text: str, kinds: set[str], preceding: str) -> list[Entity]:
     """Search a long text window by window, because the time for names and addresses grows with the square of the length."""
     entities, start = [], 0
     while start < len(text):
@@ -193,7 +190,7 @@ def _in_windows(text: str, kinds: set[str], threshold: float, preceding: str) ->
         if end < len(text):  # cut between lines, sentences or words, in this order
             cuts = (text.rfind(mark, start + WINDOW // 2, end) + len(mark) for mark in ("\n", ". ", " "))
             end = next((cut for cut in cuts if cut > start + WINDOW // 2), end)
-        for entity in _find(text[start:end], kinds, threshold, preceding):
+        for entity in _find(text[start:end], kinds, preceding):
             entities.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text, entity.score))
         preceding, start = text[start:end], end
     return entities
@@ -206,7 +203,7 @@ class Redactor:
         mode: "label" writes [NAME], "mask" a * for each letter and digit, "pseudonym" an invented value of the same kind.
         kinds: kinds of personal data to remove.
         seed: determines the pseudonyms; without knowing it, nobody can compute them from the values.
-        threshold, allow: see `find`.
+        allow: see `find`.
 
     Raises:
         CourseError: a mode or a kind is unknown.
@@ -217,13 +214,12 @@ class Redactor:
         mode: str = "label",
         kinds: Iterable[str] = PII_KINDS,
         seed: int | str = 0,
-        threshold: float = THRESHOLD,
         allow: Iterable[str] = (),
     ) -> None:
         if mode not in MODES:
             raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
         self.mode, self.kinds, self.seed = mode, _known(kinds), seed
-        self.threshold, self.allow = threshold, tuple(allow)
+        self.allow = tuple(allow)
 
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
         """Return a text without its personal data, and what was found in it.
@@ -232,7 +228,7 @@ class Redactor:
         """
         if {"NAME", "ADDRESS"} & self.kinds and (script := unsearched_script(text)):
             warnings.warn(f"in {script} script {not_looked_for(script)} are not looked for", stacklevel=2)
-        entities = find(text, self.kinds, self.threshold, self.allow, preceding)
+        entities = find(text, self.kinds, self.allow, preceding)
         return self._replaced(text, entities), entities
 
     def _replaced(self, text: str, entities: list[Entity]) -> str:
@@ -250,7 +246,7 @@ class Redactor:
         row, pieces = copy.deepcopy(row), list[Piece]()
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
         script = next(filter(None, (unsearched_script(piece.text) for piece in pieces)), "")
-        entities_of = [find(p.text, self.kinds, self.threshold, self.allow, p.preceding) for p in pieces]
+        entities_of = [find(p.text, self.kinds, self.allow, p.preceding) for p in pieces]
         # A name found in one message is a name in all: "Thanks, Jana" shows who "dear Jana" is. Everything is found before
         # anything is replaced, so that a pseudonym is not taken for another person.
         entity_of = {entity.text: entity for entities in entities_of for entity in entities if len(entity.text) > 2}
@@ -270,29 +266,6 @@ class Redactor:
         if self.mode == "mask":
             return re.sub(r"\w", "*", entity.text)
         return pseudonym(entity.kind, entity.text, self.seed)
-
-
-def redact(
-    rows: Sequence[dict],
-    mode: str = "label",
-    kinds: Iterable[str] = PII_KINDS,
-    seed: int | str = 0,
-    allow: Iterable[str] = (),
-) -> list[Redacted]:
-    """Remove personal data from rows.
-
-    Args:
-        rows: rows with messages, or with prompt and answers.
-        mode, kinds, seed, allow: see `Redactor`.
-
-    Returns:
-        For each row the redacted copy, with what was found in it.
-
-    Raises:
-        CourseError: a mode or a kind is unknown, or Presidio is not installed.
-    """
-    redactor = Redactor(mode, kinds, seed, allow=allow)
-    return [redactor.row(row) for row in rows]
 
 
 def _recognizers() -> ModuleType:
