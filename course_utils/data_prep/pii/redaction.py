@@ -15,18 +15,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from course_utils.data_prep.opening import json_or_none
+from course_utils.data_prep.pii.addresses import find_addresses
+from course_utils.data_prep.pii.names import find_names
 from course_utils.errors import CourseError
-
-if TYPE_CHECKING:
-    from presidio_analyzer import RecognizerResult
-
 
 PII_KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
 MODES = ("label", "mask", "pseudonym")
-THRESHOLD = 0.5
+THRESHOLD, ADDRESS_SCORE = 0.5, 0.8
 # Letters of other scripts than Latin, two or more.
 NOT_LATIN = re.compile(
     r"[\u0370-\u1dff\u2c00-\u2dff\u3040-\ud7ff\uf900-\ufaff\ufb1d-\ufdff\ufe70-\ufefc\uff66-\uff9f\U00020000-\U0003ffff]{2,}"
@@ -151,34 +149,30 @@ def _find(text: str, kinds: set[str], preceding: str) -> list[Entity]:
     if not text.strip(BLOT):
         return []
     recognizers = _recognizers()
-    entities = []
+    entities: list[Entity] = []
     if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
         context = preceding[-100:] + "\n" if preceding else ""
-        separated = recognizers.separated(context + text)
-        for gate, recognizer in recognizers.gated_recognizers():
-            supported = [e for e in recognizer.supported_entities if recognizers.ENTITIES[e] in kinds]
-            if supported and gate.search(text):
-                # An e-mail address may have such letters itself, and words before a number tell whether it is a phone's.
-                whole = supported in (["EMAIL_ADDRESS"], ["PHONE_NUMBER"])
-                for result in recognizer.analyze(context + text if whole else separated, supported, None):
-                    score = _in_context(context + text, result)
-                    start, end = result.start - len(context), result.end - len(context)
-                    if score >= THRESHOLD and start >= 0:
-                        entities.append(_entity(text, recognizers.ENTITIES[result.entity_type], start, end, score))
-    name, address = recognizers.name_and_address_recognizers()
-    if "ADDRESS" in kinds:
-        entities += [
-            _entity(text, "ADDRESS", r.start, r.end, r.score) for r in address.analyze(text) if r.score >= THRESHOLD
-        ]
+        whole = context + text
+        separated = recognizers.separated(whole)
+        for entity, gate, finder in recognizers.finders():
+            kind = recognizers.ENTITIES[entity]
+            if kind not in kinds or not gate.search(text):
+                continue
+            # An e-mail address may have such letters itself, and words before a number tell whether it is a phone's.
+            for start, end, score in finder(whole if kind in ("EMAIL", "PHONE") else separated):
+                score = _in_context(whole, entity, start, end, score)
+                if score >= THRESHOLD and start >= len(context):
+                    entities.append(_entity(text, kind, start - len(context), end - len(context), score))
+    if "ADDRESS" in kinds and recognizers.DIGIT.search(text):
+        entities += [_entity(text, "ADDRESS", *span, ADDRESS_SCORE) for span in find_addresses(text)]
     entities = _without_overlaps(entities)
     if "NAME" in kinds:
         # Numbers and addresses are blotted out first, because streets are named after people.
         masked_text = recognizers.separated(text)
-        for entity in entities:
-            masked_text = masked_text[: entity.start] + "0" * (entity.end - entity.start) + masked_text[entity.end :]
-        entities += [
-            _entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(masked_text) if r.score >= THRESHOLD
-        ]
+        for found in entities:
+            masked_text = masked_text[: found.start] + "0" * (found.end - found.start) + masked_text[found.end :]
+        scored = ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in find_names(masked_text))
+        entities += [_entity(text, "NAME", *span) for span in scored if span[2] >= THRESHOLD]
     return _without_overlaps(entities)
 
 
@@ -298,15 +292,13 @@ def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
     return Entity(kind, start, end, text[start:end], round(float(score), 2))
 
 
-def _in_context(text: str, result: RecognizerResult) -> float:
-    """A recogniser's score, adjusted by the words before the match: Presidio does this with lemmas from spaCy."""
-    before = text[max(0, result.start - 70) : result.start]
-    value = text[result.start : result.end]
-    score = result.score
-    if result.entity_type == "CREDIT_CARD":
+def _in_context(text: str, entity: str, start: int, end: int, score: float) -> float:
+    """A finder's score, adjusted by the words before the match: Presidio does this with lemmas from spaCy."""
+    before, value = text[max(0, start - 70) : start], text[start:end]
+    if entity == "CREDIT_CARD":
         # One number in ten passes Luhn's check by chance, so the issuer and the length must fit; Maestro has nearly any length.
         digits = re.sub(r"\D", "", value)
-        near = before[-40:] + " " + text[result.end : result.end + 20]
+        near = before[-40:] + " " + text[end : end + 20]
         if not CARD.fullmatch(digits) and not (MAESTRO.fullmatch(digits) and CONTEXT["CARD"].search(near)):
             return 0.0
         if PARCEL.search(before) and not CONTEXT["CARD"].search(before[-25:]):
@@ -316,9 +308,9 @@ def _in_context(text: str, result: RecognizerResult) -> float:
         groups = re.findall(r"\d+", value)
         if len(groups) > 1 and max(map(len, groups)) > LONGEST_CARD_GROUP:  # "355909190063-746" is a subtraction
             return 0.0
-        if re.search(r"\d[.,]$", before) or is_calculated(text, result.start, result.end):
+        if re.search(r"\d[.,]$", before) or is_calculated(text, start, end):
             return 0.0
-    elif result.entity_type == "IP_ADDRESS":
+    elif entity == "IP_ADDRESS":
         from course_utils.data_prep.pii.recognizers import VERSION, identifies
 
         if not identifies(value):
@@ -331,13 +323,13 @@ def _in_context(text: str, result: RecognizerResult) -> float:
             return 0.0
         if ":" in value and len(re.sub(r"[^0-9A-Fa-f]", "", value)) < 5:  # times such as 12:30:45
             return 0.0
-    elif result.entity_type == "US_SSN":
+    elif entity == "US_SSN":
         named = CONTEXT["US_SSN"].search(before)
         shaped = re.fullmatch(r"\d{3}[- ]\d{2}[- ]\d{4}", value)
         score = 0.9 if named else 0.6 if shaped and not PARCEL.search(before) else 0.0
-    elif result.entity_type in ("DE_TAX_ID", "PL_PESEL", "ES_NIF"):
+    elif entity in ("DE_TAX_ID", "PL_PESEL", "ES_NIF"):
         # The number and the word that names it may be in different sentences.
-        score = score if CONTEXT[result.entity_type].search(text) else 0.4
+        score = score if CONTEXT[entity].search(text) else 0.4
     return score
 
 
