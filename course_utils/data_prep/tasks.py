@@ -93,17 +93,13 @@ def load_task(name: str, fields: Sequence[str] | None = None) -> Task:
     schema = json.loads((folder / "schema.json").read_text(encoding="utf-8"))
     rows = {split: read_rows(folder / f"{split}.jsonl", schema) for split in SPLITS}
     if fields is not None:
-        schema = _schema_of(fields, schema, name)
+        available = schema["properties"]
+        if not fields or not set(fields) <= set(available):
+            raise CourseError(f"load_task({name!r}, fields={list(fields)}): choose among {', '.join(available)}")
+        schema = schema | {"properties": {f: available[f] for f in fields}, "required": list(fields)}
         rows = {s: [row | {"record": {f: row["record"][f] for f in fields}} for row in rows[s]] for s in SPLITS}
     conversations = {split: [_conversation(name, row) for row in rows[split]] for split in SPLITS}
     return Task(name, schema, rows=rows, **conversations)
-
-
-def _schema_of(fields: Sequence[str], schema: dict, name: str) -> dict:
-    available = list(schema["properties"])
-    if not fields or not set(fields) <= set(available):
-        raise CourseError(f"load_task({name!r}, fields={list(fields)}): choose among {', '.join(available)}")
-    return schema | {"properties": {f: schema["properties"][f] for f in fields}, "required": list(fields)}
 
 
 def read_rows(file: str | Path, schema: dict) -> list[dict]:

@@ -55,12 +55,6 @@ def test_the_published_rule_accuses_fewer_and_more_of_them_rightly(export, prepa
     assert set(checked.by_published_rule) <= set(checked.suspects) | set(range(len(checked.given)))
 
 
-def test_the_message_alone_tells_less(export, prepared, checked):
-    alone = data_prep.check_labels(prepared.rows, "category", message_only=True)
-    found = [truth.score_labels(export, prepared.lines, c.suspects[:60]).recall.value for c in (alone, checked)]
-    assert 0.65 <= found[0] < found[1]
-
-
 def test_no_row_is_judged_by_what_was_trained_on_it(prepared):
     """With its own row in training the classifier repeats nearly every label, right or wrong."""
     texts = [label_noise.evidence_in(row, "category") for row in prepared.rows]
