@@ -1,4 +1,4 @@
-"""Files as text and rows: any encoding, compressed or not; JSON values one at a time; CSV and Parquet.
+"""Files as text and rows: any encoding, compressed or not; rows within one object; CSV and Parquet.
 
 No character is lost, and a guessed encoding is reported.
 """
@@ -153,66 +153,11 @@ def _likely_encoding(sample: bytes) -> str | None:
     return best.encoding if best else None
 
 
-MAX_VALUE = 20_000_000  # characters
-MAX_WRAPPER = 2_000_000_000  # characters in an object that contains all the rows
-PIECE = 1 << 20
 # Keys that only a row has, not an object that contains rows.
 ROW_KEYS = {"messages", "conversations", "conversation", "prompt", "completion", "chosen", "instruction", "preferred_output"}
 # Fields that hold text or a list in each row; the list is of messages or tools, so in a single row its elements are objects.
 TEXT_OR_LIST = {"prompt", "completion", "chosen", "rejected", "instruction", "output", "tools", "preferred_output",
                 "non_preferred_output"}  # fmt: skip
-
-
-class Cut(Exception):
-    """From some place on, the text is not JSON.
-
-    The error has the remaining text, the decoder's error, and the number of values before it.
-    """
-
-    def __init__(self, text: str, error: Exception, number: int) -> None:
-        super().__init__(str(error))
-        self.text, self.error, self.number = text, error, number
-
-
-def texts(path: Path, limit: int = MAX_VALUE) -> Iterator[tuple[str, list[Finding]]]:
-    """Yield the text of each value; the first one comes with the findings about the file.
-
-    Raises:
-        Cut: something that is not a value follows, or a value does not end.
-    """
-    decoder = json.JSONDecoder()
-    file, first = open_text(path)
-    assert file is not None, "the caller has checked that the file can be decoded"
-    with file:
-        buffer, number, ended = file.read(PIECE).lstrip(), 0, False
-        listed = buffer.startswith("[")
-        buffer = buffer[1:] if listed else buffer
-        while True:
-            buffer = buffer.lstrip(" \t\r\n,")
-            if listed and buffer.startswith("]"):
-                remainder = buffer[1:].lstrip()
-                if remainder:
-                    raise Cut(remainder, json.JSONDecodeError("Extra data", remainder, 0), number)
-                return
-            if not buffer and ended and not listed:
-                return
-            try:
-                _, end = decoder.raw_decode(buffer)
-                # A number or a word at the end of the buffer may continue in the next piece.
-                whole = ended or end < len(buffer)
-            except (json.JSONDecodeError, RecursionError, ValueError) as error:
-                whole = False
-                if ended or len(buffer) > limit:
-                    raise Cut(buffer, error, number) from error
-            if not whole:
-                more = file.read(max(PIECE, len(buffer)))
-                ended = not more
-                buffer += more
-                continue
-            number += 1
-            yield buffer[:end], first
-            first = []
-            buffer = buffer[end:]
 
 
 def rows_within(value: Any) -> tuple[list[Any], str] | None:

@@ -18,8 +18,6 @@ from typing import Any
 
 from course_utils.data_prep.findings import Finding, shorten
 from course_utils.data_prep.opening import (
-    MAX_WRAPPER,
-    Cut,
     columns_in,
     json_or_none,
     open_bytes,
@@ -28,11 +26,12 @@ from course_utils.data_prep.opening import (
     read_parquet,
     rows_within,
     suffix_of,
-    texts,
 )
 from course_utils.errors import CourseError
 
 MAX_LINE = 20_000_000  # bytes; an example of 65,536 tokens, the hosts' limit, has about 300,000
+MAX_WRAPPER = 2_000_000_000  # characters in an object that contains all the rows
+PIECE = 1 << 20
 MAX_DEPTH = 64
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
@@ -330,7 +329,7 @@ def _read_json(path: Path) -> Iterator[Row]:
         return
     with file:
         line = next((line for line in iter(lambda: file.readline(MAX_LINE), "") if line.strip()), "")
-        more = any(True for _ in iter(lambda: file.read(1), ""))
+        more = bool(file.read(1))
     listed = line.lstrip().startswith("[")
     if listed or (line.lstrip().startswith("{") and json_or_none(line) is None and _begins_with_a_value(path)):
         yield from _read_values(path)
@@ -342,61 +341,85 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _begins_with_a_value(path: Path) -> bool:
     """Whether the file begins with a complete object, or a list of objects, rather than with a broken line."""
-    try:
-        text, _ = next(texts(path), ("", []))
-    except Cut:
-        return False
-    return text.startswith("{")
+    row, whole = next(_values(path, MAX_LINE), (Row(0, None), False))
+    return whole and row.raw.startswith(b"{")
 
 
 def _read_values(path: Path) -> Iterator[Row]:
     """Elements of a list, or objects that follow each other."""
-    number = 0
-    first_object: Row | None = None  # held back: if no other follows, it may contain the rows
-    listed_lines = suffix_of(path) in (".jsonl", ".ndjson") and not _starts_with_object(path)
-    try:
-        for text, first in texts(path, MAX_WRAPPER if _starts_with_object(path) else MAX_LINE):
-            number += 1
-            value, findings = parse(text, number)
-            row = Row(number, value, [*first, *findings], text.encode("utf-8", "surrogatepass"))
-            if number == 1 and listed_lines:
-                row.findings.append(
-                    Finding(1, "", "several_lines", "the rows are elements of a list; JSONL has no list around them")
-                )
-            if number == 1 and _starts_with_object(path):
-                row.findings.append(Finding(1, "", "several_lines", "an object extends over several lines"))
-                first_object = row
-                continue
-            if first_object:
-                yield first_object
-                first_object = None
-            yield row
-    except Cut as cut:
-        if first_object:
-            yield first_object
-        yield Row(cut.number + 1, None, [_of_cut(cut)], cut.text[:1000].encode("utf-8", "surrogatepass"))
-        return
-    if first_object and (within := rows_within(first_object.value)):
-        yield from _rows_within(*within, [f for f in first_object.findings if f.code != "several_lines"])
-    elif first_object:
-        yield first_object
-
-
-def _starts_with_object(path: Path) -> bool:
     file, _ = open_text(path)
     assert file is not None
     with file:
-        return file.read(4096).lstrip().startswith("{")
+        single = file.read(4096).lstrip().startswith("{")
+    unusual = "an object extends over several lines" if single else ""
+    if not single and suffix_of(path) in (".jsonl", ".ndjson"):
+        unusual = "the rows are elements of a list; JSONL has no list around them"
+    first: Row | None = None  # held back: if no other follows, it may contain the rows
+    for row, whole in _values(path, MAX_WRAPPER if single else MAX_LINE):
+        if row.line == 1 and whole and unusual:
+            row.findings.append(Finding(1, "", "several_lines", unusual))
+        if row.line == 1 and whole and single:
+            first = row
+            continue
+        if first:
+            yield first
+            first = None
+        yield row
+    if first and (within := rows_within(first.value)):
+        yield from _rows_within(*within, [f for f in first.findings if f.code != "several_lines"])
+    elif first:
+        yield first
 
 
-def _of_cut(cut: Cut) -> Finding:
-    if not cut.text and cut.number:
-        return Finding(cut.number, "", "not_json", "the list is not closed: the file is cut off")
-    if len(cut.text) > MAX_LINE:
-        return Finding(cut.number + 1, "", "line_too_long", f"over {MAX_LINE:,} bytes; the file is not read any further")
-    if isinstance(cut.error, json.JSONDecodeError):
-        return _explain(cut.text, cut.error, cut.number + 1)
-    return Finding(cut.number + 1, "", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
+def _values(path: Path, limit: int) -> Iterator[tuple[Row, bool]]:
+    """Each value of a file as a row, and whether it is one.
+
+    If something follows that is no value, or a value doesn't end within `limit` characters, the last row says so.
+    """
+    decoder, (file, first) = json.JSONDecoder(), open_text(path)
+    assert file is not None, "the caller has checked that the file can be decoded"
+    with file:
+        buffer, number, ended = file.read(PIECE).lstrip(), 0, False
+        listed = buffer.startswith("[")
+        buffer = buffer[1:] if listed else buffer
+        while True:
+            buffer, end = buffer.lstrip(" \t\r\n,"), 0
+            error: Exception | None = None
+            if listed and buffer.startswith("]"):
+                buffer = buffer[1:].lstrip()
+                error = json.JSONDecodeError("Extra data", buffer, 0)
+            if not buffer and (error or (ended and not listed)):
+                return
+            try:
+                end = 0 if error else decoder.raw_decode(buffer)[1]
+            except (json.JSONDecodeError, RecursionError, ValueError) as fault:
+                error = fault if ended or len(buffer) > limit else None
+            if error:
+                yield Row(number + 1, None, [_no_value(buffer, error, number)], _bytes(buffer[:1000])), False
+                return
+            if not end or (end == len(buffer) and not ended):  # a number at the end may continue in the next piece
+                more = file.read(max(PIECE, len(buffer)))
+                ended, buffer = not more, buffer + more
+                continue
+            number += 1
+            value, findings = parse(buffer[:end], number)
+            yield Row(number, value, [*first, *findings], _bytes(buffer[:end])), True
+            first, buffer = [], buffer[end:]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _no_value(text: str, error: Exception, number: int) -> Finding:
+    """Why no value follows after the first `number` ones."""
+    if not text and number:
+        return Finding(number, "", "not_json", "the list is not closed: the file is cut off")
+    if len(text) > MAX_LINE:
+        return Finding(number + 1, "", "line_too_long", f"over {MAX_LINE:,} bytes; the file is not read any further")
+    if isinstance(error, json.JSONDecodeError):
+        return _explain(text, error, number + 1)
+    return Finding(number + 1, "", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
 
 
 def _rows_within(values: list[Any], where: str, first: list[Finding]) -> Iterator[Row]:
@@ -404,9 +427,7 @@ def _rows_within(values: list[Any], where: str, first: list[Finding]) -> Iterato
     for number, value in enumerate(values, 1):
         text = json.dumps(value, ensure_ascii=False)
         value, findings = parse(text, number)
-        yield Row(
-            number, value, [*([*first, wrapped] if number == 1 else []), *findings], text.encode("utf-8", "surrogatepass")
-        )
+        yield Row(number, value, [*([*first, wrapped] if number == 1 else []), *findings], _bytes(text))
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
