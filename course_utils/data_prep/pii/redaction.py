@@ -125,7 +125,7 @@ def unsearched_script(text: str) -> str:
     letters = "".join(NOT_LATIN.findall(text))
     if not letters or len(letters) < UNSEARCHED_SHARE * sum(map(str.isalpha, text)):
         return ""
-    names = Counter(unicodedata.name(letter, "unknown").split()[0] for letter in letters)
+    names = Counter(unicodedata.name(letter, "unknown").split()[0] for letter in letters[:200])
     kana = names["HIRAGANA"] + names["KATAKANA"]  # Japanese has Chinese characters too
     script = "Japanese" if kana else names.most_common(1)[0][0].title()
     return {"Cjk": "Chinese", "Hangul": "Korean"}.get(script, script)
