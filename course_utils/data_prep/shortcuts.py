@@ -7,6 +7,7 @@ accuracy proves little. Each is fitted on training pairs and asked about test pa
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 Pair = Mapping[str, Any]
 Ranks = Callable[[str, str], float]  # (one reply, another) → above zero if the first is thought the better one
 COURTESIES = re.compile(r"\b(?:dear|hi|hello|thanks|thank you|sorry|apolog\w+|regards|sincerely|kindly)\b", re.IGNORECASE)
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z']+", text.lower())
 
 
 def length_rule(train: Sequence[Pair]) -> Ranks:
@@ -39,22 +36,14 @@ def length_rule(train: Sequence[Pair]) -> Ranks:
     return lambda one, other: abs(len(other.split()) - best) - abs(len(one.split()) - best)
 
 
-def word_rule(train: Sequence[Pair]) -> Ranks:
-    """Fit a logistic regression on how often each word occurs in the one reply and in the other."""
+def word_rule(train: Sequence[Pair], beginning: int | None = None) -> Ranks:
+    """Fit a logistic regression on how often each word occurs in each reply, or among its first words."""
     from sklearn.feature_extraction.text import CountVectorizer
 
-    counter = CountVectorizer(analyzer=_words).fit([row[key] for row in train for key in ("chosen", "rejected")])
-    return _logistic(lambda text: counter.transform([text]).toarray()[0], train)
+    def words(text: str) -> list[str]:
+        return re.findall(r"[a-z']+", text.lower())[:beginning]
 
-
-def opening_rule(train: Sequence[Pair], words: int = 3) -> Ranks:
-    """Fit a logistic regression on how a reply begins: which words are among its first `words`."""
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    def opening(text: str) -> list[str]:
-        return _words(text)[:words]
-
-    counter = CountVectorizer(analyzer=opening).fit([row[key] for row in train for key in ("chosen", "rejected")])
+    counter = CountVectorizer(analyzer=words).fit([row[key] for row in train for key in ("chosen", "rejected")])
     return _logistic(lambda text: counter.transform([text]).toarray()[0], train)
 
 
@@ -98,7 +87,7 @@ RULES: dict[str, Callable[[Sequence[Pair]], Ranks]] = {
     "length, one number": length_rule,
     "single words": word_rule,
     "form": form_rule,
-    "the first three words": opening_rule,
+    "the first three words": functools.partial(word_rule, beginning=3),
 }
 
 
