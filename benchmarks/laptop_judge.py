@@ -33,7 +33,6 @@ from typing import Any
 import common  # noqa: F401 - prepares the process
 from course_utils import assets, data_prep
 from course_utils.data_prep import formats, judging, label_noise, quality, similarity, truth
-from course_utils.data_prep.endpoint import json_in
 from course_utils.generation import generate
 from course_utils.openai_server.constrained import generate_in_schema
 from laptop_runs import MODELS, Prompt, copy_run, count_tokens, loaded, recorded_run, run_command
@@ -509,7 +508,7 @@ def give_marks(size: str, rows: Sequence[dict]) -> tuple[list[judging.Verdict], 
 def read_mark(text: str) -> judging.Verdict:
     """Return the verdict in an answer; its mark is None if the answer is cut off."""
     try:
-        verdict = json_in(text)
+        verdict = judging.json_in(text)
         return judging.Verdict(int(verdict["mark"]), str(verdict["reason"]))
     except (ValueError, KeyError, TypeError):
         return judging.Verdict(None, text)

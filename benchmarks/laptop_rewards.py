@@ -111,7 +111,7 @@ def step(
     drawn = generation.complete(model, tokenizer, asked, ANSWER_TOKENS, temperature=1.0, seed=seed)
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in drawn]
     references = [task.rows["train"][i]["record"] for i in indices for _ in range(ANSWERS)]
-    records = [evaluation.parse_record(text, task.schema, task.read) for text in texts]
+    records = [evaluation.parse_record(text, task.schema) for text in texts]
     rewards = [REWARDS[reward](*one) for one in zip(records, references, map(len, drawn))]
     groups, examples = [rewards[i : i + ANSWERS] for i in range(0, len(rewards), ANSWERS)], []
     for number, (prompt, group) in enumerate(zip(prompts, groups)):

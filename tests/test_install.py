@@ -327,7 +327,6 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for file in (
         "data/support_tickets/test.jsonl",
-        "data/code_review/schema.json",
         "data/raw_support_export/truth.jsonl",
         "notebooks/02_lora.ipynb",
     ):

@@ -15,7 +15,7 @@ _MODULE_OF = {
     **dict.fromkeys(("Report", "validate"), "validation"),
     **dict.fromkeys(("convert", "shape_of", "prompt_of", "answer_of"), "formats"),
     **dict.fromkeys(("Deduplicated", "deduplicate"), "deduplication"),
-    **dict.fromkeys(("Redactor", "redact"), "pii"),
+    "Redactor": "pii",
     **dict.fromkeys(("contamination", "split"), "splitting"),
     **dict.fromkeys(("distance", "resample"), "distribution"),
     "assess": "quality",

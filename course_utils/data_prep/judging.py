@@ -8,15 +8,13 @@ anything.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.endpoint import ask, json_in
 from course_utils.data_prep.quality import agreement
 from course_utils.errors import CourseError
 
@@ -35,8 +33,6 @@ delivery: something has not come, came late or is the wrong item; billing: payme
 returns: the customer sends something back; defect: something is broken or dangerous; account: log-in, data, newsletter;
 question: anything the customer wants to know before buying or while using it.
 Is the category right, and is the record about this message? Answer with one word: yes or no."""
-PAIR_RUBRIC = """Two replies to a customer of a support desk. The better one is warm, names the customer's problem,
-says what happens next and by when, and is short. Which reply is better? Answer with one letter: A or B."""
 SCHEMA = {
     "type": "object",
     "properties": {"reason": {"type": "string"}, "mark": {"type": "integer", "minimum": 1, "maximum": 5}},
@@ -61,7 +57,7 @@ def judge(rows: Sequence[dict], client: openai.OpenAI, model: str, rubric: str =
 
     Args:
         rows: chat rows.
-        client: from `endpoint.client_for`.
+        client: a client of the openai library.
         model: name of the judge. It should not be the model that wrote the rows, which prefers its own answers.
         rubric: what the marks mean; by default the lesson's rubric.
         workers: number of requests that run at once.
@@ -73,13 +69,19 @@ def judge(rows: Sequence[dict], client: openai.OpenAI, model: str, rubric: str =
         CourseError: the endpoint refuses, or it cannot be reached.
     """
 
+    import openai
+
+    answer_format: Any = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": SCHEMA}}
+
     def judge_row(row: dict) -> Verdict:
         shown = f"Message:\n{formats.prompt_of(row)}\n\nAnswer:\n{formats.answer_of(row)}"
-        messages = [{"role": "system", "content": rubric}, {"role": "user", "content": shown}]
-        key = hashlib.sha256(json.dumps([model, messages]).encode()).hexdigest()[:32]
-        answer = ask(client, model, messages, SCHEMA, 200, 0.0, key)
+        messages: Any = [{"role": "system", "content": rubric}, {"role": "user", "content": shown}]
         try:
-            verdict = json_in(answer.text)
+            answer = client.chat.completions.create(model=model, messages=messages, response_format=answer_format)
+        except openai.OpenAIError as error:
+            raise CourseError(f"{client.base_url}: {error.__cause__ or str(error)[:300]}") from error
+        try:
+            verdict = json_in(answer.choices[0].message.content or "")
             mark = verdict["mark"]
             if not isinstance(mark, int) or not 1 <= mark <= 5:
                 raise ValueError(f"the mark is {mark!r}")
@@ -89,6 +91,21 @@ def judge(rows: Sequence[dict], client: openai.OpenAI, model: str, rubric: str =
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(judge_row, rows))
+
+
+def json_in(text: str) -> Any:
+    """Return the JSON in an answer, with or without a code fence around it.
+
+    Raises:
+        ValueError: there is no JSON in it.
+    """
+    text = text.strip()
+    if text.startswith("```"):
+        text = text.split("\n", 1)[-1].rsplit("```", 1)[0]
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def agreement_with_labels(verdicts: Sequence[Verdict], good: Sequence[bool], from_mark: int = 4) -> dict[str, float]:
@@ -184,83 +201,3 @@ def judge_here(
         for row in rows
     ]
     return [yes for yes, _ in next_word(model, tokenizer, conversations, ("yes", "no"))]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two replies to one message, of which people prefer `better`."""
-
-    message: str
-    better: str
-    worse: str
-
-
-@dataclass(frozen=True)
-class PairVerdict:
-    """What a judge says about a pair that it has seen in both orders.
-
-    Attributes:
-        pair: the pair.
-        as_a, as_b: the probability that the judge gives to the better reply, shown as A and shown as B.
-    """
-
-    pair: Pair
-    as_a: float
-    as_b: float
-
-    @property
-    def steady(self) -> bool:
-        """Whether the judge prefers the same reply in both orders."""
-        return (self.as_a > 0.5) == (self.as_b > 0.5)
-
-    @property
-    def both_orders(self) -> float:
-        """The mean of the two probabilities, from which a preference for one of the two places cancels out."""
-        return (self.as_a + self.as_b) / 2
-
-
-def compare_here(
-    pairs: Sequence[Pair], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rubric: str = PAIR_RUBRIC
-) -> list[PairVerdict]:
-    """Let a model on this machine choose the better reply of each pair, shown in both orders.
-
-    Args:
-        pairs: the pairs.
-        model, tokenizer: the judge.
-        rubric: what it is asked; it must ask for "A" or "B".
-
-    Returns:
-        One verdict per pair.
-    """
-
-    def conversation(message: str, a: str, b: str) -> list[dict]:
-        shown = f"Message: {message}\n\nA: {a}\n\nB: {b}"
-        return [{"role": "system", "content": rubric}, {"role": "user", "content": shown}]
-
-    first = next_word(model, tokenizer, [conversation(p.message, p.better, p.worse) for p in pairs], ("A", "B"))
-    second = next_word(model, tokenizer, [conversation(p.message, p.worse, p.better) for p in pairs], ("A", "B"))
-    return [PairVerdict(pair, a, b) for pair, (a, _), (_, b) in zip(pairs, first, second)]
-
-
-def biases(verdicts: Sequence[PairVerdict]) -> dict[str, float]:
-    """Measure what a judge's choices depend on besides the replies.
-
-    Returns:
-        "takes the better reply" (in both orders together; 0.5 is guessing), "takes what is shown first" (0.5 is fair), "same
-        reply in both orders" (1 is fair), and "takes the longer reply" (after averaging both orders).
-
-    Raises:
-        CourseError: there are no verdicts.
-    """
-    if not verdicts:
-        raise CourseError("there are no verdicts to measure biases on")
-    n = len(verdicts)
-    better = sum((v.as_a > 0.5) + (v.as_b > 0.5) for v in verdicts) / (2 * n)
-    first = sum((v.as_a > 0.5) + (v.as_b <= 0.5) for v in verdicts) / (2 * n)
-    longer = sum((v.both_orders > 0.5) == (len(v.pair.better) > len(v.pair.worse)) for v in verdicts) / n
-    return {
-        "takes the better reply": better,
-        "takes what is shown first": first,
-        "same reply in both orders": sum(v.steady for v in verdicts) / n,
-        "takes the longer reply": longer,
-    }

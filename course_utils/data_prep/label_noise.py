@@ -65,13 +65,8 @@ def label_of(row: dict, name: str) -> str:
     return value
 
 
-def evidence_in(row: dict, name: str, message_only: bool = False) -> str:
-    """Return what a classifier may read of a row.
-
-    That is the message and, unless `message_only`, the record without the label itself.
-    """
-    if message_only:
-        return formats.prompt_of(row)
+def evidence_in(row: dict, name: str) -> str:
+    """Return what a classifier may read of a row: the message, and the record without the label itself."""
     rest = {key: value for key, value in json.loads(formats.answer_of(row)).items() if key != name}
     return "\n".join([formats.prompt_of(row), *(f"{key}_{v}" if " " not in str(v) else str(v) for key, v in rest.items())])
 
@@ -112,7 +107,6 @@ def check_labels(
     name: str,
     folds: int = 5,
     seed: int = 0,
-    message_only: bool = False,
     group: Callable[[dict], object] | Sequence | None = None,
 ) -> LabelCheck:
     """Judge the label of each row by a classifier that was trained on other customers' rows.
@@ -125,8 +119,6 @@ def check_labels(
         name: the field of the record that is the label.
         folds: number of parts; each part is judged by a classifier that was trained on the others.
         seed: seed of the division into parts.
-        message_only: whether to leave the rest of the record aside. A summary helps if it was written apart from the label,
-            and misleads if whoever chose the wrong label wrote it to match.
         group: a row's customer, document, author and so on, as a function or as one value per row, such as
             `Prepared.owners`; None groups a row with no other. By default, the name in the user's message.
 
@@ -143,7 +135,7 @@ def check_labels(
         few = f"; of different customers only {dict(customers)}" if len(count) > 1 and min(count.values()) >= folds else ""
         raise CourseError(f"at least two labels with {folds} rows each are needed; there are {dict(count)}{few}")
     labels, coded = np.unique(given_labels, return_inverse=True)
-    texts = [evidence_in(row, name, message_only) for row in rows]
+    texts = [evidence_in(row, name) for row in rows]
     parts = folds_of(owners, coded, folds, seed)
     probabilities = cross_val_predict(classifier(), texts, coded, cv=parts, method="predict_proba")
     own = probabilities[np.arange(len(coded)), coded]

@@ -1,4 +1,4 @@
-"""Files as text and rows: any encoding, compressed or not; JSON values one at a time; CSV and Parquet.
+"""Files as text and rows: any encoding, compressed or not; rows within one object; CSV and Parquet.
 
 No character is lost, and a guessed encoding is reported.
 """
@@ -49,120 +49,99 @@ def open_bytes(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if is_packed(path) else path.open("rb")
 
 
-def open_text(path: Path) -> tuple[io.TextIOWrapper | None, list[Finding]]:
+def open_text(path: Path, lines: bool = False) -> tuple[io.TextIOWrapper | None, list[Finding]]:
     """Open a file as text, without its byte order mark and with its own line ends.
 
-    Reading never fails with a decoding error later, because the whole file has been decoded once.
+    The encoding is UTF-8, what a mark or the zeros of UTF-16 show, or a guess. The whole file has been decoded once, so that
+    reading doesn't fail later.
+
+    Args:
+        path: path of the file.
+        lines: whether each line is a row. Then a file is open in any case, single lines that can't be decoded have
+            surrogates in them, and a line ends only with a line feed, or with a carriage return if there is no line feed.
 
     Returns:
         The open file, or None if its encoding cannot be determined; and findings that say what is unusual.
     """
     with open_bytes(path) as file:
         head = file.read(4096)
-    if unusual := unusual_encoding(head):
-        encoding, skip, finding = unusual
-        return _checked(path, encoding, skip, [finding])
-    problem = _undecodable(path, "utf-8", 0)
-    if problem is None:
-        return _text(path, "utf-8", 0), []
-    if guessed := _guess_encoding(path):
-        return _checked(path, guessed, 0, [other_encoding(1, guessed)])
-    return None, [problem]
+    encoding, skip, findings = _shown_by(head)
+    problem = _undecodable(path, encoding, skip)
+    if problem and not findings and (guessed := _guess_encoding(path, lines)):
+        encoding, problem, line = guessed[0], None, guessed[1] if lines else 1
+        name = "Windows-1252 or Latin-1" if encoding == "cp1252" else encoding
+        findings = [Finding(line, "", "encoding", f"the file is not UTF-8; it looks like {name}, and is read as that")]
+    if problem and not lines:
+        return None, [problem]
+    newline = "" if not lines else "\r" if b"\r" in head and b"\n" not in head else "\n"
+    opened = open_bytes(path)
+    opened.read(skip)
+    errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass" if "utf" in encoding else "strict"
+    return io.TextIOWrapper(opened, encoding, errors if lines else "strict", newline=newline), findings
 
 
-def encoding_of_lines(path: Path) -> str | None:
-    """Return the encoding of a file of lines that is not in UTF-8.
-
-    It is taken for the file's encoding if at least `BROKEN_LINES` lines are not UTF-8, and all others are ASCII.
-
-    Returns:
-        None if only single lines are not UTF-8, or if no guess is good enough.
-    """
-    broken = 0
-    with open_bytes(path) as file:
-        while line := file.readline(SAMPLE_BYTES):
-            if line.isascii():
-                continue
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                broken += 1
-            else:
-                return None
-    guessed = _guess_encoding(path) if broken >= BROKEN_LINES else None
-    return guessed if guessed and _undecodable(path, guessed, 0) is None else None
-
-
-def other_encoding(line: int, encoding: str) -> Finding:
-    """Return the finding that a file is not in UTF-8 but in another encoding."""
-    name = "Windows-1252 or Latin-1" if encoding == "cp1252" else encoding
-    return Finding(line, "", "encoding", f"the file is not UTF-8; it looks like {name}, and is read as that")
-
-
-def unusual_encoding(head: bytes) -> tuple[str, int, Finding] | None:
-    """Return the encoding of a file that begins otherwise than text in plain UTF-8, or None.
-
-    A byte order mark shows it. Without one, every second byte of ASCII text is zero in UTF-16.
-
-    Returns:
-        The encoding, the number of bytes of its mark, and the finding about it.
-    """
+def _shown_by(head: bytes) -> tuple[str, int, list[Finding]]:
+    """The encoding that a file's beginning shows, the number of bytes of its mark, and what is unusual about it."""
     for bom, encoding in BOMS:
         if head.startswith(bom) and encoding == "utf-8":
-            return encoding, len(bom), Finding(1, "", "byte_order_mark", "the file starts with a UTF-8 byte order mark")
+            return encoding, len(bom), [Finding(1, "", "byte_order_mark", "the file starts with a UTF-8 byte order mark")]
         if head.startswith(bom):
-            return encoding, len(bom), Finding(1, "", "encoding", f"the file is {encoding.upper()}")
+            return encoding, len(bom), [Finding(1, "", "encoding", f"the file is {encoding.upper()}")]
+    # Every second byte of ASCII text is zero in UTF-16.
     for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
         if len(zeros) > 1 and zeros.count(0) > 0.6 * len(zeros):
-            return encoding, 0, Finding(1, "", "encoding", f"the file looks like {encoding.upper()}")
-    return None
-
-
-def _checked(path: Path, encoding: str, skip: int, findings: list[Finding]) -> tuple[io.TextIOWrapper | None, list[Finding]]:
-    problem = _undecodable(path, encoding, skip)
-    return (None, [problem]) if problem else (_text(path, encoding, skip), findings)
-
-
-def _text(path: Path, encoding: str, skip: int) -> io.TextIOWrapper:
-    file = open_bytes(path)
-    file.read(skip)
-    return io.TextIOWrapper(file, encoding=encoding, newline="")
+            return encoding, 0, [Finding(1, "", "encoding", f"the file looks like {encoding.upper()}")]
+    return "utf-8", 0, []
 
 
 def _undecodable(path: Path, encoding: str, skip: int) -> Finding | None:
     """The first place where the file does not decode in this encoding; None if there is none."""
     decoder, position = codecs.getincrementaldecoder(encoding)(), skip
-    for piece in _pieces(path, skip):
-        try:
-            decoder.decode(piece, final=not piece)
-        except UnicodeDecodeError as error:
-            location = f"byte {error.object[error.start]:#04x} near position {position + error.start + 1:,}"
-            return Finding(1, "", "not_utf8", f"{location} is not {encoding.upper()}")
-        position += len(piece)
-    return None
-
-
-def _pieces(path: Path, skip: int) -> Iterator[bytes]:
     with open_bytes(path) as file:
         file.read(skip)
-        while piece := file.read(SAMPLE_BYTES):
-            yield piece
-    yield b""
+        while True:
+            piece = file.read(1 << 16)
+            try:
+                decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                location = f"byte {error.object[error.start]:#04x} near position {position + error.start + 1:,}"
+                return Finding(1, "", "not_utf8", f"{location} is not {encoding.upper()}")
+            if not piece:
+                return None
+            position += len(piece)
 
 
-def _guess_encoding(path: Path) -> str | None:
-    """The encoding of a file that is not UTF-8; None if it mixes two encodings, or if no guess is good enough."""
-    sample = _sample(path)
+def _guess_encoding(path: Path, lines: bool) -> tuple[str, int] | None:
+    """The encoding of a file that is not UTF-8, and the first line that shows it.
+
+    None if it mixes two encodings, if only single ones of its lines are not UTF-8, or if no guess is good enough.
+    """
+    sample, broken, intact = b"", [], 0
+    with open_bytes(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(SAMPLE_BYTES), b""), 1):
+            if line.isascii():
+                continue
+            sample += line if len(sample) < SAMPLE_BYTES else b""
+            try:
+                line.decode("utf-8")
+                intact += 1
+            except UnicodeDecodeError:
+                broken.append(number)
     as_utf8 = sample.decode("utf-8", "replace")
     if sum(character > "\x7f" for character in as_utf8) > 2 * as_utf8.count("\ufffd"):
         return None  # mostly UTF-8
+    if lines and (intact or len(broken) < BROKEN_LINES):
+        return None
+    encoding = _likely_encoding(sample)
+    return (encoding, broken[0]) if encoding and _undecodable(path, encoding, 0) is None else None
+
+
+def _likely_encoding(sample: bytes) -> str | None:
     try:
         text = sample.decode("cp1252")
-        non_ascii = [character for character in text if character > "\x7f"]
         letters = [character for character in text if character.isalpha()]
-        if sum(letter > "\x7f" for letter in letters) < 0.3 * len(letters) and all(
-            WESTERN.match(character) for character in non_ascii
-        ):
+        foreign = any(character > "\x7f" and not WESTERN.match(character) for character in text)
+        if not foreign and sum(letter > "\x7f" for letter in letters) < 0.3 * len(letters):
             return "cp1252"  # or Latin-1, which differs only in characters that do not occur in text
     except UnicodeDecodeError:
         pass
@@ -174,77 +153,11 @@ def _guess_encoding(path: Path) -> str | None:
     return best.encoding if best else None
 
 
-def _sample(path: Path) -> bytes:
-    """Lines that are not ASCII, up to `SAMPLE_BYTES` bytes."""
-    lines, size = [], 0
-    with open_bytes(path) as file:
-        while size < SAMPLE_BYTES and (line := file.readline(SAMPLE_BYTES)):
-            if not line.isascii():
-                lines.append(line)
-                size += len(line)
-    return b"".join(lines)
-
-
-MAX_VALUE = 20_000_000  # characters
-MAX_WRAPPER = 2_000_000_000  # characters in an object that contains all the rows
-PIECE = 1 << 20
 # Keys that only a row has, not an object that contains rows.
 ROW_KEYS = {"messages", "conversations", "conversation", "prompt", "completion", "chosen", "instruction", "preferred_output"}
 # Fields that hold text or a list in each row; the list is of messages or tools, so in a single row its elements are objects.
 TEXT_OR_LIST = {"prompt", "completion", "chosen", "rejected", "instruction", "output", "tools", "preferred_output",
                 "non_preferred_output"}  # fmt: skip
-
-
-class Cut(Exception):
-    """From some place on, the text is not JSON.
-
-    The error has the remaining text, the decoder's error, and the number of values before it.
-    """
-
-    def __init__(self, text: str, error: Exception, number: int) -> None:
-        super().__init__(str(error))
-        self.text, self.error, self.number = text, error, number
-
-
-def texts(path: Path, limit: int = MAX_VALUE) -> Iterator[tuple[str, list[Finding]]]:
-    """Yield the text of each value; the first one comes with the findings about the file.
-
-    Raises:
-        Cut: something that is not a value follows, or a value does not end.
-    """
-    decoder = json.JSONDecoder()
-    file, first = open_text(path)
-    assert file is not None, "the caller has checked that the file can be decoded"
-    with file:
-        buffer, number, ended = file.read(PIECE).lstrip(), 0, False
-        listed = buffer.startswith("[")
-        buffer = buffer[1:] if listed else buffer
-        while True:
-            buffer = buffer.lstrip(" \t\r\n,")
-            if listed and buffer.startswith("]"):
-                remainder = buffer[1:].lstrip()
-                if remainder:
-                    raise Cut(remainder, json.JSONDecodeError("Extra data", remainder, 0), number)
-                return
-            if not buffer and ended and not listed:
-                return
-            try:
-                _, end = decoder.raw_decode(buffer)
-                # A number or a word at the end of the buffer may continue in the next piece.
-                whole = ended or end < len(buffer)
-            except (json.JSONDecodeError, RecursionError, ValueError) as error:
-                whole = False
-                if ended or len(buffer) > limit:
-                    raise Cut(buffer, error, number) from error
-            if not whole:
-                more = file.read(max(PIECE, len(buffer)))
-                ended = not more
-                buffer += more
-                continue
-            number += 1
-            yield buffer[:end], first
-            first = []
-            buffer = buffer[end:]
 
 
 def rows_within(value: Any) -> tuple[list[Any], str] | None:

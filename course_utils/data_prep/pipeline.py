@@ -26,9 +26,9 @@ from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
 from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.pii import PII_KINDS, Redactor
-from course_utils.data_prep.pii.redaction import Redacted
+from course_utils.data_prep.pii.redaction import Redacted, not_looked_for
 from course_utils.data_prep.similarity import in_processes
-from course_utils.data_prep.splitting import Hit, Parts, contamination, split_alike
+from course_utils.data_prep.splitting import Hit, Parts, contamination, split
 from course_utils.errors import CourseError
 from course_utils.files import write_whole
 
@@ -432,7 +432,7 @@ def _split(result: Prepared, views: Sequence[dict]) -> None:
         labels = [view["label"] for view in views]
     seed = settings.seed
     try:
-        parts = split_alike(views, settings.validation, result.owners, seed, label=labels, source=sources)
+        parts = split(views, settings.validation, result.owners, seed, label=labels, source=sources)
     except CourseError as error:
         if len(set(result.owners)) > 1 or not 0 < settings.validation < 1:
             raise
@@ -611,10 +611,12 @@ def _redact(result: Prepared) -> None:
     inventor = Redactor("pseudonym", PII_KINDS, settings.seed, allow=settings.allow)
     rescued = 0
     samples_per_kind: Counter[str] = Counter()
+    scripts: Counter[str] = Counter()
     for index, redacted in enumerate(in_processes(redactor.row, result.rows, settings.workers, 64)):
         if redacted.findings and ONLY_PLACEHOLDERS.fullmatch(formats.answer_of(formats.as_chat(redacted.row, True))):
             redacted, rescued = inventor.row(result.rows[index]), rescued + 1
         _sample(result, index, redacted, redactor, samples_per_kind)
+        scripts[redacted.script] += 1
         labels = _texts_of_the_record(result.rows[index])
         result.redacted_labels.update({entity.text for _, entity in redacted.findings} & labels)
         result.rows[index] = redacted.row
@@ -633,6 +635,10 @@ def _redact(result: Prepared) -> None:
             f"{rescued:,} answers would have been nothing but a placeholder; they and their messages have pseudonyms instead"
         )
         result.notes.append(note)
+    for script, rows in scripts.most_common():
+        if script:
+            note = f"{not_looked_for(script)} in {script} script are not looked for, so they are still in the files"
+            result.notes.append(f"{note}; rows wholly or partly in it: {rows:,}")
     result.counts.append(("redact", len(result.rows)))
 
 

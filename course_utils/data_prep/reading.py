@@ -14,28 +14,24 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from course_utils.data_prep.findings import Finding, shorten
 from course_utils.data_prep.opening import (
-    MAX_WRAPPER,
-    Cut,
     columns_in,
-    encoding_of_lines,
     json_or_none,
     open_bytes,
     open_text,
-    other_encoding,
     read_csv,
     read_parquet,
     rows_within,
     suffix_of,
-    texts,
-    unusual_encoding,
 )
 from course_utils.errors import CourseError
 
 MAX_LINE = 20_000_000  # bytes; an example of 65,536 tokens, the hosts' limit, has about 300,000
+MAX_WRAPPER = 2_000_000_000  # characters in an object that contains all the rows
+PIECE = 1 << 20
 MAX_DEPTH = 64
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
@@ -169,50 +165,44 @@ def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[Any, list
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    with open_bytes(path) as file:
-        head = file.read(4096)
-        file.seek(0)
-        start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:2]
-        if (start in (b"{\n", b"{\r") or start[:1] == b"[") and _begins_with_a_value(path):
-            yield from _read_json(path)
-            return
-        kind = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
-        if kind:
-            yield Row(0, None, [Finding(0, "", "binary", f"this is {kind}")])
-            return
-        lines, first = _open_lines(file, head)
-        endings = False
-        # None if the file's encoding is certain, or if it is mostly UTF-8: then a line that is not UTF-8 is refused.
-        encoding = None if any(finding.code in ("byte_order_mark", "encoding") for finding in first) else "utf-8"
-        for number, (raw, length) in enumerate(lines, 1):
-            findings = first if number == 1 else []
+    with open_bytes(path) as packed:
+        head = packed.read(4096)
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:2]
+    if (start in (b"{\n", b"{\r") or start[:1] == b"[") and _begins_with_a_value(path):
+        yield from _read_json(path)
+        return
+    kind = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
+    if kind:
+        yield Row(0, None, [Finding(0, "", "binary", f"this is {kind}")])
+        return
+    file, first = open_text(path, lines=True)
+    assert file is not None, "a file of lines is open in any case"
+    with file:
+        endings = b"\r" in head and b"\n" not in head
+        if endings:
+            first = [*first, Finding(1, "", "line_ending", "lines end with only a carriage return")]
+        for number, (line, length) in enumerate(_lines(file, "\r" if endings else "\n"), 1):
+            findings, raw = first if number == 1 else [], line.encode("utf-8", file.errors or "strict")
             if length > MAX_LINE:
-                findings = [*findings, Finding(number, "", "line_too_long", f"{length:,} bytes; {MAX_LINE:,} are read")]
+                findings = [*findings, Finding(number, "", "line_too_long", f"{length:,} characters; {MAX_LINE:,} are read")]
                 yield Row(number, None, findings, raw[:1000])
                 continue
-            if raw.endswith(b"\r"):
-                raw = raw.rstrip(b"\r")
+            if line.endswith("\r"):
+                line, raw = line.rstrip("\r"), raw.rstrip(b"\r")
                 if not endings:
                     endings = True
-                    findings = [
-                        *findings,
-                        Finding(number, "", "line_ending", "lines end with carriage return and line feed"),
-                    ]
+                    message = "lines end with carriage return and line feed"
+                    findings = [*findings, Finding(number, "", "line_ending", message)]
             if not raw.strip():
                 yield Row(number, None, [*findings, Finding(number, "", "blank_line", "the line is blank")], raw)
                 continue
-            try:
-                text = raw.decode(encoding or "utf-8")
-            except UnicodeDecodeError as error:
-                if encoding == "utf-8" and (encoding := encoding_of_lines(path)):
-                    text = raw.decode(encoding)
-                    findings = [*findings, other_encoding(number, encoding)]
-                else:
-                    message = f"byte {raw[error.start]:#04x} at position {error.start + 1} is not UTF-8"
-                    yield Row(number, None, [*findings, Finding(number, "", "not_utf8", message)], raw)
-                    continue
-            raw = raw if encoding in (None, "utf-8") else text.encode("utf-8")
-            value, parse_findings = parse(text, number, raw)
+            if not line.isascii() and (broken := SURROGATE.search(line)):
+                position = len(line[: broken.start()].encode()) + 1
+                message = f"byte {raw[position - 1]:#04x} at position {position} is not UTF-8"
+                message = "there is half a character in it" if file.errors == "surrogatepass" else message
+                yield Row(number, None, [*findings, Finding(number, "", "not_utf8", message)], raw)
+                continue
+            value, parse_findings = parse(line, number, raw)
             if (rows := _rows_as_columns(value)) > 1:
                 message = f"the line has {rows:,} rows as columns; name the file .json if it is the only line"
                 value, parse_findings = None, [Finding(number, "", "not_object", message)]
@@ -224,39 +214,20 @@ def _rows_as_columns(value: object) -> int:
     return max(map(len, columns.values())) if columns else 0
 
 
-def _open_lines(file: BinaryIO, head: bytes) -> tuple[Iterator[tuple[bytes, int]], list[Finding]]:
-    """Lines as UTF-8 bytes, each with its length, and what is wrong with the encoding of the file."""
-    if unusual := unusual_encoding(head):
-        encoding, skip, finding = unusual
-        file.read(skip)
-        return _lines(file) if encoding == "utf-8" else _transcoded(file, encoding), [finding]
-    if b"\r" in head and b"\n" not in head:
-        text = io.TextIOWrapper(file, encoding="latin-1", newline=None)  # Latin-1 maps every byte to one character and back
-        lines = ((line.rstrip("\n").encode("latin-1"), len(line)) for line in iter(lambda: text.readline(MAX_LINE), ""))
-        return lines, [Finding(1, "", "line_ending", "lines end with only a carriage return")]
-    return _lines(file), []
-
-
-def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    while line := file.readline(MAX_LINE + 1):
-        length = len(line)
-        if length > MAX_LINE and not line.endswith(b"\n"):
-            line = line[:1000]
-            while more := file.readline(1 << 20):
-                length += len(more)
-                if more.endswith(b"\n"):
-                    break
-        yield line.removesuffix(b"\n"), length
-
-
-def _transcoded(file: BinaryIO, encoding: str) -> Iterator[tuple[bytes, int]]:
-    text = io.TextIOWrapper(file, encoding=encoding, errors="surrogatepass", newline="\n")
+def _lines(file: io.TextIOWrapper, end: str) -> Iterator[tuple[str, int]]:
+    """Lines without their ends, and their length; only the beginning of a line that is too long."""
     try:
-        while line := text.readline(MAX_LINE):
-            # Half a surrogate pair passes through; the line is then reported as not UTF-8.
-            yield line.removesuffix("\n").encode("utf-8", "surrogatepass"), len(line)
-    except UnicodeDecodeError:  # the file is cut off inside a character
-        yield b"\xff", 1
+        while line := file.readline(MAX_LINE + 1):
+            length = len(line)
+            if length > MAX_LINE and not line.endswith(end):
+                line = line[:1000]
+                while more := file.readline(1 << 20):
+                    length += len(more)
+                    if more.endswith(end):
+                        break
+            yield line.removesuffix(end), length
+    except UnicodeDecodeError:  # the file is cut off inside a character of two bytes or more
+        yield "\udcff", 1
 
 
 def _explain(text: str, error: json.JSONDecodeError, line: int) -> Finding:
@@ -358,7 +329,7 @@ def _read_json(path: Path) -> Iterator[Row]:
         return
     with file:
         line = next((line for line in iter(lambda: file.readline(MAX_LINE), "") if line.strip()), "")
-        more = any(True for _ in iter(lambda: file.read(1), ""))
+        more = bool(file.read(1))
     listed = line.lstrip().startswith("[")
     if listed or (line.lstrip().startswith("{") and json_or_none(line) is None and _begins_with_a_value(path)):
         yield from _read_values(path)
@@ -370,61 +341,85 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _begins_with_a_value(path: Path) -> bool:
     """Whether the file begins with a complete object, or a list of objects, rather than with a broken line."""
-    try:
-        text, _ = next(texts(path), ("", []))
-    except Cut:
-        return False
-    return text.startswith("{")
+    row, whole = next(_values(path, MAX_LINE), (Row(0, None), False))
+    return whole and row.raw.startswith(b"{")
 
 
 def _read_values(path: Path) -> Iterator[Row]:
     """Elements of a list, or objects that follow each other."""
-    number = 0
-    first_object: Row | None = None  # held back: if no other follows, it may contain the rows
-    listed_lines = suffix_of(path) in (".jsonl", ".ndjson") and not _starts_with_object(path)
-    try:
-        for text, first in texts(path, MAX_WRAPPER if _starts_with_object(path) else MAX_LINE):
-            number += 1
-            value, findings = parse(text, number)
-            row = Row(number, value, [*first, *findings], text.encode("utf-8", "surrogatepass"))
-            if number == 1 and listed_lines:
-                row.findings.append(
-                    Finding(1, "", "several_lines", "the rows are elements of a list; JSONL has no list around them")
-                )
-            if number == 1 and _starts_with_object(path):
-                row.findings.append(Finding(1, "", "several_lines", "an object extends over several lines"))
-                first_object = row
-                continue
-            if first_object:
-                yield first_object
-                first_object = None
-            yield row
-    except Cut as cut:
-        if first_object:
-            yield first_object
-        yield Row(cut.number + 1, None, [_of_cut(cut)], cut.text[:1000].encode("utf-8", "surrogatepass"))
-        return
-    if first_object and (within := rows_within(first_object.value)):
-        yield from _rows_within(*within, [f for f in first_object.findings if f.code != "several_lines"])
-    elif first_object:
-        yield first_object
-
-
-def _starts_with_object(path: Path) -> bool:
     file, _ = open_text(path)
     assert file is not None
     with file:
-        return file.read(4096).lstrip().startswith("{")
+        single = file.read(4096).lstrip().startswith("{")
+    unusual = "an object extends over several lines" if single else ""
+    if not single and suffix_of(path) in (".jsonl", ".ndjson"):
+        unusual = "the rows are elements of a list; JSONL has no list around them"
+    first: Row | None = None  # held back: if no other follows, it may contain the rows
+    for row, whole in _values(path, MAX_WRAPPER if single else MAX_LINE):
+        if row.line == 1 and whole and unusual:
+            row.findings.append(Finding(1, "", "several_lines", unusual))
+        if row.line == 1 and whole and single:
+            first = row
+            continue
+        if first:
+            yield first
+            first = None
+        yield row
+    if first and (within := rows_within(first.value)):
+        yield from _rows_within(*within, [f for f in first.findings if f.code != "several_lines"])
+    elif first:
+        yield first
 
 
-def _of_cut(cut: Cut) -> Finding:
-    if not cut.text and cut.number:
-        return Finding(cut.number, "", "not_json", "the list is not closed: the file is cut off")
-    if len(cut.text) > MAX_LINE:
-        return Finding(cut.number + 1, "", "line_too_long", f"over {MAX_LINE:,} bytes; the file is not read any further")
-    if isinstance(cut.error, json.JSONDecodeError):
-        return _explain(cut.text, cut.error, cut.number + 1)
-    return Finding(cut.number + 1, "", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
+def _values(path: Path, limit: int) -> Iterator[tuple[Row, bool]]:
+    """Each value of a file as a row, and whether it is one.
+
+    If something follows that is no value, or a value doesn't end within `limit` characters, the last row says so.
+    """
+    decoder, (file, first) = json.JSONDecoder(), open_text(path)
+    assert file is not None, "the caller has checked that the file can be decoded"
+    with file:
+        buffer, number, ended = file.read(PIECE).lstrip(), 0, False
+        listed = buffer.startswith("[")
+        buffer = buffer[1:] if listed else buffer
+        while True:
+            buffer, end = buffer.lstrip(" \t\r\n,"), 0
+            error: Exception | None = None
+            if listed and buffer.startswith("]"):
+                buffer = buffer[1:].lstrip()
+                error = json.JSONDecodeError("Extra data", buffer, 0)
+            if not buffer and (error or (ended and not listed)):
+                return
+            try:
+                end = 0 if error else decoder.raw_decode(buffer)[1]
+            except (json.JSONDecodeError, RecursionError, ValueError) as fault:
+                error = fault if ended or len(buffer) > limit else None
+            if error:
+                yield Row(number + 1, None, [_no_value(buffer, error, number)], _bytes(buffer[:1000])), False
+                return
+            if not end or (end == len(buffer) and not ended):  # a number at the end may continue in the next piece
+                more = file.read(max(PIECE, len(buffer)))
+                ended, buffer = not more, buffer + more
+                continue
+            number += 1
+            value, findings = parse(buffer[:end], number)
+            yield Row(number, value, [*first, *findings], _bytes(buffer[:end])), True
+            first, buffer = [], buffer[end:]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _no_value(text: str, error: Exception, number: int) -> Finding:
+    """Why no value follows after the first `number` ones."""
+    if not text and number:
+        return Finding(number, "", "not_json", "the list is not closed: the file is cut off")
+    if len(text) > MAX_LINE:
+        return Finding(number + 1, "", "line_too_long", f"over {MAX_LINE:,} bytes; the file is not read any further")
+    if isinstance(error, json.JSONDecodeError):
+        return _explain(text, error, number + 1)
+    return Finding(number + 1, "", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
 
 
 def _rows_within(values: list[Any], where: str, first: list[Finding]) -> Iterator[Row]:
@@ -432,9 +427,7 @@ def _rows_within(values: list[Any], where: str, first: list[Finding]) -> Iterato
     for number, value in enumerate(values, 1):
         text = json.dumps(value, ensure_ascii=False)
         value, findings = parse(text, number)
-        yield Row(
-            number, value, [*([*first, wrapped] if number == 1 else []), *findings], text.encode("utf-8", "surrogatepass")
-        )
+        yield Row(number, value, [*([*first, wrapped] if number == 1 else []), *findings], _bytes(text))
 
 
 def _read_csv(path: Path) -> Iterator[Row]:

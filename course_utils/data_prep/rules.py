@@ -241,16 +241,11 @@ def text_of(part: str | list[dict]) -> str:
     """Return all text of a side: the string itself, or the contents and calls of its messages."""
     if isinstance(part, str):
         return part
-    pieces = []
+    pieces: list[str] = []
     for message in part:
-        content = message.get("content")
-        if isinstance(content, str):
-            pieces.append(content)
-        elif isinstance(content, list):
-            pieces += [piece.get("text", "") for piece in content if isinstance(piece, dict)]
-        if message.get("tool_calls"):
-            pieces.append(json.dumps(message["tool_calls"], ensure_ascii=False))
-    return "\n".join(piece for piece in pieces if isinstance(piece, str))
+        calls = json.dumps(message["tool_calls"], ensure_ascii=False) if message.get("tool_calls") else ""
+        pieces += [formats.text_content(message.get("content")), calls]
+    return "\n".join(filter(None, pieces))
 
 
 def without_ids(message: dict) -> dict:

@@ -57,24 +57,6 @@ def split(
     threshold: float = SIMILAR,
     label: Values = None,
     source: Values = None,
-) -> tuple[list[int], list[int]]:
-    """Split rows into training and validation rows; the same as `split_alike`, without its notes.
-
-    Returns:
-        Indices of the training rows, and indices of the validation rows.
-    """
-    parts = split_alike(rows, validation, group, seed, threshold, label, source)
-    return parts.train, parts.validation
-
-
-def split_alike(
-    rows: Sequence[dict],
-    validation: float = 0.1,
-    group: Values = None,
-    seed: int = 0,
-    threshold: float = SIMILAR,
-    label: Values = None,
-    source: Values = None,
 ) -> Parts:
     """Hold out a sample of the rows that is like all rows, while rows that belong together stay on one side.
 

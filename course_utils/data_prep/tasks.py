@@ -1,14 +1,12 @@
 """The course's data sets: read, checked against their schema, and turned into conversations.
 
-A row is a message and the record that a good answer contains. Each task defines how the record is written as text (JSON, or
-a line in a house style); everything else is the same for all tasks.
+A row is a message and the record that a good answer contains, as JSON.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,41 +20,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 
 
-def _record_to_json(record: dict) -> str:
-    return json.dumps(record, ensure_ascii=False)
-
-
-def _record_to_comment(record: dict) -> str:
-    return f"{record['level']}({record['topic']}): {record['comment']}"
-
-
-def _comment_to_record(text: str) -> dict:
-    match = re.fullmatch(r"(\w+)\((\w+)\): ([a-z].*\. Fix: [a-z].*\.)", text.strip(), flags=re.DOTALL)
-    if not match:
-        raise ValueError("not of the form level(topic): problem. Fix: remedy.")
-    return dict(zip(("level", "topic", "comment"), match.groups()))
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """What all rows of a task have in common.
-
-    Attributes:
-        system: the system message.
-        write: turns a record into the text of an answer.
-        read: turns the text of an answer into a record.
-    """
-
-    system: str
-    write: Callable[[dict], str]
-    read: Callable[[str], dict]
-
-
-# The system message names the task in a few words but says nothing about the format, which is what has to be learned.
-TASKS = {
-    "support_tickets": Behaviour("Triage this customer message.", _record_to_json, json.loads),
-    "code_review": Behaviour("Review this code.", _record_to_comment, _comment_to_record),
-}
+# Data set → its system message, which names the task but says nothing about the format: that has to be learned.
+TASKS = {"support_tickets": "Triage this customer message."}
 
 
 @dataclass(frozen=True)
@@ -85,18 +50,6 @@ class Task:
         """Return the correct records of a split."""
         return [row["record"] for row in self.rows[split]]
 
-    def read(self, answer: str) -> dict:
-        """Return the record in an answer.
-
-        Raises:
-            ValueError: the answer does not have the task's form.
-        """
-        return TASKS[self.name].read(answer)
-
-    def write(self, record: dict) -> str:
-        """Return a record as the text of an answer."""
-        return TASKS[self.name].write(record)
-
     def most_common(self, split: str = "test") -> dict[str, Score]:
         """Return for each field how often its most common value is right.
 
@@ -121,15 +74,15 @@ class Task:
         """
         from course_utils.evaluation import evaluate
 
-        return evaluate(answers, self.references(split)[: len(answers)], self.schema, self.read)
+        return evaluate(answers, self.references(split)[: len(answers)], self.schema)
 
 
 def load_task(name: str, fields: Sequence[str] | None = None) -> Task:
     """Load a data set of the course.
 
     Args:
-        name: "support_tickets" or "code_review".
-        fields: the fields of a JSON record that the answer should have, in this order; all fields if None.
+        name: "support_tickets".
+        fields: the fields of a record that the answer should have, in this order; all fields if None.
 
     Raises:
         CourseError: the name or a field is unknown, or a row is broken; the message names file, line and field.
@@ -140,19 +93,13 @@ def load_task(name: str, fields: Sequence[str] | None = None) -> Task:
     schema = json.loads((folder / "schema.json").read_text(encoding="utf-8"))
     rows = {split: read_rows(folder / f"{split}.jsonl", schema) for split in SPLITS}
     if fields is not None:
-        schema = _schema_of(fields, schema, name)
+        available = schema["properties"]
+        if not fields or not set(fields) <= set(available):
+            raise CourseError(f"load_task({name!r}, fields={list(fields)}): choose among {', '.join(available)}")
+        schema = schema | {"properties": {f: available[f] for f in fields}, "required": list(fields)}
         rows = {s: [row | {"record": {f: row["record"][f] for f in fields}} for row in rows[s]] for s in SPLITS}
     conversations = {split: [_conversation(name, row) for row in rows[split]] for split in SPLITS}
     return Task(name, schema, rows=rows, **conversations)
-
-
-def _schema_of(fields: Sequence[str], schema: dict, name: str) -> dict:
-    available = list(schema["properties"])
-    if TASKS[name].write is not _record_to_json or not fields or not set(fields) <= set(available):
-        raise CourseError(
-            f"load_task({name!r}, fields={list(fields)}): choose among {', '.join(available)} of a JSON record"
-        )
-    return schema | {"properties": {f: schema["properties"][f] for f in fields}, "required": list(fields)}
 
 
 def read_rows(file: str | Path, schema: dict) -> list[dict]:
@@ -244,9 +191,8 @@ def load_preferences(name: str = "confounded") -> Preferences:
 
 
 def _conversation(name: str, row: dict) -> list[dict]:
-    task = TASKS[name]
     return [
-        {"role": "system", "content": task.system},
+        {"role": "system", "content": TASKS[name]},
         {"role": "user", "content": row["message"]},
-        {"role": "assistant", "content": task.write(row["record"])},
+        {"role": "assistant", "content": json.dumps(row["record"], ensure_ascii=False)},
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from course_utils import assets
-from course_utils.data_prep import formats, quality, reading
+from course_utils.data_prep import formats, reading
 from course_utils.data_prep.deduplication import deduplicate
 from course_utils.data_prep.findings import CODES
 from course_utils.data_prep.pii import Entity, find
@@ -91,29 +91,6 @@ def load_raw_export() -> RawExport:
     )
 
 
-def score_quality(
-    export: RawExport, schema: dict | None = None, reasons: Sequence[Sequence[quality.Reason]] | None = None
-) -> dict[str, DetectionScore]:
-    """Measure how well each quality rule finds its fault, and how well all rules together ("any") find any of them.
-
-    Args:
-        export: the export.
-        schema: JSON Schema of the answers.
-        reasons: what `quality.assess` has found in `export.rows()` already; None assesses them here.
-    """
-    rows = export.rows()
-    row_reasons = quality.assess(list(rows.values()), language="en", schema=schema) if reasons is None else reasons
-    assessed = dict(zip(rows, row_reasons, strict=True))
-    scores = {}
-    for code in quality.RULES:
-        true = {line for line in rows if code in export.faults(line)}
-        scores[code] = DetectionScore.of(
-            true, {line for line, reasons in assessed.items() if code in {r.code for r in reasons}}
-        )
-    true = {line for line in rows if export.faults(line) & set(quality.RULES)}
-    return scores | {"any": DetectionScore.of(true, {line for line, reasons in assessed.items() if reasons})}
-
-
 def wrong_labels(export: RawExport, lines: Sequence[int]) -> list[int]:
     """Return, as indices into `lines`, which of the rows of these lines have a label that was exchanged on purpose."""
     return [index for index, line in enumerate(lines) if "wrong_label" in export.faults(line)]
@@ -139,17 +116,6 @@ def right_categories(export: RawExport, lines: Sequence[int]) -> dict[int, str]:
         record = max(of_customer, key=lambda r: np.isin(shingles(r["summary"]), words).mean())
         right[index] = record["category"]
     return right
-
-
-def score_labels(export: RawExport, lines: Sequence[int], suspects: Iterable[int]) -> DetectionScore:
-    """Measure how many of the exchanged labels are among the suspects, and how many of the suspects have an exchanged label.
-
-    Args:
-        export: the export.
-        lines: for each row, its line in the export.
-        suspects: indices of rows, as in `LabelCheck.suspects`.
-    """
-    return DetectionScore.of(wrong_labels(export, lines), suspects)
 
 
 def score_duplicates(rows: Sequence[dict], clusters: Sequence) -> DetectionScore:

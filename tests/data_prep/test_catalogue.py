@@ -2,7 +2,6 @@
 
 import json
 import re
-from itertools import combinations
 
 import jsonschema
 import pytest
@@ -45,26 +44,6 @@ def test_counts_are_those_of_the_card(passages, questions):
     assert f"({min(lengths)} to {max(lengths)} words)" in card()
 
 
-def test_plain_bm25_finds_what_the_card_says(questions):
-    import bm25s
-
-    passages = load_catalogue().versions[1]
-    index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-    index.index([words(f"{p['title']}. {p['text']}") for p in passages], show_progress=False)
-    places = {False: [], True: []}
-    for question in questions:
-        scores = index.get_scores([word for word in words(question["question"]) if word in index.vocab_dict])
-        order = sorted(range(len(passages)), key=lambda i, scores=scores: -scores[i])
-        places[question["paraphrase"]].append([passages[i]["id"] for i in order].index(question["passage"]))
-    plain, far = places[False], places[True]
-    said = re.search(
-        r"first for (\d+) of (\d+) plain questions and (\d+) of (\d+) paraphrases, and among the first\s+three for (\d+)",
-        card(),
-    )
-    found = [sum(p == 0 for p in plain), len(plain), sum(p == 0 for p in far), len(far), sum(p < 3 for p in far)]
-    assert list(map(int, said.groups())) == found
-
-
 def test_an_answer_stands_in_its_passage_and_in_no_other(passages, questions):
     for question in questions:
         for answer, version in ((question["answer"], "text"), (question["answer_v2"], "text_v2")):
@@ -84,15 +63,6 @@ def test_an_update_changes_the_facts_it_says_and_no_others(passages, questions):
         else:
             assert question["accepted_v2"] == []
             assert new is None or holds(new, question["answer"]), question["id"]
-
-
-def test_passages_are_no_template(passages):
-    def runs(text, size=6):
-        found = words(text)
-        return {tuple(found[i : i + size]) for i in range(len(found) - size + 1)}
-
-    seen = {id: runs(p["text"]) for id, p in passages.items()}
-    assert [pair for pair in combinations(seen, 2) if seen[pair[0]] & seen[pair[1]]] == []
 
 
 def test_training_questions_are_other_wordings_of_the_same_facts(questions):

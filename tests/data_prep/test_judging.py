@@ -1,4 +1,4 @@
-"""A judge on this machine: what it is shown, what is read from it, and how its biases are counted."""
+"""A judge on this machine: what it is shown, and what is read from it."""
 
 import json
 
@@ -6,11 +6,9 @@ import pytest
 
 from course_utils import assets
 from course_utils.data_prep import formats, judging, truth
-from course_utils.data_prep.judging import Pair, PairVerdict
 from course_utils.errors import CourseError
 
 pytestmark = pytest.mark.model
-PAIR = Pair("m", "short", "a longer reply")
 
 
 def test_the_shared_rubric_is_read_once_and_changes_nothing(tiny):
@@ -29,37 +27,6 @@ def test_verdicts_that_begin_alike_are_refused(tiny):
     model, tokenizer = tiny
     with pytest.raises(CourseError, match="same token"):
         judging.next_word(model, tokenizer, [[{"role": "user", "content": "x"}]], ("yes", "yes please"))
-
-
-def test_a_pair_is_shown_in_both_orders(monkeypatch):
-    asked = []
-
-    def next_word(model, tokenizer, conversations, words):
-        asked.extend(conversation[-1]["content"] for conversation in conversations)
-        return [[0.9, 0.1] for _ in conversations]
-
-    monkeypatch.setattr(judging, "next_word", next_word)
-    (verdict,) = judging.compare_here([PAIR], None, None)
-    assert asked[0].index("short") < asked[0].index("longer") and asked[1].index("longer") < asked[1].index("short")
-    assert (verdict.as_a, verdict.as_b) == (0.9, 0.1) and not verdict.steady and verdict.both_orders == 0.5
-
-
-@pytest.mark.parametrize(
-    ("as_a", "as_b", "better", "first", "same", "longer"),
-    [
-        (0.9, 0.9, 1.0, 0.5, 1.0, 0.0),  # always the better reply, which is the shorter one
-        (0.1, 0.1, 0.0, 0.5, 1.0, 1.0),  # always the longer reply
-        (0.9, 0.2, 0.5, 1.0, 0.0, 0.0),  # always what comes first
-        (0.2, 0.7, 0.5, 0.0, 0.0, 1.0),  # always what comes second
-    ],
-)
-def test_biases(as_a, as_b, better, first, same, longer):
-    assert list(judging.biases([PairVerdict(PAIR, as_a, as_b)] * 3).values()) == [better, first, same, longer]
-
-
-def test_no_verdicts_have_no_biases():
-    with pytest.raises(CourseError, match="no verdicts"):
-        judging.biases([])
 
 
 def test_the_fifty_rows_read_by_hand_are_in_the_export_and_say_why():

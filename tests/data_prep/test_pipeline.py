@@ -542,3 +542,16 @@ def test_check_data_says_in_one_sentence_what_it_cannot_do(export, tmp_path, cap
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+
+
+def test_rows_in_a_script_without_names_are_counted_for_the_reader(tmp_path, capsys):
+    """Nobody may believe that names were removed where they weren't looked for."""
+    questions = [f"您好，我叫王小明，第{n}个{thing}没有到，电话1381234567{n}，请回复。" for n, thing in enumerate(THINGS)]
+    foreign = [
+        chat(question, "Спасибо, ждите на ул. Ленина." if n < 2 else "好的。") for n, question in enumerate(questions)
+    ]
+    assert cli.main(["check-data", str(write(tmp_path, [*rows(), *foreign])), "--fix", str(tmp_path / "clean")]) == 0
+    printed, report = capsys.readouterr().out, (tmp_path / "clean" / "report.html").read_text(encoding="utf-8")
+    (note,) = [line for line in printed.splitlines() if "names and addresses" in line]
+    assert note.endswith(": 10") and "Chinese" in note and note.partition("note: ")[2] in report
+    assert "1381234567" not in (tmp_path / "clean" / "train.jsonl").read_text(encoding="utf-8")

@@ -4,12 +4,12 @@ import json
 import random
 
 import numpy as np
+import openai
 import pytest
 from data_prep.test_similarity import chat
 
 from course_utils.data_prep import distance, resample
-from course_utils.data_prep.endpoint import client_for
-from course_utils.data_prep.judging import Verdict, agreement_with_labels, judge
+from course_utils.data_prep.judging import Verdict, agreement_with_labels, json_in, judge
 from course_utils.data_prep.quality import agreement, assess, identify_language
 from course_utils.errors import CourseError
 from course_utils.openai_server import Replay
@@ -221,6 +221,12 @@ def test_kappa_by_hand():
         agreement([1, 2], [1])
 
 
+def test_fences_around_json():
+    assert json_in('```json\n{"a": 1}\n```') == {"a": 1}
+    with pytest.raises(ValueError):
+        json_in("nothing")
+
+
 def test_a_judge_over_http():
     """The stand-in gives a bad mark to what says "wrong", no mark to what says "mute", and is busy now and then."""
 
@@ -232,11 +238,13 @@ def test_a_judge_over_http():
 
     rows = [chat("a question", "right"), chat("a question", "wrong"), chat("a question", "mute")] * 4
     with Replay(answer, trouble=("busy", 3)) as replay:
-        verdicts = judge(rows, client_for(replay.base_url, "none"), "recorded")
-        assert len(replay.log) > len(set(replay.log))
+        verdicts = judge(rows, openai.OpenAI(base_url=replay.base_url, api_key="none", max_retries=5), "recorded")
+        assert len(replay.log) > len(rows)  # it was busy, and asked again
     assert [v.mark for v in verdicts] == [5, 1, None] * 4
     assert verdicts[2].reason.startswith("no verdict")
     agreement = agreement_with_labels(verdicts, [True, False, False] * 4)
     assert agreement == {"agreement": 1.0, "kappa": 1.0, "caught": 1.0, "spared": 1.0}
     with pytest.raises(CourseError, match="verdicts for"):
         agreement_with_labels([Verdict(5, "")], [])
+    with pytest.raises(CourseError, match="onnect"):
+        judge(rows[:1], openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0), "recorded")

@@ -8,7 +8,7 @@ import re
 import pytest
 from data_prep.test_similarity import chat
 
-from course_utils.data_prep.pii import Redactor, find, redact
+from course_utils.data_prep.pii import Redactor, find
 from course_utils.data_prep.pii.redaction import pseudonym
 
 MODES = ("label", "mask", "pseudonym")
@@ -46,16 +46,15 @@ def test_no_picture_is_changed(mode):
 )
 def test_what_nobody_wrote_stays_in_a_text_and_what_stands_beside_it_goes(text):
     row = chat(f"See {text} please. {WHO}", "Dear Selin")
-    (done,) = redact([row])
+    done = Redactor().row(row)
     said = done.row["messages"][1]["content"]
     assert text in said
     assert "Selin Karagöz" not in said and not said.endswith("selin@example.org.")
 
 
 def test_a_name_known_from_the_text_stays_within_an_address():
-    (done,) = redact(
-        [chat(f"{WHO} My page: https://selin.example/Selin", "Dear Selin, https://selin.example/Selin is down.")]
-    )
+    row = chat(f"{WHO} My page: https://selin.example/Selin", "Dear Selin, https://selin.example/Selin is down.")
+    done = Redactor().row(row)
     assert done.row["messages"][2]["content"] == "Dear [NAME], https://selin.example/Selin is down."
 
 
@@ -67,7 +66,7 @@ def test_parts_that_are_no_text_stay():
     ]
     row = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "Dear Selin"}],
            "images": ["selin@example.org.png"], "id": "4111111111111111", "user_id": "+447700900123"}  # fmt: skip
-    (done,) = redact([row])
+    done = Redactor().row(row)
     assert done.row["messages"][0]["content"][1:] == parts[1:]
     assert done.row["messages"][0]["content"][0]["text"] != WHO
     assert {key: done.row[key] for key in ("images", "id", "user_id")} == {
@@ -90,7 +89,7 @@ ARGUMENTS = [
 def test_json_stays_json_with_its_keys_numbers_and_spacing(text, mode):
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": text}}
     messages = [{"role": "user", "content": WHO}, {"role": "assistant", "content": text, "tool_calls": [call]}]
-    (done,) = redact([{"messages": messages}], mode)
+    done = Redactor(mode).row({"messages": messages})
     message = done.row["messages"][1]
     for changed in (message["content"], message["tool_calls"][0]["function"]["arguments"]):
         assert without_values(changed) == without_values(text)  # all but the texts, byte for byte
@@ -116,7 +115,7 @@ def test_arguments_as_an_object_are_redacted_in_their_texts():
     }
     call = {"type": "function", "function": {"name": "selin", "arguments": arguments}}
     row = {"messages": [{"role": "user", "content": WHO}, {"role": "assistant", "content": "", "tool_calls": [call]}]}
-    (done,) = redact([row])
+    done = Redactor().row(row)
     function = done.row["messages"][1]["tool_calls"][0]["function"]
     assert function["name"] == "selin"
     assert function["arguments"] == {
@@ -169,7 +168,7 @@ def test_a_pseudonym_that_is_somebody_elses_name_is_not_changed_again():
     assert len(people) > 3
     text = "\n".join(f"I spoke to Mrs {name}." for name in people)
     found = [e.text for e in find(text)]
-    (done,) = redact([chat(text, text)], "pseudonym")
+    done = Redactor("pseudonym").row(chat(text, text))
     for message in done.row["messages"][1:]:
         said = re.findall(r"Mrs (.+?)\.\n?", message["content"])
         assert len(found) > 3

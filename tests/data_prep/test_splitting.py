@@ -7,8 +7,12 @@ import pytest
 from data_prep.test_similarity import LONG, by_definition, chat, texts
 
 from course_utils.data_prep import answer_of, contamination, split
-from course_utils.data_prep.splitting import split_alike
 from course_utils.errors import CourseError
+
+
+def halves(*arguments, **settings):
+    parts = split(*arguments, **settings)
+    return parts.train, parts.validation
 
 
 def customer(row):
@@ -25,19 +29,19 @@ def pairs_across(made, train, validation):
 def test_by_brute_force_on_2000_rows():
     made = texts(2000, seed=9)
     rows = [chat(text) for text in made]
-    train, validation = split(rows, 0.1, seed=4, threshold=0.5)
+    train, validation = halves(rows, 0.1, seed=4, threshold=0.5)
     assert sorted(train + validation) == list(range(2000))
     assert len(validation) == 200
     assert pairs_across(made, train, validation) == []
     # Without the rule there would be many: the test could fail.
-    torn = split(rows, 0.1, None, seed=4, threshold=1)
+    torn = halves(rows, 0.1, None, seed=4, threshold=1)
     assert any(by_definition(made[i], made[j]) >= 0.5 for i, j in itertools.product(torn[1][:60], torn[0]))
 
 
 def test_customers_stay_together_and_chains_of_similar_rows_are_cut_and_told():
     rng = random.Random(1)
     rows = [chat(text, name=f"c-{rng.randrange(900)}") for text in texts(2000, seed=9)]
-    parts = split_alike(rows, 0.1, customer, seed=4)
+    parts = split(rows, 0.1, customer, seed=4)
     assert not {customer(rows[i]) for i in parts.train} & {customer(rows[i]) for i in parts.validation}
     assert len(parts.validation) == 200
     assert any("similar prompts" in note for note in parts.notes)
@@ -52,7 +56,7 @@ def test_the_held_out_rows_are_a_sample_of_labels_templates_and_sources():
     rows = many("Where is my order {}?", 300, lambda n: "On its way.")
     rows += [chat(" ".join(rng.choices(POOL, k=9)), f"label {n % 4}") for n in range(200)]
     sources = ["web" if n % 5 else "mail" for n in range(500)]
-    parts = split_alike(rows, 0.1, source=sources)
+    parts = split(rows, 0.1, source=sources)
     assert len(parts.validation) == 50
     held = [sum(i < 300 for i in parts.validation), *(sum(answer_of(rows[i]) == f"label {n}" for i in parts.validation)
             for n in range(4)), sum(sources[i] == "mail" for i in parts.validation)]  # fmt: skip
@@ -67,7 +71,7 @@ def test_77_labels_with_large_and_small_customers_are_all_held_out():
         chat(" ".join(rng.choices(POOL, k=8)), f"intent {rng.randrange(77)}", f"c-{int(rng.expovariate(0.005))}")
         for _ in range(3000)
     ]
-    parts = split_alike(rows, 0.1, customer)
+    parts = split(rows, 0.1, customer)
     labels = {answer_of(rows[i]) for i in parts.validation}
     assert len(labels) == 77 and len(parts.validation) == pytest.approx(300, abs=5)
     assert max(abs(one - other) for one, other in parts.shares("answer").values()) < 0.01
@@ -76,12 +80,12 @@ def test_77_labels_with_large_and_small_customers_are_all_held_out():
 def test_a_column_may_be_named_for_the_label():
     rows = many("thing {} of its own", 100)
     labels = ["rare" if n % 10 == 0 else "frequent" for n in range(100)]
-    assert sum(labels[i] == "rare" for i in split(rows, 0.2, label=labels)[1]) == 2
+    assert sum(labels[i] == "rare" for i in halves(rows, 0.2, label=labels)[1]) == 2
 
 
 def test_what_cannot_be_alike_is_told():
     rows = [chat(f"thing {n} of its own", name="a" if n < 40 else f"c-{n}") for n in range(100)]
-    parts = split_alike(rows, 0.1, customer, label=["x" if n < 40 else "y" for n in range(100)])
+    parts = split(rows, 0.1, customer, label=["x" if n < 40 else "y" for n in range(100)])
     assert any("x (40 rows)" in note for note in parts.notes)
 
 
@@ -98,21 +102,21 @@ def test_what_cannot_be_alike_is_told():
     ],
 )
 def test_templates_are_split_like_other_rows(rows):
-    train, validation = split(rows)
+    train, validation = halves(rows)
     assert len(validation) == max(1, round(0.1 * len(rows)))
     assert len(train) + len(validation) == len(rows)
 
 
 def test_the_seed_decides_and_nothing_else():
     rows = [chat(text) for text in texts(100)]
-    assert split(rows, seed=1) == split(rows, seed=1)
-    assert split(rows, seed=1) != split(rows, seed=2)
+    assert halves(rows, seed=1) == halves(rows, seed=1)
+    assert halves(rows, seed=1) != halves(rows, seed=2)
 
 
 def test_share_is_met_where_groups_allow():
     rows = [chat(f"message {i} about thing {i * 7} and {i * 13}") for i in range(200)]
-    assert len(split(rows, 0.1)[1]) == 20
-    assert len(split(rows, 0.25)[1]) == 50
+    assert len(halves(rows, 0.1)[1]) == 20
+    assert len(halves(rows, 0.25)[1]) == 50
 
 
 @pytest.mark.parametrize(
@@ -127,12 +131,12 @@ def test_share_is_met_where_groups_allow():
 )
 def test_what_cannot_be_split(rows, share, words):
     with pytest.raises(CourseError, match=words):
-        split(rows, share, customer)
+        halves(rows, share, customer)
 
 
 def test_two_groups_of_one_customer_each():
     rows = [chat(text, name="a") for text in texts(10)] + [chat("a thing of its own", name="b")]
-    train, validation = split(rows, 0.1, customer)
+    train, validation = halves(rows, 0.1, customer)
     assert validation == [10]
     assert len(train) == 10
 

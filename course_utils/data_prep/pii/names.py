@@ -86,6 +86,7 @@ def place_names() -> frozenset[str]:
     return frozenset(names)
 
 
+LONGEST_ACRONYM = 4
 MONTHS = frozenset("Jan Mar Apr May June July Jun Jul Aug April August".split())
 
 
@@ -197,9 +198,12 @@ def _points(text: str, part: list[Token]) -> float:
     before, after = text[max(0, start - 60) : start], text[end : end + 40]
     whole = " ".join(words)
     points = 0.0
-    for word in words:
+    for word, (_, _, token) in zip(words, part):
         pieces = [word, *word.split("-")]
-        if len(word) == 1:
+        known = any(piece in given_names or (piece in family_names and len(words) > 1) for piece in pieces)
+        if not known and len(word) > 1 and len(token) <= LONGEST_ACRONYM and token.isupper():
+            points -= 0.5  # "NYC" and "AUC" stand for something
+        elif len(word) == 1:
             points += 0.4
         elif word in PARTICLES:
             points += 0.2

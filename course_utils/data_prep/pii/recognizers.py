@@ -1,9 +1,9 @@
-"""Presidio's recognisers for numbers with a check digit, and recognisers that Presidio does not have.
+"""What finds numbers: Presidio's recognisers where they are enough, and our own.
 
 Presidio's recognisers for IP addresses and most national ids are used unchanged; those for cards (Luhn) and IBANs are extended
-to lower case and other separators. Added here, in Presidio's form so that its AnalyzerEngine can use them too: names, addresses,
-dates of birth, phone numbers in national notation, e-mail addresses with any ending, Dutch and French national ids. Presidio
-finds names with a spaCy model, which is not on the package index; our recogniser needs no model.
+to lower case and other separators. Added here are dates of birth, phone numbers in national notation, e-mail addresses with
+any ending, and Chinese, Dutch and French national ids. Presidio finds names with a spaCy model, which is not on the package
+index; `names` and `addresses` need no model.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
 
-from presidio_analyzer import EntityRecognizer, LocalRecognizer, Pattern, PatternRecognizer, RecognizerResult
+import presidio_analyzer
+from presidio_analyzer import Pattern
 from presidio_analyzer.predefined_recognizers import (
     CreditCardRecognizer,
     DeTaxIdRecognizer,
@@ -26,16 +26,10 @@ from presidio_analyzer.predefined_recognizers import (
     UsSsnRecognizer,
 )
 
-from course_utils.data_prep.pii import addresses, names
 from course_utils.data_prep.similarity import WITHOUT_SPACES
 
-if TYPE_CHECKING:
-    from presidio_analyzer.nlp_engine import NlpArtifacts
-
-# Presidio's entity → ours.
+# Presidio's entity, or one in its style → ours.
 ENTITIES = {
-    "PERSON": "NAME",
-    "LOCATION": "ADDRESS",
     "PHONE_NUMBER": "PHONE",
     "EMAIL_ADDRESS": "EMAIL",
     "CREDIT_CARD": "CARD",
@@ -50,8 +44,14 @@ ENTITIES = {
     "PL_PESEL": "NATIONAL_ID",
     "NL_BSN": "NATIONAL_ID",
     "FR_NIR": "NATIONAL_ID",
+    "CN_RIC": "NATIONAL_ID",
 }
 REGIONS = tuple("US GB IE DE FR ES IT NL BE PL AT CH PT SE GR TR IN NG KE EG UA VN BR AU ZA".split())
+EAST_ASIAN_REGIONS = ("CN", "TW", "HK", "JP", "KR", "TH")  # only within text of these countries
+CHINESE_MOBILE = re.compile(r"1[3-9]\d{9}")  # written without separators
+GAP = "\u3000"  # the ideographic space, which is no part of a word, a number or a name
+ATTACHED = re.compile(rf"{WITHOUT_SPACES.pattern}|[\uac00-\ud7a3]")  # letters that stand beside a number without a space
+NARROW = str.maketrans("０１２３４５６７８９＋－（）：", "0123456789+-():")
 MONTHS = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?|"
     r"januar|februar|märz|mai|juni|juli|oktober|dezember|janvier|février|mars|avril|juin|juillet|août|septembre|octobre|novembre|décembre|enero|febrero|marzo|"
@@ -81,18 +81,19 @@ NOT_PHONE_SHAPED = re.compile(
     r"(?:1\d{3}|20\d\d)(?:\W{1,3}(?:1\d{3}|20\d\d))+|[1-9]\d?(?:\.\d+){2,}|\d(?:\W{1,3}\d)+|[1-9]\d?(?:\W{1,3}\d{1,2})+"
 )
 AMERICAN = re.compile(r"\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}")
+SEPARATOR = re.compile(r"(?<=\d)[^\w\s,;:+/](?=\d)|(?<=\d)[\u00a0\u202f\u2007\u2009](?=\d)")
 SAME_WIDTH = {ord(mark): "-" for mark in ".\u00a0\u202f\u2007\u2009\u2011–—_"}
 # A lookahead, so that a match that is not an IBAN, as in "on 18 April from DE89 …", does not consume the one after it.
 IBAN = re.compile(
     r"(?<![^\W_])(?=([A-Za-z]{2}[ .\u00a0\u202f\u2011–-]?\d{2}(?:[ .\u00a0\u202f\u2011–-]?[A-Za-z0-9]){11,30}))"
 )
 CALL = re.compile(
-    r"\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
-    r"voicemail|callback|m|t|p|ph)\b[^\n]{0,40}$",
+    r"(?:电话|電話|手机|手機|携帯|拨打|撥打|致电|热线|传真|联系|聯絡|连絡|連絡|전화|연락|휴대폰|핸드폰|โทร|\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
+    r"voicemail|callback|m|t|p|ph)\b)[^\n]{0,40}$",
     re.IGNORECASE,
 )
 OTHER_NUMBER_WORDS = re.compile(
-    r"\b(?:order|tracking|track|invoice|serial|s/n|sn|model|ref(?:erence)?|ticket|case|claim|receipt|batch|lot|article|item|sku|ean|barcode|isbn|policy|meter|"
+    r"(?:订单|訂單|单号|單號|运单|编号|編號|流水号|身份证|身分證|卡号|卡號|注文|伝票|주문|송장)[^\W\d]{0,4}[\s:：]*$|\b(?:order|tracking|track|invoice|serial|s/n|sn|model|ref(?:erence)?|ticket|case|claim|receipt|batch|lot|article|item|sku|ean|barcode|isbn|policy|meter|"
     r"parcel|shipment|voucher|coupon|gift ?card|booking|reservation|confirmation|customer|account|contract|licen[cs]e|imei|iccid|version|v|firmware|build|part|"
     r"postcode|zip|room|gate|pin|code|id|amount|price|total|eur|usd|gbp|card|visa|mastercard|amex|iban|sort|routing|pesel|bsn|ssn|nir|dni|tax|vat|insurance|security|nhs)"
     r"(?:\.|:|#| no\.?:?| nr\.?:?| number| num| code| is| was|,)*[ :#]*(?:[a-z]{1,3}[- ]?)?$",
@@ -108,133 +109,95 @@ CALCULATED_BEFORE = re.compile(r"(?:[\d)}%]\s*=|[\d)]\s*[*×÷^]|\d\s+\+\s)[\s$(
 CALCULATED_AFTER = re.compile(r"[\s)]*(?:=\s*[\d(<$£€-]|[*×÷^]\s*[\d(]|\+\s+[\d(])")
 LONGEST_CARD_GROUP = 6  # digits between the separators of a card number
 NOBODYS_IPS = frozenset("8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9".split())  # public name servers
-EMAIL = r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+"
+EMAIL = re.compile(
+    r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+",
+    re.IGNORECASE,
+)
 
 
 Span = tuple[int, int, float]  # start and end in characters, end exclusive, and the score
+Finder = Callable[[str], Iterable[Span]]
 
 
-# Presidio's loader looks up recognisers by class name, so ours must have names that Presidio does not use.
-class SpanRecognizer(LocalRecognizer):
-    """Finds one kind of entity, as the spans that `spans` yields."""
-
-    entity: str  # Presidio's name of it
-
-    def __init__(self, name: str = "") -> None:
-        super().__init__([self.entity], name=name or type(self).__name__)
-
-    def load(self) -> None:
-        """Do nothing: there is no model to load."""
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield where the entities are."""
-        raise NotImplementedError
-
-    def analyze(
-        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
-    ) -> list[RecognizerResult]:
-        """Return the entities in the text."""
-        return [RecognizerResult(self.entity, *span) for span in self.spans(text)]
+def find_birth_dates(text: str) -> Iterator[Span]:
+    """Yield the dates that have a word about birth nearby."""
+    for match in DATE.finditer(text) if BORN.search(text) else ():
+        before, after = text[max(0, match.start() - 60) : match.start()], text[match.end() : match.end() + 25]
+        words = [*BORN.finditer(before)]
+        near = bool(words) and not NOT_BORN.search(before[words[-1].end() :])
+        if near or re.match(r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday)", after, re.IGNORECASE):
+            yield match.start(), match.end(), 0.85
 
 
-class NameRecognizer(SpanRecognizer):
-    """Finds people's names; see `names`."""
-
-    entity = "PERSON"
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the names in the text; the score increases with the points of `find_names`."""
-        return ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in names.find_names(text))
-
-
-class AddressRecognizer(SpanRecognizer):
-    """Finds postal addresses; see `addresses`."""
-
-    entity = "LOCATION"
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the addresses in the text."""
-        return ((*span, 0.8) for span in (addresses.find_addresses(text) if DIGIT.search(text) else ()))
-
-
-class BirthDateRecognizer(SpanRecognizer):
-    """Finds dates that have a word about birth nearby."""
-
-    entity = "DATE_OF_BIRTH"
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the dates of birth in the text."""
-        for match in DATE.finditer(text) if BORN.search(text) else ():
-            before, after = text[max(0, match.start() - 60) : match.start()], text[match.end() : match.end() + 25]
-            words = [*BORN.finditer(before)]
-            near = bool(words) and not NOT_BORN.search(before[words[-1].end() :])
-            if near or re.match(
-                r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday)", after, re.IGNORECASE
-            ):
-                yield match.start(), match.end(), 0.85
-
-
-class CheckedPhoneRecognizer(SpanRecognizer):
-    """Finds phone numbers that libphonenumber considers possible in international notation, or valid in a national one.
+def find_phones(text: str) -> Iterator[Span]:
+    """Yield phone numbers that libphonenumber considers possible in international notation, or valid in a national one.
 
     Presidio's recogniser tries each region on each text, which takes longer than all the others together. Here a number is
     found once. In national notation it must look like a phone number or follow a word about phones, and must not follow a
     word about orders or parcels.
     """
+    separate = separated(text)
+    for match in PHONE.finditer(separate):
+        start, end = match.span()
+        if match.group().count("(") != match.group().count(")"):
+            if not match.group().startswith("("):
+                continue
+            start += 1
+        number_end = match.start("extension") if match["extension"] else end
+        if score := _score_of_phone(text, separate[start:number_end], start, bool(match["extension"])):
+            yield start, end, score
 
-    entity = "PHONE_NUMBER"
 
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the phone numbers in the text."""
-        for match in PHONE.finditer(text):
-            start, end = match.span()
-            if match.group().count("(") != match.group().count(")"):
-                if not match.group().startswith("("):
-                    continue
-                start += 1
-            number_end = match.start("extension") if match["extension"] else end
-            if score := self._score(text, start, number_end, bool(match["extension"])):
-                yield start, end, score
+def _score_of_phone(text: str, number: str, start: int, extended: bool) -> float:
+    before, end = text[max(0, start - 50) : start], start + len(number)
+    if number.startswith("("):
+        number = number[1:].replace(")", "", 1) if number[1:2] == "+" else number
+    if number.startswith(("+", "00")):
+        number = re.sub(r"\(0\)", "", number)  # "+44 (0)20": the 0 is dialled at home only
+    digits = re.sub(r"\D", "", number)
+    if not 7 <= len(digits) <= 15 or re.fullmatch(
+        r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number
+    ):
+        return 0.0
+    called, other = CALL.search(before), OTHER_NUMBER_WORDS.search(before)
+    if NOT_PHONE_SHAPED.fullmatch(number) and not (
+        called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number)
+    ):
+        return 0.0
+    if not called and not number.startswith("+") and not AMERICAN.fullmatch(number) and _is_book(digits):
+        return 0.0
+    if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # it is the end of a longer number with letters in it
+        return 0.0
+    # In "tracking number", the word about phones ("number") is part of a phrase that is not about phones.
+    phone = called and (not other or called.start() > other.start()) and not WEAK_CALL.match(before[called.start() :])
+    if not phone and not number.startswith("+") and (other or is_calculated(text, start, end)):
+        return 0.0
+    if number.startswith(("+", "00")):
+        return 0.95 if _valid("+" + digits.removeprefix("00" if number.startswith("00") else ""), None) else 0.0
+    attached = ATTACHED.search(text)
+    regions = (*REGIONS, *EAST_ASIAN_REGIONS) if attached else REGIONS
+    mobile = bool(attached and CHINESE_MOBILE.fullmatch(digits))
+    looks = bool(re.search(r"\d[ ().\-–/]+\d", number)) or digits.startswith("0") or mobile
+    if not (called or looks or extended) or not any(_valid(digits, region) for region in regions):
+        return 0.0
+    if called or extended:
+        return 0.85
+    # Without a word about phones, the number must be written like a phone number, not like an amount, a size or a card.
+    if re.fullmatch(r"\d{4}([ -]\d{4}){2,}", number) or len(digits) < 9:
+        return 0.0
+    alone = (start == 0 or text[start - 1] == "\n") or text[:start].rstrip().endswith((",", ":", ".", "}", ")", "|", "/"))
+    shaped = digits.startswith("0") or mobile or AMERICAN.fullmatch(number)
+    return 0.6 if shaped or alone else 0.0
 
-    def _score(self, text: str, start: int, end: int, extended: bool) -> float:
-        number, before = text[start:end], text[max(0, start - 50) : start]
-        if number.startswith("("):
-            number = number[1:].replace(")", "", 1) if number[1:2] == "+" else number
-        if number.startswith(("+", "00")):
-            number = re.sub(r"\(0\)", "", number)  # "+44 (0)20": the 0 is dialled at home only
-        digits = re.sub(r"\D", "", number)
-        if not 7 <= len(digits) <= 15 or re.fullmatch(
-            r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number
-        ):
-            return 0.0
-        called, other = CALL.search(before), OTHER_NUMBER_WORDS.search(before)
-        if NOT_PHONE_SHAPED.fullmatch(number) and not (
-            called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number)
-        ):
-            return 0.0
-        if not called and not number.startswith("+") and not AMERICAN.fullmatch(number) and _is_book(digits):
-            return 0.0
-        if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # it is the end of a longer number with letters in it
-            return 0.0
-        # In "tracking number", the word about phones ("number") is part of a phrase that is not about phones.
-        phone = called and (not other or called.start() > other.start()) and not WEAK_CALL.match(before[called.start() :])
-        if not phone and not number.startswith("+") and (other or is_calculated(text, start, end)):
-            return 0.0
-        if number.startswith(("+", "00")):
-            return 0.95 if _valid("+" + digits.removeprefix("00" if number.startswith("00") else ""), None) else 0.0
-        looks = bool(re.search(r"\d[ ().\-–/]+\d", number)) or digits.startswith("0")
-        if not (called or looks or extended) or not any(_valid(digits, region) for region in REGIONS):
-            return 0.0
-        if called or extended:
-            return 0.85
-        # Without a word about phones, the number must be written like a phone number, not like an amount, a size or a card.
-        if re.fullmatch(r"\d{4}([ -]\d{4}){2,}", number) or len(digits) < 9:
-            return 0.0
-        alone = (start == 0 or text[start - 1] == "\n") or text[:start].rstrip().endswith(
-            (",", ":", ".", "}", ")", "|", "/")
-        )
-        shaped = digits.startswith("0") or AMERICAN.fullmatch(number)
-        return 0.6 if shaped or alone else 0.0
+
+def separated(text: str) -> str:
+    """Return a text with gaps for the letters that Chinese, Japanese, Korean and Thai write beside a number without a space.
+
+    All positions stay the same. Digits of double width become plain ones.
+    """
+    if text.isascii():
+        return text
+    return ATTACHED.sub(GAP, text).translate(NARROW)
 
 
 def is_calculated(text: str, start: int, end: int) -> bool:
@@ -271,108 +234,86 @@ def _valid(number: str, region: str | None) -> bool:
         return False
 
 
-class AnyCardRecognizer(CreditCardRecognizer):
-    """Finds card numbers of 12 to 19 digits in any grouping.
+def find_cards(text: str) -> Iterator[Span]:
+    """Yield the card numbers of 12 to 19 digits in any grouping.
 
     Presidio accepts spaces and hyphens, but people also write dots and no-break spaces; and it knows neither Visa's numbers of
-    19 digits nor Mastercard's second series nor Maestro.
+    19 digits nor Mastercard's second series nor Maestro. Other separators are replaced by hyphens, which changes no position.
     """
-
-    def __init__(self) -> None:
-        further = r"(?<![\w-])(?:[2456](?:[- ]?\d){11,18})(?![\w-])"
-        super().__init__(patterns=[*CreditCardRecognizer.PATTERNS, Pattern("long or of another issuer", further, 0.3)])
-
-    def analyze(
-        self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts | None = None, regex_flags: int | None = None
-    ) -> list[RecognizerResult]:
-        """Return the card numbers in the text.
-
-        Other separators are replaced by hyphens, which does not change any position.
-        """
-        hyphenated = re.sub(
-            r"(?<=\d)[^\w\s,;:+/](?=\d)|(?<=\d)[\u00a0\u202f\u2007\u2009](?=\d)",
-            lambda m: m.group().translate(SAME_WIDTH),
-            text,
-        )
-        return super().analyze(hyphenated, entities, nlp_artifacts, regex_flags)
+    yield from _cards()(SEPARATOR.sub(lambda match: match.group().translate(SAME_WIDTH), text))
 
 
-class AnyIbanRecognizer(SpanRecognizer):
-    """Finds IBANs in upper or lower case and any grouping.
-
-    The country's length and the check digits are checked (python-stdnum).
-    """
-
-    entity = "IBAN_CODE"
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the IBANs in the text."""
-        from stdnum import iban
-
-        for match in IBAN.finditer(text):
-            positions = [i for i in range(*match.span(1)) if text[i].isalnum()]
-            for length in range(len(positions), 14, -1):
-                end = positions[length - 1] + 1
-                if text[end : end + 1].isalnum():
-                    continue
-                if iban.is_valid("".join(text[i] for i in positions[:length]).upper(), check_country=False):
-                    yield match.start(), end, 1.0
-                    break
+@functools.cache
+def _cards() -> Finder:
+    further = r"(?<![\w-])(?:[2456](?:[- ]?\d){11,18})(?![\w-])"
+    patterns = [*CreditCardRecognizer.PATTERNS, Pattern("long or of another issuer", further, 0.3)]
+    return _of_presidio(CreditCardRecognizer(patterns=patterns))
 
 
-class AnyEmailRecognizer(PatternRecognizer):
-    """Finds e-mail addresses with any ending.
+def _of_presidio(recognizer: presidio_analyzer.EntityRecognizer) -> Finder:
+    def find(text: str) -> Iterator[Span]:
+        found = recognizer.analyze(text, recognizer.supported_entities, None)  # type: ignore[arg-type]
+        return ((result.start, result.end, result.score) for result in found)
+
+    return find
+
+
+def find_ibans(text: str) -> Iterator[Span]:
+    """Yield the IBANs in upper or lower case and any grouping, by the country's length and the check digits (python-stdnum)."""
+    from stdnum import iban
+
+    for match in IBAN.finditer(text):
+        positions = [i for i in range(*match.span(1)) if text[i].isalnum()]
+        for length in range(len(positions), 14, -1):
+            end = positions[length - 1] + 1
+            if text[end : end + 1].isalnum():
+                continue
+            if iban.is_valid("".join(text[i] for i in positions[:length]).upper(), check_country=False):
+                yield match.start(), end, 1.0
+                break
+
+
+def find_emails(text: str) -> Iterator[Span]:
+    """Yield the e-mail addresses, with any ending, and without the words that Chinese writes around them without a space.
 
     Presidio's recogniser looks up the ending in the public suffix list, which it first downloads, and misses addresses in
     companies' internal domains.
     """
-
-    def __init__(self) -> None:
-        super().__init__("EMAIL_ADDRESS", patterns=[Pattern("address", EMAIL, 0.9)], name="AnyEmailRecognizer")
-
-    def analyze(
-        self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts | None = None, regex_flags: int | None = None
-    ) -> list[RecognizerResult]:
-        """Return the addresses in the text, without the words that Chinese writes around them without a space."""
-        results = []
-        for result in super().analyze(text, entities, nlp_artifacts, regex_flags):
-            local, _, domain = text[result.start : result.end].partition("@")
-            attached = WITHOUT_SPACES.search(domain)
-            if attached and "." in domain[: attached.start()]:
-                result.end -= len(domain) - attached.start()
-                domain = domain[: attached.start()]
-            labels = domain.split(".")
-            # "devcontainers/ci@v0.2" is a version; "root@10.0.0.7" has a number as its domain.
-            if labels[-1].isdigit() and not all(label.isdigit() for label in labels):
-                continue
-            written = [*WITHOUT_SPACES.finditer(local)]
-            if written and written[-1].end() < len(local):
-                result.start += written[-1].end()
-            results.append(result)
-        return results
+    for match in EMAIL.finditer(text):
+        start, end = match.span()
+        local, _, domain = match.group().partition("@")
+        attached = WITHOUT_SPACES.search(domain)
+        if attached and "." in domain[: attached.start()]:
+            end -= len(domain) - attached.start()
+            domain = domain[: attached.start()]
+        labels = domain.split(".")
+        # "devcontainers/ci@v0.2" is a version; "root@10.0.0.7" has a number as its domain.
+        if labels[-1].isdigit() and not all(label.isdigit() for label in labels):
+            continue
+        written = [*WITHOUT_SPACES.finditer(local)]
+        if written and written[-1].end() < len(local):
+            start += written[-1].end()
+        yield start, end, 0.9
 
 
-class CheckedNumberRecognizer(SpanRecognizer):
-    """Finds a national id whose check digits python-stdnum can verify.
+def checked(pattern: str, module: str, words: str, strong: bool) -> Finder:
+    """Return a finder of national ids whose check digits a module of python-stdnum can verify.
 
-    Unless the check is strong, the text must also name the id.
+    Unless the check is strong, the text must also name the id by one of the words.
     """
+    numbers, naming = re.compile(pattern), re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
 
-    def __init__(self, entity: str, pattern: str, module: str, words: str, strong: bool) -> None:
-        self.entity, self.pattern, self.module, self.strong = entity, re.compile(pattern), module, strong
-        self.words = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
-        super().__init__(f"{entity}Recognizer")
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the valid numbers in the text."""
+    def find(text: str) -> Iterator[Span]:
         import stdnum
 
-        named = self.words.search(text)
-        for match in self.pattern.finditer(text) if named or self.strong else ():
-            check = stdnum.get_cc_module(*self.module.split("."))
-            assert check is not None, self.module
+        named = naming.search(text)
+        for match in numbers.finditer(text) if named or strong else ():
+            check = stdnum.get_cc_module(*module.split("."))
+            assert check is not None, module
             if check.is_valid(match.group()):
                 yield match.start(), match.end(), 0.95 if named else 0.7
+
+    return find
 
 
 DIGIT = re.compile(r"\d")
@@ -382,50 +323,29 @@ LETTERED = re.compile(r"[A-Za-z]{2}[\W_]?\d{2}")
 
 
 @functools.cache
-def gated_recognizers() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
-    """Return the recognisers of numbers, each with a cheap pattern.
+def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
+    """Return (entity, cheap pattern, finder) for all kinds of numbers.
 
-    Where the pattern does not match, the recogniser can find nothing.
+    Where the pattern does not match, the finder can find nothing.
     """
-    presidio = [
-        (LONG_NUMBER_ANYHOW, AnyCardRecognizer()),
-        (LETTERED, AnyIbanRecognizer()),
-        (re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]"), IpRecognizer()),
-        (LONG_NUMBER, UsSsnRecognizer()),
-        (LETTERED, UkNinoRecognizer()),
-        (re.compile(r"\d{11}"), DeTaxIdRecognizer()),
-        (re.compile(r"\d{7}-?[A-Za-z]"), EsNifRecognizer()),
-        (re.compile(r"[A-Za-z]{6}\w{2}[A-Za-z]"), ItFiscalCodeRecognizer()),
-        (re.compile(r"\d{11}"), PlPeselRecognizer()),
-    ]
-    ours = [
-        (re.compile("@"), AnyEmailRecognizer()),
-        (
-            LONG_NUMBER,
-            CheckedNumberRecognizer(
-                "NL_BSN", r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False
-            ),
-        ),
-        (
-            LONG_NUMBER,
-            CheckedNumberRecognizer(
-                "FR_NIR", r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir",
-                "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True,
-            ),
-        ),
-        (DIGIT, BirthDateRecognizer()),
-        (re.compile(r"\d(?:[^\w,;]{0,3}\d){6,}"), CheckedPhoneRecognizer()),
-    ]  # fmt: skip
-    return (*presidio, *ours)
-
-
-@functools.cache
-def name_and_address_recognizers() -> tuple[SpanRecognizer, SpanRecognizer]:
-    """Return the recognisers of names and addresses."""
-    return NameRecognizer(), AddressRecognizer()
-
-
-def all_recognizers() -> list[EntityRecognizer]:
-    """Return our own recognisers in Presidio's form, for `RecognizerRegistry.add_recognizer`."""
-    mine = [recognizer for _, recognizer in gated_recognizers() if type(recognizer).__module__ == __name__]
-    return [*mine, *name_and_address_recognizers()]
+    eleven = re.compile(r"\d{11}")
+    return (
+        ("CREDIT_CARD", LONG_NUMBER_ANYHOW, find_cards),
+        ("IBAN_CODE", LETTERED, find_ibans),
+        ("IP_ADDRESS", re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]"), _of_presidio(IpRecognizer())),
+        ("US_SSN", LONG_NUMBER, _of_presidio(UsSsnRecognizer())),
+        ("UK_NINO", LETTERED, _of_presidio(UkNinoRecognizer())),
+        ("DE_TAX_ID", eleven, _of_presidio(DeTaxIdRecognizer())),
+        ("ES_NIF", re.compile(r"\d{7}-?[A-Za-z]"), _of_presidio(EsNifRecognizer())),
+        ("IT_FISCAL_CODE", re.compile(r"[A-Za-z]{6}\w{2}[A-Za-z]"), _of_presidio(ItFiscalCodeRecognizer())),
+        ("PL_PESEL", eleven, _of_presidio(PlPeselRecognizer())),
+        ("EMAIL_ADDRESS", re.compile("@"), find_emails),
+        ("NL_BSN", LONG_NUMBER, checked(
+            r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False)),
+        ("FR_NIR", LONG_NUMBER, checked(
+            r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir",
+            "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True)),
+        ("CN_RIC", LONG_NUMBER, checked(r"(?<!\w)\d{17}[\dXx](?!\w)", "cn.ric", "id", True)),
+        ("DATE_OF_BIRTH", DIGIT, find_birth_dates),
+        ("PHONE_NUMBER", re.compile(r"\d(?:[^\w,;]{0,3}\d){6,}"), find_phones),
+    )  # fmt: skip

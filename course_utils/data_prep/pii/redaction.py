@@ -1,4 +1,4 @@
-"""`find` personal data in a text, and `redact` it in rows: with a label, a mask, or a consistent pseudonym."""
+"""`find` personal data in a text; a `Redactor` replaces it in rows by a label, a mask, or a consistent pseudonym."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ import random
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from course_utils.data_prep.opening import json_or_none
+from course_utils.data_prep.pii.addresses import find_addresses
+from course_utils.data_prep.pii.names import find_names
 from course_utils.errors import CourseError
-
-if TYPE_CHECKING:
-    from presidio_analyzer import RecognizerResult
-
 
 PII_KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
 MODES = ("label", "mask", "pseudonym")
-THRESHOLD = 0.5
+THRESHOLD, ADDRESS_SCORE = 0.5, 0.8
+# Letters of other scripts than Latin, two or more.
+NOT_LATIN = re.compile(
+    r"[\u0370-\u1dff\u2c00-\u2dff\u3040-\ud7ff\uf900-\ufaff\ufb1d-\ufdff\ufe70-\ufefc\uff66-\uff9f\U00020000-\U0003ffff]{2,}"
+)
+UNSEARCHED_SHARE = 0.2
+CAPITALISED_SCRIPTS = ("Cyrillic", "Greek", "Armenian")  # Faker has lists of their names
 WINDOW = 2_500  # characters that are searched together
 # Which kind wins where two overlap: a check digit is stronger evidence than a pattern, and a pattern than a list of words.
 PRECEDENCE = {
@@ -33,7 +39,7 @@ PRECEDENCE = {
 }
 CONTEXT = {
     "CARD": re.compile(
-        r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b",
+        r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b|卡|カード|카드",
         re.IGNORECASE,
     ),
     "US_SSN": re.compile(r"\b(?:social|ssn|ss#|ss)\b", re.IGNORECASE),
@@ -79,23 +85,23 @@ class Redacted:
     Attributes:
         row: the row.
         findings: what was found in it, as (field, entity); a field is like "messages[1].content".
+        script: the script that a fifth or more of one of its texts is in, if names or addresses are not looked for there
+            (see `unsearched_script`); otherwise "".
     """
 
     row: dict
     findings: list[tuple[str, Entity]] = field(repr=False)
+    script: str = ""
 
 
-def find(
-    text: str, kinds: Iterable[str] = PII_KINDS, threshold: float = THRESHOLD, allow: Iterable[str] = (), preceding: str = ""
-) -> list[Entity]:
+def find(text: str, kinds: Iterable[str] = PII_KINDS, allow: Iterable[str] = (), preceding: str = "") -> list[Entity]:
     """Return the personal data in a text, in order and without overlaps.
 
-    Web addresses, base64 and hexadecimal ids are not text, and are not searched.
+    Names and addresses are found in Latin script, names also in Cyrillic, Greek and Armenian (see `unsearched_script`). Web addresses, base64 and hexadecimal ids are not text, and are not searched.
 
     Args:
         text: any text.
         kinds: kinds of personal data to look for, of `PII_KINDS`.
-        threshold: findings with a lower score are left out.
         allow: values that identify nobody, such as the company's own address and number; case does not matter.
         preceding: the message before, which may ask a question that the text answers ("And your date of birth?").
 
@@ -103,9 +109,31 @@ def find(
         CourseError: a kind is unknown, or Presidio is not installed.
     """
     search = _in_windows if len(text) > WINDOW else _find
-    entities = search(blotted(text), _known(kinds), threshold, preceding)
+    entities = search(blotted(text), _known(kinds), preceding)
     allowed = {value.casefold() for value in allow}
     return [entity for entity in entities if BLOT not in entity.text and entity.text.casefold() not in allowed]
+
+
+def unsearched_script(text: str) -> str:
+    """Return the script of a text if names or addresses in it are not looked for: "Chinese", "Arabic", "Cyrillic"; else "".
+
+    Names are found by their capital letters and addresses by the words for streets in languages in Latin script. It counts
+    if it has a fifth of the letters; single letters, as in formulas, don't count.
+    """
+    if text.isascii():
+        return ""
+    letters = "".join(NOT_LATIN.findall(text))
+    if not letters or len(letters) < UNSEARCHED_SHARE * sum(map(str.isalpha, text)):
+        return ""
+    names = Counter(unicodedata.name(letter, "unknown").split()[0] for letter in letters[:200])
+    kana = names["HIRAGANA"] + names["KATAKANA"]  # Japanese has Chinese characters too
+    script = "Japanese" if kana else names.most_common(1)[0][0].title()
+    return {"Cjk": "Chinese", "Hangul": "Korean"}.get(script, script)
+
+
+def not_looked_for(script: str) -> str:
+    """Return what is not looked for in a script that `unsearched_script` returns."""
+    return "addresses" if script in CAPITALISED_SCRIPTS else "names and addresses"
 
 
 def _known(kinds: Iterable[str]) -> set[str]:
@@ -116,43 +144,39 @@ def _known(kinds: Iterable[str]) -> set[str]:
     return kinds
 
 
-def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[Entity]:
+def _find(text: str, kinds: set[str], preceding: str) -> list[Entity]:
     """Like `find`, for a text that fits into one window."""
     if not text.strip(BLOT):
         return []
     recognizers = _recognizers()
-    entities = []
+    entities: list[Entity] = []
     if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
         context = preceding[-100:] + "\n" if preceding else ""
-        for gate, recognizer in recognizers.gated_recognizers():
-            supported = [e for e in recognizer.supported_entities if recognizers.ENTITIES[e] in kinds]
-            if supported and gate.search(text):
-                for result in recognizer.analyze(context + text, supported, None):
-                    score, start, end = (
-                        _in_context(context + text, result),
-                        result.start - len(context),
-                        result.end - len(context),
-                    )
-                    if score >= threshold and start >= 0:
-                        entities.append(_entity(text, recognizers.ENTITIES[result.entity_type], start, end, score))
-    name, address = recognizers.name_and_address_recognizers()
-    if "ADDRESS" in kinds:
-        entities += [
-            _entity(text, "ADDRESS", r.start, r.end, r.score) for r in address.analyze(text) if r.score >= threshold
-        ]
+        whole = context + text
+        separated = recognizers.separated(whole)
+        for entity, gate, finder in recognizers.finders():
+            kind = recognizers.ENTITIES[entity]
+            if kind not in kinds or not gate.search(text):
+                continue
+            # An e-mail address may have such letters itself, and words before a number tell whether it is a phone's.
+            for start, end, score in finder(whole if kind in ("EMAIL", "PHONE") else separated):
+                score = _in_context(whole, entity, start, end, score)
+                if score >= THRESHOLD and start >= len(context):
+                    entities.append(_entity(text, kind, start - len(context), end - len(context), score))
+    if "ADDRESS" in kinds and recognizers.DIGIT.search(text):
+        entities += [_entity(text, "ADDRESS", *span, ADDRESS_SCORE) for span in find_addresses(text)]
     entities = _without_overlaps(entities)
     if "NAME" in kinds:
         # Numbers and addresses are blotted out first, because streets are named after people.
-        masked_text = text
-        for entity in entities:
-            masked_text = masked_text[: entity.start] + "0" * (entity.end - entity.start) + masked_text[entity.end :]
-        entities += [
-            _entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(masked_text) if r.score >= threshold
-        ]
+        masked_text = recognizers.separated(text)
+        for found in entities:
+            masked_text = masked_text[: found.start] + "0" * (found.end - found.start) + masked_text[found.end :]
+        scored = ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in find_names(masked_text))
+        entities += [_entity(text, "NAME", *span) for span in scored if span[2] >= THRESHOLD]
     return _without_overlaps(entities)
 
 
-def _in_windows(text: str, kinds: set[str], threshold: float, preceding: str) -> list[Entity]:
+def _in_windows(text: str, kinds: set[str], preceding: str) -> list[Entity]:
     """Search a long text window by window, because the time for names and addresses grows with the square of the length."""
     entities, start = [], 0
     while start < len(text):
@@ -160,7 +184,7 @@ def _in_windows(text: str, kinds: set[str], threshold: float, preceding: str) ->
         if end < len(text):  # cut between lines, sentences or words, in this order
             cuts = (text.rfind(mark, start + WINDOW // 2, end) + len(mark) for mark in ("\n", ". ", " "))
             end = next((cut for cut in cuts if cut > start + WINDOW // 2), end)
-        for entity in _find(text[start:end], kinds, threshold, preceding):
+        for entity in _find(text[start:end], kinds, preceding):
             entities.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text, entity.score))
         preceding, start = text[start:end], end
     return entities
@@ -173,7 +197,7 @@ class Redactor:
         mode: "label" writes [NAME], "mask" a * for each letter and digit, "pseudonym" an invented value of the same kind.
         kinds: kinds of personal data to remove.
         seed: determines the pseudonyms; without knowing it, nobody can compute them from the values.
-        threshold, allow: see `find`.
+        allow: see `find`.
 
     Raises:
         CourseError: a mode or a kind is unknown.
@@ -184,17 +208,21 @@ class Redactor:
         mode: str = "label",
         kinds: Iterable[str] = PII_KINDS,
         seed: int | str = 0,
-        threshold: float = THRESHOLD,
         allow: Iterable[str] = (),
     ) -> None:
         if mode not in MODES:
             raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
         self.mode, self.kinds, self.seed = mode, _known(kinds), seed
-        self.threshold, self.allow = threshold, tuple(allow)
+        self.allow = tuple(allow)
 
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
-        """Return a text without its personal data, and what was found in it."""
-        entities = find(text, self.kinds, self.threshold, self.allow, preceding)
+        """Return a text without its personal data, and what was found in it.
+
+        Warns if the text is in a script in which names or addresses are not looked for.
+        """
+        if {"NAME", "ADDRESS"} & self.kinds and (script := unsearched_script(text)):
+            warnings.warn(f"in {script} script {not_looked_for(script)} are not looked for", stacklevel=2)
+        entities = find(text, self.kinds, self.allow, preceding)
         return self._replaced(text, entities), entities
 
     def _replaced(self, text: str, entities: list[Entity]) -> str:
@@ -211,7 +239,8 @@ class Redactor:
         """
         row, pieces = copy.deepcopy(row), list[Piece]()
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
-        entities_of = [find(p.text, self.kinds, self.threshold, self.allow, p.preceding) for p in pieces]
+        script = next(filter(None, (unsearched_script(piece.text) for piece in pieces)), "")
+        entities_of = [find(p.text, self.kinds, self.allow, p.preceding) for p in pieces]
         # A name found in one message is a name in all: "Thanks, Jana" shows who "dear Jana" is. Everything is found before
         # anything is replaced, so that a pseudonym is not taken for another person.
         entity_of = {entity.text: entity for entities in entities_of for entity in entities if len(entity.text) > 2}
@@ -221,7 +250,8 @@ class Redactor:
         if any(entities_of):
             replaced = iter([self._replaced(p.text, entities) for p, entities in zip(pieces, entities_of)])
             rewrite(row, lambda piece: next(replaced))
-        return Redacted(row, [(p.path, entity) for p, entities in zip(pieces, entities_of) for entity in entities])
+        findings = [(p.path, entity) for p, entities in zip(pieces, entities_of) for entity in entities]
+        return Redacted(row, findings, script)
 
     def replacement(self, entity: Entity) -> str:
         """Return the text that replaces an entity."""
@@ -230,29 +260,6 @@ class Redactor:
         if self.mode == "mask":
             return re.sub(r"\w", "*", entity.text)
         return pseudonym(entity.kind, entity.text, self.seed)
-
-
-def redact(
-    rows: Sequence[dict],
-    mode: str = "label",
-    kinds: Iterable[str] = PII_KINDS,
-    seed: int | str = 0,
-    allow: Iterable[str] = (),
-) -> list[Redacted]:
-    """Remove personal data from rows.
-
-    Args:
-        rows: rows with messages, or with prompt and answers.
-        mode, kinds, seed, allow: see `Redactor`.
-
-    Returns:
-        For each row the redacted copy, with what was found in it.
-
-    Raises:
-        CourseError: a mode or a kind is unknown, or Presidio is not installed.
-    """
-    redactor = Redactor(mode, kinds, seed, allow=allow)
-    return [redactor.row(row) for row in rows]
 
 
 def _recognizers() -> ModuleType:
@@ -285,15 +292,13 @@ def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
     return Entity(kind, start, end, text[start:end], round(float(score), 2))
 
 
-def _in_context(text: str, result: RecognizerResult) -> float:
-    """A recogniser's score, adjusted by the words before the match: Presidio does this with lemmas from spaCy."""
-    before = text[max(0, result.start - 70) : result.start]
-    value = text[result.start : result.end]
-    score = result.score
-    if result.entity_type == "CREDIT_CARD":
+def _in_context(text: str, entity: str, start: int, end: int, score: float) -> float:
+    """A finder's score, adjusted by the words before the match: Presidio does this with lemmas from spaCy."""
+    before, value = text[max(0, start - 70) : start], text[start:end]
+    if entity == "CREDIT_CARD":
         # One number in ten passes Luhn's check by chance, so the issuer and the length must fit; Maestro has nearly any length.
         digits = re.sub(r"\D", "", value)
-        near = before[-40:] + " " + text[result.end : result.end + 20]
+        near = before[-40:] + " " + text[end : end + 20]
         if not CARD.fullmatch(digits) and not (MAESTRO.fullmatch(digits) and CONTEXT["CARD"].search(near)):
             return 0.0
         if PARCEL.search(before) and not CONTEXT["CARD"].search(before[-25:]):
@@ -303,9 +308,9 @@ def _in_context(text: str, result: RecognizerResult) -> float:
         groups = re.findall(r"\d+", value)
         if len(groups) > 1 and max(map(len, groups)) > LONGEST_CARD_GROUP:  # "355909190063-746" is a subtraction
             return 0.0
-        if re.search(r"\d[.,]$", before) or is_calculated(text, result.start, result.end):
+        if re.search(r"\d[.,]$", before) or is_calculated(text, start, end):
             return 0.0
-    elif result.entity_type == "IP_ADDRESS":
+    elif entity == "IP_ADDRESS":
         from course_utils.data_prep.pii.recognizers import VERSION, identifies
 
         if not identifies(value):
@@ -318,13 +323,13 @@ def _in_context(text: str, result: RecognizerResult) -> float:
             return 0.0
         if ":" in value and len(re.sub(r"[^0-9A-Fa-f]", "", value)) < 5:  # times such as 12:30:45
             return 0.0
-    elif result.entity_type == "US_SSN":
+    elif entity == "US_SSN":
         named = CONTEXT["US_SSN"].search(before)
         shaped = re.fullmatch(r"\d{3}[- ]\d{2}[- ]\d{4}", value)
         score = 0.9 if named else 0.6 if shaped and not PARCEL.search(before) else 0.0
-    elif result.entity_type in ("DE_TAX_ID", "PL_PESEL", "ES_NIF"):
+    elif entity in ("DE_TAX_ID", "PL_PESEL", "ES_NIF"):
         # The number and the word that names it may be in different sentences.
-        score = score if CONTEXT[result.entity_type].search(text) else 0.4
+        score = score if CONTEXT[entity].search(text) else 0.4
     return score
 
 
