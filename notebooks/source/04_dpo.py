@@ -1113,9 +1113,6 @@ lesson.collapse_table(untrained, after, is_valid, right)
 # GRPO cannot invent. If no answer of a group is ever right, all advantages are zero. That is why the prompt has
 # a solved example.
 
-# %%
-# EXERCISE: align-6
-
 # %% [markdown]
 # ## 9 · Reward models and PPO, in pictures
 #
@@ -1167,9 +1164,6 @@ evidence.card("A5")
 # of a finished answer the value is 0. For an answer that was cut off, take the value model's estimate instead.
 #
 # </details>
-
-# %%
-# EXERCISE: align-7
 
 # %% [markdown]
 # ## 10 · What it costs, which one when, and what you can do now
