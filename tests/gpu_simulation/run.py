@@ -143,7 +143,7 @@ def run_notebook(
                     bad.append(Failure(number, first_line(cell.source), f"{output.ename}: {output.evalue}"))
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, keep / f"{result.lesson.replace("/", "-")}-{result.gpu}.ipynb")
+        nbformat.write(notebook, keep / f"{result.lesson}-{result.gpu}.ipynb".replace("/", "-"))
     return result
 
 

@@ -1,11 +1,14 @@
 """The notebook beside lesson 04: its code from scratch against TRL's loss, and what its stored outputs promise."""
 
 import re
+from statistics import mean
 
+import nbformat
 import pytest
 from support import conversation, tiny_llama, with_lora
 
-from course_utils import lessons, models
+from course_utils import assets, lessons, models
+from course_utils.publishing import budgets
 
 LESSON = lessons.find("further/04")
 SOURCE = lessons.source_file(LESSON.name).read_text(encoding="utf-8")
@@ -61,3 +64,32 @@ def test_grpo_from_scratch_is_trls(functions, tmp_path):
     assert ((logs - old).exp() - 1).abs().max() > 0.2  # something is clipped
     expected = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
     assert torch.allclose(expected.flatten(), advantages)
+
+
+def shown(code):
+    """What the stored notebook's cell with this code shows, text and HTML."""
+    cells = nbformat.read(lessons.learner_file(LESSON.name), as_version=4).cells
+    cell = next(cell for cell in cells if cell.cell_type == "code" and code in cell.source)
+    return "\n".join(output.get("text") or output.get("data", {}).get("text/html", "") for output in cell.outputs)
+
+
+def test_the_gamed_reward_rises_and_different_answers_become_fewer():
+    """Notices a start, a rate or a version of TRL after which the check isn't learned, or nothing collapses."""
+    rewards = [float(reward) for reward in re.search(r"step by step: (.*)", shown("by_form, form_rewards ="))[1].split()]
+    assert mean(rewards[-3:]) > mean(rewards[:3]) + 0.1
+    rows = re.findall(r"<th>([^<]+)</th>\s*<td>\d+%</td>\s*<td>[^<]*</td>\s*<td>(\d+)</td>", shown("def measure("))
+    (start, before), (form, after) = rows
+    assert (start, form) == ("the start", "valid record") and int(after) < int(before)
+
+
+def test_the_recorded_runs_are_what_the_text_says_of_them():
+    """Notices a new record that tells another story: then somebody reads section 4 again."""
+    runs = assets.read_record("rewards")["runs"]
+    form, content = (runs[f"{way} − start"]["difference"] for way in ("form", "content"))
+    assert form and content
+
+
+def test_it_is_as_short_as_what_stands_beside_a_lesson_has_to_be():
+    notebook = nbformat.read(lessons.learner_file(LESSON.name), as_version=4)
+    assert notebook.metadata.course["peak_mb"] <= 1900 and notebook.metadata.course["seconds"] <= 60 * 8
+    assert budgets.count_cells(notebook.cells)["open words"] <= 2500

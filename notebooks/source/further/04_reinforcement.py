@@ -5,12 +5,16 @@
 #
 # > *"I don't need people to compare answers. I've got a program that checks them. Can't the model learn from that?"*
 #
-# It can, and it needs no pairs and no right answers for it. The model writes several answers to a message, the program scores
-# them, and the better ones become likelier. That's {{term:GRPO}}, with which many reasoning models are trained today. But the model learns
-# what the program checks, and nothing else. In this notebook you'll train the same small model twice, on the same tickets and from
-# the same start, with two programs that both look sensible:
+# It can, and it needs no pairs. The model writes several answers to a message, the program scores them, and the better ones become
+# likelier. That's {{term:GRPO}}, with which many reasoning models are trained today. But the model learns what the program checks,
+# and nothing else. Here are two programs that both look sensible, and what the small model made of them, from the same start and on
+# the same messages (recorded; section 4):
 #
-# RESULT
+# | the model | records valid | category right | different answers to 100 messages |
+# | --- | --- | --- | --- |
+# | the start: imitated {{record:rewards:solved:d}} solved tickets | {{record:rewards:runs."mean | start".valid:.0%}} | {{record:rewards:runs."mean | start".right.0:.0%}} | {{record:rewards:runs."mean | start".different:.1f}} |
+# | rewarded for a valid record | {{record:rewards:runs."mean | form".valid:.0%}} | {{record:rewards:runs."mean | form".right.0:.0%}} | {{record:rewards:runs."mean | form".different:.1f}} |
+# | rewarded for the right category | {{record:rewards:runs."mean | content".valid:.0%}} | {{record:rewards:runs."mean | content".right.0:.0%}} | {{record:rewards:runs."mean | content".different:.1f}} |
 #
 # By the end you'll be able to
 #
@@ -56,8 +60,8 @@ solved[0][1:]
 
 # %%
 base, tokenizer = models.load()
-adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-imitating = get_peft_model(base, adapter)
+lora = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+imitating = get_peft_model(base, LoraConfig(**lora))
 print(training.fit(imitating, tokenizer, solved, settings=training.Settings(learning_rate=1e-3, batch_size=4, warmup_steps=3)))
 imitating.merge_and_unload().save_pretrained("rl-start")
 files = tokenizer.save_pretrained("rl-start")
@@ -136,7 +140,8 @@ pd.DataFrame({"answer": group, "valid": form[0], "its advantage": group_advantag
               "right": content[0], "its advantage ": group_advantages(content)[0].numpy().round(2)})
 
 # %% [markdown]
-# GROUP
+# A valid record with the wrong category gets the first program's full reward and nothing from the second. So the same answers are
+# pushed in different directions: the first program makes any record likelier, whatever the message says.
 #
 # Before you go on, take the small number out of the advantages, and count the groups that teach nothing:
 
@@ -159,8 +164,8 @@ def train_on(reward):
         use_cpu=on_cpu, bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16, gradient_checkpointing=False,
     )
     trainer = GRPOTrainer(
-        AutoModelForCausalLM.from_pretrained("rl-start", dtype=dtype), reward_funcs=reward, args=settings, peft_config=adapter,
-        train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+        AutoModelForCausalLM.from_pretrained("rl-start", dtype=dtype), reward_funcs=reward, args=settings,
+        peft_config=LoraConfig(**lora), train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
     )
     trainer.train()
     return trainer.model.eval(), [row["reward"] for row in trainer.state.log_history if "reward" in row]
@@ -178,8 +183,8 @@ print("reward, step by step:", *(f"{reward:.2f}" for reward in form_rewards))
 # | --- | --- | --- |
 # | `num_generations` | the size of a group | more, if most groups have equal rewards |
 # | `temperature` | how different the answers of a group are | leave it at 1: at 0 all would be the same |
-# | `beta` | how strongly the model is held near its start | 0.04 or so, if answers lose what no reward checks |
-# | `learning_rate` | the size of a step | about 1e-5 for 7B models with LoRA; measure |
+# | `beta` | how strongly the model is held near its start | 0.04, the paper's, if answers lose what no reward checks |
+# | `learning_rate` | the size of a step | three or four, measured; lower for larger models (lesson 02, section 6) |
 #
 # ## 3 · The score rises. Is the model better?
 #
@@ -213,22 +218,17 @@ pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 
 # %% [markdown]
 # GAMED
-
-# %%
-by_content, content_rewards = train_on(right_category)
-print("reward, step by step:", *(f"{reward:.2f}" for reward in content_rewards))
-results["right category"] = answer_all(by_content)
-pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
-
-# %% [markdown]
-# CONTENT
 #
-# ## 4 · How you see that a score is gamed
+# **Your turn.** Call `train_on(right_category)` in a new cell, and `measure(answer_all(…))` on the model that it returns. Is it better?
+# With such a start and so few steps it may not be, which is why section 4 takes recorded runs.
+#
+# ## 4 · A reward for the content
 #
 # RECORDED
 
 # %%
-runs = assets.read_record("rewards")["runs"]
+record = assets.read_record("rewards")
+runs = record["runs"]
 ways = {"the start": "start", "valid record": "form", "right category": "content", "SFT on the right answers": "SFT"}
 means = {name: runs[f"mean | {way}"] for name, way in ways.items()}
 pd.DataFrame({name: {
@@ -237,7 +237,7 @@ pd.DataFrame({name: {
 } for name, mean in means.items()}).T
 
 # %%
-curves = {way: [runs[f"seed {seed} | {way}"]["curve"] for seed in (0, 1, 2)] for way in ("form", "content")}
+curves = {way: [runs[f"seed {seed} | {way}"]["curve"] for seed in record["seeds"]] for way in ("form", "content")}
 steps = range(1, len(curves["form"][0]["reward"]) + 1)
 charts.lines({
     name: (steps, [[curve[column][step - 1] for curve in curves[way]] for step in steps])
@@ -248,9 +248,25 @@ charts.lines({
 }, "Both rewards rise. Only one of them makes answers truer", "step", "share of the sampled answers")
 
 # %% [markdown]
-# HACKING
+# CURVES
 #
-# ## 5 · If no program can score: a reward model, and PPO
+# ## 5 · How you see that a score is gamed
+#
+# A reward is gamed where it's easier to satisfy the program than to do the work. A record that's always the same is valid, an answer that hedges is
+# never wrong, and code that knows the test passes it. Training finds such an answer if the model ever writes it, because that's what
+# it's for. The reward itself can't tell you, so look beside it:
+#
+# | look at | how | gamed if |
+# | --- | --- | --- |
+# | the answers | `Counter(answers).most_common(3)`, and read twenty of them | they no longer depend on the message |
+# | the work itself | score on messages that no reward was given on, beside the start | the reward rose and this didn't |
+# | the groups | the share whose rewards differ (your exercise) | it falls to 0 while the work isn't done |
+# | the cheap rival | SFT on the right answers, where you have them | it does better |
+#
+# The remedy is a better program: reward what you want and not what's easy to check. Where that's impossible, stop early, and hold the model near
+# its start with `beta`. That slows the gaming down and doesn't end it.
+#
+# ## 6 · If no program can score: a reward model, and PPO
 #
 # Then train a model to do it. The reward model is a language model whose output layer has a single number. It learns from pairs with
 # the loss that you know from lesson 04, $-\log\sigma(r_c - r_r)$, where $r_c$ and $r_r$ are its scores of the {{term:chosen}} and
