@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from support import conversation, tiny_llama, with_lora
 
-from course_utils import assets, lessons, models
+from course_utils import assets, evaluation, lessons, models
 from course_utils.publishing import budgets
 
 LESSON = lessons.find("further/04")
@@ -85,8 +85,14 @@ def test_the_gamed_reward_rises_and_different_answers_become_fewer():
 def test_the_recorded_runs_are_what_the_text_says_of_them():
     """Notices a new record that tells another story: then somebody reads section 4 again."""
     runs = assets.read_record("rewards")["runs"]
-    form, content = (runs[f"{way} − start"]["difference"] for way in ("form", "content"))
-    assert form and content
+    start, form, content = (
+        [*map(bool, runs[f"seed 0 | {way}"]["right"]["category"])] for way in ("start", "form", "content")
+    )
+    for way in (form, content):
+        difference = evaluation.paired_difference(way, start)
+        assert difference.low < 0 < difference.high
+    few, many = (mean(runs[f"seed 0 | {way}"]["curve"]["groups"]) for way in ("form", "content"))
+    assert few < 3 < many  # of six
 
 
 def test_it_is_as_short_as_what_stands_beside_a_lesson_has_to_be():

@@ -7,14 +7,7 @@
 #
 # It can, and it needs no pairs. The model writes several answers to a message, the program scores them, and the better ones become
 # likelier. That's {{term:GRPO}}, with which many reasoning models are trained today. But the model learns what the program checks,
-# and nothing else. Here are two programs that both look sensible, and what the small model made of them, from the same start and on
-# the same messages (recorded; section 4):
-#
-# | the model | records valid | category right | different answers to 100 messages |
-# | --- | --- | --- | --- |
-# | the start: imitated {{record:rewards:solved:d}} solved tickets | {{record:rewards:runs."mean | start".valid:.0%}} | {{record:rewards:runs."mean | start".right.0:.0%}} | {{record:rewards:runs."mean | start".different:.1f}} |
-# | rewarded for a valid record | {{record:rewards:runs."mean | form".valid:.0%}} | {{record:rewards:runs."mean | form".right.0:.0%}} | {{record:rewards:runs."mean | form".different:.1f}} |
-# | rewarded for the right category | {{record:rewards:runs."mean | content".valid:.0%}} | {{record:rewards:runs."mean | content".right.0:.0%}} | {{record:rewards:runs."mean | content".different:.1f}} |
+# and nothing else. In a minute you'll watch a score climb to nearly its maximum, and then find out that the model has stopped reading its mail.
 #
 # By the end you'll be able to
 #
@@ -159,7 +152,7 @@ def train_on(reward):
     """Return the start with a fresh adapter, trained by GRPO on a reward, and the trainer's log."""
     settings = GRPOConfig(
         output_dir="checkpoints", learning_rate=plan.learning_rate, lr_scheduler_type="constant", num_train_epochs=1,
-        num_generations=6, per_device_train_batch_size=12, gradient_accumulation_steps=2,      # 4 messages, 6 answers to each
+        num_generations=6, per_device_train_batch_size=12,      # a step: 2 messages, 6 answers to each
         max_completion_length=plan.answer_tokens, temperature=1.0, beta=0.0, logging_steps=1, save_strategy="no", report_to="none",
         use_cpu=on_cpu, bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16, gradient_checkpointing=False,
     )
@@ -217,38 +210,46 @@ guess.reveal(len(set(results["valid record"])))
 pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 
 # %% [markdown]
-# GAMED
+# The reward rose while the model learned, and the last line shows what it learned: to write one record again and again. That record is valid, so the
+# full reward is earned, and the share of right categories is about what you'd get by always giving that category. The model can
+# please this program best by no longer reading the message.
 #
 # **Your turn.** Call `train_on(right_category)` in a new cell, and `measure(answer_all(…))` on the model that it returns. Is it better?
 # With such a start and so few steps it may not be, which is why section 4 takes recorded runs.
 #
 # ## 4 · A reward for the content
 #
-# RECORDED
+# Does a reward for the right category do better? That takes a start that's right more often, more messages and a lower rate, so it was
+# recorded (script: `benchmarks/rewards.py`). The start imitated {{record:rewards:solved:d}} solved tickets. From it each reward got
+# {{record:rewards:steps:d}} steps on the same messages, {{record:rewards:"messages a step":d}} a step and
+# {{record:rewards:"answers to each":d}} answers to each. The cheap rival goes on with {{term:SFT}} on the right answers to those messages.
 
 # %%
-record = assets.read_record("rewards")
-runs = record["runs"]
+runs = assets.read_record("rewards")["runs"]
 ways = {"the start": "start", "valid record": "form", "right category": "content", "SFT on the right answers": "SFT"}
-means = {name: runs[f"mean | {way}"] for name, way in ways.items()}
+hits = {name: [bool(hit) for hit in runs[f"seed 0 | {way}"]["right"]["category"]] for name, way in ways.items()}
 pd.DataFrame({name: {
-    "valid": f"{mean['valid']:.0%}", "category right [95 % interval]": str(evaluation.Score(*mean["right"], 100)),
-    "different answers": f"{mean['different']:.1f}", "share of the most frequent": f"{mean['most_frequent']:.0%}",
-} for name, mean in means.items()}).T
+    "category right": str(evaluation.proportion(hits[name])),
+    "more than the start": str(evaluation.paired_difference(hits[name], hits["the start"])),
+    "different answers": runs[f"seed 0 | {way}"]["different"],
+} for name, way in ways.items()}).T
 
 # %%
-curves = {way: [runs[f"seed {seed} | {way}"]["curve"] for seed in record["seeds"]] for way in ("form", "content")}
-steps = range(1, len(curves["form"][0]["reward"]) + 1)
-charts.lines({
-    name: (steps, [[curve[column][step - 1] for curve in curves[way]] for step in steps])
-    for name, way, column in (
-        ("valid record: the reward", "form", "reward"), ("valid record: right", "form", "all fields"),
-        ("right category: the reward", "content", "reward"),
-    )
-}, "Both rewards rise. Only one of them makes answers truer", "step", "share of the sampled answers")
+teaching = {name: runs[f"seed 0 | {way}"]["curve"]["groups"] for name, way in list(ways.items())[1:3]}
+charts.lines({name: (range(1, len(groups) + 1), groups) for name, groups in teaching.items()},
+             "The right category taught something in most groups, a valid record in few", "step", "groups of six with different rewards")
 
 # %% [markdown]
-# CURVES
+# **Twelve steps of GRPO made no difference that a hundred messages can show**, whichever program gave the rewards: the intervals of both
+# differences contain zero, and this is one run. Three things are worth seeing all the same:
+#
+# - The check for a valid record did no harm here, because it had little to teach. Nearly every answer of this start is valid, so
+#   in most groups all rewards were equal. The live run began with a weaker start and a higher rate. A reward is gamed where there's still
+#   something to gain from it.
+# - The right category taught something in most groups, and yet little was learned. A reward only says "more like this one", while
+#   a solved ticket says what to write. Compare with the last row, which learned from the right answers to the same messages.
+# - GRPO's good results come from large runs: thousands of steps, and models that are right often enough to begin with (Shao
+#   et al., 2024). Twelve steps on a CPU can show how it works and not what it can do.
 #
 # ## 5 · How you see that a score is gamed
 #
