@@ -112,6 +112,8 @@ def test_a_lessons_page_has_all_of_the_lesson_and_nothing_that_needs_a_kernel(le
     exercises = [cell for cell in cells if cell["metadata"].get("nbgrader", {}).get("grade")]
     assert shown.count("book-exercise") == len(exercises) > 0
     assert "(not yet)" not in shown
+    up = "../" * (1 + lesson.name.count("/"))
+    assert set(re.findall(r'src=\\"([./]*)_figures/', shown)) == {up}
     code = [cell for cell in cells if cell["cell_type"] == "code" and "install" not in cell["metadata"].get("tags", [])]
     assert len([cell for cell in page if cell["cell_type"] == "code"]) == len(code) - len(exercises)
 

@@ -237,7 +237,7 @@ pd.DataFrame({name: {
 # %%
 teaching = {name: runs[f"seed 0 | {way}"]["curve"]["groups"] for name, way in list(ways.items())[1:3]}
 charts.lines({name: (range(1, len(groups) + 1), groups) for name, groups in teaching.items()},
-             "The right category taught something in most groups, a valid record in few", "step", "groups of six with different rewards")
+             "The right category taught something in most groups, a valid record in few", "step", "groups, of six, whose rewards differ")
 
 # %% [markdown]
 # **Twelve steps of GRPO made no difference that a hundred messages can show**, whichever program gave the rewards: the intervals of both
