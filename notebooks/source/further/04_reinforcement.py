@@ -16,7 +16,8 @@
 # - find out from the answers whether a reward is being gamed,
 # - say what a {{term:reward model}} and {{term:PPO}} add, and what they cost.
 #
-# You should know lessons 02 and 04. Reading takes about 15 minutes, the two exercises 20 more. {{timing}}
+# You should know lessons 02 and 04. Reading takes about 15 minutes, the two exercises 20 more. {{timing}} The outputs below are
+# recorded; if you've lost them, `course restore further/04` in a terminal brings them back.
 
 # %%
 # INSTALL: trl
@@ -58,6 +59,7 @@ imitating = get_peft_model(base, LoraConfig(**lora))
 print(training.fit(imitating, tokenizer, solved, settings=training.Settings(learning_rate=1e-3, batch_size=4, warmup_steps=3)))
 imitating.merge_and_unload().save_pretrained("rl-start")
 files = tokenizer.save_pretrained("rl-start")
+del base, imitating        # everything below loads the folder
 
 # %% [markdown]
 # ## 1 · The idea: compare an answer with its group
@@ -126,6 +128,7 @@ def right_category(completions, category, **_):
 rows = [{"prompt": chat[:-1], "category": json.loads(chat[-1]["content"])["category"]} for chat in scored]
 start = AutoModelForCausalLM.from_pretrained("rl-start", dtype=dtype).to(device.place())
 group = generate(start, tokenizer, [rows[0]["prompt"]] * 6, plan.answer_tokens, temperature=1.0)
+del start
 answers = [[{"role": "assistant", "content": answer}] for answer in group]
 form, content = torch.tensor([valid_record(answers)]), torch.tensor([right_category(answers, [rows[0]["category"]] * 6)])
 print(rows[0]["prompt"][-1]["content"], "→", rows[0]["category"])
@@ -145,7 +148,7 @@ pd.DataFrame({"answer": group, "valid": form[0], "its advantage": group_advantag
 # ## 2 · The job: `GRPOTrainer`
 #
 # The trainer needs messages, a function that scores, and the usual adapter. Whatever else stands in a row, here the `category`, is
-# handed to the function.
+# handed to the function. As in lesson 04, the start is the model with the adapter switched off.
 
 # %% tags=["program", "trl"]
 def train_on(reward):
@@ -205,7 +208,9 @@ def measure(answers):
             "different answers": len(set(answers)), "most frequent": f"{commonest} {count / len(answers):.0%}"}
 
 
-results = {"the start": answer_all(start), "valid record": answer_all(by_form)}
+with by_form.disable_adapter():                    # the start, which the adapter left as it was
+    results = {"the start": answer_all(by_form)}
+results["valid record"] = answer_all(by_form)
 guess.reveal(len(set(results["valid record"])))
 pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 
