@@ -25,7 +25,7 @@ from typing import Any
 from common import RECORDS, write_results
 from course_utils import lessons, memory
 from course_utils.evidence import lesson_01
-from course_utils.evidence.lesson_04 import CONTROL, START, with_todays_names
+from course_utils.evidence.lesson_04 import with_todays_names
 from course_utils.files import write_whole
 from course_utils.publishing import builder
 
@@ -280,7 +280,9 @@ def gains() -> dict[str, str]:
     prompted, together = (usable(s)(read["framework"])[0] for s in ("a passage and past answers", "fine-tuned, a passage"))
     house = newest("laptop-house-style")[0]["runs"]
     start, imitated, preferred_and_imitated = (
-        over_seeds([statistics.mean(run["right"]["all rules"]) for name, run in house.items() if name.split(" | ")[1:] == [method]])[0]
+        over_seeds(
+            [statistics.mean(run["right"]["all rules"]) for name, run in house.items() if name.split(" | ")[1:] == [method]]
+        )[0]
         for method in ("start", "SFT", "DPO + SFT")
     )
     raw, cleaned = (prepared(rows)(read["data-quality"])[0] for rows in ("raw", "cleaned"))
@@ -292,8 +294,8 @@ def gains() -> dict[str, str]:
         "01": f"usable answers: {prompted:.0f} % with a prompt and retrieval, {together:.0f} % with training and retrieval",
         "02": f"valid records: {untrained:.0f} → {valid:.0f} %; category right: {category:.0f} %",
         "03": f"memory to train an 8B model: {lora:.1f} → {qlora:.1f} GB",
-        "04": f"replies that keep all five rules, on a model of 0.5 billion parameters: {start:.0f} % → {imitated:.0f} % by imitation, "
-        f"{preferred_and_imitated:.0f} % with pairs",
+        "04": f"replies that keep all five rules, on 0.5 billion parameters: {start:.0f} % → {imitated:.0f} % by imitation, "
+        f"{preferred_and_imitated:.0f} % with pairs (one seed)",
         "05": f"both fields right: {raw:.0f} % trained on the raw export, {cleaned:.0f} % on the prepared one",
         "06": f"both fields right: {told:.0f} % with eight examples in the prompt, {tuned:.0f} % after a job",
     }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 MARK = "padding:.05em .3em;white-space:nowrap"  # a sign stays with its rule
-START, CONTROL, WITH_SFT, LARGE_BETA = "the start", "SFT on chosen", "DPO + SFT", "DPO, β = 1"
+START, CONTROL, WITH_SFT = "the start", "SFT on chosen", "DPO + SFT"
 COMPARED = (START, CONTROL, "DPO", WITH_SFT)
 ALL = "all five"
 # Names in records of earlier days → today's.

@@ -181,7 +181,7 @@ pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:
 evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
 
 # %% [markdown]
-# Most of its replies now begin with something that the desk does, and few with the right thing. A model of 135 million parameters doesn't find
+# More of its replies now begin with something that the desk does, and few with the right thing. A model of 135 million parameters doesn't find
 # out from a few dozen pairs what each kind of message calls for, so the last row of the table stays low. Section 7 asks a larger model.
 #
 # ### What the log says
@@ -545,7 +545,7 @@ for method in ("SFT on chosen", "DPO", "DPO + SFT", "ORPO", "KTO", "IPO", "SimPO
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# None of them stands out on so small a model; ORPO goes without a start, and it shows.
+# None of them stands out on so small a model.
 #
 # | method | what it needs | take it when |
 # | --- | --- | --- |
