@@ -172,6 +172,8 @@ answers["DPO + SFT"] = generate(by_dpo, tokenizer, prompts, plan.answer_tokens)
 del rival, by_sft
 memory.release()
 guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
+
+# %%
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]

@@ -212,6 +212,8 @@ with by_form.disable_adapter():                    # the start, which the adapte
     results = {"the start": answer_all(by_form)}
 results["valid record"] = answer_all(by_form)
 guess.reveal(len(set(results["valid record"])))
+
+# %%
 pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 
 # %% [markdown]
