@@ -15,7 +15,7 @@ install = $(if $(UV),$(UV) pip install --python $(BIN)/python --torch-backend=au
 JOBS ?= 2
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 NBVAL = -p no:cacheprovider --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-current-env --nbval-cell-timeout=1800
-LESSONS = $(foreach n,02 04 03 06 05 01,$(wildcard notebooks/$(n)_*.ipynb))
+LESSONS = $(foreach n,02 04 further/04 03 06 05 01,$(wildcard notebooks/$(n)_*.ipynb))
 SERVICE = $(foreach n,adapters files jobs tools,tests/openai_server/test_$(n).py)
 OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_quantization.py tests/test_attention.py \
 	tests/test_generation.py tests/test_evaluation.py tests/test_retrieval.py

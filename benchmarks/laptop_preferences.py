@@ -67,6 +67,7 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
     "SFT": training.SFT,
     "DPO": lambda: training.DPO(beta=BETA),
     "DPO + SFT": lambda: training.DPO(beta=BETA, sft_weight=0.2),
+    "DPO + SFT, weight 1": lambda: training.DPO(beta=BETA, sft_weight=1.0),
     "DPO, β = 0.02": lambda: training.DPO(beta=0.02),
     "DPO, β = 0.5": lambda: training.DPO(beta=0.5),
 }

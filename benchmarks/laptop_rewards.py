@@ -29,6 +29,7 @@ from typing import Any
 
 from course_utils import evaluation, generation, memory, models, training
 from course_utils.batching import Encoded, collate, default_micro_batch_tokens, micro_batches, pad_token_id
+from course_utils.data_prep import Task
 from course_utils.training.fused import fused
 from laptop_runs import MODELS, SHOWN, Prompt, paired_difference, recorded_run, run_command, scores_by_message, summary
 from laptop_tickets import ANSWER_TOKENS, best_rate, task
@@ -58,7 +59,8 @@ def form(record: dict | None, _reference: dict, tokens: int) -> float:
     return float(record is not None) - PENALTY * tokens
 
 
-REWARDS: dict[str, Callable[[dict | None, dict, int], float]] = {"content": content, "form": form}
+Reward = Callable[[dict | None, dict, int], float]  # (record, reference, tokens of the answer) → the reward
+REWARDS: dict[str, Reward] = {"content": content, "form": form}
 
 
 def messages(seed: int) -> tuple[list[int], list[int]]:
@@ -80,10 +82,12 @@ def adapter(model: Any, seed: int) -> Any:
     return get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 
 
-def fitted(model: Any, tokenizer: Any, rows: Sequence[Prompt], rate: float, seed: int) -> tuple[Any, Any]:
+def fitted(
+    model: Any, tokenizer: Any, rows: Sequence[Prompt], rate: float, seed: int, batch_size: int = 8
+) -> tuple[Any, Any]:
     """The model after SFT on rows, merged."""
     tuned = adapter(model, seed)
-    settings = training.Settings(learning_rate=rate, batch_size=8, warmup_steps=4, seed=seed)
+    settings = training.Settings(learning_rate=rate, batch_size=batch_size, warmup_steps=4, seed=seed)
     training.fit(tuned, tokenizer, rows, settings=settings)
     return tuned.merge_and_unload(), tokenizer
 
@@ -103,25 +107,26 @@ def scored(model: Any, tokenizer: Any, split: str) -> dict:
 
 
 def step(
-    model: Any, tokenizer: Any, indices: Sequence[int], reward: str, optimiser: torch.optim.Optimizer, seed: int
-) -> dict[str, float]:
+    model: Any, tokenizer: Any, optimiser: torch.optim.Optimizer, indices: Sequence[int], reward: Reward, seed: int,
+    task: Task = task, answers: int = ANSWERS, answer_tokens: int = ANSWER_TOKENS,
+) -> dict[str, float]:  # fmt: skip
     """One step of GRPO on some training messages; what was seen on the way."""
     prompts = [generation.prompt_token_ids(tokenizer, task.train[i][:-1]) for i in indices]
-    asked = [prompt for prompt in prompts for _ in range(ANSWERS)]
-    drawn = generation.complete(model, tokenizer, asked, ANSWER_TOKENS, temperature=1.0, seed=seed)
+    asked = [prompt for prompt in prompts for _ in range(answers)]
+    drawn = generation.complete(model, tokenizer, asked, answer_tokens, temperature=1.0, seed=seed)
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in drawn]
-    references = [task.rows["train"][i]["record"] for i in indices for _ in range(ANSWERS)]
+    references = [task.rows["train"][i]["record"] for i in indices for _ in range(answers)]
     records = [evaluation.parse_record(text, task.schema) for text in texts]
-    rewards = [REWARDS[reward](*one) for one in zip(records, references, map(len, drawn))]
-    groups, examples = [rewards[i : i + ANSWERS] for i in range(0, len(rewards), ANSWERS)], []
+    rewards = [reward(*one) for one in zip(records, references, map(len, drawn))]
+    groups, examples = [rewards[i : i + answers] for i in range(0, len(rewards), answers)], []
     for number, (prompt, group) in enumerate(zip(prompts, groups)):
         spread = statistics.pstdev(group)
         if spread < 1e-6:
             continue  # no answer is better than another: nothing to learn
-        answers = drawn[number * ANSWERS : (number + 1) * ANSWERS]
+        group_answers = drawn[number * answers : (number + 1) * answers]
         weights = [(value - statistics.mean(group)) / (spread + 1e-4) for value in group]
-        by_token = [weight for weight, ids in zip(weights, answers) for _ in ids]
-        examples.append(Encoded(prompt, answers, token_values={"weight": by_token}))
+        by_token = [weight for weight, ids in zip(weights, group_answers) for _ in ids]
+        examples.append(Encoded(prompt, group_answers, token_values={"weight": by_token}))
     if examples:
         totals, objective = {"tokens": sum(map(len, drawn))}, training.SFT()
         model.train()
@@ -147,7 +152,7 @@ def rewarded(reward: str, rate: float | None, steps: int, seed: int, split: str 
     curve = []
     for number in range(steps):
         chosen = indices[number * MESSAGES : (number + 1) * MESSAGES]
-        curve.append(step(policy, tokenizer, chosen, reward, optimiser, seed * 1000 + number))
+        curve.append(step(policy, tokenizer, optimiser, chosen, REWARDS[reward], seed * 1000 + number))
         print(f"{reward}, seed {seed}, step {number}: {curve[-1]}", flush=True)
     seconds = time.process_time() - began
     columns = {name: [round(row[name], 3) for row in curve] for name in curve[0]}

@@ -29,7 +29,7 @@ from common import write_results
 from course_utils import evaluation, memory, models, training
 from course_utils.data_prep import load_preferences
 from course_utils.evidence import house_style, lesson_04
-from course_utils.generation import complete
+from course_utils.generation import complete, generate
 from course_utils.scoring import chat_token_ids, sum_by_completion, token_log_probabilities
 from course_utils.training.objectives import Loss, pair_metrics
 from objectives import ORPO, log_ratios
@@ -105,6 +105,11 @@ def save(seed: int, results: Mapping[str, Any]) -> None:
     """Keep a seed's results."""
     PARTS.mkdir(parents=True, exist_ok=True)
     part_of(seed).write_text(json.dumps(results))
+
+
+def answers(model: Any, tokenizer: Any, rows: Sequence[dict], max_new_tokens: int) -> list[str]:
+    """Answers at temperature 0 to the messages of some pairs."""
+    return generate(model, tokenizer, [row["prompt"] for row in rows], max_new_tokens=max_new_tokens)
 
 
 def adapter(model: Any, seed: int) -> Any:
@@ -242,7 +247,7 @@ class Run:
         self.fit(tuned, demonstrations, training.SFT(), IMITATION_RATE)
         self.start = tuned.merge_and_unload()
         self.before = evaluation.likelihoods(self.start, self.tokenizer, self.test)
-        self.start_answers = lesson_04.answers(self.start, self.tokenizer, self.test, plan["answer_tokens"])
+        self.start_answers = answers(self.start, self.tokenizer, self.test, plan["answer_tokens"])
         self.methods: dict[str, dict[str, Any]] = {START: self.looked_at(self.start, None)}
         part = part_of(seed)
         if plan is PLAN and part.exists():
@@ -265,12 +270,12 @@ class Run:
         if is_start:
             right = [p.chosen / p.chosen_tokens > p.rejected / p.rejected_tokens for p in now]
         else:
-            right = [c > r for c, r in lesson_04.gains(self.before, now)]
-        texts = self.start_answers if is_start else lesson_04.answers(model, self.tokenizer, test, plan["answer_tokens"])
+            right = [after.chosen - then.chosen > after.rejected - then.rejected for then, after in zip(self.before, now)]
+        texts = self.start_answers if is_start else answers(model, self.tokenizer, test, plan["answer_tokens"])
         kept = [house_style.judge(row, text) for row, text in zip(test, texts)]
         found: dict[str, Any] = {"right": list(map(float, right)), "texts": texts}
         found |= {rule: [float(one[rule]) for one in kept] for rule in house_style.RULES}
-        found["all rules"] = [float(all(one.values())) for one in kept]
+        found[lesson_04.ALL] = [float(all(one.values())) for one in kept]
         found["wins over start"] = house_style.wins(test, texts, self.start_answers)
         if not is_start:
             asked = [row["prompt"] for row in test[: plan["sampled"]]]
@@ -365,9 +370,9 @@ def main() -> None:
             if not trying:  # the judge comes last; a run that stops before keeps what is trained
                 save(seed, {"seed": seed, "methods": run.methods})
             found = run.methods[name]
-            kept, right = (sum(found[key]) / len(found[key]) for key in ("all rules", "right"))
+            kept, right = (sum(found[key]) / len(found[key]) for key in (lesson_04.ALL, "right"))
             print(
-                seed, f"{time.perf_counter() - started:.0f} s", name, f"all rules {kept:.2f}, pairs right {right:.2f}",
+                seed, f"{time.perf_counter() - started:.0f} s", name, f"all five {kept:.2f}, pairs right {right:.2f}",
                 flush=True,
             )  # fmt: skip
         finished = run.finish()

@@ -169,7 +169,7 @@ def _restore(options: argparse.Namespace) -> Result:
 def _run(options: argparse.Namespace) -> Result:
     from course_utils import lessons, publishing
 
-    names = lessons.NAMES if options.lessons == ["all"] else options.lessons
+    names = list(lessons.NOTEBOOKS) if options.lessons == ["all"] else options.lessons
     files = [Path(name) if name.endswith(".ipynb") else lessons.learner_file(lessons.find(name).name) for name in names]
     for file in files:
         if not file.exists():
@@ -183,7 +183,7 @@ def _build(options: argparse.Namespace) -> Result:
 
     if importlib.util.find_spec("jupytext") is None:
         raise CourseError(f"building needs jupytext: pip install '{assets.DISTRIBUTION}[lab]'")
-    lessons_to_build = options.lessons or list(lessons.LESSONS)
+    lessons_to_build = options.lessons or list(lessons.NOTEBOOKS)
     if options.check:
         stale_lessons = [lesson for lesson in lessons_to_build if publishing.is_stale(lesson)]
         lines = [f"{lesson}: the notebook is older than its source; run `course build {lesson}`" for lesson in stale_lessons]
@@ -225,7 +225,7 @@ def _budgets(options: argparse.Namespace) -> Result:
     from course_utils import lessons
     from course_utils.publishing import budgets
 
-    counted = [budgets.count_lesson(lesson) for lesson in options.lessons or lessons.LESSONS]
+    counted = [budgets.count_lesson(lesson) for lesson in options.lessons or lessons.NOTEBOOKS]
     document = {"budgets": budgets.BUDGETS, "lessons": [asdict(lesson) | {"over": lesson.over} for lesson in counted]}
     return Result(budgets.table(counted), document, int(options.strict and any(lesson.over for lesson in counted)))
 

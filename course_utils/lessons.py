@@ -1,4 +1,4 @@
-"""The only table of lessons; everything else that lists lessons reads it."""
+"""The only table of lessons and of the notebooks beside them; everything else that lists them reads it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from course_utils.errors import CourseError
 
 @dataclass(frozen=True)
 class Lesson:
-    """One lesson.
+    """One lesson, or a further notebook beside it.
 
     Attributes:
-        number: two digits.
+        number: two digits; of a further notebook those of its lesson, such as "further/04".
         slug: the part of its file names after the number.
         title: the title for display.
         promise: what the learner does in it.
@@ -29,7 +29,7 @@ class Lesson:
 
     @property
     def name(self) -> str:
-        """Name of its notebook and of its source, without the extension, such as "02_lora"."""
+        """Name of its notebook and of its source, without the extension: "02_lora", "further/04_reinforcement"."""
         return f"{self.number}_{self.slug}"
 
     def has(self, exercise_id: str) -> bool:
@@ -61,17 +61,25 @@ LESSONS = {
     )
 }  # fmt: skip
 NAMES = tuple(lesson.name for lesson in LESSONS.values())
+# What is worth keeping and doesn't fit into a lesson: built, tested, shown and handed out like one, but not graded.
+FURTHER = {
+    "further/04": Lesson(
+        "further/04", "reinforcement", "Learning from a score",
+        "let a program score answers: GRPO, and rewards that are gamed", "reinforce",
+    )
+}  # fmt: skip
+NOTEBOOKS = LESSONS | FURTHER
 
 
 def find(text: str) -> Lesson:
-    """Return the lesson that is called "02", "2" or "02_lora".
+    """Return the lesson that is called "02", "2" or "02_lora", or the further notebook "further/04".
 
     Raises:
         CourseError: there is no such lesson.
     """
-    lesson = LESSONS.get(text.split("_")[0].zfill(2))
+    lesson = NOTEBOOKS.get(text.split("_")[0].zfill(2))
     if lesson is None or text not in (lesson.name, lesson.number, lesson.number.lstrip("0")):
-        raise CourseError(f"unknown lesson {text!r}; there are {', '.join(NAMES)}")
+        raise CourseError(f"unknown lesson {text!r}; there are {', '.join(lesson.name for lesson in NOTEBOOKS.values())}")
     return lesson
 
 

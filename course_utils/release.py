@@ -22,7 +22,7 @@ from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.quizzes import questions
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.results import write
-from course_utils.lessons import Lesson, find, learner_file
+from course_utils.lessons import FURTHER, Lesson, find, learner_file
 from course_utils.pages import render
 from course_utils.publishing import builder
 from course_utils.publishing.wheel import write_wheel
@@ -111,8 +111,10 @@ def _foreign_files(folder: Path) -> list[str]:
 
 
 def _write_learner_pack(folder: Path, sections: list[str]) -> None:
-    for section in sections:
-        shutil.copyfile(learner_file(section), _make_folder(folder / "notebooks") / f"{section}.ipynb")
+    beside = [lesson.name for number, lesson in FURTHER.items() if find(number[-2:]).name in sections]
+    for name in (*sections, *beside):  # a lesson links to the notebook beside it, which isn't graded
+        file = folder / "notebooks" / f"{name}.ipynb"
+        shutil.copyfile(learner_file(name), _make_folder(file.parent) / file.name)
     wheel = write_wheel(folder / "notebooks")  # where a notebook's install cell looks first
     lines = [
         "# Teaching models new behaviours",

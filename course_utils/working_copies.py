@@ -39,14 +39,16 @@ def update(folder: Path, report: Callable[[str], object] = print) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     handed_out = _handed_out(folder)
-    for name in lessons.NAMES:
+    for number, lesson in lessons.NOTEBOOKS.items():
+        name = lesson.name
         original, copy = lessons.learner_file(name), folder / f"{name}.ipynb"
         digest = sha256(original)
         if copy.exists() and handed_out.get(name) == digest:
             continue
         if copy.exists() and sha256(copy) not in (digest, handed_out.get(name)):
-            report(f"{copy.name} holds your work and is older than the course; `course restore {name[:2]}` makes a new one")
+            report(f"{copy.name} holds your work and is older than the course; `course restore {number}` makes a new one")
             continue
+        copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(original, copy)
         handed_out[name] = digest
     write_whole(folder / HANDED_OUT, json.dumps(handed_out, indent=1).encode())
@@ -63,8 +65,8 @@ def restore(name: str, folder: Path) -> tuple[Path, Path | None]:
     Returns:
         The restored copy, and where the one with the learner's work is now; None if there was none.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     original, copy, kept = lessons.learner_file(name), folder / f"{name}.ipynb", None
+    copy.parent.mkdir(parents=True, exist_ok=True)
     if copy.exists() and sha256(copy) != sha256(original):
         names = (folder / f"{name}-mine-{number}.ipynb" for number in itertools.count(1))
         kept = next(file for file in names if not file.exists())

@@ -372,7 +372,7 @@ def test_the_commands_that_lessons_print_can_be_typed(capsys):
 
     known = "estimate|doctor|lab|run|fetch|restore|check-data|clean-script|train-script"  # need no argument, or have it
     found = set()
-    for lesson in lessons.LESSONS.values():
+    for lesson in lessons.NOTEBOOKS.values():
         text = lessons.source_file(lesson.name).read_text(encoding="utf-8")
         found |= set(re.findall(rf"`(course (?:{known}) ?[^`]*)`", text))
     assert len(found) >= 10

@@ -34,7 +34,7 @@ def test_the_terms_are_told_apart():
     forms = [form for term in TERMS.values() for form in {glossary._plain(f) for f in (term.name, *term.forms)}]
     assert [form for form in forms if forms.count(form) > 1] == []
     for term in TERMS.values():
-        assert term.lesson in lessons.LESSONS, term.name
+        assert term.lesson in lessons.NOTEBOOKS, term.name
 
 
 @pytest.mark.parametrize("term", TERMS.values(), ids=list(TERMS))

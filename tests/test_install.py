@@ -105,10 +105,11 @@ def extras_of(section):
     return re.search(r"^# INSTALL:[ ]*(.*)$", lessons.source_file(section).read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 
-ALL_EXTRAS = ",".join(sorted({extra for name in lessons.NAMES for extra in extras_of(name).split(",")}))
+NAMES = [lesson.name for lesson in lessons.NOTEBOOKS.values()]
+ALL_EXTRAS = ",".join(sorted({extra for name in NAMES for extra in extras_of(name).split(",")}))
 
 
-@pytest.mark.parametrize("section", lessons.NAMES)
+@pytest.mark.parametrize("section", NAMES)
 def test_the_install_cell_asks_for_what_the_cells_import(section):
     """Where everything is installed, as in this environment, no lesson misses anything; on Colab it does."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -335,7 +336,7 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
     assert len(templates) >= 9 and {file.relative_to(ROOT).as_posix() for file in templates} <= names
     assert not [name for name in names if "instructor/" in name or name.startswith("tests/") or "checkpoint.ipynb" in name]
     assert "course_utils/_assets/data/glossary.jsonl" in names
-    assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in lessons.NAMES} <= names
+    assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in NAMES} <= names
     assert not [name for name in names if name.endswith(".png")]  # of the benchmarks; no program reads them
     assert wheel.stat().st_size < 3_400_000  # a third: six notebooks with their outputs
 

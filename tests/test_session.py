@@ -164,7 +164,7 @@ def test_no_other_torchao_is_hidden(with_torchao, version, code):
 # -- who prepares: the service's processes are tested in openai_server/test_gate.py
 
 
-@pytest.mark.parametrize("section", lessons.LESSONS)
+@pytest.mark.parametrize("section", lessons.NOTEBOOKS)
 def test_a_lesson_prepares_its_process_in_its_first_cell(section):
     first = next(cell for cell in builder.learner_edition(section).cells if cell.cell_type == "code")
     assert re.search(r'(?m)^from course_utils import session; session\.start_lesson\("[a-z,]+"\)$', first.source)

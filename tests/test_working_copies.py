@@ -1,21 +1,23 @@
 """The learner's copies: made, brought up to date while nobody has touched them, put back on request."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from course_utils import assets, lessons, working_copies
 from course_utils.cli import main
 
-NAME = lessons.NAMES[1]
+NAMES = [lesson.name for lesson in lessons.NOTEBOOKS.values()]
+NAME = NAMES[1]
 
 
 @pytest.fixture
 def course(tmp_path, monkeypatch):
-    """A course of six one-line notebooks; returns what changes an original."""
+    """A course of one-line notebooks; returns what changes an original."""
     originals = tmp_path / "course" / "notebooks"
-    originals.mkdir(parents=True)
-    for name in lessons.NAMES:
+    (originals / "further").mkdir(parents=True)
+    for name in NAMES:
         (originals / f"{name}.ipynb").write_text("first edition")
     monkeypatch.setattr(assets, "root", lambda: originals.parent)
     return lambda text: (originals / f"{NAME}.ipynb").write_text(text)
@@ -24,7 +26,7 @@ def course(tmp_path, monkeypatch):
 def test_copies_follow_the_course_until_they_hold_work(course, tmp_path):
     folder, said = tmp_path / "mine", []
     working_copies.update(folder, said.append)
-    assert sorted(file.stem for file in folder.glob("*.ipynb")) == sorted(lessons.NAMES)
+    assert {file.relative_to(folder) for file in folder.rglob("*.ipynb")} == {Path(f"{name}.ipynb") for name in NAMES}
     copy = folder / f"{NAME}.ipynb"
     course("second edition")
     working_copies.update(folder, said.append)

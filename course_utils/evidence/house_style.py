@@ -27,7 +27,7 @@ STEPS = {
     "question": r"\bproduct team\b",
 }
 APOLOGY = re.compile(r"\b(?:sorry|apolog\w+)\b", re.IGNORECASE)
-RULES = ("step first", "right step", "tone fits", "order is the customer's", "comes to an end")
+RULES = ("step first", "right step", "tone fits", "order number right", "finishes")
 
 
 def steps_in(reply: str) -> set[str]:
@@ -42,8 +42,8 @@ def judge(row: Row, reply: str) -> dict[str, bool]:
         "step first": bool(steps_in(first)),
         "right step": steps_in(reply) == {row["case"]},
         "tone fits": bool(APOLOGY.search(reply)) == (row["tone"] == "upset"),
-        "order is the customer's": set(re.findall(r"\d{4,}", reply)) == {row["order"].removeprefix("TB-")},
-        "comes to an end": reply.rstrip().endswith(".") and len(reply.split()) <= 60,
+        "order number right": set(re.findall(r"\d{4,}", reply)) == {row["order"].removeprefix("TB-")},
+        "finishes": reply.rstrip().endswith(".") and len(reply.split()) <= 60,
     }
 
 

@@ -19,14 +19,14 @@ from typing import Any, Self
 
 from course_utils import assets
 from course_utils.errors import CourseError
-from course_utils.exercises import lesson_01, lesson_02, lesson_03, lesson_04, lesson_05, lesson_06
+from course_utils.exercises import lesson_01, lesson_02, lesson_03, lesson_04, lesson_04_further, lesson_05, lesson_06
 from course_utils.exercises.comparing import described, key, same, short
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.drawing import Generator, generator
 from course_utils.exercises.libraries import foreign, refusal
 from course_utils.exercises.values import Unsendable, is_tensor, settled
 
-MODULES = (lesson_01, lesson_02, lesson_03, lesson_04, lesson_05, lesson_06)
+MODULES = (lesson_01, lesson_02, lesson_03, lesson_04, lesson_04_further, lesson_05, lesson_06)
 EXERCISES = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 HINT_FROM = 3  # wrong tries
 _tries: Counter[str] = Counter()

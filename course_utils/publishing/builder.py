@@ -344,10 +344,11 @@ def _write_out_terms(notebook: NotebookNode, name: str) -> None:
 def _set_ids(notebook: NotebookNode, name: str) -> None:
     """Derive each id from the cell's own text, so that it does not change with other cells and diffs stay small."""
     counts: dict[str, int] = {}
+    prefix = name.split("_")[0].replace("/", "-")
     for cell in notebook.cells:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
         counts[digest] = counts.get(digest, 0) + 1
-        cell["id"] = f"{name.split('_')[0]}-{digest}" + (f"-{counts[digest]}" if counts[digest] > 1 else "")
+        cell["id"] = f"{prefix}-{digest}" + (f"-{counts[digest]}" if counts[digest] > 1 else "")
 
 
 def _hash(notebook: NotebookNode) -> str:

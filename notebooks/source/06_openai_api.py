@@ -512,9 +512,9 @@ print(f"both fields right: {right[0]} of 8 before, {right[1]} after")
 #
 # **Reinforcement fine-tuning** needs only a *grader*, a program or a model that gives each answer a number. OpenAI offered it for one
 # reasoning model, o4-mini, which Azure still lists; its platform for evaluations ends, with the graders kept there, on
-# {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run it yourself: lesson 04 does, and shows how a model
-# gets full marks with one record for everybody. OpenAI's [guide to graders](https://developers.openai.com/api/docs/guides/graders) is
-# worth reading as long as it's there.
+# {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run it yourself: the
+# [notebook on learning from a score](further/04_reinforcement.ipynb) does, and shows how a score is gamed. OpenAI's
+# [guide to graders](https://developers.openai.com/api/docs/guides/graders) is worth reading as long as it's there.
 
 # %% [markdown]
 # ## 7 · Deploy, first answer, delete

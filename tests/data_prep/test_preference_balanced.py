@@ -9,7 +9,6 @@ import pytest
 
 from course_utils import assets
 from course_utils.data_prep import load_preferences
-from course_utils.data_prep.shortcuts import RULES, overlap, shortcut_scores
 from course_utils.errors import CourseError
 from course_utils.evidence import house_style
 
@@ -31,31 +30,6 @@ def rows(pairs):
 
 
 OPENING = "the first three words"
-
-
-@pytest.mark.parametrize("every", [1, 2, 3], ids=["all pairs", "one of each twins", "every third pair"])
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != OPENING])
-def test_no_shortcut_ranks_the_test_pairs(balanced, rule, every):
-    # Where twins lose their twin, the rules have something to fit; the test pairs are complete.
-    assert shortcut_scores(balanced.train[::every], balanced.test)[rule].value <= 0.6
-
-
-def test_how_a_reply_begins_ranks_the_pairs_that_are_about_that_and_no_others(balanced):
-    rank = RULES[OPENING](balanced.train)
-    for kind in ("order", "step", "tone", "item"):
-        scores = [rank(row["chosen"], row["rejected"]) for row in balanced.test if row["kind"] == kind]
-        right = sum(0.5 if abs(score) < 1e-9 else float(score > 0) for score in scores) / len(scores)
-        assert right == 1.0 if kind == "order" else right <= 0.6, kind
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_the_same_shortcuts_rank_the_older_pairs(confounded, rule):
-    assert shortcut_scores(confounded.train, confounded.test)[rule].value > 0.85
-
-
-def test_words_in_common_with_the_message_rank_few_pairs(balanced):
-    scores = [overlap(row) for row in balanced.test]
-    assert sum(1 if s > 0 else 0.5 if s == 0 else 0 for s in scores) / len(scores) <= 0.6
 
 
 def test_pairs_have_the_same_sentences_or_are_twins(balanced):

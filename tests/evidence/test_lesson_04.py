@@ -6,12 +6,11 @@ import pytest
 
 from course_utils import assets
 from course_utils.data_prep import load_preferences
-from course_utils.errors import CourseError
-from course_utils.evaluation import Likelihoods, over_seeds
+from course_utils.evaluation import over_seeds
 from course_utils.evidence import house_style, lesson_04
-from course_utils.evidence.lesson_04 import CONTROL, LARGE_BETA, START, WITH_SFT, per_seed
+from course_utils.evidence.lesson_04 import CONTROL, START, WITH_SFT, per_seed
 
-ORDER, FAST = "order is the customer's", "DPO, rate too high"
+ORDER, FAST = "order number right", "DPO, rate too high"
 BALANCED = load_preferences("balanced")
 
 
@@ -49,14 +48,13 @@ FINDINGS = {
         share("DPO", "right step") < min(share(CONTROL, "right step") - 0.1, share(START, "right step"))
     ),
     "DPO loses the order number": lambda: share("DPO", ORDER) < min(share(START, ORDER), share(CONTROL, ORDER)),
-    "a larger β or the SFT term loses fewer and goes half as far": lambda: all(
-        share(name, "step first") > 0.9
-        and share(name, ORDER) > share("DPO", ORDER)
-        and share(name, "kl") < 0.5 * share("DPO", "kl")
-        for name in (WITH_SFT, LARGE_BETA)
+    "the SFT term loses fewer and goes half as far": lambda: (
+        share(WITH_SFT, "step first") > 0.9
+        and share(WITH_SFT, ORDER) > share("DPO", ORDER)
+        and share(WITH_SFT, "kl") < 0.5 * share("DPO", "kl")
     ),
     "nine in ten answers still break a rule, of DPO and of the control": lambda: all(
-        0.05 < share(name, "all rules") < 0.15 for name in ("DPO", CONTROL)
+        0.05 < share(name, lesson_04.ALL) < 0.15 for name in ("DPO", CONTROL)
     ),
     "by the rules DPO does not beat the control; the reward model likes it better": lambda: (
         wins("DPO").value < 0.5 and wins(WITH_SFT).low < 0.5 and wins("DPO", "wins by judge").value > wins("DPO").value
@@ -73,8 +71,7 @@ FINDINGS = {
     ),
     "ORPO goes furthest and promises the right step least often": lambda: all(
         share("ORPO", "kl") > 2 * share(name, "kl") and share("ORPO", "right step") < share(name, "right step")
-        for name in lesson_04.METHODS
-        if name != "ORPO"
+        for name in (*lesson_04.COMPARED, "KTO", "IPO", "SimPO", "GRPO")
     ),
     "too high a rate looks well in the log and ruins the answers": lambda: (
         per_seed(FAST, "last accuracy")[0] > per_seed("DPO", "last accuracy")[0] - 0.1
@@ -94,36 +91,7 @@ def test_the_records_bear(finding):
     assert FINDINGS[finding]()
 
 
-def test_no_shortcut_ranks_the_balanced_pairs():
-    table = lesson_04.shortcut_table({"older pairs": load_preferences(), "our pairs": BALANCED})
-    *rules, opening, shared = table.rows
-    assert [round(100 * table.rows[rule]["our pairs"].value) for rule in rules] == [50, 50, 50]
-    assert round(100 * table.rows[opening]["our pairs"].value) == 70  # two in five wholly, of the others half
-    assert all(table.rows[rule]["older pairs"].value > 0.85 for rule in rules)
-    assert 0.5 < table.rows[shared]["our pairs"].value <= 0.6
-
-
-def test_contradicting_pairs_are_wrong_from_the_second_step_on_and_similar_replies_fall_together():
-    assert [row["counted as right"] for row in lesson_04.contradiction().rows.values()] == ["undecided"] + [False] * 5
-    assert "less likely" in lesson_04.both_fall().alt
-
-
-def test_a_favourite_is_what_most_answers_promise():
-    answers = ["A replacement is on its way.", "We send a replacement today.", "Unplug it at once.", "Hello.", "Hi.", "Hey."]
-    promised = [house_style.steps_in(answer) for answer in answers]
-    assert promised[0] == promised[1] != promised[2]
-    assert lesson_04._favourite(answers) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-    assert lesson_04._favourite(["Hello."]) == [0.0]
-
-
-def test_every_case_has_its_step_in_the_words_of_the_desk():
-    rows = BALANCED.train
-    steps = [row["right step"] for row in lesson_04.steps_table(rows).rows.values()]
-    assert [house_style.steps_in(step) for step in steps] == [{case} for case in house_style.STEPS]
-    assert {row["case"] for row in rows} == set(house_style.STEPS)
-
-
-RULE_OF = {"order": "step first", "step": "right step", "tone": "tone fits", "item": "order is the customer's"}
+RULE_OF = {"order": "step first", "step": "right step", "tone": "tone fits", "item": "order number right"}
 
 
 def test_a_pairs_replies_differ_in_the_rule_of_its_kind_and_in_no_other():
@@ -143,8 +111,8 @@ def test_each_rule_can_be_broken_alone(broken):
         "step first": row["rejected"],
         "right step": f"{reply} A reset link is in your inbox.",
         "tone fits": f"{reply} We are sorry.",
-        "order is the customer's": reply.replace(row["order"], "TB-00000"),
-        "comes to an end": reply.rstrip("."),
+        "order number right": reply.replace(row["order"], "TB-00000"),
+        "finishes": reply.rstrip("."),
     }[broken]
     kept = house_style.judge(row, changed)
     assert not kept[broken]
@@ -165,29 +133,3 @@ def test_wins_count_ties_half():
     assert house_style.wins(rows, good, bad) == [1.0, 1.0]
     assert house_style.wins(rows, bad, good) == [0.0, 0.0]
     assert house_style.wins(rows, good, good) == [0.5, 0.5]
-
-
-def test_gains_and_what_they_rank():
-    before = [Likelihoods(-10.0, -8.0, 4, 4)] * 2
-    now = [Likelihoods(-9.0, -9.0, 4, 4), Likelihoods(-12.0, -9.0, 4, 4)]
-    assert lesson_04.gains(before, now) == [(1.0, -1.0), (-2.0, -1.0)]
-    assert lesson_04.ranked(before, now).value == 0.5
-
-
-def test_a_log_is_read_and_another_trainers_is_refused():
-    log = [
-        {"step": n, "loss": 0.69 - n / 10, "rewards/chosen": n / 5, "rewards/rejected": -n / 5, "rewards/margins": 0.4 * n}
-        for n in range(3)
-    ] + [{"train_runtime": 3.0}]
-    assert lesson_04.log_table(log).rows["rewards/margins"]["mean of the last 4"] == pytest.approx(0.4)
-    assert "chosen rose, rejected fell" in lesson_04.reading_the_log(log).alt
-    for read in (lesson_04.log_table, lesson_04.reading_the_log):
-        with pytest.raises(CourseError, match="DPOTrainer"):
-            read([{"loss": 1.0}])
-
-
-def test_the_collapse_is_counted():
-    before, after = ['{"category": "a"}', "no"], ['{"category": "a"}'] * 2
-    table = lesson_04.collapse_table(before, after, lambda text: text.startswith("{"), ["a", "b"])
-    assert [row["different answers"] for row in table.rows.values()] == [2, 1]
-    assert table.rows["after GRPO"]["category right"].value == 0.5

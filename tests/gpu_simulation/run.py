@@ -143,7 +143,7 @@ def run_notebook(
                     bad.append(Failure(number, first_line(cell.source), f"{output.ename}: {output.evalue}"))
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, keep / f"{result.lesson}-{result.gpu}.ipynb")
+        nbformat.write(notebook, keep / f"{result.lesson}-{result.gpu}.ipynb".replace("/", "-"))
     return result
 
 
@@ -217,7 +217,7 @@ def main() -> int:
     """Run lessons as the command line says; 1 if a cell failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", action="append", choices=sorted(driver.CARDS), help="the card; t4 and a100 if not given")
-    parser.add_argument("--lesson", action="append", choices=sorted(lessons.LESSONS), help="its number; all if not given")
+    parser.add_argument("--lesson", action="append", choices=sorted(lessons.NOTEBOOKS), help="its number; all if not given")
     parser.add_argument("--devices", type=int, default=1, help="how many cards")
     parser.add_argument("--hub", type=Path, help="folder for the stand-ins, kept for the next run")
     parser.add_argument("--keep", type=Path, help="folder for the notebooks with their outputs")
@@ -239,7 +239,7 @@ def main() -> int:
         number_format = driver.CARDS[tier].number_format if options.true_size else None
         hub_folder = options.hub and options.hub / (number_format or "small")
         with stand_ins(hub_folder, number_format) as hub:
-            for lesson in options.lesson or sorted(lessons.LESSONS):
+            for lesson in options.lesson or sorted(lessons.NOTEBOOKS):
                 small = options.small or not options.true_size
                 runs.append(run(lesson, gpu, hub, options.keep, options.true_size, small))
                 print(runs[-1], flush=True)

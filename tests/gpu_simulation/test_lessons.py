@@ -43,7 +43,7 @@ def test_one_lesson_runs_on_a_card(hub):
 @pytest.mark.soak("one lesson on one card runs in `make test`")
 @pytest.mark.slow
 @pytest.mark.parametrize("gpu", run.TIERS)
-@pytest.mark.parametrize("lesson", sorted(lessons.LESSONS))
+@pytest.mark.parametrize("lesson", sorted(lessons.NOTEBOOKS))
 def test_every_lesson_runs_on_every_tier(hub, lesson, gpu):
     finds_nothing(run.run(lesson, gpu, hub))
 

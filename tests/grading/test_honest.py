@@ -10,6 +10,7 @@ from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES, check, checking
 from course_utils.grading import batch, sandbox
 from course_utils.grading.marking import Attempt, LearnerAnswer
+from course_utils.lessons import FURTHER
 
 # Answers that compute what a typical mistake computes, as learners would write them.
 WRONG = {
@@ -45,11 +46,12 @@ def graded(tmp_path_factory):
 
 def test_every_solution_has_full_marks(graded):
     assert points(graded, "solved") == full("all")
-    assert results(graded, "solved")["score"] == sum(e.points for e in EXERCISES.values())
+    assert results(graded, "solved")["score"] == sum(full("all").values())
 
 
-def test_every_exercise_of_the_course_is_graded(graded):
-    assert set(points(graded, "solved")) == set(EXERCISES)
+def test_every_exercise_of_a_lesson_is_graded_and_those_of_further_notebooks_are_not(graded):
+    further = {id for id in EXERCISES for lesson in FURTHER.values() if lesson.has(id)}
+    assert set(points(graded, "solved")) == set(EXERCISES) - further and further
 
 
 def test_every_stub_has_nothing_and_no_error(graded):
@@ -152,7 +154,7 @@ def test_pages_need_nothing_else(graded):
         assert text.startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("wanted", ["07", "lora", "", ",", "02,xx"])
+@pytest.mark.parametrize("wanted", ["07", "lora", "", ",", "02,xx", "further/04"])
 def test_unknown_assignments(wanted):
     with pytest.raises(CourseError):
         batch.exercises_of(wanted)
@@ -161,7 +163,6 @@ def test_unknown_assignments(wanted):
 def test_assignments():
     assert batch.exercises_of("2")[0] == batch.exercises_of("02_lora")[0] == ["02_lora"]
     assert batch.exercises_of("06, 02,02")[0] == ["02_lora", "06_openai_api"]
-    assert set(batch.exercises_of("all")[1]) == set(EXERCISES)
 
 
 def test_without_bubblewrap_it_refuses_and_says_what_to_do(tmp_path, monkeypatch, capsys):

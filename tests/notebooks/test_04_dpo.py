@@ -1,21 +1,18 @@
 """Lesson 04: the code that readers see against TRL's losses, and the programs for work as they stand."""
 
 import ast
-import csv
-import json
 import re
 from pathlib import Path
 
 import pytest
-import trl
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import assets
-from course_utils.data_prep import load_preferences, shortcuts
+from course_utils.data_prep import load_preferences
 from course_utils.exercises import lesson_04 as exercises
 
 SOURCE = Path(assets.path("notebooks/source/04_dpo.py")).read_text(encoding="utf-8")
-TAGGED = re.compile(r'^# %% tags=\["(?:dpo|grpo)-from-scratch"\]\n(.*?)(?=^# %%)', re.MULTILINE | re.DOTALL)
+TAGGED = re.compile(r'^# %% tags=\["(?:dpo-from-scratch|shortcuts)"\]\n(.*?)(?=^# %%)', re.MULTILINE | re.DOTALL)
 PAIRS = [
     {
         "prompt": conversation(prompt)[:2],
@@ -33,9 +30,14 @@ PAIRS = [
 @pytest.fixture(scope="module")
 def lesson():
     """The functions of the cells that are written from scratch, as they stand there."""
+    import numpy as np
+    import scipy.sparse
     import torch
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
 
-    space = {"torch": torch}
+    given = {"CountVectorizer": CountVectorizer, "LogisticRegression": LogisticRegression}
+    space = given | {"torch": torch, "np": np, "re": re, "scipy": scipy}
     for code in TAGGED.findall(SOURCE):
         functions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
         exec(compile(ast.Module(functions, []), "lesson 04", "exec"), space)
@@ -98,56 +100,6 @@ def test_dpo_from_scratch_is_trls(lesson, tokenizer, tmp_path):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_grpo_from_scratch_is_trls(lesson, tokenizer, tmp_path):
-    import datasets
-    import torch
-
-    trl = pytest.importorskip("trl")
-    # Newer versions weight the KL term by the ratio, too; the lesson says that it leaves this out.
-    plain = {"use_bias_correction_kl": False} if hasattr(trl.GRPOConfig, "use_bias_correction_kl") else {}
-    trainer = trl.GRPOTrainer(
-        model=with_lora(tiny_llama()), reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=arguments(
-            trl.GRPOConfig, tmp_path, beta=0.04, loss_type="grpo", num_generations=3, temperature=1.0,
-            max_completion_length=8, **plain,
-        ),
-        train_dataset=datasets.Dataset.from_list([{"prompt": row["prompt"]} for row in PAIRS]), processing_class=tokenizer,
-    )  # fmt: skip
-    trainer.current_gradient_accumulation_steps = 1
-    made = torch.Generator().manual_seed(3)
-    prompts, answers = torch.randint(5, 200, (6, 4), generator=made), torch.randint(5, 200, (6, 7), generator=made)
-    mask = torch.ones(6, 7, dtype=torch.long)
-    mask[1, 4:] = mask[4, 2:] = 0
-    rewards = torch.rand(2, 3, generator=made)
-    advantages = lesson["group_advantages"](rewards).flatten()
-    model = trainer.model.eval()
-    ids = torch.cat([prompts, answers], 1)
-    logs = model(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[:, 3:, 0]
-    old, reference = (logs.detach() + 0.3 * torch.randn(logs.shape, generator=made) for _ in range(2))
-    inputs = {
-        "prompt_ids": prompts, "prompt_mask": torch.ones_like(prompts), "completion_ids": answers, "completion_mask": mask,
-        "advantages": advantages, "old_per_token_logps": old, "ref_per_token_logps": reference,
-        "num_items_in_batch": mask.sum(),
-    }  # fmt: skip
-    theirs = trainer._compute_loss(model, inputs)
-    ours = lesson["grpo_loss"](logs, old, reference, advantages, mask, clip=0.2, beta=0.04)
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
-    assert ((logs - old).exp() - 1).abs().max() > 0.2  # something is clipped
-    expected = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
-    assert torch.allclose(expected.flatten(), advantages)
-
-
-def test_the_exercise_on_odds_is_the_packages_loss():
-    import torch
-
-    from benchmarks.objectives import odds_ratio_loss
-
-    chosen, rejected = torch.tensor([-0.5, -1.0, -0.2]), torch.tensor([-0.9, -2.0])
-    ratio = exercises.log_odds_ratio(chosen, rejected)
-    means = torch.stack([chosen.mean(), rejected.mean()])[None]
-    assert torch.allclose(-torch.nn.functional.logsigmoid(ratio), odds_ratio_loss(means)[0])
-
-
 def test_the_exercise_on_the_batch_is_the_lessons_function(lesson):
     import torch
 
@@ -159,89 +111,29 @@ def test_the_exercise_on_the_batch_is_the_lessons_function(lesson):
     assert torch.allclose(exercises.log_probabilities_of_batch(logits, ids, mask), found, atol=1e-5)
 
 
-def blocks():
-    """The programs for one's own pairs, as they stand in the text."""
-    found = re.findall(r"^# ```python\n(.*?)^# ```", SOURCE, re.MULTILINE | re.DOTALL)
-    return [re.sub(r"^# ?", "", block, flags=re.MULTILINE) for block in found]
-
-
-def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch, capsys):
-    program, counting, _ = blocks()
-    assert program.count("bf16=bf16") == 2  # a card could be there
-    program = program.replace("bf16=bf16", "bf16=False, use_cpu=True").replace("max_new_tokens=200", "max_new_tokens=20")
-    monkeypatch.chdir(tmp_path)
-    base = tiny_llama()
-    base.save_pretrained("base")
-    tokenizer.save_pretrained("base")
-    adapted = with_lora(base)
-    adapted.peft_config["default"].base_model_name_or_path = "base"
-    adapted.save_pretrained("sft-adapter")
-    tokenizer.save_pretrained("sft-adapter")
-    rows = [row | {"group": f"customer {number // 2}"} for number, row in enumerate(PAIRS * 12)]
-    Path("pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    space: dict = {}
-    first_loss = []
-    monkeypatch.setattr("trl.DPOTrainer.save_model", keeping(first_loss, trl.DPOTrainer.save_model))
-    exec(program, space)
-    test = space["test"]
-    assert len(space["train"]) + len(test) == len(rows) and len(test) >= 2
-    printed = capsys.readouterr().out
-    for title in ("[before]", "[after]", "[control]"):
-        assert printed.count(title) == min(5, len(test))
-    assert first_loss == [pytest.approx(0.6931, abs=1e-3)]
-    assert "KL from the start, nats per token: " in printed
-    saved = json.loads(Path("dpo-adapter/adapter_config.json").read_text(encoding="utf-8"))
-    assert saved["base_model_name_or_path"] == "sft-merged" and Path("dpo-adapter/tokenizer_config.json").exists()
-
-    # the sheet: each answer once, its letter only in the other file; DPO marked better everywhere wins all, a tie is a half
-    with open("blind.csv", encoding="utf-8-sig") as file:
-        sheet = list(csv.DictReader(file))
-    whose = json.loads(Path("whose.json").read_text())
-    groups, whose = zip(*whose)
-    assert len(set(groups)) < len(groups) and set(groups) == space["held_out"]  # several answers of a group
-    assert [row[letter] for row, letter in zip(sheet, whose, strict=True)] == space["by_dpo"]
-    assert [row["ab".replace(letter, "")] for row, letter in zip(sheet, whose)] == space["by_control"]
-    for marks, wins in ((whose, "DPO wins 100%"), (["tie"] * len(whose), "DPO wins 50% (95 % interval 50% to 50%)")):
-        with open("blind.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(sheet[0]), delimiter=",;"[marks[0] == "tie"])  # as European Excel saves it
-            writer.writeheader()
-            marked = [row | {"better": mark} for row, mark in zip(sheet, marks)]
-            writer.writerows(reversed(marked))  # whoever marks may sort the rows
-        exec(counting, {})
-        assert wins in capsys.readouterr().out
-    with open("blind.csv", "w", newline="", encoding="utf-8") as file:  # a blank and a typing error are no verdicts
-        writer = csv.DictWriter(file, list(sheet[0]))
-        writer.writeheader()
-        marks = ["", "c", *(mark.upper() for mark in whose[2:])]
-        writer.writerows(row | {"better": mark} for row, mark in zip(sheet, marks))
-    exec(counting, {})
-    printed = capsys.readouterr().out
-    assert printed.count("not marked, so not counted") == 2 and "DPO wins 100%" in printed
-
-
-def keeping(losses, save_model):
-    """`save_model` of a trainer, which also puts the run's first loss into a list: the program lets go of its trainer."""
-
-    def save(trainer, *arguments):
-        losses.append(trainer.state.log_history[0]["loss"])
-        return save_model(trainer, *arguments)
-
-    return save
-
-
-@pytest.mark.parametrize("name", ["balanced", "confounded"])
-def test_the_program_that_looks_for_shortcuts_finds_what_the_course_finds(name, tmp_path, monkeypatch, capsys):
+def ranked(lesson, name, every=1, kinds=("order", "step", "tone", "item")):
+    """Share of the test pairs that each rule of section 6 ranks right, learned from each `every`th training pair."""
     data = load_preferences(name)
-    groups = [(row, f"g{1 + number % 9}") for number, row in enumerate(data.train)] + [(row, "g0") for row in data.test]
-    rows = [
-        {key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")} | {"group": group}
-        for row, group in groups
-    ]
-    monkeypatch.chdir(tmp_path)
-    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    exec(blocks()[2], {})
-    length, words, opening = [int(share) for share in re.findall(r"(\d+)%", capsys.readouterr().out)]
-    expected = shortcuts.shortcut_scores(data.train, data.test)
-    assert length == pytest.approx(100 * expected["length, one number"].value, abs=1)
-    assert words == pytest.approx(100 * expected["single words"].value, abs=4)  # other words, another penalty
-    assert opening == pytest.approx(100 * expected["the first three words"].value, abs=8)
+    train = data.train[::every]
+    test = [row for row in data.test if row.get("kind") in kinds or name == "confounded"]
+    target = max(range(1, 200), key=lambda words: lesson["share_right"](lesson["length_scores"](train, words)))
+    return {
+        "length": lesson["share_right"](lesson["length_scores"](test, target)),
+        "words": lesson["share_right"](lesson["word_scores"](train, test)),
+        "opening": lesson["share_right"](lesson["word_scores"](train, test, first=3)),
+    }
+
+
+@pytest.mark.parametrize("every", [1, 2, 3], ids=["all pairs", "one of each twins", "every third pair"])
+def test_no_shortcut_ranks_our_pairs(lesson, every):
+    found = ranked(lesson, "balanced", every)
+    assert found["length"] <= 0.6 and found["words"] <= 0.6
+
+
+def test_how_a_reply_begins_ranks_the_pairs_that_are_about_that_and_no_others(lesson):
+    assert ranked(lesson, "balanced", kinds=("order",))["opening"] == 1.0
+    assert all(ranked(lesson, "balanced", kinds=(kind,))["opening"] <= 0.6 for kind in ("step", "tone", "item"))
+
+
+def test_the_same_shortcuts_rank_the_earlier_pairs(lesson):
+    assert min(ranked(lesson, "confounded").values()) > 0.8

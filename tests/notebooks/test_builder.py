@@ -15,7 +15,7 @@ from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.publishing import builder, runner
 
-SECTIONS = list(lessons.LESSONS)
+SECTIONS = list(lessons.NOTEBOOKS)
 SOURCE = """\
 # %% [markdown]
 # # A lesson

@@ -32,7 +32,8 @@ from course_utils.show.calculators import CALCULATORS
 
 HERE = Path(publishing_book.__file__).parent
 CSS = (HERE / "static" / "book.css").read_text(encoding="utf-8")
-LESSON_PAGES = [f"notebooks/{name}.html" for name in lessons.NAMES]
+NAMES = [lesson.name for lesson in lessons.NOTEBOOKS.values()]
+LESSON_PAGES = [f"notebooks/{name}.html" for name in NAMES]
 PAGES = {
     "index.html", "calculators.html",
     "glossary.html", "cheat-sheets.html", "instructors.html", "search.html", "api/index.html", *LESSON_PAGES,
@@ -98,7 +99,7 @@ def test_progress_bars_of_a_run_become_a_sentence():
     assert outputs.dressed(bar, {}) == "<p>[2/2 00:01, Epoch 1/1]</p>"
 
 
-@pytest.mark.parametrize("lesson", lessons.LESSONS.values(), ids=lambda lesson: lesson.number)
+@pytest.mark.parametrize("lesson", lessons.NOTEBOOKS.values(), ids=lambda lesson: lesson.number)
 def test_a_lessons_page_has_all_of_the_lesson_and_nothing_that_needs_a_kernel(lesson):
     text, cells = stored(lesson.name)
     page = json.loads(lesson_pages.lesson_page(text, lesson, {}))["cells"]
@@ -111,6 +112,8 @@ def test_a_lessons_page_has_all_of_the_lesson_and_nothing_that_needs_a_kernel(le
     exercises = [cell for cell in cells if cell["metadata"].get("nbgrader", {}).get("grade")]
     assert shown.count("book-exercise") == len(exercises) > 0
     assert "(not yet)" not in shown
+    up = "../" * (1 + lesson.name.count("/"))
+    assert set(re.findall(r'src=\\"([./]*)_figures/', shown)) == {up}
     code = [cell for cell in cells if cell["cell_type"] == "code" and "install" not in cell["metadata"].get("tags", [])]
     assert len([cell for cell in page if cell["cell_type"] == "code"]) == len(code) - len(exercises)
 
@@ -118,7 +121,7 @@ def test_a_lessons_page_has_all_of_the_lesson_and_nothing_that_needs_a_kernel(le
 def test_a_page_begins_with_the_lesson_and_its_pictures_stand_without_their_calls():
     """A notebook needs its imports first; somebody who reads does not, nor the name of the function that draws."""
     drawings = 0
-    for lesson in lessons.LESSONS.values():
+    for lesson in lessons.NOTEBOOKS.values():
         page = json.loads(lesson_pages.lesson_page(stored(lesson.name)[0], lesson, {}))["cells"]
         code = [("".join(cell["source"]), cell["metadata"]["tags"]) for cell in page if cell["cell_type"] == "code"]
         assert "import" in code[0][0] and "hide-input" in code[0][1], lesson.number
@@ -135,16 +138,16 @@ def outs(cells):
 
 def test_every_reveal_belongs_to_a_guess():
     """A measured value knows which guess it answers; lesson 01 asks about its companies one by one."""
-    for lesson in lessons.LESSONS.values():
+    for lesson in lessons.NOTEBOOKS.values():
         shown = lesson_pages.lesson_page(stored(lesson.name)[0], lesson, {})
-        asked = re.findall(r'book-predict\\" data-key=\\"([\d-]+)', shown)
-        revealed = re.findall(r'book-reveal\\" data-key=\\"([\d-]*)', shown)
+        asked = re.findall(r'book-predict\\" data-key=\\"([\w/-]+)', shown)
+        revealed = re.findall(r'book-reveal\\" data-key=\\"([\w/-]*)', shown)
         assert len(asked) == len(set(asked)) and set(asked) <= set(revealed), lesson.number
 
 
 def test_every_widget_that_a_lesson_shows_has_a_note_for_readers_without_a_kernel():
     shown = set()
-    for lesson in lessons.LESSONS.values():
+    for lesson in lessons.NOTEBOOKS.values():
         shown |= set(re.findall(r"show\.\w+\(", lessons.source_file(lesson.name).read_text(encoding="utf-8")))
     widgets = {f"show.{name}(" for name in ("calculator", "review", "sort")}
     assert widgets <= shown and widgets == set(twins.LIVE)
@@ -161,7 +164,7 @@ def test_terms_lead_into_the_glossary_by_their_meaning():
 @built
 def test_every_formula_of_the_lessons_becomes_mathml():
     count = 0
-    for name in lessons.NAMES:
+    for name in NAMES:
         prose = "\n".join(lesson_pages.markdown_of(stored(name)[0]))
         for block in (True, False):
             pattern = r"\$\$(.+?)\$\$" if block else r"(?<![\\$\w])\$(?=\S)([^$\n]+?)(?<=\S)\$(?![\d$])"
@@ -252,7 +255,7 @@ def test_every_lesson_has_a_cheat_sheet():
 
 def test_the_reference_has_what_lessons_import():
     used = set()
-    for name in lessons.NAMES:
+    for name in NAMES:
         source = lessons.source_file(name).read_text(encoding="utf-8")
         used |= set(re.findall(r"^\s*from course_utils\.(\w+)", source, re.MULTILINE))
         for line in re.findall(r"^\s*from course_utils import ([\w, ]+)", source, re.MULTILINE):
@@ -385,7 +388,7 @@ def test_without_python_the_answers_of_the_build_stand_and_nothing_that_computes
 @built
 @pytest.mark.slow
 def test_the_download_is_the_stored_notebook(book):
-    for name in lessons.NAMES:
+    for name in NAMES:
         assert (book[0].folder / "_sources" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8") == stored(name)[0]
 
 

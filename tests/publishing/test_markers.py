@@ -110,5 +110,5 @@ def test_a_new_record_makes_a_notebook_stale(monkeypatch):
 
 def test_every_lessons_markers_find_their_figures(monkeypatch):
     monkeypatch.undo()
-    for name in lessons.NAMES:
+    for name in lessons.NOTEBOOKS:
         assert "{{" not in "".join(c.source for c in builder.instructor_edition(name).cells if c.cell_type == "markdown")

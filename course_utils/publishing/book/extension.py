@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.writers.html5 import HTML5Translator
 
-LESSON_PAGES = {f"notebooks/{lesson.name}": lesson for lesson in lessons.LESSONS.values()}
+LESSON_PAGES = {f"notebooks/{lesson.name}": lesson for lesson in lessons.NOTEBOOKS.values()}
 
 # Page → the file in the repository that somebody edits to change it; lessons and modules have theirs.
 EDITED = {

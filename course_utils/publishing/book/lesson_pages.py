@@ -65,7 +65,7 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
                 cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson)}"))
                 continue
             exercise = _function(source_of(cell))
-        cells += _code(cell, predictions, pictures, widgets)
+        cells += _code(cell, predictions, pictures, widgets, "../" * (1 + lesson.name.count("/")))
     return json.dumps({**notebook, "cells": cells})
 
 
@@ -105,7 +105,9 @@ def _role(term: re.Match[str]) -> str:
     return f"*{{term}}`{term['text']} <{names[0]}>`*"
 
 
-def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widgets: Calculators | None) -> list[Cell]:
+def _code(
+    cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widgets: Calculators | None, up: str
+) -> list[Cell]:
     """A code cell with dressed outputs; below it a calculator, or a note, where its widget needs a kernel."""
     source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
     if "install" in tags:
@@ -114,7 +116,7 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
         tags.append("hide-input")
     if is_call_of(source, ("show.drawing", "quiz")):
         tags.append("remove-input")
-    outputs = [_output(output, source, predictions, pictures) for output in cell["outputs"] if not _is_empty(output)]
+    outputs = [_output(output, source, predictions, pictures, up) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
     stored = "".join("".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"])
     if below := widgets.placed(source, stored) if widgets else "":
@@ -137,7 +139,7 @@ def is_call_of(source: str, starts: tuple[str, ...]) -> bool:
     return isinstance(call, ast.Call) and ast.unparse(call.func).startswith(starts)
 
 
-def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[str, bytes]) -> Cell:
+def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[str, bytes], up: str) -> Cell:
     data = output.get("data", {})
     if "text/html" not in data:
         return output
@@ -148,7 +150,7 @@ def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[
         html = predictions.revealed(source, html)
     elif _QUIZ.search(source):
         html = f'<div class="book-quiz">{html}</div>'
-    return {**output, "data": {"text/html": dressed(html, pictures), "text/plain": text}}
+    return {**output, "data": {"text/html": dressed(html, pictures, up), "text/plain": text}}
 
 
 def _is_empty(output: Cell) -> bool:

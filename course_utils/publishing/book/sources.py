@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from course_utils import assets, glossary, lessons
+from course_utils import assets, glossary
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.in_browser import on_page
-from course_utils.lessons import LESSONS, Lesson
+from course_utils.lessons import FURTHER, LESSONS, NOTEBOOKS, Lesson
 from course_utils.pages import render
 from course_utils.publishing import builder, calculators
 from course_utils.publishing.book.lesson_pages import markdown_of, page_text, reading_minutes
@@ -78,8 +78,8 @@ def write_sources(folder: Path, python: float | None = None) -> None:
     Raises:
         CourseError: a lesson's notebook is missing.
     """
-    (folder / "notebooks").mkdir(parents=True)
-    for lesson in LESSONS.values():
+    (folder / "notebooks/further").mkdir(parents=True)
+    for lesson in NOTEBOOKS.values():
         shutil.copyfile(_notebook(lesson), folder / "notebooks" / f"{lesson.name}.ipynb")
     for name, values in _pages(learning_path(), python).items():
         _write(folder / f"{name}.md", render(f"{TEMPLATES}/{name}.md.j2", **values))
@@ -150,6 +150,7 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
     return {
         "index": {
             "path": path,
+            "further": FURTHER,
             "reading": minutes,
             "running": None if None in runs else round(sum(run or 0 for run in runs)),
             "repository": assets.repository_url(),
@@ -173,9 +174,9 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
                 for id, calculator in CALCULATORS.items()
             ],
         },
-        "glossary": {"letters": letters, "lessons": LESSONS, "count": len(glossary.terms())},
+        "glossary": {"letters": letters, "lessons": NOTEBOOKS, "count": len(glossary.terms())},
         "cheat-sheets": {"path": path},
-        "instructors": {"path": path, "exercises": EXERCISES, "requirement": builder.requirement("grading")},
+        "instructors": {"path": path, "requirement": builder.requirement("grading")},
         "api/index": {"groups": {title: [(name, summary(name)) for name in modules] for title, modules in API.items()}},
     }
 
@@ -232,7 +233,7 @@ def _step(lesson: Lesson) -> PathStep:
 
 
 def _notebook(lesson: Lesson) -> Path:
-    return assets.path(f"notebooks/{lessons.learner_file(lesson.name).name}")
+    return assets.path(f"notebooks/{lesson.name}.ipynb")
 
 
 def _write(file: Path, text: str) -> None:

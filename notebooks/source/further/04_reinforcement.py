@@ -1,0 +1,329 @@
+# %% [markdown]
+# # 04, further · Learning from a score: GRPO, and how a score is gamed
+#
+# {{badges}}
+#
+# > *"I don't need people to compare answers. I've got a program that checks them. Can't the model learn from that?"*
+#
+# It can, and it needs no pairs. The model writes several answers to a message, the program scores them, and the better ones become
+# likelier. That's {{term:GRPO}}, with which many reasoning models are trained today. But the model learns what the program checks,
+# and nothing else. In a minute you'll watch a score climb to nearly its maximum, and then find out that the model has stopped reading its mail.
+#
+# By the end you'll be able to
+#
+# - compute GRPO's {{term:advantage|advantages}} and its loss by hand,
+# - train with `GRPOTrainer` on a reward that you write yourself,
+# - find out from the answers whether a reward is being gamed,
+# - say what a {{term:reward model}} and {{term:PPO}} add, and what they cost.
+#
+# You should know lessons 02 and 04. Reading takes about 15 minutes, the two exercises 20 more. {{timing}} The outputs below are
+# recorded; if you've lost them, `course restore further/04` in a terminal brings them back.
+
+# %%
+# INSTALL: trl
+
+# %%
+import json
+from collections import Counter
+
+import pandas as pd
+import torch
+from course_utils import assets, charts, evaluation, hardware, models, plans, show, training
+from course_utils.data_prep import load_task
+from course_utils.exercises import check, quiz
+from course_utils.generation import generate
+from course_utils.show import predict
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+device, plan = hardware.detect(), plans.plan("further/04")
+dtype, on_cpu = device.torch_dtype(), device.kind == "cpu"
+task = load_task("support_tickets", list(plan.fields))
+short = [chat for chat in task.train if len(chat[1]["content"]) <= plan.longest]
+solved, scored = short[: plan.examples], short[plan.examples : plan.examples + plan.more_examples]
+asked = [chat for chat in task.test if len(chat[1]["content"]) <= plan.longest][: plan.asked]
+print(f"{len(solved)} solved tickets to start with, {len(scored)} messages to be scored on, {len(asked)} to test with")
+solved[0][1:]
+
+# %% [markdown]
+# The task is the first field of lesson 02's tickets, the category. A few solved tickets are enough to start with, because the model
+# only has to write a record most of the time, and the right one now and then. GRPO can't invent: if none of the answers to a message
+# is ever right, there's nothing to make likelier.
+
+# %%
+base, tokenizer = models.load()
+lora = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+imitating = get_peft_model(base, LoraConfig(**lora))
+print(training.fit(imitating, tokenizer, solved, settings=training.Settings(learning_rate=1e-3, batch_size=4, warmup_steps=3)))
+imitating.merge_and_unload().save_pretrained("rl-start")
+files = tokenizer.save_pretrained("rl-start")
+del base, imitating        # everything below loads the folder
+
+# %% [markdown]
+# ## 1 · The idea: compare an answer with its group
+#
+# Was a {{term:reward}} of 0.8 good? That depends on the message, because for an easy one it may be poor. GRPO (Shao et al., 2024)
+# therefore lets the model answer each message several times and compares the answers *with each other*.
+
+# %%
+show.drawing("grpo-group")
+
+# %% [markdown]
+# An answer's distance from its group's mean, divided by the group's standard deviation, is its advantage. Where it's positive, the
+# answer becomes likelier, token by token; where it's negative, less likely. If all answers of a group get the same reward, every
+# advantage is 0 and the group teaches nothing.
+#
+# Here is all of it in code. `now` and `old` are the log-probabilities of each {{term:token}}, at present and when the answer was
+# written. Their *ratio* says how far the model has moved since. It's clipped, so that moving a token further with the same answers
+# gains nothing. The last term keeps the model near a {{term:reference model|reference}}, if you want that; it estimates the
+# {{term:KL divergence}} and is never negative.
+
+# %% tags=["grpo-from-scratch"]
+def group_advantages(rewards):
+    """Return the distance of rewards, (messages, answers), from the mean of their message, in its standard deviations."""
+    spread = rewards.std(dim=1, keepdim=True)
+    return (rewards - rewards.mean(dim=1, keepdim=True)) / (spread + 1e-4)
+
+
+def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
+    """Return the loss from log-probabilities of tokens, each (answers, tokens), and one advantage for each answer."""
+    ratio, advantage = (now - old).exp(), advantages[:, None]              # the answer's advantage counts for each of its tokens
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    kl = (reference - now).exp() - (reference - now) - 1
+    per_answer = ((beta * kl - gain) * mask).sum(1) / mask.sum(1)
+    return per_answer.mean()
+
+
+print(group_advantages(torch.tensor([[1.0, 0.3, 0.3, 0.8], [1.0, 1.0, 1.0, 1.0]])))
+
+# %% [markdown]
+# The first row is the drawing's. A test of this course compares both functions with TRL's trainer (`loss_type="grpo"`, and
+# `use_bias_correction_kl=False`, without which newer versions multiply the KL term by the ratio). TRL's default loss,
+# `"dapo"`, averages over all tokens of the batch instead of over each answer.
+#
+# ### Two programs score the same answers
+#
+# Both programs below are *verifiable rewards*: they check, and no model behind them could be flattered. The first asks for what a
+# server needs, a valid record. The second compares the category with the solved ticket's.
+
+# %%
+def read_record(answer):
+    """Return the record in an answer, or None if it isn't a valid one."""
+    return evaluation.parse_record(answer, task.schema)
+
+
+def valid_record(completions, **_):
+    """Return for each answer 1.0 if it's a valid record, else 0.0."""
+    return [float(read_record(answer[0]["content"]) is not None) for answer in completions]
+
+
+def right_category(completions, category, **_):
+    """Return for each answer 1.0 if it's a valid record with the right category, else 0.0."""
+    records = [read_record(answer[0]["content"]) or {} for answer in completions]
+    return [float(record.get("category") == right) for record, right in zip(records, category)]
+
+
+rows = [{"prompt": chat[:-1], "category": json.loads(chat[-1]["content"])["category"]} for chat in scored]
+start = AutoModelForCausalLM.from_pretrained("rl-start", dtype=dtype).to(device.place())
+group = generate(start, tokenizer, [rows[0]["prompt"]] * 6, plan.answer_tokens, temperature=1.0)
+del start
+answers = [[{"role": "assistant", "content": answer}] for answer in group]
+form, content = torch.tensor([valid_record(answers)]), torch.tensor([right_category(answers, [rows[0]["category"]] * 6)])
+print(rows[0]["prompt"][-1]["content"], "→", rows[0]["category"])
+pd.DataFrame({"answer": group, "valid": form[0], "its advantage": group_advantages(form)[0].numpy().round(2),
+              "right": content[0], "its advantage ": group_advantages(content)[0].numpy().round(2)})
+
+# %% [markdown]
+# A valid record with the wrong category gets the first program's full reward and nothing from the second. So the same answers are
+# pushed in different directions: the first program makes any record likelier, whatever the message says.
+#
+# Before you go on, take the small number out of the advantages, and count the groups that teach nothing:
+
+# %%
+# EXERCISE: reinforce-1
+
+# %% [markdown]
+# ## 2 · The job: `GRPOTrainer`
+#
+# The trainer needs messages, a function that scores, and the usual adapter. Whatever else stands in a row, here the `category`, is
+# handed to the function. As in lesson 04, the start is the model with the adapter switched off.
+
+# %% tags=["program", "trl"]
+def train_on(reward):
+    """Return the start with a fresh adapter, trained by GRPO on a reward, and the trainer's log."""
+    settings = GRPOConfig(
+        output_dir="checkpoints", learning_rate=plan.learning_rate, lr_scheduler_type="constant", num_train_epochs=1,
+        num_generations=6, per_device_train_batch_size=12,      # a step: 2 messages, 6 answers to each
+        max_completion_length=plan.answer_tokens, temperature=1.0, beta=0.0, logging_steps=1, save_strategy="no", report_to="none",
+        use_cpu=on_cpu, bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16, gradient_checkpointing=False,
+    )
+    trainer = GRPOTrainer(
+        AutoModelForCausalLM.from_pretrained("rl-start", dtype=dtype), reward_funcs=reward, args=settings,
+        peft_config=LoraConfig(**lora), train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+    )
+    trainer.train()
+    return trainer.model.eval(), [row["reward"] for row in trainer.state.log_history if "reward" in row]
+
+
+by_form, form_rewards = train_on(valid_record)
+print("reward, step by step:", *(f"{reward:.2f}" for reward in form_rewards))
+
+# %% [markdown]
+# Watch the reward and not the loss. This run makes one update with each batch of answers and leaves out the KL term (`beta=0`, TRL's
+# default), so every ratio is 1 and nothing is clipped. The logged loss is then minus the mean of the advantages, which add up to zero
+# in every group.
+#
+# | setting | what it does | what to change |
+# | --- | --- | --- |
+# | `num_generations` | the size of a group | more, if most groups have equal rewards |
+# | `temperature` | how different the answers of a group are | leave it at 1: at 0 all would be the same |
+# | `beta` | how strongly the model is held near its start | 0.04, the paper's, if answers lose what no reward checks |
+# | `learning_rate` | the size of a step | three or four, measured; lower for larger models (lesson 02, section 6) |
+#
+# ## 3 · The score rises. Is the model better?
+#
+# The reward asked for a valid record. Write down a guess before you look:
+
+# %%
+guess = predict(f"{len(asked)} new messages, each answered at temperature 0. How many different answers does this model give?", unit="answers")
+guess
+
+# %%
+right = [json.loads(chat[-1]["content"])["category"] for chat in asked]
+
+
+def answer_all(model):
+    """Return the answers to the test messages at temperature 0."""
+    return generate(model, tokenizer, [chat[:-1] for chat in asked], plan.answer_tokens)
+
+
+def measure(answers):
+    """Return what the reward can show of some answers, and what it can't."""
+    records = [read_record(answer) or {} for answer in answers]
+    hits = evaluation.proportion([record.get("category") == category for record, category in zip(records, right)])
+    (commonest, count), *_ = Counter(answers).most_common(1)
+    return {"valid": f"{sum(map(bool, records)) / len(records):.0%}", "category right": str(hits),
+            "different answers": len(set(answers)), "most frequent": f"{commonest} {count / len(answers):.0%}"}
+
+
+with by_form.disable_adapter():                    # the start, which the adapter left as it was
+    results = {"the start": answer_all(by_form)}
+results["valid record"] = answer_all(by_form)
+guess.reveal(len(set(results["valid record"])))
+
+# %%
+pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
+
+# %% [markdown]
+# The reward rose while the model learned, and the last line shows what it learned: to write one record again and again. That record is valid, so the
+# full reward is earned, and the share of right categories is about what you'd get by always giving that category. The model can
+# please this program best by no longer reading the message.
+#
+# **Your turn.** Call `train_on(right_category)` in a new cell, and `measure(answer_all(…))` on the model that it returns. Is it better?
+# With such a start and so few steps it may not be, which is why section 4 takes recorded runs.
+#
+# ## 4 · A reward for the content
+#
+# Does a reward for the right category do better? That takes a start that's right more often, more messages and a lower rate, so it was
+# recorded (script: `benchmarks/rewards.py`). The start imitated {{record:rewards:solved:d}} solved tickets. From it each reward got
+# {{record:rewards:steps:d}} steps on the same messages, {{record:rewards:"messages a step":d}} a step and
+# {{record:rewards:"answers to each":d}} answers to each. The cheap rival goes on with {{term:SFT}} on the right answers to those messages.
+
+# %%
+runs = assets.read_record("rewards")["runs"]
+ways = {"the start": "start", "valid record": "form", "right category": "content", "SFT on the right answers": "SFT"}
+hits = {name: [bool(hit) for hit in runs[f"seed 0 | {way}"]["right"]["category"]] for name, way in ways.items()}
+pd.DataFrame({name: {
+    "category right": str(evaluation.proportion(hits[name])),
+    "more than the start": str(evaluation.paired_difference(hits[name], hits["the start"])),
+    "different answers": runs[f"seed 0 | {way}"]["different"],
+} for name, way in ways.items()}).T
+
+# %%
+teaching = {name: runs[f"seed 0 | {way}"]["curve"]["groups"] for name, way in list(ways.items())[1:3]}
+charts.lines({name: (range(1, len(groups) + 1), groups) for name, groups in teaching.items()},
+             "The right category taught something in most groups, a valid record in few", "step", "groups, of six, whose rewards differ")
+
+# %% [markdown]
+# **Twelve steps of GRPO made no difference that a hundred messages can show**, whichever program gave the rewards: the intervals of both
+# differences contain zero, and this is one run. Three things are worth seeing all the same:
+#
+# - The check for a valid record did no harm here, because it had little to teach. Nearly every answer of this start is valid, so
+#   in most groups all rewards were equal. The live run began with a weaker start and a higher rate. A reward is gamed where there's still
+#   something to gain from it.
+# - The right category taught something in most groups, and yet little was learned. A reward only says "more like this one", while
+#   a solved ticket says what to write. Compare with the last row, which learned from the right answers to the same messages.
+# - GRPO's good results come from large runs: thousands of steps, and models that are right often enough to begin with (Shao
+#   et al., 2024). Twelve steps on a CPU can show how it works and not what it can do.
+#
+# ## 5 · How you see that a score is gamed
+#
+# A reward is gamed where it's easier to satisfy the program than to do the work. A record that's always the same is valid, an answer that hedges is
+# never wrong, and code that knows the test passes it. Training finds such an answer if the model ever writes it, because that's what
+# it's for. The reward itself can't tell you, so look beside it:
+#
+# | look at | how | gamed if |
+# | --- | --- | --- |
+# | the answers | `Counter(answers).most_common(3)`, and read twenty of them | they no longer depend on the message |
+# | the work itself | score on messages that no reward was given on, beside the start | the reward rose and this didn't |
+# | the groups | the share whose rewards differ (your exercise) | it falls to 0 while the work isn't done |
+# | the cheap rival | SFT on the right answers, where you have them | it does better |
+#
+# The remedy is a better program: reward what you want and not what's easy to check. Where that's impossible, stop early, and hold the model near
+# its start with `beta`. That slows the gaming down and doesn't end it.
+#
+# ## 6 · If no program can score: a reward model, and PPO
+#
+# Then train a model to do it. The reward model is a language model whose output layer has a single number. It learns from pairs with
+# the loss that you know from lesson 04, $-\log\sigma(r_c - r_r)$, where $r_c$ and $r_r$ are its scores of the {{term:chosen}} and
+# the {{term:rejected}} reply. Whatever shortcut ranks those pairs, it can learn too: if length does, it'll reward length.
+#
+# PPO (Schulman et al., 2017) trains the {{term:policy}}, the model that answers, to score high. An answer written for this purpose is a
+# {{term:rollout}}. Its reward comes only at the end, so how should it be spread over the tokens?
+
+# %%
+show.drawing("ppo-rollout")
+
+# %% [markdown]
+# Read the picture from the top. Each token is charged for having become likelier than under the reference, or gets a credit for having become less
+# likely: that's the KL penalty. The last token also gets the reward. A second network, the {{term:value model}}, has guessed before
+# each token how well the answer would end, and a token's advantage says how much better it went than that guess. GRPO puts
+# the group's mean in the place of the guess, which saves a network of the model's size.
+#
+# <details><summary><b>PPO's advantages, by hand</b></summary>
+#
+# Let $V_t$ be the value model's guess before token $t$, and $r_t$ the reward that comes with the token. The one-step error is
+# $\delta_t = r_t + \gamma V_{t+1} - V_t$: what came, plus what is still expected, less what had been expected. The advantage adds
+# the later errors, discounted: $A_t = \delta_t + \gamma\lambda A_{t+1}$. Here $\gamma$ discounts what comes later (usually 1 for text), and
+# $\lambda$ says how far a surprise is passed back (often 0.95). In the picture the last token has 1.48 + 0 − 1.3 = 0.18, and the one before
+# it −0.01 + 1.3 − 1.2 + 0.95 · 0.18 = 0.26. After the last token of a finished answer the value is 0. For an answer that was cut
+# off, take the value model's guess.
+#
+# </details>
+
+# %%
+# EXERCISE: reinforce-2
+
+# %% [markdown]
+# ## What you can do now
+#
+# | you want to | do |
+# | --- | --- |
+# | choose a method | right answers at hand: SFT first; a program that checks the content: GRPO; people who compare: DPO |
+# | start | a model that's sometimes right; if every reward of a group is 0, solve some tickets for it first |
+# | write a reward | check what you want, not what's easy to check; run it on twenty answers and read them |
+# | know that it works | the right answers on messages it wasn't scored on, beside the start and beside SFT, with an interval |
+# | see that it's gamed | count different answers and read the most frequent ones |
+
+# %%
+quiz("further-04")
+
+# %% [markdown]
+# **Read next.** Shao et al. (2024), *DeepSeekMath*, arXiv 2402.03300: section 4 introduces GRPO. Yu et al. (2025), *DAPO*, arXiv
+# 2503.14476: what TRL's default loss changes, and why. Gao et al. (2022), *Scaling Laws for Reward Model Overoptimization*, arXiv
+# 2210.10760: how far a score can be trusted. Then lesson 05, which makes the data that all of this needs.
+
+# %% [markdown]
+# {{words}}
