@@ -337,8 +337,8 @@ pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:
 evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in list(answers)[-2:]})
 
 # %% [markdown]
-# DPO alone wins the pairs about order, two in five of all, and loses what no pair is about: how a reply ends. Hardly one of its replies
-# does. The log shows it, too. The reward of the chosen replies has fallen far below zero, so the model finds even the *good* replies less
+# DPO alone wins the pairs about order, two in five of all, and loses what no pair is about: how a reply ends. Most of its replies no
+# longer do. The log shows it, too. The reward of the chosen replies has fallen far below zero, so the model finds even the *good* replies less
 # likely than before, and the loss doesn't mind as long as the rejected ones fall more. SFT's part pulls towards whole good replies (Pang et
 # al., 2024, arXiv 2404.19733).
 #
