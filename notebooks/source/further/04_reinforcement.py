@@ -7,7 +7,7 @@
 #
 # It can, and it needs no pairs. The model writes several answers to a message, the program scores them, and the better ones become
 # likelier. That's {{term:GRPO}}, with which many reasoning models are trained today. But the model learns what the program checks,
-# and nothing else. In a minute you'll watch a score climb to nearly its maximum, and then find out that the model has stopped reading its mail.
+# and nothing else. In a minute you'll watch a score climb to its maximum, and then find out that the model gives everybody the same answer.
 #
 # By the end you'll be able to
 #
@@ -137,7 +137,8 @@ pd.DataFrame({"answer": group, "valid": form[0], "its advantage": group_advantag
 
 # %% [markdown]
 # A valid record with the wrong category gets the first program's full reward and nothing from the second. So the same answers are
-# pushed in different directions: the first program makes any record likelier, whatever the message says.
+# pushed in different directions: the first program makes any valid record likelier, whatever the message says, and a
+# category that isn't on the list is no valid record.
 #
 # Before you go on, take the small number out of the advantages, and count the groups that teach nothing:
 
@@ -147,8 +148,8 @@ pd.DataFrame({"answer": group, "valid": form[0], "its advantage": group_advantag
 # %% [markdown]
 # ## 2 · The job: `GRPOTrainer`
 #
-# The trainer needs messages, a function that scores, and the usual adapter. Whatever else stands in a row, here the `category`, is
-# handed to the function. As in lesson 04, the start is the model with the adapter switched off.
+# The trainer needs messages, a function that scores, and the usual adapter. Other columns of a row, here the
+# `category`, are passed to the function. As in lesson 04, the starting model is the one with the adapter switched off.
 
 # %% tags=["program", "trl"]
 def train_on(reward):
@@ -172,8 +173,8 @@ print("reward, step by step:", *(f"{reward:.2f}" for reward in form_rewards))
 
 # %% [markdown]
 # Watch the reward and not the loss. This run makes one update with each batch of answers and leaves out the KL term (`beta=0`, TRL's
-# default), so every ratio is 1 and nothing is clipped. The logged loss is then minus the mean of the advantages, which add up to zero
-# in every group.
+# default), so every ratio is 1 and nothing is clipped. The logged loss is then minus the mean of the advantages over all tokens, which
+# is near zero whether or not the model learns.
 #
 # | setting | what it does | what to change |
 # | --- | --- | --- |
@@ -217,9 +218,10 @@ guess.reveal(len(set(results["valid record"])))
 pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 
 # %% [markdown]
-# The reward rose while the model learned, and the last line shows what it learned: to write one record again and again. That record is valid, so the
-# full reward is earned, and the share of right categories is about what you'd get by always giving that category. The model can
-# please this program best by no longer reading the message.
+# The reward rose, and the last column shows what the model learned: to write one record again and again, which it already wrote most often
+# before. That record is valid, so it earns the full reward, and the share of right categories is that category's share of the messages. The
+# program pays no more for reading the message. (The reward began lower than the start's "valid", because it's given to answers at temperature
+# 1, and the table shows temperature 0.)
 #
 # **Your turn.** Call `train_on(right_category)` in a new cell, and `measure(answer_all(…))` on the model that it returns. Is it better?
 # With such a start and so few steps it may not be, which is why section 4 takes recorded runs.
@@ -228,8 +230,8 @@ pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 #
 # Does a reward for the right category do better? That takes a start that's right more often, more messages and a lower rate, so it was
 # recorded (script: `benchmarks/rewards.py`). The start imitated {{record:rewards:solved:d}} solved tickets. From it each reward got
-# {{record:rewards:steps:d}} steps on the same messages, {{record:rewards:"messages a step":d}} a step and
-# {{record:rewards:"answers to each":d}} answers to each. The cheap rival goes on with {{term:SFT}} on the right answers to those messages.
+# {{record:rewards:steps:d}} steps, each with {{record:rewards:"messages a step":d}} messages and
+# {{record:rewards:"answers to each":d}} answers to each message. The cheap rival goes on with {{term:SFT}} on the right answers to those messages.
 
 # %%
 runs = assets.read_record("rewards")["runs"]
@@ -248,13 +250,12 @@ charts.lines({name: (range(1, len(groups) + 1), groups) for name, groups in teac
 
 # %% [markdown]
 # **Twelve steps of GRPO made no difference that a hundred messages can show**, whichever program gave the rewards: the intervals of both
-# differences contain zero, and this is one run. Three things are worth seeing all the same:
+# differences contain zero, and this is one run.
 #
-# - The check for a valid record did no harm here, because it had little to teach. Nearly every answer of this start is valid, so
-#   in most groups all rewards were equal. The live run began with a weaker start and a higher rate. A reward is gamed where there's still
-#   something to gain from it.
-# - The right category taught something in most groups, and yet little was learned. A reward only says "more like this one", while
-#   a solved ticket says what to write. Compare with the last row, which learned from the right answers to the same messages.
+# - The check for a valid record had little to teach, as the chart shows: in most groups all rewards were equal. The answers became a little
+#   more alike. The live run had a weaker start and a higher rate.
+# - The right category taught something in most groups. A reward only says "more like this one", while a solved ticket says what to
+#   write: SFT on the right answers to the same messages is the one row whose difference from the start isn't chance.
 # - GRPO's good results come from large runs: thousands of steps, and models that are right often enough to begin with (Shao
 #   et al., 2024). Twelve steps on a CPU can show how it works and not what it can do.
 #
@@ -269,10 +270,9 @@ charts.lines({name: (range(1, len(groups) + 1), groups) for name, groups in teac
 # | the answers | `Counter(answers).most_common(3)`, and read twenty of them | they no longer depend on the message |
 # | the work itself | score on messages that no reward was given on, beside the start | the reward rose and this didn't |
 # | the groups | the share whose rewards differ (your exercise) | it falls to 0 while the work isn't done |
-# | the cheap rival | SFT on the right answers, where you have them | it does better |
 #
 # The remedy is a better program: reward what you want and not what's easy to check. Where that's impossible, stop early, and hold the model near
-# its start with `beta`. That slows the gaming down and doesn't end it.
+# its start with `beta`. That may slow the gaming down.
 #
 # ## 6 · If no program can score: a reward model, and PPO
 #
