@@ -220,8 +220,8 @@ pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 # %% [markdown]
 # The reward rose, and the last column shows what the model learned: to write one record again and again, which it already wrote most often
 # before. That record is valid, so it earns the full reward, and the share of right categories is that category's share of the messages. The
-# program pays no more for reading the message. (The reward began lower than the start's "valid", because it's given to answers at temperature
-# 1, and the table shows temperature 0.)
+# program pays no more for reading the message. The reward began lower than the start's "valid", because it's given to answers at temperature
+# 1, and the table shows temperature 0.
 #
 # **Your turn.** Call `train_on(right_category)` in a new cell, and `measure(answer_all(…))` on the model that it returns. Is it better?
 # With such a start and so few steps it may not be, which is why section 4 takes recorded runs.
