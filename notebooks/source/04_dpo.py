@@ -373,6 +373,9 @@ ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 # more, and in its own answers it mostly leaves the number out. **To rank two replies isn't to write one.** So judge answers, and not the
 # accuracy in the log. Which promise fits the message, and whether an apology does, it can hardly rank.
 
+# %%
+# EXERCISE: align-3
+
 # %% [markdown]
 # ## 6 · What do your pairs teach?
 #
@@ -586,9 +589,6 @@ pd.DataFrame(rows).T
 # | know that it's set up right | first rewards 0; first loss 0.69, plus SFT's if you add it |
 # | know that it works | answers to unseen messages beside the control's, by a measure fixed before |
 # | keep it sane | KL from the start, `rewards/chosen`, and answers read by eye |
-
-# %%
-# EXERCISE: align-3
 
 # %%
 quiz("04")
