@@ -122,6 +122,12 @@ def imports_for(answer: AnswerFile, source: str) -> str:
     return "\n".join(lines + [cell.source for cell in answer.cells if cell.word == "given"])
 
 
+def is_definition(node: ast.stmt) -> bool:
+    """True for a function, and for a constant as the lessons write them: `WAITING = …`."""
+    named = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper()
+    return named or isinstance(node, ast.FunctionDef)
+
+
 def checked(answer: AnswerFile) -> dict:
     """What the notebook's checks say: IPython runs the student's cells, in an event loop as in a kernel."""
     from IPython.core.interactiveshell import InteractiveShell
@@ -143,10 +149,8 @@ def checked(answer: AnswerFile) -> dict:
                 continue
             if how == "imports":
                 source = imports_for(answer, source)
-            if how == "lesson" and "\nWAITING" in source:
-                source = next(line for line in source.splitlines() if line.startswith("WAITING"))
-            if how == "lesson" and (functions := [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]):
-                source = "\n".join(map(ast.unparse, functions))  # the rest of the cell needs a model
+            if how == "lesson" and (found := [node for node in ast.parse(source).body if is_definition(node)]):
+                source = "\n".join(map(ast.unparse, found))  # the rest of the cell needs a model
             result = await shell.run_cell_async(source, store_history=False, transformed_cell=shell.transform_cell(source))
             error = result.error_before_exec or result.error_in_exec
             if error is not None and how != "fails":
