@@ -29,6 +29,7 @@ from course_utils.exercises.values import Unsendable, is_tensor, settled
 MODULES = (lesson_01, lesson_02, lesson_03, lesson_04, lesson_04_further, lesson_05, lesson_06)
 EXERCISES = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 HINT_FROM = 3  # wrong tries
+TO_WRITE = "Your answer goes into the cell above. Run it, then run this one."
 _tries: Counter[str] = Counter()
 
 
@@ -56,6 +57,8 @@ class ExerciseScore(float):
 
     @property
     def _state(self) -> str:
+        if self.message == TO_WRITE:
+            return f"{self.exercise.id}, {self.exercise.worth}."
         state = "passed" if self.passed else "not yet"
         return f"{self.exercise.id}: {float(self):g} of {self.exercise.worth} ({state})."
 
@@ -66,7 +69,7 @@ class ExerciseScore(float):
         return f"{self._state} {self.message}" + (f"\nHint: {self.hint}" if self.hint else "")
 
     def _repr_html_(self) -> str:
-        colour = "#009E73" if self.passed else "#D55E00"
+        colour = "#009E73" if self.passed else "#767676" if self.message == TO_WRITE else "#D55E00"
         hint = f"<br><b>Hint:</b> {escape(self.hint)}" if self.hint else ""
         return (
             f'<div style="border-left:4px solid {colour};padding:.4em .8em"><b>{escape(self._state)}</b> '
@@ -91,12 +94,24 @@ def check(id: str, answer: object, seed: int | None = None) -> ExerciseScore:
     if id not in EXERCISES:
         raise CourseError(f"unknown exercise {id!r}; there are {', '.join(EXERCISES)}")
     exercise = EXERCISES[id]
+    if _is_untouched(answer):
+        return ExerciseScore(0.0, exercise, TO_WRITE)  # no fault yet, and no try
     points, message = _mark(exercise, answer, seed)
     if points == exercise.points:
         _tries[id] = 0
         return ExerciseScore(points, exercise, message)
     _tries[id] += 1
     return ExerciseScore(points, exercise, message, " ".join(exercise.hint.split()) if _tries[id] >= HINT_FROM else "")
+
+
+def _is_untouched(answer: object) -> bool:
+    """True for a function that has a docstring and no body yet."""
+
+    def untouched() -> None:
+        """Do nothing."""
+
+    code = getattr(answer, "__code__", None)
+    return code is not None and (code.co_code, code.co_consts) == (untouched.__code__.co_code, (answer.__doc__, None))
 
 
 def _mark(exercise: Exercise, answer: object, seed: int | None = None) -> tuple[float, str]:

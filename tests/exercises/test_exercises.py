@@ -47,15 +47,17 @@ def test_exact_arithmetic_and_floats_hold_the_same_rows_out():
 
 
 @pytest.mark.parametrize("id", EXERCISES)
-def test_the_stub_runs_and_gets_zero(id):
+def test_the_stub_gets_zero_and_is_no_wrong_try(id):
     exercise = EXERCISES[id]
     stub = strip_solution(exercise.source())
     assert "# YOUR CODE HERE" in stub
     solved = solution_lines(exercise.source())
     assert solved and not any(line in stub for line in solved)
-    score = check(id, function_from(stub, exercise.name))
-    assert float(score) == 0
-    assert "returns None" in score.message
+    for _ in range(3):
+        score = check(id, function_from(stub, exercise.name))
+        assert float(score) == 0 and not score.hint
+        assert "cell above" in score._repr_html_() and "not yet" not in str(score)
+    assert "returns None" in check(id, lambda *arguments: None).message
 
 
 @pytest.mark.parametrize(("id", "name", "mistake"), MISTAKES, ids=[f"{i}-{n}" for i, n, _ in MISTAKES])
