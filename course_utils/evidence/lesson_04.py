@@ -88,7 +88,7 @@ class _Judged(Answers):
 def compared_figure() -> Figure:
     """Draw the share of answers that keep each rule, by method: the mean over the seeds, and the lowest and highest seed."""
     rows: dict[str, dict[str, evaluation.Score]] = {}
-    for rule in (ALL, *house_style.RULES[:4]):
+    for rule in (ALL, *house_style.RULES):
         rows[rule] = {}
         for name in COMPARED:
             means = [statistics.mean(seed) for seed in per_seed(name, rule)]
