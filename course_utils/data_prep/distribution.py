@@ -1,9 +1,8 @@
-"""How far are the training prompts from those in production, and which of them are closest?
+"""How far are the training prompts from those in production?
 
 A model trained on polite paragraphs copes badly with terse users. The distance is measured with a classifier that is trained
 to separate the two sets of prompts: its area under the ROC curve is 0.5 if they are of one kind, and 1 if every prompt shows
-which set it is from (classifier two-sample test, Lopez-Paz and Oquab 2017). The classifier's odds are the density ratio by
-which prompts can be resampled.
+which set it is from (classifier two-sample test, Lopez-Paz and Oquab 2017).
 """
 
 from __future__ import annotations
@@ -57,14 +56,12 @@ class Distance:
     Attributes:
         auc: how well a classifier tells them apart on prompts it has not seen; 0.5 means not at all.
         train, production: how each set is written.
-        weights: for each training prompt, its odds of being a production prompt; for `resample`.
         topics: the words that are typical of the training set and of the production set, the most typical first.
     """
 
     auc: float
     train: Style
     production: Style
-    weights: np.ndarray
     topics: tuple[list[str], list[str]]
 
 
@@ -96,34 +93,10 @@ def distance(train: Sequence[str], production: Sequence[str], seed: int = 0) -> 
         # C multiplies the sum of the losses; 10 / n weighs their mean, whatever the number of prompts.
         classifier = LogisticRegression(C=10 / np.sum(~out), class_weight="balanced", fit_intercept=False, max_iter=1000)
         scores[out] = classifier.fit(features[~out], labels[~out]).decision_function(features[out])
-    odds = np.exp(np.clip(scores, -8, 8)) * len(train) / len(production)
     words = [set(normalise(" ".join(texts)).split()) for texts in (train, production)]
     topics = _characteristic_words(train, production), _characteristic_words(production, train)
     auc = float(roc_auc_score(labels, scores))
-    return Distance(auc, _style(train, words[1]), _style(production, words[0]), odds[: len(train)], topics)
-
-
-def resample(train: Sequence, weights: Sequence[float], n: int, seed: int = 0) -> list[int]:
-    """Draw a sample of the training rows that is closer to production than the whole.
-
-    Args:
-        train: the training rows.
-        weights: one weight per row, such as `Distance.weights`.
-        n: number of rows to draw.
-        seed: seed of the draw.
-
-    Returns:
-        Indices of n different rows.
-
-    Raises:
-        CourseError: n is below 1, or there are fewer rows.
-    """
-    odds = np.asarray(weights, dtype=float)
-    if not 0 < n <= len(train):
-        raise CourseError(f"{n} of {len(train)} rows can't be drawn: n must be at least 1, and at most the number of rows")
-    # The n largest of log(u) / w: sampling without replacement by weight (Efraimidis and Spirakis 2006).
-    keys = np.log(np.random.default_rng(seed).random(len(odds))) / np.maximum(odds, 1e-12)
-    return sorted(np.argsort(keys)[-n:].tolist())
+    return Distance(auc, _style(train, words[1]), _style(production, words[0]), topics)
 
 
 def _features(text: str) -> np.ndarray:

@@ -10,7 +10,7 @@ simplest form: rank the rows by the probability of their own label. The paper's 
 if another label reaches that label's threshold, the mean probability that the classifier gives it on the rows that have it
 (the off-diagonal of the paper's confident joint). `LabelCheck.by_published_rule` has those. On the lesson's export the rule
 leaves two thirds of the wrong labels where they are, and as many rows from the top of the ranking have more of them; the
-ranking finds nearly all, if you read on long enough (tests/data_prep/test_label_noise.py has the figures). Mistakes that
+ranking finds nearly all, if you read on long enough (tests/evidence/test_wrong_labels.py has the figures). Mistakes that
 many rows have in common are another matter: the classifier learns them like anything else, and finds few of them.
 """
 
@@ -23,10 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from course_utils.data_prep import formats
+from course_utils.data_prep import formats, truth
 from course_utils.errors import CourseError
+from course_utils.exercises.lesson_05 import classifier
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,6 @@ def evidence_in(row: dict, name: str) -> str:
     """Return what a classifier may read of a row: the message, and the record without the label itself."""
     rest = {key: value for key, value in json.loads(formats.answer_of(row)).items() if key != name}
     return "\n".join([formats.prompt_of(row), *(f"{key}_{v}" if " " not in str(v) else str(v) for key, v in rest.items())])
-
-
-def classifier() -> Any:
-    """Return a small text classifier, not yet trained: TF-IDF of words and pairs of words, and logistic regression.
-
-    Its solver, SAGA, steps row by row in one thread; solvers of dense algebra wait for cores that other work holds.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    features = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
-    return make_pipeline(features, LogisticRegression(C=3, solver="saga", tol=1e-3, random_state=0))
 
 
 def one_owner_each(owners: Sequence) -> list[str]:
@@ -174,3 +162,8 @@ def repaired(rows: Sequence[dict], name: str, decisions: Mapping[int, str | None
             answer["content"] = json.dumps(record | {name: decision}, ensure_ascii=False)
         repaired_rows.append(new)
     return repaired_rows
+
+
+def planted(export: truth.RawExport, lines: Sequence[int]) -> list[int]:
+    """Return, as indices into `lines`, which of the rows of these lines have a label that was exchanged on purpose."""
+    return [index for index, line in enumerate(lines) if "wrong_label" in export.faults(line)]
