@@ -24,44 +24,19 @@ THANKS = re.compile(r"\b(?:regards|sincerely|thank|thanks|faithfully|wishes|plea
 
 
 @dataclass(frozen=True)
-class Style:
-    """How a set of prompts is written.
-
-    `words` is the median length in words, `vocabulary` a share of words, and the others are shares of prompts.
-    """
-
-    words: float
-    terse: float
-    greets: float
-    polite: float
-    lower_case: float
-    vocabulary: float
-
-    def rows(self) -> list[tuple[str, float]]:
-        """Return the name and the value of each measure, for a table."""
-        return [
-            ("median words", self.words),
-            ("at most 8 words", self.terse),
-            ("starts with a greeting", self.greets),
-            ("thanks, please, regards", self.polite),
-            ("begins in lower case", self.lower_case),
-            ("words known to the other set", self.vocabulary),
-        ]
-
-
-@dataclass(frozen=True)
 class Distance:
     """Two sets of prompts side by side.
 
     Attributes:
         auc: how well a classifier tells them apart on prompts it has not seen; 0.5 means not at all.
-        train, production: how each set is written.
+        train, production: how each set is written: measure, in words → its value. All but the median are shares, of the
+            prompts or of the words.
         topics: the words that are typical of the training set and of the production set, the most typical first.
     """
 
     auc: float
-    train: Style
-    production: Style
+    train: dict[str, float]
+    production: dict[str, float]
     topics: tuple[list[str], list[str]]
 
 
@@ -139,14 +114,15 @@ def _characteristic_words(texts: Sequence[str], other_texts: Sequence[str], coun
     return sorted((word for word in scores if scores[word] > 1), key=scores.__getitem__, reverse=True)[:count]
 
 
-def _style(texts: Sequence[str], others: set[str]) -> Style:
+def _style(texts: Sequence[str], others: set[str]) -> dict[str, float]:
     lengths = np.array([len(text.split()) for text in texts])
     words = [word for text in texts for word in normalise(text).split()]
-    return Style(
-        float(np.median(lengths)),
-        float(np.mean(lengths <= 8)),
-        float(np.mean([bool(GREETS.search(text)) for text in texts])),
-        float(np.mean([bool(THANKS.search(text)) for text in texts])),
-        float(np.mean([text[:1].islower() for text in texts])),
-        float(np.mean([word in others for word in words])) if words else 0.0,
-    )
+    measures = {
+        "median words": np.median(lengths),
+        "at most 8 words": np.mean(lengths <= 8),
+        "starts with a greeting": np.mean([bool(GREETS.search(text)) for text in texts]),
+        "thanks, please, regards": np.mean([bool(THANKS.search(text)) for text in texts]),
+        "begins in lower case": np.mean([text[:1].islower() for text in texts]),
+        "words known to the other set": np.mean([word in others for word in words]) if words else 0,
+    }
+    return {name: float(value) for name, value in measures.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.opening import json_or_none
@@ -31,22 +31,12 @@ class Parts:
 
     Attributes:
         train, validation: indices of the rows, in order.
-        strata: what the parts should be alike in ("label", "template", …) → the value of each row, None for no value.
         notes: where the parts could not be made alike, in words.
     """
 
     train: list[int]
     validation: list[int]
-    strata: Mapping[str, Sequence] = field(default_factory=dict, repr=False)
-    notes: list[str] = field(default_factory=list)
-
-    def shares(self, name: str) -> dict[Hashable, tuple[float, float]]:
-        """Return value → (its share of the training rows, its share of the validation rows), the commonest value first."""
-        values = self.strata[name]
-        counts = [Counter(values[i] for i in part if values[i] is not None) for part in (self.train, self.validation)]
-        ordered = [value for value, _ in (counts[0] + counts[1]).most_common()]
-        train, validation = ({value: n / max(1, part.total()) for value, n in part.items()} for part in counts)
-        return {value: (train.get(value, 0.0), validation.get(value, 0.0)) for value in ordered}
+    notes: list[str]
 
 
 def split(
@@ -102,7 +92,7 @@ def split(
     together = groups.members()
     held_out = _hold_out(together, strata, validation, seed)
     notes += _unlike(strata, held_out, len(rows), validation)
-    return Parts([i for i in range(len(rows)) if i not in held_out], sorted(held_out), strata, notes)
+    return Parts([i for i in range(len(rows)) if i not in held_out], sorted(held_out), notes)
 
 
 def _values(rows: Sequence[dict], values: Values) -> Sequence:

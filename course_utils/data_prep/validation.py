@@ -44,7 +44,7 @@ class Report:
         target: who will read the rows: "openai" or "trl".
         rows: number of rows that could be read.
         bad_rows: number of lines with at least one error.
-        shapes: shape of `formats.SHAPES` → number of rows that have it.
+        shapes: shape of `formats.KIND_OF` → number of rows that have it.
         counts: code → number of findings, including those that are not kept.
         findings: the first `MAX_FINDINGS` findings.
         tokens: number of tokens in all rows together; None without a tokenizer.

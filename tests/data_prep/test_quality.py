@@ -167,7 +167,7 @@ def test_another_kind_is_told_apart():
     production = prompts(150, True, 4)
     before = distance(train, production)
     assert before.auc > 0.75
-    assert before.production.words < before.train.words
+    assert before.production["median words"] < before.train["median words"]
     assert set(before.topics[0]) <= {"dear", "team", "would", "like", "ask", "about", "the", "regards"}, before.topics
 
 

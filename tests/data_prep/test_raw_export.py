@@ -179,4 +179,4 @@ def test_hardly_a_personal_value_is_left(export, prepared):
 
 def test_prompts_of_production_are_another_world(prepared):
     assert prepared.distance.auc > 0.9
-    assert prepared.distance.production.words < prepared.distance.train.words
+    assert prepared.distance.production["median words"] < prepared.distance.train["median words"]

@@ -94,22 +94,21 @@ class Redacted:
     script: str = ""
 
 
-def find(text: str, kinds: Iterable[str] = PII_KINDS, allow: Iterable[str] = (), preceding: str = "") -> list[Entity]:
+def find(text: str, allow: Iterable[str] = (), preceding: str = "") -> list[Entity]:
     """Return the personal data in a text, in order and without overlaps.
 
     Names and addresses are found in Latin script, names also in Cyrillic, Greek and Armenian (see `unsearched_script`). Web addresses, base64 and hexadecimal ids are not text, and are not searched.
 
     Args:
         text: any text.
-        kinds: kinds of personal data to look for, of `PII_KINDS`.
         allow: values that identify nobody, such as the company's own address and number; case does not matter.
         preceding: the message before, which may ask a question that the text answers ("And your date of birth?").
 
     Raises:
-        CourseError: a kind is unknown, or Presidio is not installed.
+        CourseError: Presidio is not installed.
     """
     search = _in_windows if len(text) > WINDOW else _find
-    entities = search(blotted(text), _known(kinds), preceding)
+    entities = search(blotted(text), preceding)
     allowed = {value.casefold() for value in allow}
     return [entity for entity in entities if BLOT not in entity.text and entity.text.casefold() not in allowed]
 
@@ -136,15 +135,7 @@ def not_looked_for(script: str) -> str:
     return "addresses" if script in CAPITALISED_SCRIPTS else "names and addresses"
 
 
-def _known(kinds: Iterable[str]) -> set[str]:
-    """The kinds, of which each must be known."""
-    kinds = set(kinds)
-    if unknown := kinds - set(PII_KINDS):
-        raise CourseError(f"unknown kind {min(unknown)!r}; there are {', '.join(PII_KINDS)}")
-    return kinds
-
-
-def _find(text: str, kinds: set[str], preceding: str) -> list[Entity]:
+def _find(text: str, preceding: str) -> list[Entity]:
     """Like `find`, for a text that fits into one window."""
     if not text.strip(BLOT):
         return []
@@ -156,27 +147,26 @@ def _find(text: str, kinds: set[str], preceding: str) -> list[Entity]:
         separated = recognizers.separated(whole)
         for entity, gate, finder in recognizers.finders():
             kind = recognizers.ENTITIES[entity]
-            if kind not in kinds or not gate.search(text):
+            if not gate.search(text):
                 continue
             # An e-mail address may have such letters itself, and words before a number tell whether it is a phone's.
             for start, end, score in finder(whole if kind in ("EMAIL", "PHONE") else separated):
                 score = _in_context(whole, entity, start, end, score)
                 if score >= THRESHOLD and start >= len(context):
                     entities.append(_entity(text, kind, start - len(context), end - len(context), score))
-    if "ADDRESS" in kinds and recognizers.DIGIT.search(text):
+    if recognizers.DIGIT.search(text):
         entities += [_entity(text, "ADDRESS", *span, ADDRESS_SCORE) for span in find_addresses(text)]
     entities = _without_overlaps(entities)
-    if "NAME" in kinds:
-        # Numbers and addresses are blotted out first, because streets are named after people.
-        masked_text = recognizers.separated(text)
-        for found in entities:
-            masked_text = masked_text[: found.start] + "0" * (found.end - found.start) + masked_text[found.end :]
-        scored = ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in find_names(masked_text))
-        entities += [_entity(text, "NAME", *span) for span in scored if span[2] >= THRESHOLD]
+    # Numbers and addresses are blotted out first, because streets are named after people.
+    masked_text = recognizers.separated(text)
+    for found in entities:
+        masked_text = masked_text[: found.start] + "0" * (found.end - found.start) + masked_text[found.end :]
+    scored = ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in find_names(masked_text))
+    entities += [_entity(text, "NAME", *span) for span in scored if span[2] >= THRESHOLD]
     return _without_overlaps(entities)
 
 
-def _in_windows(text: str, kinds: set[str], preceding: str) -> list[Entity]:
+def _in_windows(text: str, preceding: str) -> list[Entity]:
     """Search a long text window by window, because the time for names and addresses grows with the square of the length."""
     entities, start = [], 0
     while start < len(text):
@@ -184,7 +174,7 @@ def _in_windows(text: str, kinds: set[str], preceding: str) -> list[Entity]:
         if end < len(text):  # cut between lines, sentences or words, in this order
             cuts = (text.rfind(mark, start + WINDOW // 2, end) + len(mark) for mark in ("\n", ". ", " "))
             end = next((cut for cut in cuts if cut > start + WINDOW // 2), end)
-        for entity in _find(text[start:end], kinds, preceding):
+        for entity in _find(text[start:end], preceding):
             entities.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text, entity.score))
         preceding, start = text[start:end], end
     return entities
@@ -195,34 +185,26 @@ class Redactor:
 
     Args:
         mode: "label" writes [NAME], "mask" a * for each letter and digit, "pseudonym" an invented value of the same kind.
-        kinds: kinds of personal data to remove.
         seed: determines the pseudonyms; without knowing it, nobody can compute them from the values.
         allow: see `find`.
 
     Raises:
-        CourseError: a mode or a kind is unknown.
+        CourseError: the mode is unknown.
     """
 
-    def __init__(
-        self,
-        mode: str = "label",
-        kinds: Iterable[str] = PII_KINDS,
-        seed: int | str = 0,
-        allow: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, mode: str = "label", seed: int | str = 0, allow: Iterable[str] = ()) -> None:
         if mode not in MODES:
             raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
-        self.mode, self.kinds, self.seed = mode, _known(kinds), seed
-        self.allow = tuple(allow)
+        self.mode, self.seed, self.allow = mode, seed, tuple(allow)
 
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
         """Return a text without its personal data, and what was found in it.
 
         Warns if the text is in a script in which names or addresses are not looked for.
         """
-        if {"NAME", "ADDRESS"} & self.kinds and (script := unsearched_script(text)):
+        if script := unsearched_script(text):
             warnings.warn(f"in {script} script {not_looked_for(script)} are not looked for", stacklevel=2)
-        entities = find(text, self.kinds, self.allow, preceding)
+        entities = find(text, self.allow, preceding)
         return self._replaced(text, entities), entities
 
     def _replaced(self, text: str, entities: list[Entity]) -> str:
@@ -240,7 +222,7 @@ class Redactor:
         row, pieces = copy.deepcopy(row), list[Piece]()
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
         script = next(filter(None, (unsearched_script(piece.text) for piece in pieces)), "")
-        entities_of = [find(p.text, self.kinds, self.allow, p.preceding) for p in pieces]
+        entities_of = [find(p.text, self.allow, p.preceding) for p in pieces]
         # A name found in one message is a name in all: "Thanks, Jana" shows who "dear Jana" is. Everything is found before
         # anything is replaced, so that a pseudonym is not taken for another person.
         entity_of = {entity.text: entity for entities in entities_of for entity in entities if len(entity.text) > 2}
