@@ -467,26 +467,23 @@ def read_rows(path: str | Path, settings: Preparation) -> Iterator[tuple[reading
     Raises:
         CourseError: the file cannot be read.
     """
-    fix_rows = "validate" in settings.steps
+    rounds = MAX_FIX_ROUNDS if "validate" in settings.steps else 0
 
     def check(rows: Iterable[reading.Row]) -> Iterator[tuple[reading.Row, list[Finding]]]:
         return validation.check(rows, settings.kind, settings.target, settings.tokenizer, settings.max_tokens)
 
     for row, findings in check(reading.read(path, settings.columns)):
-        value, line, errors = row.value, row.line, _errors(findings)
+        value, line = row.value, row.line
         changes: list[Change] = []
-        rounds = 0
-        # A fix may uncover another fault, such as a field that the new shape has no place for.
-        while fix_rows and findings and rounds < MAX_FIX_ROUNDS:
+        for _ in range(rounds):  # a fix may uncover another fault, such as a field that the new shape has no place for
             fixed, codes = fix(value, findings, settings.kind, settings.target)
             if fixed is None or not codes:
                 break
             changes += [Change(line, "validate", CHANGED, f.code, f.message, f.field) for f in findings if f.code in codes]
-            value, rounds = fixed, rounds + 1
+            value = fixed
             # The same rules decide whether it is fixed.
             findings = [finding for _, row_findings in check([reading.Row(line, fixed)]) for finding in row_findings]
-            errors = _errors(findings)
-        blank = [finding for finding in row.findings if finding.code == "blank_line"]
+        errors, blank = _errors(findings), [finding for finding in row.findings if finding.code == "blank_line"]
         if errors or blank:
             first = (errors or blank)[0]
             changes = [c for c in changes if c.code in FILE_LEVEL_CODES] + [
