@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -100,3 +100,27 @@ def peak_flops() -> float:
         a @ b
         times.append(time.perf_counter() - started)
     return 2 * 2048**3 / sorted(times)[3]
+
+
+def for_training(rows: Iterable[dict], fields: Sequence[str], longest: int) -> list[list[dict]]:
+    """Return conversations that are short enough for a small budget.
+
+    An answer that is not a record is left as it is, because that is what a raw export teaches.
+
+    Args:
+        rows: chat rows.
+        fields: the fields to which records are reduced.
+        longest: rows whose user's message has more words are left out.
+    """
+    conversations = []
+    for row in rows:
+        *system, user, assistant = ({k: m[k] for k in ("role", "content")} for m in row["messages"])
+        if len(user["content"].split()) > longest:
+            continue
+        try:
+            record = json.loads(assistant["content"])
+            assistant["content"] = json.dumps({field: record[field] for field in fields}, ensure_ascii=False)
+        except (ValueError, KeyError, TypeError):
+            pass
+        conversations.append([*system, user, assistant])
+    return conversations

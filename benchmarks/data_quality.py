@@ -14,7 +14,7 @@ import random
 import re
 import sys
 
-from common import write_results
+from common import for_training, write_results
 from course_utils import assets, evaluation, memory, models, training
 from course_utils.data_prep import load_task, prepare, quality, truth
 from course_utils.generation import generate
@@ -82,7 +82,7 @@ def sets() -> dict[str, list]:
     random.Random(0).shuffle(generated)
 
     def cut(rows):
-        return truth.for_training(rows, FIELDS, LONGEST)
+        return for_training(rows, FIELDS, LONGEST)
 
     synthetic = cut(generated)
     return {

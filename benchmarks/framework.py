@@ -21,6 +21,8 @@ import statistics
 import time
 from datetime import date
 
+import shop_prompts
+import shop_scores
 from common import RECORDS, write_results
 from course_utils import evaluation, hardware, memory, models, training
 from course_utils.data_prep import load_catalogue
@@ -101,7 +103,11 @@ def quality(prompts, selected=questions, version: int = 1, system: str = ""):
     """Scores of greedy answers, seconds per answer, and the answers."""
     started = time.perf_counter()
     answers = answer(system, prompts)
-    return catalogue.evaluate(answers, selected, version), (time.perf_counter() - started) / len(prompts), answers
+    return (
+        shop_scores.evaluate(catalogue, answers, selected, version),
+        (time.perf_counter() - started) / len(prompts),
+        answers,
+    )
 
 
 def rows(scores) -> dict:
@@ -193,7 +199,7 @@ def main(rivals_only: bool = False, added: str = "") -> None:
 
     question_by_id = {q["id"]: q for q in questions}
     lessons = [example for group in training_examples(catalogue) for example in group]
-    drill = [catalogue.example(row) for q in changed for row in wordings[q["id"]]]
+    drill = [shop_prompts.example(catalogue, row) for q in changed for row in wordings[q["id"]]]
     seen = [q | {"question": wordings[q["id"]][0]["question"]} for q in questions]
     reserved_facts = [id for number, id in enumerate(wordings) if number % 10 < 3]  # in no training set of SIZES
     sizes: dict = {size: {"trained on": [], "test": [], "valid": []} for size in SIZES}
@@ -212,7 +218,7 @@ def main(rivals_only: bool = False, added: str = "") -> None:
 
         tune(drill, DRILL_EPOCHS, seed, adapter_weights)
         answer_scores, _, answers = quality(plain(changed), changed)
-        new_scores = catalogue.evaluate(answers, changed, 2)
+        new_scores = shop_scores.evaluate(catalogue, answers, changed, 2)
         trained_scores = quality(plain([q for q in seen if q["answer_v2"]]), [q for q in seen if q["answer_v2"]])[0]
         drilled["trained on"].append(rows(trained_scores)["knowledge"])
         drilled["version 1"].append(rows(answer_scores)["knowledge"])
@@ -224,7 +230,9 @@ def main(rivals_only: bool = False, added: str = "") -> None:
         for size, (facts, wordings_per_fact) in SIZES.items():
             candidates = [id for id in wordings if id not in reserved_facts]
             training_facts = random.Random(0).sample(candidates, facts)  # the same for each seed
-            chosen = [catalogue.example(row) for id in training_facts for row in wordings[id][:wordings_per_fact]]
+            chosen = [
+                shop_prompts.example(catalogue, row) for id in training_facts for row in wordings[id][:wordings_per_fact]
+            ]
             tune(chosen, STEPS * BATCH_SIZE / len(chosen), seed)
             trained_questions = [q for q in seen if q["id"] in training_facts]
             on_own = quality(plain(trained_questions), trained_questions)[0]
@@ -240,14 +248,14 @@ def main(rivals_only: bool = False, added: str = "") -> None:
         return
 
     sweep, weights, epochs_done = {}, None, 0
-    everything = [catalogue.example(row) for row in catalogue.training]
+    everything = [shop_prompts.example(catalogue, row) for row in catalogue.training]
     for epochs in SWEEP:
         schedule = {"schedule": "constant", "learning_rate": LEARNING_RATE / 2}
         weights, epochs_done = tune(everything, epochs - epochs_done, epochs, weights, **schedule)[1], epochs
         answer_scores, _, answers = quality(plain(questions))
         by_id = dict(zip(question_by_id, answers))
-        new_scores = catalogue.evaluate([by_id[q["id"]] for q in changed], changed, 2)
-        stale = [catalogue.knows(_answer_text(by_id[q["id"]]), q, 1) for q in changed]
+        new_scores = shop_scores.evaluate(catalogue, [by_id[q["id"]] for q in changed], changed, 2)
+        stale = [shop_scores.knows(catalogue, _answer_text(by_id[q["id"]]), q, 1) for q in changed]
         trained_scores = quality(plain(seen), seen)[0]
         sweep[epochs] = {
             "trained on": [rows(trained_scores)["knowledge"]],

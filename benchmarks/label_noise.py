@@ -16,9 +16,10 @@ import argparse
 import json
 import random
 
-from common import write_results
+import wrong_labels
+from common import for_training, write_results
 from course_utils import data_prep, memory, models, training
-from course_utils.data_prep import formats, label_noise, quality, truth
+from course_utils.data_prep import formats, quality, truth
 from course_utils.generation import generate
 
 import torch
@@ -44,32 +45,32 @@ def prepared_rows() -> tuple[list[dict], dict[int, str]]:
 def with_more_noise(rows: list[dict], right: dict[int, str], seed: int) -> tuple[list[dict], dict[int, str]]:
     """The same rows with `MORE` times as many wrong categories."""
     rng = random.Random(seed)
-    labels = sorted({label_noise.label_of(row, "category") for row in rows})
+    labels = sorted({wrong_labels.label_of(row, "category") for row in rows})
     fine = [index for index in range(len(rows)) if index not in right]
     new = {}
     right = dict(right)
     for index in rng.sample(fine, (MORE - 1) * len(right)):
-        right[index] = label_noise.label_of(rows[index], "category")
+        right[index] = wrong_labels.label_of(rows[index], "category")
         new[index] = rng.choice([label for label in labels if label != right[index]])
-    return data_prep.repaired(rows, "category", new), right
+    return wrong_labels.repaired(rows, "category", new), right
 
 
 def treatments(rows: list[dict], right: dict[int, str], read: int, seed: int) -> tuple[dict[str, list[dict]], dict]:
     """Training sets by what was done about the labels, and what the check found."""
-    suspects = data_prep.check_labels(rows, "category", seed=seed).suspects[:read]
+    suspects = wrong_labels.check_labels(rows, "category", seed=seed).suspects[:read]
     found = [index for index in suspects if index in right]
     sets = {
         "as they are": rows,
-        f"first {read} suspects dropped": data_prep.repaired(rows, "category", dict.fromkeys(suspects)),
-        f"first {read} suspects read": data_prep.repaired(rows, "category", {index: right[index] for index in found}),
-        "all labels right": data_prep.repaired(rows, "category", dict(right)),
+        f"first {read} suspects dropped": wrong_labels.repaired(rows, "category", dict.fromkeys(suspects)),
+        f"first {read} suspects read": wrong_labels.repaired(rows, "category", {index: right[index] for index in found}),
+        "all labels right": wrong_labels.repaired(rows, "category", dict(right)),
     }
     return sets, {"wrong": len(right), "read": len(suspects), "found": len(found)}
 
 
 def one_run(rows: list[dict], seed: int, examples: int, asked: int) -> dict:
     """Train a new adapter and test it; shares with their intervals, and the answers."""
-    conversations = truth.for_training(rows, FIELDS, LONGEST)
+    conversations = for_training(rows, FIELDS, LONGEST)
     order: list = []
     rng = random.Random(seed)
     while len(order) < examples:
@@ -96,7 +97,7 @@ def small_classifier(rows: list[dict]) -> float:
     """Share of the test categories that TF-IDF and logistic regression get right after training on these rows."""
     task = data_prep.load_task("support_tickets")
     texts = [formats.prompt_of(row) for row in rows]
-    fitted = label_noise.classifier().fit(texts, [label_noise.label_of(row, "category") for row in rows])
+    fitted = wrong_labels.classifier().fit(texts, [wrong_labels.label_of(row, "category") for row in rows])
     wanted = [reference["category"] for reference in task.references()]
     return float((fitted.predict([c[1]["content"] for c in task.test]) == wanted).mean())
 

@@ -31,8 +31,10 @@ from functools import cache, partial
 from typing import Any
 
 import common  # noqa: F401 - prepares the process
+import judging
+import wrong_labels
 from course_utils import assets, data_prep
-from course_utils.data_prep import formats, judging, label_noise, quality, similarity, truth
+from course_utils.data_prep import formats, quality, similarity, truth
 from course_utils.generation import generate
 from course_utils.openai_server.constrained import generate_in_schema
 from laptop_runs import MODELS, Prompt, copy_run, count_tokens, loaded, recorded_run, run_command
@@ -149,12 +151,12 @@ def other_judges(export: truth.RawExport, rows: Sequence[dict], lines: Sequence[
         row for row, line in zip(rows, lines, strict=True)
         if similarity.normalise(formats.prompt_of(original.get(line, row))) not in known_messages
     ]  # fmt: skip
-    fitted = label_noise.classifier().fit(
-        [label_noise.evidence_in(row, "category") for row in others],
-        [label_noise.label_of(row, "category") for row in others],
+    fitted = wrong_labels.classifier().fit(
+        [wrong_labels.evidence_in(row, "category") for row in others],
+        [wrong_labels.label_of(row, "category") for row in others],
     )
-    predicted = fitted.predict([label_noise.evidence_in(row, "category") for row in by_hand])
-    by_label = [bool(a == label_noise.label_of(row, "category")) for a, row in zip(predicted, by_hand)]
+    predicted = fitted.predict([wrong_labels.evidence_in(row, "category") for row in by_hand])
+    by_label = [bool(a == wrong_labels.label_of(row, "category")) for a, row in zip(predicted, by_hand)]
     by_rule = [not reasons for reasons in quality.assess([*by_hand, *others], language="en")[: len(by_hand)]]
     return {
         "the rules of section 2": by_rule,
@@ -172,9 +174,9 @@ def load_material() -> Material:
         allow=[truth.OWN_ADDRESS],
     )  # fmt: skip
     by_hand, keep, lines = read_by_hand(export)
-    faulty = set(truth.wrong_labels(export, prepared.lines))
+    faulty = set(wrong_labels.planted(export, prepared.lines))
     read = {formats.customer_of(row) for row in by_hand}
-    owners = label_noise.one_owner_each(prepared.owners)
+    owners = wrong_labels.one_owner_each(prepared.owners)
     taken = {
         owner
         for index, owner in enumerate(owners)
@@ -201,12 +203,12 @@ def plant_faults(rows: Sequence[dict], share: float, seed: int) -> list[Marked]:
     """Return the rows in their order, a share of them with a wrong category or another message's record as in the export."""
     rng = random.Random(seed)
     faulty = rng.sample(range(len(rows)), round(share * len(rows)))
-    labels = [label_noise.label_of(row, LABEL) for row in rows]
+    labels = [wrong_labels.label_of(row, LABEL) for row in rows]
     changed = {
         index: rng.choice([label for label in CATEGORIES if label != labels[index]])
         for index in faulty[: round(WRONG_LABELS * len(faulty))]
     }
-    planted = label_noise.repaired(rows, LABEL, changed)
+    planted = wrong_labels.repaired(rows, LABEL, changed)
     for index in faulty[len(changed) :]:
         orders = [json.loads(formats.answer_of(row))["order_id"] for row in rows]
         donor = rng.choice([other for other, order in enumerate(orders) if order and order != orders[index]])
@@ -218,7 +220,7 @@ def plant_faults(rows: Sequence[dict], share: float, seed: int) -> list[Marked]:
 
 
 def shown(form: Form, row: dict) -> str:
-    """Return what a judge sees of a row: as `judging.judge_here` shows it, or without the category that it is asked for."""
+    """Return what a judge sees of a row: its message and its record, or without the category that it is asked for."""
     message, answer = formats.prompt_of(row), formats.answer_of(row)
     if not form.asks_category:
         return f"Message: {message}\n\nRecord: {answer}"
@@ -233,7 +235,7 @@ def draw_examples(form: Form, seed: int) -> list[tuple[dict, str]]:
     rng = random.Random(seed)
     by_verdict: dict[str, list[dict]] = {}
     for marked in load_material().pool:
-        verdict = label_noise.label_of(marked.right, LABEL) if form.asks_category else ("yes" if marked.good else "no")
+        verdict = wrong_labels.label_of(marked.right, LABEL) if form.asks_category else ("yes" if marked.good else "no")
         by_verdict.setdefault(verdict, []).append(marked.right if form.asks_category else marked.row)
     for rows in by_verdict.values():
         rng.shuffle(rows)
@@ -254,7 +256,7 @@ def prompts(name: str, rows: Sequence[dict], seed: int = 0) -> list[Prompt]:
 
 
 def mark_prompts(rows: Sequence[dict]) -> list[Prompt]:
-    """Return the prompts that ask for a mark and its reason, as `judging.judge` puts them."""
+    """Return the prompts that ask for a mark and its reason."""
     user = [f"Message:\n{formats.prompt_of(row)}\n\nAnswer:\n{formats.answer_of(row)}" for row in rows]
     return [[{"role": "system", "content": MARK_RUBRIC}, {"role": "user", "content": text}] for text in user]
 
@@ -284,7 +286,7 @@ def judge(size: str, name: str, rows: Sequence[dict], seed: int = 0) -> Verdicts
     started = time.process_time()
     if FORMS[name].asks_category:
         table = judging.next_word(model, tokenizer, asked, CATEGORIES)
-        own = [CATEGORIES.index(label_noise.label_of(row, LABEL)) for row in rows]
+        own = [CATEGORIES.index(wrong_labels.label_of(row, LABEL)) for row in rows]
         scores = [probabilities[label] for probabilities, label in zip(table, own)]
         keeps = [score == max(probabilities) for score, probabilities in zip(scores, table)]
     else:
@@ -346,7 +348,7 @@ def without_model() -> dict:
     material = load_material()
     judges = other_judges(material.export, material.prepared.rows, material.prepared.lines)
     by_hand = {name: agreement(keeps, material.keep) for name, keeps in judges.items()}
-    check = data_prep.check_labels(material.prepared.rows, LABEL, group=material.prepared.owners)
+    check = wrong_labels.check_labels(material.prepared.rows, LABEL, group=material.prepared.owners)
     probability = [float(check.probability[index]) for index in material.scored]
     order = np.argsort(probability, kind="stable").tolist()
     accusers = {"another label is likelier": check.suspects, "published rule": check.by_published_rule}

@@ -25,6 +25,7 @@ from typing import Any
 
 import common  # noqa: F401 - prepares the process
 import shop_prompts
+import shop_scores
 from course_utils import memory, models, training
 from course_utils.data_prep import load_catalogue
 from course_utils.data_prep.catalogue import SCHEMA, Catalogue
@@ -118,7 +119,7 @@ def nearest(source: Catalogue, questions: Sequence[Mapping], number: int) -> lis
 def with_examples(source: Catalogue, question: str, rows: Sequence[Mapping]) -> Prompt:
     """Return the prompt with instructions and with the answers to other questions as earlier turns."""
     system, asked = source.prompt(question, instructions=True)
-    return [system, *(message for row in rows for message in source.example(row)[1:]), asked]
+    return [system, *(message for row in rows for message in shop_prompts.example(source, row)[1:]), asked]
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ def measure(
     else:
         answers = generate(model, tokenizer, asked, ANSWER_TOKENS, batch_size=batch_size(form))
     seconds = time.process_time() - started
-    rows = source.evaluate(answers, questions).rows
+    rows = shop_scores.evaluate(source, answers, questions).rows
     right = {side: [int(row[n]) for row in rows] for n, side in enumerate(("valid", "behaviour", "knowledge"))}
     right["both"] = [b * k for b, k in zip(right["behaviour"], right["knowledge"])]
     return {
@@ -237,7 +238,7 @@ def try_training(size: str, rate: float | None, passes: int) -> dict:
     """Return the results of one way of training on the validation questions; `rate` None takes the best of one pass."""
     questions, source = validation()
     rate = rate or best_training(size, PASSES[:1])[0]
-    held_out = [catalogue.example(question) for question in questions]
+    held_out = [shop_prompts.example(catalogue, question) for question in questions]
     return measure_trained(*tune(size, lesson_examples(), rate, passes, 0, held_out), questions, source)
 
 

@@ -101,8 +101,8 @@ def write_html(
 def _page(prepared: pipeline.Prepared, production: Sequence[str], costs_of: Sequence[tuple[str, str]]) -> str:
     style: list[tuple[str, float, float]] = []
     if prepared.distance:
-        ours, theirs = prepared.distance.train.rows(), prepared.distance.production.rows()
-        style = [(label, mine, other) for (label, mine), (_, other) in zip(ours, theirs)]
+        theirs = prepared.distance.production
+        style = [(measure, value, theirs[measure]) for measure, value in prepared.distance.train.items()]
     return render(
         "templates/data_report.html.j2",
         title=f"{Path(prepared.path).name}: data report",

@@ -17,9 +17,8 @@ _MODULE_OF = {
     **dict.fromkeys(("Deduplicated", "deduplicate"), "deduplication"),
     "Redactor": "pii",
     **dict.fromkeys(("contamination", "split"), "splitting"),
-    **dict.fromkeys(("distance", "resample"), "distribution"),
+    "distance": "distribution",
     "assess": "quality",
-    **dict.fromkeys(("check_labels", "repaired"), "label_noise"),
     **dict.fromkeys(("Catalogue", "load_catalogue"), "catalogue"),
     **dict.fromkeys(("Preparation", "Prepared", "prepare"), "pipeline"),
 }

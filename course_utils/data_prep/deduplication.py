@@ -317,96 +317,98 @@ def choose(
         threshold: see `deduplicate`.
         form: what many prompts share, see `similarity.shared_form`.
     """
-    representative_of: dict[int, int] = {}
-    # prompt → answer → the row that is kept for both
-    representatives: dict[object, dict[object, int]] = {}
-    for index in range(len(prompt_keys)):
-        representative = representatives.setdefault(prompt_keys[index], {}).setdefault(answer_keys[index], index)
-        if representative != index:
-            representative_of[index] = representative
-    similarities, alike = dict.fromkeys(representative_of, 1.0), Groups(len(prompt_keys))
-    compare = _Comparison(texts, threshold, form)
+    choice = _Choice(prompt_keys, answer_keys, texts, threshold, form)
     for one, other, similarity in sorted(pairs, key=lambda pair: sorted(pair[:2], reverse=True)):
-        ones, others = representatives[prompt_keys[one]], representatives[prompt_keys[other]]
-        _join(ones, others, representative_of, similarities, alike, compare, similarity)
-    for index in [i for i in representative_of if representative_of[i] in representative_of]:
-        # A normalised copy of a row that has itself been dropped: it is dropped in favour of the same row.
-        representative = representative_of[index]
-        similarities[index] = similarities[representative]
-        representative_of[index] = representative_of[representative]
-    normalised_keys = list(zip(prompt_keys, answer_keys))
-    clusters: dict[int, list[int]] = {}
-    for index in sorted(representative_of):
-        clusters.setdefault(representative_of[index], []).append(index)
-    duplicates = []
-    for representative, dropped in sorted(clusters.items(), key=lambda item: min(item[0], *item[1])):
-        kinds = {}
-        for index in dropped:
-            if exact_keys[index] == exact_keys[representative]:
-                kinds[index] = EXACT
-            elif normalised_keys[index] == normalised_keys[representative]:
-                kinds[index] = NORMALISED
-            else:
-                kinds[index] = NEAR
-        duplicates.append(
-            Cluster(tuple(sorted([representative, *dropped])), representative, kinds, {i: similarities[i] for i in dropped})
-        )
-    for replies in representatives.values():
-        members = list(replies.values())
-        for member in members[1:]:
-            alike.join(members[0], member)
-    return Deduplicated(
-        [i for i in range(len(prompt_keys)) if i not in representative_of],
-        duplicates,
-        _conflicts(alike, representative_of, clusters),
-    )
+        choice.compare(prompt_keys[one], prompt_keys[other], similarity)
+    copies: dict[int, list[int]] = {}
+    for index, kept in sorted(choice.kept_for.items()):
+        if kept in choice.kept_for:  # a normalised copy of a row that has itself been dropped goes with that row
+            choice.similarities[index] = choice.similarities[kept]
+            kept = choice.kept_for[kept]
+        copies.setdefault(kept, []).append(index)
+
+    def kind_of(index: int, kept: int) -> str:
+        if exact_keys[index] == exact_keys[kept]:
+            return EXACT
+        same = (prompt_keys[index], answer_keys[index]) == (prompt_keys[kept], answer_keys[kept])
+        return NORMALISED if same else NEAR
+
+    clusters = []
+    for kept, dropped in sorted(copies.items(), key=lambda item: min(item[0], *item[1])):
+        kinds = {index: kind_of(index, kept) for index in dropped}
+        similarities = {index: choice.similarities[index] for index in dropped}
+        clusters.append(Cluster(tuple(sorted([kept, *dropped])), kept, kinds, similarities))
+    kept_rows = [index for index in range(len(prompt_keys)) if index not in choice.kept_for]
+    return Deduplicated(kept_rows, clusters, choice.conflicts(copies))
 
 
-def _join(
-    ones: dict[object, int],
-    others: dict[object, int],
-    representative_of: dict[int, int],
-    similarities: dict[int, float],
-    alike: Groups,
-    compare: _Comparison,
-    similarity: float,
-) -> None:
-    """Compare the rows of two near-duplicate prompts: copies where the answers agree, conflicts where they do not."""
-    if next(iter(ones.values())) > next(iter(others.values())):
-        ones, others = others, ones
-    first_few = list(ones.values())[:FEW]
-    for answer, index in others.items():
-        if index in representative_of:
-            continue
-        candidates = [ones[answer]] if answer in ones else first_few
-        for candidate in candidates:
-            representative = representative_of.get(candidate, candidate)
-            if representative >= index:
-                continue
-            # The candidate's similarity says nothing about the row that is kept in its place.
-            score = similarity if representative == candidate else compare.similarity(representative, index)
-            if score < compare.threshold:
-                continue
-            if compare.copies(representative, index):
-                representative_of[index], similarities[index] = representative, score
-                break
-            # Compared with the first row of its group too: by way of others, any two questions would become the same.
-            first = alike.find(representative)
-            if alike.find(index) == index and all(compare.same_prompts(row, index) for row in {representative, first}):
-                alike.join(first, index)
+class _Choice:
+    """Which rows are dropped, each for which other row, and which questions are the same.
 
+    Attributes:
+        kept_for: row that is dropped → the row that is kept for it.
+        similarities: row that is dropped → Jaccard index of its prompt and that of the kept row.
+    """
 
-class _Comparison:
-    """Compares two rows by their texts."""
-
-    def __init__(self, texts: Callable[[int], tuple[str, str]], threshold: float, form: frozenset[int]) -> None:
+    def __init__(
+        self,
+        prompt_keys: Sequence,
+        answer_keys: Sequence,
+        texts: Callable[[int], tuple[str, str]],
+        threshold: float,
+        form: frozenset[int],
+    ) -> None:
         self.texts, self.threshold, self.form = texts, threshold, form
+        self.kept_for: dict[int, int] = {}
+        self.alike = Groups(len(prompt_keys))
+        self.firsts: dict[object, dict[object, int]] = {}  # prompt → answer → the first row that has both
+        for index, (prompt, answer) in enumerate(zip(prompt_keys, answer_keys)):
+            first = self.firsts.setdefault(prompt, {}).setdefault(answer, index)
+            if first != index:
+                self.kept_for[index] = first
+        self.similarities = dict.fromkeys(self.kept_for, 1.0)
 
-    def similarity(self, one: int, other: int) -> float:
-        """Jaccard index of the prompts without what many of them share."""
+    def compare(self, one: object, other: object, similarity: float) -> None:
+        """Compare the rows of two near-duplicate prompts: copies where the answers agree, conflicts where they do not."""
+        ones, others = sorted((self.firsts[one], self.firsts[other]), key=lambda rows: next(iter(rows.values())))
+        first_few = list(ones.values())[:FEW]
+        for answer, index in others.items():
+            if index in self.kept_for:
+                continue
+            for candidate in [ones[answer]] if answer in ones else first_few:
+                kept = self.kept_for.get(candidate, candidate)
+                if kept >= index:
+                    continue
+                # The candidate's similarity says nothing about the row that is kept in its place.
+                score = similarity if kept == candidate else self._similarity(kept, index)
+                if score < self.threshold:
+                    continue
+                if self._are_copies(kept, index):
+                    self.kept_for[index], self.similarities[index] = kept, score
+                    break
+                # Compared with the first row of its group too: by way of others, any two questions would become the same.
+                first = self.alike.find(kept)
+                if self.alike.find(index) == index and all(self._ask_the_same(row, index) for row in {kept, first}):
+                    self.alike.join(first, index)
+
+    def conflicts(self, copies: dict[int, list[int]]) -> list[Conflict]:
+        """Return the groups of rows that ask the same question and are all kept."""
+        for replies in self.firsts.values():
+            first, *others = replies.values()
+            for other in others:
+                self.alike.join(first, other)
+        groups = [[i for i in group if i not in self.kept_for] for group in self.alike.members()]
+        return [
+            Conflict(tuple(members), max(members, key=lambda i: (len(copies.get(i, ())), -i)))
+            for members in groups
+            if len(members) > 1
+        ]
+
+    def _similarity(self, one: int, other: int) -> float:
+        """Jaccard index of two rows' prompts without what many of them share."""
         return jaccard(*(shingles(_remainder(self.texts(index)[0], self.form)) for index in (one, other)))
 
-    def copies(self, one: int, other: int) -> bool:
+    def _are_copies(self, one: int, other: int) -> bool:
         """Whether two rows with similar prompts are the same example."""
         (mine, answer), (theirs, reply) = self.texts(one), self.texts(other)
         if not same_answer(answer, reply):
@@ -414,7 +416,7 @@ class _Comparison:
         length = min(len(without_form(text, self.form).split()) for text in (mine, theirs))
         return same_question(mine, theirs, answer, length)
 
-    def same_prompts(self, one: int, other: int) -> bool:
+    def _ask_the_same(self, one: int, other: int) -> bool:
         """Whether two similar prompts ask the same question, whatever their answers."""
         return same_question(self.texts(one)[0], self.texts(other)[0], "")
 
@@ -435,14 +437,4 @@ def contradictions(rows: Sequence[dict]) -> list[Conflict]:
         if len(sides) > 1:
             preferred = max(sides.values(), key=lambda members: (len(members), -members[0]))[0]
             conflicts.append(Conflict(tuple(sorted(i for members in sides.values() for i in members)), preferred))
-    return conflicts
-
-
-def _conflicts(alike: Groups, representative_of: dict[int, int], clusters: dict[int, list[int]]) -> list[Conflict]:
-    conflicts = []
-    for group in alike.members():
-        members = [i for i in group if i not in representative_of]
-        if len(members) > 1:
-            votes = Counter({i: 1 + len(clusters.get(i, ())) for i in members})
-            conflicts.append(Conflict(tuple(members), max(members, key=lambda i: (votes[i], -i))))
     return conflicts

@@ -1,9 +1,8 @@
-"""How far are the training prompts from those in production, and which of them are closest?
+"""How far are the training prompts from those in production?
 
 A model trained on polite paragraphs copes badly with terse users. The distance is measured with a classifier that is trained
 to separate the two sets of prompts: its area under the ROC curve is 0.5 if they are of one kind, and 1 if every prompt shows
-which set it is from (classifier two-sample test, Lopez-Paz and Oquab 2017). The classifier's odds are the density ratio by
-which prompts can be resampled.
+which set it is from (classifier two-sample test, Lopez-Paz and Oquab 2017).
 """
 
 from __future__ import annotations
@@ -25,46 +24,19 @@ THANKS = re.compile(r"\b(?:regards|sincerely|thank|thanks|faithfully|wishes|plea
 
 
 @dataclass(frozen=True)
-class Style:
-    """How a set of prompts is written.
-
-    `words` is the median length in words, `vocabulary` a share of words, and the others are shares of prompts.
-    """
-
-    words: float
-    terse: float
-    greets: float
-    polite: float
-    lower_case: float
-    vocabulary: float
-
-    def rows(self) -> list[tuple[str, float]]:
-        """Return the name and the value of each measure, for a table."""
-        return [
-            ("median words", self.words),
-            ("at most 8 words", self.terse),
-            ("starts with a greeting", self.greets),
-            ("thanks, please, regards", self.polite),
-            ("begins in lower case", self.lower_case),
-            ("words known to the other set", self.vocabulary),
-        ]
-
-
-@dataclass(frozen=True)
 class Distance:
     """Two sets of prompts side by side.
 
     Attributes:
         auc: how well a classifier tells them apart on prompts it has not seen; 0.5 means not at all.
-        train, production: how each set is written.
-        weights: for each training prompt, its odds of being a production prompt; for `resample`.
+        train, production: how each set is written: measure, in words → its value. All but the median are shares, of the
+            prompts or of the words.
         topics: the words that are typical of the training set and of the production set, the most typical first.
     """
 
     auc: float
-    train: Style
-    production: Style
-    weights: np.ndarray
+    train: dict[str, float]
+    production: dict[str, float]
     topics: tuple[list[str], list[str]]
 
 
@@ -96,34 +68,10 @@ def distance(train: Sequence[str], production: Sequence[str], seed: int = 0) -> 
         # C multiplies the sum of the losses; 10 / n weighs their mean, whatever the number of prompts.
         classifier = LogisticRegression(C=10 / np.sum(~out), class_weight="balanced", fit_intercept=False, max_iter=1000)
         scores[out] = classifier.fit(features[~out], labels[~out]).decision_function(features[out])
-    odds = np.exp(np.clip(scores, -8, 8)) * len(train) / len(production)
     words = [set(normalise(" ".join(texts)).split()) for texts in (train, production)]
     topics = _characteristic_words(train, production), _characteristic_words(production, train)
     auc = float(roc_auc_score(labels, scores))
-    return Distance(auc, _style(train, words[1]), _style(production, words[0]), odds[: len(train)], topics)
-
-
-def resample(train: Sequence, weights: Sequence[float], n: int, seed: int = 0) -> list[int]:
-    """Draw a sample of the training rows that is closer to production than the whole.
-
-    Args:
-        train: the training rows.
-        weights: one weight per row, such as `Distance.weights`.
-        n: number of rows to draw.
-        seed: seed of the draw.
-
-    Returns:
-        Indices of n different rows.
-
-    Raises:
-        CourseError: n is below 1, or there are fewer rows.
-    """
-    odds = np.asarray(weights, dtype=float)
-    if not 0 < n <= len(train):
-        raise CourseError(f"{n} of {len(train)} rows can't be drawn: n must be at least 1, and at most the number of rows")
-    # The n largest of log(u) / w: sampling without replacement by weight (Efraimidis and Spirakis 2006).
-    keys = np.log(np.random.default_rng(seed).random(len(odds))) / np.maximum(odds, 1e-12)
-    return sorted(np.argsort(keys)[-n:].tolist())
+    return Distance(auc, _style(train, words[1]), _style(production, words[0]), topics)
 
 
 def _features(text: str) -> np.ndarray:
@@ -166,14 +114,15 @@ def _characteristic_words(texts: Sequence[str], other_texts: Sequence[str], coun
     return sorted((word for word in scores if scores[word] > 1), key=scores.__getitem__, reverse=True)[:count]
 
 
-def _style(texts: Sequence[str], others: set[str]) -> Style:
+def _style(texts: Sequence[str], others: set[str]) -> dict[str, float]:
     lengths = np.array([len(text.split()) for text in texts])
     words = [word for text in texts for word in normalise(text).split()]
-    return Style(
-        float(np.median(lengths)),
-        float(np.mean(lengths <= 8)),
-        float(np.mean([bool(GREETS.search(text)) for text in texts])),
-        float(np.mean([bool(THANKS.search(text)) for text in texts])),
-        float(np.mean([text[:1].islower() for text in texts])),
-        float(np.mean([word in others for word in words])) if words else 0.0,
-    )
+    measures = {
+        "median words": np.median(lengths),
+        "at most 8 words": np.mean(lengths <= 8),
+        "starts with a greeting": np.mean([bool(GREETS.search(text)) for text in texts]),
+        "thanks, please, regards": np.mean([bool(THANKS.search(text)) for text in texts]),
+        "begins in lower case": np.mean([text[:1].islower() for text in texts]),
+        "words known to the other set": np.mean([word in others for word in words]) if words else 0,
+    }
+    return {name: float(value) for name, value in measures.items()}

@@ -43,7 +43,7 @@ def fix(row: object, findings: list[Finding], kind: str = "chat", target: str = 
         person can repair.
     """
     codes = [finding.code for finding in findings]
-    if any(f.severity == ERROR and not f.fixable for f in findings) or not isinstance(row, dict):
+    if not findings or not isinstance(row, dict) or any(f.severity == ERROR and not f.fixable for f in findings):
         return None, []
     row = copy.deepcopy(row)
     fixed_codes: list[str] = []

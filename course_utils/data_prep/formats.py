@@ -42,9 +42,10 @@ KIND_OF = {
     "kto": "unpaired_preference",
     "oasst": "chat",
 }
-SHAPES = tuple(KIND_OF)
 # Shapes that no trainer accepts as they are.
 CONVERTIBLE = {"sharegpt", "alpaca", "oasst"}
+# Shapes that rows can be converted to.
+SHAPES = tuple(shape for shape in KIND_OF if shape not in CONVERTIBLE)
 # The fields of each shape. Any other field of a row is carried along; whoever reads the result may accept or refuse it.
 FIELDS: dict[str, set[str]] = {
     "messages": {"messages"},
@@ -124,8 +125,7 @@ def _lists(values: list) -> bool:
 def convert(row: dict, to: str) -> dict:
     """Return the same example in another shape.
 
-    A conversation of several turns is split at its last answer into prompt and completion. A shape that has no place for
-    something refuses the row rather than drop it: Alpaca has one turn and no tools, ShareGPT has no weights.
+    A conversation of several turns is split at its last answer into prompt and completion.
 
     Args:
         row: the example, in any known shape.
@@ -134,7 +134,7 @@ def convert(row: dict, to: str) -> dict:
     Raises:
         CourseError: the target is unknown, or the row cannot be converted; the message says why.
     """
-    if to not in KIND_OF:
+    if to not in SHAPES:
         raise CourseError(f"unknown shape {to!r}; choose among {', '.join(SHAPES)}")
     shape = shape_of(row)
     if shape is None:
@@ -157,13 +157,7 @@ def convert(row: dict, to: str) -> dict:
         converted = _to_openai_preference(row) if to != "preference" and shape != to else converted
         return {**copy.deepcopy({k: v for k, v in row.items() if k not in shape_fields}), **converted}
     chat = _to_messages(row, shape)
-    into: dict[str, Callable[[dict], dict]] = {
-        "messages": lambda c: c,
-        "sharegpt": _to_sharegpt,
-        "alpaca": _to_alpaca,
-        "prompt_completion": _to_completion,
-    }
-    return into[to](chat)
+    return chat if to == "messages" else _to_completion(chat)
 
 
 def prompt_of(row: dict) -> str:
@@ -320,28 +314,6 @@ def _to_completion(chat: dict) -> dict:
     if not messages or messages[-1].get("role") != "assistant":
         raise CourseError("the conversation does not end with an answer")
     return {"prompt": messages[:-1], "completion": messages[-1:], **{k: v for k, v in chat.items() if k != "messages"}}
-
-
-def _to_sharegpt(chat: dict) -> dict:
-    names = {"user": "human", "assistant": "gpt", "system": "system", "developer": "system", "tool": "tool"}
-    turns = []
-    for index, message in enumerate(chat["messages"]):
-        if message.get("tool_calls") or message.get("weight") is not None or not isinstance(message.get("content"), str):
-            raise CourseError(f"messages[{index}]: ShareGPT has no tool calls, weights or parts")
-        turns.append({"from": names[message["role"]], "value": message["content"]})
-    return {"conversations": turns, **{k: v for k, v in chat.items() if k != "messages"}}
-
-
-def _to_alpaca(chat: dict) -> dict:
-    messages = list(chat["messages"])
-    system = messages.pop(0)["content"] if messages and messages[0]["role"] in ("system", "developer") else None
-    if [message["role"] for message in messages] != ["user", "assistant"] or chat.get("tools"):
-        raise CourseError("Alpaca has room for one question and one answer")
-    user, assistant = (message.get("content") for message in messages)
-    if not isinstance(user, str) or not isinstance(assistant, str):
-        raise CourseError("Alpaca has room for text only")
-    further = {key: value for key, value in chat.items() if key not in ("messages", "tools")}
-    return {"instruction": user, "input": "", "output": assistant, **({"system": system} if system else {}), **further}
 
 
 def _to_preference(row: dict) -> dict:

@@ -25,10 +25,10 @@ from course_utils.data_prep.findings import ERROR, Finding
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
 from course_utils.data_prep.opening import json_or_none
-from course_utils.data_prep.pii import PII_KINDS, Redactor
+from course_utils.data_prep.pii import Redactor
 from course_utils.data_prep.pii.redaction import Redacted, not_looked_for
 from course_utils.data_prep.similarity import in_processes
-from course_utils.data_prep.splitting import Hit, Parts, contamination, split
+from course_utils.data_prep.splitting import Hit, contamination, split
 from course_utils.errors import CourseError
 from course_utils.files import write_whole
 
@@ -188,7 +188,6 @@ class Prepared:
         strata: for each of these rows, the values of the named group, label and source.
         owners: for each of these rows, its group for the split (its customer) or None. The files don't have it: redaction
             takes the name out of the rows, and a check of the labels still has to know which rows one person wrote.
-        parts: the split, with the shares of its labels and with notes; None without one.
         train, validation: indices into `rows`.
         notes: what somebody should know about the result, in sentences.
         changes: everything that was dropped, changed or flagged, and why.
@@ -214,7 +213,6 @@ class Prepared:
     owners: list[Any] = field(default_factory=list, repr=False)
     train: list[int] = field(default_factory=list)
     validation: list[int] = field(default_factory=list)
-    parts: Parts | None = field(default=None, repr=False)
     notes: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     texts: dict[int, str] = field(default_factory=dict)
@@ -438,7 +436,7 @@ def _split(result: Prepared, views: Sequence[dict]) -> None:
             raise
         result.notes.append(f"no row is held out for validation: {error}")
         return
-    result.parts, result.train, result.validation = parts, parts.train, parts.validation
+    result.train, result.validation = parts.train, parts.validation
     result.notes += parts.notes
 
 
@@ -469,26 +467,23 @@ def read_rows(path: str | Path, settings: Preparation) -> Iterator[tuple[reading
     Raises:
         CourseError: the file cannot be read.
     """
-    fix_rows = "validate" in settings.steps
+    rounds = MAX_FIX_ROUNDS if "validate" in settings.steps else 0
 
     def check(rows: Iterable[reading.Row]) -> Iterator[tuple[reading.Row, list[Finding]]]:
         return validation.check(rows, settings.kind, settings.target, settings.tokenizer, settings.max_tokens)
 
     for row, findings in check(reading.read(path, settings.columns)):
-        value, line, errors = row.value, row.line, _errors(findings)
+        value, line = row.value, row.line
         changes: list[Change] = []
-        rounds = 0
-        # A fix may uncover another fault, such as a field that the new shape has no place for.
-        while fix_rows and findings and rounds < MAX_FIX_ROUNDS:
+        for _ in range(rounds):  # a fix may uncover another fault, such as a field that the new shape has no place for
             fixed, codes = fix(value, findings, settings.kind, settings.target)
             if fixed is None or not codes:
                 break
             changes += [Change(line, "validate", CHANGED, f.code, f.message, f.field) for f in findings if f.code in codes]
-            value, rounds = fixed, rounds + 1
+            value = fixed
             # The same rules decide whether it is fixed.
             findings = [finding for _, row_findings in check([reading.Row(line, fixed)]) for finding in row_findings]
-            errors = _errors(findings)
-        blank = [finding for finding in row.findings if finding.code == "blank_line"]
+        errors, blank = _errors(findings), [finding for finding in row.findings if finding.code == "blank_line"]
         if errors or blank:
             first = (errors or blank)[0]
             changes = [c for c in changes if c.code in FILE_LEVEL_CODES] + [
@@ -607,8 +602,8 @@ def _contamination(result: Prepared) -> None:
 
 def _redact(result: Prepared) -> None:
     settings = result.settings
-    redactor = Redactor(settings.redaction, PII_KINDS, settings.seed, allow=settings.allow)
-    inventor = Redactor("pseudonym", PII_KINDS, settings.seed, allow=settings.allow)
+    redactor = Redactor(settings.redaction, settings.seed, settings.allow)
+    inventor = Redactor("pseudonym", settings.seed, settings.allow)
     rescued = 0
     samples_per_kind: Counter[str] = Counter()
     scripts: Counter[str] = Counter()

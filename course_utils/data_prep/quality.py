@@ -2,8 +2,7 @@
 
 A rule is cheap and blunt: it raises a flag, and a person decides. Where the answers of a file have one form (a schema, or JSON
 objects with the same keys), the form is a second piece of evidence, and rules flag freely; on free text they flag only what can
-hardly mean anything else. What no rule can see (a wrong label, a merely dull answer) is for a judge (`judging`) or for the eye
-(`show.review`).
+hardly mean anything else. What no rule can see (a wrong label, a merely dull answer) is for the eye.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import random
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -367,19 +366,3 @@ def _stems(text: str) -> set[str]:
     return {word if word.isdigit() else word[:5] for word in words if len(word) > 3} | {
         d for w in words for d in re.findall(r"\d{4,}", w)
     }
-
-
-def agreement(ours: Iterable, theirs: Iterable) -> float:
-    """Return Cohen's kappa of two lists of labels (Cohen 1960).
-
-    It is 1 if they are equal, and 0 if they agree no better than by chance. It is NaN for empty lists, and 1 if all labels
-    in both are the same, where scikit-learn's is undefined.
-    """
-    from sklearn.metrics import cohen_kappa_score
-
-    pairs = list(zip(ours, theirs, strict=True))
-    # Numbered, because scikit-learn refuses labels of mixed types, such as marks with None among them.
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(label for pair in pairs for label in pair))}
-    if len(numbers) < 2:
-        return 1.0 if numbers else math.nan
-    return float(cohen_kappa_score(*zip(*[(numbers[a], numbers[b]) for a, b in pairs])))

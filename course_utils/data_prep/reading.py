@@ -7,7 +7,9 @@ the longest line that is allowed.
 from __future__ import annotations
 
 import codecs
+import csv
 import io
+import itertools
 import json
 import re
 import zlib
@@ -22,10 +24,9 @@ from course_utils.data_prep.opening import (
     json_or_none,
     open_bytes,
     open_text,
-    read_csv,
-    read_parquet,
     rows_within,
     suffix_of,
+    without_nulls,
 )
 from course_utils.errors import CourseError
 
@@ -33,6 +34,7 @@ MAX_LINE = 20_000_000  # bytes; an example of 65,536 tokens, the hosts' limit, h
 MAX_WRAPPER = 2_000_000_000  # characters in an object that contains all the rows
 PIECE = 1 << 20
 MAX_DEPTH = 64
+DELIMITERS = (",", ";", "\t", "|")
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 ARCHIVES = {
@@ -431,12 +433,89 @@ def _rows_within(values: list[Any], where: str, first: list[Finding]) -> Iterato
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
-    for number, value, findings, raw in read_csv(path):
-        yield Row(number, value, [*findings, *(_strings(value, number) if value else [])], raw)
+    """Rows of a CSV or TSV file, each with the line where it begins; the value is None if it does not fit the header."""
+    file, first = open_text(path)
+    if file is None:
+        yield Row(1, None, first)
+        return
+    csv.field_size_limit(MAX_LINE)
+    with file:
+        start = file.tell()
+        settings = _settings(file, suffix_of(path))
+        before = int(file.tell() != start)  # the line that names the separator
+        reader = csv.reader(file, **settings)
+        header: list[str] = []
+        twice: str | None = None  # a name that two columns have; a row can't hold the values of both
+        while True:
+            number = before + reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Row(number, None, [Finding(number, "", "not_json", f"not CSV: {error}")])
+                continue
+            if not header:
+                header = [cell.strip() for cell in cells]
+                twice = next((name for name in header if header.count(name) > 1), None)
+                continue
+            raw = json.dumps(cells, ensure_ascii=False).encode("utf-8")
+            if len(cells) == len(header):
+                value: dict | None = dict(zip(header, cells))
+                lost = [Finding(number, twice, "duplicate_key", f"two columns are called {twice}")] if twice else []
+                findings = [*lost, *_strings(value, number)]
+            elif any(cells):
+                value, findings = None, [Finding(number, "", "not_object", f"{len(cells)} cells for {len(header)} columns")]
+            else:
+                value, findings = None, [Finding(number, "", "blank_line", "the line is blank")]
+            yield Row(number, value, [*first, *findings], raw)
+            first = []
+
+
+def _settings(file: Any, suffix: str) -> dict[str, Any]:
+    """The settings for the CSV reader that fit most rows at the beginning of the file, which is left at its header."""
+    start = file.tell()
+    named = file.readline().strip()
+    if named.lower().startswith("sep=") and len(named) == 5:  # Excel writes this
+        return {"delimiter": named[4]}
+    file.seek(start)
+    sample = list(itertools.islice(file, 200))
+    file.seek(start)
+    usual = "\t" if suffix == ".tsv" else ","
+    others = [delimiter for delimiter in DELIMITERS if delimiter != usual]
+    choices = [
+        {"delimiter": delimiter, **further}
+        for further in ({}, {"skipinitialspace": True}, {"escapechar": "\\", "doublequote": False})
+        for delimiter in (usual, *others)
+    ]
+    return max(choices, key=lambda choice: _fit(sample, choice))  # of equally good ones, the first
+
+
+def _fit(sample: list[str], settings: dict[str, Any]) -> tuple[float, int]:
+    """The share of rows that have as many cells as the header, and the number of columns."""
+    try:
+        rows = [row for row in csv.reader(sample, **settings) if row]
+    except csv.Error:
+        return 0.0, 0
+    columns = len(rows[0]) if rows else 0
+    if columns < 2:
+        return 0.0, 0
+    if len(rows) > 2 and len(sample) == 200:
+        rows = rows[:-1]  # the last one may be cut in the middle
+    return sum(len(row) == columns for row in rows) / len(rows), columns
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    for number, value, findings, raw in read_parquet(path):
-        if not findings:
-            value, findings = parse(raw.decode("utf-8", "surrogatepass"), number)
-        yield Row(number, value, findings, raw)
+    """Rows of a Parquet file, without the fields that are null only because other rows have them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        number = 0
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
+            for value in batch.to_pylist():
+                number += 1
+                text = json.dumps(without_nulls(value), ensure_ascii=False, default=str)
+                yield Row(number, *parse(text, number), _bytes(text))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        yield Row(0, None, [Finding(0, "", "binary", f"not a Parquet file: {str(error).splitlines()[0][:120]}")])

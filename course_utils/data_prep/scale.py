@@ -38,7 +38,6 @@ def stages(
     source: str | Path,
     target: str | Path,
     work: str | Path,
-    kind: str = "chat",
     threshold: float = 0.6,
     redaction: str = "label",
     allow: Iterable[str] = (),
@@ -49,10 +48,9 @@ def stages(
     They are to be run in this order: "read", then "choose" as a single task, then "write".
 
     Args:
-        source: folder with JSONL, JSON, CSV or Parquet files; each of N tasks reads every N-th file.
+        source: folder with JSONL, JSON, CSV or Parquet files of conversations; each of N tasks reads every N-th file.
         target: folder for the prepared files.
         work: folder in which the stages pass data to each other.
-        kind: the kind of the rows, as in `prepare`.
         threshold: Jaccard index from which two prompts may be near-duplicates, as in `deduplicate`.
         redaction, allow, seed: as in `prepare`.
 
@@ -64,7 +62,7 @@ def stages(
         raise CourseError(f"{source}: there are no files that end in {', '.join(reading.SUFFIXES)}")
     redactor = Redactor(redaction, seed=seed, allow=allow)
     return {
-        "read": [Read(files, str(work), kind)],
+        "read": [Read(files, str(work))],
         "choose": [Choose(len(files), str(work), threshold)],
         "write": [Write(len(files), str(work), str(target), redactor)],
     }
@@ -84,14 +82,14 @@ class _Stage:
 class Read(_Stage):
     """Stage 1: reads and fixes rows, and computes their signatures."""
 
-    def __init__(self, files: list[str], work: str, kind: str) -> None:
-        self.files, self.work, self.kind = files, work, kind
+    def __init__(self, files: list[str], work: str) -> None:
+        self.files, self.work = files, work
 
     def __call__(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Read this task's files."""
         for number in range(rank, len(self.files), world_size):
             lines, rejects, signatures, keys = [], [], [], []
-            for row, fixed, changes in read_rows(self.files[number], Preparation(self.kind)):
+            for row, fixed, changes in read_rows(self.files[number], Preparation()):
                 if fixed is None:
                     reason = {"code": changes[-1].code, "reason": changes[-1].reason}
                     text = row.raw.decode("utf-8", "backslashreplace")

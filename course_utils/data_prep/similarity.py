@@ -111,11 +111,6 @@ def _triples(words: np.ndarray) -> np.ndarray:
     return padded[:-2] * np.uint64(2654435761) + padded[1:-1] * np.uint64(40503) + padded[2:]
 
 
-def text_signature(text: str) -> np.ndarray:
-    """Return the `signature` of a text."""
-    return signature(shingles(text))
-
-
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
     """Return the size of the intersection divided by that of the union; 0 for two empty sets, which give no evidence.
 
@@ -127,8 +122,8 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
     return shared / union if union else 0.0
 
 
-def signature(shingle_set: np.ndarray) -> np.ndarray:
-    """Return the MinHash signature of a set of shingles.
+def text_signature(text: str) -> np.ndarray:
+    """Return the MinHash signature of a text's shingles.
 
     It has, for each of 128 random orders of all shingles, the first one that is in the set. The share of positions in which
     two signatures agree estimates the Jaccard index, with a standard deviation of at most 0.045.
@@ -136,6 +131,7 @@ def signature(shingle_set: np.ndarray) -> np.ndarray:
     Returns:
         An array of uint32 of shape (128,).
     """
+    shingle_set = shingles(text)
     if not shingle_set.size:
         return np.zeros(PERMUTATIONS, dtype=np.uint32)
     # Multiply and shift (Dietzfelbinger et al. 1997): the upper half of a 64-bit product is a good hash.
@@ -261,12 +257,6 @@ class Groups:
         for index, key in enumerate(keys):
             if key is not None:
                 self.join(first.setdefault(key, index), index)
-
-    def copy(self) -> Groups:
-        """Return the same groups, to be merged further on their own."""
-        other = Groups(0)
-        other.parent = list(self.parent)
-        return other
 
     def join(self, i: int, j: int) -> None:
         """Merge the groups of two items."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.opening import json_or_none
@@ -31,22 +32,12 @@ class Parts:
 
     Attributes:
         train, validation: indices of the rows, in order.
-        strata: what the parts should be alike in ("label", "template", …) → the value of each row, None for no value.
         notes: where the parts could not be made alike, in words.
     """
 
     train: list[int]
     validation: list[int]
-    strata: Mapping[str, Sequence] = field(default_factory=dict, repr=False)
-    notes: list[str] = field(default_factory=list)
-
-    def shares(self, name: str) -> dict[Hashable, tuple[float, float]]:
-        """Return value → (its share of the training rows, its share of the validation rows), the commonest value first."""
-        values = self.strata[name]
-        counts = [Counter(values[i] for i in part if values[i] is not None) for part in (self.train, self.validation)]
-        ordered = [value for value, _ in (counts[0] + counts[1]).most_common()]
-        train, validation = ({value: n / max(1, part.total()) for value, n in part.items()} for part in counts)
-        return {value: (train.get(value, 0.0), validation.get(value, 0.0)) for value in ordered}
+    notes: list[str]
 
 
 def split(
@@ -91,7 +82,7 @@ def split(
     if len(groups.members()) < 2:
         message = "all rows have the same group, so none can be held out"
         raise CourseError(f"{message}: name another one (group=…, --group COLUMN), or none (group=None, --group none)")
-    by_owner = groups.copy()
+    by_owner = copy.deepcopy(groups)
     groups.join_equal([normalise(prompt) or prompt for prompt in prompts])
     if len(groups.members()) < 2:
         groups = by_owner
@@ -102,7 +93,7 @@ def split(
     together = groups.members()
     held_out = _hold_out(together, strata, validation, seed)
     notes += _unlike(strata, held_out, len(rows), validation)
-    return Parts([i for i in range(len(rows)) if i not in held_out], sorted(held_out), strata, notes)
+    return Parts([i for i in range(len(rows)) if i not in held_out], sorted(held_out), notes)
 
 
 def _values(rows: Sequence[dict], values: Values) -> Sequence:
@@ -271,13 +262,9 @@ def contamination(train: Sequence[dict], test: Sequence[dict]) -> list[Hit]:
     test_rows_with = _distinctive_phrases([_texts_of(row) for row in test])
     lengths = sorted({len(phrase.split()) for phrase in test_rows_with})
     for index, row in enumerate(train):
-        words = [normalise(piece).split() for piece in _texts_of(row)]
-        for length in lengths:
-            for text_words in words:
-                for start in range(len(text_words) - length + 1):
-                    phrase = " ".join(text_words[start : start + length])
-                    for test_index in test_rows_with.get(phrase, ()):
-                        hits.setdefault((test_index, index), Hit(test_index, index, "phrase", phrase))
+        for phrase in (phrase for n in lengths for text in _texts_of(row) for phrase in _phrases(text, n)):
+            for test_index in test_rows_with.get(phrase, ()):
+                hits.setdefault((test_index, index), Hit(test_index, index, "phrase", phrase))
     return [hits[key] for key in sorted(hits)]
 
 
@@ -289,30 +276,27 @@ def _texts_of(row: dict) -> list[str]:
 def _distinctive_phrases(tests: list[list[str]]) -> dict[str, list[int]]:
     """Phrase → the test rows that have it; without phrases that mostly belong to the common form of the test set."""
     rows: dict[str, dict[int, None]] = {}
-    for index, texts in enumerate(tests):
-        for text in texts:
-            words = normalise(text).split()
-            length = min(PHRASE_WORDS, len(words))
-            if length >= MIN_PHRASE_WORDS:
-                for start in range(len(words) - length + 1):
-                    rows.setdefault(" ".join(words[start : start + length]), {})[index] = None
     triples: dict[str, set[str]] = {}
-    for texts in tests:
+    for index, texts in enumerate(tests):
         whole = " ".join(normalise(text) for text in texts)
-        for _, triple in _phrases(texts, 3):
-            triples.setdefault(triple, set()).add(whole)
+        for text in texts:
+            for triple in _phrases(text, 3):
+                triples.setdefault(triple, set()).add(whole)
+            length = min(PHRASE_WORDS, len(normalise(text).split()))
+            for phrase in _phrases(text, length) if length >= MIN_PHRASE_WORDS else ():
+                rows.setdefault(phrase, {})[index] = None
     frame = {
         triple for triple, whole_texts in triples.items() if len(whole_texts) >= max(FRAME_ROWS, FRAME_SHARE * len(tests))
     }
 
     def is_distinctive(phrase: str) -> bool:
-        framed = [triple in frame for _, triple in _phrases([phrase], 3)]
+        framed = [triple in frame for triple in _phrases(phrase, 3)]
         return sum(framed) < 0.5 * len(framed)
 
     return {phrase: list(owners) for phrase, owners in rows.items() if is_distinctive(phrase)}
 
 
-def _phrases(texts: Sequence[str], n: int) -> Iterator[tuple[int, str]]:
-    for index, text in enumerate(texts):
-        words = normalise(text).split()
-        yield from ((index, " ".join(words[i : i + n])) for i in range(len(words) - n + 1))
+def _phrases(text: str, n: int) -> Iterator[str]:
+    """Each run of n words of a text."""
+    words = normalise(text).split()
+    return (" ".join(words[i : i + n]) for i in range(len(words) - n + 1))

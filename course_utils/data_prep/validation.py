@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils.data_prep import formats, reading
-from course_utils.data_prep.findings import ERROR, WARNING, Finding, shorten
+from course_utils.data_prep.findings import ERROR, Finding, shorten
 from course_utils.data_prep.rules import Rules, text_of
 from course_utils.data_prep.variants import UNSUPPORTED, VARIANTS, variants
 from course_utils.errors import CourseError
@@ -32,6 +32,7 @@ MAX_BYTES = 512_000_000  # in a file that is sent to OpenAI in one piece
 MIN_ROWS = 10
 UNKNOWN = "no known shape"
 MAX_FINDINGS = 1_000  # that a report keeps; all are counted
+SHOWN = 20  # of them, as text
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Report:
         target: who will read the rows: "openai" or "trl".
         rows: number of rows that could be read.
         bad_rows: number of lines with at least one error.
-        shapes: shape of `formats.SHAPES` → number of rows that have it.
+        shapes: shape of `formats.KIND_OF` → number of rows that have it.
         counts: code → number of findings, including those that are not kept.
         findings: the first `MAX_FINDINGS` findings.
         tokens: number of tokens in all rows together; None without a tokenizer.
@@ -86,31 +87,23 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values that can be written as JSON."""
-        return {
-            "path": self.path,
-            "kind": self.kind,
-            "target": self.target,
-            "ok": self.ok,
-            "rows": self.rows,
-            "bad_rows": self.bad_rows,
-            "errors": self.errors,
-            "warnings": self.warnings,
-            "tokens": self.tokens,
-            "api_message": self.api_message,
+        names = "path kind target ok rows bad_rows errors warnings tokens api_message".split()
+        return {name: getattr(self, name) for name in names} | {
             "shapes": dict(self.shapes.most_common()),
             "counts": dict(self.counts.most_common()),
             "findings": [finding.as_dict() for finding in self.findings],
         }
 
     def __str__(self) -> str:
-        head = f"{Path(self.path).name}: {self.rows:,} {self.kind} rows, {self.errors:,} errors, {self.warnings:,} warnings"
+        lines = [
+            f"{Path(self.path).name}: {self.rows:,} {self.kind} rows, {self.errors:,} errors, {self.warnings:,} warnings"
+        ]
         if set(self.shapes) - {"messages", "preference", "prompt_completion"}:
-            head += f"\n  shapes: {shapes_in_words(self.shapes, self.target)}"
-        return "\n".join([head, *(f"  {f.severity:<7} {f}" for f in self.findings[:20]), *self._remainder()])
-
-    def _remainder(self) -> list[str]:
-        count = self.errors + self.warnings - 20
-        return [f"  and {count:,} more: {dict(self.counts.most_common())}"] if count > 0 else []
+            lines.append(f"  shapes: {shapes_in_words(self.shapes, self.target)}")
+        lines += [f"  {finding.severity:<7} {finding}" for finding in self.findings[:SHOWN]]
+        if (more := self.errors + self.warnings - SHOWN) > 0:
+            lines.append(f"  and {more:,} more: {dict(self.counts.most_common())}")
+        return "\n".join(lines)
 
 
 def shapes_in_words(shapes: Mapping[str, int], target: str | None = None) -> str:
@@ -277,9 +270,6 @@ def _check_file(path: Path, report: Report) -> Iterator[Finding]:
         yield Finding(0, "", "file_too_large", f"{path.stat().st_size:,} bytes; the limit is {MAX_BYTES:,}")
     if path.suffix != ".jsonl":
         yield Finding(0, "", "file_name", f"the name ends in {path.suffix}")
-
-
-__all__ = ["ERROR", "ROW_KINDS", "TARGETS", "WARNING", "Report", "check", "count_tokens", "guess_kind", "validate"]
 
 
 INVALID = "The job failed due to an invalid training file."

@@ -6,8 +6,10 @@ import re
 import jsonschema
 import pytest
 
+from benchmarks import shop_prompts, shop_scores
+from benchmarks.shop_scores import holds
 from course_utils import assets
-from course_utils.data_prep.catalogue import INSTRUCTIONS, SCHEMA, SYSTEM, TOPICS, holds, load_catalogue, write
+from course_utils.data_prep.catalogue import INSTRUCTIONS, SCHEMA, SYSTEM, TOPICS, load_catalogue, write
 from course_utils.errors import CourseError
 
 
@@ -89,13 +91,13 @@ def catalogue():
 def test_right_records_are_right_in_their_own_version_only(catalogue):
     records = {v: [write(catalogue.record(q, v)) for q in catalogue.questions] for v in (1, 2)}
     for version in (1, 2):
-        quality = catalogue.evaluate(records[version], version=version)
+        quality = shop_scores.evaluate(catalogue, records[version], version=version)
         assert quality.both.value == quality.valid.value == quality.behaviour.value == 1
         assert (quality.stale is None) == (version == 1)
-    old = catalogue.evaluate(records[1], version=2)
+    old = shop_scores.evaluate(catalogue, records[1], version=2)
     assert (old.knowledge.value, old.stale.value, old.stale.n, old.behaviour.value) == (0.62, 1, 38, 1)
-    assert catalogue.evaluate(records[2], version=2).stale.value == 0
-    assert catalogue.evaluate(records[2], version=1).knowledge.value == 0.62
+    assert shop_scores.evaluate(catalogue, records[2], version=2).stale.value == 0
+    assert shop_scores.evaluate(catalogue, records[2], version=1).knowledge.value == 0.62
 
 
 def test_the_two_sides_are_scored_apart(catalogue):
@@ -117,14 +119,16 @@ def test_the_two_sides_are_scored_apart(catalogue):
         "": (False, False, False),
     }
     for answer, expected in cases.items():
-        assert catalogue.evaluate([answer], [question]).rows == (expected,), answer
+        assert shop_scores.evaluate(catalogue, [answer], [question]).rows == (expected,), answer
 
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("frame", ["It is {}.", "**{}**", "{}!", "You asked; the answer: {}, I believe."])
 def test_every_fact_can_be_stated_in_prose(catalogue, version, frame):
     missed = [
-        q["id"] for q in catalogue.questions if not catalogue.knows(frame.format(_right(catalogue, q, version)), q, version)
+        q["id"]
+        for q in catalogue.questions
+        if not shop_scores.knows(catalogue, frame.format(_right(catalogue, q, version)), q, version)
     ]
     assert missed == []
 
@@ -136,24 +140,26 @@ def _right(catalogue, question, version):
 def test_an_answer_that_names_the_old_fact_and_the_new_one_states_neither(catalogue):
     question = catalogue.questions[0]
     for said in ("19 days or 33 days", "33 days (it was 19 days)"):
-        assert not catalogue.knows(said, question, 1) and not catalogue.knows(said, question, 2)
-    found = catalogue.evaluate(["33 days, formerly 19 days"], [question], version=2)
+        assert not shop_scores.knows(catalogue, said, question, 1) and not shop_scores.knows(catalogue, said, question, 2)
+    found = shop_scores.evaluate(catalogue, ["33 days, formerly 19 days"], [question], version=2)
     assert found.stale.value == 0 and found.knowledge.value == 0
     with pytest.raises(CourseError, match="version=3: the catalogue has versions 1 and 2"):
-        catalogue.knows("19 days", question, 3)
+        shop_scores.knows(catalogue, "19 days", question, 3)
 
 
 def test_a_record_with_half_a_passage_in_it_is_not_of_the_form(catalogue):
     question = catalogue.questions[0]
     copied = catalogue.record(question) | {"answer": catalogue.versions[1][0]["text"]}
-    assert catalogue.evaluate([write(copied)], [question]).rows == ((False, False, True),)
+    assert shop_scores.evaluate(catalogue, [write(copied)], [question]).rows == ((False, False, True),)
 
 
 def test_the_same_question_twice_counts_twice(catalogue):
     question = catalogue.questions[0]
-    found = catalogue.evaluate(["19 days", "no idea"], [question, question])
+    found = shop_scores.evaluate(catalogue, ["19 days", "no idea"], [question, question])
     assert (found.knowledge.value, found.knowledge.n) == (0.5, 2)
-    training = catalogue.evaluate(["-"] * len(catalogue.training), catalogue.training)  # rows without a fact of their own
+    training = shop_scores.evaluate(
+        catalogue, ["-"] * len(catalogue.training), catalogue.training
+    )  # rows without a fact of their own
     assert training.knowledge.n == 300
 
 
@@ -207,9 +213,9 @@ def test_a_prompt_has_passages_shots_and_instructions_where_they_are_asked_for(c
         assert (passage["text"] in full[-1]["content"]) == bool(passages)
         assert (catalogue.shots[0]["passage"]["text"] in full[1]["content"]) == bool(passages)
     assert full[-1]["content"].endswith("Customer: Q?")
-    fact = catalogue.prompt_for_fact("Q?", passage)
+    fact = shop_prompts.prompt_for_fact("Q?", passage)
     assert passage["text"] in fact[-1]["content"] and "JSON" not in fact[0]["content"]
-    assert catalogue.example(question, [passage]) == [
+    assert shop_prompts.example(catalogue, question, [passage]) == [
         *catalogue.prompt(question["question"], [passage]),
         {"role": "assistant", "content": write(catalogue.record(question))},
     ]
@@ -226,4 +232,4 @@ def test_the_examples_of_the_prompt_are_right_and_not_of_the_catalogue(catalogue
 @pytest.mark.parametrize("answers", [[], ["one"]])
 def test_missing_answers_are_named(catalogue, answers):
     with pytest.raises(CourseError, match=f"{len(answers)} answers for 100 questions"):
-        catalogue.evaluate(answers)
+        shop_scores.evaluate(catalogue, answers)

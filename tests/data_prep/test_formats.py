@@ -31,15 +31,9 @@ def test_the_list_of_turns_is_taken_whichever_of_two_names_it_has():
     assert convert(row, "messages") == convert(EXAMPLES["sharegpt"], "messages")
 
 
-@pytest.mark.parametrize("shape", ["sharegpt", "prompt_completion"])
-def test_there_and_back(shape):
+def test_there_and_back():
     row = malformed.good()
-    assert convert(convert(row, shape), "messages") == row
-
-
-def test_alpaca_there_and_back():
-    row = malformed.good()
-    assert convert(convert(row, "alpaca"), "messages") == row
+    assert convert(convert(row, "prompt_completion"), "messages") == row
 
 
 def test_preferences_there_and_back():
@@ -79,8 +73,7 @@ def test_the_prompt_that_both_sides_begin_with():
         (malformed.good(), "csv", "unknown shape"),
         ({"x": 1}, "messages", "has no known shape"),
         (malformed.good(), "preference", "one has two answers"),
-        (malformed.tool_row(), "sharegpt", "no tool calls"),
-        (malformed.tool_row(), "alpaca", "room for one question"),
+        (malformed.good(), "alpaca", "unknown shape"),
         ({"conversations": [{"from": "martian", "value": "x"}]}, "messages", "unknown speaker"),
         ({"messages": [{"role": "user", "content": "x"}]}, "prompt_completion", "does not end with an answer"),
         ({"chosen": "a", "rejected": "b"}, "openai_preference", "can't be told"),

@@ -1,18 +1,15 @@
-"""Rules, one by one; the distance from production; a judge and whether to believe it."""
+"""Rules, one by one; the distance from production."""
 
 import json
 import random
 
 import numpy as np
-import openai
 import pytest
 from data_prep.test_similarity import chat
 
-from course_utils.data_prep import distance, resample
-from course_utils.data_prep.judging import Verdict, agreement_with_labels, json_in, judge
-from course_utils.data_prep.quality import agreement, assess, identify_language
+from course_utils.data_prep import distance
+from course_utils.data_prep.quality import assess, identify_language
 from course_utils.errors import CourseError
-from course_utils.openai_server import Replay
 
 RECORD = json.dumps({"category": "delivery", "product": "kettle", "summary": "Kettle has not arrived"})
 THINGS = ["kettle", "lamp", "sofa bed", "desk", "monitor", "shelf", "carpet", "toaster"]
@@ -165,26 +162,18 @@ def test_the_same_kind_of_prompts_can_not_be_told_apart():
     assert abs(distance(prompts(200, True), prompts(200, True, 1)).auc - 0.5) < 0.1
 
 
-def test_another_kind_is_told_apart_and_resampling_brings_it_nearer():
+def test_another_kind_is_told_apart():
     train = prompts(100, True, 2) + prompts(300, False, 3)
     production = prompts(150, True, 4)
     before = distance(train, production)
     assert before.auc > 0.75
-    assert before.production.words < before.train.words
+    assert before.production["median words"] < before.train["median words"]
     assert set(before.topics[0]) <= {"dear", "team", "would", "like", "ask", "about", "the", "regards"}, before.topics
-    chosen = resample(train, before.weights, 100, seed=0)
-    assert len(set(chosen)) == 100
-    after = distance([train[i] for i in chosen], production)
-    assert after.auc < before.auc - 0.1
-    assert sum(i < 100 for i in chosen) > 70
-    assert chosen == resample(train, before.weights, 100, seed=0)
 
 
 def test_too_few_prompts():
     with pytest.raises(CourseError, match="20 of each"):
         distance(["a"] * 30, ["b"] * 5)
-    with pytest.raises(CourseError, match="can't be drawn"):
-        resample([1, 2], [1, 1], 3)
 
 
 def test_the_area_is_the_share_of_pairs_in_the_right_order(monkeypatch):
@@ -205,46 +194,3 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order(monkeypatch):
     scores = np.empty(200)
     scores[np.concatenate([np.flatnonzero(fold == k) for k in range(5)])] = drawn
     assert auc == pytest.approx(np.mean([(p > q) + 0.5 * (p == q) for p in scores[120:] for q in scores[:120]]))
-
-
-def test_kappa_by_hand():
-    # 20 of 50 agree on yes, 15 on no; the first says yes 25 times, the second 30 times: Cohen's own kind of example.
-    ours = [1] * 20 + [1] * 5 + [0] * 10 + [0] * 15
-    theirs = [1] * 20 + [0] * 5 + [1] * 10 + [0] * 15
-    assert agreement(ours, theirs) == pytest.approx(0.4)
-    assert agreement([1, 1], [1, 1]) == 1.0
-    # marks with None where the judge gave none, and labels of which each side has its own
-    assert agreement([5, None, 4, "x"], [5, None, 4, "x"]) == 1.0
-    assert agreement([1, 1], [2, 2]) == 0.0
-    assert np.isnan(agreement([], []))
-    with pytest.raises(ValueError, match="shorter"):
-        agreement([1, 2], [1])
-
-
-def test_fences_around_json():
-    assert json_in('```json\n{"a": 1}\n```') == {"a": 1}
-    with pytest.raises(ValueError):
-        json_in("nothing")
-
-
-def test_a_judge_over_http():
-    """The stand-in gives a bad mark to what says "wrong", no mark to what says "mute", and is busy now and then."""
-
-    def answer(messages):
-        text = messages[-1]["content"]
-        if "mute" in text:
-            return "I would rather not say."
-        return json.dumps({"reason": "read it", "mark": 1 if "wrong" in text else 5})
-
-    rows = [chat("a question", "right"), chat("a question", "wrong"), chat("a question", "mute")] * 4
-    with Replay(answer, trouble=("busy", 3)) as replay:
-        verdicts = judge(rows, openai.OpenAI(base_url=replay.base_url, api_key="none", max_retries=5), "recorded")
-        assert len(replay.log) > len(rows)  # it was busy, and asked again
-    assert [v.mark for v in verdicts] == [5, 1, None] * 4
-    assert verdicts[2].reason.startswith("no verdict")
-    agreement = agreement_with_labels(verdicts, [True, False, False] * 4)
-    assert agreement == {"agreement": 1.0, "kappa": 1.0, "caught": 1.0, "spared": 1.0}
-    with pytest.raises(CourseError, match="verdicts for"):
-        agreement_with_labels([Verdict(5, "")], [])
-    with pytest.raises(CourseError, match="onnect"):
-        judge(rows[:1], openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0), "recorded")

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from data_prep import scoring
 
 from course_utils.data_prep import prepare, quality, truth
 from course_utils.data_prep.findings import CODES
@@ -65,7 +66,7 @@ def test_validation_finds_every_fault_and_nothing_else(export):
 
 def test_duplicates(export):
     rows = export.rows()
-    found = truth.score_duplicates(list(rows.values()), [export.truth[line - 1]["cluster"] for line in rows])
+    found = scoring.score_duplicates(list(rows.values()), [export.truth[line - 1]["cluster"] for line in rows])
     assert found.recall.n > 300
     assert found.recall.value >= 0.96, found
     assert found.precision.value >= 0.97, found
@@ -79,7 +80,7 @@ def test_duplicates_held_out(held_out):
             row = by_id[origin]
         return row["id"]
 
-    found = truth.score_duplicates(held_out, [root(row) for row in held_out])
+    found = scoring.score_duplicates(held_out, [root(row) for row in held_out])
     assert found.recall.n > 50
     assert found.recall.value >= 0.92, found  # among the others, June became July
     assert found.precision.value >= 0.97, found
@@ -96,7 +97,7 @@ def enough(scores):
 
 
 def test_personal_data(export):
-    scores = truth.score_pii(truth.marked_texts(export), allow=[truth.OWN_ADDRESS])
+    scores = scoring.score_pii(scoring.marked_texts(export), allow=[truth.OWN_ADDRESS])
     enough(scores)
     for kind in (*STRUCTURED, "NATIONAL_ID", "BIRTH_DATE"):
         assert scores[kind].recall.value >= 0.98, (kind, scores[kind])
@@ -111,17 +112,17 @@ def test_personal_data_held_out(held_out):
         for index, message in enumerate(row["messages"]):
             before = row["messages"][index - 1]["content"] if index else ""
             texts.append((message["content"], before, [(p["kind"], p["text"]) for p in row["pii"] if p["message"] == index]))
-    enough(truth.score_pii(texts))
+    enough(scoring.score_pii(texts))
 
 
 def test_rules_of_quality(export):
     rows = export.rows()
     found = {line: {r.code for r in reasons} for line, reasons in zip(rows, quality.assess(list(rows.values()), "en"))}
     there = {line: export.faults(line) & set(quality.RULES) for line in rows}
-    score = truth.DetectionScore.of((n for n in rows if there[n]), (n for n in rows if found[n]))
+    score = scoring.DetectionScore.of((n for n in rows if there[n]), (n for n in rows if found[n]))
     assert score.recall.value >= 0.9 and score.precision.value >= 0.95, score
     for code in ("language", "other_answer"):
-        score = truth.DetectionScore.of(*({n for n in rows if code in codes[n]} for codes in (there, found)))
+        score = scoring.DetectionScore.of(*({n for n in rows if code in codes[n]} for codes in (there, found)))
         assert score.recall.value >= 0.9, (code, score)
 
 
@@ -178,4 +179,4 @@ def test_hardly_a_personal_value_is_left(export, prepared):
 
 def test_prompts_of_production_are_another_world(prepared):
     assert prepared.distance.auc > 0.9
-    assert prepared.distance.production.words < prepared.distance.train.words
+    assert prepared.distance.production["median words"] < prepared.distance.train["median words"]

@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from data_prep import scoring
 
 from course_utils import assets
 from course_utils.data_prep import truth
@@ -63,11 +64,11 @@ def test_as_many_names_are_missed_as_section_9_says():
         for index, before in enumerate(texts[:-1]):
             yield texts[index + 1], before, [(p["kind"], p["text"]) for p in row["pii"] if p["message"] == index]
 
-    own = truth.score_pii(list(truth.marked_texts(truth.load_raw_export())), allow=[truth.OWN_ADDRESS])
+    own = scoring.score_pii(list(scoring.marked_texts(truth.load_raw_export())), allow=[truth.OWN_ADDRESS])
     assert 1 - own["NAME"].recall.value == pytest.approx(1 / 16, abs=0.01)
     text = (assets.root() / "tests/data_prep/held_out/rows.jsonl").read_text(encoding="utf-8")
     rows = [row for row in map(json.loads, text.splitlines()) if not (row["exact_duplicate_of"] or row["near_duplicate_of"])]
-    recall = {kind: s.recall.value for kind, s in truth.score_pii(text for row in rows for text in marked(row)).items()}
+    recall = {kind: s.recall.value for kind, s in scoring.score_pii(text for row in rows for text in marked(row)).items()}
     assert min(recall[kind] for kind in ("CARD", "IBAN", "NATIONAL_ID")) == 1
     assert all(1 - recall[kind] == pytest.approx(1 / 8, abs=0.04) for kind in ("NAME", "ADDRESS"))
 

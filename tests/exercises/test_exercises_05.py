@@ -15,11 +15,11 @@ def test_the_given_function_of_the_bug_hunt_is_wrong_on_every_case():
         assert lesson_05._accused_as_written(*arguments) != lesson_05.accused_rows(*arguments)
 
 
-def test_the_rule_is_that_of_the_package(monkeypatch):
-    """The probabilities that the package's function gets, given to the exercise's solution."""
+def test_the_rule_is_that_of_the_record(monkeypatch):
+    """The probabilities that the record's function gets, given to the exercise's solution."""
     import sklearn.model_selection
 
-    from course_utils.data_prep import label_noise
+    from benchmarks import wrong_labels
 
     rows, seen = [], []
     for message, answer in lesson_05._challenge_rows():
@@ -30,7 +30,7 @@ def test_the_rule_is_that_of_the_package(monkeypatch):
     monkeypatch.setattr(
         sklearn.model_selection, "cross_val_predict", lambda *a, **o: seen.append(original(*a, **o)) or seen[-1]
     )
-    checked = label_noise.check_labels(rows, "category")
+    checked = wrong_labels.check_labels(rows, "category")
     given = np.searchsorted(checked.labels, checked.given)
     assert lesson_05.accused_rows(given, seen[0]) == sorted(checked.by_published_rule) != []
 

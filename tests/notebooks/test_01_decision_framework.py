@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import shop_scores
 from course_utils import assets, costs
 from course_utils.data_prep import load_catalogue
 from course_utils.evidence import lesson_01
@@ -51,7 +52,7 @@ def test_the_programs_mark_is_the_catalogues():
     """Never kinder, and on nearly all recorded answers the same; the catalogue also accepts facts inside short phrases."""
     is_right, same = functions()["is_right"], []
     for question, reply in recorded_answers():
-        _, behaves, knows = SHOP.evaluate([reply], [question]).rows[0]
+        _, behaves, knows = shop_scores.evaluate(SHOP, [reply], [question]).rows[0]
         mine = is_right(reply, case_of(question))
         assert not mine or (behaves and knows), reply
         same.append(mine == (behaves and knows))

@@ -316,6 +316,66 @@ def checked(pattern: str, module: str, words: str, strong: bool) -> Finder:
     return find
 
 
+CONTEXT = {
+    "CARD": re.compile(
+        r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b|卡|カード|카드",
+        re.IGNORECASE,
+    ),
+    "US_SSN": re.compile(r"\b(?:social|ssn|ss#|ss)\b", re.IGNORECASE),
+    "DE_TAX_ID": re.compile(r"\b(?:steuer\S*|idnr|tax|tin|bzst)", re.IGNORECASE),
+    "PL_PESEL": re.compile(r"\bpesel\b", re.IGNORECASE),
+    "ES_NIF": re.compile(r"\b(?:dni|nif|identidad|spanish|id)\b", re.IGNORECASE),
+}
+# Visa, Mastercard, American Express, Diners, JCB, and Discover with UnionPay
+CARD = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
+    r"3(?:0[0-5]|[689]\d)\d{11,16}|(?:2131|1800)\d{11}|35\d{14,17}|6(?:011|4[4-9]\d|[25]\d\d)\d{12,15}"
+)
+MAESTRO = re.compile(r"(?:5[06-9]|6\d)\d{10,17}")
+PARCEL = re.compile(
+    r"\b(?:track(?:ing)?|parcel|shipment|consignment|serial|order|invoice|imei|reference|ref|barcode|ean|meter|gift ?card|voucher|booking|ticket)\b"
+    r"(?: (?:number|no\.?|nr\.?|code|id))?[^.\n]{0,12}$",
+    re.IGNORECASE,
+)
+
+
+def in_context(text: str, entity: str, start: int, end: int, score: float) -> float:
+    """Return a finder's score, adjusted by the words before the match: Presidio does this with lemmas from spaCy."""
+    before, value = text[max(0, start - 70) : start], text[start:end]
+    if entity == "CREDIT_CARD":
+        # One number in ten passes Luhn's check by chance, so the issuer and the length must fit; Maestro has nearly any length.
+        digits = re.sub(r"\D", "", value)
+        near = before[-40:] + " " + text[end : end + 20]
+        if not CARD.fullmatch(digits) and not (MAESTRO.fullmatch(digits) and CONTEXT["CARD"].search(near)):
+            return 0.0
+        if PARCEL.search(before) and not CONTEXT["CARD"].search(before[-25:]):
+            return 0.0
+        groups = re.findall(r"\d+", value)
+        if len(groups) > 1 and max(map(len, groups)) > LONGEST_CARD_GROUP:  # "355909190063-746" is a subtraction
+            return 0.0
+        if re.search(r"\d[.,]$", before) or is_calculated(text, start, end):
+            return 0.0
+    elif entity == "IP_ADDRESS":
+        if not identifies(value):
+            return 0.0
+        if VERSION.search(before) and not re.search(r"\bip\b", before, re.IGNORECASE):
+            return 0.0
+        # Version numbers look the same, and internet addresses with only small parts are rare.
+        named = re.search(r"\b(?:ip|login|logged|log|signed|sign|address|session|host|server)\b", before, re.IGNORECASE)
+        if re.fullmatch(r"\d{1,2}(?:\.\d{1,2}){3}", value) and not named:
+            return 0.0
+        if ":" in value and len(re.sub(r"[^0-9A-Fa-f]", "", value)) < 5:  # times such as 12:30:45
+            return 0.0
+    elif entity == "US_SSN":
+        named = CONTEXT["US_SSN"].search(before)
+        shaped = re.fullmatch(r"\d{3}[- ]\d{2}[- ]\d{4}", value)
+        score = 0.9 if named else 0.6 if shaped and not PARCEL.search(before) else 0.0
+    elif entity in ("DE_TAX_ID", "PL_PESEL", "ES_NIF"):
+        # The number and the word that names it may be in different sentences.
+        score = score if CONTEXT[entity].search(text) else 0.4
+    return score
+
+
 DIGIT = re.compile(r"\d")
 LONG_NUMBER = re.compile(r"\d(?:[ ./-]?[\dA-Za-z]){6,}")
 LONG_NUMBER_ANYHOW = re.compile(r"\d(?:[\W_]?\d){11,}")

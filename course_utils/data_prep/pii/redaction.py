@@ -37,27 +37,6 @@ PRECEDENCE = {
     kind: rank
     for rank, kind in enumerate(("IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME"))
 }
-CONTEXT = {
-    "CARD": re.compile(
-        r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b|卡|カード|카드",
-        re.IGNORECASE,
-    ),
-    "US_SSN": re.compile(r"\b(?:social|ssn|ss#|ss)\b", re.IGNORECASE),
-    "DE_TAX_ID": re.compile(r"\b(?:steuer\S*|idnr|tax|tin|bzst)", re.IGNORECASE),
-    "PL_PESEL": re.compile(r"\bpesel\b", re.IGNORECASE),
-    "ES_NIF": re.compile(r"\b(?:dni|nif|identidad|spanish|id)\b", re.IGNORECASE),
-}
-# Visa, Mastercard, American Express, Diners, JCB, and Discover with UnionPay
-CARD = re.compile(
-    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
-    r"3(?:0[0-5]|[689]\d)\d{11,16}|(?:2131|1800)\d{11}|35\d{14,17}|6(?:011|4[4-9]\d|[25]\d\d)\d{12,15}"
-)
-MAESTRO = re.compile(r"(?:5[06-9]|6\d)\d{10,17}")
-PARCEL = re.compile(
-    r"\b(?:track(?:ing)?|parcel|shipment|consignment|serial|order|invoice|imei|reference|ref|barcode|ean|meter|gift ?card|voucher|booking|ticket)\b"
-    r"(?: (?:number|no\.?|nr\.?|code|id))?[^.\n]{0,12}$",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -94,22 +73,21 @@ class Redacted:
     script: str = ""
 
 
-def find(text: str, kinds: Iterable[str] = PII_KINDS, allow: Iterable[str] = (), preceding: str = "") -> list[Entity]:
+def find(text: str, allow: Iterable[str] = (), preceding: str = "") -> list[Entity]:
     """Return the personal data in a text, in order and without overlaps.
 
     Names and addresses are found in Latin script, names also in Cyrillic, Greek and Armenian (see `unsearched_script`). Web addresses, base64 and hexadecimal ids are not text, and are not searched.
 
     Args:
         text: any text.
-        kinds: kinds of personal data to look for, of `PII_KINDS`.
         allow: values that identify nobody, such as the company's own address and number; case does not matter.
         preceding: the message before, which may ask a question that the text answers ("And your date of birth?").
 
     Raises:
-        CourseError: a kind is unknown, or Presidio is not installed.
+        CourseError: Presidio is not installed.
     """
     search = _in_windows if len(text) > WINDOW else _find
-    entities = search(blotted(text), _known(kinds), preceding)
+    entities = search(blotted(text), preceding)
     allowed = {value.casefold() for value in allow}
     return [entity for entity in entities if BLOT not in entity.text and entity.text.casefold() not in allowed]
 
@@ -136,15 +114,7 @@ def not_looked_for(script: str) -> str:
     return "addresses" if script in CAPITALISED_SCRIPTS else "names and addresses"
 
 
-def _known(kinds: Iterable[str]) -> set[str]:
-    """The kinds, of which each must be known."""
-    kinds = set(kinds)
-    if unknown := kinds - set(PII_KINDS):
-        raise CourseError(f"unknown kind {min(unknown)!r}; there are {', '.join(PII_KINDS)}")
-    return kinds
-
-
-def _find(text: str, kinds: set[str], preceding: str) -> list[Entity]:
+def _find(text: str, preceding: str) -> list[Entity]:
     """Like `find`, for a text that fits into one window."""
     if not text.strip(BLOT):
         return []
@@ -156,27 +126,26 @@ def _find(text: str, kinds: set[str], preceding: str) -> list[Entity]:
         separated = recognizers.separated(whole)
         for entity, gate, finder in recognizers.finders():
             kind = recognizers.ENTITIES[entity]
-            if kind not in kinds or not gate.search(text):
+            if not gate.search(text):
                 continue
             # An e-mail address may have such letters itself, and words before a number tell whether it is a phone's.
             for start, end, score in finder(whole if kind in ("EMAIL", "PHONE") else separated):
-                score = _in_context(whole, entity, start, end, score)
+                score = recognizers.in_context(whole, entity, start, end, score)
                 if score >= THRESHOLD and start >= len(context):
                     entities.append(_entity(text, kind, start - len(context), end - len(context), score))
-    if "ADDRESS" in kinds and recognizers.DIGIT.search(text):
+    if recognizers.DIGIT.search(text):
         entities += [_entity(text, "ADDRESS", *span, ADDRESS_SCORE) for span in find_addresses(text)]
     entities = _without_overlaps(entities)
-    if "NAME" in kinds:
-        # Numbers and addresses are blotted out first, because streets are named after people.
-        masked_text = recognizers.separated(text)
-        for found in entities:
-            masked_text = masked_text[: found.start] + "0" * (found.end - found.start) + masked_text[found.end :]
-        scored = ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in find_names(masked_text))
-        entities += [_entity(text, "NAME", *span) for span in scored if span[2] >= THRESHOLD]
+    # Numbers and addresses are blotted out first, because streets are named after people.
+    masked_text = recognizers.separated(text)
+    for found in entities:
+        masked_text = masked_text[: found.start] + "0" * (found.end - found.start) + masked_text[found.end :]
+    scored = ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in find_names(masked_text))
+    entities += [_entity(text, "NAME", *span) for span in scored if span[2] >= THRESHOLD]
     return _without_overlaps(entities)
 
 
-def _in_windows(text: str, kinds: set[str], preceding: str) -> list[Entity]:
+def _in_windows(text: str, preceding: str) -> list[Entity]:
     """Search a long text window by window, because the time for names and addresses grows with the square of the length."""
     entities, start = [], 0
     while start < len(text):
@@ -184,7 +153,7 @@ def _in_windows(text: str, kinds: set[str], preceding: str) -> list[Entity]:
         if end < len(text):  # cut between lines, sentences or words, in this order
             cuts = (text.rfind(mark, start + WINDOW // 2, end) + len(mark) for mark in ("\n", ". ", " "))
             end = next((cut for cut in cuts if cut > start + WINDOW // 2), end)
-        for entity in _find(text[start:end], kinds, preceding):
+        for entity in _find(text[start:end], preceding):
             entities.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text, entity.score))
         preceding, start = text[start:end], end
     return entities
@@ -195,34 +164,26 @@ class Redactor:
 
     Args:
         mode: "label" writes [NAME], "mask" a * for each letter and digit, "pseudonym" an invented value of the same kind.
-        kinds: kinds of personal data to remove.
         seed: determines the pseudonyms; without knowing it, nobody can compute them from the values.
         allow: see `find`.
 
     Raises:
-        CourseError: a mode or a kind is unknown.
+        CourseError: the mode is unknown.
     """
 
-    def __init__(
-        self,
-        mode: str = "label",
-        kinds: Iterable[str] = PII_KINDS,
-        seed: int | str = 0,
-        allow: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, mode: str = "label", seed: int | str = 0, allow: Iterable[str] = ()) -> None:
         if mode not in MODES:
             raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
-        self.mode, self.kinds, self.seed = mode, _known(kinds), seed
-        self.allow = tuple(allow)
+        self.mode, self.seed, self.allow = mode, seed, tuple(allow)
 
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
         """Return a text without its personal data, and what was found in it.
 
         Warns if the text is in a script in which names or addresses are not looked for.
         """
-        if {"NAME", "ADDRESS"} & self.kinds and (script := unsearched_script(text)):
+        if script := unsearched_script(text):
             warnings.warn(f"in {script} script {not_looked_for(script)} are not looked for", stacklevel=2)
-        entities = find(text, self.kinds, self.allow, preceding)
+        entities = find(text, self.allow, preceding)
         return self._replaced(text, entities), entities
 
     def _replaced(self, text: str, entities: list[Entity]) -> str:
@@ -240,7 +201,7 @@ class Redactor:
         row, pieces = copy.deepcopy(row), list[Piece]()
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
         script = next(filter(None, (unsearched_script(piece.text) for piece in pieces)), "")
-        entities_of = [find(p.text, self.kinds, self.allow, p.preceding) for p in pieces]
+        entities_of = [find(p.text, self.allow, p.preceding) for p in pieces]
         # A name found in one message is a name in all: "Thanks, Jana" shows who "dear Jana" is. Everything is found before
         # anything is replaced, so that a pseudonym is not taken for another person.
         entity_of = {entity.text: entity for entities in entities_of for entity in entities if len(entity.text) > 2}
@@ -290,47 +251,6 @@ def _without_torch() -> Iterator[None]:
 
 def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
     return Entity(kind, start, end, text[start:end], round(float(score), 2))
-
-
-def _in_context(text: str, entity: str, start: int, end: int, score: float) -> float:
-    """A finder's score, adjusted by the words before the match: Presidio does this with lemmas from spaCy."""
-    before, value = text[max(0, start - 70) : start], text[start:end]
-    if entity == "CREDIT_CARD":
-        # One number in ten passes Luhn's check by chance, so the issuer and the length must fit; Maestro has nearly any length.
-        digits = re.sub(r"\D", "", value)
-        near = before[-40:] + " " + text[end : end + 20]
-        if not CARD.fullmatch(digits) and not (MAESTRO.fullmatch(digits) and CONTEXT["CARD"].search(near)):
-            return 0.0
-        if PARCEL.search(before) and not CONTEXT["CARD"].search(before[-25:]):
-            return 0.0
-        from course_utils.data_prep.pii.recognizers import LONGEST_CARD_GROUP, is_calculated
-
-        groups = re.findall(r"\d+", value)
-        if len(groups) > 1 and max(map(len, groups)) > LONGEST_CARD_GROUP:  # "355909190063-746" is a subtraction
-            return 0.0
-        if re.search(r"\d[.,]$", before) or is_calculated(text, start, end):
-            return 0.0
-    elif entity == "IP_ADDRESS":
-        from course_utils.data_prep.pii.recognizers import VERSION, identifies
-
-        if not identifies(value):
-            return 0.0
-        if VERSION.search(before) and not re.search(r"\bip\b", before, re.IGNORECASE):
-            return 0.0
-        # Version numbers look the same, and internet addresses with only small parts are rare.
-        named = re.search(r"\b(?:ip|login|logged|log|signed|sign|address|session|host|server)\b", before, re.IGNORECASE)
-        if re.fullmatch(r"\d{1,2}(?:\.\d{1,2}){3}", value) and not named:
-            return 0.0
-        if ":" in value and len(re.sub(r"[^0-9A-Fa-f]", "", value)) < 5:  # times such as 12:30:45
-            return 0.0
-    elif entity == "US_SSN":
-        named = CONTEXT["US_SSN"].search(before)
-        shaped = re.fullmatch(r"\d{3}[- ]\d{2}[- ]\d{4}", value)
-        score = 0.9 if named else 0.6 if shaped and not PARCEL.search(before) else 0.0
-    elif entity in ("DE_TAX_ID", "PL_PESEL", "ES_NIF"):
-        # The number and the word that names it may be in different sentences.
-        score = score if CONTEXT[entity].search(text) else 0.4
-    return score
 
 
 def _with_repeated(

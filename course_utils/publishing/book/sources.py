@@ -32,8 +32,7 @@ API = {
     "Measure": ("evaluation", "retrieval", "scoring", "claims"),
     "Prepare data": (
         "data_prep", "data_prep.validation", "data_prep.pipeline", "data_prep.formats", "data_prep.quality",
-        "data_prep.similarity", "data_prep.pii", "data_prep.label_noise", "data_prep.judging",
-        "data_report",
+        "data_prep.similarity", "data_prep.pii", "data_report",
     ),
     "Decide and pay": ("decision", "costs", "facts", "assets"),
     "Serve": ("export", "roundtrip", "openai_server", "openai_server.constrained"),

@@ -10,7 +10,7 @@ simplest form: rank the rows by the probability of their own label. The paper's 
 if another label reaches that label's threshold, the mean probability that the classifier gives it on the rows that have it
 (the off-diagonal of the paper's confident joint). `LabelCheck.by_published_rule` has those. On the lesson's export the rule
 leaves two thirds of the wrong labels where they are, and as many rows from the top of the ranking have more of them; the
-ranking finds nearly all, if you read on long enough (tests/data_prep/test_label_noise.py has the figures). Mistakes that
+ranking finds nearly all, if you read on long enough (tests/evidence/test_wrong_labels.py has the figures). Mistakes that
 many rows have in common are another matter: the classifier learns them like anything else, and finds few of them.
 """
 
@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from course_utils.data_prep import formats, truth
+from course_utils.exercises.lesson_05 import classifier
 
-from course_utils.data_prep import formats
-from course_utils.errors import CourseError
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -51,37 +50,14 @@ class LabelCheck:
 
 
 def label_of(row: dict, name: str) -> str:
-    """Return the value of a field of the record in a row's answer.
-
-    Raises:
-        CourseError: the answer is not a JSON record, or its field is missing or not a text.
-    """
-    try:
-        value = json.loads(formats.answer_of(row))[name]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CourseError(f"an answer is no JSON record with a field {name!r}: {formats.answer_of(row)[:80]!r}") from error
-    if not isinstance(value, str):
-        raise CourseError(f"the field {name!r} must be a text to be a label; found {value!r}")
-    return value
+    """Return the value of a field of the record in a row's answer."""
+    return json.loads(formats.answer_of(row))[name]
 
 
 def evidence_in(row: dict, name: str) -> str:
     """Return what a classifier may read of a row: the message, and the record without the label itself."""
     rest = {key: value for key, value in json.loads(formats.answer_of(row)).items() if key != name}
     return "\n".join([formats.prompt_of(row), *(f"{key}_{v}" if " " not in str(v) else str(v) for key, v in rest.items())])
-
-
-def classifier() -> Any:
-    """Return a small text classifier, not yet trained: TF-IDF of words and pairs of words, and logistic regression.
-
-    Its solver, SAGA, steps row by row in one thread; solvers of dense algebra wait for cores that other work holds.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    features = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
-    return make_pipeline(features, LogisticRegression(C=3, solver="saga", tol=1e-3, random_state=0))
 
 
 def one_owner_each(owners: Sequence) -> list[str]:
@@ -121,19 +97,11 @@ def check_labels(
         seed: seed of the division into parts.
         group: a row's customer, document, author and so on, as a function or as one value per row, such as
             `Prepared.owners`; None groups a row with no other. By default, the name in the user's message.
-
-    Raises:
-        CourseError: there are fewer than two labels, or a label has rows of fewer customers than there are folds.
     """
     from sklearn.model_selection import cross_val_predict
 
     given_labels = [label_of(row, name) for row in rows]
     owners = one_owner_each(group if isinstance(group, Sequence) else [(group or formats.customer_of)(row) for row in rows])
-    count = Counter(given_labels)
-    customers = Counter(label for label, _ in set(zip(given_labels, owners, strict=True)))
-    if len(count) < 2 or min(customers.values()) < folds:
-        few = f"; of different customers only {dict(customers)}" if len(count) > 1 and min(count.values()) >= folds else ""
-        raise CourseError(f"at least two labels with {folds} rows each are needed; there are {dict(count)}{few}")
     labels, coded = np.unique(given_labels, return_inverse=True)
     texts = [evidence_in(row, name) for row in rows]
     parts = folds_of(owners, coded, folds, seed)
@@ -174,3 +142,8 @@ def repaired(rows: Sequence[dict], name: str, decisions: Mapping[int, str | None
             answer["content"] = json.dumps(record | {name: decision}, ensure_ascii=False)
         repaired_rows.append(new)
     return repaired_rows
+
+
+def planted(export: truth.RawExport, lines: Sequence[int]) -> list[int]:
+    """Return, as indices into `lines`, which of the rows of these lines have a label that was exchanged on purpose."""
+    return [index for index, line in enumerate(lines) if "wrong_label" in export.faults(line)]

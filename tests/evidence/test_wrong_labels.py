@@ -1,13 +1,15 @@
-"""Wrong labels, which no rule sees: found by a classifier that was not trained on the row, against the planted truth."""
+"""The dated record of wrong labels: found by a classifier that was not trained on the row, against the planted truth."""
 
 import json
 
 import numpy as np
 import pytest
+from data_prep.scoring import DetectionScore
 
+from benchmarks import wrong_labels
 from course_utils import data_prep
-from course_utils.data_prep import formats, label_noise, quality, truth
-from course_utils.errors import CourseError
+from course_utils.data_prep import formats, quality, truth
+from course_utils.exercises.lesson_05 import classifier
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +27,15 @@ def prepared(export):
 
 @pytest.fixture(scope="module")
 def checked(prepared):
-    return data_prep.check_labels(prepared.rows, "category", group=prepared.owners)
+    return wrong_labels.check_labels(prepared.rows, "category", group=prepared.owners)
 
 
 def score(export, prepared, suspects):
-    return truth.DetectionScore.of(truth.wrong_labels(export, prepared.lines), suspects)
+    return DetectionScore.of(wrong_labels.planted(export, prepared.lines), suspects)
 
 
 def test_all_forty_wrong_labels_are_still_there_after_the_rules(export, prepared):
-    assert len(truth.wrong_labels(export, prepared.lines)) == 40
+    assert len(wrong_labels.planted(export, prepared.lines)) == 40
 
 
 def test_most_wrong_labels_are_among_the_first_sixty(export, prepared, checked):
@@ -47,7 +49,7 @@ def test_most_wrong_labels_are_among_the_first_sixty(export, prepared, checked):
 def test_the_ranking_is_far_better_than_chance(export, prepared, checked):
     from sklearn.metrics import roc_auc_score
 
-    wrong = np.isin(np.arange(len(prepared.rows)), truth.wrong_labels(export, prepared.lines))
+    wrong = np.isin(np.arange(len(prepared.rows)), wrong_labels.planted(export, prepared.lines))
     assert roc_auc_score(wrong, -checked.probability) > 0.93
 
 
@@ -61,52 +63,41 @@ def test_the_published_rule_accuses_fewer_and_more_of_them_rightly(export, prepa
 
 def test_no_row_is_judged_by_what_was_trained_on_it(prepared):
     """With its own row in training the classifier repeats nearly every label, right or wrong."""
-    texts = [label_noise.evidence_in(row, "category") for row in prepared.rows]
-    given = [label_noise.label_of(row, "category") for row in prepared.rows]
-    seen = np.mean(label_noise.classifier().fit(texts, given).predict(texts) == given)
-    out_of_fold = data_prep.check_labels(prepared.rows, "category")
+    texts = [wrong_labels.evidence_in(row, "category") for row in prepared.rows]
+    given = [wrong_labels.label_of(row, "category") for row in prepared.rows]
+    seen = np.mean(classifier().fit(texts, given).predict(texts) == given)
+    out_of_fold = wrong_labels.check_labels(prepared.rows, "category")
     assert seen > 0.95 > np.mean([a == b for a, b in zip(out_of_fold.given, out_of_fold.suggested)])
 
 
 def test_the_label_itself_is_not_read(prepared):
     row = prepared.rows[0]
-    other = data_prep.repaired([row], "category", {0: "account"})[0]
-    assert label_noise.evidence_in(row, "category") == label_noise.evidence_in(other, "category")
+    other = wrong_labels.repaired([row], "category", {0: "account"})[0]
+    assert wrong_labels.evidence_in(row, "category") == wrong_labels.evidence_in(other, "category")
 
 
 def test_the_truth_knows_the_right_label_of_every_wrong_one(export, prepared):
     right = truth.right_categories(export, prepared.lines)
-    assert sorted(right) == truth.wrong_labels(export, prepared.lines)
-    assert all(label != label_noise.label_of(prepared.rows[index], "category") for index, label in right.items())
+    assert sorted(right) == wrong_labels.planted(export, prepared.lines)
+    assert all(label != wrong_labels.label_of(prepared.rows[index], "category") for index, label in right.items())
 
 
 def test_decisions_change_and_drop_rows_and_touch_nothing_else(prepared):
     rows = prepared.rows[:4]
     before = json.dumps(rows)
-    new = data_prep.repaired(rows, "category", {1: "account", 2: None})
+    new = wrong_labels.repaired(rows, "category", {1: "account", 2: None})
     assert json.dumps(rows) == before and len(new) == 3
     assert [new[0], new[2]] == [rows[0], rows[3]]
     old, changed = (json.loads(formats.answer_of(row)) for row in (rows[1], new[1]))
     assert changed == old | {"category": "account"}
 
 
-def test_rows_without_labels_are_refused():
-    def row(answer):
-        return {"messages": [{"role": "user", "content": "m"}, {"role": "assistant", "content": answer}]}
-
-    for answer in ("no record", "[1]", '{"other": 1}', '{"category": null}'):
-        with pytest.raises(CourseError, match="category"):
-            data_prep.check_labels([row(answer)], "category")
-    with pytest.raises(CourseError, match="at least two labels"):
-        data_prep.check_labels([row('{"category": "a"}')] * 9, "category")
-
-
 def test_no_customer_vouches_for_their_own_label(prepared):
     """The rows of one customer are in one fold, so that near-copies of a row never trained the classifier that judges it."""
-    owners = label_noise.one_owner_each(prepared.owners)
+    owners = wrong_labels.one_owner_each(prepared.owners)
     assert len(set(owners)) < len(owners) - 100  # many customers wrote more than once
-    labels = [label_noise.label_of(row, "category") for row in prepared.rows]
-    parts = label_noise.folds_of(owners, labels, 5, 0)
+    labels = [wrong_labels.label_of(row, "category") for row in prepared.rows]
+    parts = wrong_labels.folds_of(owners, labels, 5, 0)
     assert sorted(i for _, held_out in parts for i in held_out) == list(range(len(owners)))
     for train, held_out in parts:
         assert not {owners[i] for i in train} & {owners[i] for i in held_out}
@@ -123,24 +114,14 @@ def test_two_wrong_near_copies_of_one_customer_are_both_suspects():
     rows += [row(f"my invoice {i} is too high, refund the money", "billing", f"b{i}") for i in range(12)]
     strange = "zebra quagga okapi gnu"
     rows += [row(f"the parcel {strange} is {how}", "billing", "twice") for how in ("late", "so late")]
-    by_customer = data_prep.check_labels(rows, "category")
-    by_row = data_prep.check_labels(rows, "category", group=[None] * len(rows))
+    by_customer = wrong_labels.check_labels(rows, "category")
+    by_row = wrong_labels.check_labels(rows, "category", group=[None] * len(rows))
     assert {24, 25} <= set(by_customer.suspects)
     assert by_customer.probability[24:].max() < by_row.probability[24:].max()
 
 
 def test_the_names_in_the_rows_and_the_owners_beside_them_give_the_same_folds(prepared):
     """Redaction takes the names out of the rows; `Prepared.owners` keeps them for the check."""
-    by_name = data_prep.check_labels(prepared.rows, "category")
-    assert by_name.suspects == data_prep.check_labels(prepared.rows, "category", group=prepared.owners).suspects
+    by_name = wrong_labels.check_labels(prepared.rows, "category")
+    assert by_name.suspects == wrong_labels.check_labels(prepared.rows, "category", group=prepared.owners).suspects
     assert len(prepared.owners) == len(prepared.rows)
-
-
-def test_a_label_of_too_few_customers_is_refused():
-    def row(label, name):
-        said = {"role": "user", "content": f"message about {label}", "name": name}
-        return {"messages": [said, {"role": "assistant", "content": json.dumps({"category": label})}]}
-
-    rows = [row("a", f"c{i}") for i in range(9)] + [row("b", "one")] * 9
-    with pytest.raises(CourseError, match="of different customers only"):
-        data_prep.check_labels(rows, "category")
