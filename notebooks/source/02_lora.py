@@ -592,34 +592,17 @@ tokenizer.save_pretrained("tickets-merged")
 show.folder_sizes("ticket-adapter", "tickets-merged")
 
 # %% [markdown]
-# The merged folder loads like any model. Compare it with the model whose adapter is apart:
+# The merged folder loads like any model, and `course export ticket-adapter` writes what other programs take: a GGUF file for llama.cpp
+# (`--to gguf`), with a Modelfile for Ollama (`--to ollama`), or an adapter's folder for vLLM. Each export can change answers: another
+# template, a lost stop word, rounded weights. So ask every stage the same messages, and compare what each was asked, token by token:
 
 # %%
-import time
+from course_utils.roundtrip import roundtrip
 
-replies = {}
-for name, served in {"apart": tuned, "merged": merged.to(place)}.items():
-    start = time.perf_counter()
-    replies[name] = write_replies(served, [row["prompt"] for row in rows[:8]])
-    print(f"{name}: {time.perf_counter() - start:.1f} seconds for 8 replies")
-same = sum(one == other for one, other in zip(replies["apart"], replies["merged"]))
-print(f"{same} of 8 replies are the same, letter for letter")
+print(roundtrip("ticket-adapter", "validation.jsonl", types=["q8_0", "q4_0"], rows=10, max_tokens=answer_tokens, report=str))
 
 # %% [markdown]
-# Merged, each layer is a single matrix again, which is faster to multiply with. In 16 bits a reply can change, because the merged weights are
-# rounded once more:
-
-# %%
-evidence.card("L6")
-
-# %% [markdown]
-# Other programs take the same folders. These commands are *not run here*:
-#
-# ```bash
-# vllm serve ./tickets-merged                                            # a server with OpenAI's interface
-# vllm serve BASE --enable-lora --lora-modules tickets=./ticket-adapter  # one base, many adapters
-# python llama.cpp/convert_hf_to_gguf.py tickets-merged                  # for llama.cpp and Ollama
-# ```
+# XXX
 #
 # **Apart, one base serves many.** An adapter that isn't merged can be switched off, or replaced by another one
 # (`model.load_adapter(folder, "review")`, then `model.set_adapter("review")`), and the base stays what it was:

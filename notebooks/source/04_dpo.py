@@ -6,11 +6,13 @@
 # > *"I can't write the perfect reply for you. But show me two, and I'll tell you which one I'd send."*
 #
 # A web shop's desk has five rules for its replies. Below is the share of replies to 100 new customers that keep all five, recorded on a model
-# of half a billion parameters after training on {{record:laptop-house-style:pairs:d}} pairs of replies, one seed:
+# of half a billion parameters after training on {{record:laptop-house-style:pairs:d}} pairs of replies, in three runs:
 #
-# | it imitates the desk | SFT on the better replies | DPO with SFT's loss added |
-# | --- | --- | --- |
-# | {{record:laptop-house-style:runs."seed 0 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | DPO + SFT, rate 0.0001".right."all rules":.0%}} |
+# | run | it imitates the desk | SFT on the better replies | DPO with SFT's loss added |
+# | --- | --- | --- | --- |
+# | 1 | {{record:laptop-house-style:runs."seed 0 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | DPO + SFT".right."all rules":.0%}} |
+# | 2 | {{record:laptop-house-style:runs."seed 1 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} |
+# | 3 | {{record:laptop-house-style:runs."seed 2 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} |
 #
 # In most jobs nobody can write down the perfect answer, and anybody can choose between two. {{term:DPO}} is the method that most people
 # use to train on such choices. You'll run it, compute its {{term:loss}} by hand, and ask the question that most tutorials leave out: does it
@@ -50,7 +52,6 @@ from course_utils.generation import generate
 from course_utils.show import predict
 from datasets import load_dataset
 from peft import LoraConfig, get_peft_model
-from scipy.stats import binomtest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -442,40 +443,43 @@ show.drawing("twins")
 # ## 7 · A model that people use, and pairs of its own answers
 #
 # The lesson's pairs again, the same recipe for the start, the same 100 test messages, and a model of half a billion parameters that people
-# deploy: Qwen2.5-Coder-0.5B-Instruct. Below are all learning rates that we tried. The first column, on
+# deploy: Qwen2.5-Coder-0.5B-Instruct. Below are all learning rates that we tried, with one seed. The first column, on
 # {{record:laptop-house-style:validation:d}} other messages, is the one by which to choose a rate. "SFT, kept rules" is a control that only
 # somebody with a rule book can have: it trains on those chosen replies that keep all five rules (script:
 # `benchmarks/laptop_house_style.py`).
 
 # %%
 house = assets.read_record("laptop-house-style")["runs"]
-tried = {name.removeprefix("seed 0 | "): run for name, run in house.items() if name.startswith("seed 0 | ") and "copied_from" not in run}
+tried = {name.removeprefix("seed 0 | "): run for name, run in house.items() if "rate" in name}
 right = pd.DataFrame({name: pd.DataFrame(run["right"]).mean() for name, run in tried.items()}).T.rename(columns=evidence.lesson_04.RECORDED)
-chosen_by = {name: np.mean(run["validation"]["all rules"]) for name, run in tried.items() if "validation" in run}
-right.insert(0, "validation: all five", pd.Series(chosen_by))
-right.map(lambda share: "" if pd.isna(share) else f"{share:.0%}")
+right.insert(0, "validation: all five", [np.mean(run["validation"]["all rules"]) for run in tried.values()])
+print(f"{np.mean([all(house_style.judge(row, row['chosen']).values()) for row in data.train]):.0%} of the chosen replies keep all five rules")
+right.map("{:.0%}".format)
 
 # %% [markdown]
-# Here the order number stays right in at least nine replies of ten, and SFT teaches most of the right steps. DPO alone says the step first in
-# every reply, at the cost of the right step and the tone. DPO + SFT, at five and ten times the rate, has most of both, and at either of its
-# rates more replies keep all five rules than with SFT at any of its four. Is that more than luck? Compare message by message, each
-# method at the rate that validation chooses, where only one of the two keeps all five:
+# SFT learns most of the right steps and says the step first in 60 to 82 % of its replies. DPO alone says it first in nearly all at its lowest
+# rates, and the right step in two replies of five or fewer. DPO + SFT has most of both.
+#
+# One seed decides nothing. At the rate that validation chooses, of equals the lowest, each method ran with two more: another start, another
+# order of the pairs, another adapter.
 
 # %%
-def best(method):
-    """Return a method's marks on the test messages at its best rate by validation; of equals, the lowest rate."""
-    runs = [run for name, run in tried.items() if name.startswith(f"{method}, rate ")]
-    return np.array(max(runs, key=lambda run: sum(run["validation"]["all rules"]))["right"]["all rules"])
-
-
-for rival in ("SFT", "SFT, kept rules", "DPO"):
-    wins, losses = int(sum(best("DPO + SFT") > best(rival))), int(sum(best("DPO + SFT") < best(rival)))
-    print(f"DPO + SFT against {rival}: {wins} to {losses}, p = {binomtest(wins, wins + losses).pvalue:.2g}")
+methods = ["start", "SFT", "SFT, kept rules", "DPO", "DPO + SFT"]
+marks = {name: np.array([house[f"seed {seed} | {name}"]["right"]["all rules"] for seed in range(3)]) for name in methods}
+for rival in methods[1:4]:
+    gains = (marks["DPO + SFT"] - marks[rival]).mean(axis=0)                   # one number for each message
+    half = 1.96 * gains.std(ddof=1) / len(gains) ** 0.5
+    print(f"DPO + SFT minus {rival}: {gains.mean():+.0%}, 95 % interval over messages {gains.mean() - half:+.0%} to {gains.mean() + half:+.0%}")
+pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["seed 0", "seed 1", "seed 2"]).T.map("{:.0%}".format)
 
 # %% [markdown]
-# With one seed and 100 messages it could be luck: against SFT p is far above 0.05, and against SFT with a rule book there's no difference to
-# see. DPO alone was tried at one rate, and keeps far more rules on the validation messages than on these, so its small p says little about
-# the method. **If you must choose by Friday, take SFT**, and try DPO + SFT beside it when there's time for three rates and three seeds.
+# With each seed DPO + SFT keeps all five rules more often than SFT on the same chosen replies, and the interval lies well above zero. **Here
+# the pairs pay**, because they say what the chosen replies alone don't: what was better about a reply that isn't good in every way. Where
+# somebody picks out the chosen replies that keep all rules, plain SFT on those does as well (the interval has zero in it, and that control
+# had one rate). DPO alone does worst; its best rate is the lowest that we tried, so a lower one may be better.
+#
+# **If you must choose by Friday:** if a person or a program can tell which replies are good altogether, train on those with SFT. If all you
+# have is which of two is better, take DPO + SFT, and SFT beside it as the control.
 #
 # ### Pairs of the model's own answers
 #
@@ -559,8 +563,8 @@ pd.DataFrame(rows).T
 # | --- | --- | --- |
 # | SFT on the chosen replies | good replies | first, always: it's the control |
 # | SFT on your model's better answers, in rounds | a program, or a person, who chooses | answers are cheap |
-# | DPO (2305.18290) | pairs, and a start that can already write | people can choose and can't write |
-# | DPO + SFT (2404.19733) | the same | by default, if you take DPO |
+# | DPO + SFT (2404.19733) | pairs, and a start that can already write | people can choose and can't write |
+# | DPO (2305.18290) | the same | as a control: alone it lost other rules in sections 5 and 7 |
 # | ORPO (2403.07691) | pairs, and no start | one stage instead of two |
 # | {{term:KTO}} (2402.01306) | thumbs up and down | there are no pairs |
 # | {{term:GRPO}} (2402.03300) | a program that scores | a program can check the content |
@@ -577,8 +581,8 @@ pd.DataFrame(rows).T
 # | --- | --- |
 # | messages | 60 and 100 invented ones, live 24; the rules look for the desk's own phrases |
 # | models | 135M for the methods, 0.5B for section 7 |
-# | seeds | three for the methods, one in section 7 |
-# | rates | several in section 7, least of plain DPO; one for each method elsewhere |
+# | seeds | three for the methods; one for pairs of a model's own answers |
+# | rates | two to four for most methods of section 7, with one seed; one for each method elsewhere |
 # | would change the answer | a larger model, thousands of pairs from people |
 #
 # | you want to | do |
