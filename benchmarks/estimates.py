@@ -17,10 +17,12 @@ import time
 
 from common import picture, write_results
 from course_utils import charts, memory
-from course_utils.memory import formula, step
+from course_utils.memory import formula
 from course_utils.memory.shape import shape
 
 import torch
+
+import training_step as step
 
 SIZES = {  # hidden, feed-forward, layers, heads, key-value heads, vocabulary
     "6M": (256, 704, 4, 8, 4, 8192),

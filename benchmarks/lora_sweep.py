@@ -137,7 +137,7 @@ def one_run(name: str, seed: int) -> dict:
     task = load_task("support_tickets", FIELDS)
     model, tokenizer = prepared(spec, seed)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    with memory.track(name) as report:
+    with memory.track() as report:
         history, seconds = train(model, tokenizer, chosen_rows(task, seed), spec, seed)
     result = measure(model, tokenizer, task, answers=spec.get("answers", False) or spec.get("full", False))
     return {

@@ -25,7 +25,7 @@ def one_run(seed: int) -> dict:
     model, tokenizer = models.load(tier="cpu", quantization="nf4")
     config = LoraConfig(r=base["rank"], lora_alpha=base["alpha"], target_modules=base["targets"], task_type="CAUSAL_LM")
     model = get_peft_model(model, config)
-    with memory.track("QLoRA") as report:
+    with memory.track() as report:
         history, seconds = lora_sweep.train(model, tokenizer, lora_sweep.chosen_rows(task, seed), {}, seed)
     result = {"seconds": round(seconds, 1), "memory_added_mb": round(report.process_increase / 1e6)}
     return result | {"last_training_loss": history.losses[-1], **lora_sweep.measure(model, tokenizer, task, answers=True)}

@@ -41,7 +41,7 @@ def measure(count: int, length: int, batch: int) -> dict:
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     settings = training.Settings(batch_size=batch, max_length=4096, micro_batch_tokens=1 << 20)  # the whole batch at once
     memory.release()
-    with memory.track("run") as report:
+    with memory.track() as report:
         history = training.fit(model, tokenizer, examples(count, length), objective=Ready(), settings=settings)
     steps = len(history.steps)
     return {"seconds_a_step": history.seconds / steps, "seconds": history.seconds, "mb": report.process_increase / 1e6}

@@ -91,7 +91,7 @@ class Contender:
         """Train and measure; the seed determines the adapter and the order of examples."""
         tuned = adapter(self.base, seed)
         memory.release()
-        with memory.track(self.name) as report, warnings.catch_warnings():
+        with memory.track() as report, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             seconds, extra = self.run(self.kind, tuned, self.tokenizer, rows, seed)
         loss = held_out_loss(self.kind, tuned, self.tokenizer, held_out)

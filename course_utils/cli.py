@@ -239,7 +239,7 @@ def _estimate(options: argparse.Namespace) -> Result:
     model = options.named_model or options.model
     if model is None:
         raise CourseError("name a model: course estimate Llama-3.1-8B --method qlora --gpu t4")
-    estimate = memory.estimate(model, way="trace" if options.trace else "formula", **plan_options)
+    estimate = memory.estimate(model, **plan_options)
     if not options.gpu:
         return Result(estimate, estimate.as_dict())
     advice = memory.advice(estimate, model, options.gpu)

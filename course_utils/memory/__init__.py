@@ -1,8 +1,8 @@
 """How much memory: counted exactly from the architecture, predicted before a run, and measured while it runs."""
 
-from course_utils.memory.estimating import CONTEXT, GPUS, MemoryEstimate, advice, estimate, gpu_memory, what_fits
+from course_utils.memory.estimating import CONTEXT, GPUS, MemoryEstimate, advice, estimate, gpu_memory
 from course_utils.memory.plan import StepPlan
-from course_utils.memory.shape import ARCHITECTURES, ParameterCount, build_without_weights, count_parameters
+from course_utils.memory.shape import ARCHITECTURES, ParameterCount, count_parameters
 from course_utils.memory.tracking import MemoryReport, ProcessesPeak, free_bytes, release, track, trim
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "ProcessesPeak",
     "StepPlan",
     "advice",
-    "build_without_weights",
     "count_parameters",
     "estimate",
     "free_bytes",
@@ -23,5 +22,4 @@ __all__ = [
     "release",
     "track",
     "trim",
-    "what_fits",
 ]

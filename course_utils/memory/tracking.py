@@ -6,7 +6,6 @@ import ctypes
 import gc
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-MB = 1e6
 UNCHANGED_BYTES = 2_000_000  # if resident memory has changed by less, processes are not examined again
 
 
@@ -27,26 +25,16 @@ class MemoryReport:
     """The measurements of `track`, complete when the block has ended. All sizes in bytes.
 
     Attributes:
-        label: name of what was measured.
-        seconds: wall time of the block.
-        process_start: resident memory of the process before the block.
-        process_peak: highest resident memory during it.
-        gpu_start: live tensors on the GPU before the block, None without a GPU.
-        gpu_allocated_peak: highest sum of live tensors on the GPU, None without a GPU.
-        gpu_reserved_peak: most memory reserved by PyTorch's allocator, None without a GPU.
-        gpu_in_use: memory in use on the whole GPU at the end (context and other processes included), or None.
-        method: how the process's peak was measured: "kernel" (exact, Linux) or "sampled" (every 10 ms).
+        process_start, process_peak: resident memory of the process before the block, and the highest during it.
+        gpu_start, gpu_peak: live tensors on the GPU before the block, and their highest sum; None without a GPU.
+        sampled: whether the process's peak was looked for every 10 ms; else the kernel told it (Linux).
     """
 
-    label: str
-    seconds: float = 0.0
     process_start: int = 0
     process_peak: int = 0
     gpu_start: int | None = None
-    gpu_allocated_peak: int | None = None
-    gpu_reserved_peak: int | None = None
-    gpu_in_use: int | None = None
-    method: str = "sampled"
+    gpu_peak: int | None = None
+    sampled: bool = False
 
     @property
     def process_increase(self) -> int:
@@ -54,69 +42,42 @@ class MemoryReport:
         return max(0, self.process_peak - self.process_start)
 
     @property
-    def increase(self) -> int:
-        """By how many bytes the block raised the memory that counts: a GPU's live tensors, or the process's without one."""
-        if self.gpu_allocated_peak is None:
-            return self.process_increase
-        return max(0, self.gpu_allocated_peak - (self.gpu_start or 0))
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Return the name and the value of each measurement, as texts for a table."""
-        rows = [
-            ("process before", f"{self.process_start / MB:,.0f} MB"),
-            ("process peak", f"{self.process_peak / MB:,.0f} MB"),
-            ("increase", f"{self.process_increase / MB:,.0f} MB"),
-        ]
-        on_gpu = {
-            "GPU tensors, peak": self.gpu_allocated_peak,
-            "GPU reserved, peak": self.gpu_reserved_peak,
-            "GPU card in use": self.gpu_in_use,  # None until the block ends
-        }
-        rows += [(name, f"{size / MB:,.0f} MB") for name, size in on_gpu.items() if size is not None]
-        return [*rows, ("time", f"{self.seconds:.1f} s")]
-
-    def __str__(self) -> str:
-        width = max(len(name) for name, _ in self.rows())
-        return "\n".join([f"memory: {self.label}", *(f"  {name:<{width}}  {value}" for name, value in self.rows())])
+    def gpu_increase(self) -> int:
+        """By how many bytes the block raised the sum of live tensors on the GPU at its peak; 0 without a GPU."""
+        return max(0, (self.gpu_peak or 0) - (self.gpu_start or 0))
 
 
 @contextmanager
-def track(label: str = "block") -> Iterator[MemoryReport]:
+def track() -> Iterator[MemoryReport]:
     """Measure the peak memory of a `with` block; blocks may be nested.
 
     The report is complete when the block has ended, even with an error:
 
-        with track("training") as report:
+        with track() as report:
             ...
-        print(report)
+        print(report.process_increase)
     """
     import torch
 
     release()
-    report = MemoryReport(label, process_start=_resident())
     gpu = torch.cuda.is_available()
     for outer in _open_reports:
         _update_peaks(outer, gpu)  # the system keeps a single peak value, which is reset now
+    report = MemoryReport(process_start=_resident())
     if gpu:
         report.gpu_start = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-    exact = _reset_kernel_peak()
-    report.method = "kernel" if exact else "sampled"
-    sampler = None if exact else _Sampler()
+    report.sampled = not _reset_kernel_peak()
+    sampler = _Sampler() if report.sampled else None
     _open_reports.append(report)
-    started = time.perf_counter()
     try:
         yield report
     finally:
-        report.seconds = time.perf_counter() - started
         for open_report in _open_reports:
             _update_peaks(open_report, gpu)
         _open_reports.remove(report)
         if sampler:
             report.process_peak = max(report.process_peak, sampler.stop())
-        if gpu:
-            free, total = torch.cuda.mem_get_info()
-            report.gpu_in_use = total - free
 
 
 _open_reports: list[MemoryReport] = []  # of the open blocks, the outermost first
@@ -124,13 +85,12 @@ _open_reports: list[MemoryReport] = []  # of the open blocks, the outermost firs
 
 def _update_peaks(report: MemoryReport, gpu: bool) -> None:
     """Update a report with the system's peak values since they were last reset."""
-    report.process_peak = max(report.process_peak, report.process_start, _kernel_peak() if report.method == "kernel" else 0)
+    report.process_peak = max(report.process_peak, report.process_start, 0 if report.sampled else _kernel_peak())
     if gpu:
         import torch
 
         torch.cuda.synchronize()
-        report.gpu_allocated_peak = max(report.gpu_allocated_peak or 0, torch.cuda.max_memory_allocated())
-        report.gpu_reserved_peak = max(report.gpu_reserved_peak or 0, torch.cuda.max_memory_reserved())
+        report.gpu_peak = max(report.gpu_peak or 0, torch.cuda.max_memory_allocated())
 
 
 class ProcessesPeak:

@@ -80,7 +80,7 @@ class Footprint:
 
     def with_measurement(self, report: memory.MemoryReport) -> Footprint:
         """Return a copy that also has the measurement of the `memory.track` block around the run."""
-        return replace(self, measured=report.increase if self.where == "GPU" else report.process_increase)
+        return replace(self, measured=report.gpu_increase if self.where == "GPU" else report.process_increase)
 
     def __str__(self) -> str:
         if self.predicted is None:

@@ -100,7 +100,6 @@ def test_a_pairs_replies_differ_in_the_rule_of_its_kind_and_in_no_other():
         assert {rule for rule in house_style.RULES if chosen[rule] != rejected[rule]} == {RULE_OF[row["kind"]]}, row["id"]
         assert chosen[RULE_OF[row["kind"]]]
         assert all(kept or rule == "step first" for rule, kept in chosen.items()), row["id"]
-        assert house_style.score(row, row["chosen"]) > house_style.score(row, row["rejected"])
 
 
 @pytest.mark.parametrize("broken", house_style.RULES)
@@ -117,19 +116,3 @@ def test_each_rule_can_be_broken_alone(broken):
     kept = house_style.judge(row, changed)
     assert not kept[broken]
     assert [rule for rule, fine in kept.items() if not fine] == [broken]
-
-
-def test_the_reward_takes_what_trl_passes():
-    rows = [row for row in BALANCED.test if row["kind"] in ("order", "item")][:3]
-    columns = {key: [row[key] for row in rows] for key in ("case", "tone", "order")}
-    texts = [[{"role": "assistant", "content": row["chosen"]}] for row in rows]
-    expected = [house_style.score(row, row["chosen"]) for row in rows]
-    assert house_style.reward(completions=texts, **columns) == expected and max(expected) == 1.0
-
-
-def test_wins_count_ties_half():
-    rows = BALANCED.test[:2]
-    good, bad = [row["chosen"] for row in rows], [row["rejected"] for row in rows]
-    assert house_style.wins(rows, good, bad) == [1.0, 1.0]
-    assert house_style.wins(rows, bad, good) == [0.0, 0.0]
-    assert house_style.wins(rows, good, good) == [0.5, 0.5]

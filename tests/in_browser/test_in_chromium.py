@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import threading
-import time
 
 import pytest
 from drawn import choices
@@ -182,24 +181,6 @@ def test_of_two_quick_changes_the_later_one_is_answered(fresh):
     there.get_by_label("What is missing?").select_option(label="knowledge")
     answered = CALCULATORS["decision"].defaults | {"examples": 500, "gap": "knowledge"}
     says(fresh, "calculator", "decision", calculate("decision", answered)["summary"])
-
-
-def test_first_answers_cold_and_warm(browser, address, record_property):
-    """Recorded; a limit would measure what else the machine does."""
-    page, trouble = watched(browser, address)
-    seconds = {}
-    for name, method in (("cold", "lora"), ("warm", "full")):
-        began = time.perf_counter()
-        room(page, "calculator", "memory").get_by_label("Method").select_option(f'"{method}"')
-        says(
-            page, "calculator", "memory", calculate("memory", CALCULATORS["memory"].defaults | {"method": method})["summary"]
-        )
-        seconds[name] = time.perf_counter() - began
-        record_property(f"{name} seconds to the first answer", round(seconds[name], 2))
-    print(f"first answer: {seconds['cold']:.2f} s cold, {seconds['warm']:.2f} s warm, 0.2 s of each waiting for a pause")
-    assert seconds["warm"] < seconds["cold"]
-    page.context.close()
-    assert trouble == []
 
 
 def test_a_page_that_was_opened_as_a_file_shows_its_answers_and_says_why_no_others(browser, folder):

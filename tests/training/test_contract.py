@@ -32,7 +32,7 @@ class Only:
 
 
 def run(packaged, objective, name, **settings):
-    settings = training.Settings(batch_size=3, max_steps=2, evaluate_every=1, early_stopping=2, **settings)
+    settings = training.Settings(batch_size=3, max_steps=2, evaluate_every=1, **settings)
     model = with_lora(tiny_llama(), random_b=False)
     return training.fit(model, packaged[1], DATA[name], DATA[name][:2], objective, settings)
 

@@ -139,12 +139,12 @@ def test_a_run_that_is_over_measures_nothing(tokenizer, tmp_path):
 
 
 def test_measurement_and_error():
-    report = memory.MemoryReport("x", process_start=100_000_000, process_peak=150_000_000)
+    report = memory.MemoryReport(process_start=100_000_000, process_peak=150_000_000)
     found = footprint.Footprint(40_000_000, rows=2, length=64, parts=(("activations", 40_000_000),)).with_measurement(report)
     assert found.measured == 50_000_000
     assert found.error == pytest.approx(-0.2)
     assert "40 MB predicted" in str(found) and "50 MB measured" in str(found) and "-20 %" in str(found)
     on_gpu = footprint.Footprint(40_000_000, parts=(("activations", 1),), where="GPU").with_measurement(
-        memory.MemoryReport("x", gpu_start=10_000_000, gpu_allocated_peak=60_000_000)
+        memory.MemoryReport(gpu_start=10_000_000, gpu_peak=60_000_000)
     )
     assert on_gpu.measured == 50_000_000
