@@ -60,7 +60,7 @@ class Scores:
     records: list[dict[str, Any] | None]
 
     def shares(self) -> dict[str, Score]:
-        """Return the shares of answers that are valid, right in each field, and right in all fields, for `show.table`."""
+        """Return the shares of answers that are valid, right in each field, and right in all fields."""
         return {"valid record": self.valid, **self.exact, "all fields": self.whole}
 
     def rows(self) -> list[tuple[str, Score]]:

@@ -22,10 +22,8 @@ MEMORY = {"LoRA": {"weights": 16.0, "rest": 3.0}, "QLoRA": {"weights": 6.0, "res
 CHARTS = {
     "loss": lambda: charts.loss_curve([3.0, 2.0, 1.0], "Three steps", {1: 2.5, 2: 1.9, 3: 2.2}),
     "runs": lambda: charts.lines({"LoRA": RUNS}, "Rate", "rate", "loss", log_x=RUNS[0], log_y=True, levels={"rival": 0.15}),
-    "points": lambda: charts.lines({"LoRA": ([0.1, 0.2], [3.0, 3.1])}, "Both", "x", "y", log_x=True, joined=False),
     "curves": lambda: charts.lines(
-        {"one": (range(100), range(100))}, "It goes up", "x", "y", marks={"a point": (10, 3)}, at={"here": 50},
-        alt_parts=["9 at 2"],
+        {"one": (range(100), range(100))}, "It goes up", "x", "y", marks={"a point": (10, 3)},
     ),
     "shares": lambda: charts.shares({"RAG": {"right fact": FOUND, "valid form": FOUND}}, "One system"),
     "bars": lambda: charts.bars({"LoRA": 19.0, "QLoRA": 8.7}, "QLoRA fits", "GB", {"T4, 16 GB": 15.8}),
@@ -52,7 +50,7 @@ def test_they_are_described_and_wide_enough_for_their_text(name):
     [
         ("loss", "from 3.00 to 1.00 in 3 steps; validation loss lowest at step 2 with 1.90, at the end 2.20"),
         ("runs", "LoRA: 2 at 2e-05, 0.5 at 0.0002, 0.2 at 0.002; line at 0.15: rival"),
-        ("curves", "Lines. It goes up. 9 at 2."),
+        ("curves", "Lines. It goes up. one: 0 at 0, 99 at 99."),
         ("bars", "line at 15.8: T4, 16 GB; LoRA: 19.0; QLoRA: 8.7."),
         ("parts", "line at 15.8: T4; line at 12.6: RTX 3060; LoRA: 19.0; QLoRA: 8.7."),
         ("code books", "even has 1 of 3 values there"),
