@@ -129,7 +129,7 @@ def estimate(model: Described, method: str = "lora", **options: Any) -> MemoryEs
 
 
 def expert_notes(sizes: Shape, plan: StepPlan) -> list[str]:
-    """Return a sentence for each thing that a recipe for dense models does to a mixture of experts, whose sizes say so.
+    """Return a sentence for each thing that a recipe for dense models does to a mixture of experts; see `course preflight`.
 
     Tried with random weights (transformers 5.15 and 5.24, PEFT 0.20 and 0.21, bitsandbytes 0.50); see bitsandbytes issue
     1849 and unsloth issue 4032.
@@ -138,32 +138,22 @@ def expert_notes(sizes: Shape, plan: StepPlan) -> list[str]:
         sizes: the model's.
         plan: the training step.
     """
-    values = sizes.expert_weights
-    if not values:
-        return []
-    notes, share = [], f"{values / 1e9:.1f} of its {sizes.parameters / 1e9:.1f} billion parameters"
-    if plan.method == "qlora" and plan.embeddings == "float32":
-        notes.append(
-            f"experts ({share}) are not in 4 bits: bitsandbytes leaves them in 16, and prepare_model_for_kbit_training "
-            f"makes them float32, {4 * values / 1e9:.0f} GB"
-        )
-    elif plan.method == "qlora":
-        notes.append(
-            f"experts ({share}) are not in 4 bits: bitsandbytes leaves them in 16, {2 * values / 1e9:.0f} GB; "
-            f"prepare_model_for_kbit_training would make them float32, {4 * values / 1e9:.0f} GB (embeddings='float32')"
-        )
-    if plan.method == "full":
+    values, notes = sizes.expert_weights, list[str]()
+    if not values or plan.method == "full":
         return notes
+    share = f"experts ({values / 1e9:.1f} of its {sizes.parameters / 1e9:.1f} billion parameters)"
+    if plan.method == "qlora":
+        width = 4 if plan.embeddings == "float32" else 2
+        notes.append(
+            f"{share} are not in 4 bits, and take {width * values / 1e9:.0f} GB; `course preflight` says what to do"
+        )
     adapted = sizes.target_experts(plan.target_modules)
     if any(x.experts > 1 for x in adapted):
         added = sizes.layers * plan.rank * sum(x.adapter for x in adapted)
-        blocks = "a block's" if plan.checkpointing else "all blocks'"
-        notes.append(
-            f"each expert gets an adapter, {added / 1e9:.2f} billion parameters in all, and PEFT keeps the sum of {blocks} "
-            "experts and adapters for the backward pass; targets q_proj,k_proj,v_proj,o_proj leave the experts as they are"
-        )
+        without = "targets q_proj,k_proj,v_proj,o_proj leave them out"
+        notes.append(f"each expert gets an adapter, {added / 1e9:.2f} billion parameters in all; {without}")
     else:
-        notes.append(f"experts ({share}) get no adapter from target modules {plan.target_modules}: only the rest is trained")
+        notes.append(f"{share} get no adapter from target modules {plan.target_modules}: only the rest is trained")
     return notes
 
 
