@@ -41,7 +41,7 @@ class History:
         scored_tokens: number of tokens that contributed to the loss.
         seconds: time spent in training steps, without validation and the reference.
         reference_seconds: time spent before training on the reference's log-probabilities.
-        memory: the memory that the run was predicted to add, and what it did add.
+        memory: the memory that the run was predicted to add to what was in use.
     """
 
     settings: Settings

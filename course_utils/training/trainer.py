@@ -24,7 +24,7 @@ from course_utils.training.checkpoints import (
     restore_random_states,
     run_identity,
 )
-from course_utils.training.footprint import Footprint, MicroBatches, prefault
+from course_utils.training.footprint import Footprint, MicroBatches
 from course_utils.training.history import History, Progress
 from course_utils.training.objectives import SFT, Objective, check_reference
 from course_utils.training.processes import (
@@ -159,16 +159,12 @@ class Trainer:
         total = settings.max_steps or max(1, round(settings.epochs * per_epoch))
         checkpoints, state = self._checkpoints([*examples, *validation_examples])
         self.history.memory = self._plan_memory(examples, math.ceil(total / per_epoch), state)
-        prefault(self.model)
-        with Progress(total, self.history, show=self.accelerator.is_main_process) as progress:
-            with memory.track() as report, fused(self.wrapped, settings.fused):
-                if objective.needs_reference:
-                    examples, validation_examples = self._with_reference(examples, validation_examples, state)
-                first_step = state.step if state else 0
-                checkpoint_every = settings.checkpoint_every or per_epoch
-                self._all_steps(examples, validation_examples, checkpoints, state, total, checkpoint_every, progress)
-            if self.step > first_step:
-                self.history.memory = self.history.memory.with_measurement(report)
+        show = self.accelerator.is_main_process
+        with Progress(total, self.history, show=show) as progress, fused(self.wrapped, settings.fused):
+            if objective.needs_reference:
+                examples, validation_examples = self._with_reference(examples, validation_examples, state)
+            checkpoint_every = settings.checkpoint_every or per_epoch
+            self._all_steps(examples, validation_examples, checkpoints, state, total, checkpoint_every, progress)
         self._report_skipped_steps()
         return self.history
 
@@ -211,6 +207,7 @@ class Trainer:
 
         The largest micro-batch is searched for in the first three epochs.
         """
+        memory.release()
         free = memory.free_bytes(self.model.device)
         steps = self.sampler.first_epochs(examples, min(epochs, 3))
         prediction = self.micro_batches.fit_into(free, steps, state.values.get("micro_batch_tokens") if state else None)
