@@ -2,7 +2,7 @@
 
 The closed form of `memory.estimate` is applied to the largest micro-batch of the run. Counted is the memory that the run
 adds to what was in use: gradients, optimiser states, activations, the table at the output. On a CPU, libraries also keep
-some for themselves, which a rule estimates. What a run really takes is measured by `memory.track`.
+some for themselves, which a rule estimates.
 """
 
 from __future__ import annotations
