@@ -16,11 +16,13 @@ import statistics
 import time
 
 from common import picture, write_results
-from course_utils import charts, memory
-from course_utils.memory import formula, step
+from course_utils import memory
+from course_utils.memory import formula
 from course_utils.memory.shape import shape
 
 import torch
+
+import training_step as step
 
 SIZES = {  # hidden, feed-forward, layers, heads, key-value heads, vocabulary
     "6M": (256, 704, 4, 8, 4, 8192),
@@ -206,9 +208,15 @@ def main() -> None:
         f"{estimator}, {half}": ([r["real_mb"] for r in rows], [r["errors"][estimator] for r in rows])
         for half, rows in results.items() for estimator in ("formula", "trace")
     }  # fmt: skip
-    charts.lines(series, "Predicted against real", "real peak, MB", "error, percent", joined=False, log_x=True).save(
-        picture(file.stem)
-    )
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(5.6, 3.8))
+    axes = canvas.subplots()
+    for name, (peaks, errors) in series.items():
+        axes.scatter(peaks, errors, label=name)
+    axes.set(title="Predicted against real", xlabel="real peak, MB", ylabel="error, percent", xscale="log")
+    axes.legend()
+    canvas.savefig(picture(file.stem))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from course_utils import memory
-from course_utils.memory import formula, step
-from course_utils.memory.shape import shape
+from course_utils.memory import formula
+from course_utils.memory.shape import configuration, shape
 
 CAP = memory.GPUS["t4"] - memory.CONTEXT  # memory that a T4 leaves for the allocator
 
@@ -58,9 +58,11 @@ def build_piecewise(config: Any, plan: memory.StepPlan, device: str) -> Any:
         device: device of the model, such as "cuda".
 
     Raises:
-        CourseError: for the same reasons as `step.build`.
+        CourseError: for the same reasons as `training_step.build`.
     """
     import torch
+
+    import training_step as step
 
     with torch.device("meta"):
         model = step.build(config, replace(plan, method="full", objective="sft", checkpointing=False))
@@ -97,11 +99,13 @@ def measure(row: dict) -> dict:
     """Run two steps of a row in this process and measure their memory."""
     import torch
 
+    import training_step as step
+
     total = torch.cuda.get_device_properties(0).total_memory
     if row["cap"]:
         torch.cuda.set_per_process_memory_fraction(min(1.0, CAP / total))
     plan, sizes = plan_of(row), shape(row["model"])
-    config = memory.build_without_weights(row["model"]).config
+    config = configuration(row["model"])
     try:
         model = build_piecewise(config, plan, "cuda")
         gc.collect()

@@ -34,9 +34,9 @@ from course_utils.data_prep import Task, load_task
 from course_utils.evidence import lesson_06
 from course_utils.openai_server import local_server
 from course_utils.openai_server.worker import AUTO_MULTIPLIER
-from course_utils.retrieval import Retriever
 from hosted import EXAMPLES, SHOTS, VALIDATION, Client, rows_of, told
 from laptop_runs import MODELS, SHOWN, Prompt, run_command, scores_by_message, summary
+from laptop_search import Hybrid
 
 NAME = "laptop-service"
 TIERS = {"135M": "cpu", "0.5B": "laptop"}  # whose learning rates the service takes
@@ -79,7 +79,7 @@ def prompts(system: str, seed: int, split: str = "test") -> list[Prompt]:
     if not UNTRAINED[system][0]:
         return [told(prompt) for prompt in asked]
     train = draw(seed)
-    index = Retriever([{"id": str(n), "text": c[1]["content"]} for n, c in enumerate(train)], "hybrid")
+    index = Hybrid([{"id": str(n), "text": c[1]["content"]} for n, c in enumerate(train)])
     found = index.search_all([prompt[-1]["content"] for prompt in asked], EXAMPLES_SHOWN)
     # the most similar last, next to the message
     return [told(prompt, [train[int(hit.id)] for hit in reversed(hits)]) for prompt, hits in zip(asked, found)]

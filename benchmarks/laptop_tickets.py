@@ -19,12 +19,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from common import MemoryAdded
 from course_utils import memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate, prompt_token_ids
 from course_utils.openai_server.constrained import generate_in_schema
-from course_utils.retrieval import Retriever
 from laptop_runs import MODELS, SHOWN, Prompt, loaded, recorded_run, run_command, scores_by_message, summary
+from laptop_search import Hybrid
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -75,7 +76,7 @@ def prompted(size: str, shots: str, seed: int) -> dict:
     if "retrieved" in shots:
         pool = pool[:80] if "of 80" in shots else pool
         by_id = {str(number): conversation for number, conversation in enumerate(pool)}
-        index = Retriever([{"id": id, "text": conversation[1]["content"]} for id, conversation in by_id.items()], "hybrid")
+        index = Hybrid([{"id": id, "text": conversation[1]["content"]} for id, conversation in by_id.items()])
         hits = index.search_all([prompt[-1]["content"] for prompt in prompts], 8)
         # the most similar last, next to the message
         asked = [told(prompt, [by_id[hit.id] for hit in reversed(found)]) for prompt, found in zip(prompts, hits)]
@@ -112,7 +113,7 @@ def trained(size: str, method: str, examples: int, rate: float | None, seed: int
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     settings = training.Settings(learning_rate=rate, batch_size=BATCH, warmup_steps=4, seed=seed)
     started = time.process_time()
-    with memory.track("training") as report:
+    with MemoryAdded() as added:
         history = training.fit(model, tokenizer, rows, task.validation, settings=settings)
     seconds = time.process_time() - started
     if method == "LoRA":
@@ -125,7 +126,7 @@ def trained(size: str, method: str, examples: int, rate: float | None, seed: int
     right = scores_by_message(task, answers, split)
     return {
         "rate": rate, "examples": examples, "training_seconds": round(seconds),
-        "memory_added_mb": round(report.process_increase / 1e6),
+        "memory_added_mb": round(added.bytes / 1e6),
         "validation_losses": history.validation_losses, "seconds_a_message": round(answering / len(answers), 2),
         "right": right, "answers": answers[:SHOWN], "summary": summary(right),
     }  # fmt: skip

@@ -21,7 +21,7 @@ import random
 import statistics
 import time
 
-from common import RECORDS, write_results
+from common import RECORDS, MemoryAdded, write_results
 from course_utils import assets, memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
@@ -137,11 +137,11 @@ def one_run(name: str, seed: int) -> dict:
     task = load_task("support_tickets", FIELDS)
     model, tokenizer = prepared(spec, seed)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    with memory.track(name) as report:
+    with MemoryAdded() as added:
         history, seconds = train(model, tokenizer, chosen_rows(task, seed), spec, seed)
     result = measure(model, tokenizer, task, answers=spec.get("answers", False) or spec.get("full", False))
     return {
-        "trained_parameters": trained, "seconds": round(seconds, 1), "memory_added_mb": round(report.process_increase / 1e6),
+        "trained_parameters": trained, "seconds": round(seconds, 1), "memory_added_mb": round(added.bytes / 1e6),
         "last_training_loss": statistics.mean(history.losses[-10:]), **result,
     }  # fmt: skip
 

@@ -1,15 +1,23 @@
-"""What only the records of lesson 04 use: ORPO, equal to TRL's (tests/training), and log-ratios to a reference."""
+"""What only the records of lesson 04 use: ORPO, equal to TRL's (tests/training), likelihoods, log-ratios to a reference."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from course_utils.batching import Batch, Encoded, collate
-from course_utils.evaluation import completions_log_probabilities
-from course_utils.scoring import chat_token_ids, sum_by_completion, token_log_probabilities
+from course_utils.batching import (
+    Batch,
+    Encoded,
+    can_share_prompt,
+    collate,
+    default_micro_batch_tokens,
+    micro_batches,
+    pad_token_id,
+    to_device,
+)
+from course_utils.scoring import chat_token_ids, completion_log_probabilities, sum_by_completion, token_log_probabilities
 from course_utils.training.objectives import (
     Loss,
     Objective,
@@ -131,3 +139,50 @@ def log_ratios(
     with policy.disable_adapter() if reference is None else nullcontext():
         reference_sums = completions_log_probabilities(reference or policy, tokenizer, encoded)
     return [a - b for (a,), (b,) in zip(policy_sums, reference_sums)]
+
+
+class Likelihoods(NamedTuple):
+    """How likely a model finds the two replies of a preference pair.
+
+    Attributes:
+        chosen, rejected: log-probabilities of the replies, in nats, summed over their tokens.
+        chosen_tokens, rejected_tokens: numbers of their tokens, the stop token included.
+    """
+
+    chosen: float
+    rejected: float
+    chosen_tokens: int
+    rejected_tokens: int
+
+
+def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Mapping[str, Any]]) -> list[Likelihoods]:
+    """Compute how likely a model finds the two replies of each preference pair, with its adapter if it has one.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        pairs: dicts with "prompt", "chosen" and "rejected".
+
+    Raises:
+        CourseError: a pair is broken; the message names it by its position.
+    """
+    encoded = [encode_pair(tokenizer, row, tokenizer.model_max_length, f"pairs[{i}]") for i, row in enumerate(pairs)]
+    sums = completions_log_probabilities(model, tokenizer, encoded)
+    return [
+        Likelihoods(chosen, rejected, *map(len, example.completions)) for (chosen, rejected), example in zip(sums, encoded)
+    ]
+
+
+def completions_log_probabilities(
+    model: Model, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded]
+) -> list[tuple[float, ...]]:
+    """Return the log-probability of each completion of each example, in nats, without gradient."""
+    pad_id, share_prompt = pad_token_id(tokenizer), can_share_prompt(model)
+    cut_examples = micro_batches(examples, default_micro_batch_tokens(model.device))
+    was_training = model.training
+    model.eval()
+    by_example = completion_log_probabilities(
+        model, cut_examples, lambda part: to_device(collate(part, pad_id, share_prompt), model.device)
+    )
+    model.train(was_training)
+    return [by_example[id(example)] for example in examples]

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from common import write_results
-from course_utils import evaluation, memory, models, training
+from course_utils import memory, models, training
 from course_utils.data_prep import load_preferences
 from course_utils.evidence import house_style, lesson_04
 from course_utils.generation import complete, generate
 from course_utils.scoring import chat_token_ids, sum_by_completion, token_log_probabilities
 from course_utils.training.objectives import Loss, pair_metrics
-from objectives import ORPO, log_ratios
+from objectives import ORPO, likelihoods, log_ratios
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -226,9 +226,24 @@ class RewardModel:
         return found
 
 
+def score(row: dict, reply: str) -> float:
+    """Share of the house style's rules kept; an answer without the right step gets half of it."""
+    kept = house_style.judge(row, reply)
+    return sum(kept.values()) / len(kept) * (1.0 if kept["right step"] else 0.5)
+
+
+def wins(rows: Sequence[dict], replies: Sequence[str], others: Sequence[str]) -> list[float]:
+    """For each message 1 if the reply has the higher score, 0 if the other one has, 0.5 for a tie."""
+    pairs = zip(rows, replies, others, strict=True)
+    scores = [(score(row, reply), score(row, other)) for row, reply, other in pairs]
+    return [0.5 if a == b else float(a > b) for a, b in scores]
+
+
 def rules(completions: Sequence[Any], case: Sequence, tone: Sequence, order: Sequence, **_: Any) -> list[float]:
-    """The reward of GRPO."""
-    return house_style.reward(completions=completions, case=case, tone=tone, order=order)
+    """The reward of GRPO, which passes the columns of the data set by name."""
+    texts = [answer if isinstance(answer, str) else answer[-1]["content"] for answer in completions]
+    rows = [{"case": c, "tone": t, "order": o} for c, t, o in zip(case, tone, order)]
+    return [score(row, text) for row, text in zip(rows, texts)]
 
 
 class Run:
@@ -246,7 +261,7 @@ class Run:
         tuned = adapter(self.base, seed)
         self.fit(tuned, demonstrations, training.SFT(), IMITATION_RATE)
         self.start = tuned.merge_and_unload()
-        self.before = evaluation.likelihoods(self.start, self.tokenizer, self.test)
+        self.before = likelihoods(self.start, self.tokenizer, self.test)
         self.start_answers = answers(self.start, self.tokenizer, self.test, plan["answer_tokens"])
         self.methods: dict[str, dict[str, Any]] = {START: self.looked_at(self.start, None)}
         part = part_of(seed)
@@ -266,7 +281,7 @@ class Run:
     def looked_at(self, model: Any, history: training.History | None) -> dict[str, Any]:
         """Everything that is recorded of a trained model."""
         test, plan, is_start = self.test, self.plan, model is self.start
-        now = self.before if is_start else evaluation.likelihoods(model, self.tokenizer, test)
+        now = self.before if is_start else likelihoods(model, self.tokenizer, test)
         if is_start:
             right = [p.chosen / p.chosen_tokens > p.rejected / p.rejected_tokens for p in now]
         else:
@@ -276,7 +291,7 @@ class Run:
         found: dict[str, Any] = {"right": list(map(float, right)), "texts": texts}
         found |= {rule: [float(one[rule]) for one in kept] for rule in house_style.RULES}
         found[lesson_04.ALL] = [float(all(one.values())) for one in kept]
-        found["wins over start"] = house_style.wins(test, texts, self.start_answers)
+        found["wins over start"] = wins(test, texts, self.start_answers)
         if not is_start:
             asked = [row["prompt"] for row in test[: plan["sampled"]]]
             ids = [chat_token_ids(self.tokenizer, prompt, add_generation_prompt=True) for prompt in asked]
@@ -325,7 +340,7 @@ class Run:
         if CONTROL in self.methods:
             control = self.methods[CONTROL]
             for found in self.methods.values():
-                found["wins over control"] = house_style.wins(self.test, found["texts"], control["texts"])
+                found["wins over control"] = wins(self.test, found["texts"], control["texts"])
                 scores = zip(found["judge"], control["judge"])
                 found["wins by judge"] = [0.5 if a == b else float(a > b) for a, b in scores]
         return {"seed": self.seed, "methods": self.methods, "judge": second}
@@ -350,7 +365,7 @@ class Run:
             found["judge"] = scores(found["texts"])
         start, agrees = self.methods[START]["judge"], []
         for found in self.methods.values():
-            rules = house_style.wins(self.test, found["texts"], self.start_answers)
+            rules = wins(self.test, found["texts"], self.start_answers)
             agrees += [float((a > b) == (w == 1)) for a, b, w in zip(found["judge"], start, rules) if w != 0.5]
         pairs = zip(scores([row["chosen"] for row in self.test]), scores([row["rejected"] for row in self.test]))
         return {"ranks test pairs": [float(a > b) for a, b in pairs], "agrees with the rules": agrees}

@@ -7,7 +7,7 @@ Each run is the sweep's run "LoRA" on a base in NF4 instead of 16 bits; the swee
 
 from __future__ import annotations
 
-from common import write_results
+from common import MemoryAdded, write_results
 from course_utils import memory, models
 from course_utils.data_prep import load_task
 
@@ -25,9 +25,9 @@ def one_run(seed: int) -> dict:
     model, tokenizer = models.load(tier="cpu", quantization="nf4")
     config = LoraConfig(r=base["rank"], lora_alpha=base["alpha"], target_modules=base["targets"], task_type="CAUSAL_LM")
     model = get_peft_model(model, config)
-    with memory.track("QLoRA") as report:
+    with MemoryAdded() as added:
         history, seconds = lora_sweep.train(model, tokenizer, lora_sweep.chosen_rows(task, seed), {}, seed)
-    result = {"seconds": round(seconds, 1), "memory_added_mb": round(report.process_increase / 1e6)}
+    result = {"seconds": round(seconds, 1), "memory_added_mb": round(added.bytes / 1e6)}
     return result | {"last_training_loss": history.losses[-1], **lora_sweep.measure(model, tokenizer, task, answers=True)}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from common import picture, write_results
+from common import MemoryAdded, picture, write_results
 from course_utils import charts, memory, models, training
 from course_utils.batching import Encoded
 
@@ -41,10 +41,10 @@ def measure(count: int, length: int, batch: int) -> dict:
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     settings = training.Settings(batch_size=batch, max_length=4096, micro_batch_tokens=1 << 20)  # the whole batch at once
     memory.release()
-    with memory.track("run") as report:
+    with MemoryAdded() as added:
         history = training.fit(model, tokenizer, examples(count, length), objective=Ready(), settings=settings)
     steps = len(history.steps)
-    return {"seconds_a_step": history.seconds / steps, "seconds": history.seconds, "mb": report.process_increase / 1e6}
+    return {"seconds_a_step": history.seconds / steps, "seconds": history.seconds, "mb": added.bytes / 1e6}
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:

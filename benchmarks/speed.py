@@ -20,7 +20,7 @@ import tempfile
 import time
 import warnings
 
-from common import peak_flops, picture, write_results
+from common import MemoryAdded, peak_flops, picture, write_results
 from course_utils import hardware, memory, models, training
 from course_utils.batching import Encoded, to_device
 from course_utils.data_prep import load_task
@@ -91,12 +91,12 @@ class Contender:
         """Train and measure; the seed determines the adapter and the order of examples."""
         tuned = adapter(self.base, seed)
         memory.release()
-        with memory.track(self.name) as report, warnings.catch_warnings():
+        with MemoryAdded() as added, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             seconds, extra = self.run(self.kind, tuned, self.tokenizer, rows, seed)
         loss = held_out_loss(self.kind, tuned, self.tokenizer, held_out)
         self.base = tuned.unload()
-        return {"seconds": seconds, "set_up": extra, "peak_mb": report.process_increase / 1e6, "loss": loss}
+        return {"seconds": seconds, "set_up": extra, "peak_mb": added.bytes / 1e6, "loss": loss}
 
 
 def held_out_loss(kind: str, model, tokenizer, rows: list[dict]) -> float:

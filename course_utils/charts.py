@@ -1,6 +1,6 @@
 """Charts in one style: readable on a phone, labels on the lines, one colour and marker per method, each with an alt text.
 
-lines         lines or points, one run or several at each place
+lines         lines, of one run or several at each place
 loss_curve    the loss of a training, step by step
 bars          horizontal bars, whole or in parts, beside limits
 shares        shares with their intervals
@@ -15,7 +15,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from course_utils.figures import Figure, from_canvas
-from course_utils.style import ACCENT, LIMIT, LOOKS, METHODS, MUTED, PARTS, QUIET, SERIES, TEXT
+from course_utils.style import ACCENT, LIMIT, LOOKS, METHODS, MUTED, PARTS, SERIES, TEXT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,18 +97,12 @@ def _number_log_axis(axis: Any, ticks: Sequence[float] = ()) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _label_lines(
-    canvas: Canvas,
-    axes: Axes,
-    labels: Mapping[str, tuple[Sequence[float], Sequence[float], str]],
-    notes: Sequence[tuple[str, float, float]] = (),
-) -> None:
+def _label_lines(canvas: Canvas, axes: Axes, labels: Mapping[str, tuple[Sequence[float], Sequence[float], str]]) -> None:
     """Put each label on its own line where it covers least: of other labels, of lines and of points.
 
     Args:
         canvas, axes: with everything drawn, since limits and scales decide what is free.
         labels: text → (x values, y values, colour) of its line.
-        notes: (text, x, y) of smaller texts at single points, in the colour of the line that has the point.
     """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -127,15 +121,12 @@ def _label_lines(
     label_boxes: list[Any] = []
     sides = ((8, 8, "left"), (-8, 8, "right"), (8, -16, "left"), (-8, -16, "right"), (0, 10, "center"), (0, -18, "center"))
     by_choice = sorted(labels.items(), key=lambda item: (len(item[1][0]), max(item[1][1]) - min(item[1][1])))
-    texts = [(name, x, y, colour, 11) for name, (x, y, colour) in by_choice]  # those with the least choice first
-    colour_of = {point: colour for x, y, colour in labels.values() for point in zip(x, y)}
-    small_texts = [(note, [x], [y], colour_of.get((x, y), QUIET), 9) for note, x, y in notes]
-    for name, x, y, colour, size in [*small_texts, *texts]:
+    for name, (x, y, colour) in by_choice:  # those with the least choice first
         best: tuple[float, Any, Any] | None = None
         for point in list(zip(x, y))[:: max(1, len(x) // 60)]:
             for across, up, side in sides:
                 text = axes.annotate(
-                    name, point, xytext=(across, up), textcoords="offset points", ha=side, color=colour, fontsize=size
+                    name, point, xytext=(across, up), textcoords="offset points", ha=side, color=colour, fontsize=11
                 )
                 box = text.get_window_extent(renderer)
                 outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
@@ -158,14 +149,10 @@ def lines(
     xlabel: str,
     ylabel: str,
     *,
-    joined: bool = True,
     log_x: bool | Sequence[float] = False,
     log_y: bool = False,
     marks: Mapping[str, tuple[float, float]] | None = None,
-    at: Mapping[str, float] | None = None,
     levels: Mapping[str, float] | None = None,
-    notes: Sequence[tuple[str, float, float]] = (),
-    alt_parts: Sequence[str] = (),
 ) -> Figure:
     """Draw lines with their names on them; lines of few points have markers, others are dashed differently.
 
@@ -174,17 +161,14 @@ def lines(
             and the line goes through the means.
         title: what to see.
         xlabel, ylabel: what the axes measure.
-        joined: whether the points of a series are joined.
         log_x, log_y: whether an axis is logarithmic; for x also the values to name on it.
         marks: single points with a text beside them, as text → (x, y).
-        at, levels: vertical and horizontal lines by name, such as a threshold or the result of a rival.
-        notes: small texts at points, as (text, x, y), such as the setting that each was made with.
-        alt_parts: what the figure shows, in words; by default where each series begins and ends.
+        levels: horizontal lines by name, such as the result of a rival.
     """
     import statistics
 
     labels: dict[str, Any] = {}
-    has_markers = not joined or all(len(x) <= FEW_POINTS for x, _ in series.values())
+    has_markers = all(len(x) <= FEW_POINTS for x, _ in series.values())
     parts = []
     with _canvas(HEIGHT + 0.8 * log_y) as (canvas, axes):
         for index, (name, (x, values)) in enumerate(series.items()):
@@ -195,8 +179,7 @@ def lines(
             for place, row in zip(x, runs) if several else ():
                 axes.plot([place] * len(row), row, ls="", marker=marker, ms=5, color=colour, alpha=0.45)
             looks: dict[str, Any] = {"marker": marker, "ms": 7, "lw": 1.5} if has_markers and not several else {"lw": 2.2}
-            style = ("-" if has_markers else DASHES[index % len(DASHES)]) if joined else ""
-            axes.plot(x, y, color=colour, ls=style, **looks)
+            axes.plot(x, y, color=colour, ls="-" if has_markers else DASHES[index % len(DASHES)], **looks)
             labels[_wrapped(name, 26)] = (x, y, colour)
             told = list(zip(x, y)) if len(y) <= MOST_TOLD else [(x[0], y[0]), (x[-1], y[-1])]
             parts.append(f"{name}: " + ", ".join(f"{_number(value)} at {_number(place)}" for place, value in told))
@@ -218,11 +201,9 @@ def lines(
             axes.axhline(level, color=LIMIT, ls="--", lw=1.5)
             axes.text(1, 1.02, f"- - {name}", transform=axes.transAxes, ha="right", color=LIMIT, fontsize=11)
             parts.append(f"line at {_number(level)}: {name}")
-        _limit_lines(axes, at or {})
         axes.set(xlabel=_wrapped(xlabel, 48), ylabel=ylabel.replace(" (", "\n("))
-        _label_lines(canvas, axes, labels, notes)
-        alt = _alt(f"{'Lines' if joined else 'Points'}. {title}", alt_parts or parts)
-        return _finish(canvas, title, alt, max(len(at or {}), len(levels or {})))
+        _label_lines(canvas, axes, labels)
+        return _finish(canvas, title, _alt(f"Lines. {title}", parts), len(levels or {}))
 
 
 def _number(value: float) -> str:

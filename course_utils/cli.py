@@ -128,12 +128,12 @@ def _of_the_plan(argument: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lab(options: argparse.Namespace) -> None:
-    from course_utils import lessons, models, working_copies
+    from course_utils import lessons, models
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")
     models.prepare_packaged_model()
-    folder = working_copies.update(_copies_folder(options))
+    folder = lessons.update_copies(_copies_folder(options))
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
     command += [f"--LabApp.default_url=/lab/tree/{lessons.NAMES[0]}.ipynb"]
     # JupyterLab's defaults but for two: it asks nobody whether to fetch news, and doesn't look for updates.
@@ -153,15 +153,15 @@ def _lab(options: argparse.Namespace) -> None:
 
 
 def _copies_folder(options: argparse.Namespace) -> Path:
-    from course_utils import working_copies
+    from course_utils import lessons
 
-    return Path(options.folder).resolve() if options.folder else working_copies.default_folder()
+    return Path(options.folder).resolve() if options.folder else lessons.copies_folder()
 
 
 def _restore(options: argparse.Namespace) -> Result:
-    from course_utils import lessons, working_copies
+    from course_utils import lessons
 
-    copy, kept = working_copies.restore(lessons.find(options.lesson).name, _copies_folder(options))
+    copy, kept = lessons.restore_copy(lessons.find(options.lesson).name, _copies_folder(options))
     text = f"{copy} is as it was handed out" + (f"; yours is now {kept.name}" if kept else "")
     return Result(text, {"lesson": copy, "yours": kept})
 
@@ -239,7 +239,7 @@ def _estimate(options: argparse.Namespace) -> Result:
     model = options.named_model or options.model
     if model is None:
         raise CourseError("name a model: course estimate Llama-3.1-8B --method qlora --gpu t4")
-    estimate = memory.estimate(model, way="trace" if options.trace else "formula", **plan_options)
+    estimate = memory.estimate(model, **plan_options)
     if not options.gpu:
         return Result(estimate, estimate.as_dict())
     advice = memory.advice(estimate, model, options.gpu)

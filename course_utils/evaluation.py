@@ -12,24 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from course_utils.batching import (
-    Encoded,
-    can_share_prompt,
-    collate,
-    default_micro_batch_tokens,
-    micro_batches,
-    pad_token_id,
-    to_device,
-)
 from course_utils.errors import CourseError
-from course_utils.scoring import completion_log_probabilities
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from course_utils.models import Model
 
 CONFIDENCE = 0.95
 
@@ -75,7 +60,7 @@ class Scores:
     records: list[dict[str, Any] | None]
 
     def shares(self) -> dict[str, Score]:
-        """Return the shares of answers that are valid, right in each field, and right in all fields, for `show.table`."""
+        """Return the shares of answers that are valid, right in each field, and right in all fields."""
         return {"valid record": self.valid, **self.exact, "all fields": self.whole}
 
     def rows(self) -> list[tuple[str, Score]]:
@@ -153,55 +138,6 @@ def parse_record(
     except (ValueError, RecursionError, jsonschema.ValidationError):
         return None
     return record
-
-
-class Likelihoods(NamedTuple):
-    """How likely a model finds the two replies of a preference pair.
-
-    Attributes:
-        chosen, rejected: log-probabilities of the replies, in nats, summed over their tokens.
-        chosen_tokens, rejected_tokens: numbers of their tokens, the stop token included.
-    """
-
-    chosen: float
-    rejected: float
-    chosen_tokens: int
-    rejected_tokens: int
-
-
-def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Mapping[str, Any]]) -> list[Likelihoods]:
-    """Compute how likely a model finds the two replies of each preference pair, with its adapter if it has one.
-
-    Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
-        pairs: dicts with "prompt", "chosen" and "rejected".
-
-    Raises:
-        CourseError: a pair is broken; the message names it by its position.
-    """
-    from course_utils.training.objectives import encode_pair
-
-    encoded = [encode_pair(tokenizer, row, tokenizer.model_max_length, f"pairs[{i}]") for i, row in enumerate(pairs)]
-    sums = completions_log_probabilities(model, tokenizer, encoded)
-    return [
-        Likelihoods(chosen, rejected, *map(len, example.completions)) for (chosen, rejected), example in zip(sums, encoded)
-    ]
-
-
-def completions_log_probabilities(
-    model: Model, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded]
-) -> list[tuple[float, ...]]:
-    """Return the log-probability of each completion of each example, in nats, without gradient."""
-    pad_id, share_prompt = pad_token_id(tokenizer), can_share_prompt(model)
-    cut_examples = micro_batches(examples, default_micro_batch_tokens(model.device))
-    was_training = model.training
-    model.eval()
-    by_example = completion_log_probabilities(
-        model, cut_examples, lambda part: to_device(collate(part, pad_id, share_prompt), model.device)
-    )
-    model.train(was_training)
-    return [by_example[id(example)] for example in examples]
 
 
 def token_f1(answer: str | None, reference: str | None) -> float:

@@ -22,7 +22,7 @@ def remove_drafts(folder: Path) -> None:
             draft.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, parts: bytes | Iterable[bytes], durable: bool = False) -> Path:
+def write_whole(path: Path, parts: bytes | Iterable[bytes]) -> Path:
     """Write a file atomically: under a temporary name in the same folder, then renamed.
 
     Nobody ever sees a half-written file, two processes can write it at the same time, and the old content stays if writing
@@ -31,7 +31,6 @@ def write_whole(path: Path, parts: bytes | Iterable[bytes], durable: bool = Fals
     Args:
         path: the file to write; its folder must exist.
         parts: the content, whole or in pieces.
-        durable: return only when the file is on the disk, so that it survives a power cut.
 
     Returns:
         `path`.
@@ -48,14 +47,10 @@ def write_whole(path: Path, parts: bytes | Iterable[bytes], durable: bool = Fals
                 file.writelines(parts)
         if path.exists():
             temporary.chmod(path.stat().st_mode & 0o777)
-        if durable:
-            to_disk(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if durable:
-        to_disk(path.parent)
     return path
 
 

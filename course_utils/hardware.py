@@ -9,7 +9,6 @@ import math
 import os
 import platform
 import sys
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -204,34 +203,6 @@ def detect_environment() -> str:
     if "BINDER_SERVICE_HOST" in os.environ or "BINDER_REF_URL" in os.environ:
         return "binder"
     return "jupyterlab" if in_notebook() else "plain"
-
-
-def secret(name: str) -> str | None:
-    """Return the value of an environment variable or, on Colab and Kaggle, of the secret of that name; None without one.
-
-    There, nobody can set a variable before the kernel starts. Secrets are kept with the account (Colab: the key symbol on
-    the left; Kaggle: Add-ons, Secrets) and never in the notebook.
-    Warns of one that Colab has and this notebook may not read.
-    """
-    if value := os.environ.get(name):
-        return value
-    environment = detect_environment()
-    value = None
-    try:
-        if environment == "colab":
-            from google.colab import userdata
-
-            value = userdata.get(name)
-        elif environment == "kaggle":
-            from kaggle_secrets import UserSecretsClient
-
-            value = UserSecretsClient().get_secret(name)
-    except Exception as error:  # there is none, or this notebook may not read it: the hosts have exceptions of their own
-        if type(error).__name__ == "NotebookAccessError":  # Colab's; its owner forgot the switch, and would look elsewhere
-            advice = "switch its access on, behind the key symbol"
-            warnings.warn(f"the secret {name} is there, but not for this notebook: {advice}", stacklevel=2)
-        return None
-    return str(value) if value else None
 
 
 def in_notebook() -> bool:

@@ -23,6 +23,7 @@ from course_utils.data_prep.deduplication import comparable, digest
 from course_utils.data_prep.findings import ERROR, shorten
 from course_utils.data_prep.variants import variants
 from course_utils.errors import CourseError
+from course_utils.export import adds_start
 from course_utils.memory.shape import MIXTRAL_NAMES, QWEN_NAMES, Shape, configuration, shape
 
 if TYPE_CHECKING:
@@ -417,10 +418,7 @@ def _stop_tokens(model: str, config: PreTrainedConfig, tokenizer: PreTrainedToke
 def _check_template(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered], stops: list[str], tally: Tally) -> None:
     """What the template drops, adds or changes, row by row."""
     bos, special = str(tokenizer.bos_token or ""), [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
-    default_system, starts = (
-        _default_system(tokenizer, rendered),
-        tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id],
-    )
+    default_system, starts = _default_system(tokenizer, rendered), adds_start(tokenizer)
     for r in rendered:
         (line, messages, tools, *_), text, prompt = r
         if not messages:
@@ -606,7 +604,7 @@ def _check_experts(
     sizes: Shape, method: str, names: tuple[str, ...] | str
 ) -> Generator[Finding, None, tuple[str, ...] | str]:
     """What 4-bit loading, its preparation and the targets do to experts; returns the targets that there are."""
-    values = sizes.layers * sum(x.weights for x in sizes.experts)
+    values = sizes.expert_weights
     share = f"{values / 1e9:.1f} of {sizes.parameters / 1e9:.1f} billion parameters are experts"
     known = {name for table in (QWEN_NAMES, MIXTRAL_NAMES) for parts in table.values() for name in parts}
     reached = {name for stack in sizes.experts for name in stack.names} | {x.name for x in sizes.linears}

@@ -1,26 +1,21 @@
-"""Finds passages for a question: lexically (BM25), densely, or both.
+"""Finds passages for a question by the cosine of their vectors.
 
-BM25 is the implementation of bm25s (Lù, 2024, arXiv 2407.03618) on words stemmed by Snowball. The dense encoder is
-WordLlama, whose 16 MB of static vectors are part of its package, so that dense retrieval works offline on any CPU. If
-sentence-transformers and one of its models are available, the model's name can be given instead.
+The encoder is WordLlama, whose 16 MB of static vectors are part of its package, so that the search works offline on any CPU;
+a function of your own can take its place.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     import numpy as np
-
-METHODS = ("bm25", "dense", "hybrid")
-STATIC = "wordllama"
-FUSION = 60  # reciprocal rank fusion's constant: Cormack, Clarke and Buettcher, SIGIR 2009
-K1, B = 1.5, 0.75
 
 
 @dataclass(frozen=True)
@@ -48,38 +43,21 @@ class Retriever:
 
     Args:
         passages: rows with "id", "text" and optionally "title".
-        method: "bm25"; "dense" (cosine of the encoder's vectors); "hybrid" (both, fused by their ranks).
-        encoder: for dense retrieval: "wordllama", the name of a sentence-transformers model, or a function from a list of n
-            texts to an array of shape (n, dimensions).
-        language: language of BM25's stemmer and stop words, as named by bm25s.
+        encoder: "dense" for WordLlama's vectors, or a function from a list of n texts to an array of shape (n, dimensions).
 
     Raises:
-        CourseError: there are no passages, a passage has no id or no text, an id occurs twice, the method is unknown, or the
-            encoder is not available.
+        CourseError: there are no passages, a passage has no id or no text, an id occurs twice, or the encoder is unknown or
+            not installed.
     """
 
-    def __init__(
-        self,
-        passages: Sequence[Mapping],
-        method: str = "bm25",
-        encoder: str | Callable[[list[str]], Any] = STATIC,
-        language: str = "english",
-    ) -> None:
-        self.passages, self.method = list(passages), method
+    def __init__(self, passages: Sequence[Mapping], encoder: str | Callable[[list[str]], Any] = "dense") -> None:
+        self.passages = list(passages)
         _check_passages(self.passages)
-        if method not in METHODS:
-            raise CourseError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
-        self._language = language
-        texts = [f"{p['title']}. {p['text']}" if p.get("title") else p["text"] for p in self.passages]
-        if method != "dense":
-            words = self._words(texts)
-            if not words.vocab:
-                raise CourseError("the passages contain only stop words")
-            self._index = _package("bm25s").BM25(method="lucene", k1=K1, b=B)
-            self._index.index(words, show_progress=False)
-        if method != "bm25":
-            self._encode = encoder if callable(encoder) else _encoder(encoder)
-            self._vectors = self._encoded(texts)
+        if not callable(encoder) and encoder != "dense":
+            raise CourseError(f"unknown encoder {encoder!r}; take 'dense', or a function from texts to vectors")
+        self._encode = encoder if callable(encoder) else _static_vectors()
+        self.texts = [f"{p['title']}. {p['text']}" if p.get("title") else p["text"] for p in self.passages]
+        self._vectors = self._encoded(self.texts)
 
     def search(self, query: str, k: int = 3) -> list[SearchHit]:
         """Return the k best passages, best first; all passages if there are fewer than k.
@@ -90,7 +68,7 @@ class Retriever:
         return self.search_all([query], k)[0]
 
     def search_all(self, queries: Sequence[str], k: int = 3) -> list[list[SearchHit]]:
-        """Search for several queries, which dense encoders process together, and return the k best passages of each.
+        """Search for several queries at once, and return the k best passages of each.
 
         Raises:
             CourseError: k is less than 1, or `queries` is a single text.
@@ -104,29 +82,14 @@ class Retriever:
         if not len(queries):
             return []
         results = []
-        for scores in self._scores(list(queries)):
+        for scores in self.scores(list(queries)):
             order = np.argsort(-scores, kind="stable")[:k]
             results.append([SearchHit(self.passages[i], rank, float(scores[i])) for rank, i in enumerate(order, 1)])
         return results
 
-    def _scores(self, queries: list[str]) -> np.ndarray:
-        """Array (queries, passages)."""
-        import numpy as np
-
-        parts = []
-        if self.method != "dense":
-            words = self._words(queries, ids=False)
-            no_scores = np.zeros(len(self.passages))  # for a query that contains only stop words or words in no passage
-            vocabulary = self._index.vocab_dict
-            known_words = [[word for word in query if word in vocabulary] for query in words]
-            parts.append(np.stack([self._index.get_scores(query) if query else no_scores for query in known_words]))
-        if self.method != "bm25":
-            parts.append(self._encoded(queries) @ self._vectors.T)
-        if len(parts) == 1:
-            return parts[0]
-        lexical, dense = ((-part).argsort(axis=1, kind="stable").argsort(axis=1) + 1 for part in parts)
-        # BM25 does not rank passages that share no word with the query
-        return np.where(parts[0] > 0, 1 / (FUSION + lexical), 0.0) + 1 / (FUSION + dense)
+    def scores(self, queries: list[str]) -> np.ndarray:
+        """Return the cosine of each query and each passage, shape (queries, passages)."""
+        return self._encoded(queries) @ self._vectors.T
 
     def _encoded(self, texts: list[str]) -> np.ndarray:
         """Array (texts, dimensions) of unit vectors."""
@@ -138,11 +101,6 @@ class Retriever:
                 f"the encoder must give a row of numbers for each of {len(texts)} texts; its shape is {vectors.shape}"
             )
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-    def _words(self, texts: list[str], ids: bool = True) -> Any:
-        stemmer = _package("Stemmer", "PyStemmer").Stemmer(self._language)
-        options = {"stopwords": self._language, "stemmer": stemmer, "show_progress": False}
-        return _package("bm25s").tokenize(texts, return_ids=ids, **options)
 
 
 def _check_passages(passages: list[Mapping]) -> None:
@@ -160,33 +118,15 @@ def _check_passages(passages: list[Mapping]) -> None:
         seen_ids.add(passage["id"])
 
 
-def _encoder(name: str) -> Callable[[list[str]], Any]:
-    if name == STATIC:
-        from pathlib import Path
-
-        package = _package("wordllama")
-        # wordllama 0.4.0 misspells the path of its own tokenizer file by one letter and would then try to download it.
-        assert package.__file__ is not None
-        folder = Path(package.__file__).parent
-        return package.WordLlama.load(cache_dir=folder, disable_download=True).embed
-    package = _package("sentence_transformers", "sentence-transformers")
-    try:
-        return package.SentenceTransformer(name).encode
-    except OSError as error:
-        raise CourseError(
-            f"the encoder {name!r} is not on this machine and could not be downloaded: {error}; {STATIC!r} works offline"
-        ) from error
-
-
-def _package(name: str, distribution: str = "") -> ModuleType:
-    import importlib
-    import logging
-
-    logging.getLogger(name).setLevel(logging.WARNING)  # both packages log their progress at a visible level
+def _static_vectors() -> Callable[[list[str]], Any]:
+    logging.getLogger("wordllama").setLevel(logging.WARNING)  # it logs its progress at a visible level
     handlers, level = list(logging.root.handlers), logging.root.level
     try:
-        return importlib.import_module(name)
+        import wordllama
     except ImportError as error:
-        raise CourseError(f"retrieval needs {distribution or name}: pip install 'finetuning-course[rag]'") from error
-    finally:  # wordllama configures the root logger, after which a notebook shows every request of every HTTP client
+        raise CourseError("retrieval needs wordllama: pip install 'finetuning-course[rag]'") from error
+    finally:  # it configures the root logger, after which a notebook shows every request of every HTTP client
         logging.root.handlers[:], logging.root.level = handlers, level
+    # wordllama 0.4.0 misspells the path of its own tokenizer file by one letter and would then try to download it.
+    assert wordllama.__file__ is not None
+    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True).embed

@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from course_utils import assets, models
 from course_utils.data_prep import formats, load_task, reading
@@ -31,6 +31,7 @@ from course_utils.evaluation import Score, paired_difference, proportion
 from course_utils.export import TYPES, convert, export, modelfile, read_adapter, read_marks
 from course_utils.generation import complete
 from course_utils.memory import release
+from course_utils.preflight import Finding
 from course_utils.scoring import chat_token_ids
 
 if TYPE_CHECKING:
@@ -43,25 +44,6 @@ CODES: dict[str, str] = tomllib.loads(Path(__file__).with_suffix(".toml").read_t
 USUAL_ERROR = {"F32": 1e-6, "F16": 0.001, "BF16": 0.004, "Q8_0": 0.02, "Q4_K": 0.15, "Q4_1": 0.15, "Q4_0": 0.2}
 RUNS_ON = 0.05  # share of answers that reach the limit, beyond those of the first stage, from which a stop word is missing
 PROBE: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]  # for what templates add without a system message
-
-
-class Difference(NamedTuple):
-    """What a stage does otherwise than the first, and what to do about it.
-
-    Attributes:
-        code: a key of `CODES`.
-        level: "error" if it changed prompts or answers here, "note" if it would with other messages.
-        stage: the stage's name.
-        what: what differs.
-    """
-
-    code: str
-    level: str
-    stage: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.level:<5} {self.code}, {self.stage}: {self.what}\n      {CODES[self.code]}"
 
 
 @dataclass
@@ -101,7 +83,7 @@ class RoundTrip:
 
     adapter: str
     stages: list[Stage]
-    differences: list[Difference]
+    differences: list[Finding]
 
     @property
     def ok(self) -> bool:
@@ -110,8 +92,7 @@ class RoundTrip:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values that can be written as JSON."""
-        differences = [difference._asdict() | {"do": CODES[difference.code]} for difference in self.differences]
-        return asdict(self) | {"differences": differences, "ok": self.ok}
+        return asdict(self) | {"ok": self.ok}
 
     def __str__(self) -> str:
         first = self.stages[0]
@@ -205,12 +186,12 @@ def roundtrip(
         add(_ask_server(server, asked, max_tokens))
     if not any(server.startswith("vllm=") for server in servers):
         add(Stage("vllm", "start it as `course export --to vllm` says, and name it: --server vllm=URL#NAME"))
-    explained = {difference.stage for difference in result.differences if difference.level == "error"}
+    explained = {difference.where for difference in result.differences if difference.level == "error"}
     for stage in result.stages:
         if stage.difference and stage.difference.high < 0 and stage.name not in explained:
             what = f"right answers {stage.difference} against peft; its matrices are off by up to {stage.error:.3f}"
             code = "quantization-loss" if stage.error > USUAL_ERROR["BF16"] else "lower-score"
-            result.differences.append(Difference(code, "error", stage.name, what))
+            result.differences.append(_finding(code, stage, what))
     return result
 
 
@@ -387,7 +368,12 @@ def read_modelfile(file: Path) -> tuple[Path, Callable[[Any], str], list[str]]:
 # -- what differs -----------------------------------------------------------------------------------------------------------
 
 
-def _compare(stage: Stage, first: Stage, tokenizer: PreTrainedTokenizerBase) -> Iterator[Difference]:
+def _finding(code: str, stage: Stage, what: str, level: str = "error") -> Finding:
+    """What a stage does otherwise than the first; a note if only other messages would show it."""
+    return Finding(code, level, stage.name, what, CODES[code])
+
+
+def _compare(stage: Stage, first: Stage, tokenizer: PreTrainedTokenizerBase) -> Iterator[Finding]:
     """What a stage was asked otherwise than the first, and whether its answers run on."""
     total, found = len(first.prompts), dict[str, list[str]]()
     for ids, reference in zip(stage.prompts, first.prompts):
@@ -395,16 +381,16 @@ def _compare(stage: Stage, first: Stage, tokenizer: PreTrainedTokenizerBase) -> 
             code, what = _name_difference(ids, reference, tokenizer)
             found.setdefault(code, []).append(what)
     for code, whats in found.items():
-        yield Difference(code, "error", stage.name, f"{len(whats)} of {total} prompts; {whats[0]}")
+        yield _finding(code, stage, f"{len(whats)} of {total} prompts; {whats[0]}")
     if not found and stage.probe and stage.probe != first.probe:
         code, what = _name_difference(stage.probe, first.probe, tokenizer)
-        yield Difference(code, "note", stage.name, f"with messages that have no system message, unlike these; {what}")
+        yield _finding(code, stage, f"with messages that have no system message, unlike these; {what}", "note")
     if not found and (other := [pair for pair in zip(stage.lengths, first.lengths) if pair[0] != pair[1]]):
         what = f"{len(other)} of {total} prompts; the first has {other[0][0]} tokens, and in training {other[0][1]}"
-        yield Difference("prompt-length", "error", stage.name, what)
+        yield _finding("prompt-length", stage, what)
     if (ran_on := sum(first.ended) - sum(stage.ended)) >= max(1, RUNS_ON * total):
         shown = next(answer for answer, end in zip(stage.answers, stage.ended) if not end)[-60:]
-        yield Difference("stop-word", "error", stage.name, f"{ran_on} of {total} answers run on to the limit: …{shown!r}")
+        yield _finding("stop-word", stage, f"{ran_on} of {total} answers run on to the limit: …{shown!r}")
 
 
 def _name_difference(ids: list[int], reference: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
@@ -433,7 +419,7 @@ def _name_difference(ids: list[int], reference: list[int], tokenizer: PreTrained
     return "template", f"from character {at} it says {text[at : at + 40]!r}, and in training {trained[at : at + 40]!r}"
 
 
-def _check_weights(file: Path, merged: Path, stage: Stage) -> Iterator[Difference]:
+def _check_weights(file: Path, merged: Path, stage: Stage) -> Iterator[Finding]:
     """Whether a file's matrices are the merged model's but for rounding."""
     import gguf
 
@@ -451,4 +437,4 @@ def _check_weights(file: Path, merged: Path, stage: Stage) -> Iterator[Differenc
                         f"{tensor.name} ({tensor.tensor_type.name}) is off by {error:.2f}; rounding explains {usual:g}"
                     )
     if broken:
-        yield Difference("broken-file", "error", stage.name, f"{len(broken)} of {len(reference)} matrices; {broken[0]}")
+        yield _finding("broken-file", stage, f"{len(broken)} of {len(reference)} matrices; {broken[0]}")

@@ -29,11 +29,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "full fine-tuning": ("#b34700", "^"),
     "SFT on chosen": ("#4b3f99", "v"),
     "DPO": ("#a0457f", "D"),
-    "ORPO": ("#7a5d00", "p"),
     "GRPO": (TEXT, "*"),
-    "KTO": ("#006b75", "P"),
-    "IPO": ("#8c1d18", "<"),
-    "SimPO": ("#5b6b00", ">"),
 }
 # What is drawn in several lessons and is no method.
 LOOKS = {

@@ -348,22 +348,6 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
     assert run.returncode == 141 and "Traceback" not in said and "BrokenPipe" not in said
 
 
-@pytest.mark.parametrize("named", [["Llama-3.1-8B"], ["--model", "Llama-3.1-8B"]])
-def test_estimate_takes_the_model_first_or_as_an_option(named, capsys):
-    """Lessons print `course estimate Llama-3.1-8B --method qlora --gpu t4`."""
-    from course_utils.cli import main
-
-    assert main(["estimate", *named, "--method", "qlora", "--gpu", "t4", "--length", "256"]) == 0
-    assert "Llama-3.1-8B" in capsys.readouterr().out
-
-
-def test_estimate_without_a_model_says_what_to_write(capsys):
-    from course_utils.cli import main
-
-    assert main(["estimate", "--method", "qlora"]) == 2
-    assert "course estimate Llama-3.1-8B" in capsys.readouterr().err
-
-
 def test_the_commands_that_lessons_print_can_be_typed(capsys):
     """Every `course …` in a lesson's text or code that names an existing command is one that its parser takes."""
     import shlex

@@ -14,7 +14,7 @@ from course_utils import files
 def test_a_file_is_written_and_replaced_and_nothing_else_is_left(tmp_path):
     file = tmp_path / "x.txt"
     assert files.write_whole(file, b"one") == file and file.read_bytes() == b"one"
-    files.write_whole(file, (part for part in (b"two", b" ", b"parts")), durable=True)
+    files.write_whole(file, (part for part in (b"two", b" ", b"parts")))
     assert file.read_bytes() == b"two parts" and os.listdir(tmp_path) == ["x.txt"]
 
 

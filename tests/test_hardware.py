@@ -101,50 +101,6 @@ def test_a_process_has_a_card_of_its_own(monkeypatch, rank, cards, place):
     assert asked == [int(place[-1])]
 
 
-def test_a_secret_is_read_where_its_host_keeps_it(monkeypatch):
-    import types
-
-    for name in ("COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE", "MY_KEY", "OTHER_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-    def get(name):
-        if name != "MY_KEY":
-            raise KeyError(name)  # Colab: SecretNotFoundError, NotebookAccessError
-        return "from the host"
-
-    userdata = types.SimpleNamespace(get=get)
-    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(userdata=userdata))
-    kaggle = types.SimpleNamespace(UserSecretsClient=lambda: types.SimpleNamespace(get_secret=get))
-    monkeypatch.setitem(sys.modules, "kaggle_secrets", kaggle)
-    assert hardware.secret("MY_KEY") is None  # neither host
-    for host in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
-        with monkeypatch.context() as there:
-            there.setenv(host, "x")
-            assert hardware.secret("MY_KEY") == "from the host"
-            assert hardware.secret("OTHER_KEY") is None
-            there.setenv("MY_KEY", "from the environment")
-            assert hardware.secret("MY_KEY") == "from the environment"
-
-
-def test_a_secret_that_colab_keeps_back_is_named(monkeypatch, recwarn):
-    import types
-
-    class NotebookAccessError(Exception):
-        pass
-
-    class SecretNotFoundError(Exception):
-        pass
-
-    def get(name):
-        raise {"KEPT_BACK": NotebookAccessError, "ABSENT": SecretNotFoundError}[name]
-
-    monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
-    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(userdata=types.SimpleNamespace(get=get)))
-    assert hardware.secret("ABSENT") is None and not recwarn.list
-    with pytest.warns(UserWarning, match="the secret KEPT_BACK is there, but not for this notebook"):
-        assert hardware.secret("KEPT_BACK") is None
-
-
 def test_container_limits_count(monkeypatch):
     files = {"/sys/fs/cgroup/cpu.max": "150000 100000", "/sys/fs/cgroup/memory.max": "2000000000"}
     monkeypatch.setattr(hardware, "_read_words", lambda file: files.get(file, "max").split())
@@ -164,7 +120,7 @@ def test_importing_the_package_is_quick_and_loads_nothing_heavy(tmp_path):
 
     ours = (
         "import sys, time; before = set(sys.modules); t = time.process_time(); import course_utils, course_utils.cli; "
-        "from course_utils import hardware, models, memory, training, generation, evaluation, claims, figures; "
+        "from course_utils import hardware, models, memory, training, generation, evaluation, claims, charts; "
         "t = time.process_time() - t; import json; print(json.dumps([t, sorted(set(sys.modules) - before)]))"
     )
     theirs = (

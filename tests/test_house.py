@@ -1,6 +1,7 @@
 """Imports go one way: no module and no package imports another in a circle, imports for type checkers included."""
 
 import ast
+import re
 from pathlib import Path
 
 HOUSE = Path(__file__).parents[1] / "course_utils"
@@ -50,13 +51,27 @@ def test_no_files_import_each_other_in_a_circle():
     assert not found, [sorted(str(file.relative_to(HOUSE)) for file in circle) for circle in found]
 
 
-def test_no_packages_import_each_other_in_a_circle():
-    files = graph()
-    package = lambda file: file.relative_to(HOUSE).parts[0]
-    edges = {package(file): set() for file in files}
-    for file, targets in files.items():
+def packages():
+    """Package or module at the top → those that it imports."""
+    package = lambda file: file.relative_to(HOUSE).parts[0].removesuffix(".py")
+    edges = {package(file): set() for file in graph()}
+    for file, targets in graph().items():
         edges[package(file)] |= {package(target) for target in targets} - {package(file)}
-    assert not circles(edges)
+    return edges
+
+
+def test_no_packages_import_each_other_in_a_circle():
+    assert not circles(packages())
+
+
+def test_the_picture_of_the_house_is_true():
+    """CONTRIBUTING.md: everything stands in one line, above whatever it imports."""
+    text = (HOUSE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8").split("The house from the roof down")[1]
+    floors = [line.strip().split("  ")[0].split(", ") for line in re.findall(r"^    (.+)$", text.split("\n## ")[0], re.M)]
+    floor = {name: number for number, names in enumerate(floors) for name in names}
+    edges = packages()
+    assert sorted(floor) == sorted(set(edges) - {"__init__"})
+    assert not [(name, other) for name in floor for other in edges[name] if floor[other] <= floor[name]]
 
 
 def test_a_circle_would_be_seen():

@@ -306,16 +306,21 @@ def test_the_lessons_replace_nothing_on_colab(colab, wheel, tmp_path):
 
 
 @pytest.mark.slow
-def test_where_the_course_is_installed_its_file_is_packed_again(wheel, tmp_path):
-    """An instructor who has no checkout hands out the same files."""
+def test_where_the_course_is_installed_all_is_there_and_its_file_is_packed_again(wheel, tmp_path):
+    """Away from a checkout, data and notebooks are found, and an instructor hands out the same files."""
     site = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True
     )
-    code = "import pathlib; from course_utils.publishing.wheel import write_wheel; print(write_wheel(pathlib.Path('out')))"
+    code = (
+        "import pathlib; from course_utils import assets, data_prep; from course_utils.publishing.wheel import write_wheel\n"
+        "print(assets.path('notebooks/02_lora.ipynb'), len(data_prep.load_task('support_tickets').test))\n"
+        "print(write_wheel(pathlib.Path('out')))"
+    )
     environment = os.environ | {"PYTHONPATH": str(site)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == f"out/{wheel.name}", done.stderr
+    notebook, rows, packed = done.stdout.split()
+    assert notebook.startswith(str(site)) and rows == "100" and packed == f"out/{wheel.name}", done.stderr
     with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(tmp_path / "out" / wheel.name) as second:
         contents = [{name: file.read(name) for name in file.namelist() if "/RECORD" not in name} for file in (first, second)]
         assert set(contents[0]) == set(contents[1]) and contents[0] == contents[1]
@@ -339,26 +344,3 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
     assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in NAMES} <= names
     assert not [name for name in names if name.endswith(".png")]  # of the benchmarks; no program reads them
     assert wheel.stat().st_size < 3_400_000  # a third: six notebooks with their outputs
-
-
-@pytest.mark.slow
-@pytest.mark.index
-def test_the_wheel_alone_in_an_empty_folder_works(wheel, tmp_path):
-    """Installed beside this environment's packages, away from the checkout: data is found, notebook 02 is there."""
-    site = tmp_path / "site"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True
-    )
-    code = (
-        "import course_utils, course_utils.assets as a; from course_utils.data_prep import load_task; "
-        "print(course_utils.__file__); print(len(load_task('support_tickets').test)); "
-        "print(a.path('notebooks/02_lora.ipynb'))"
-    )
-    environment = os.environ | {"PYTHONPATH": str(site)}
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    done = subprocess.run([sys.executable, "-c", code], cwd=empty, env=environment, capture_output=True, text=True)
-    package, rows, notebook = done.stdout.split()
-    assert package.startswith(str(site)), done.stderr
-    assert rows == "100"
-    assert notebook.startswith(str(site))

@@ -1,6 +1,5 @@
 """The pages for a browser: whatever is in them, they stay text; they need nothing else; they can be read on a phone."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -11,6 +10,7 @@ import pytest
 from data_prep.test_pipeline import rows
 from data_prep.test_similarity import chat
 from jinja2 import UndefinedError, nodes
+from publishing.visiting import needs_axe, violations
 
 import course_utils
 from course_utils import data_report, pages, release
@@ -145,32 +145,9 @@ def test_headings_tables_and_pictures_can_be_followed_without_seeing_them(writte
     assert all(box["role"] == "region" and box["aria-label"] and box["tabindex"] == "0" for box in boxes)
 
 
-# Worst contrast of text with what is behind it, and how wide the page is.
-MEASURE = """() => {
-  document.querySelectorAll("details").forEach(details => details.open = true);
-  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
-  const luminance = colour => {
-    const [r, g, b] = numbers(colour).map(x => x / 255).map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = element => {
-    for (; element; element = element.parentElement) {
-      const colour = getComputedStyle(element).backgroundColor;
-      if (numbers(colour)[3] !== 0) return colour;
-    }
-    return "rgb(255, 255, 255)";
-  };
-  const contrasts = [...document.querySelectorAll("body *")].filter(e => e.textContent.trim()).map(e => {
-    const both = [luminance(getComputedStyle(e).color), luminance(behind(e))].sort((a, b) => b - a);
-    return (both[0] + 0.05) / (both[1] + 0.05);
-  });
-  return [Math.min(...contrasts), document.documentElement.scrollWidth, innerWidth];
-}"""
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)")
-@pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`")
-def test_pages_fit_a_phone_and_have_contrast(written, tmp_path):
+@needs_axe
+def test_pages_fit_a_phone_and_keep_nobody_out(written, tmp_path):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -181,8 +158,7 @@ def test_pages_fit_a_phone_and_have_contrast(written, tmp_path):
         for kind, html in written.items():
             (tmp_path / f"{kind}.html").write_text(html)
             page.goto((tmp_path / f"{kind}.html").as_uri())
-            contrast, width, screen = page.evaluate(MEASURE)
-            assert contrast >= 4.5, kind
-            assert width == screen == 390, kind
+            assert violations(page) == [], kind
+            assert page.evaluate("document.documentElement.scrollWidth") == 390, kind
         browser.close()
     assert dialogs == []

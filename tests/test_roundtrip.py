@@ -108,7 +108,7 @@ def ask(adapter, *files, test="test.jsonl", types=("f32",)):
 
 
 def found(result, stage):
-    return {(d.code, d.level) for d in result.differences if d.stage == stage}
+    return {(d.code, d.level) for d in result.differences if d.where == stage}
 
 
 # -- what is written is what was trained ------------------------------------------------------------------------------------
@@ -262,9 +262,9 @@ def test_a_broken_4_bit_file_is_named(adapter, merged, tmp_path):
     tensor = next(t for t in gguf.GGUFReader(tmp_path / "broken.gguf", "r+").tensors if t.name == "blk.1.ffn_up.weight")
     tensor.data[:] = np.roll(tensor.data, 1, axis=0)  # rows in another order, as a wrong permutation leaves them
     result = ask(adapter, tmp_path / "sound.gguf", tmp_path / "broken.gguf")
-    broken = [d for d in result.differences if d.stage == "broken.gguf"]
+    broken = [d for d in result.differences if d.where == "broken.gguf"]
     assert any(d.code == "broken-file" and "blk.1.ffn_up.weight" in d.what for d in broken), str(result)
-    assert not any(d.code == "broken-file" and d.stage == "sound.gguf" for d in result.differences)
+    assert not any(d.code == "broken-file" and d.where == "sound.gguf" for d in result.differences)
 
 
 def test_what_four_bits_cost_is_told_apart_from_a_broken_file(adapter, monkeypatch):

@@ -5,20 +5,9 @@ import itertools
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from support import contrast
 
 from course_utils import style
-
-
-def contrast(one, other):
-    """WCAG 2's contrast ratio of two colours like #1f2933."""
-
-    def luminance(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (bright + 0.05) / (dark + 0.05)
 
 
 def test_the_measure_of_contrast_itself():

@@ -71,12 +71,6 @@ def score(model: str, way: str, kind: str = BOTH) -> Score | None:
     return evaluation.over_seeds(rows) if rows else None
 
 
-def difference(model: str, better: str, worse: str, kind: str = BOTH) -> Score:
-    """Return how much more often one way is right than another, question by question, over the mean of its seeds."""
-    means = [[sum(column) / len(column) for column in zip(*right(model, way, kind))] for way in (better, worse)]
-    return evaluation.mean([a - b for a, b in zip(*means)])
-
-
 def picture() -> Figure:
     """Draw the usable answers of five ways to ask three models."""
     rows = {way: {MODELS[model]: score(model, way) for model in MODELS if score(model, way)} for way in SHOWN}

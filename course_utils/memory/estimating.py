@@ -1,4 +1,4 @@
-"""Will it fit? Predicts the memory of a training step: in closed form, or exactly by tracing the step."""
+"""Will it fit? Predicts the memory of a training step in closed form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from course_utils import facts
 from course_utils.errors import CourseError
 from course_utils.memory import formula
 from course_utils.memory.plan import StepPlan
-from course_utils.memory.shape import Shape, configuration, shape
+from course_utils.memory.shape import Shape, shape
 
 if TYPE_CHECKING:
     from course_utils.memory.shape import Described
@@ -29,10 +29,9 @@ class MemoryEstimate:
     Attributes:
         model: name of the model.
         plan: the training step.
-        way: how it was estimated, "formula" or "trace".
-        weights: weights of the base model; with FSDP, this device's share and the blocks that are gathered.
+        weights: weights of the base model.
         adapter: the LoRA matrices.
-        other_models: a separate reference model, and PPO's reward and value models.
+        other_models: a separate reference model.
         gradients, optimizer, activations, logits: what each of these takes at the peak.
         overhead: memory on a GPU in addition to the tensors.
         phase: when the peak occurs.
@@ -41,7 +40,6 @@ class MemoryEstimate:
 
     model: str
     plan: StepPlan
-    way: str
     weights: int
     adapter: int
     other_models: int
@@ -85,22 +83,19 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         plan = self.plan
-        heading = f"{self.model}, {plan.method}, batch {plan.batch_size} x {plan.length} tokens, {plan.precision}"
-        lines = [f"{heading} ({self.way})"]
+        lines = [f"{self.model}, {plan.method}, batch {plan.batch_size} x {plan.length} tokens, {plan.precision} (formula)"]
         lines += [f"  {name:<13}{size / 1e9:>9.2f} GB" for name, size in self.rows() if size]
         lines += [f"  {'total':<13}{self.total / 1e9:>9.2f} GB, highest at: {self.phase}"]
         return "\n".join([*lines, *(f"  note: {text}" for text in self.warnings)])
 
 
-def estimate(model: Described, method: str = "lora", way: str = "formula", **options: Any) -> MemoryEstimate:
+def estimate(model: Described, method: str = "lora", **options: Any) -> MemoryEstimate:
     """Predict the peak memory of a training step, without the model's weights.
 
     Args:
         model: a name that the course knows (`memory.ARCHITECTURES`), a folder, `owner/model` on the hub, a `transformers`
             configuration, or a model.
         method: "full", "lora" or "qlora".
-        way: "formula" (immediate, for any size; see `formula`) or "trace" (takes seconds; runs the real step on tensors
-            without values; see `step.trace`).
         options: the other fields of `StepPlan`, such as `batch_size` and `length`.
 
     Returns:
@@ -110,8 +105,6 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
         CourseError: there is no configuration for the model, the options are invalid, or a target matches no layer.
     """
     plan = _plan(method=method, **options)
-    if way not in ("formula", "trace"):
-        raise CourseError(f"way={way!r}: choose 'formula' or 'trace'")
     sizes = shape(model)
     if plan.method != "full":
         sizes.targets(plan.target_modules)  # raises an error for a name that matches nothing, before any arithmetic
@@ -119,20 +112,24 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
     if plan.attention == "sdpa" and not sizes.sdpa:
         plan = replace(plan, attention="eager")
         warnings.append(f"transformers has no SDPA for {sizes.name}: it builds the matrix of all pairs (attention='eager')")
-    if way == "trace":
-        parts = _trace(model, plan)
-    else:
-        parts = formula.parts(sizes, plan)
-        if not sizes.tested:
-            warnings.append(
-                f"the closed form was not tested on the architecture of {sizes.name}: take it as a rough guide, or trace it "
-                "(way='trace')"
-            )
-    return _on_one_device(sizes, plan, way, parts, warnings)
+    if not sizes.tested:
+        warnings.append(f"the closed form was not tested on the architecture of {sizes.name}: take it as a rough guide")
+    parts = formula.parts(sizes, plan)
+    overhead = 0
+    if plan.optimizer.startswith("paged"):
+        warnings.append("paged: the optimiser's share moves to the CPU's memory when the card is full")
+    if plan.device == "cuda":
+        overhead = round(CONTEXT + FRAGMENTATION * (parts.activations + parts.logits + parts.gradients))
+        warnings.append("overhead is a rule (0.5 GB and 5 % of what comes and goes), not measured on your card")
+    reference = parts.weights if plan.objective == "dpo" and plan.separate_reference else 0
+    return MemoryEstimate(
+        sizes.name, plan, parts.weights, parts.adapter, reference, parts.gradients, parts.optimizer, parts.activations,
+        parts.logits, overhead, parts.phase, tuple(warnings),
+    )  # fmt: skip
 
 
 def expert_notes(sizes: Shape, plan: StepPlan) -> list[str]:
-    """Return a sentence for each thing that a recipe for dense models does to a mixture of experts, whose sizes say so.
+    """Return a sentence for each thing that a recipe for dense models does to a mixture of experts; see `course preflight`.
 
     Tried with random weights (transformers 5.15 and 5.24, PEFT 0.20 and 0.21, bitsandbytes 0.50); see bitsandbytes issue
     1849 and unsloth issue 4032.
@@ -141,32 +138,22 @@ def expert_notes(sizes: Shape, plan: StepPlan) -> list[str]:
         sizes: the model's.
         plan: the training step.
     """
-    values = sizes.layers * sum(x.weights for x in sizes.experts)
-    if not values:
-        return []
-    notes, share = [], f"{values / 1e9:.1f} of its {sizes.parameters / 1e9:.1f} billion parameters"
-    if plan.method == "qlora" and plan.embeddings == "float32":
-        notes.append(
-            f"experts ({share}) are not in 4 bits: bitsandbytes leaves them in 16, and prepare_model_for_kbit_training "
-            f"makes them float32, {4 * values / 1e9:.0f} GB"
-        )
-    elif plan.method == "qlora":
-        notes.append(
-            f"experts ({share}) are not in 4 bits: bitsandbytes leaves them in 16, {2 * values / 1e9:.0f} GB; "
-            f"prepare_model_for_kbit_training would make them float32, {4 * values / 1e9:.0f} GB (embeddings='float32')"
-        )
-    if plan.method == "full":
+    values, notes = sizes.expert_weights, list[str]()
+    if not values or plan.method == "full":
         return notes
+    share = f"experts ({values / 1e9:.1f} of its {sizes.parameters / 1e9:.1f} billion parameters)"
+    if plan.method == "qlora":
+        width = 4 if plan.embeddings == "float32" else 2
+        notes.append(
+            f"{share} are not in 4 bits, and take {width * values / 1e9:.0f} GB; `course preflight` says what to do"
+        )
     adapted = sizes.target_experts(plan.target_modules)
     if any(x.experts > 1 for x in adapted):
         added = sizes.layers * plan.rank * sum(x.adapter for x in adapted)
-        blocks = "a block's" if plan.checkpointing else "all blocks'"
-        notes.append(
-            f"each expert gets an adapter, {added / 1e9:.2f} billion parameters in all, and PEFT keeps the sum of {blocks} "
-            "experts and adapters for the backward pass; targets q_proj,k_proj,v_proj,o_proj leave the experts as they are"
-        )
+        without = "targets q_proj,k_proj,v_proj,o_proj leave them out"
+        notes.append(f"each expert gets an adapter, {added / 1e9:.2f} billion parameters in all; {without}")
     else:
-        notes.append(f"experts ({share}) get no adapter from target modules {plan.target_modules}: only the rest is trained")
+        notes.append(f"{share} get no adapter from target modules {plan.target_modules}: only the rest is trained")
     return notes
 
 
@@ -176,57 +163,6 @@ def _plan(**options: Any) -> StepPlan:
     except TypeError as error:
         option_names = ", ".join(StepPlan.__dataclass_fields__)
         raise CourseError(f"{str(error).removeprefix('StepPlan.__init__() ')}; options are {option_names}") from error
-
-
-def _trace(model: Described, plan: StepPlan) -> formula.Parts:
-    import torch
-
-    from course_utils.memory import step
-
-    config = configuration(model)
-    if plan.loop != "transformers":
-        raise CourseError("tracing runs transformers' loop; for the course's own loop use way='formula'")
-    if plan.embeddings == "float32":
-        raise CourseError("tracing takes a base as it is loaded; for embeddings='float32' use way='formula'")
-    with torch.device("meta"):
-        model_on_meta = step.build(config, plan)
-    traced = step.trace(model_on_meta, lambda m, tracker: step.run(m, plan, tracker), 512 if plan.device == "cuda" else 1)
-    sizes = {name: size for name, size in traced.at_peak.items() if name in formula.Parts.__dataclass_fields__}
-    return formula.Parts(**sizes, phase=traced.phase, moments={traced.phase: traced.peak})
-
-
-def _on_one_device(sizes: Shape, plan: StepPlan, way: str, parts: formula.Parts, warnings: list[str]) -> MemoryEstimate:
-    """Convert the sizes for a single device into those for one of several, and add the other models of DPO and PPO."""
-    weights, adapter, gradients, optimizer = parts.weights, parts.adapter, parts.gradients, parts.optimizer
-    activations, other_models, count = parts.activations, 0, plan.processes
-    if plan.objective != "sft" and plan.separate_reference:
-        other_models += weights
-    if plan.objective == "ppo":
-        # reward model, frozen; value model, trained like the policy, whose activations come after the policy's
-        other_models += 2 * weights + adapter + optimizer + gradients
-        warnings.append(
-            "PPO: policy, value, reward" + (" and reference" if plan.separate_reference else "; reference is the policy "
-            "without adapter") + "; answers are generated in turns with training, with a cache that is not counted"
-        )  # fmt: skip
-    if count > 1 and plan.sharding == "fsdp":
-        gathered = 2 * max(sizes.block, sizes.embedding) * plan.bytes_per_weight
-        weights, other_models = weights // count + gathered, other_models // count
-        gradients, optimizer = gradients // count, optimizer // count
-        warnings.append("FSDP: shares, and two blocks gathered at a time; arithmetic, not measured")
-    elif count > 1:
-        trained_bytes = adapter or sizes.parameters * plan.bytes_per_weight
-        gradients += trained_bytes  # DistributedDataParallel's buckets
-        warnings.append("DDP: every device holds everything, and its gradients once more in buckets; not measured")
-    if plan.optimizer.startswith("paged"):
-        warnings.append("paged: the optimiser's share moves to the CPU's memory when the card is full")
-    overhead = 0
-    if plan.device == "cuda":
-        overhead = round(CONTEXT + FRAGMENTATION * (activations + parts.logits + gradients))
-        warnings.append("overhead is a rule (0.5 GB and 5 % of what comes and goes), not measured on your card")
-    return MemoryEstimate(
-        sizes.name, plan, way, weights, adapter, other_models, gradients, optimizer, activations, parts.logits, overhead,
-        parts.phase, tuple(warnings),
-    )  # fmt: skip
 
 
 def gpu_memory(gpu: str) -> float:

@@ -66,10 +66,7 @@ def weight_bytes(shape: Shape, plan: StepPlan) -> int:
 
 def adapter_values(shape: Shape, plan: StepPlan) -> int:
     """Return the number of values in the matrices A and B of all blocks."""
-    if plan.method == "full":
-        return 0
-    experts = sum(plan.rank * x.adapter for x in shape.target_experts(plan.target_modules))
-    return shape.layers * (sum(plan.rank * (x.inputs + x.outputs) for x in shape.targets(plan.target_modules)) + experts)
+    return 0 if plan.method == "full" else shape.adapter(plan.rank, plan.target_modules)
 
 
 def optimizer_bytes(shape: Shape, plan: StepPlan) -> int:

@@ -1,4 +1,4 @@
-"""Description of a training step, validated, for the closed form and the trace."""
+"""Description of a training step, validated, for the closed form."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ CHOICES = {
     "embeddings": ("bfloat16", "float32"),
     "optimizer": ("adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"),
     "attention": ("sdpa", "eager", "grouped_eager"),
-    "objective": ("sft", "dpo", "ppo"),
-    "sharding": ("ddp", "fsdp"),
+    "objective": ("sft", "dpo"),
     "loop": ("transformers", "course"),
     "device": ("cuda", "cpu"),
 }
@@ -42,10 +41,8 @@ class StepPlan:
         checkpointing: keep only each block's input, and recompute the block in the backward pass.
         attention: "sdpa" (never builds the matrix of all pairs), "eager" (builds it), or "grouped_eager" (the course's own
             kernel: eager for short sequences, SDPA for long ones).
-        objective: "sft", "dpo" (two sequences per pair, and a reference) or "ppo" (four models).
-        separate_reference: the reference of DPO or PPO is a separate model; otherwise it is the same one, adapter off.
-        processes: devices that train together.
-        sharding: "ddp" (each holds everything) or "fsdp" (each holds its share of weights, gradients and optimiser state).
+        objective: "sft" or "dpo" (two sequences per pair, and a reference).
+        separate_reference: DPO's reference is a separate model; otherwise it is the same one, adapter off.
         loop: "transformers" (all logits, PEFT's layers: what TRL and most tutorials run) or "course" (`training.fit`: logits
             at scored positions only, fused functions).
         scored: share of the tokens for which logits are computed; by default all of them in transformers' loop.
@@ -66,8 +63,6 @@ class StepPlan:
     attention: str = "sdpa"
     objective: str = "sft"
     separate_reference: bool = False
-    processes: int = 1
-    sharding: str = "ddp"
     loop: str = "transformers"
     scored: float = 1.0
     device: str = "cuda"
@@ -77,7 +72,7 @@ class StepPlan:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise CourseError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        for name in ("rank", "batch_size", "length", "accumulation", "processes"):
+        for name in ("rank", "batch_size", "length", "accumulation"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CourseError(f"{name}={value!r}: must be a whole number of at least 1")
@@ -87,10 +82,10 @@ class StepPlan:
             raise CourseError("a 4-bit base computes in 16 bits: choose precision 'bf16', or 'fp16' on a T4")
         if self.embeddings == "float32" and self.method != "qlora":
             raise CourseError("embeddings='float32' is for a 4-bit base; for other weights choose the precision")
-        if self.objective != "sft" and self.method == "full" and not self.separate_reference:
+        if self.objective == "dpo" and self.method == "full" and not self.separate_reference:
             raise CourseError(
-                f"full fine-tuning by {self.objective.upper()} changes the only copy of the weights: its reference must be "
-                "a model of its own (separate_reference=True)"
+                "full fine-tuning by DPO changes the only copy of the weights: its reference must be a model of its own "
+                "(separate_reference=True)"
             )
         if self.target_modules != "all-linear":
             names = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules

@@ -58,62 +58,25 @@ class ParameterCount:
         return f"{self.trainable:,} trainable of {self.total:,} = {self.percent:.4f} %"
 
 
-def build_without_weights(name: str) -> PreTrainedModel:
-    """Build a model on PyTorch's meta device: with all its layers and shapes, but without values.
-
-    Args:
-        name: as for `kept_name`.
-
-    Raises:
-        CourseError: the course includes no configuration of that name.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    config = kept_configuration(name)
-    if config is None:
-        raise CourseError(f"the course has no configuration for {name!r}; it has those of {', '.join(ARCHITECTURES)}")
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
-def count_parameters(
-    model: Model | str, rank: int = 16, target_modules: Sequence[str] | str = "all-linear"
-) -> ParameterCount:
+def count_parameters(model: Described, rank: int = 16, target_modules: Sequence[str] | str = "all-linear") -> ParameterCount:
     """Count exactly how many parameters LoRA of a given rank adds to a model, without allocating them.
 
     A linear layer of shape (out, in) gets A (rank, in) and B (out, rank), which are rank · (in + out) parameters. Of a
     mixture of experts it counts what PEFT adapts, see `Experts`.
 
     Args:
-        model: a `torch.nn.Module` without an adapter, on any device, or a key of ARCHITECTURES.
+        model: as for `configuration`; without an adapter.
         rank: rank r of the update.
         target_modules: last parts of module names ("q_proj", ...), or "all-linear" for every linear layer except the head.
 
     Raises:
         CourseError: the rank is below 1, the model's name is unknown, or a target matches no linear layer.
     """
-    import torch
-
     if rank < 1:
         raise CourseError(f"rank must be at least 1, not {rank}")
-    if isinstance(model, str):
-        model = build_without_weights(model)
-    head = model.get_output_embeddings()
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
-    fused = any(".experts." in name and p.ndim == 3 for name, p in model.named_parameters())
-    sizes = read_shape(model.config) if fused else None
-    experts = sizes.experts if sizes else ()
-    if target_modules != "all-linear":
-        target_names = [target_modules] if isinstance(target_modules, str) else list(target_modules)
-        names = sorted({name.rpartition(".")[2] for name in linears} | {name for stack in experts for name in stack.names})
-        if unknown := [name for name in target_names if name not in names]:
-            raise CourseError(f"target module {unknown[0]!r} matches no linear layer; there are {', '.join(names)}")
-        linears = {name: module for name, module in linears.items() if name.rpartition(".")[2] in target_names}
-    trainable = sum(rank * (module.in_features + module.out_features) for module in linears.values())
-    if sizes:
-        trainable += sizes.layers * rank * sum(stack.adapter for stack in sizes.target_experts(target_modules))
-    return ParameterCount(base=sum(p.numel() for p in model.parameters()), trainable=trainable)
+    one_name = isinstance(target_modules, str) and target_modules != "all-linear"
+    sizes = shape(model)
+    return ParameterCount(sizes.parameters, sizes.adapter(rank, [target_modules] if one_name else target_modules))
 
 
 KEPT_SHAPES = Path(__file__).with_name("shapes.json")
@@ -208,6 +171,11 @@ class Shape:
     sdpa: bool = True
 
     @property
+    def expert_weights(self) -> int:
+        """Number of values in the experts and routers of all blocks; 0 for a model without."""
+        return self.layers * sum(x.weights for x in self.experts)
+
+    @property
     def block(self) -> int:
         """Number of parameters in one block."""
         return sum(x.weights + x.outputs * x.bias for x in self.linears) + self.block_other
@@ -246,6 +214,19 @@ class Shape:
             names: as for `targets`.
         """
         return tuple(x for x in self.experts if x.names and (names == "all-linear" or set(x.names) <= set(names)))
+
+    def adapter(self, rank: int, names: Sequence[str] | str) -> int:
+        """Return the number of values in LoRA's matrices A and B of all blocks.
+
+        Args:
+            rank: rank of the adapter.
+            names: as for `targets`.
+
+        Raises:
+            CourseError: a name matches none of the layers.
+        """
+        sides = sum(x.inputs + x.outputs for x in self.targets(names))
+        return self.layers * rank * (sides + sum(x.adapter for x in self.target_experts(names)))
 
 
 def configuration(model: Described) -> PreTrainedConfig:
@@ -341,7 +322,7 @@ def read_shape(model: Described) -> Shape:
         raise CourseError(f"{text.model_type!r} is not a causal language model: {str(error).splitlines()[0]}") from error
     blocks = next((m for m in probe.modules() if isinstance(m, torch.nn.ModuleList)), None)
     if blocks is None or len(blocks) != small.num_hidden_layers:
-        raise CourseError(f"the architecture {text.model_type!r} is not made of a list of blocks; trace it (way='trace')")
+        raise CourseError(f"the architecture {text.model_type!r} is not made of a list of blocks")
     block = blocks[-1]
     linears = tuple(
         Linear(name.rpartition(".")[2], m.in_features, m.out_features, m.bias is not None)

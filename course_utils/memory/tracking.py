@@ -1,4 +1,4 @@
-"""Peak memory of a block of code, on CPU and GPU."""
+"""What processes take of the memory, what is free on a card, and how freed memory is given back."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import ctypes
 import gc
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -18,119 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-MB = 1e6
 UNCHANGED_BYTES = 2_000_000  # if resident memory has changed by less, processes are not examined again
-
-
-@dataclass
-class MemoryReport:
-    """The measurements of `track`, complete when the block has ended. All sizes in bytes.
-
-    Attributes:
-        label: name of what was measured.
-        seconds: wall time of the block.
-        process_start: resident memory of the process before the block.
-        process_peak: highest resident memory during it.
-        gpu_start: live tensors on the GPU before the block, None without a GPU.
-        gpu_allocated_peak: highest sum of live tensors on the GPU, None without a GPU.
-        gpu_reserved_peak: most memory reserved by PyTorch's allocator, None without a GPU.
-        gpu_in_use: memory in use on the whole GPU at the end (context and other processes included), or None.
-        method: how the process's peak was measured: "kernel" (exact, Linux) or "sampled" (every 10 ms).
-    """
-
-    label: str
-    seconds: float = 0.0
-    process_start: int = 0
-    process_peak: int = 0
-    gpu_start: int | None = None
-    gpu_allocated_peak: int | None = None
-    gpu_reserved_peak: int | None = None
-    gpu_in_use: int | None = None
-    method: str = "sampled"
-
-    @property
-    def process_increase(self) -> int:
-        """By how many bytes the block raised the process's resident memory at its peak."""
-        return max(0, self.process_peak - self.process_start)
-
-    @property
-    def increase(self) -> int:
-        """By how many bytes the block raised the memory that counts: a GPU's live tensors, or the process's without one."""
-        if self.gpu_allocated_peak is None:
-            return self.process_increase
-        return max(0, self.gpu_allocated_peak - (self.gpu_start or 0))
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Return the name and the value of each measurement, as texts for a table."""
-        rows = [
-            ("process before", f"{self.process_start / MB:,.0f} MB"),
-            ("process peak", f"{self.process_peak / MB:,.0f} MB"),
-            ("increase", f"{self.process_increase / MB:,.0f} MB"),
-        ]
-        on_gpu = {
-            "GPU tensors, peak": self.gpu_allocated_peak,
-            "GPU reserved, peak": self.gpu_reserved_peak,
-            "GPU card in use": self.gpu_in_use,  # None until the block ends
-        }
-        rows += [(name, f"{size / MB:,.0f} MB") for name, size in on_gpu.items() if size is not None]
-        return [*rows, ("time", f"{self.seconds:.1f} s")]
-
-    def __str__(self) -> str:
-        width = max(len(name) for name, _ in self.rows())
-        return "\n".join([f"memory: {self.label}", *(f"  {name:<{width}}  {value}" for name, value in self.rows())])
-
-
-@contextmanager
-def track(label: str = "block") -> Iterator[MemoryReport]:
-    """Measure the peak memory of a `with` block; blocks may be nested.
-
-    The report is complete when the block has ended, even with an error:
-
-        with track("training") as report:
-            ...
-        print(report)
-    """
-    import torch
-
-    release()
-    report = MemoryReport(label, process_start=_resident())
-    gpu = torch.cuda.is_available()
-    for outer in _open_reports:
-        _update_peaks(outer, gpu)  # the system keeps a single peak value, which is reset now
-    if gpu:
-        report.gpu_start = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-    exact = _reset_kernel_peak()
-    report.method = "kernel" if exact else "sampled"
-    sampler = None if exact else _Sampler()
-    _open_reports.append(report)
-    started = time.perf_counter()
-    try:
-        yield report
-    finally:
-        report.seconds = time.perf_counter() - started
-        for open_report in _open_reports:
-            _update_peaks(open_report, gpu)
-        _open_reports.remove(report)
-        if sampler:
-            report.process_peak = max(report.process_peak, sampler.stop())
-        if gpu:
-            free, total = torch.cuda.mem_get_info()
-            report.gpu_in_use = total - free
-
-
-_open_reports: list[MemoryReport] = []  # of the open blocks, the outermost first
-
-
-def _update_peaks(report: MemoryReport, gpu: bool) -> None:
-    """Update a report with the system's peak values since they were last reset."""
-    report.process_peak = max(report.process_peak, report.process_start, _kernel_peak() if report.method == "kernel" else 0)
-    if gpu:
-        import torch
-
-        torch.cuda.synchronize()
-        report.gpu_allocated_peak = max(report.gpu_allocated_peak or 0, torch.cuda.max_memory_allocated())
-        report.gpu_reserved_peak = max(report.gpu_reserved_peak or 0, torch.cuda.max_memory_reserved())
 
 
 class ProcessesPeak:
@@ -203,13 +88,6 @@ def _module_or_file(command: list[str]) -> str:
     return Path(command[0]).name if command else "?"
 
 
-def _resident() -> int:
-    import psutil
-
-    resident: int = psutil.Process().memory_info().rss
-    return resident
-
-
 def free_bytes(device: torch.device) -> int | None:
     """Return the memory that this process can still allocate on a device, in bytes; None for the CPU.
 
@@ -226,10 +104,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def release() -> None:
-    """Collect garbage and give freed memory back to the system.
-
-    Otherwise a later block could reuse it without being measured.
-    """
+    """Collect garbage and give freed memory back to the system and to the GPU's other processes."""
     gc.collect()
     trim()
 
@@ -243,38 +118,3 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):  # not glibc: memory is only given back later
         pass
-
-
-def _reset_kernel_peak() -> bool:
-    """Reset Linux's record of the process's peak resident size; False where that is not possible."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return _kernel_peak() > 0
-    except OSError:
-        return False
-
-
-def _kernel_peak() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-class _Sampler:
-    """Reads the resident size every 10 ms in a thread; misses shorter peaks."""
-
-    def __init__(self) -> None:
-        self.peak = _resident()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.01):
-            self.peak = max(self.peak, _resident())
-
-    def stop(self) -> int:
-        self._stop.set()
-        self._thread.join()
-        return max(self.peak, _resident())

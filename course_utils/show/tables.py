@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,6 @@ from typing import Any
 from course_utils.style import FONT, LINE, escaped, tone
 
 Cell = Any  # a Score, a number, a text, or None where there is nothing
-
-
-def table(
-    rows: Mapping[str, Mapping[str, Cell]] | Sequence[Mapping[str, Cell]],
-    caption: str = "",
-    of: str = "",
-    highlight: str = "",
-) -> Table:
-    """A table for a notebook.
-
-    Args:
-        rows: row name → column → value; or a list of rows, whose first column then names each.
-        caption: what the table shows.
-        of: header of the column with the rows' names, e.g. "model".
-        highlight: name of a row to set off.
-
-    Returns:
-        Table: HTML in a notebook, aligned text elsewhere. Scores read `76 % (67-83)`, an interval of 95 %.
-    """
-    if not isinstance(rows, Mapping):
-        of = of or next(iter(rows[0]))
-        rows = {str(row[of]): {name: cell for name, cell in row.items() if name != of} for row in rows}
-    return Table({str(name): dict(row) for name, row in rows.items()}, caption, of or "what", highlight)
 
 
 def written(cell: Cell, decimals: int = 2) -> str:
@@ -65,14 +42,16 @@ SHORT = 16  # characters, of "100 % (97-100)" and the like
 
 
 class Table:
-    """See `table`.
+    """A table for a notebook: HTML there, aligned text elsewhere. Scores read `76 % (67-83)`, an interval of 95 %.
 
-    Attributes:
+    Args:
         rows: row name → column → value.
-        caption: what it shows.
+        caption: what the table shows.
+        of: header of the column with the rows' names, e.g. "model".
+        highlight: name of a row to set off.
     """
 
-    def __init__(self, rows: dict[str, dict[str, Cell]], caption: str, of: str, highlight: str) -> None:
+    def __init__(self, rows: dict[str, dict[str, Cell]], caption: str = "", of: str = "what", highlight: str = "") -> None:
         self.rows, self.caption, self._of, self._highlight = rows, caption, of, highlight
         self._columns = list(dict.fromkeys(name for row in rows.values() for name in row))
         self._decimals = {name: _decimals([row.get(name) for row in rows.values()]) for name in self._columns}

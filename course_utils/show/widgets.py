@@ -189,9 +189,9 @@ class Prediction(Widget):
         except ValueError:
             self.guess = None
 
-    def reveal(self, measured: float | str, unit: str | None = None, source: str = "measured") -> Reveal:
-        """What was measured, beside the guess; `source` says where it comes from if nobody measured it."""
-        return Reveal(self.guess, measured, self.unit if unit is None else unit, source)
+    def reveal(self, measured: float | str) -> Reveal:
+        """What was measured, beside the guess."""
+        return Reveal(self.guess, measured, self.unit)
 
     def _html(self) -> str:
         return box(f"<b>Your guess first.</b> {escape(self.question)}", "caution", "question")
@@ -209,21 +209,21 @@ class Reveal:
         measured: what came out.
     """
 
-    def __init__(self, guess: float | str | None, measured: float | str, unit: str, source: str = "measured") -> None:
-        self.guess, self.measured, self.unit, self._source = guess, measured, unit, source
+    def __init__(self, guess: float | str | None, measured: float | str, unit: str) -> None:
+        self.guess, self.measured, self.unit = guess, measured, unit
 
     def _sentence(self) -> tuple[str, str]:
         """What to say, and in which tone."""
         unit = f" {self.unit}" if self.unit else ""
         measured = f"{self.measured if isinstance(self.measured, str) else format(self.measured, ',.4g')}{unit}"
         if self.guess is None:
-            return f"{self._source.capitalize()}: {measured}.", "plain"
+            return f"Measured: {measured}.", "plain"
         if isinstance(self.guess, str) or isinstance(self.measured, str):
             guess, right = str(self.guess), str(self.guess) == str(self.measured)
         else:
             guess = f"{self.guess:,.4g}{unit}"
             right = abs(self.guess - self.measured) <= 0.1 * max(abs(self.measured), 1)
-        return f"You said {guess}; {self._source}: {measured}.", "good" if right else "caution"
+        return f"You said {guess}; measured: {measured}.", "good" if right else "caution"
 
     def _repr_html_(self) -> str:
         text, name = self._sentence()

@@ -26,7 +26,6 @@ from course_utils.files import sha256, to_disk
 if TYPE_CHECKING:
     import torch
 
-    from course_utils.training.history import History
     from course_utils.training.objectives import Objective
     from course_utils.training.settings import Settings
 
@@ -45,8 +44,7 @@ class State:
         weights: name of each trained parameter → its tensor.
         optimizer: the optimiser's state dict, and in fp16 also the state of the loss scaler.
         random: states of the random generators, one set for each process.
-        values: everything else as plain values: the history, the step of the best validation loss, the reference's
-            log-probabilities, and whether the run has stopped early.
+        values: everything else as plain values: the history, and the reference's log-probabilities.
     """
 
     step: int
@@ -57,7 +55,7 @@ class State:
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of one run in one folder: the last two, and the best weights."""
+    """Writes and reads the checkpoints of one run in one folder: the last two."""
 
     def __init__(self, folder: str | Path, identity: Mapping[str, Any], note: Callable[[str], None]) -> None:
         """Choose the folder, and say which run its checkpoints belong to.
@@ -75,22 +73,17 @@ class Checkpoints:
         If the checkpoint cannot be written (a full disk, for instance), a note and a warning say so and nothing is raised.
         """
         import torch
+        from safetensors.torch import save_file
 
         def write(folder: Path) -> None:
-            _save_weights(state.weights, folder)
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.weights.items()}
+            save_file(weights, folder / "weights.safetensors")
             torch.save({"optimizer": state.optimizer, "random": state.random}, folder / "state.pt")
             plain_values = {"step": state.step, "identity": self.identity, VALUES: state.values}
             (folder / VALUES_FILE).write_text(json.dumps(plain_values), encoding="utf-8")
 
         if self._write(f"checkpoint-{state.step:06d}", write):
             self._prune()
-
-    def save_best(self, step: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Write the best weights so far, under the number of the step at which they were reached.
-
-        A failure becomes a note, as in `save`.
-        """
-        self._write(f"best-{step:06d}", lambda folder: _save_weights(weights, folder))
 
     def load(self) -> State | None:
         """Return the state in the newest complete checkpoint, or None if there is none.
@@ -103,7 +96,7 @@ class Checkpoints:
         import torch
         from safetensors.torch import load_file
 
-        for folder in self._folders("checkpoint"):
+        for folder in self._folders():
             if problem := self._fault(folder):
                 self._note(f"{folder.name} is damaged ({problem}) and is not used; falling back to the one before")
                 continue
@@ -119,15 +112,6 @@ class Checkpoints:
             weights = load_file(folder / "weights.safetensors")
             return State(stored["step"], weights, tensors["optimizer"], tensors["random"], stored[VALUES])
         return None
-
-    def load_best(self, step: int) -> dict[str, torch.Tensor] | None:
-        """Return the best weights, saved at `step`, as parameter name → tensor; None if they are missing or damaged."""
-        from safetensors.torch import load_file
-
-        folder = self.folder / f"best-{step:06d}"
-        if not folder.exists() or self._fault(folder):
-            return None
-        return load_file(folder / "weights.safetensors")
 
     def _write(self, name: str, write: Callable[[Path], None]) -> bool:
         partial_folder = self.folder / f".partial-{name}-{os.getpid()}"
@@ -159,26 +143,17 @@ class Checkpoints:
         return True
 
     def _prune(self) -> None:
-        """Keep the last two checkpoints, and the best weights that they refer to."""
-        folders = self._folders("checkpoint")
-        needed_best = set()
-        for folder in folders[:KEPT_CHECKPOINTS]:
-            try:
-                values = json.loads((folder / VALUES_FILE).read_text(encoding="utf-8"))[VALUES]
-                needed_best.add(f"best-{values['best_step']:06d}")
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-        for folder in [*folders[KEPT_CHECKPOINTS:], *[f for f in self._folders("best") if f.name not in needed_best]]:
+        """Keep the last two checkpoints."""
+        for folder in self._folders()[KEPT_CHECKPOINTS:]:
             shutil.rmtree(folder, ignore_errors=True)
         for leftover in self.folder.glob(".partial-*"):
             if not leftover.name.endswith(f"-{os.getpid()}"):
                 shutil.rmtree(leftover, ignore_errors=True)
 
-    def _folders(self, kind: str) -> list[Path]:
-        """Checkpoint folders of a kind, newest first."""
-        if not self.folder.is_dir():
-            return []
-        return sorted((f for f in self.folder.glob(f"{kind}-*") if f.name.rpartition("-")[2].isdigit()), reverse=True)
+    def _folders(self) -> list[Path]:
+        """Checkpoint folders, newest first."""
+        folders = [folder for folder in self.folder.glob("checkpoint-*") if folder.name.rpartition("-")[2].isdigit()]
+        return sorted(folders, reverse=True)
 
     def _fault(self, folder: Path) -> str:
         """What is wrong with a checkpoint; "" if nothing."""
@@ -190,12 +165,6 @@ class Checkpoints:
         except (OSError, ValueError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"
         return ""
-
-
-def _save_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, folder / "weights.safetensors")
 
 
 def random_states() -> dict[str, Any]:
@@ -230,75 +199,6 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"][0])  # older checkpoints have the states of all cards, this process's first
-
-
-class EarlyStopping:
-    """Decides when a run should stop, and keeps the weights that had the lowest validation loss.
-
-    Attributes:
-        best_step: step of the lowest validation loss so far; None before the first validation.
-    """
-
-    def __init__(
-        self, patience: int, parameters: Mapping[str, torch.nn.Parameter], history: History, checkpoints: Checkpoints | None
-    ) -> None:
-        """Prepare to watch a run.
-
-        Args:
-            patience: the run stops after this number of validation losses in a row that do not improve on the best.
-            parameters: the trained parameters, by name.
-            history: the run's history, to which the trainer adds the validation losses.
-            checkpoints: if given, the best weights are also written there; None to keep them in memory only (also on every
-                process except the main one).
-        """
-        self.patience, self.parameters, self.history, self.checkpoints = patience, parameters, history, checkpoints
-        self.best_step: int | None = None
-        self._weights: dict[str, torch.Tensor] | None = None
-
-    def should_stop(self, step: int) -> bool:
-        """Take the latest validation loss into account, and return whether the run should stop.
-
-        Args:
-            step: the step at which the loss was measured.
-
-        Returns:
-            True if the last `patience` validation losses brought no improvement.
-        """
-        steps, losses = self.history.validation_steps, self.history.validation_losses
-        if self.best_step is None or losses[-1] < losses[steps.index(self.best_step)]:
-            self.best_step = step
-            self._weights = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
-            if self.checkpoints:
-                self.checkpoints.save_best(step, self._weights)
-        return len(steps) - 1 - steps.index(self.best_step) >= self.patience
-
-    def restore(self, checkpoints: Checkpoints | None) -> None:
-        """Give the model its best weights back, from memory or from the checkpoints.
-
-        If they are missing, add a note to the history.
-
-        Args:
-            checkpoints: where the best weights may have been written by an earlier part of the run, or None.
-        """
-        if self.best_step is None:
-            return
-        weights = self._weights or (checkpoints.load_best(self.best_step) if checkpoints else None)
-        self.history.best_step = self.best_step
-        if weights is None:
-            self.history.note(
-                f"the best weights (step {self.best_step}) are missing or damaged; the model keeps its last ones"
-            )
-        else:
-            set_weights(self.parameters, weights)
-
-
-def set_weights(parameters: Mapping[str, torch.nn.Parameter], weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy each tensor of `weights` into the parameter of the same name, in place."""
-    import torch
-
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
 
 
 def run_identity(

@@ -1,8 +1,8 @@
-"""Plans the micro-batches of a run: predicts their memory before it starts, and compares it with what the run took.
+"""Plans the micro-batches of a run by the memory that they are predicted to take.
 
 The closed form of `memory.estimate` is applied to the largest micro-batch of the run. Counted is the memory that the run
-adds to what was in use: gradients, optimiser states, activations, the table at the output. On a GPU it is measured to the
-byte; on a CPU the process's resident memory also includes what libraries keep for themselves, which a rule estimates.
+adds to what was in use: gradients, optimiser states, activations, the table at the output. On a CPU, libraries also keep
+some for themselves, which a rule estimates.
 """
 
 from __future__ import annotations
@@ -48,16 +48,13 @@ UNPREDICTED_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Footprint:
-    """The memory that a run adds to what was already in use, predicted and measured. All sizes are in bytes.
+    """The memory that a run is predicted to add to what is in use. All sizes are in bytes.
 
     Attributes:
-        predicted: what was predicted before the run; None if the closed form does not cover this run.
+        predicted: the sum of all parts; None if the closed form does not cover this run.
         reason: why there is no prediction; "" if there is one.
         rows, length: number of sequences in the largest micro-batch, and tokens in each of them, padding included.
         parts: the parts of the prediction, as (name, bytes).
-        measured: what the run really added: on a GPU the live tensors, on a CPU the resident memory of the process; None
-            before the run.
-        where: what was measured, "GPU" or "process".
     """
 
     predicted: int | None
@@ -65,34 +62,13 @@ class Footprint:
     rows: int = 0
     length: int = 0
     parts: tuple[tuple[str, int], ...] = ()
-    measured: int | None = None
-    where: str = "process"
-
-    @property
-    def error(self) -> float | None:
-        """Relative error of the prediction, (predicted - measured) / measured; None unless both are known.
-
-        It is negative if the prediction was too low.
-        """
-        if self.predicted is None or not self.measured:
-            return None
-        return self.predicted / self.measured - 1
-
-    def with_measurement(self, report: memory.MemoryReport) -> Footprint:
-        """Return a copy that also has the measurement of the `memory.track` block around the run."""
-        return replace(self, measured=report.increase if self.where == "GPU" else report.process_increase)
 
     def __str__(self) -> str:
         if self.predicted is None:
-            text = f"memory is not predicted: {self.reason}"
-        else:
-            largest = max(self.parts, key=lambda part: part[1])[0]
-            text = f"memory on top of the model: {self.predicted / 1e6:,.0f} MB predicted "
-            text += f"({self.rows} x {self.length} tokens at once, most of it {largest})"
-        if self.measured is None:
-            return text
-        text += f", {self.measured / 1e6:,.0f} MB measured ({'live tensors' if self.where == 'GPU' else 'resident memory'})"
-        return text if self.error is None else f"{text}, {100 * self.error:+.0f} %"
+            return f"memory is not predicted: {self.reason}"
+        most = max(self.parts, key=lambda part: part[1])[0]
+        total = f"{self.predicted / 1e6:,.0f} MB predicted"
+        return f"memory on top of the model: {total} ({self.rows} x {self.length} tokens at once, most of it {most})"
 
 
 def predict(model: Model, batches: Iterable[Batch], settings: Settings, accumulates: bool = False) -> Footprint:
@@ -106,9 +82,8 @@ def predict(model: Model, batches: Iterable[Batch], settings: Settings, accumula
             computed.
 
     Returns:
-        Footprint without a measurement. It also has no prediction, but a reason, if the closed form does not cover the run.
+        Footprint, with a reason instead of a prediction if the closed form does not cover the run.
     """
-    where = "GPU" if model.device.type == "cuda" else "process"
     try:
         sizes = shape(model)
         if not sizes.tested:
@@ -125,22 +100,11 @@ def predict(model: Model, batches: Iterable[Batch], settings: Settings, accumula
             totals.append((formula.parts(sizes, step_plan), rows, length))
         highest, rows, length = max(totals, key=lambda total: total[0].peak)
     except Exception as error:  # whatever the model is, a failed prediction must not stop its training
-        return Footprint(None, str(error) or type(error).__name__, where=where)
+        return Footprint(None, str(error) or type(error).__name__)
     parts = [(name, getattr(highest, name)) for name in ("gradients", "optimizer", "activations", "logits")]
-    if where == "process":
+    if model.device.type != "cuda":
         parts.append(("overhead", round(CPU_LIBRARIES_BYTES + CPU_ALLOCATOR_SHARE * sum(size for _, size in parts))))
-    return Footprint(sum(size for _, size in parts), "", rows, length, tuple(parts), where=where)
-
-
-def prefault(model: torch.nn.Module) -> None:
-    """Read one value from each memory page of the model's weights, so that all of them are in memory.
-
-    Newly loaded weights are memory-mapped: they enter memory only when they are first read, and that would otherwise be
-    counted as memory of the run.
-    """
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.device.type == "cpu":
-            tensor.detach().flatten()[:: max(1, 2048 // tensor.element_size())].sum()
+    return Footprint(sum(size for _, size in parts), "", rows, length, tuple(parts))
 
 
 def largest(micro_batches: Iterable[Sequence[Encoded]], count: int = 12) -> list[Sequence[Encoded]]:

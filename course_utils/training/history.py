@@ -36,13 +36,12 @@ class History:
         validation_metrics: the same quantities on the validation set.
         skipped_steps: steps whose gradient was not finite in float16, so that the weights stayed as they were; the loss
             scaling then tries a smaller scale. A few at the beginning are normal.
-        best_step: with early stopping, the step whose weights the model has at the end; otherwise None.
         notes: sentences about the run: that it was resumed, or that checkpoints were damaged or could not be written.
         tokens: number of tokens processed, without padding; a prompt that several completions share is counted once.
         scored_tokens: number of tokens that contributed to the loss.
         seconds: time spent in training steps, without validation and the reference.
         reference_seconds: time spent before training on the reference's log-probabilities.
-        memory: the memory that the run was predicted to add, and what it did add.
+        memory: the memory that the run was predicted to add to what was in use.
     """
 
     settings: Settings
@@ -55,7 +54,6 @@ class History:
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     validation_metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     skipped_steps: list[int] = field(default_factory=list)
-    best_step: int | None = None
     notes: list[str] = field(default_factory=list)
     tokens: int = 0
     scored_tokens: int = 0
@@ -118,8 +116,6 @@ class History:
             text += f", training loss {self.losses[0]:.3f} → {self.losses[-1]:.3f}"
         if self.validation_losses:
             text += f", validation loss {self.validation_losses[0]:.3f} → {self.validation_losses[-1]:.3f}"
-        if self.best_step is not None:
-            text += f", weights of step {self.best_step} kept"
         return text
 
 

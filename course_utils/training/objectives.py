@@ -1,7 +1,7 @@
 """Objectives: how an example becomes token ids, and a batch becomes a loss; SFT and DPO.
 
-The trainer uses of an objective only the attributes and methods of `Objective`; tests/training/test_contract.py runs it with
-one that has nothing else. If a method needs something new, it is added there.
+The trainer uses of an objective only the attributes and methods of `Objective`. If a method needs something new, it is added
+there.
 """
 
 from __future__ import annotations

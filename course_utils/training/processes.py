@@ -124,7 +124,7 @@ class BatchSampler:
             examples: the encoded examples of the data set.
             number: number of the epoch, from 0.
         """
-        return shuffled_batches(examples, self.batch_size, self.settings.seed + number, self.settings.bucket)
+        return shuffled_batches(examples, self.batch_size, self.settings.seed + number)
 
     def part(self, batch: list[Encoded]) -> tuple[list[Encoded], int]:
         """Return this process's examples of a whole batch, and their weight (see `StepBatch`)."""

@@ -27,17 +27,12 @@ class Settings:
         max_grad_norm: gradients with a larger norm are scaled down to this norm.
         max_length: longest example in tokens; a longer prompt is an error, never dropped silently.
         evaluate_every: steps between measurements of the validation loss; None for once at the end.
-        early_stopping: stop after this number of validation losses in a row that do not improve on the best, and restore
-            the best weights; None to train to the end and keep the last weights.
         checkpoint_folder: where to keep checkpoints; a run that finds its own checkpoints there resumes from the newest. It
             may be a mounted drive. None for no checkpoints.
         checkpoint_every: steps between checkpoints; None for once per epoch.
         micro_batch_tokens: maximum number of tokens (padding included) that go through the model at once; a larger batch is
             cut into micro-batches, with the same gradient. None for what suits the device: on a GPU the most that the
             predicted memory leaves room for.
-        bucket: 1 for random batches; N to cut batches from groups of N batches that are sorted by length, for less padding.
-            This changes what is learned: batches of similar examples gave a loss 1 to 2 % higher after 12 steps. On a CPU
-            it gains little, since a batch is sorted and cut into micro-batches anyway.
         share_prompt: compute the prompt once for chosen and rejected: the same result in less time.
         fused: parts of the model's step to compute with one function each (package `fused`): the same result in less time
             and memory.
@@ -55,22 +50,20 @@ class Settings:
     max_grad_norm: float = 1.0
     max_length: int = 1024
     evaluate_every: int | None = None
-    early_stopping: int | None = None
     checkpoint_folder: str | None = None
     checkpoint_every: int | None = None
     micro_batch_tokens: int | None = None
-    bucket: int = 1
     share_prompt: bool = True
     fused: tuple[str, ...] = FUSED
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, naming the argument and the values that would."""
-        counts = ("batch_size", "gradient_accumulation_steps", "max_length", "bucket")
+        counts = ("batch_size", "gradient_accumulation_steps", "max_length")
         for name in ("learning_rate", "epochs", "max_grad_norm", *counts):
             if not getattr(self, name) > 0:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be greater than zero")
-        for name in ("max_steps", "evaluate_every", "early_stopping", "checkpoint_every", "micro_batch_tokens"):
+        for name in ("max_steps", "evaluate_every", "checkpoint_every", "micro_batch_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be at least 1, or None")
         for name in ("warmup_steps", "weight_decay"):

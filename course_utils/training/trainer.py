@@ -1,4 +1,4 @@
-"""The training loop: batches, optimiser, schedule, validation, early stopping, checkpoints, progress.
+"""The training loop: batches, optimiser, schedule, validation, checkpoints, progress.
 
 Accelerate handles the device, the precision and several processes. Frozen weights may be in 16 bits; trained weights should
 be in float32 (PEFT's default for adapters), since AdamW's small updates vanish in bfloat16.
@@ -19,14 +19,12 @@ from course_utils.errors import CourseError, Diverged, OutOfMemory
 from course_utils.scoring import completion_log_probabilities
 from course_utils.training.checkpoints import (
     Checkpoints,
-    EarlyStopping,
     State,
     random_states,
     restore_random_states,
     run_identity,
-    set_weights,
 )
-from course_utils.training.footprint import Footprint, MicroBatches, prefault
+from course_utils.training.footprint import Footprint, MicroBatches
 from course_utils.training.history import History, Progress
 from course_utils.training.objectives import SFT, Objective, check_reference
 from course_utils.training.processes import (
@@ -65,11 +63,11 @@ def fit(
     process.
 
     Args:
-        model: a causal language model, with or without an adapter (for `Reward` a sequence classifier).
+        model: a causal language model, with or without an adapter.
         tokenizer: its tokenizer, with a chat template.
         train: examples in the form that the objective takes: for SFT conversations, lists of {"role", "content"} messages
-            that end with the assistant's, or dicts with such a list under "messages"; for preferences dicts with "prompt",
-            "chosen" and "rejected"; for KTO dicts with "prompt", "completion" and "label"; for PPO prompts.
+            that end with the assistant's, or dicts with such a list under "messages"; for DPO dicts with "prompt", "chosen"
+            and "rejected".
         validation: examples whose loss is monitored, and which are never trained on.
         objective: what to learn; SFT by default.
         settings: see `Settings`.
@@ -145,7 +143,6 @@ class Trainer:
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.micro_batches = MicroBatches(model, tokenizer, objective, settings, self.accelerator.device)
         self.sampler = BatchSampler(objective, settings, self.accelerator)
-        self.early_stopping: EarlyStopping | None = None
 
     def train(self, train: Sequence[Any], validation: Sequence[Any] | None) -> History:
         """Train on examples in the user's own format (see `fit`), and return the history.
@@ -161,21 +158,14 @@ class Trainer:
         per_epoch = self.sampler.steps_per_epoch(examples)
         total = settings.max_steps or max(1, round(settings.epochs * per_epoch))
         checkpoints, state = self._checkpoints([*examples, *validation_examples])
-        self._watch_validation(checkpoints)
         self.history.memory = self._plan_memory(examples, math.ceil(total / per_epoch), state)
-        prefault(self.model)
-        with Progress(total, self.history, show=self.accelerator.is_main_process) as progress:
-            with memory.track("training") as report, fused(self.wrapped, settings.fused):
-                if objective.needs_reference:
-                    examples, validation_examples = self._with_reference(examples, validation_examples, state)
-                first_step = state.step if state else 0
-                checkpoint_every = settings.checkpoint_every or per_epoch
-                self._all_steps(examples, validation_examples, checkpoints, state, total, checkpoint_every, progress)
-            if self.step > first_step:
-                self.history.memory = self.history.memory.with_measurement(report)
+        show = self.accelerator.is_main_process
+        with Progress(total, self.history, show=show) as progress, fused(self.wrapped, settings.fused):
+            if objective.needs_reference:
+                examples, validation_examples = self._with_reference(examples, validation_examples, state)
+            checkpoint_every = settings.checkpoint_every or per_epoch
+            self._all_steps(examples, validation_examples, checkpoints, state, total, checkpoint_every, progress)
         self._report_skipped_steps()
-        if self.early_stopping:
-            self.early_stopping.restore(checkpoints)
         return self.history
 
     def out_of_memory(self) -> str:
@@ -212,17 +202,12 @@ class Trainer:
         checkpoints = Checkpoints(folder, identity, self.history.note)
         return checkpoints, checkpoints.load()
 
-    def _watch_validation(self, checkpoints: Checkpoints | None) -> None:
-        patience = self.settings.early_stopping
-        if patience is not None:
-            written = checkpoints if self.accelerator.is_main_process else None
-            self.early_stopping = EarlyStopping(patience, self.trainable, self.history, written)
-
     def _plan_memory(self, examples: list[Encoded], epochs: int, state: State | None) -> Footprint:
         """Choose how many tokens go through the model at once, and predict the memory that the run will add.
 
         The largest micro-batch is searched for in the first three epochs.
         """
+        memory.release()
         free = memory.free_bytes(self.model.device)
         steps = self.sampler.first_epochs(examples, min(epochs, 3))
         prediction = self.micro_batches.fit_into(free, steps, state.values.get("micro_batch_tokens") if state else None)
@@ -275,20 +260,19 @@ class Trainer:
         else:
             self._validate(held_out)
         self.wrapped.train()
-        if self.step >= total or (state and state.values["stopped"]):
+        if self.step >= total:
             return  # the run was finished before
         for batch in self.sampler.after(self.step, examples):
             self._one_step(batch, total)
             last = self.step == total
-            stop = False
             if last or (self.settings.evaluate_every and self.step % self.settings.evaluate_every == 0):
-                stop = self._validate(held_out)
+                self._validate(held_out)
             if self.on_step and self.accelerator.is_main_process:
                 self.on_step(self.step, total, self.history)
-            if checkpoints and (last or stop or self.step % checkpoint_every == 0):
-                self._save(checkpoints, [*examples, *held_out], stop)
+            if checkpoints and (last or self.step % checkpoint_every == 0):
+                self._save(checkpoints, [*examples, *held_out])
             progress.update(self.step)
-            if last or stop:
+            if last:
                 return
 
     def _one_step(self, batch: StepBatch, total: int) -> None:
@@ -366,17 +350,16 @@ class Trainer:
 
     # -- validation and checkpoints -----------------------------------------------------------------------------------
 
-    def _validate(self, held_out: list[Encoded]) -> bool:
-        """Measure the validation loss; returns whether to stop early."""
+    def _validate(self, held_out: list[Encoded]) -> None:
+        """Measure the validation loss."""
         if not held_out:
-            return False
+            return
         self.model.eval()
         means = self._validation_means(held_out)
         self.wrapped.train()
         self.history.validation_steps.append(self.step)
         self.history.validation_losses.append(means.pop("loss"))
         self.history.add_metrics(self.step, means, validation=True)
-        return self.early_stopping is not None and self.early_stopping.should_stop(self.step)
 
     def _validation_means(self, held_out: list[Encoded]) -> dict[str, float]:
         """Loss and metrics of the whole validation set."""
@@ -397,7 +380,7 @@ class Trainer:
             sums[name] = sums.get(name, 0.0) + weight * value
         return self._sum(sums)
 
-    def _save(self, checkpoints: Checkpoints, examples: Sequence[Encoded], stopped: bool) -> None:
+    def _save(self, checkpoints: Checkpoints, examples: Sequence[Encoded]) -> None:
         """Write a checkpoint. All processes must call this; only the main one writes."""
         from accelerate.utils import gather_object
 
@@ -409,16 +392,18 @@ class Trainer:
             optimizer["scaler"] = self.accelerator.scaler.state_dict()
         values = {
             "history": self.history.as_dict(),
-            "best_step": self.early_stopping.best_step if self.early_stopping else None,
             "reference": [e.reference_log_probabilities for e in examples] if self.objective.needs_reference else None,
-            "stopped": stopped,
             "micro_batch_tokens": self.micro_batches.max_tokens,
         }
         checkpoints.save(State(self.step, self.trainable, optimizer, states, values))
 
     def _restore(self, state: State) -> None:
         """Restore weights, optimiser, history and random generators; a note says that the run was resumed."""
-        set_weights(self.trainable, state.weights)
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                parameter.copy_(state.weights[name])
         self.optimizer.load_state_dict(state.optimizer["optimizer"])
         if self.accelerator.scaler is not None and "scaler" in state.optimizer:
             self.accelerator.scaler.load_state_dict(state.optimizer["scaler"])
@@ -426,8 +411,6 @@ class Trainer:
         self.history.note(f"resumed after step {state.step}")
         restore_random_states(state.random[self.accelerator.process_index])
         self.step = state.step
-        if self.early_stopping:
-            self.early_stopping.best_step = state.values["best_step"]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

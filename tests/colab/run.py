@@ -1,6 +1,6 @@
 """Runs lessons as on Colab, and writes what happened into a dated record.
 
-    python -m tests.colab.run --venv .venv-colab                 the environment, secrets, the Drive, all lessons
+    python -m tests.colab.run --venv .venv-colab                 the environment, the Drive, all lessons
     python -m tests.colab.run --venv .venv-colab --lesson 05     the environment and one lesson
 
 For each lesson the environment is put back to what Colab ships; the install cell of the learner's notebook, as it is written
@@ -53,7 +53,6 @@ PLACES = {
     "Kaggle's input": "kaggle/input/a-class",
     "Kaggle's input, by owner": "kaggle/input/datasets/somebody/a-class",
 }
-SECRETS = {"COURSE_KEY": "from the host", "COURSE_KEPT_BACK": None}
 # In the kernel that has just installed the course, as the notebook's next cells would be.
 AFTER_INSTALLING = """
 import json, socket
@@ -62,8 +61,6 @@ device = hardware.detect()
 models.prepare_packaged_model()
 print("PROBE", json.dumps({
     "environment": device.environment, "tier": device.tier, "dtype": device.dtype,
-    "secret": hardware.secret("COURSE_KEY"), "absent": hardware.secret("COURSE_ABSENT"),
-    "refused": hardware.secret("COURSE_KEPT_BACK"),
 }))
 """
 ELSEWHERE = ("course_utils/_assets/benchmarks/", "course_utils/_assets/notebooks/")  # in a wheel, and no code of a lesson's
@@ -174,7 +171,7 @@ def install(
             nbformat.v4.new_notebook(cells=cells),
             python,
             Path(root, "content"),
-            environment | {"COLAB_SECRETS": json.dumps(SECRETS)},
+            environment,
             on_cell=lambda cell, index: times.append(time.monotonic()),
         )
     failed = [output for cell in ran.cells for output in cell.outputs if output.output_type == "error"]
@@ -244,15 +241,6 @@ def _first_line(source: str) -> str:
 def _say(cell: NotebookNode, index: int) -> None:
     failed = next((f"{o.ename}: {o.evalue[:150]}" for o in cell.outputs if o.output_type == "error"), "ok")
     print(f"{time.strftime('%H:%M:%S')}  cell {index:3}  {failed}", file=sys.stderr, flush=True)
-
-
-def secrets_said(probe: Mapping[str, Any]) -> dict[str, bool]:
-    """Return for each state of a secret whether the course said of it what it should."""
-    return {
-        "present": probe["secret"] == SECRETS["COURSE_KEY"],
-        "absent": probe["absent"] is None,
-        "refused": probe["refused"] is None,
-    }
 
 
 def todays() -> dict[str, Any]:
@@ -332,10 +320,10 @@ def main() -> int:
 
 
 def _host(wheel: Path, python: Path, made: dict[str, Any], environment: dict[str, str]) -> int:
-    """Secrets, the wheel's places, and lost runtimes: what the course has from its host. Returns how much of it failed."""
+    """The wheel's places, and lost runtimes: what the course has from its host. Returns how much of it failed."""
     file = lessons.learner_file(lessons.find("04").name)  # its cell asks for TRL, which lesson 02's code uses
     found, _, probe = install(file, wheel, python, made["packages"], environment)
-    host: dict[str, Any] = {"course": hash_of(wheel, lessons.learner_file("02_lora")), "secrets": secrets_said(probe)}
+    host: dict[str, Any] = {"course": hash_of(wheel, lessons.learner_file("02_lora"))}
     others = {name: version for name, version in machine.listed(python).items() if name != "finetuning-course"}
     alone = {place: install(file, wheel, python, others, environment, place)[0] for place in PLACES}
     host["places"] = {place: list(now.added) == ["finetuning-course"] for place, now in alone.items()}
@@ -347,7 +335,7 @@ def _host(wheel: Path, python: Path, made: dict[str, Any], environment: dict[str
     resumed = [host[way] for way in ("course", "trl")]
     return (
         len(found.replaced)
-        + sum(not right for right in (*host["secrets"].values(), *host["places"].values()))
+        + sum(not right for right in host["places"].values())
         + sum(not way["same_weights"] or way["resumed_after"] != way["newest"] for way in resumed)
     )
 

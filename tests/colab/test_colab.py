@@ -1,6 +1,5 @@
 """What `make colab` stands on: packages told apart, lists compared, cells run in another kernel, a lost runtime."""
 
-import json
 import sys
 from textwrap import dedent
 
@@ -77,34 +76,20 @@ def test_a_record_goes_on_where_it_stopped():
     assert (again["cells"], again["errors"], again["tier"], again["host"]) == (151, 0, "cpu", {})
 
 
-@pytest.mark.parametrize("secret", ["present", "absent", "refused"])
-def test_a_wrong_answer_about_a_secret_is_noticed(secret):
-    right = {"secret": "from the host", "absent": None, "refused": None}
-    assert all(run.secrets_said(right).values())
-    wrong = right | {"secret" if secret == "present" else secret: "another"}
-    assert [name for name, said in run.secrets_said(wrong).items() if not said] == [secret]
-
-
 def ours(**more):
     """The environment of a kernel that has the course as this process has it, and the stand-in for google.colab."""
     paths = ":".join([str(run.ROOT), str(machine.STAND_IN)])
     return machine.environment(PYTHONPATH=paths, **run.ON_COLAB, **more)
 
 
-def test_secrets_come_the_hosts_own_way_in_a_kernel(tmp_path):
-    """Present, absent, and one that its owner did not give to this notebook; and where the network is cut, it is."""
+def test_a_kernel_is_on_colab_and_where_the_network_is_cut_it_is(tmp_path):
     code = (
-        "import socket\nfrom course_utils import hardware\nprint([hardware.secret(f'COURSE_{n}') for n in "
-        "('KEY', 'ABSENT', 'KEPT_BACK')], hardware.detect_environment(), [n for _, n in socket.if_nameindex()])\n"
-        "from google.colab import userdata\ntry:\n    userdata.get('COURSE_KEPT_BACK')\n"
-        "except userdata.NotebookAccessError as error:\n    print(error)"
+        "import socket\nfrom course_utils import hardware\n"
+        "print(hardware.detect_environment(), [name for _, name in socket.if_nameindex()])"
     )
-    environment = ours(COLAB_SECRETS=json.dumps(run.SECRETS))
-    said = kernel.run_cells([code], sys.executable, tmp_path, environment, cut=True)
-    assert said.startswith("['from the host', None, None] colab ")
-    assert "does not have access to secret COURSE_KEPT_BACK" in said
+    assert kernel.run_cells([code], sys.executable, tmp_path, ours(), cut=True).startswith("colab ['lo'")
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        kernel.run_cells(["1 / 0"], sys.executable, tmp_path, environment)
+        kernel.run_cells(["1 / 0"], sys.executable, tmp_path, ours())
 
 
 def test_the_fold_of_lesson_02_is_taken_as_it_stands_there():

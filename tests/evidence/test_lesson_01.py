@@ -2,9 +2,9 @@
 
 import pytest
 
-from course_utils import costs, decision
+from course_utils import costs, decision, evaluation
 from course_utils.evidence import lesson_01
-from course_utils.evidence.lesson_01 import FACT, FORM, RECORD, WAYS, difference, score
+from course_utils.evidence.lesson_01 import FACT, FORM, RECORD, WAYS, right, score
 
 SMALL = "135M"
 UNSEEN = "fine-tuned, a passage about a product it never saw"
@@ -12,6 +12,12 @@ UNSEEN = "fine-tuned, a passage about a product it never saw"
 
 def share(model, way, kind=lesson_01.BOTH):
     return score(model, way, kind).value
+
+
+def difference(model, better, worse):
+    """How much more often one way is right than another, question by question, over the mean of its seeds."""
+    means = [[sum(column) / len(column) for column in zip(*right(model, way))] for way in (better, worse)]
+    return evaluation.mean([a - b for a, b in zip(*means)])
 
 
 FINDINGS = {

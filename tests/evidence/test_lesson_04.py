@@ -4,11 +4,9 @@ import statistics
 
 import pytest
 
-from course_utils import assets
 from course_utils.data_prep import load_preferences
-from course_utils.evaluation import over_seeds
 from course_utils.evidence import house_style, lesson_04
-from course_utils.evidence.lesson_04 import CONTROL, START, WITH_SFT, per_seed
+from course_utils.evidence.lesson_04 import CONTROL, WITH_SFT, per_seed
 
 ORDER, FAST = "order number right", "DPO, rate too high"
 BALANCED = load_preferences("balanced")
@@ -23,65 +21,30 @@ def share(method, measure):
     return statistics.mean(means(method, measure))
 
 
-def ranked(rows, *kinds):
-    """Share of the test pairs of these kinds that are ranked right, of one row of results for each seed."""
+def ranked(method, *kinds):
+    """Share of the test pairs of these kinds that are ranked right, over the recorded seeds."""
+    rows = per_seed(method, "right")
     return statistics.mean(hit for row in rows for hit, pair in zip(row, BALANCED.test) if pair["kind"] in kinds)
 
 
-def reward_model():
-    return [run["judge"]["ranks test pairs"] for run in assets.read_record("preferences")["runs"]]
-
-
-def over_sft(method, measure):
-    return assets.read_record("method-prices")["over SFT"][method][measure][0]
-
-
-def wins(method, measure="wins over control"):
-    return over_seeds(per_seed(method, measure))
-
-
 FINDINGS = {
-    "DPO brings the step first with every seed, SFT on chosen in a third": lambda: (
-        min(means("DPO", "step first")) > 0.9 and 0.28 < share(CONTROL, "step first") < 0.42
+    "DPO says the step first in nearly every answer, with SFT's part or without, SFT in about a third": lambda: (
+        min(means("DPO", "step first") + means(WITH_SFT, "step first")) > 0.9 and 0.28 < share(CONTROL, "step first") < 0.42
     ),
-    "the right step is promised less often than by the control": lambda: (
-        share("DPO", "right step") < min(share(CONTROL, "right step") - 0.1, share(START, "right step"))
+    "DPO names the order number less often": lambda: share("DPO", ORDER) < share(CONTROL, ORDER),
+    "by all five rules, all are poor": lambda: all(0.05 < share(name, lesson_04.ALL) < 0.15 for name in ("DPO", CONTROL)),
+    "to rank two replies isn't to write one": lambda: ranked("DPO", "item") > 0.9 > 2 * share("DPO", ORDER),
+    "which sentence comes first is ranked, promise and tone hardly": lambda: (
+        ranked("DPO", "order") > 0.9 and 0.4 < ranked("DPO", "step", "tone") < 0.7
     ),
-    "DPO loses the order number": lambda: share("DPO", ORDER) < min(share(START, ORDER), share(CONTROL, ORDER)),
-    "the SFT term loses fewer and goes half as far": lambda: (
-        share(WITH_SFT, "step first") > 0.9
-        and share(WITH_SFT, ORDER) > share("DPO", ORDER)
-        and share(WITH_SFT, "kl") < 0.5 * share("DPO", "kl")
+    "SFT and ORPO keep the number, the others say the step first": lambda: all(
+        share(keeps, ORDER) > share(name, ORDER) and share(name, "step first") > share(keeps, "step first")
+        for keeps in (CONTROL, "ORPO")
+        for name in ("DPO", WITH_SFT, "KTO", "IPO", "SimPO")
     ),
-    "nine in ten answers still break a rule, of DPO and of the control": lambda: all(
-        0.05 < share(name, lesson_04.ALL) < 0.15 for name in ("DPO", CONTROL)
-    ),
-    "by the rules DPO does not beat the control; the reward model likes it better": lambda: (
-        wins("DPO").value < 0.5 and wins(WITH_SFT).low < 0.5 and wins("DPO", "wins by judge").value > wins("DPO").value
-    ),
-    "DPO ranks three pairs in four, with the SFT term a few more": lambda: (
-        share(CONTROL, "right") < share("DPO", "right") < 0.8 <= share(WITH_SFT, "right") < 0.9
-    ),
-    "what can be ranked without reading is learned, by DPO and by the reward model": lambda: all(
-        ranked(rows, "order") > 0.9 and 0.4 < ranked(rows, "step", "tone") < 0.7
-        for rows in (per_seed("DPO", "right"), reward_model())
-    ),
-    "DPO ranks pairs about as well as a reward model": lambda: (
-        abs(share("DPO", "right") - statistics.mean(map(statistics.mean, reward_model()))) < 0.1
-    ),
-    "ORPO goes furthest and promises the right step least often": lambda: all(
-        share("ORPO", "kl") > 2 * share(name, "kl") and share("ORPO", "right step") < share(name, "right step")
-        for name in (*lesson_04.COMPARED, "KTO", "IPO", "SimPO", "GRPO")
-    ),
-    "too high a rate looks well in the log and ruins the answers": lambda: (
+    "too high a rate looks well in the log and is somewhere else entirely": lambda: (
         per_seed(FAST, "last accuracy")[0] > per_seed("DPO", "last accuracy")[0] - 0.1
-        and share(FAST, "step first") < 0.1
         and share(FAST, "kl") > 10 * share("DPO", "kl")
-    ),
-    "a token costs DPO half as much again as SFT, ORPO the same, PPO over three times": lambda: (
-        over_sft("DPO", "a token") == pytest.approx(1.5, rel=0.25)
-        and over_sft("ORPO", "a token") == pytest.approx(1.0, rel=0.25)
-        and over_sft("PPO", "a token") > 3
     ),
 }
 
@@ -100,7 +63,6 @@ def test_a_pairs_replies_differ_in_the_rule_of_its_kind_and_in_no_other():
         assert {rule for rule in house_style.RULES if chosen[rule] != rejected[rule]} == {RULE_OF[row["kind"]]}, row["id"]
         assert chosen[RULE_OF[row["kind"]]]
         assert all(kept or rule == "step first" for rule, kept in chosen.items()), row["id"]
-        assert house_style.score(row, row["chosen"]) > house_style.score(row, row["rejected"])
 
 
 @pytest.mark.parametrize("broken", house_style.RULES)
@@ -117,19 +79,3 @@ def test_each_rule_can_be_broken_alone(broken):
     kept = house_style.judge(row, changed)
     assert not kept[broken]
     assert [rule for rule, fine in kept.items() if not fine] == [broken]
-
-
-def test_the_reward_takes_what_trl_passes():
-    rows = [row for row in BALANCED.test if row["kind"] in ("order", "item")][:3]
-    columns = {key: [row[key] for row in rows] for key in ("case", "tone", "order")}
-    texts = [[{"role": "assistant", "content": row["chosen"]}] for row in rows]
-    expected = [house_style.score(row, row["chosen"]) for row in rows]
-    assert house_style.reward(completions=texts, **columns) == expected and max(expected) == 1.0
-
-
-def test_wins_count_ties_half():
-    rows = BALANCED.test[:2]
-    good, bad = [row["chosen"] for row in rows], [row["rejected"] for row in rows]
-    assert house_style.wins(rows, good, bad) == [1.0, 1.0]
-    assert house_style.wins(rows, bad, good) == [0.0, 0.0]
-    assert house_style.wins(rows, good, good) == [0.5, 0.5]

@@ -323,17 +323,6 @@ def test_corrections_of_which_none_fits_stop(script, line):
         script.apply_corrections(small(["a", "b", "c"]))
 
 
-def test_what_somebody_has_read_is_not_asked_again(script, table):
-    table.to_csv("mine.csv", index=False)
-    script.main("mine.csv")
-    first = pd.read_csv("to_read.csv", dtype=str)
-    first.assign(right=first["label"]).to_csv("corrections.csv", index=False)
-    _, reports = script.main("mine.csv")
-    again = pd.read_csv("to_read.csv", dtype=str)
-    assert not set(zip(first["ticket"], first["field"])) & set(zip(again["ticket"], again["field"]))
-    assert reports["apply_corrections"].endswith(" 0 labels corrected")
-
-
 def test_a_few_wrong_labels_stop_nothing(script, table):
     """The lesson says so: with one label in twenty that has slipped, every report looks healthy."""
     rows = kept(script.flag_copies(readable(script, table))[0])

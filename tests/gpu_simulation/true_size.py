@@ -73,11 +73,29 @@ def _longest(rows: Any, count: int) -> list[int]:
 
 
 def _fit_longest(module: types.ModuleType) -> None:
+    """The course's loop on the longest examples, what it predicts for them, and the peak."""
     train = module.Trainer.train
 
     def train_longest(self: Any, rows: Any, validation: Any) -> Any:
+        import torch
+
         count = BATCHES * self.settings.batch_size * self.settings.gradient_accumulation_steps
-        return train(self, [rows[i] for i in _longest(rows, count)], validation)
+        adapted = "qlora" if module.quantization.four_bit_layers(self.model) else "lora"
+        start = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        history = train(self, [rows[i] for i in _longest(rows, count)], validation)
+        _note(
+            loop="course",
+            method=adapted if hasattr(self.model, "peft_config") else "full",
+            rows=history.memory.rows,
+            length=history.memory.length,
+            predicted=history.memory.predicted,
+            reason=history.memory.reason,
+            parts=dict(history.memory.parts),
+            counted=torch.cuda.max_memory_allocated() - start,
+            start=start,
+        )
+        return history
 
     module.Trainer.train = train_longest
 
@@ -123,36 +141,6 @@ def _answer_shortly(module: types.ModuleType) -> None:
         return torch.cat([found, found.new_zeros(len(found), more)], dim=1)
 
     module.GenerationMixin.generate = generate_shortly
-
-
-def _note_fit(module: types.ModuleType) -> None:
-    """What the course's loop predicts and counts anyway."""
-    footprint, predict = module.Footprint, module.predict
-    with_measurement = footprint.with_measurement
-    method = ""
-
-    def noted_predict(model: Any, *args: Any, **options: Any) -> Any:
-        nonlocal method
-        adapted = "qlora" if module.quantization.four_bit_layers(model) else "lora"
-        method = adapted if hasattr(model, "peft_config") else "full"
-        return predict(model, *args, **options)
-
-    def noted(self: Any, report: Any) -> Any:
-        done = with_measurement(self, report)
-        _note(
-            loop="course",
-            method=method,
-            rows=done.rows,
-            length=done.length,
-            predicted=done.predicted,
-            reason=done.reason,
-            parts=dict(done.parts),
-            counted=done.measured,
-            start=report.gpu_start,
-        )
-        return done
-
-    module.predict, footprint.with_measurement = noted_predict, noted
 
 
 def _note_trainer(module: types.ModuleType) -> None:
@@ -204,7 +192,6 @@ AFTER: dict[str, Callable[[types.ModuleType], None]] = {
     "safetensors.torch": _save_sparse,
     "transformers.generation.utils": _answer_shortly,
     "course_utils.generation": _answer_longest,
-    "course_utils.training.footprint": _note_fit,
     "course_utils.training.trainer": _fit_longest,
     "transformers.trainer": _note_trainer,
 }

@@ -64,13 +64,6 @@ def test_costs_are_what_the_assumptions_say():
         assert ("never pays" in answer["summary"]) == (pays is None)
 
 
-def test_the_parts_of_a_cost_add_up():
-    rows = cells(calculate("costs", CALCULATORS["costs"].defaults)["details"])
-    for once, per_thousand, a_day, total, _ in rows.values():
-        once, per_thousand, a_day, total = (float(x.replace(",", "")) for x in (once, per_thousand, a_day, total))
-        assert once + 365 * (per_thousand + a_day) == pytest.approx(total, rel=0.01)
-
-
 def test_a_model_that_takes_no_new_jobs_is_marked():
     said = [calculate("costs", CALCULATORS["costs"].defaults | {"small": small})["details"] for small in costs.PRICES]
     assert ["no new tuning jobs" in text for text in said] == [small in costs.NO_NEW_JOBS for small in costs.PRICES]

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from support import GRANITE
 
+from benchmarks import training_step as step
 from course_utils import attention, memory, training
 from course_utils.batching import Encoded
-from course_utils.memory import formula, step
+from course_utils.memory import formula
 from course_utils.memory.shape import shape
 from course_utils.training.fused import fused
 

@@ -3,15 +3,16 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 
 import pytest
 from support import cpu_of, tiny_experts
 
+from benchmarks import training_step as step
 from course_utils import cli, memory
 from course_utils.errors import CourseError
-from course_utils.memory import formula, step
-from course_utils.memory.shape import KEPT_SHAPES, configuration, read_shape, shape
+from course_utils.memory import formula
+from course_utils.memory.estimating import what_fits
+from course_utils.memory.shape import configuration, read_shape, shape
 
 
 def small(architecture="llama", **changes):
@@ -51,6 +52,15 @@ def real_peak(config, plan):
     return peak
 
 
+def traced(config, plan, run=None):
+    """What a step takes on tensors without values."""
+    import torch
+
+    with torch.device("meta"):
+        built = step.build(config, plan)
+    return step.trace(built, run or (lambda model, tracker: step.run(model, plan, tracker)))
+
+
 STEPS = [
     ("llama", {"method": "lora"}),
     ("granite", {"method": "lora"}),
@@ -68,33 +78,23 @@ STEPS = [
 
 @pytest.mark.parametrize("architecture, options", STEPS, ids=str)
 def test_trace_and_closed_form_meet_the_real_allocator(architecture, options):
-    import torch
-
     if options["method"] == "qlora":
         pytest.importorskip("bitsandbytes")
     config, plan = small(architecture), memory.StepPlan(batch_size=4, length=64, device="cpu", **options)
-    with torch.device("meta"):
-        built = step.build(config, plan)
-    traced = step.trace(built, lambda model, tracker: step.run(model, plan, tracker))
-    real = real_peak(config, plan)
-    assert traced.peak == pytest.approx(real, rel=0.01)
-    assert sum(traced.at_peak.values()) == traced.peak
+    trace, real = traced(config, plan), real_peak(config, plan)
+    assert trace.peak == pytest.approx(real, rel=0.01)
+    assert sum(trace.at_peak.values()) == trace.peak
     assert formula.parts(shape(config), plan).peak == pytest.approx(real, rel=0.04)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_large_vocabulary_has_its_highest_moment_at_either_end(tied, accumulation):
-    import torch
-
     config = small(vocab_size=65536, tie_word_embeddings=tied)
     plan = memory.StepPlan("full", length=32, checkpointing=True, optimizer="sgd", accumulation=accumulation, device="cpu")
-    with torch.device("meta"):
-        built = step.build(config, plan)
-    traced = step.trace(built, lambda model, tracker: step.run(model, plan, tracker))
     parts = formula.parts(shape(config), plan)
     assert parts.phase == ("loss" if accumulation == 2 and not tied else "embedding")
-    assert parts.peak == pytest.approx(traced.peak, rel=0.03)
+    assert parts.peak == pytest.approx(traced(config, plan).peak, rel=0.03)
 
 
 def test_a_step_that_keeps_more_is_seen():
@@ -108,45 +108,22 @@ def test_a_step_that_keeps_more_is_seen():
         model.kept = step.loss_of(model, torch.ones(4, 64, dtype=torch.long), plan)
         step.run(model, plan, tracker)
 
-    peaks = []
-    for run in (lambda model, tracker: step.run(model, plan, tracker), hoarding):
-        with torch.device("meta"):
-            built = step.build(config, plan)
-        peaks.append(step.trace(built, run).peak)
-    assert peaks[1] > 1.2 * peaks[0]
+    assert traced(config, plan, hoarding).peak > 1.2 * traced(config, plan).peak
 
 
 @pytest.mark.parametrize("architecture, options", STEPS, ids=str)
 def test_the_estimates_parts_add_up(architecture, options):
-    if options["method"] == "qlora":
-        pytest.importorskip("bitsandbytes")
-    for way in ("formula", "trace"):
-        found = memory.estimate(small(architecture), way=way, batch_size=4, length=64, device="cpu", **options)
-        assert found.total == sum(size for _, size in found.rows())
-        assert found.overhead == 0
-        assert found.weights > 0 and found.logits >= 0 and found.activations >= 0
-        assert (
-            memory.estimate(small(architecture), way=way, batch_size=8, length=64, device="cpu", **options).total
-            > found.total
-        )
-
-
-@pytest.mark.parametrize("name", memory.ARCHITECTURES)
-def test_parameters_read_off_two_blocks_are_the_models(name):
-    sizes = shape(name)
-    assert sizes.parameters == memory.count_parameters(name, 16).base
-    plan = memory.StepPlan(method="lora", rank=16)
-    assert formula.adapter_values(sizes, plan) == memory.count_parameters(name, 16).trainable
+    found, larger = (
+        memory.estimate(small(architecture), batch_size=size, length=64, device="cpu", **options) for size in (4, 8)
+    )
+    assert found.total == found.tensors == sum(size for _, size in found.rows()) < larger.total
+    assert found.weights > 0 and found.logits >= 0 and found.activations >= 0
 
 
 @pytest.mark.parametrize("name", memory.ARCHITECTURES)
 def test_kept_shapes_are_what_the_configurations_give(name):
     """If this fails, `python benchmarks/shapes.py` is due."""
     assert shape(name) == read_shape(name)
-
-
-def test_the_same_shapes_are_kept_as_configurations():
-    assert list(json.loads(KEPT_SHAPES.read_text(encoding="utf-8"))) == list(memory.ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b", "SMOLLM2-135M-Instruct"])
@@ -162,7 +139,7 @@ LIBRARIES = ("torch", "transformers", "numpy", "peft")
 @pytest.mark.parametrize(
     "code",
     [
-        "from course_utils import memory; memory.estimate('Llama-3.1-8B', 'qlora'); memory.what_fits('Llama-3.1-8B', 't4')",
+        "from course_utils import memory; memory.estimate('Llama-3.1-8B', 'qlora'); memory.estimate('Qwen3-8B').fits('t4')",
         "from course_utils import cli; cli.main(['estimate', '--model', 'Llama-3.1-70B', '--gpu', 't4'])",
     ],
 )
@@ -197,7 +174,7 @@ def test_a_quantised_model_takes_the_bytes_that_bitsandbytes_takes():
 
 
 def test_70b_takes_under_a_second_and_no_weights(monkeypatch):
-    """No longer than 135M: two blocks are built for either, on the meta device, and nothing is traced."""
+    """No longer than 135M: two blocks are built for either, on the meta device."""
     import psutil
     import torch
 
@@ -212,7 +189,6 @@ def test_70b_takes_under_a_second_and_no_weights(monkeypatch):
 
     cpu_of(lambda: memory.estimate(small_model))  # imports
     before = psutil.Process().memory_info().rss
-    monkeypatch.setattr(step, "trace", lambda *_: pytest.fail("traced"))
     with monkeypatch.context() as patched:
         patched.setattr(torch.nn.Module, "register_parameter", counted)
         found = memory.estimate(large_model, "qlora", checkpointing=True, length=512)
@@ -233,7 +209,7 @@ def test_advice_fits():
         and "it would with checkpointing on, method qlora: " in text
         and "to spare" not in text
     )
-    changed, after = memory.what_fits("Llama-3.1-8B", "t4", "full", batch_size=4, length=1024)
+    changed, after = what_fits("Llama-3.1-8B", "t4", "full", batch_size=4, length=1024)
     assert after.fits("t4")
     for name in changed:  # each of the changes is needed
         fewer = {n: v for n, v in changed.items() if n != name}
@@ -245,36 +221,19 @@ def test_advice_fits():
     )
     assert "no change of settings helps" in memory.advice(memory.estimate("Llama-3.1-70B", "full"), "Llama-3.1-70B", "t4")
     assert "to spare" in memory.advice(memory.estimate("SmolLM2-135M"), "SmolLM2-135M", "T4")
-    assert memory.what_fits("SmolLM2-135M", "t4")[0] == {}
+    assert what_fits("SmolLM2-135M", "t4")[0] == {}
 
 
-def test_reference_and_ppos_models_are_counted():
+def test_a_separate_reference_is_counted():
     one = memory.estimate("Llama-2-7B", "lora")
     dpo = memory.estimate("Llama-2-7B", "lora", objective="dpo", separate_reference=True)
     assert dpo.other_models == one.weights
     assert memory.estimate("Llama-2-7B", "lora", objective="dpo").other_models == 0
-    ppo = memory.estimate("Llama-2-7B", "full", objective="ppo", separate_reference=True)
-    full = memory.estimate("Llama-2-7B", "full")
-    assert ppo.total > 2 * full.weights + full.total  # reward and reference; and the value model is trained
 
 
-def test_shards_are_smaller():
-    alone = memory.estimate("Llama-2-7B", "full", length=128)
-    fsdp = memory.estimate("Llama-2-7B", "full", length=128, processes=8, sharding="fsdp")
-    ddp = memory.estimate("Llama-2-7B", "full", length=128, processes=8)
-    assert fsdp.optimizer == alone.optimizer // 8 and fsdp.weights < alone.weights / 4
-    assert ddp.weights == alone.weights and ddp.gradients > alone.gradients
-
-
-def test_a_name_with_owner_and_instruct_needs_no_network():
-    assert memory.estimate("meta-llama/Llama-3.1-8B-Instruct").weights == memory.estimate("Llama-3.1-8B").weights
-
-
-def test_an_unknown_architecture_gets_a_warning_and_a_trace():
-    config = small("phi", tie_word_embeddings=False)
-    found = memory.estimate(config, "lora", batch_size=4, length=64, device="cpu")
-    assert "was not tested on the architecture of phi" in found.warnings[0] and "trace" in found.warnings[0]
-    assert memory.estimate(config, "lora", way="trace", batch_size=4, length=64, device="cpu").warnings == ()
+def test_an_unknown_architecture_gets_a_warning():
+    found = memory.estimate(small("phi", tie_word_embeddings=False), "lora", batch_size=4, length=64, device="cpu")
+    assert "was not tested on the architecture of phi" in found.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -289,7 +248,6 @@ def test_an_unknown_architecture_gets_a_warning_and_a_trace():
         ),
         ({"method": "dora"}, "method='dora': choose one of full, lora, qlora"),
         ({"optimizer": "lion"}, "optimizer='lion': choose one of adamw"),
-        ({"way": "guess"}, "way='guess': choose 'formula' or 'trace'"),
         ({"colour": "red"}, "unexpected keyword argument 'colour'; options are method, rank"),
         ({"method": "qlora", "precision": "fp32"}, "4-bit base computes in 16 bits"),
         ({"method": "full", "objective": "dpo"}, "separate_reference=True"),
@@ -309,7 +267,8 @@ def test_an_unknown_card_is_named():
 
 
 def test_command_line(capsys):
-    assert cli.main(["estimate", "--model", "Llama-3.1-8B", "--method", "qlora", "--gpu", "t4", "--checkpointing"]) == 0
+    assert cli.main(["estimate", "--method", "qlora"]) == 2 and "course estimate Llama-3.1-8B" in capsys.readouterr().err
+    assert cli.main(["estimate", "Llama-3.1-8B", "--method", "qlora", "--gpu", "t4", "--checkpointing"]) == 0
     said = capsys.readouterr().out
     assert "total" in said and "fits on t4" in said
     assert (
@@ -344,15 +303,13 @@ def test_a_gated_name_offline_says_what_to_do():
 
 
 def test_embeddings_of_a_4_bit_base_may_be_in_float32():
-    """Two bytes more for each weight that is not in 4 bits; other bases have no such choice, and a trace refuses it."""
+    """Two bytes more for each weight that is not in 4 bits; other bases have no such choice."""
     size = shape("Llama-3.1-8B")
     linears = size.layers * sum(x.weights for x in size.linears)
     loaded, upcast = (memory.estimate("Llama-3.1-8B", "qlora", embeddings=kind).weights for kind in ("bfloat16", "float32"))
     assert upcast - loaded == 2 * (size.parameters - linears)
     with pytest.raises(CourseError, match="is for a 4-bit base"):
         memory.estimate("Llama-3.1-8B", "lora", embeddings="float32")
-    with pytest.raises(CourseError, match="use way='formula'"):
-        memory.estimate("Llama-3.1-8B", "qlora", way="trace", embeddings="float32")
 
 
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "gpt_oss"])
@@ -397,7 +354,7 @@ def test_the_closed_form_is_a_rough_guide_to_experts(architecture, options):
     plan = memory.StepPlan(**{"batch_size": 4, "length": 64, "device": "cpu"} | options)
     real = real_peak(config, plan)
     assert formula.parts(shape(config), plan).peak == pytest.approx(real, rel=0.1)
-    assert memory.estimate(config, way="trace", **asdict(plan)).tensors == pytest.approx(real, rel=0.05)
+    assert traced(config, plan).peak == pytest.approx(real, rel=0.05)
 
 
 def test_an_estimate_says_what_becomes_of_the_experts():

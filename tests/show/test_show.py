@@ -9,6 +9,7 @@ import pytest
 from course_utils import show
 from course_utils.errors import CourseError
 from course_utils.evaluation import proportion
+from course_utils.show.tables import Table
 from course_utils.show.widgets import VIEW
 
 NASTY = "<script>alert(1)</script>"
@@ -61,20 +62,23 @@ def test_without_ipywidgets_there_is_a_plain_question(monkeypatch):
 
 
 def test_values_as_people_write_them():
-    table = show.table(
-        {"ours": {"share": proportion([1] * 76 + [0] * 24), "count": 41_943_040, "loss": 0.0123, "none": None}}
+    table = Table(
+        {"ours": {"share": proportion([1] * 76 + [0] * 24), "count": 41_943_040, "loss": 0.0123, "none": None}},
+        "",
+        "what",
+        "",
     )
     assert str(table).splitlines()[1].split("  ")[1:] == ["76 % (67-83)", "41,943,040", "0.01", "–"]
 
 
 def test_no_header_cell_is_empty_and_every_one_has_its_scope():
-    html = show.table([{"model": "a", "loss": 1.5}], caption="Losses")._repr_html_()
+    html = Table({"a": {"loss": 1.5}}, "Losses", "model", "")._repr_html_()
     assert "<th></th>" not in html and html.count("<th ") == html.count('scope="')
     assert "<caption" in html and "overflow-x:auto" in html
 
 
 def test_nothing_of_a_table_is_markup():
-    html = show.table({NASTY: {NASTY: NASTY}}, caption=NASTY)._repr_html_()
+    html = Table({NASTY: {NASTY: NASTY}}, NASTY, NASTY, "")._repr_html_()
     assert NASTY not in html and "&lt;script&gt;" in html
 
 
@@ -138,15 +142,15 @@ def test_folder_sizes(tmp_path):
 
 
 def test_a_column_has_the_decimals_that_its_numbers_need():
-    table = show.table({"a": {"GB": 2.2, "share": 0.25, "tokens": 1500.4}, "b": {"GB": 14.1, "share": 3.0, "tokens": 800.0}})
+    table = Table({"a": {"GB": 2.2, "share": 0.25, "tokens": 1500.4}, "b": {"GB": 14.1, "share": 3.0, "tokens": 800.0}})
     assert [line.split()[1:] for line in str(table).splitlines()[1:]] == [["2.2", "0.25", "1,500"], ["14.1", "3.00", "800"]]
 
 
 def test_a_number_that_is_not_zero_is_not_written_as_zero():
-    text = str(show.table({"a": {"gap": 3e-8, "probability": 0.0000244}, "b": {"gap": 0.0, "probability": 61.87}}))
+    text = str(Table({"a": {"gap": 3e-8, "probability": 0.0000244}, "b": {"gap": 0.0, "probability": 61.87}}))
     assert "3e-08" in text and "0.0000244" in text and "0.00" in text
 
 
 def test_tables_without_a_caption_have_names_of_their_own():
-    names = [re.search(r'aria-label="([^"]+)"', show.table({"x": {c: 1}})._repr_html_())[1] for c in ("MB", "GB")]
+    names = [re.search(r'aria-label="([^"]+)"', Table({"x": {c: 1}})._repr_html_())[1] for c in ("MB", "GB")]
     assert names[0] != names[1]

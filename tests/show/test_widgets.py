@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from course_utils import costs, memory, show
+from course_utils import costs, show
 from course_utils.errors import CourseError
 from course_utils.in_browser import calculate
 from course_utils.show.calculators import CALCULATORS
@@ -46,19 +46,6 @@ def test_a_model_of_ones_own_can_be_chosen():
     form = show.calculator("memory", model="Llama-2-70B", rank=24)
     assert form.choices["rank"] == 24 and "Rank of the adapter: 24" in str(form)
     assert form.answer.summary.startswith("QLoRA")
-
-
-def test_the_calculator_of_memory_answers_for_the_usual_recipe_for_4_bits():
-    """`prepare_model_for_kbit_training` makes float32 what is not in 4 bits; whoever leaves it out can say so."""
-    calculator = CALCULATORS["memory"]
-    choices = calculator.defaults
-    plan = {name: choices[name] for name in ("rank", "batch_size", "length", "checkpointing")}
-    answers = {name: calculator.answer(choices | {"embeddings": name}).summary for name in ("float32", "bfloat16")}
-    assert calculator.answer(choices).summary == answers["float32"]
-    for embeddings, summary in answers.items():
-        total = memory.estimate(choices["model"], choices["method"], embeddings=embeddings, **plan).total
-        assert f"{total / 1e9:.1f} GB at the peak" in summary
-    assert calculator.answer(choices | {"method": "lora"}).valid
 
 
 def test_what_a_lesson_has_measured_goes_into_every_answer():

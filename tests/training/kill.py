@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("a_run.py")
-SETTINGS = ["batch_size=2", "epochs=6", "learning_rate=0.01", "checkpoint_every=1", "evaluate_every=3", "early_stopping=30"]
+SETTINGS = ["batch_size=2", "epochs=6", "learning_rate=0.01", "checkpoint_every=1", "evaluate_every=3"]
 
 
 def start(out: Path, checkpoints: Path) -> subprocess.Popen:

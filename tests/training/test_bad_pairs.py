@@ -5,8 +5,8 @@ import copy
 import pytest
 from support import conversation, tiny_llama, with_lora
 
-from benchmarks.objectives import log_ratios
-from course_utils import evaluation, training
+from benchmarks.objectives import likelihoods, log_ratios
+from course_utils import training
 from course_utils.errors import CourseError
 
 PROMPT = conversation("Where is my parcel?")[:2]
@@ -80,7 +80,7 @@ def test_a_reference_of_its_own_is_measured_from(packaged):
     policy, other = (lambda: with_lora(tiny_llama(initializer_range=0.2))), tiny_llama(initializer_range=0.2)
     own = training.fit(policy(), tokenizer, rows, None, training.DPO(), SETTINGS)
     measured = training.fit(policy(), tokenizer, rows, None, training.DPO(beta=1.0, reference=other), SETTINGS)
-    logs = [evaluation.likelihoods(model, tokenizer, rows) for model in (policy(), other)]
+    logs = [likelihoods(model, tokenizer, rows) for model in (policy(), other)]
     margins = torch.tensor([(p.chosen - r.chosen) - (p.rejected - r.rejected) for p, r in zip(*logs)])
     assert own.losses[0] == pytest.approx(0.6931, abs=1e-3)
     assert measured.losses[0] == pytest.approx(-torch.nn.functional.logsigmoid(margins).mean().item(), abs=1e-3)
@@ -98,7 +98,7 @@ def test_likelihoods_and_log_ratios_are_those_of_a_plain_loop(packaged):
             logs = model(input_ids=torch.tensor([ids])).logits.log_softmax(-1)[0]
         return sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
 
-    for row, found in zip(rows, evaluation.likelihoods(model, tokenizer, rows)):
+    for row, found in zip(rows, likelihoods(model, tokenizer, rows)):
         encoded = training.DPO().encode(tokenizer, row, 512, "x")
         chosen, rejected = encoded.completions
         assert (found.chosen_tokens, found.rejected_tokens) == (len(chosen), len(rejected))

@@ -64,18 +64,6 @@ def test_every_example_is_seen_once_an_epoch():
     assert orders[0] != orders[1]
 
 
-def test_buckets_give_batches_of_like_length():
-    import random
-
-    dice = random.Random(0)
-    lengths = [dice.randint(1, 200) for _ in range(256)]
-    made = shuffled_batches([example(1, n) for n in lengths], 8, 0, bucket=16)
-    padded = sum(len(batch) * max(map(len, batch)) for batch in made)
-    assert padded < 1.15 * sum(n + 1 for n in lengths)
-    at_random = [lengths[i : i + 8] for i in range(0, 256, 8)]
-    assert sum(8 * (max(b) + 1) for b in at_random) > 1.5 * sum(n + 1 for n in lengths)
-
-
 def test_micro_batches_hold_their_limits_and_lose_nothing():
     examples = [example(1, n - 1) for n in (5, 80, 7, 6, 40, 41, 3)]
     cut = micro_batches(examples, 45)

@@ -37,12 +37,6 @@ def settings(**changes):
     )
 
 
-def test_sft(packaged, rows):
-    chats = [row["prompt"] + [{"role": "assistant", "content": row["chosen"]}] for row in rows]
-    history = training.fit(adapted(), packaged[1], chats, settings=settings())
-    assert mean(history.losses[-3:]) < history.losses[0] - 0.1
-
-
 def test_preferences(packaged, rows):
     history = training.fit(adapted(), packaged[1], rows, rows, training.DPO(), settings())
     assert mean(history.losses[-3:]) < history.losses[0]

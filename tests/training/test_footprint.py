@@ -1,4 +1,4 @@
-"""What `fit` says about memory before a run, beside what it measures."""
+"""What `fit` says about memory before a run, beside what the run takes."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 from support import conversation, tiny_llama, with_lora
 
-from course_utils import memory, training
+from course_utils import assets, training
 from course_utils.batching import Encoded
 from course_utils.training import footprint
 
@@ -96,7 +96,6 @@ def test_what_the_closed_form_does_not_cover_is_said(change, reason):
     found = predicted(change(tiny_llama()), [example(10, 6)])
     assert found.predicted is None
     assert reason in str(found)
-    assert found.error is None
 
 
 def test_fused_functions_switched_off():
@@ -110,41 +109,25 @@ def test_an_unknown_architecture_trains_without_a_prediction(tokenizer):
     model = GPT2LMHeadModel(GPT2Config(vocab_size=49152, n_positions=256, n_embd=32, n_layer=2, n_head=4))
     history = training.fit(model, tokenizer, [conversation()] * 2, settings=training.Settings(max_steps=1))
     assert "not tested on the architecture" in str(history.memory)
-    assert history.memory.measured is not None
+    assert len(history.losses) == 1
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a block")
 def test_what_fit_predicts_is_near_what_it_takes(packaged):
     """The real model, in a process of its own: here other tests' memory would be reused."""
     code = """
 from peft import LoraConfig, get_peft_model
+from benchmarks.common import MemoryAdded
 from course_utils import models, training
 from course_utils.data_prep import load_task
 model, tokenizer = models.load(tier="cpu")
 model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
 data = load_task("support_tickets").train[:64]
 training.fit(model, tokenizer, data, settings=training.Settings(max_steps=1))  # what libraries keep for themselves
-history = training.fit(model, tokenizer, data, settings=training.Settings(max_steps=3, micro_batch_tokens=3000))
-print(history.memory, history.memory.error)
+with MemoryAdded() as added:
+    history = training.fit(model, tokenizer, data, settings=training.Settings(max_steps=3, micro_batch_tokens=3000))
+print(history.memory, added.bytes, history.memory.predicted / added.bytes)
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert abs(float(ran.stdout.split()[-1])) < 0.25, ran.stdout
-
-
-def test_a_run_that_is_over_measures_nothing(tokenizer, tmp_path):
-    settings = training.Settings(max_steps=2, checkpoint_folder=tmp_path)
-    for measured in (True, False):
-        history = training.fit(with_lora(tiny_llama()), tokenizer, [conversation()] * 4, settings=settings)
-        assert (history.memory.measured is not None) == measured
-
-
-def test_measurement_and_error():
-    report = memory.MemoryReport("x", process_start=100_000_000, process_peak=150_000_000)
-    found = footprint.Footprint(40_000_000, rows=2, length=64, parts=(("activations", 40_000_000),)).with_measurement(report)
-    assert found.measured == 50_000_000
-    assert found.error == pytest.approx(-0.2)
-    assert "40 MB predicted" in str(found) and "50 MB measured" in str(found) and "-20 %" in str(found)
-    on_gpu = footprint.Footprint(40_000_000, parts=(("activations", 1),), where="GPU").with_measurement(
-        memory.MemoryReport("x", gpu_start=10_000_000, gpu_allocated_peak=60_000_000)
-    )
-    assert on_gpu.measured == 50_000_000
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=assets.root())
+    assert 0.75 < float(ran.stdout.split()[-1]) < 1.25, ran.stdout

@@ -12,9 +12,8 @@ CHATS = [[{"role": "user", "content": f"Say {word}."}, {"role": "assistant", "co
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("settings", [training.Settings(max_steps=2, batch_size=2, learning_rate=1e-2)])
-def test_the_model_is_as_before(packaged, settings):
-    model = with_lora(tiny_llama(), rank=4)
+def test_the_model_is_as_before(packaged):
+    model, settings = with_lora(tiny_llama(), rank=4), training.Settings(max_steps=2, batch_size=2, learning_rate=1e-2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     active = model.active_adapter
     history = training.trial(model, packaged[1], CHATS, CHATS, LoraConfig(r=2, target_modules="all-linear"), settings)
@@ -23,11 +22,6 @@ def test_the_model_is_as_before(packaged, settings):
     after = dict(model.named_parameters())
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-@pytest.mark.model
-def test_it_is_as_before_after_a_failure_too(packaged):
-    model = with_lora(tiny_llama(), rank=4)
-    with pytest.raises(CourseError):
-        training.trial(model, packaged[1], [], CHATS, LoraConfig(r=2, target_modules="all-linear"), training.Settings())
-    assert list(model.peft_config) == [model.active_adapter]
+    with pytest.raises(CourseError):  # nor does a failure leave anything behind
+        training.trial(model, packaged[1], [], CHATS, LoraConfig(r=2, target_modules="all-linear"), settings)
+    assert list(model.peft_config) == [active]

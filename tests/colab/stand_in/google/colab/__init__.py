@@ -1,5 +1,5 @@
-"""Stands for Colab's module of this name: secrets and the Drive, as far as the course uses them."""
+"""Stands for Colab's module of this name: the Drive, as far as the course uses it."""
 
-from google.colab import drive, userdata
+from google.colab import drive
 
-__all__ = ["drive", "userdata"]
+__all__ = ["drive"]

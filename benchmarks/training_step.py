@@ -1,9 +1,10 @@
 """Builds a training step from a `StepPlan` and runs it: traced on the meta device, or measured with random weights.
 
-Both run the same code, so `benchmarks/estimates.py` measures what is traced. The trace runs the real code on PyTorch's
-fake tensors, which have a shape but no values: the same operations, the same autograd graph and the same optimiser. Every
-storage is recorded with its size when it is created, and again when its last tensor is freed. Temporary memory inside an
-operation is not visible; that benchmark shows how little it is compared with the real allocator.
+What the closed form of `memory.estimate` is checked against. Both run the same code, so `estimates.py` measures what is
+traced. The trace runs the real code on PyTorch's fake tensors, which have a shape but no values: the same operations, the
+same autograd graph and the same optimiser. Every storage is recorded with its size when it is created, and again when its
+last tensor is freed. Temporary memory inside an operation is not visible; that benchmark shows how little it is compared
+with the real allocator.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from course_utils.memory.formula import MIN_8BIT_VALUES
 from course_utils.memory.plan import StepPlan
 
 if TYPE_CHECKING:
+    from course_utils.models import Model
+
     import torch
     from bitsandbytes.nn import Linear4bit
     from torch.utils._python_dispatch import TorchDispatchMode
     from transformers import PreTrainedConfig, PreTrainedModel
-
-    from course_utils.models import Model
 
 
 CATEGORIES = ("weights", "adapter", "gradients", "optimizer", "logits", "activations")
@@ -270,7 +271,7 @@ def four_bit(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
 def _four_bit_shape(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
     """A stand-in for a 4-bit layer without values: bytes of the same sizes, and the same temporary tensors in each pass.
 
-    PEFT treats it as a `Linear4bit`. bitsandbytes' own layer can't be made of fake tensors; benchmarks/estimates.py compares
+    PEFT treats it as a `Linear4bit`. bitsandbytes' own layer can't be made of fake tensors; estimates.py compares
     this one with the real one.
     """
     import torch
@@ -366,8 +367,6 @@ def loss_of(model: Model, ids: torch.Tensor, plan: StepPlan) -> torch.Tensor:
         if plan.objective == "sft":
             loss: torch.Tensor = model(**inputs, labels=ids).loss
             return loss
-        if plan.objective == "ppo":
-            raise CourseError("PPO is estimated by the closed form only (way='formula'): its step has a loop of its own")
 
         def log_probabilities(scored_model: Model) -> torch.Tensor:
             logits = scored_model(**inputs).logits[:, :-1]
