@@ -192,12 +192,12 @@ class _Grader:
         key, marks = "", dict[str, Mark]()
         answers = intake.Answers()
         try:
-            key = self._key(submission, reading.fingerprint(*submission.paths))
+            answers = intake.answers(reading.contents(*submission.paths), list(self.section_of))
+            name = [os.fsencode(submission.path.name), submission.learner.encode(), "; ".join(submission.notes).encode()]
+            key = digest(self.base.encode(), *name, *answers.digests)
             earlier_results = results.read(folder)
             if earlier_results is not None and earlier_results["extra_data"]["key"] == key:
                 return earlier_results, True
-            answers = intake.answers(reading.contents(*submission.paths), list(self.section_of))
-            key = self._key(submission, answers.digests)  # of what was read now: the files may have changed in between
             if answers.cells:
                 marks = self.mark(
                     {
@@ -221,10 +221,6 @@ class _Grader:
         learner_results = results.compose(submission, answers, marks, result_key, time.monotonic() - started_at)
         results.save(folder, learner_results)
         return learner_results, False
-
-    def _key(self, submission: intake.Submission, digests: list[bytes]) -> str:
-        name = [os.fsencode(submission.path.name), submission.learner.encode(), "; ".join(submission.notes).encode()]
-        return digest(self.base.encode(), *name, *digests)
 
 
 def _seed(out: Path, sections: list[str], seed: int | None) -> int:

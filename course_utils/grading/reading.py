@@ -57,34 +57,18 @@ def shown(text: str, max_length: int = 120) -> str:
     return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 
 
-def fingerprint(*paths: Path) -> list[bytes]:
-    """Return the `digest` of each file of a submission, without parsing any of them."""
-    remaining_bytes, digests = LARGEST_BYTES, []
-    for name, location in _all_candidate_files(paths):
-        try:
-            with _open_file(location, remaining_bytes) as handle:
-                remaining_bytes -= os.fstat(handle.fileno()).st_size
-                digests.append(_digest(name, _content_digest(handle)))
-        except Unreadable as error:
-            digests.append(_digest(name, str(error).encode()))
-    return digests
-
-
 def contents(*paths: Path) -> Iterator[File]:
     """Yield each file of a submission, read when it is needed. Links are not followed, here or in any function below."""
     remaining_bytes, deadline = LARGEST_BYTES, time.monotonic() + READER_SECONDS
     for name, location in _all_candidate_files(paths):
-        label, key = shown(name), b""
         try:
             with _open_file(location, remaining_bytes) as handle:
                 remaining_bytes -= os.fstat(handle.fileno()).st_size
-                key = _content_digest(handle)
-                handle.seek(0)
                 key, cells = _cells(handle, deadline)
         except Unreadable as error:
-            yield File(label, _digest(name, key or str(error).encode()), problem=str(error))
+            yield File(shown(name), _digest(name, str(error).encode()), problem=str(error))
         else:
-            yield File(label, _digest(name, key), cells)
+            yield File(shown(name), _digest(name, key), cells)
 
 
 def _digest(name: str, content: bytes) -> bytes:
@@ -183,17 +167,6 @@ def _open_file(location: Path | Unreadable, remaining_bytes: int) -> BinaryIO:
     raise Unreadable(f"is one too many: the notebooks of a submission may have at most {LARGEST_BYTES:,} bytes in all")
 
 
-def _content_digest(handle: BinaryIO) -> bytes:
-    hasher, remaining_bytes = hashlib.sha256(), LARGEST_BYTES + 1
-    try:
-        while remaining_bytes and (part := handle.read(min(remaining_bytes, 1 << 20))):
-            hasher.update(part)
-            remaining_bytes -= len(part)
-    except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror}") from error
-    return hasher.digest()
-
-
 def _cells(handle: BinaryIO, deadline: float) -> tuple[bytes, Cells]:
     """(digest of what was read, cells); by `deadline` the whole submission must have been read.
 
@@ -201,7 +174,10 @@ def _cells(handle: BinaryIO, deadline: float) -> tuple[bytes, Cells]:
         Unreadable: not a notebook, or reading it takes too much time or memory.
     """
     if os.fstat(handle.fileno()).st_size <= SMALL_BYTES:
-        data = handle.read(SMALL_BYTES + 1)
+        try:
+            data = handle.read(SMALL_BYTES + 1)
+        except OSError as error:
+            raise Unreadable(f"cannot be read: {error.strerror}") from error
         return hashlib.sha256(data).digest(), cells_of(data)
     # Parsed JSON can take fifty times the memory of its text, so a large file could end the whole grading.
     try:
