@@ -121,6 +121,8 @@ def grade(
         raise CourseError(
             f"the results cannot go into the inbox {inbox}: they would be mistaken for submissions; name another folder"
         )
+    if roster and canvas:  # each says whose row is whose
+        raise CourseError("--roster and --canvas: name one, then grade again with the other; what is graded stays")
     if roster:  # report problems with it now, not after the grading
         intake.table(Path(roster))
     if canvas:
@@ -170,20 +172,16 @@ def grade(
     return Graded(len(graded) - unchanged, unchanged, problems, seed, isolation, tuple(files), time.monotonic() - started_at)
 
 
+@dataclass(frozen=True)
 class _Grader:
     """Reads one submission after the other, lets `mark` mark it, and writes the results."""
 
-    def __init__(
-        self,
-        mark: Callable[[dict[str, LearnerAnswer]], dict[str, Mark]],
-        sections: list[str],
-        section_of: dict[str, str],
-        out: Path,
-        isolation: Isolation,
-        base: str,
-    ) -> None:
-        self.mark, self.sections, self.section_of, self.out = mark, sections, section_of, out
-        self.isolation, self.base = isolation, base
+    mark: Callable[[dict[str, LearnerAnswer]], dict[str, Mark]]
+    sections: list[str]
+    section_of: dict[str, str]
+    out: Path
+    isolation: Isolation
+    base: str
 
     def grade(self, submission: intake.Submission) -> tuple[dict, bool]:
         """Return the results of a submission, and whether they existed already."""

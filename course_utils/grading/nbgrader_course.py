@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils.errors import CourseError
-from course_utils.exercises import EXERCISES
 from course_utils.grading import batch, intake, reading, running
 
 if TYPE_CHECKING:

@@ -390,6 +390,7 @@ def _is_used(statement: ast.stmt, others: list[ast.stmt]) -> bool:
 
 
 def statements_of(source: str) -> list[ast.stmt]:
+    """Return the statements of a cell; none if it is not Python."""
     if OTHER_LANGUAGE.match(source):
         return []
     try:

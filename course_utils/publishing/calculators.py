@@ -2,7 +2,6 @@
 
     write_static(site, files)   the files, once for a book, below its first folder
     static()                    where pages find them
-    head()                      for the page's head: style sheet and script
     fragment("memory")          where the calculator is to stand
     exercise_fragment("lora-3") where the exercise is to stand: an editor, a check, a diagnosis and a hint
 
@@ -35,7 +34,6 @@ from typing import Any
 from markupsafe import Markup
 
 from course_utils import assets, pages
-from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.checking import HINT_FROM
 from course_utils.exercises.definitions import strip_solution
@@ -54,7 +52,6 @@ ROOTS = (
     "memory",  # by the challenge qlora-1, when it is checked
 )
 DATA = ("memory/architectures.json", "memory/shapes.json")
-LIBRARY_NAMES = {"numpy": "NumPy", "torch": "PyTorch", "sklearn": "scikit-learn"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same code gives the same file
 
 
@@ -173,12 +170,6 @@ def _write(file: Path, data: bytes) -> Path:
 # -- pieces of pages ----------------------------------------------------------------------------------------------------
 
 
-def head() -> Markup:
-    """Return the elements for the head of a page in the website's first folder."""
-    elements = '<link rel="stylesheet" href="{0}/{1}">\n<script defer src="{0}/{2}"></script>\n'
-    return Markup(elements).format(static(), STYLE, SCRIPT)
-
-
 def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     """Return a calculator with its answer, as HTML. Its heading is the page's own matter.
 
@@ -209,28 +200,19 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     )
 
 
-def exercise_fragment(id: str, statement: bool = False) -> Markup:
-    """Return an exercise as HTML: the editor, or where to run it. Its heading is the page's own matter.
+def exercise_fragment(id: str) -> Markup:
+    """Return an exercise that needs no library as HTML, without its heading: the editor, the check and the hint.
 
     Args:
         id: the exercise; at most once on a page.
-        statement: whether to show what is asked, as it is written (Markdown); a lesson's page has it already.
-
-    Raises:
-        CourseError: unknown exercise.
     """
-    if id not in EXERCISES:
-        raise CourseError(f"unknown exercise {id!r}; there are {', '.join(EXERCISES)}")
     exercise = EXERCISES[id]
     return Markup(
         pages.render(
             "publishing/templates/exercise.html.j2",
             exercise=exercise,
-            statement=exercise.statement if statement else "",
             stub=strip_solution(exercise.source()).partition("\n")[2],
-            libraries=" and ".join(LIBRARY_NAMES[name] for name in exercise.needs),
             hint_from=HINT_FROM,
-            title=exercise.title,
             hint=" ".join(exercise.hint.split()),
         )
     )
