@@ -188,9 +188,7 @@ class Attempt:
         texts = "\n".join([self.answer.cell, *self.answer.between, *around])
         if re.search(rf"^\s*(import|from)\s.*\b({'|'.join(libraries.GENERAL[2:])})\b", texts, re.MULTILINE):
             return ALL_LIBRARIES
-        return (
-            TENSOR_LIBRARIES if _takes_tensors(self.exercise) or re.search(r"\b(torch|numpy|np)\b", texts) else NO_LIBRARIES
-        )
+        return TENSOR_LIBRARIES if self.exercise.needs or re.search(r"\b(torch|numpy|np)\b", texts) else NO_LIBRARIES
 
     def run(self, sandbox: Sandbox, case_set: CaseSet, to_first_wrong: bool = False) -> Run:
         """Run the answer on cases of the exercise, in a process of its own.
@@ -488,21 +486,6 @@ def _imports(section: str) -> tuple[tuple[str, str], ...]:
                 name = alias.asname or alias.name.split(".")[0]
                 imports[name] = module + alias.name + (f" as {alias.asname}" if alias.asname else "")
     return tuple(imports.items())
-
-
-@lru_cache
-def _takes_tensors(exercise: Exercise) -> bool:
-    import numpy as np
-
-    return any(_holds_tensor(part) for case in exercise.cases(np.random.default_rng(0)) for part in case)
-
-
-def _holds_tensor(value: object) -> bool:
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, (list, tuple)):
-        return any(map(_holds_tensor, value))
-    return hasattr(value, "dtype")
 
 
 def _end(ended: tuple[int, int] | None) -> str:

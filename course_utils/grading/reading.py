@@ -26,6 +26,8 @@ EXERCISE_MARKER = re.compile(r"^[ \t]*#[ \t]*EXERCISE:[ \t]*([\w.-]+)", re.IGNOR
 SMALL_BYTES, LARGEST_BYTES = 5_000_000, 300_000_000  # files between the two are read in a process with limited memory
 READER_BYTES, READER_SECONDS, ANSWERS_BYTES, AROUND_BYTES = 2_000_000_000, 120, 5_000_000, 500_000
 MOST_FILES, MOST_ENTRIES, MOST_FOLDER_LEVELS = 100, 20_000, 12  # notebooks, entries and folder levels of one submission
+TOO_MANY = f"more than {MOST_FILES} notebooks; the others were not read"
+HIDDEN = (".", "__MACOSX")  # beginnings of names that are nobody's work
 Cells = list[tuple[str, str, str]]  # (type, source, exercise id of the metadata or "")
 _large = threading.Lock()  # large files are read one at a time, because each takes a lot of memory
 
@@ -87,7 +89,7 @@ def _all_candidate_files(paths: tuple[Path, ...]) -> Iterator[tuple[str, Path | 
     for path in paths[:MOST_FILES]:
         yield from _candidate_files(path)
     if len(paths) > MOST_FILES:
-        yield "", Unreadable(f"more than {MOST_FILES} notebooks; the others were not read")
+        yield "", Unreadable(TOO_MANY)
 
 
 def _candidate_files(path: Path) -> Iterator[tuple[str, Path | Unreadable]]:
@@ -95,45 +97,27 @@ def _candidate_files(path: Path) -> Iterator[tuple[str, Path | Unreadable]]:
     if path.is_symlink() or not path.is_dir():
         yield path.name, path
         return
-    entries, files, pending = 0, 0, [("", path, 1)]
-    while pending:
-        name, folder, depth = pending.pop()
-        try:
-            with os.scandir(folder) as folder_entries:
-                inside = []
-                for entry in folder_entries:
-                    entries += 1
-                    if entries > MOST_ENTRIES:
-                        yield name, Unreadable(f"has more than {MOST_ENTRIES:,} files; the others were not looked at")
-                        return
-                    if not entry.name.startswith((".", "__MACOSX")):
-                        inside.append(entry)
-        except OSError as error:
-            yield name, Unreadable(f"is a folder that cannot be read: {error.strerror}")
-            continue
-        inside.sort(key=lambda entry: entry.name)
-        folders = []
-        for entry in inside:
-            entry_name, entry_path = f"{name}{entry.name}", Path(entry.path)
-            if is_folder(entry):
-                folders.append((f"{entry_name}/", entry_path, depth + 1))
-            elif entry.name.lower().endswith(".ipynb") or _links_to_folder(entry):
-                files += 1
-                if files > MOST_FILES:
-                    yield "", Unreadable(f"more than {MOST_FILES} notebooks; the others were not read")
-                    return
-                yield entry_name, entry_path
-        if depth == MOST_FOLDER_LEVELS and folders:
-            yield folders[0][0], Unreadable(f"is deeper than {MOST_FOLDER_LEVELS} folders and was not read")
-        else:
-            pending += folders[::-1]
-
-
-def _links_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_symlink() and entry.is_dir()
-    except OSError:
-        return False
+    entries, files, errors = 0, 0, list[OSError]()
+    for folder, folders, names in os.walk(path, onerror=errors.append):
+        inner = "" if folder == str(path) else f"{os.path.relpath(folder, path)}/"
+        entries += len(folders) + len(names)
+        if entries > MOST_ENTRIES:
+            yield inner, Unreadable(f"has more than {MOST_ENTRIES:,} files; the others were not looked at")
+            return
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        notebooks = [name for name in names if name.lower().endswith(".ipynb")]
+        folders[:] = sorted(name for name in folders if name not in links and not name.startswith(HIDDEN))
+        for name in sorted(name for name in (*notebooks, *links) if not name.startswith(HIDDEN)):
+            files += 1
+            if files > MOST_FILES:
+                yield "", Unreadable(TOO_MANY)
+                return
+            yield f"{inner}{name}", Path(folder, name)
+        if folders and inner.count("/") == MOST_FOLDER_LEVELS - 1:
+            yield f"{inner}{folders[0]}/", Unreadable(f"is deeper than {MOST_FOLDER_LEVELS} folders and was not read")
+            folders.clear()
+    for error in errors:
+        yield f"{os.path.relpath(error.filename, path)}/", Unreadable(f"is a folder that cannot be read: {error.strerror}")
 
 
 def _open_file(location: Path | Unreadable, remaining_bytes: int) -> BinaryIO:
