@@ -191,7 +191,7 @@ class _Grader:
         answers = intake.Answers()
         try:
             answers = intake.answers(reading.contents(*submission.paths), list(self.section_of))
-            name = [os.fsencode(submission.path.name), submission.learner.encode(), "; ".join(submission.notes).encode()]
+            name = [os.fsencode(submission.paths[0].name), submission.learner.encode(), "; ".join(submission.notes).encode()]
             key = digest(self.base.encode(), *name, *answers.digests)
             earlier_results = results.read(folder)
             if earlier_results is not None and earlier_results["extra_data"]["key"] == key:

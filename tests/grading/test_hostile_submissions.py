@@ -264,5 +264,5 @@ def test_a_result_is_not_kept_when_a_twin_arrives(tmp_path):
 def test_a_number_makes_no_name_into_anothers(tmp_path):
     for name in ("Ann", "ann", "ann-2"):
         (tmp_path / f"{name}.ipynb").write_text(ALL)
-    found = {s.path.stem: (s.learner, s.clash) for s in intake.submissions(tmp_path)}
+    found = {s.paths[0].stem: (s.learner, s.clash) for s in intake.submissions(tmp_path)}
     assert found == {"Ann": ("Ann", True), "ann": ("ann-3", True), "ann-2": ("ann-2", False)}
