@@ -40,7 +40,7 @@ WRITTEN_MODULE = re.compile(
 MOST_NOTES = 3
 # Seconds of processor time, and by the clock, that one statement of another cell, or below the answer, may take; that all of
 # them may take; and that each still gets after that, which is enough for a definition.
-ONE, ALL, AFTER = (0.5, 1.0), (2.0, 4.0), (0.02, 0.1)
+ONE, ALL, AFTER = (0.5, 1.5), (2.0, 5.0), (0.02, 0.3)
 SCOPES = (
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
