@@ -473,7 +473,7 @@ def _imports(section: str) -> tuple[tuple[str, str], ...]:
     imports = {"torch": "import torch", "np": "import numpy as np", "math": "import math"}
     flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     tree = compile(source_file(section).read_text(encoding="utf-8"), section, "exec", flags)
-    for node in tree.body:  # type: ignore[attr-defined]
+    for node in tree.body:
         if isinstance(node, ast.Import):
             module, aliases = "import ", node.names
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
