@@ -167,18 +167,22 @@ def solution_lines(source):
 
 
 def write_page(folder, with_python=True):
-    """Write a page with all calculators and all exercises of the book, and its static files; returns the page."""
-    from course_utils import pages
-    from course_utils.exercises import EXERCISES
+    """Write a page with all calculators and all exercises that a page can check, and its static files; returns the page."""
+    from pathlib import Path
+
+    import jinja2
+
+    from course_utils.in_browser import on_page
     from course_utils.publishing import calculators, pyodide
 
     calculators.write_static(folder, pyodide.prepare() if with_python else None)
-    parts = {id: calculators.exercise_fragment(id, statement=True) for id in EXERCISES}
-    text = pages.render(
-        "publishing/templates/in_browser.html.j2",
-        head=calculators.head(),
+    template = jinja2.Template((Path(__file__).parent / "in_browser" / "page.html.j2").read_text(), autoescape=True)
+    text = template.render(
+        static=calculators.static(),
+        style=calculators.STYLE,
+        script=calculators.SCRIPT,
         calculators=[(part.title, calculators.fragment(id)) for id, part in calculators.CALCULATORS.items()],
-        exercises=[(EXERCISES[id].title, part) for id, part in parts.items()],
+        exercises=[(exercise.title, calculators.exercise_fragment(id)) for id, exercise in on_page().items()],
     )
     page = folder / "index.html"
     page.write_text(text, encoding="utf-8")

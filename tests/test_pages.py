@@ -31,7 +31,7 @@ MARKUP = {"templates/data_report.html.j2": 2}
 def graded(learner, marks, **problems):
     """Results as grading writes them."""
     key = results.ResultKey(("02_lora",), "bubblewrap", "digest")
-    return results.compose(Submission(learner, learner, Path(learner)), Answers(**problems), marks, key, 1.0)
+    return results.compose(Submission(learner, learner, (Path(learner),)), Answers(**problems), marks, key, 1.0)
 
 
 def several():

@@ -125,32 +125,8 @@ def _ranking_cases(random):
     return cases
 
 
-def _precision(rankings, relevant, k):
-    return recall_at(rankings, relevant, k) / k
-
-
-def _one_too_many(rankings, relevant, k):
-    return recall_at(rankings, relevant, k + 1)
-
-
-def _one_too_few(rankings, relevant, k):
-    return recall_at(rankings, relevant, k - 1)
-
-
-def _first_only(rankings, relevant, k):
-    return recall_at(rankings, relevant, 1)
-
-
-def _anywhere(rankings, relevant, k):
-    return recall_at(rankings, relevant, None)
-
-
 def _number_of_hits(rankings, relevant, k):
     return sum(relevant_id in ranking[:k] for ranking, relevant_id in zip(rankings, relevant))
-
-
-def _share_of_misses(rankings, relevant, k):
-    return 1 - recall_at(rankings, relevant, k)
 
 
 def _of_those_found(rankings, relevant, k):
@@ -171,10 +147,6 @@ def _counted_twice(rankings, relevant, k):
 
 def _without_repeats(rankings, relevant, k):
     return recall_at([list(dict.fromkeys(ranking)) for ranking in rankings], relevant, k)
-
-
-def _last_k(rankings, relevant, k):
-    return recall_at([ranking[-k:] for ranking in rankings], relevant, None)
 
 
 def diagnose(gap, reached, examples, moves):
@@ -365,22 +337,6 @@ def _advise_plan(value, result):
     return TOO_MANY_PASSAGES
 
 
-def _largest_model():
-    return {"model": "claude-opus-5.5", "passages": 3, "schema": True}
-
-
-def _cheapest_model():
-    return {"model": "gpt-6-luna", "passages": 3, "schema": True}
-
-
-def _form_left_to_chance():
-    return {"model": "qwen3-8b", "passages": 3, "schema": False}
-
-
-def _everything_for_the_tuned():
-    return {"model": "qwen3-8b", "passages": 10, "schema": True}
-
-
 EXERCISES = (
     Exercise(
         id="frame-1",
@@ -424,18 +380,18 @@ def diagnose(gap, reached, examples, moves):
         cases=_ranking_cases,
         points=2,
         mistakes=(
-            Mistake(_precision, "This is precision, hits over passages shown. Each question has one right passage, so recall is hits over questions."),
-            Mistake(_one_too_many, "One place too many is looked at: the first k are `found[:k]`."),
-            Mistake(_one_too_few, "One place too few is looked at: a passage in place k, counted from 1, is a hit."),
-            Mistake(_first_only, "Only the first place is looked at; a hit is any of the first k."),
-            Mistake(_anywhere, "The whole ranking is looked at; only the first k go into the prompt."),
+            Mistake(lambda rankings, relevant, k: recall_at(rankings, relevant, k) / k, "This is precision, hits over passages shown. Each question has one right passage, so recall is hits over questions."),
+            Mistake(lambda rankings, relevant, k: recall_at(rankings, relevant, k + 1), "One place too many is looked at: the first k are `found[:k]`."),
+            Mistake(lambda rankings, relevant, k: recall_at(rankings, relevant, k - 1), "One place too few is looked at: a passage in place k, counted from 1, is a hit."),
+            Mistake(lambda rankings, relevant, k: recall_at(rankings, relevant, 1), "Only the first place is looked at; a hit is any of the first k."),
+            Mistake(lambda rankings, relevant, k: recall_at(rankings, relevant, None), "The whole ranking is looked at; only the first k go into the prompt."),
             Mistake(_number_of_hits, "That is the number of hits; divide it by the number of questions."),
-            Mistake(_share_of_misses, "This is the share of misses; recall is the share of hits."),
+            Mistake(lambda rankings, relevant, k: 1 - recall_at(rankings, relevant, k), "This is the share of misses; recall is the share of hits."),
             Mistake(_of_those_found, "You divide by the questions whose passage was found at all; recall counts every question."),
             Mistake(_reciprocal_ranks, "This is the mean reciprocal rank, which gives less for a later place. In recall each hit among the first k counts 1."),
             Mistake(_counted_twice, "A passage that appears twice among the first k is counted twice; the question is answered once."),
             Mistake(_without_repeats, "You drop a passage that is listed twice before you cut; the first k places are what goes into the prompt."),
-            Mistake(_last_k, "These are the last k; the best come first."),
+            Mistake(lambda rankings, relevant, k: recall_at([ranking[-k:] for ranking in rankings], relevant, None), "These are the last k; the best come first."),
         ),
         hint="`right in found[:k]` is True or False for each question; the mean of these.",
         tolerance=1e-9,
@@ -485,10 +441,10 @@ Find the cheapest plan that meets the target. Full marks within 5 % of the best 
         cases=lambda random: [()],
         points=4,
         mistakes=(
-            Mistake(_largest_model, TOO_LARGE_A_MODEL),
-            Mistake(_cheapest_model, MISSES),
-            Mistake(_form_left_to_chance, NO_SCHEMA),
-            Mistake(_everything_for_the_tuned, TOO_MANY_PASSAGES),
+            Mistake(lambda: {"model": "claude-opus-5.5", "passages": 3, "schema": True}, TOO_LARGE_A_MODEL),
+            Mistake(lambda: {"model": "gpt-6-luna", "passages": 3, "schema": True}, MISSES),
+            Mistake(lambda: {"model": "qwen3-8b", "passages": 3, "schema": False}, NO_SCHEMA),
+            Mistake(lambda: {"model": "qwen3-8b", "passages": 10, "schema": True}, TOO_MANY_PASSAGES),
         ),
         hint="Multiply first: which pairs of model and passages reach the target with a schema? Then only these have to be priced.",
         challenge=Challenge(

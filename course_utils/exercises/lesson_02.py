@@ -39,38 +39,6 @@ def _layer_cases(random):
     return cases
 
 
-def _no_scaling(x, W, A, B, alpha):
-    return x @ W.T + (x @ A.T) @ B.T
-
-
-def _alpha_without_rank(x, W, A, B, alpha):
-    return x @ W.T + alpha * (x @ A.T) @ B.T
-
-
-def _rank_from_wrong_side(x, W, A, B, alpha):
-    return x @ W.T + (alpha / A.shape[1]) * (x @ A.T) @ B.T
-
-
-def _inputs_as_columns(x, W, A, B, alpha):
-    return W @ x + (alpha / A.shape[0]) * B @ (A @ x)
-
-
-def _update_of_columns(x, W, A, B, alpha):
-    return x @ W.T + (alpha / A.shape[0]) * B @ (A @ x)
-
-
-def _inputs_turned(x, W, A, B, alpha):
-    return W @ x.T + (alpha / A.shape[0]) * B @ (A @ x.T)
-
-
-def _update_only(x, W, A, B, alpha):
-    return (alpha / A.shape[0]) * (x @ A.T) @ B.T
-
-
-def _scales_everything(x, W, A, B, alpha):
-    return (alpha / A.shape[0]) * (x @ W.T + (x @ A.T) @ B.T)
-
-
 def adapter_parameters(shapes, rank):
     """Number of trainable parameters that LoRA adds.
 
@@ -94,30 +62,6 @@ def _shape_cases(random):
         )
         for n in (1, 2, 5)
     ]
-
-
-def _product_of_dimensions(shapes, rank):
-    return sum(rank * d_in * d_out for d_out, d_in in shapes)
-
-
-def _only_a(shapes, rank):
-    return sum(rank * d_in for _, d_in in shapes)
-
-
-def _only_b(shapes, rank):
-    return sum(rank * d_out for d_out, _ in shapes)
-
-
-def _square_layers(shapes, rank):
-    return sum(2 * rank * d_in for _, d_in in shapes)
-
-
-def _base_counted_too(shapes, rank):
-    return sum(rank * (d_in + d_out) + d_in * d_out for d_out, d_in in shapes)
-
-
-def _float_count(shapes, rank):
-    return float(adapter_parameters(shapes, rank))
 
 
 def answer_loss(logits, labels):
@@ -175,10 +119,6 @@ def _loss_of_all_positions(logits, labels):
     return -torch.log_softmax(logits[:-1], dim=-1)[learned, targets[learned]].sum() / len(targets)
 
 
-def _loss_by_all_labels(logits, labels):
-    return _loss_sum(logits, labels) / len(labels)
-
-
 def _loss_sum(logits, labels):
     import torch
 
@@ -193,10 +133,6 @@ def _loss_positive(logits, labels):
     targets = labels[1:]
     learned = targets != -100
     return torch.log_softmax(logits[:-1], dim=-1)[learned, targets[learned]].mean()
-
-
-def _loss_perplexity(logits, labels):
-    return (-_loss_positive(logits, labels)).exp()
 
 
 def my_settings():
@@ -307,22 +243,6 @@ def _settings(**changed):
     return usual | {"target_modules": "all-linear"} | changed
 
 
-def _rate_of_full_fine_tuning():
-    return _settings(learning_rate=2e-5)
-
-
-def _rate_far_too_high():
-    return _settings(learning_rate=5e-2)
-
-
-def _value_projections_only():
-    return _settings(target_modules=["v_proj"], rank=2, alpha=4)
-
-
-def _warm_up_throughout():
-    return _settings(warmup_steps=40)
-
-
 def training_rows(lines, system):
     """Rows as `SFTTrainer` takes them, from your own JSONL file.
 
@@ -392,22 +312,10 @@ def _rows_escaped(lines, system):
     return _rows(lines, system, json.dumps)
 
 
-def _rows_as_python(lines, system):
-    return _rows(lines, system, str)
-
-
 def _rows_compact(lines, system):
     import json
 
     return _rows(lines, system, lambda record: json.dumps(record, ensure_ascii=False, separators=(",", ":")))
-
-
-def _rows_not_text(lines, system):
-    return _rows(lines, system, lambda record: record)
-
-
-def _rows_with_empty(lines, system):
-    return _rows(lines, system, _json, lambda entry: True)
 
 
 def _rows_without_system(lines, system):
@@ -439,10 +347,10 @@ def answer_loss(logits, labels):
             Mistake(_loss_unshifted, "Row i of the logits scores the token at position i + 1. You compare it with token i."),
             Mistake(_loss_softmax_twice, "The softmax is taken twice; log_softmax wants the raw logits."),
             Mistake(_loss_of_all_positions, "You divide by all positions. The mean is over the tokens that carry loss."),
-            Mistake(_loss_by_all_labels, "You divide by len(labels), which counts masked positions as well. The mean is over the tokens that carry loss."),
+            Mistake(lambda logits, labels: _loss_sum(logits, labels) / len(labels), "You divide by len(labels), which counts masked positions as well. The mean is over the tokens that carry loss."),
             Mistake(_loss_sum, "That is the sum; the loss is the mean over the tokens that carry loss."),
             Mistake(_loss_positive, "The sign is missing: a loss is minus the logarithm of a probability."),
-            Mistake(_loss_perplexity, "That is the perplexity, e to the power of the loss."),
+            Mistake(lambda logits, labels: (-_loss_positive(logits, labels)).exp(), "That is the perplexity, e to the power of the loss."),
         ),
         hint="Bugs: which row belongs to which label, how often the softmax is taken, and by what the sum is divided.",
     ),
@@ -455,14 +363,14 @@ def answer_loss(logits, labels):
         points=4,
         needs=("torch",),
         mistakes=(
-            Mistake(_no_scaling, "The update is not scaled. LoRA multiplies it by alpha / r, r being the rank."),
-            Mistake(_alpha_without_rank, "The update is scaled by alpha; the convention is alpha / r, r being A's rank here and no r from elsewhere."),
-            Mistake(_rank_from_wrong_side, "The rank is A's first dimension, (r, d_in); you divided by d_in."),
-            Mistake(_update_only, "This is the adapter's path alone; the frozen path x Wᵀ is missing from the sum."),
-            Mistake(_scales_everything, "alpha / r scales the update only, not the frozen path."),
-            Mistake(_inputs_as_columns, "W @ x takes x for one column; the inputs are the rows of x. Which matrix must be turned?"),
-            Mistake(_update_of_columns, "The frozen path is right, but A @ x takes x for one column; the inputs are the rows of x."),
-            Mistake(_inputs_turned, "These are the right numbers with one output per column; return one per row."),
+            Mistake(lambda x, W, A, B, alpha: x @ W.T + (x @ A.T) @ B.T, "The update is not scaled. LoRA multiplies it by alpha / r, r being the rank."),
+            Mistake(lambda x, W, A, B, alpha: x @ W.T + alpha * (x @ A.T) @ B.T, "The update is scaled by alpha; the convention is alpha / r, r being A's rank here and no r from elsewhere."),
+            Mistake(lambda x, W, A, B, alpha: x @ W.T + (alpha / A.shape[1]) * (x @ A.T) @ B.T, "The rank is A's first dimension, (r, d_in); you divided by d_in."),
+            Mistake(lambda x, W, A, B, alpha: (alpha / A.shape[0]) * (x @ A.T) @ B.T, "This is the adapter's path alone; the frozen path x Wᵀ is missing from the sum."),
+            Mistake(lambda x, W, A, B, alpha: (alpha / A.shape[0]) * (x @ W.T + (x @ A.T) @ B.T), "alpha / r scales the update only, not the frozen path."),
+            Mistake(lambda x, W, A, B, alpha: W @ x + (alpha / A.shape[0]) * B @ (A @ x), "W @ x takes x for one column; the inputs are the rows of x. Which matrix must be turned?"),
+            Mistake(lambda x, W, A, B, alpha: x @ W.T + (alpha / A.shape[0]) * B @ (A @ x), "The frozen path is right, but A @ x takes x for one column; the inputs are the rows of x."),
+            Mistake(lambda x, W, A, B, alpha: W @ x.T + (alpha / A.shape[0]) * B @ (A @ x.T), "These are the right numbers with one output per column; return one per row."),
         ),
         hint="The inputs are rows. Write down the shape that each product must have, then see which matrix must be turned.",
     ),
@@ -474,12 +382,12 @@ def answer_loss(logits, labels):
         cases=_shape_cases,
         points=2,
         mistakes=(
-            Mistake(_product_of_dimensions, "You multiplied d_in by d_out. A has r x d_in, B has d_out x r: add the two."),
-            Mistake(_only_a, "Only A is counted; B adds d_out x r more."),
-            Mistake(_only_b, "Only B is counted; A adds r x d_in more."),
-            Mistake(_square_layers, "You took the layers for square. d_in and d_out differ: r x (d_in + d_out)."),
-            Mistake(_float_count, "The number is right, but it is a float; parameters are counted in whole numbers, int. / makes floats, // does not."),
-            Mistake(_base_counted_too, "The frozen weight d_in x d_out is counted; it is not trained."),
+            Mistake(lambda shapes, rank: sum(rank * d_in * d_out for d_out, d_in in shapes), "You multiplied d_in by d_out. A has r x d_in, B has d_out x r: add the two."),
+            Mistake(lambda shapes, rank: sum(rank * d_in for _, d_in in shapes), "Only A is counted; B adds d_out x r more."),
+            Mistake(lambda shapes, rank: sum(rank * d_out for d_out, _ in shapes), "Only B is counted; A adds r x d_in more."),
+            Mistake(lambda shapes, rank: sum(2 * rank * d_in for _, d_in in shapes), "You took the layers for square. d_in and d_out differ: r x (d_in + d_out)."),
+            Mistake(lambda shapes, rank: float(adapter_parameters(shapes, rank)), "The number is right, but it is a float; parameters are counted in whole numbers, int. / makes floats, // does not."),
+            Mistake(lambda shapes, rank: sum(rank * (d_in + d_out) + d_in * d_out for d_out, d_in in shapes), "The frozen weight d_in x d_out is counted; it is not trained."),
         ),
         hint="How many rows and how many columns does A have, and B? Draw both for one layer.",
         tolerance=1e-9,
@@ -496,10 +404,10 @@ def answer_loss(logits, labels):
         points=4,
         needs=("torch",),
         mistakes=(
-            Mistake(_rate_of_full_fine_tuning, TOO_SMALL),
-            Mistake(_rate_far_too_high, TOO_LARGE),
-            Mistake(_value_projections_only, FEW_LAYERS),
-            Mistake(_warm_up_throughout, ALL_WARM_UP),
+            Mistake(lambda: _settings(learning_rate=2e-5), TOO_SMALL),
+            Mistake(lambda: _settings(learning_rate=5e-2), TOO_LARGE),
+            Mistake(lambda: _settings(target_modules=["v_proj"], rank=2, alpha=4), FEW_LAYERS),
+            Mistake(lambda: _settings(warmup_steps=40), ALL_WARM_UP),
         ),
         hint="The learning rate that is usual for full fine-tuning is far too low for LoRA on a small model.",
         challenge=Challenge(_run_settings, bar=BAR, half=HALF, advise=_advise, measure="validation loss"),
@@ -515,10 +423,10 @@ def answer_loss(logits, labels):
         points=4,
         mistakes=(
             Mistake(_rows_escaped, "ü became \\u00fc: the model would learn to write escapes. Pass ensure_ascii=False."),
-            Mistake(_rows_as_python, "str() writes Python ('single quotes', None, True), which no JSON parser reads."),
+            Mistake(lambda lines, system: _rows(lines, system, str), "str() writes Python ('single quotes', None, True), which no JSON parser reads."),
             Mistake(_rows_compact, "That is JSON, but without the spaces that json.dumps writes by itself. Leave the separators."),
-            Mistake(_rows_not_text, "The content of a message is text; write the record as JSON."),
-            Mistake(_rows_with_empty, "A message of spaces is kept: the model would learn to invent records for nothing."),
+            Mistake(lambda lines, system: _rows(lines, system, lambda record: record), "The content of a message is text; write the record as JSON."),
+            Mistake(lambda lines, system: _rows(lines, system, _json, lambda entry: True), "A message of spaces is kept: the model would learn to invent records for nothing."),
             Mistake(_rows_without_system, "The system message is missing. Train with the prompt that you will use later."),
             Mistake(_rows_in_one, "Prompt and completion are in one list; apart, the trainer knows where the answer begins."),
         ),

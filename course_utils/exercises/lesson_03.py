@@ -43,18 +43,6 @@ def _nearest(scaled, values):
     return (scaled[:, None] - values[None, :]).abs().argmin(dim=1)
 
 
-def _largest_without_sign(weights, values):
-    return _nearest(weights / weights.max(), values), weights.max()
-
-
-def _not_scaled(weights, values):
-    return _nearest(weights, values), weights.abs().max()
-
-
-def _multiplied(weights, values):
-    return _nearest(weights * weights.abs().max(), values), weights.abs().max()
-
-
 def _next_below(weights, values):
     import torch
 
@@ -70,10 +58,6 @@ def _values_not_codes(weights, values):
 def _inverse_scale(weights, values):
     scale = weights.abs().max()
     return _nearest(weights / scale, values), 1 / scale
-
-
-def _standard_deviation(weights, values):
-    return _nearest(weights / weights.std(), values), weights.std()
 
 
 def bits_per_weight(block, group=None):
@@ -127,10 +111,6 @@ def _both_scales(block, group=None):
 def _first_scales_16_bits(block, group=None):
     return 4 + 16 / block if group is None else 4 + 8 / block + 16 / (block * group)
 
-    ### END SOLUTION
-
-    ### END SOLUTION
-
 
 def relative_error(weights, values, block):
     """How far weights come back from where they were after block-wise absmax quantization.
@@ -172,10 +152,6 @@ def _restored(weights, values, block, largest=lambda rows: rows.abs().amax(dim=1
     return values[(rows[:, :, None] / scale[..., None] - values).abs().argmin(dim=2)], scale, rows
 
 
-def _error_one_scale(weights, values, block):
-    return relative_error(weights, values, len(weights))
-
-
 def _error_sign_lost(weights, values, block):
     restored, scale, rows = _restored(weights, values, block, lambda rows: rows.amax(dim=1, keepdim=True))
     return (restored * scale - rows).norm() / weights.norm()
@@ -195,14 +171,6 @@ def _error_as_written(weights, values, block):
     scale = weights.max()
     codes = (weights[:, None] / scale - values).abs().argmin(dim=1)
     return (values[codes] - weights).norm() / weights.norm()
-
-
-def _error_squared(weights, values, block):
-    return relative_error(weights, values, block) ** 2
-
-
-def _error_absolute(weights, values, block):
-    return relative_error(weights, values, block) * weights.norm()
 
 
 def my_step():
@@ -285,18 +253,6 @@ def _plan(**changed):
     return best | {"optimizer": "adamw", "embeddings": "bfloat16"} | changed
 
 
-def _plan_in_16_bits():
-    return _plan(method="lora")
-
-
-def _plan_without_checkpointing():
-    return _plan(checkpointing=False)
-
-
-def _plan_with_four_at_once():
-    return _plan(batch_size=4, accumulation=4)
-
-
 def _plan_with_float32_embeddings():
     return _plan(embeddings="float32", optimizer="paged_adamw_8bit")
 
@@ -361,10 +317,6 @@ def _length_as_card_allows(lengths, fixed, per_token, memory):
     return chosen, sum(n > chosen for n in lengths) / len(lengths)
 
 
-def _length_without_fixed(lengths, fixed, per_token, memory):
-    return choose_length(lengths, 0.0, per_token, memory)
-
-
 def _length_equal_is_cut(lengths, fixed, per_token, memory):
     chosen, _ = choose_length(lengths, fixed, per_token, memory)
     return chosen, sum(n >= chosen for n in lengths) / len(lengths)
@@ -391,9 +343,9 @@ EXERCISES = (
         cases=lambda random: [()],
         points=4,
         mistakes=(
-            Mistake(_plan_in_16_bits, SIXTEEN_BITS),
-            Mistake(_plan_without_checkpointing, ACTIVATIONS),
-            Mistake(_plan_with_four_at_once, TOO_MANY),
+            Mistake(lambda: _plan(method="lora"), SIXTEEN_BITS),
+            Mistake(lambda: _plan(checkpointing=False), ACTIVATIONS),
+            Mistake(lambda: _plan(batch_size=4, accumulation=4), TOO_MANY),
             Mistake(_plan_with_float32_embeddings, UPCAST),
         ),
         hint="Which setting in the table of section 2 is not yet changed? One of them undoes something that prepare_model_for_kbit_training does.",
@@ -411,7 +363,7 @@ EXERCISES = (
             Mistake(_length_rounded_up, "You rounded up to the next multiple of 64, which no longer fits. Round down."),
             Mistake(_length_of_longest, "The longest example decides alone here. What does the card allow?"),
             Mistake(_length_as_card_allows, "The card would allow more than your data need: no longer than the longest example, rounded up to a multiple of 64."),
-            Mistake(_length_without_fixed, "`fixed` is not subtracted: that part of the card is taken before the first token."),
+            Mistake(lambda lengths, fixed, per_token, memory: choose_length(lengths, 0.0, per_token, memory), "`fixed` is not subtracted: that part of the card is taken before the first token."),
             Mistake(_length_equal_is_cut, "An example exactly as long as max_length is not cut off."),
             Mistake(_length_number_cut, "That is the number of examples cut off; asked for is their share, from 0 to 1."),
             Mistake(_length_share_of_tokens, "That is the share of tokens that are lost; asked for is the share of examples."),
@@ -428,13 +380,13 @@ EXERCISES = (
         points=4,
         needs=("numpy", "torch"),
         mistakes=(
-            Mistake(_largest_without_sign, "The scale is the largest weight; it must be the largest absolute value, so that a large negative weight fits too."),
-            Mistake(_not_scaled, "The weights are compared with the values before they are divided by the scale; the values cover -1 to 1."),
-            Mistake(_multiplied, "The weights are multiplied by the scale; divide by it, so that the largest becomes 1 or -1."),
+            Mistake(lambda weights, values: (_nearest(weights / weights.max(), values), weights.max()), "The scale is the largest weight; it must be the largest absolute value, so that a large negative weight fits too."),
+            Mistake(lambda weights, values: (_nearest(weights, values), weights.abs().max()), "The weights are compared with the values before they are divided by the scale; the values cover -1 to 1."),
+            Mistake(lambda weights, values: (_nearest(weights * weights.abs().max(), values), weights.abs().max()), "The weights are multiplied by the scale; divide by it, so that the largest becomes 1 or -1."),
             Mistake(_next_below, "You took the next value below, which rounds everything down; take the nearest."),
             Mistake(_values_not_codes, "You return the values themselves; a code is the index of a value, which is what fits into 4 bits."),
             Mistake(_inverse_scale, "The codes are right. The scale is the largest absolute weight itself, not one over it: weight = value times scale."),
-            Mistake(_standard_deviation, "The scale is the standard deviation; then large weights lie outside -1 to 1. Take the largest absolute value."),
+            Mistake(lambda weights, values: (_nearest(weights / weights.std(), values), weights.std()), "The scale is the standard deviation; then large weights lie outside -1 to 1. Take the largest absolute value."),
         ),
         hint="The scale is the largest absolute value. Then the distance of weights / scale to every value, as a table, and argmin along the values.",
         tolerance=1e-9,
@@ -474,12 +426,12 @@ def relative_error(weights, values, block):
         needs=("numpy", "torch"),
         mistakes=(
             Mistake(_error_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
-            Mistake(_error_one_scale, "All weights share one scale. Each block of `block` weights has its own."),
+            Mistake(lambda weights, values, block: relative_error(weights, values, len(weights)), "All weights share one scale. Each block of `block` weights has its own."),
             Mistake(_error_sign_lost, "The scale is the largest weight of the block; it must be the largest absolute value."),
             Mistake(_error_not_scaled_back, "The values are compared with the weights before they are multiplied by the scale again."),
             Mistake(_error_of_scaled, "That is the error of the scaled weights. Large blocks then count no more than small ones; scale back first."),
-            Mistake(_error_squared, "That is the square: divide the lengths, not the sums of squares."),
-            Mistake(_error_absolute, "That is the length of the errors; divide it by the length of the weights."),
+            Mistake(lambda weights, values, block: relative_error(weights, values, block) ** 2, "That is the square: divide the lengths, not the sums of squares."),
+            Mistake(lambda weights, values, block: relative_error(weights, values, block) * weights.norm(), "That is the length of the errors; divide it by the length of the weights."),
         ),
         hint="Reshape to (blocks, block) first. Bugs: whose scale, largest or largest absolute value, and what is missing before the difference.",
         tolerance=1e-9,

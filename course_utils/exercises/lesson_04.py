@@ -123,18 +123,6 @@ def _looked_up(logs, tokens):
     return logs.gather(2, tokens[..., None])[..., 0]
 
 
-def _log_as_written(logits, tokens, mask):
-    return (_looked_up(logits.log_softmax(-1), tokens) * mask).mean(1)
-
-
-def _log_not_shifted(logits, tokens, mask):
-    return (_looked_up(logits.log_softmax(-1), tokens) * mask).sum(1)
-
-
-def _log_without_mask(logits, tokens, mask):
-    return _looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]).sum(1)
-
-
 def _log_mask_not_shifted(logits, tokens, mask):
     return (_looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]) * mask[:, :-1]).sum(1)
 
@@ -145,10 +133,6 @@ def _log_mean(logits, tokens, mask):
 
 def _log_mean_with_padding(logits, tokens, mask):
     return (_looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]) * mask[:, 1:]).mean(1)
-
-
-def _log_of_raw_scores(logits, tokens, mask):
-    return (_looked_up(logits[:, :-1], tokens[:, 1:]) * mask[:, 1:]).sum(1)
 
 
 def _log_over_positions(logits, tokens, mask):
@@ -209,20 +193,12 @@ def _run_beta_on_one(chosen, rejected, beta):
     return -_log_sigmoid(beta * (chosen - chosen[0]) - (rejected - rejected[0]))
 
 
-def _run_no_reference(chosen, rejected, beta):
-    return -_log_sigmoid(beta * (chosen - rejected))
-
-
 def _run_reference_last(chosen, rejected, beta):
     return -_log_sigmoid(beta * ((chosen - chosen[-1]) - (rejected - rejected[-1])))
 
 
 def _run_wrong_way(chosen, rejected, beta):
     return -_log_sigmoid(-beta * ((chosen - chosen[0]) - (rejected - rejected[0])))
-
-
-def _run_mean(chosen, rejected, beta):
-    return losses_of_a_run(chosen, rejected, beta).mean()
 
 
 def length_shortcut(chosen, rejected):
@@ -413,18 +389,6 @@ def _advise_settings(settings: Any, result: float) -> str:
     return GREEDY if beta < 0.3 else NEAR
 
 
-def _settings_too_far():
-    return {"beta": 0.1, "learning_rate": 1.0, "steps": 100}
-
-
-def _settings_timid():
-    return {"beta": 5.0, "learning_rate": 0.1, "steps": 400}
-
-
-def _settings_small_beta():
-    return {"beta": 0.05, "learning_rate": 3.0, "steps": 20}
-
-
 EXERCISES = (
     Exercise(
         id="align-1",
@@ -442,13 +406,13 @@ def log_probabilities_of_batch(logits, tokens, mask):
         points=4,
         needs=("torch",),
         mistakes=(
-            Mistake(_log_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
-            Mistake(_log_not_shifted, "The sum is right. The scores at a position are about the next token, though: shift."),
-            Mistake(_log_without_mask, "The mask is forgotten: the message's tokens count too, and the filling."),
+            Mistake(lambda logits, tokens, mask: (_looked_up(logits.log_softmax(-1), tokens) * mask).mean(1), "These are the values of the function as it was given; nothing is repaired yet."),
+            Mistake(lambda logits, tokens, mask: (_looked_up(logits.log_softmax(-1), tokens) * mask).sum(1), "The sum is right. The scores at a position are about the next token, though: shift."),
+            Mistake(lambda logits, tokens, mask: _looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]).sum(1), "The mask is forgotten: the message's tokens count too, and the filling."),
             Mistake(_log_mask_not_shifted, "The mask belongs to the tokens, so it loses its first place like the tokens: mask[:, 1:], not mask[:, :-1]."),
             Mistake(_log_mean, "That is the mean per token; the log-probability of the whole reply is the sum."),
             Mistake(_log_mean_with_padding, "That divides by the length of the row, filling and message included. The log-probability of a reply is the sum."),
-            Mistake(_log_of_raw_scores, "Raw scores are added up; log_softmax turns them into log-probabilities."),
+            Mistake(lambda logits, tokens, mask: (_looked_up(logits[:, :-1], tokens[:, 1:]) * mask[:, 1:]).sum(1), "Raw scores are added up; log_softmax turns them into log-probabilities."),
             Mistake(_log_over_positions, "The softmax runs over the positions; it must run over the vocabulary, the last dimension."),
             Mistake(_log_of_the_whole_batch, "That is one number for the whole batch; each reply has its own."),
         ),
@@ -496,10 +460,10 @@ def losses_of_a_run(chosen, rejected, beta):
             Mistake(_run_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
             Mistake(_run_moving, "The reference still moves: it is the policy as it was before training, at every step."),
             Mistake(_run_beta_on_one, "beta scales only the gain of chosen; it belongs before the difference of both gains."),
-            Mistake(_run_no_reference, "There is no reference. What counts is how much each reply has gained since before training."),
+            Mistake(lambda chosen, rejected, beta: -_log_sigmoid(beta * (chosen - rejected)), "There is no reference. What counts is how much each reply has gained since before training."),
             Mistake(_run_reference_last, "The reference is the policy after training; it must be the one before."),
             Mistake(_run_wrong_way, "The margin is the wrong way round: gain of chosen less gain of rejected."),
-            Mistake(_run_mean, "That is the mean of the losses; asked for is one loss for each point."),
+            Mistake(lambda chosen, rejected, beta: losses_of_a_run(chosen, rejected, beta).mean(), "That is the mean of the losses; asked for is one loss for each point."),
         ),
         hint="Ask of each gain: measured from when? And what does β multiply?",
     ),
@@ -539,9 +503,9 @@ def losses_of_a_run(chosen, rejected, beta):
         points=4,
         needs=("torch",),
         mistakes=(
-            Mistake(_settings_too_far, OVER),
-            Mistake(_settings_timid, TIMID),
-            Mistake(_settings_small_beta, GREEDY),
+            Mistake(lambda: {"beta": 0.1, "learning_rate": 1.0, "steps": 100}, OVER),
+            Mistake(lambda: {"beta": 5.0, "learning_rate": 0.1, "steps": 400}, TIMID),
+            Mistake(lambda: {"beta": 0.05, "learning_rate": 3.0, "steps": 20}, GREEDY),
         ),
         hint="This policy takes plain gradient steps, which grow with beta. So compare settings at the same KL, not after the same number of steps. Fix beta, raise the steps until the KL is just below 1, note the wins; then another beta.",
         challenge=Challenge(_lost, bar=LOST, half=HALF_LOST, advise=_advise_settings, measure="share of comparisons lost (1 minus the win rate)"),

@@ -60,14 +60,6 @@ def _share(a, b):
     return len(a & b) / len(a | b) if a | b else 0.0
 
 
-def _single_words(one, other):
-    return _share(set(one.lower().split()), set(other.lower().split()))
-
-
-def _case_matters(one, other):
-    return _share(set(_pairs(one, False)), set(_pairs(other, False)))
-
-
 def _characters(one, other):
     a, b = one.lower(), other.lower()
     return _share(set(zip(a, a[1:])), set(zip(b, b[1:])))
@@ -103,8 +95,6 @@ def _only_spaces(one, other):
 def _by_lists(one, other):
     a, b = _pairs(one), _pairs(other)
     return sum(pair in b for pair in a) / len([*a, *(pair for pair in b if pair not in a)]) if a or b else 0.0
-
-    ### END SOLUTION
 
 
 def held_out_rows(customers, share):
@@ -339,8 +329,6 @@ def _the_training_texts(train, test, n):
 def _any_n_words(train, test, n):
     seen = {w for t in train for w in t.lower().split()}
     return [i for i, t in enumerate(test) if len(seen & set(t.lower().split())) >= n]
-
-    ### END SOLUTION
 
 
 def accused_rows(given, probabilities):
@@ -606,12 +594,6 @@ def _without_shared(rows):
     return [(number, category) for number, category in _every_record(rows) if shared[rows[number][1]] < 8]
 
 
-def _the_first_hundred(rows):
-    return _without_shared(rows)[:100]
-
-    ### END SOLUTION
-
-
 EXERCISES = (
     Exercise(
         id="data-1",
@@ -621,8 +603,8 @@ EXERCISES = (
         cases=_text_cases,
         points=3,
         mistakes=(
-            Mistake(_single_words, "These are single words. Pairs of neighbours know the order: \"not late\" and \"late, not\" differ."),
-            Mistake(_case_matters, "Case counts in your answer; copies often differ in nothing else."),
+            Mistake(lambda one, other: _share(set(one.lower().split()), set(other.lower().split())), "These are single words. Pairs of neighbours know the order: \"not late\" and \"late, not\" differ."),
+            Mistake(lambda one, other: _share(set(_pairs(one, False)), set(_pairs(other, False))), "Case counts in your answer; copies often differ in nothing else."),
             Mistake(_characters, "These are pairs of characters; asked for are pairs of words."),
             Mistake(_of_the_smaller, "You divide by the smaller set (that is containment); the Jaccard index divides by the union."),
             Mistake(_of_the_sum, "You divide by the sum of both sizes, which counts common pairs twice; take the size of the union."),
@@ -722,7 +704,7 @@ def accused_rows(given, probabilities):
         mistakes=(
             Mistake(_every_record, SHARED),
             Mistake(_without_shared, FOREIGN),
-            Mistake(_the_first_hundred, THROWN_AWAY),
+            Mistake(lambda rows: _without_shared(rows)[:100], THROWN_AWAY),
         ),
         hint="Read thirty answers first. Which of the script's rules can you write for a message and a text, and which of its rules do you not want here?",
         challenge=Challenge(_run_labels, bar=CHALLENGE_BAR, half=CHALLENGE_HALF, advise=_advise_labels, measure="share of wrong categories"),

@@ -84,14 +84,6 @@ _by_words = _polled(key="message")
 _metrics_too = _polled(metrics=True)
 
 
-def _last_look_only(polls):
-    return _polled()(polls[-1:])
-
-
-def _turned_at_the_end(polls):
-    return _newest_event_first(polls)[::-1]
-
-
 def _sorted_by_id(polls):
     events = {event["id"]: event for poll in polls for event in poll if event["type"] != "metrics"}
     return [events[id]["message"] for id in sorted(events)]
@@ -484,24 +476,12 @@ def _last_model(prices: Mapping[str, Any]) -> str:
     return next(name for name in prices if not prices[name]["no new jobs from"])
 
 
-def _as_it_came(rows, prices):
-    return _last_model(prices), 4, list(range(len(rows)))
-
-
-def _well_known_model(rows, prices):
-    return "gpt-4.1-mini", 3, list(range(100))
-
-
 def _without_left_open(rows, prices):
     answers: dict[str, set[str]] = {}
     for message, answer, _ in rows:
         answers.setdefault(message, set()).add(answer)
     chosen = [n for n, (message, answer, _) in enumerate(rows) if answer != LEFT_OPEN or len(answers[message]) == 1]
     return _last_model(prices), 4, chosen
-
-
-def _one_pass(rows, prices):
-    return _last_model(prices), 1, twelve_jobs(rows, prices)[2]
 
 
 def _shortest_hundred(rows, prices):
@@ -522,8 +502,8 @@ EXERCISES = (
             Mistake(_events_repeated, "Looks overlap: remember which events you have written already."),
             Mistake(_by_words, "Two different events can say the same. What tells them apart is their id."),
             Mistake(_metrics_too, "Events of type \"metrics\" are the curve; asked for are the others."),
-            Mistake(_last_look_only, "The last look has only the newest events; older ones have fallen off its page."),
-            Mistake(_turned_at_the_end, "Turning the whole list at the end mixes the looks up: turn each look, and keep their order."),
+            Mistake(lambda polls: _polled()(polls[-1:]), "The last look has only the newest events; older ones have fallen off its page."),
+            Mistake(lambda polls: _newest_event_first(polls)[::-1], "Turning the whole list at the end mixes the looks up: turn each look, and keep their order."),
             Mistake(_sorted_by_id, "Ids are random letters and say nothing about the order."),
         ),
         hint="A set of ids you have seen; within each look, go from its end to its beginning.",
@@ -593,10 +573,10 @@ Your mark depends on the share of wrong categories on 608 messages that are not 
         needs=("numpy", "sklearn"),
         points=5,
         mistakes=(
-            Mistake(_well_known_model, "gpt-4.1-mini takes no new jobs from 2027-01-06 on, and the last of your jobs is on 2027-12-01."),
-            Mistake(_as_it_came, LEFT_OPEN_ROWS),
+            Mistake(lambda rows, prices: ("gpt-4.1-mini", 3, list(range(100))), "gpt-4.1-mini takes no new jobs from 2027-01-06 on, and the last of your jobs is on 2027-12-01."),
+            Mistake(lambda rows, prices: (_last_model(prices), 4, list(range(len(rows)))), LEFT_OPEN_ROWS),
             Mistake(_without_left_open, PAID_TWICE),
-            Mistake(_one_pass, MONEY_LEFT),
+            Mistake(lambda rows, prices: (_last_model(prices), 1, twelve_jobs(rows, prices)[2]), MONEY_LEFT),
             Mistake(_shortest_hundred, TOO_FEW_ROWS),
         ),
         hint="First the model: which of them takes a job in December? Then one row per message, and of two answers to a message the one that somebody filled in. The rest of the dollar goes into passes.",

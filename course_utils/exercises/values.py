@@ -1,8 +1,7 @@
-"""The values that answers return: read out, so that they can be compared, and as JSON on their way out of the sandbox.
+"""The values that answers return, as JSON on their way out of the sandbox.
 
-The check in the notebook compares `settled(value)`, grading compares `decode(encode(value))`; both are the same. Values that
-JSON has are written as they are; every other value is an object with one key that names its type, so that a tuple comes back
-as a tuple and NaN as NaN.
+Both the check in the notebook and grading compare `decode(encode(value))`. Values that JSON has are written as they are; every
+other value is an object with one key that names its type, so that a tuple comes back as a tuple and NaN as NaN.
 
 This file is shown to the sandbox too, where the course is not installed, and runs in a page's Python: it imports only the
 standard library, and NumPy and PyTorch only for values that need them. A value can be theirs only if somebody has loaded them.
@@ -17,7 +16,7 @@ import dataclasses
 import math
 import numbers
 import sys
-from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -53,25 +52,22 @@ class Listed(list):
     """The items of an iterable that is not a list, such as a generator; subclasses are named after its type."""
 
 
-def settled(value: Any) -> Any:
-    """Return a value in the form in which it is compared.
+def encode(value: Any) -> Any:
+    """Return a value as plain JSON.
 
     Args:
         value: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, NumPy arrays and scalars, PyTorch tensors
             of any shape and layout, and any nesting of these. Generators and other iterables are read out; a dataclass
-            becomes a tuple, another library's column an array, its numbers floats; anything else an `Opaque`.
+            becomes a tuple, another library's column an array, its numbers floats; anything else comes back as an `Opaque`.
 
     Raises:
-        Unsendable: the value has more than 100,000 parts, or an int of more than 65,536 bits. Reading out the learner's own
-            iterable can also raise any other error.
+        Unsendable: the value has more than 100,000 parts, an int of more than 65,536 bits, or keys that cannot be keys in the
+            form in which they are sent. Reading out the learner's own iterable can also raise any other error.
         RecursionError: the value contains itself.
     """
-    return _Settler().settle(value)
-
-
-def encode(value: Any) -> Any:
-    """Return a value, settled, as plain JSON; raises what `settled` raises."""
-    return _as_json(settled(value))
+    encoded = _Encoder().encode(value)
+    decode(encoded)
+    return encoded
 
 
 def decode(value: Any) -> Any:
@@ -93,12 +89,11 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, class_of("torch", "Tensor"))
 
 
-class _Walk:
-    """What one value may cost: so many parts, and so many classes that stand for other types."""
+class _Counter:
+    """Counts the parts of one value."""
 
     def __init__(self) -> None:
         self.remaining_parts = MOST_PARTS
-        self._types: dict[tuple[str, type], type] = {}
 
     def count(self) -> None:
         """Count a part.
@@ -110,20 +105,11 @@ class _Walk:
         if self.remaining_parts < 0:
             raise Unsendable(f"it has more than {MOST_PARTS:,} parts")
 
-    def named(self, name: Any, base: type) -> type:
-        """A subclass of `base` that is named after another type."""
-        plain = "".join(c for c in str(name)[:60] if c.isalnum() or c in "_ <>=") or "object"
-        if (plain, base) not in self._types:
-            if len(self._types) >= MOST_TYPES:
-                return base
-            self._types[plain, base] = type(plain, (base,), {})
-        return self._types[plain, base]
 
+class _Encoder(_Counter):
+    """Encodes one value."""
 
-class _Settler(_Walk):
-    """Settles one value."""
-
-    def settle(self, value: Any) -> Any:
+    def encode(self, value: Any) -> Any:
         self.count()
         if value is None or value is True or value is False:
             return value
@@ -135,55 +121,59 @@ class _Settler(_Walk):
             whole = int.__index__(value)  # not what a subclass says of itself
             if whole.bit_length() > MOST_BITS:
                 raise Unsendable(f"it is an int of more than {MOST_BITS:,} bits")
-            return whole
+            return whole if whole.bit_length() < 64 else {"int": hex(whole)}
         if isinstance(value, float):
-            return float(value)
+            number = float(value)
+            return number if math.isfinite(number) else {"float": repr(number)}
         if isinstance(value, list):
-            return [self.settle(part) for part in value]
+            return self._all(value)
         if isinstance(value, tuple):
-            return tuple(self.settle(part) for part in value)
+            return {"tuple": self._all(value)}
         if isinstance(value, dict):
-            return {self.settle(name): self.settle(part) for name, part in value.items()}
+            return {"dict": [self._all(pair) for pair in value.items()]}
         if isinstance(value, (set, frozenset)):
-            return {self.settle(part) for part in value}
+            return {"set": self._all(value)}
         if isinstance(value, (bytes, bytearray)):
-            return bytes(value)
+            return {"bytes": base64.b64encode(value).decode()}
         if isinstance(value, complex):
-            return complex(value)
+            return {"complex": [self.encode(value.real), self.encode(value.imag)]}
         if is_tensor(value):
             return self._tensor(value)
         if isinstance(value, class_of("numpy", "ndarray")):
             return self._array(value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return tuple(self.settle(getattr(value, field.name)) for field in dataclasses.fields(value))
+            return {"tuple": self._all(getattr(value, field.name) for field in dataclasses.fields(value))}
         if isinstance(value, READ_OUT):
-            parts = [self.settle(part) for part in islice(value, self.remaining_parts + 1)]
-            return self.named(type(value).__name__, Listed)(parts)
+            return {"listed": [type(value).__name__, self._all(islice(value, self.remaining_parts + 1))]}
         if hasattr(type(value), "__array__"):  # columns of pandas and other libraries
             import numpy
 
-            return self.settle(numpy.asarray(value))
+            return self.encode(numpy.asarray(value))
         if isinstance(value, numbers.Real) or hasattr(type(value), "__float__"):
             plain = _number(value)  # Fraction, Decimal
             if plain is not None:
-                return self.settle(plain)
-        return self.named(type(value).__name__, Opaque)()
+                return self.encode(plain)
+        return {"object": type(value).__name__}
+
+    def _all(self, values: Iterable[Any]) -> list[Any]:
+        return [self.encode(part) for part in values]
 
     def _array(self, value: Any) -> Any:
-        """An array or a scalar whose format is the same on every machine."""
+        """An array or a scalar in a format that is the same on every machine."""
         import numpy
 
         if isinstance(value, numpy.ma.MaskedArray):  # what is masked has no value, whatever stands under the mask
-            return self.settle(value.tolist())
-        if value.dtype.name in DTYPES:
-            return value
-        if value.dtype.kind in "fc":  # long doubles
-            with numpy.errstate(over="ignore"):  # what no float64 holds becomes infinite
-                return value.astype(numpy.float64 if value.dtype.kind == "f" else numpy.complex128)
-        return self.settle(value.item() if isinstance(value, numpy.generic) else value.tolist())
+            return self.encode(value.tolist())
+        is_scalar = isinstance(value, numpy.generic)
+        if value.dtype.name not in DTYPES:
+            if value.dtype.kind not in "fc":
+                return self.encode(value.item() if is_scalar else value.tolist())
+            with numpy.errstate(over="ignore"):  # of long doubles, what no float64 holds becomes infinite
+                value = value.astype(numpy.float64 if value.dtype.kind == "f" else numpy.complex128)
+        return {"scalar" if is_scalar else "array": _buffer(value)}
 
     def _tensor(self, value: torch.Tensor) -> Any:
-        """A tensor that NumPy can hold, with bfloat16 as it is; an `Opaque` if it has no numbers."""
+        """A tensor as NumPy can hold it, and bfloat16 as float32; an object if it has no numbers."""
         import torch
 
         try:
@@ -197,10 +187,11 @@ class _Settler(_Walk):
                 value = value.to(torch.complex64)
             elif value.is_floating_point() and value.dtype.itemsize == 1:
                 value = value.float()
-            _numpy_of(value)
+            if value.dtype is torch.bfloat16:  # NumPy has none
+                return {"bfloat16": _buffer(value.float().numpy())}
+            return {"tensor": _buffer(value.numpy())}
         except (RuntimeError, TypeError, NotImplementedError):
-            return self.named("Tensor without numbers", Opaque)()  # on PyTorch's meta device
-        return value
+            return {"object": "Tensor without numbers"}  # on PyTorch's meta device
 
 
 def _number(value: Any) -> float | int | None:
@@ -217,40 +208,6 @@ def _number(value: Any) -> float | int | None:
         return math.nan if isinstance(value, class_of("decimal", "Decimal")) and value.is_nan() else None
 
 
-def _numpy_of(tensor: torch.Tensor) -> numpy.ndarray:
-    import torch
-
-    return tensor.float().numpy() if tensor.dtype is torch.bfloat16 else tensor.numpy()  # NumPy has no bfloat16
-
-
-def _as_json(value: Any) -> Any:
-    """A settled value as JSON."""
-    kind = type(value)
-    if value is None or kind in (bool, str):
-        return value
-    if kind is int:
-        return value if value.bit_length() < 64 else {"int": hex(value)}
-    if kind is float:
-        return value if math.isfinite(value) else {"float": repr(value)}
-    if kind is list:
-        return [_as_json(part) for part in value]
-    if kind in (tuple, set):
-        return {kind.__name__: [_as_json(part) for part in value]}
-    if kind is dict:
-        return {"dict": [[_as_json(name), _as_json(part)] for name, part in value.items()]}
-    if kind is bytes:
-        return {"bytes": base64.b64encode(value).decode()}
-    if kind is complex:
-        return {"complex": [_as_json(value.real), _as_json(value.imag)]}
-    if isinstance(value, Listed):
-        return {"listed": [kind.__name__, [_as_json(part) for part in value]]}
-    if isinstance(value, Opaque):
-        return {"object": kind.__name__}
-    if is_tensor(value):
-        return {"bfloat16" if str(value.dtype) == "torch.bfloat16" else "tensor": _buffer(_numpy_of(value))}
-    return {"scalar" if isinstance(value, class_of("numpy", "generic")) else "array": _buffer(value)}
-
-
 def _buffer(array_like: Any) -> list[Any]:
     """The type, the shape and the bytes of an array, in this machine's byte order."""
     import numpy
@@ -259,8 +216,21 @@ def _buffer(array_like: Any) -> list[Any]:
     return [native.dtype.name, list(native.shape), base64.b64encode(native.tobytes()).decode()]
 
 
-class _Decoder(_Walk):
+class _Decoder(_Counter):
     """Decodes one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._types: dict[tuple[str, type], type] = {}
+
+    def named(self, name: Any, base: type) -> type:
+        """A subclass of `base` that is named after another type; of many types, the last have no name."""
+        plain = "".join(c for c in str(name)[:60] if c.isalnum() or c in "_ <>=") or "object"
+        if (plain, base) not in self._types:
+            if len(self._types) >= MOST_TYPES:
+                return base
+            self._types[plain, base] = type(plain, (base,), {})
+        return self._types[plain, base]
 
     def decode(self, value: Any) -> Any:
         self.count()

@@ -121,6 +121,8 @@ def grade(
         raise CourseError(
             f"the results cannot go into the inbox {inbox}: they would be mistaken for submissions; name another folder"
         )
+    if roster and canvas:  # each says whose row is whose
+        raise CourseError("--roster and --canvas: name one, then grade again with the other; what is graded stays")
     if roster:  # report problems with it now, not after the grading
         intake.table(Path(roster))
     if canvas:
@@ -170,20 +172,16 @@ def grade(
     return Graded(len(graded) - unchanged, unchanged, problems, seed, isolation, tuple(files), time.monotonic() - started_at)
 
 
+@dataclass(frozen=True)
 class _Grader:
     """Reads one submission after the other, lets `mark` mark it, and writes the results."""
 
-    def __init__(
-        self,
-        mark: Callable[[dict[str, LearnerAnswer]], dict[str, Mark]],
-        sections: list[str],
-        section_of: dict[str, str],
-        out: Path,
-        isolation: Isolation,
-        base: str,
-    ) -> None:
-        self.mark, self.sections, self.section_of, self.out = mark, sections, section_of, out
-        self.isolation, self.base = isolation, base
+    mark: Callable[[dict[str, LearnerAnswer]], dict[str, Mark]]
+    sections: list[str]
+    section_of: dict[str, str]
+    out: Path
+    isolation: Isolation
+    base: str
 
     def grade(self, submission: intake.Submission) -> tuple[dict, bool]:
         """Return the results of a submission, and whether they existed already."""
@@ -192,12 +190,12 @@ class _Grader:
         key, marks = "", dict[str, Mark]()
         answers = intake.Answers()
         try:
-            key = self._key(submission, reading.fingerprint(*submission.paths))
+            answers = intake.answers(reading.contents(*submission.paths), list(self.section_of))
+            name = [os.fsencode(submission.paths[0].name), submission.learner.encode(), "; ".join(submission.notes).encode()]
+            key = digest(self.base.encode(), *name, *answers.digests)
             earlier_results = results.read(folder)
             if earlier_results is not None and earlier_results["extra_data"]["key"] == key:
                 return earlier_results, True
-            answers = intake.answers(reading.contents(*submission.paths), list(self.section_of))
-            key = self._key(submission, answers.digests)  # of what was read now: the files may have changed in between
             if answers.cells:
                 marks = self.mark(
                     {
@@ -221,10 +219,6 @@ class _Grader:
         learner_results = results.compose(submission, answers, marks, result_key, time.monotonic() - started_at)
         results.save(folder, learner_results)
         return learner_results, False
-
-    def _key(self, submission: intake.Submission, digests: list[bytes]) -> str:
-        name = [os.fsencode(submission.path.name), submission.learner.encode(), "; ".join(submission.notes).encode()]
-        return digest(self.base.encode(), *name, *digests)
 
 
 def _seed(out: Path, sections: list[str], seed: int | None) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
@@ -38,26 +39,28 @@ class Submission:
     Attributes:
         learner: cleaned name, which differs from all others.
         name: cleaned name as it was handed in, which others may have too.
-        path: a file, or a folder of the learner's own.
+        paths: everything that the learner handed in: a file or a folder of their own, and more if a download of Canvas or
+            Moodle has more of the same learner.
         notes: notes on the name.
         clash: whether another submission has the same name except for capitals, accents and punctuation; only a person can
             then say whose it is.
-        more: other files and folders of the same learner, by the names that Canvas or Moodle gave them.
         canvas_id: the number that Canvas has for the learner, by the file's name; "" if it has not the form of Canvas.
     """
 
     learner: str
     name: str
-    path: Path
+    paths: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     clash: bool = False
-    more: tuple[Path, ...] = ()
     canvas_id: str = ""
 
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """Everything that the learner handed in."""
-        return (self.path, *self.more)
+
+class Sender(NamedTuple):
+    """Who sent a file, by the name that Canvas or Moodle gave it."""
+
+    platform: str
+    name: str
+    number: str
 
 
 @dataclass
@@ -101,12 +104,17 @@ def submissions(inbox: Path) -> list[Submission]:
     except OSError as error:
         raise CourseError(f"cannot read the inbox {inbox}: {error.strerror}; name a folder with the submissions") from error
     from_canvas = _is_canvas_download(entries)
-    groups = _by_learner(entries, from_canvas)
-    names = [_name_of(group, from_canvas) for group in groups]
+    together: dict[Sender | str, list[os.DirEntry[str]]] = {}
+    for entry in entries:
+        together.setdefault(_sender(entry.name, from_canvas) or entry.name, []).append(entry)
+    for sender, group in together.items():  # as in a learner's folder, a report beside the notebook is not looked at
+        readable = [entry for entry in group if is_folder(entry) or entry.name.lower().endswith(".ipynb")]
+        together[sender] = readable or group
+    names = [_name_of(sender, group) for sender, group in together.items()]
     count = Counter(map(folded, names))
     taken_names = {name for name, number in count.items() if number == 1}  # a numbered name must not equal one
     submitted = []
-    for group, cleaned in zip(groups, names):
+    for (sender, group), cleaned in zip(together.items(), names):
         clash, name, number = count[folded(cleaned)] > 1, cleaned, 2
         while clash and folded(name) in taken_names:
             name, number = f"{cleaned}-{number}", number + 1
@@ -115,10 +123,10 @@ def submissions(inbox: Path) -> list[Submission]:
         if clash:
             notes += (f"another submission is called {cleaned} too; this one is {shown(group[0].name)!r}",)
         if len(group) > 1:
-            together = [shown(entry.name) for entry in group[:MOST_NAMES]] + ["…"] * (len(group) > MOST_NAMES)
-            notes += (f"{len(group)} files of one learner, as their names say: {', '.join(together)}",)
-        path, *more = (Path(entry.path) for entry in group)
-        submitted.append(Submission(name, cleaned, path, notes, clash, tuple(more), _sender(group[0], from_canvas)[1]))
+            names_shown = [shown(entry.name) for entry in group[:MOST_NAMES]] + ["…"] * (len(group) > MOST_NAMES)
+            notes += (f"{len(group)} files of one learner, as their names say: {', '.join(names_shown)}",)
+        canvas_id = sender.number if isinstance(sender, Sender) and sender.platform == "Canvas" else ""
+        submitted.append(Submission(name, cleaned, tuple(Path(entry.path) for entry in group), notes, clash, canvas_id))
     return submitted
 
 
@@ -132,33 +140,17 @@ def _is_canvas_download(entries: list[os.DirEntry[str]]) -> bool:
     return 2 * len(numbers) >= max(1, len(matches)) and len(set(numbers)) == len(numbers)
 
 
-def _by_learner(entries: list[os.DirEntry[str]], from_canvas: bool) -> list[list[os.DirEntry[str]]]:
-    """What is one learner's by the names that Canvas or Moodle gave; everything else is a submission of its own."""
-    together: dict[object, list[os.DirEntry[str]]] = {}
-    for entry in entries:
-        sender, _ = _sender(entry, from_canvas)
-        together.setdefault(sender or entry.name, []).append(entry)
-    groups = []
-    for group in together.values():
-        # as in a learner's folder: other files, such as a report beside the notebook, are not looked at
-        readable = [entry for entry in group if is_folder(entry) or entry.name.lower().endswith(".ipynb")]
-        groups.append(readable or group)
-    return groups
+def _sender(name: str, from_canvas: bool) -> Sender | None:
+    """Who sent a file, if its name tells."""
+    for platform, pattern in (("Moodle", MOODLE), ("Canvas", CANVAS)):
+        if (found := pattern.fullmatch(name)) and (platform == "Moodle" or from_canvas):
+            return Sender(platform, clean_name(found["name"]), found["number"])
+    return None
 
 
-def _sender(entry: os.DirEntry[str], from_canvas: bool) -> tuple[tuple[str, str, str] | None, str]:
-    """(platform, name and number of whoever sent it, if its name tells; the number if it is Canvas's, or "")."""
-    if found := MOODLE.fullmatch(entry.name):
-        return ("Moodle", clean_name(found["name"]), found["number"]), ""
-    if from_canvas and (found := CANVAS.fullmatch(entry.name)):
-        return ("Canvas", clean_name(found["name"]), found["number"]), found["number"]
-    return None, ""
-
-
-def _name_of(group: list[os.DirEntry[str]], from_canvas: bool) -> str:
-    sender, _ = _sender(group[0], from_canvas)
-    if sender and len(group) > 1:
-        return clean_name("_".join(sender[1:]))
+def _name_of(sender: Sender | str, group: list[os.DirEntry[str]]) -> str:
+    if isinstance(sender, Sender) and len(group) > 1:
+        return clean_name(f"{sender.name}_{sender.number}")
     return clean_name(group[0].name if is_folder(group[0]) else Path(group[0].name).stem)
 
 

@@ -152,22 +152,23 @@ def _drawn(exercise: Exercise, seed: int, purpose: str) -> CaseSet:
     return CaseSet.of(exercise, np.random.default_rng(int.from_bytes(digest, "big")))
 
 
+@dataclass(frozen=True)
 class Attempt:
-    """One answer to an exercise, and everything that is needed to mark it."""
+    """One answer to an exercise, and everything that is needed to mark it.
 
-    def __init__(
-        self, exercise: Exercise, section: str, seed: int, answer: LearnerAnswer, own: frozenset[str] = frozenset()
-    ) -> None:
-        """Set what is to be marked.
+    Attributes:
+        exercise: the exercise.
+        section: full name of its lesson, such as "02_lora".
+        seed: the grading's seed.
+        answer: the learner's answer.
+        own: ids of earlier exercises whose functions the answer may call as the learner wrote them.
+    """
 
-        Args:
-            exercise: the exercise.
-            section: full name of its lesson, such as "02_lora".
-            seed: the grading's seed.
-            answer: the learner's answer.
-            own: ids of earlier exercises whose functions the answer may call as the learner wrote them.
-        """
-        self.exercise, self.section, self.seed, self.answer, self.own = exercise, section, seed, answer, own
+    exercise: Exercise
+    section: str
+    seed: int
+    answer: LearnerAnswer
+    own: frozenset[str] = frozenset()
 
     def draw_cases(self) -> CaseSet:
         """Return the cases that count, which are never shown."""
@@ -187,9 +188,7 @@ class Attempt:
         texts = "\n".join([self.answer.cell, *self.answer.between, *around])
         if re.search(rf"^\s*(import|from)\s.*\b({'|'.join(libraries.GENERAL[2:])})\b", texts, re.MULTILINE):
             return ALL_LIBRARIES
-        return (
-            TENSOR_LIBRARIES if _takes_tensors(self.exercise) or re.search(r"\b(torch|numpy|np)\b", texts) else NO_LIBRARIES
-        )
+        return TENSOR_LIBRARIES if self.exercise.needs or re.search(r"\b(torch|numpy|np)\b", texts) else NO_LIBRARIES
 
     def run(self, sandbox: Sandbox, case_set: CaseSet, to_first_wrong: bool = False) -> Run:
         """Run the answer on cases of the exercise, in a process of its own.
@@ -298,13 +297,14 @@ class Attempt:
     def _hint_for(self, error: str) -> str:
         """What to do about an error that the answer raises in grading and need not raise in a notebook, or ""."""
         name = re.match(r"NameError: name '(\w+)'", error)
-        if name and (library := self._library_of(name[1])):
-            return f" - {libraries.refusal(library)}"
-        if name and name[1] in _course_names(self.section):
+        library = self._library_of(name[1]) if name else ""
+        if name and library == "course_utils":
             return (
                 f" - {name[1]} comes from the course's own package, which is not available in grading: write what you need "
                 "of it into a cell of your own."
             )
+        if library:
+            return f" - {libraries.refusal(library)}"
         return next((hint for kinds, hint in HINTS if error.startswith(kinds)), "")
 
     def _library_of(self, name: str) -> str:
@@ -317,8 +317,7 @@ class Attempt:
         for line in lines:
             if imported := re.match(r"\s*(?:from\s+(\w+)[\w.]*\s+import|import\s+(\w+))\b", line):
                 library = imported[1] or imported[2]
-                is_free = libraries.allowed(library) or library == "course_utils"
-                library_of |= dict.fromkeys(re.findall(r"\w+", line), "" if is_free else library)
+                library_of |= dict.fromkeys(re.findall(r"\w+", line), "" if libraries.allowed(library) else library)
         for line in lines:
             if assigned := re.match(r"\s*(\w+)\s*=(?!=)(.*)", line):
                 made_with = (library_of.get(word, "") for word in re.findall(r"\w+", assigned[2]))
@@ -468,19 +467,13 @@ def imports_of(section: str) -> list[str]:
 
 
 @lru_cache
-def _tree(section: str) -> ast.Module:
-    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    tree = compile(source_file(section).read_text(encoding="utf-8"), section, "exec", flags)
-    assert isinstance(tree, ast.Module)
-    return tree
-
-
-@lru_cache
 def _imports(section: str) -> tuple[tuple[str, str], ...]:
     """(name bound, statement) of the imports in a section's source that work in a sandbox."""
     available = sys.stdlib_module_names | {"torch", "numpy"}
     imports = {"torch": "import torch", "np": "import numpy as np", "math": "import math"}
-    for node in _tree(section).body:
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    tree = compile(source_file(section).read_text(encoding="utf-8"), section, "exec", flags)
+    for node in tree.body:
         if isinstance(node, ast.Import):
             module, aliases = "import ", node.names
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -493,34 +486,6 @@ def _imports(section: str) -> tuple[tuple[str, str], ...]:
                 name = alias.asname or alias.name.split(".")[0]
                 imports[name] = module + alias.name + (f" as {alias.asname}" if alias.asname else "")
     return tuple(imports.items())
-
-
-@lru_cache
-def _course_names(section: str) -> frozenset[str]:
-    """Names of a section that come from the course's own package: what it imports, and what it makes with that."""
-    imported: set[str] = set()
-    derived: set[str] = set()
-    for node in _tree(section).body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "course_utils":
-            imported |= {alias.asname or alias.name for alias in node.names}
-        elif isinstance(node, ast.Assign) and imported & {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}:
-            derived |= {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
-    return frozenset(imported | derived)
-
-
-@lru_cache
-def _takes_tensors(exercise: Exercise) -> bool:
-    import numpy as np
-
-    return any(_holds_tensor(part) for case in exercise.cases(np.random.default_rng(0)) for part in case)
-
-
-def _holds_tensor(value: object) -> bool:
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, (list, tuple)):
-        return any(map(_holds_tensor, value))
-    return hasattr(value, "dtype")
 
 
 def _end(ended: tuple[int, int] | None) -> str:

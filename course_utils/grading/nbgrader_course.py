@@ -11,13 +11,13 @@ submissions. `course grade` is.
 from __future__ import annotations
 
 import ast
+import builtins
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils.errors import CourseError
-from course_utils.exercises import EXERCISES
 from course_utils.grading import batch, intake, reading, running
 
 if TYPE_CHECKING:
@@ -145,13 +145,16 @@ def _answered(cell: NotebookNode, answers: intake.Answers) -> NotebookNode:
 
 
 def _with_helpers(id: str, answers: intake.Answers) -> str:
-    """The answer among what it uses from the learner's other cells, which nbgrader does not run."""
+    """The answer below the definitions of the learner's other cells that it needs, as nbgrader does not run those cells."""
     source, (before, between, after) = answers.cells[id], answers.around[id]
     try:
-        statements, _ = running.parsed(source)
-        notebook = running.Notebook(statements, {"before": [*before], "after": [*after]}, [*between])
-        needed = notebook.select(EXERCISES[id].name, set())
-        above, below = ([ast.unparse(statement) for _, statement in part] for part in (needed.above, needed.below))
-        return "\n".join([*above, source, *below])
+        own = running.parsed(source)[0]
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # nbgrader will say what is wrong with it
         return source
+    elsewhere = [statement for cell in (*after, *before, *between) for statement in running.statements_of(cell)]
+    needed, number = running.missing(own, set(dir(builtins))), -1
+    while len(needed) > number:
+        number = len(needed)
+        definitions = [statement for statement in elsewhere if running.bound(statement) & needed]
+        needed |= running.missing(definitions, set(dir(builtins)))
+    return "\n".join([*map(ast.unparse, definitions), source])

@@ -26,6 +26,8 @@ EXERCISE_MARKER = re.compile(r"^[ \t]*#[ \t]*EXERCISE:[ \t]*([\w.-]+)", re.IGNOR
 SMALL_BYTES, LARGEST_BYTES = 5_000_000, 300_000_000  # files between the two are read in a process with limited memory
 READER_BYTES, READER_SECONDS, ANSWERS_BYTES, AROUND_BYTES = 2_000_000_000, 120, 5_000_000, 500_000
 MOST_FILES, MOST_ENTRIES, MOST_FOLDER_LEVELS = 100, 20_000, 12  # notebooks, entries and folder levels of one submission
+TOO_MANY = f"more than {MOST_FILES} notebooks; the others were not read"
+HIDDEN = (".", "__MACOSX")  # beginnings of names that are nobody's work
 Cells = list[tuple[str, str, str]]  # (type, source, exercise id of the metadata or "")
 _large = threading.Lock()  # large files are read one at a time, because each takes a lot of memory
 
@@ -57,34 +59,18 @@ def shown(text: str, max_length: int = 120) -> str:
     return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 
 
-def fingerprint(*paths: Path) -> list[bytes]:
-    """Return the `digest` of each file of a submission, without parsing any of them."""
-    remaining_bytes, digests = LARGEST_BYTES, []
-    for name, location in _all_candidate_files(paths):
-        try:
-            with _open_file(location, remaining_bytes) as handle:
-                remaining_bytes -= os.fstat(handle.fileno()).st_size
-                digests.append(_digest(name, _content_digest(handle)))
-        except Unreadable as error:
-            digests.append(_digest(name, str(error).encode()))
-    return digests
-
-
 def contents(*paths: Path) -> Iterator[File]:
     """Yield each file of a submission, read when it is needed. Links are not followed, here or in any function below."""
     remaining_bytes, deadline = LARGEST_BYTES, time.monotonic() + READER_SECONDS
     for name, location in _all_candidate_files(paths):
-        label, key = shown(name), b""
         try:
             with _open_file(location, remaining_bytes) as handle:
                 remaining_bytes -= os.fstat(handle.fileno()).st_size
-                key = _content_digest(handle)
-                handle.seek(0)
                 key, cells = _cells(handle, deadline)
         except Unreadable as error:
-            yield File(label, _digest(name, key or str(error).encode()), problem=str(error))
+            yield File(shown(name), _digest(name, str(error).encode()), problem=str(error))
         else:
-            yield File(label, _digest(name, key), cells)
+            yield File(shown(name), _digest(name, key), cells)
 
 
 def _digest(name: str, content: bytes) -> bytes:
@@ -103,7 +89,7 @@ def _all_candidate_files(paths: tuple[Path, ...]) -> Iterator[tuple[str, Path | 
     for path in paths[:MOST_FILES]:
         yield from _candidate_files(path)
     if len(paths) > MOST_FILES:
-        yield "", Unreadable(f"more than {MOST_FILES} notebooks; the others were not read")
+        yield "", Unreadable(TOO_MANY)
 
 
 def _candidate_files(path: Path) -> Iterator[tuple[str, Path | Unreadable]]:
@@ -111,45 +97,27 @@ def _candidate_files(path: Path) -> Iterator[tuple[str, Path | Unreadable]]:
     if path.is_symlink() or not path.is_dir():
         yield path.name, path
         return
-    entries, files, pending = 0, 0, [("", path, 1)]
-    while pending:
-        name, folder, depth = pending.pop()
-        try:
-            with os.scandir(folder) as folder_entries:
-                inside = []
-                for entry in folder_entries:
-                    entries += 1
-                    if entries > MOST_ENTRIES:
-                        yield name, Unreadable(f"has more than {MOST_ENTRIES:,} files; the others were not looked at")
-                        return
-                    if not entry.name.startswith((".", "__MACOSX")):
-                        inside.append(entry)
-        except OSError as error:
-            yield name, Unreadable(f"is a folder that cannot be read: {error.strerror}")
-            continue
-        inside.sort(key=lambda entry: entry.name)
-        folders = []
-        for entry in inside:
-            entry_name, entry_path = f"{name}{entry.name}", Path(entry.path)
-            if is_folder(entry):
-                folders.append((f"{entry_name}/", entry_path, depth + 1))
-            elif entry.name.lower().endswith(".ipynb") or _links_to_folder(entry):
-                files += 1
-                if files > MOST_FILES:
-                    yield "", Unreadable(f"more than {MOST_FILES} notebooks; the others were not read")
-                    return
-                yield entry_name, entry_path
-        if depth == MOST_FOLDER_LEVELS and folders:
-            yield folders[0][0], Unreadable(f"is deeper than {MOST_FOLDER_LEVELS} folders and was not read")
-        else:
-            pending += folders[::-1]
-
-
-def _links_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_symlink() and entry.is_dir()
-    except OSError:
-        return False
+    entries, files, errors = 0, 0, list[OSError]()
+    for folder, folders, names in os.walk(path, onerror=errors.append):
+        inner = "" if folder == str(path) else f"{os.path.relpath(folder, path)}/"
+        entries += len(folders) + len(names)
+        if entries > MOST_ENTRIES:
+            yield inner, Unreadable(f"has more than {MOST_ENTRIES:,} files; the others were not looked at")
+            return
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        notebooks = [name for name in names if name.lower().endswith(".ipynb")]
+        folders[:] = sorted(name for name in folders if name not in links and not name.startswith(HIDDEN))
+        for name in sorted(name for name in (*notebooks, *links) if not name.startswith(HIDDEN)):
+            files += 1
+            if files > MOST_FILES:
+                yield "", Unreadable(TOO_MANY)
+                return
+            yield f"{inner}{name}", Path(folder, name)
+        if folders and inner.count("/") == MOST_FOLDER_LEVELS - 1:
+            yield f"{inner}{folders[0]}/", Unreadable(f"is deeper than {MOST_FOLDER_LEVELS} folders and was not read")
+            folders.clear()
+    for error in errors:
+        yield f"{os.path.relpath(error.filename, path)}/", Unreadable(f"is a folder that cannot be read: {error.strerror}")
 
 
 def _open_file(location: Path | Unreadable, remaining_bytes: int) -> BinaryIO:
@@ -183,17 +151,6 @@ def _open_file(location: Path | Unreadable, remaining_bytes: int) -> BinaryIO:
     raise Unreadable(f"is one too many: the notebooks of a submission may have at most {LARGEST_BYTES:,} bytes in all")
 
 
-def _content_digest(handle: BinaryIO) -> bytes:
-    hasher, remaining_bytes = hashlib.sha256(), LARGEST_BYTES + 1
-    try:
-        while remaining_bytes and (part := handle.read(min(remaining_bytes, 1 << 20))):
-            hasher.update(part)
-            remaining_bytes -= len(part)
-    except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror}") from error
-    return hasher.digest()
-
-
 def _cells(handle: BinaryIO, deadline: float) -> tuple[bytes, Cells]:
     """(digest of what was read, cells); by `deadline` the whole submission must have been read.
 
@@ -201,7 +158,10 @@ def _cells(handle: BinaryIO, deadline: float) -> tuple[bytes, Cells]:
         Unreadable: not a notebook, or reading it takes too much time or memory.
     """
     if os.fstat(handle.fileno()).st_size <= SMALL_BYTES:
-        data = handle.read(SMALL_BYTES + 1)
+        try:
+            data = handle.read(SMALL_BYTES + 1)
+        except OSError as error:
+            raise Unreadable(f"cannot be read: {error.strerror}") from error
         return hashlib.sha256(data).digest(), cells_of(data)
     # Parsed JSON can take fifty times the memory of its text, so a large file could end the whole grading.
     try:

@@ -1,8 +1,8 @@
-"""Runs an answer cell in the sandbox as a notebook would, without the parts that grading does not need.
+"""Runs an answer cell in the sandbox as a notebook would.
 
-Up to the answer, the cell is run statement by statement; below it only what the answer needs, so that an experiment or a
-training run costs nothing. From the notebook's other cells come the definitions that the answer needs, whatever fills or
-changes what they define, and modules written with `%%writefile`; nothing else in those cells is run.
+A cell that has every name it uses is run alone. Otherwise the notebook's other code cells are run too, from the first to the
+last: what raises an error, as the lesson's own cells do for want of the course's package, is passed over, and what takes
+long, such as an experiment, is stopped. Modules that cells write with `%%writefile` can be imported.
 
 What counts is what the notebook's check saw: of several definitions the last one above the check.
 
@@ -37,20 +37,17 @@ OTHER_LANGUAGE = re.compile(
 WRITTEN_MODULE = re.compile(
     r"\s*%%(?:writefile|file)[ \t]+(-a[ \t]+|--append[ \t]+)?[\"']?([\w./-]+)\.py[\"']?[ \t]*\n(.*)", re.DOTALL
 )
-CHANGING = re.compile(
-    r"(append|extend|add|update|insert|sort|reverse|remove|discard|pop|clear|register|set|seed|manual_seed)"
-)
-LOOKING = frozenset("print display check help repr len type id isinstance vars dir".split())  # calls that change nothing
 MOST_NOTES = 3
-# What the statements of other cells, and those below the answer, may take together: of processor time and by the clock.
-EXTRA_SECONDS, EXTRA_CLOCK_SECONDS = 2.0, 5.0
+# Seconds of processor time, and by the clock, that one statement of another cell, or below the answer, may take; that all of
+# them may take; and that each still gets after that, which is enough for a definition.
+ONE, ALL, AFTER = (0.5, 1.5), (2.0, 5.0), (0.02, 0.3)
 SCOPES = (
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
 )
-FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 BLOCKS = ast.For, ast.While, ast.With, ast.If, ast.Try, ast.Match
 Cells = dict[str, list[str]]
+Space = dict[str, Any]
 
 
 class CellRun(NamedTuple):
@@ -62,7 +59,7 @@ class CellRun(NamedTuple):
         error: the error that ended it, or "".
     """
 
-    names: dict[str, Any]
+    names: Space
     notes: list[str]
     error: str
 
@@ -79,10 +76,10 @@ def run(
     others: Callable[[], Cells],
     describe: Callable[[BaseException], str],
 ) -> CellRun:
-    """Run an answer cell, and whatever it needs from other cells.
+    """Run an answer cell, and the notebook's other cells if it uses what they define.
 
     Args:
-        setup: Python code that runs before it.
+        setup: Python code that runs before it; the names that it defines are no other cell's.
         cell: source of the answer cell.
         name: name of the answer's function.
         between: sources of the code cells between the answer and its check.
@@ -100,37 +97,112 @@ def run(
     _show_source("<answer>", cell)
     if left_out:
         notes.append(f"{left_out} line(s) for IPython only were left out")
-    notebook = Notebook(tree, {"before": [], "after": []}, between)
-    selection = notebook.select(name, set(space))
-    if selection.missing or not all(map(_importable, tree)):
+    surroundings = Surroundings(space, describe)
+    in_between = [
+        (f"<between {number}>", statement) for number, source in enumerate(between) for statement in statements_of(source)
+    ]
+    for number, source in enumerate(between):
+        _show_source(f"<between {number}>", source)
+    own = [*tree, *(statement for _, statement in in_between)]
+    if missing(own, {*space, *dir(builtins)}) or not all(map(_importable, tree)):
         around = others()
         sys.meta_path.insert(0, WrittenModules([*around["before"], *between], around["after"]))
-        notebook = Notebook(tree, around, between)
-        selection = notebook.select(name, set(space))
-    notebook.show_sources()
+        surroundings.run_around(around["before"], around["after"], set().union(*map(bound, own)))
     answer_index = max((index for index, statement in enumerate(tree) if name in bound(statement)), default=len(tree) - 1)
-    clock = Clock()
-    failures = _run_all(selection.above, space, clock, describe)
-    for statement in tree[: answer_index + 1]:
+    for index, statement in enumerate(tree[: answer_index + 1]):
         try:
             _execute(statement, space, "<answer>")
         except Exception as error:
             # The answer may not need it. Where a name is missing or a package, it may belong to the lesson, which is not
             # available here, and the answer may only seem to need it.
-            seems_needed = statement in selection.own and not isinstance(error, (NameError, ImportError))
+            seems_needed = not isinstance(error, (NameError, ImportError)) and _is_used(statement, tree[index + 1 :])
             if seems_needed or name in bound(statement) or isinstance(error, MemoryError):  # which may not be free again
                 return CellRun(space, notes[:MOST_NOTES], describe(error))
             notes.append(f"line {statement.lineno} was left out, as it raised {describe(error)}")
         except BaseException as error:
             return CellRun(space, notes[:MOST_NOTES], describe(error))
-    below = [("<answer>", statement) for statement in tree[answer_index + 1 :] if statement in selection.own]
-    _run_all(below, space, clock, describe)
-    failures += _run_all(selection.below, space, clock, describe)
-    notes += [f"`{names}` of another cell is missing, as that cell raised {error}" for names, error in failures]
+    surroundings.run([*(("<answer>", statement) for statement in tree[answer_index + 1 :]), *in_between])
+    notes += surroundings.notes(own)
     return CellRun(space, notes[:MOST_NOTES], "")
 
 
-def _main_module() -> dict[str, Any]:
+class Surroundings:
+    """Runs statements that the answer may not even need: they may fail, and take little time."""
+
+    def __init__(self, space: Space, describe: Callable[[BaseException], str]) -> None:
+        """Take the names that the statements share with the answer, and what turns an error into text."""
+        self._space, self._describe, self._left = space, describe, ALL
+        self._failed: list[tuple[ast.stmt, str]] = []
+
+    def run_around(self, before: list[str], after: list[str], own: set[str]) -> None:
+        """Run the notebook's other cells.
+
+        Args:
+            before: sources of the cells above the answer.
+            after: sources of those below its check, from which only what nothing else defines is taken.
+            own: names that the answer's own cells define.
+        """
+        fixed, failed = dict(self._space), []
+        for number, source in enumerate([*before, *after]):
+            filename, statements = f"<cell {number}>", statements_of(source)
+            _show_source(filename, source)
+            if number >= len(before):
+                new = set().union(*map(bound, statements)) - own - self._space.keys()
+                statements = [s for s in statements if (bound(s) or used(s)[0]) & new]
+            failed += self.run([(filename, statement) for statement in statements])
+            self._space |= fixed
+        # A notebook's cells can be run in any order.
+        self._failed = []
+        self.run([(filename, statement) for filename, statement in failed if not bound(statement) & self._space.keys()])
+
+    def run(self, statements: Iterable[tuple[str, ast.stmt]]) -> list[tuple[str, ast.stmt]]:
+        """Run statements, given with the names of their files; returns those that failed."""
+        failed = []
+        for filename, statement in statements:
+            try:
+                self._run_briefly(statement, filename)
+            except BaseException as error:  # if the answer needs it, calling the answer will raise an error
+                failed.append((filename, statement))
+                self._failed.append((statement, self._describe(error)))
+        return failed
+
+    def notes(self, own: list[ast.stmt]) -> list[str]:
+        """Notes on statements that failed and define what the answer's own cells use."""
+        names = set[str]().union(*(part for statement in own for part in used(statement)))
+        missing_names = ((sorted(bound(statement) & names - self._space.keys()), error) for statement, error in self._failed)
+        return [
+            f"`{', '.join(n)}` of another cell is missing, as that cell raised {error}" for n, error in missing_names if n
+        ]
+
+    def _run_briefly(self, statement: ast.stmt, filename: str) -> None:
+        """Execute a statement within the time that is left.
+
+        Raises:
+            TooLong: the time is up. The statement may have caught this error; then the limit on the whole cell ends it.
+        """
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):  # stopped halfway, a package cannot be imported again
+            _execute(statement, self._space, filename)
+            return
+        started_at = time.process_time(), time.monotonic()
+        handlers = [(number, signal.signal(number, _stop)) for number in (signal.SIGPROF, signal.SIGALRM)]
+        try:
+            for timer, one, left, after in zip((signal.ITIMER_PROF, signal.ITIMER_REAL), ONE, self._left, AFTER):
+                signal.setitimer(timer, min(one, max(left, after)))
+            _execute(statement, self._space, filename)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in handlers:
+                signal.signal(number, handler)
+            used_now = time.process_time() - started_at[0], time.monotonic() - started_at[1]
+            self._left = self._left[0] - used_now[0], self._left[1] - used_now[1]
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise TooLong(f"more than {ONE[0]:g} s of work around the answer")
+
+
+def _main_module() -> Space:
     """The names of a new module that takes the place of `__main__`, where pickle and others look for what a cell defines."""
     module = ModuleType("__main__")
     sys.modules["__main__"] = module
@@ -149,70 +221,9 @@ def _show_source(filename: str, source: str) -> None:
     linecache.cache[filename] = (len(plain), None, [f"{line}\n" for line in plain.split("\n")], filename)
 
 
-def _execute(statement: ast.stmt, space: dict[str, Any], filename: str) -> None:
+def _execute(statement: ast.stmt, space: Space, filename: str) -> None:
     code = compile(ast.Module([statement], []), filename, "exec", LAZY, dont_inherit=True)
     exec(code, space)
-
-
-class Clock:
-    """Keeps the time that is left for statements that may not even be needed."""
-
-    def __init__(self) -> None:
-        self._computing, self._waiting = EXTRA_SECONDS, EXTRA_CLOCK_SECONDS
-
-    def run(self, statement: ast.stmt, space: dict[str, Any], filename: str) -> None:
-        """Execute a statement within the time that is left.
-
-        Raises:
-            TooLong: the time is up. The statement may have caught this error; then the limit on the whole cell ends it.
-        """
-        if isinstance(statement, (ast.Import, ast.ImportFrom)):  # stopped halfway, a package cannot be imported again
-            _execute(statement, space, filename)
-            return
-        started_at, used_before = time.monotonic(), time.process_time()
-        try:
-            if self._computing <= 0 or self._waiting <= 0:
-                raise TooLong
-            before = [(number, signal.signal(number, _stop)) for number in (signal.SIGPROF, signal.SIGALRM)]
-            signal.setitimer(signal.ITIMER_PROF, self._computing)
-            signal.setitimer(signal.ITIMER_REAL, self._waiting)
-            try:
-                _execute(statement, space, filename)
-            finally:
-                signal.setitimer(signal.ITIMER_PROF, 0)
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                for number, handler in before:
-                    signal.signal(number, handler)
-        finally:
-            self._computing -= time.process_time() - used_before
-            self._waiting -= time.monotonic() - started_at
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise TooLong(f"more than {EXTRA_SECONDS:g} s of work around the answer")
-
-
-def _run_all(
-    statements: Iterable[tuple[str, ast.stmt]], space: dict[str, Any], clock: Clock, describe: Callable[[BaseException], str]
-) -> list[tuple[str, str]]:
-    """Run statements, and retry those that fail at the end, because a notebook's cells can be run in any order.
-
-    Returns:
-        Of each that failed again and defines something: its names, and the error.
-    """
-    failed, failures = [], []
-    for filename, statement in statements:
-        try:
-            clock.run(statement, space, filename)
-        except Exception:
-            failed.append((filename, statement))
-    for filename, statement in failed:
-        try:
-            clock.run(statement, space, filename)
-        except Exception as error:  # if the answer needs it, calling the answer will raise an error
-            if names := bound(statement):
-                failures.append((", ".join(sorted(names)[:3]), describe(error)))
-    return failures
 
 
 def _importable(statement: ast.stmt) -> bool:
@@ -329,16 +340,6 @@ def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
         yield from _outside_functions(child)
 
 
-def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and all nodes below it that are executed with it: all but the bodies of functions."""
-    yield node
-    if isinstance(node, ast.Lambda):
-        return
-    entered = [*node.decorator_list, node.args] if isinstance(node, FUNCTIONS) else ast.iter_child_nodes(node)
-    for child in entered:
-        yield from _executed(child)
-
-
 def bound(statement: ast.stmt) -> set[str]:
     """Return the names that a top-level statement defines; "*" for a star import."""
     names: set[str] = set()
@@ -354,24 +355,6 @@ def bound(statement: ast.stmt) -> set[str]:
     return names
 
 
-def _root(node: ast.AST, calls: bool = True) -> set[str]:
-    """The name that an expression such as `x.y[0].z(1)` starts with, if it is one; `calls`: also where a call is in it."""
-    while isinstance(node, (ast.Subscript, ast.Attribute, ast.Starred)) or (calls and isinstance(node, ast.Call)):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return {node.id} if isinstance(node, ast.Name) else set()
-
-
-def _changed_by(node: ast.AST, calls: bool = True) -> set[str]:
-    """The name whose object a node changes: `x[0] = 1`, `x.y = 1`, `x += 1`, `x.append(1)`; `calls`: `x.y().append(1)`."""
-    if isinstance(node, (ast.Subscript, ast.Attribute)) and isinstance(node.ctx, (ast.Store, ast.Del)):
-        return _root(node, calls)
-    if isinstance(node, ast.AugAssign):
-        return _root(node.target, calls)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and CHANGING.match(node.func.attr):
-        return _root(node.func, calls)
-    return set()
-
-
 def used(statement: ast.stmt) -> tuple[set[str], set[str]]:
     """Return the global names that a statement reads when it is executed, and those read in functions that it defines."""
     try:
@@ -379,8 +362,8 @@ def used(statement: ast.stmt) -> tuple[set[str], set[str]]:
     except (SyntaxError, ValueError, RecursionError):
         return set(), set()
     at_once = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
-    if isinstance(statement, ast.AugAssign):
-        at_once |= _root(statement.target)
+    if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
+        at_once.add(statement.target.id)
     later: set[str] = set()
     tables = top.get_children()
     while tables:
@@ -390,172 +373,24 @@ def used(statement: ast.stmt) -> tuple[set[str], set[str]]:
     return at_once, later
 
 
-class Selection(NamedTuple):
-    """The statements that an answer needs.
-
-    Attributes:
-        above: (file name, statement) from other cells, to be run before the answer cell.
-        own: statements of the answer cell.
-        below: (file name, statement) from the cells between the answer and its check, to be run after the answer cell.
-        missing: names that no cell and nothing else defines.
-    """
-
-    above: list[tuple[str, ast.stmt]]
-    own: set[ast.stmt]
-    below: list[tuple[str, ast.stmt]]
-    missing: set[str]
+def missing(statements: list[ast.stmt], available: set[str]) -> set[str]:
+    """Return the names that statements read and that neither `available` has nor they define, by then if read at once."""
+    everything, earlier, unknown = available.union(*map(bound, statements)), set(available), set[str]()
+    for statement in statements:
+        at_once, later = used(statement)
+        own = bound(statement) if isinstance(statement, BLOCKS) else set[str]()
+        unknown |= (at_once - earlier - own) | (later - everything)
+        earlier |= bound(statement)
+    return unknown
 
 
-class Notebook:
-    """The cells of a notebook around one answer, and what their statements define and change."""
-
-    def __init__(self, tree: list[ast.stmt], around: Cells, between: list[str]) -> None:
-        """Analyse the cells.
-
-        Args:
-            tree: the statements of the answer cell.
-            around: sources of the other code cells, before and after the answer.
-            between: sources of the cells between the answer and its check.
-        """
-        self._sources = sources = [*around["before"], "", *between, *around["after"]]
-        self._cells = [_read(source) for source in sources]
-        self._own, self._check = len(around["before"]), len(around["before"]) + len(between)
-        self._cells[self._own] = tree
-        self._names = [_filename(index) for index in range(len(sources))]
-        self._names[self._own] = "<answer>"
-        self._imported: set[str] = set()
-        self._functions: dict[str, list[ast.stmt]] = {}
-        self._bound: dict[ast.stmt, set[str]] = {}
-        for cell in self._cells:
-            for statement in cell:
-                self._bound[statement] = bound(statement)
-                for node in _outside_functions(statement):
-                    if isinstance(node, (ast.Import, ast.ImportFrom)):
-                        self._imported |= bound(node)
-                    elif isinstance(node, (*FUNCTIONS, ast.ClassDef)):
-                        self._functions.setdefault(node.name, []).append(node)
-                if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Lambda):
-                    for name in self._bound[statement]:
-                        self._functions.setdefault(name, []).append(statement)
-        self._changes_of: dict[str, set[str]] = {}
-
-    def show_sources(self) -> None:
-        """Let `inspect` and TorchScript read the other cells' sources."""
-        for name, source in zip(self._names, self._sources):
-            if source:
-                _show_source(name, source)
-
-    def select(self, name: str, defined: set[str]) -> Selection:
-        """Return the statements that the answer `name` needs beyond the names in `defined` and Python's own."""
-        available = defined | set(dir(builtins))
-        self._changes_of = {name: set()}  # what the answer changes when it is called is not needed before
-        changed = {statement: self._changed(statement) for cell in self._cells for statement in cell}
-        picked: dict[tuple[int, int], ast.stmt] = {}
-        missing: set[str] = set()
-        pending: list[tuple[str, int | None]] = [(name, None)]  # (name, cell above which it must be defined, if any)
-        requested = set(pending)
-        while pending:
-            needed, limit = pending.pop()
-            where = self._place(needed, limit, available)
-            if where is None:
-                if needed not in available:
-                    missing.add(needed)
-                continue
-            last = max(where, self._check) if where <= self._check else where
-            for index in range(where, last + 1):
-                for number, statement in enumerate(self._cells[index]):
-                    defines = index == where and needed in self._bound[statement]
-                    if (index, number) in picked or not (defines or needed in changed[statement]):
-                        continue
-                    picked[index, number] = statement
-                    at_once, later = used(statement)
-                    requests: set[tuple[str, int | None]] = {(other, None) for other in at_once | later}
-                    if not isinstance(statement, BLOCKS):  # such as f = timed(f): another f must be there before
-                        earlier = {n for other in self._cells[index][:number] for n in self._bound[other]}
-                        here = {n for other in self._cells[index] for n in self._bound[other]}
-                        requests |= {(other, index) for other in at_once & here - earlier}
-                    pending += requests - requested
-                    requested |= requests
-        if missing:
-            for index, cell in enumerate(self._cells):
-                picked |= {(index, number): s for number, s in enumerate(cell) if "*" in self._bound[s]}
-        order = [(index, self._names[index], picked[index, number]) for index, number in sorted(picked)]
-        return Selection(
-            [(filename, s) for index, filename, s in order if index < self._own or index > self._check],
-            {s for index, _, s in order if index == self._own},
-            [(filename, s) for index, filename, s in order if self._own < index <= self._check],
-            missing,
-        )
-
-    def _place(self, name: str, limit: int | None, available: set[str]) -> int | None:
-        """The cell whose definition of a name counts: the last one above the check, else the first one below it."""
-        up_to_check = range(self._check, -1, -1) if limit is None else range(limit - 1, -1, -1)
-        for index in [*up_to_check, *range(self._check + 1, len(self._cells))]:
-            if name in available and not self._own <= index <= self._check:
-                continue
-            if any(name in self._bound[statement] for statement in self._cells[index]):
-                return index
-        return None
-
-    def _changed(self, statement: ast.stmt) -> set[str]:
-        """Names whose objects change, or may change, when a statement is executed."""
-        direct: set[str] = set()
-        names: set[str] = set()  # of objects of the notebook; modules are changed only by calls such as torch.manual_seed(0)
-        for node in _executed(statement):
-            direct |= _changed_by(node, calls=False)
-            names |= _changed_by(node)
-            if isinstance(node, ast.Call):
-                names |= self._changes(_root(node.func))
-            if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
-                for decorator in node.decorator_list:
-                    names |= self._changes(_root(decorator))
-                    function = decorator.func if isinstance(decorator, ast.Call) else decorator
-                    if isinstance(function, ast.Attribute):  # such as @registry.register
-                        names |= _root(function)
-            if isinstance(node, ast.ClassDef):  # a class knows its subclasses
-                for base in (*node.bases, *(keyword.value for keyword in node.keywords)):
-                    names |= _root(base) | self._changes(_root(base))
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):  # called for what it does
-                call = node.value
-                if isinstance(call.func, ast.Name) and call.func.id in LOOKING:
-                    continue
-                if isinstance(call.func, ast.Attribute):
-                    names |= _root(call.func)
-                for argument in (*call.args, *(keyword.value for keyword in call.keywords)):
-                    names |= _root(argument) - set(self._functions)
-        return direct | (names - self._imported)
-
-    def _changes(self, functions: set[str]) -> set[str]:
-        """Names whose objects change when these functions or classes are called."""
-        changes: set[str] = set()
-        for name in functions:
-            if name not in self._changes_of:
-                self._changes_of[name] = set()  # for functions that call each other
-                for definition in self._functions.get(name, ()):
-                    self._changes_of[name] |= self._changes_in(definition)
-            changes |= self._changes_of[name]
-        return changes
-
-    def _changes_in(self, definition: ast.stmt) -> set[str]:
-        declared, local, changed = set[str](), set[str](), set[str]()
-        for node in ast.walk(definition):
-            if isinstance(node, ast.Global):
-                declared |= set(node.names)
-            elif isinstance(node, ast.arg):
-                local.add(node.arg)
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                local.add(node.id)
-            elif isinstance(node, ast.Call):
-                changed |= self._changes(_root(node.func))
-            changed |= _changed_by(node)
-        return declared | (changed - local)
+def _is_used(statement: ast.stmt, others: list[ast.stmt]) -> bool:
+    """Whether others read what a statement defines."""
+    return any(bound(statement) & part for other in others for part in used(other))
 
 
-def _filename(index: int) -> str:
-    return f"<cell {index}>"
-
-
-def _read(source: str) -> list[ast.stmt]:
+def statements_of(source: str) -> list[ast.stmt]:
+    """Return the statements of a cell; none if it is not Python."""
     if OTHER_LANGUAGE.match(source):
         return []
     try:

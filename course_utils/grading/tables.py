@@ -8,7 +8,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -25,47 +24,12 @@ MOST_FILES = 5  # named in a row of needs-a-person.csv
 OUTCOMES = ("right", "partly", "wrong", "unsolved", "missing", "error", "died", "not graded")
 
 
-@dataclass(frozen=True)
-class Person:
-    """One row of the roster.
-
-    Attributes:
-        fields: name of the column, in lower case → field.
-    """
-
-    fields: dict[str, str]
-
-    @property
-    def name(self) -> str:
-        """The name by which a person finds the row."""
-        return self.first((*EMAIL, "student", "name", *NUMBER)) or next(filter(None, self.fields.values()), "nobody")
-
-    def names(self) -> dict[str, str]:
-        """Return the fields by which a submission may be called: column → field."""
-        return {column: field for column, field in self.fields.items() if field and column not in GROUPS}
-
-    def first(self, names: tuple[str, ...]) -> str:
-        """Return the first of these fields that is not empty."""
-        return next((self.fields[name] for name in names if self.fields.get(name)), "")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Which learner has which row of a table.
-
-    Attributes:
-        row_of: learner → row number, where it is certain.
-        candidates: learner → numbers of the rows that match the learner's name, those included that others match too.
-        doubts: learner → why they have no row.
-    """
-
-    row_of: dict[str, int]
-    candidates: dict[str, set[int]]
-    doubts: dict[str, str]
-
-
 class Roster:
-    """Finds a learner's row in a table by the name of their submission."""
+    """Finds a learner's row in a table by the name of their submission.
+
+    Attributes:
+        people: the rows, each as column (in lower case) → field.
+    """
 
     def __init__(self, rows: list[list[str]], canvas_ids: bool = False) -> None:
         """Take in a table.
@@ -76,15 +40,14 @@ class Roster:
                 export has.
         """
         header = [name.strip().lower() for name in rows[0]]
-        self.people = [Person({name: field.strip() for name, field in zip(header, row)}) for row in rows[1:]]
+        self.people = [dict(zip(header, map(str.strip, row))) for row in rows[1:]]
+        self._canvas_ids = canvas_ids
         self._whole: dict[str, set[int]] = {}
-        self._of_canvas_id: dict[str, set[int]] | None = {} if canvas_ids else None
         for index, person in enumerate(self.people):
-            if self._of_canvas_id is not None:
-                self._of_canvas_id.setdefault(person.fields.get("id", ""), set()).add(index)
-            for field in person.names().values():
-                for form in _forms(field):
-                    self._whole.setdefault(folded(form), set()).add(index)
+            for form in {
+                form for column, field in person.items() if field and column not in GROUPS for form in _forms(field)
+            }:
+                self._whole.setdefault(folded(form), set()).add(index)
 
     def index(self, name: str) -> int | None:
         """Return the number of the row that a name leads to; None if it leads to no row, or to more than one.
@@ -100,7 +63,11 @@ class Roster:
             rows = set().union(*(self._whole.get(run, set()) for run in runs if len(run) > 2))
         return next(iter(rows)) if len(rows) == 1 else None
 
-    def rows(self, all_results: list[dict], others: Roster | None = None) -> Rows:
+    def first(self, index: int, columns: tuple[str, ...]) -> str:
+        """Return the first of these fields of a row that is not empty, or ""."""
+        return next((field for field in map(self.people[index].get, columns) if field), "")
+
+    def rows(self, all_results: list[dict]) -> tuple[dict[str, int], dict[str, str]]:
         """Decide which learner has which row.
 
         A row that several submissions want is nobody's, however well each name fits: everybody chooses their own file's
@@ -111,58 +78,39 @@ class Roster:
 
         Args:
             all_results: the results of all learners.
-            others: another table, whose rows may have more names of a learner. Those who have no row there, because somebody
-                else wants it too, have none here.
-        """
-        elsewhere = others.rows(all_results) if others else Rows({}, {}, {})
-        candidates: dict[str, set[int]] = {}
-        by_number: set[str] = set()
-        unknown_numbers: dict[str, str] = {}
-        for results in all_results:
-            learner, number = results["extra_data"]["learner"], results["extra_data"]["canvas_id"]
-            if number and self._of_canvas_id is not None:
-                if number in self._of_canvas_id:
-                    candidates[learner] = self._of_canvas_id[number]
-                    by_number.add(learner)
-                    continue
-                unknown_numbers[learner] = number
-            leads_to = {self.index(results["extra_data"]["name"])}
-            for other_index in elsewhere.candidates.get(learner, ()):
-                leads_to |= self._same_person(others.people[other_index]) if others else set()
-            candidates[learner] = leads_to - {None}  # type: ignore[assignment]
-        wanting: dict[int, list[str]] = {}
-        for learner, indexes in candidates.items():
-            for index in indexes:
-                wanting.setdefault(index, []).append(learner)
-        row_of: dict[str, int] = {}
-        doubts: dict[str, str] = {}
-        for learner, indexes in candidates.items():
-            rivals = {index: [other for other in wanting[index] if other != learner] for index in sorted(indexes)}
-            contested = next((index for index, others_wanting in rivals.items() if others_wanting), None)
-            if not indexes:
-                doubts[learner] = "leads to no row, or to several"
-            elif contested is not None:
-                names = rivals[contested][:MOST_FILES] + ["…"] * (len(rivals[contested]) > MOST_FILES)
-                whose = f"the row of {self.people[contested].name}"
-                doubts[learner] = f"has no row: {whose} is as likely that of {', '.join(names)}, and nobody has it"
-            elif learner in unknown_numbers:
-                whose = "; ".join(self.people[index].name for index in rivals)
-                doubts[learner] = f"has no row: nobody has its number {unknown_numbers[learner]}; its name leads to {whose}"
-            elif len(indexes) > 1:
-                doubts[learner] = f"leads to several rows: {'; '.join(self.people[index].name for index in rivals)}"
-            elif learner not in by_number and elsewhere.candidates.get(learner) and learner not in elsewhere.row_of:
-                doubts[learner] = "has no row, as somebody else wants the one that it leads to in the other table"
-            else:
-                row_of[learner] = next(iter(indexes))
-        return Rows(row_of, candidates, doubts)
 
-    def _same_person(self, person: Person) -> set[int | None]:
-        """The rows to which another table's row leads: by address and number or, where these lead to none, by name."""
-        names = person.names()
-        if "sis user id" in names:  # then the column ID has Canvas's own number, which only Canvas knows
-            names.pop("id", None)
-        unique = {self.index(field) for column, field in names.items() if column in (*EMAIL, *NUMBER)} - {None}
-        return unique or {self.index(field) for field in names.values()}
+        Returns:
+            Learner → number of their row, where it is certain; and learner → why they have none.
+        """
+        wanted: dict[str, int] = {}
+        doubts: dict[str, str] = {}
+        for data in (results["extra_data"] for results in all_results):
+            learner, number = data["learner"], data["canvas_id"] if self._canvas_ids else ""
+            index = next((i for i, person in enumerate(self.people) if number and person.get("id") == number), None)
+            if index is None:
+                index = self.index(data["name"])
+                if index is None:
+                    doubts[learner] = "leads to no row, or to several"
+                elif number:
+                    doubts[learner] = f"has no row: nobody has its number {number}; its name leads to {self._name(index)}"
+            if index is not None:
+                wanted[learner] = index
+        row_of: dict[str, int] = {}
+        for learner, index in wanted.items():
+            rivals = [other for other, its in wanted.items() if its == index and other != learner]
+            if rivals:
+                names = ", ".join(rivals[:MOST_FILES] + ["…"] * (len(rivals) > MOST_FILES))
+                doubts[learner] = (
+                    f"has no row: the row of {self._name(index)} is as likely that of {names}, and nobody has it"
+                )
+            elif learner not in doubts:
+                row_of[learner] = index
+        return row_of, doubts
+
+    def _name(self, index: int) -> str:
+        """The name by which a person finds the row."""
+        any_field = next(filter(None, self.people[index].values()), "nobody")
+        return self.first(index, (*EMAIL, "student", "name", *NUMBER)) or any_field
 
 
 def _forms(field: str) -> set[str]:
@@ -229,7 +177,7 @@ def write_all(
         exercise_ids: the exercises of the assignment.
         all_results: the results of all learners, in order.
         roster: CSV file with learners' e-mail addresses and numbers, or None.
-        canvas: CSV file that Canvas exported, or None.
+        canvas: CSV file that Canvas exported, or None; not both.
         column: title of Canvas's column to fill; if None, its only column of an assignment, or the section's.
         passed_over: names of notebooks that belong to no submission.
 
@@ -239,45 +187,38 @@ def write_all(
     Raises:
         CourseError: the roster or Canvas's export cannot be used.
     """
-    class_list = Roster(table(roster)) if roster else None
     export = table(canvas) if canvas else None
-    rows = class_list.rows(all_results, _in_canvas(export) if export else None) if class_list else None
-    needing = needs_a_person(all_results, rows)
+    people = _in_canvas(export) if export else Roster(table(roster)) if roster else None
+    row_of, doubts = people.rows(all_results) if people else ({}, {})
+    place = "Canvas's export" if export else "the roster"
+    needing = needs_a_person(all_results, {who: f"in {place}: {why}" for who, why in doubts.items()})
+    needing += [["", name, "begins with a dot, as hidden files do, and was not graded: rename it"] for name in passed_over]
     texts = {
         "grades.csv": as_csv(_grades(exercise_ids, all_results)),
-        "moodle.csv": as_csv(_moodle(all_results, class_list, rows.row_of if rows else {})),
+        "moodle.csv": as_csv(_moodle(all_results, people if roster else None, row_of)),
         "class.html": class_view(exercise_ids, all_results),
+        "needs-a-person.csv": as_csv([["learner", "files", "reason"], *needing]),
     }
-    if export:
-        filled, doubts = filled_in(export, all_results, exercise_ids, class_list, column)
-        texts["canvas.csv"] = _csv(filled)  # Canvas's own fields stay as they are
-        needing += [[learner, "", f"in Canvas's export: {doubt}"] for learner, doubt in doubts.items()]
-    needing += [["", name, "begins with a dot, as hidden files do, and was not graded: rename it"] for name in passed_over]
-    texts["needs-a-person.csv"] = as_csv([["learner", "files", "reason"], *needing])
+    if export:  # whose own fields stay as they are
+        texts["canvas.csv"] = _csv(filled_in(export, all_results, exercise_ids, row_of, column))
     for name, text in texts.items():
         write(out / name, text)
     return [out / name for name in texts]
 
 
-def needs_a_person(all_results: list[dict], roster_rows: Rows | None) -> list[list[str]]:
-    """Return what a person must look at before a mark is given.
+def needs_a_person(all_results: list[dict], doubts: dict[str, str]) -> list[list[str]]:
+    """Return what a person must look at before a mark is given, as rows of (learner, files, reason).
 
     Args:
         all_results: the results of all learners.
-        roster_rows: which learner has which row of the roster; None if there is no roster.
-
-    Returns:
-        Rows of (learner, files, reason).
+        doubts: learner → why they have no row in the class's table.
     """
     rows = []
-    for results in all_results:
-        data = results["extra_data"]
-        files = data["files"][:MOST_FILES] + [f"and {len(data['files']) - MOST_FILES} more"] * (
-            len(data["files"]) > MOST_FILES
-        )
-        rows += [[data["learner"], " ".join(files), problem] for problem in data["problems"]]
-        if roster_rows and data["learner"] in roster_rows.doubts:
-            rows.append([data["learner"], " ".join(files), f"in the roster: {roster_rows.doubts[data['learner']]}"])
+    for data in (results["extra_data"] for results in all_results):
+        more = len(data["files"]) - MOST_FILES
+        files = " ".join(data["files"][:MOST_FILES] + [f"and {more} more"] * (more > 0))
+        reasons = [*data["problems"], *filter(None, [doubts.get(data["learner"])])]
+        rows += [[data["learner"], files, reason] for reason in reasons]
     return rows
 
 
@@ -293,55 +234,50 @@ def _grades(exercise_ids: list[str], all_results: list[dict]) -> list[list]:
     return rows
 
 
-def _moodle(all_results: list[dict], class_list: Roster | None, row_of: dict[str, int]) -> list[list]:
+def _moodle(all_results: list[dict], roster: Roster | None, row_of: dict[str, int]) -> list[list]:
     rows = [["Email address", "ID number", "Learner", "Grade", "Feedback comments"]]
     for results in all_results:
         learner = results["extra_data"]["learner"]
-        person = class_list.people[row_of[learner]] if class_list and learner in row_of else None
-        plain = not class_list and not results["extra_data"]["clash"] and re.fullmatch(r"[\w.-]+@[\w.-]+", learner)
-        email = person.first(EMAIL) if person else learner if plain else ""
+        plain = not roster and not results["extra_data"]["clash"] and re.fullmatch(r"[\w.-]+@[\w.-]+", learner)
+        email, id_number = learner if plain else "", ""
+        if roster and learner in row_of:
+            email, id_number = (roster.first(row_of[learner], columns) for columns in (EMAIL, NUMBER))
         comment = results["output"] if results["score"] is None else "; ".join(
             f"{test['number']} {test['score']:g}/{test['max_score']:g}" for test in results["tests"]
         )  # fmt: skip
-        rows.append([email, person.first(NUMBER) if person else "", learner, number(results["score"]), comment])
+        rows.append([email, id_number, learner, number(results["score"]), comment])
     return rows
 
 
 def filled_in(
-    rows: list[list[str]], all_results: list[dict], exercise_ids: list[str], class_list: Roster | None, column: str | None
-) -> tuple[list[list[str]], dict[str, str]]:
+    rows: list[list[str]], all_results: list[dict], exercise_ids: list[str], row_of: dict[str, int], column: str | None
+) -> list[list[str]]:
     """Fill the marks into one column of Canvas's own export, scaled to the points possible there.
 
     Args:
         rows: the export, with its header first.
         all_results: the results of all learners.
         exercise_ids: the exercises of the assignment.
-        class_list: the roster, whose rows may have more names of a learner; or None.
+        row_of: learner → number of their row among those of learners.
         column: title of the column to fill; None to find it.
-
-    Returns:
-        The rows; and learner → what a person must know about theirs.
 
     Raises:
         CourseError: no column, or more than one, fits the assignment, or Canvas has not exported this file.
     """
-    header = rows[0]
-    at = canvas_column(header, all_results[0]["extra_data"]["assignment"] if all_results else [], column)
-    most = float(sum(EXERCISES[id].points for id in exercise_ids))
+    at = canvas_column(rows[0], all_results[0]["extra_data"]["assignment"] if all_results else [], column)
     body = _learners_of(rows)
     possible = next((row[at] for row in rows[1:] if row[0].strip().startswith("Points Possible") and len(row) > at), "")
     try:
-        scale = float(possible) / most
+        scale = float(possible) / sum(EXERCISES[id].points for id in exercise_ids)
     except ValueError:
         scale = 1.0
-    canvas_rows = _in_canvas(rows).rows(all_results, class_list)
     for results in all_results:
-        index = canvas_rows.row_of.get(results["extra_data"]["learner"])
+        index = row_of.get(results["extra_data"]["learner"])
         if index is not None and results["score"] is not None:
             row = body[index]
             row += [""] * (at + 1 - len(row))
             row[at] = number(round(results["score"] * scale, 2))
-    return rows, canvas_rows.doubts
+    return rows
 
 
 def _learners_of(export: list[list[str]]) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
     write_static(site, files)   the files, once for a book, below its first folder
     static()                    where pages find them
-    head()                      for the page's head: style sheet and script
     fragment("memory")          where the calculator is to stand
     exercise_fragment("lora-3") where the exercise is to stand: an editor, a check, a diagnosis and a hint
 
@@ -21,13 +20,14 @@ Pyodide's 14 MB again only when that has changed.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from typing import Any
 from markupsafe import Markup
 
 from course_utils import assets, pages
-from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.checking import HINT_FROM
 from course_utils.exercises.definitions import strip_solution
@@ -46,7 +45,7 @@ STATIC = "_static"  # of a website
 RUNTIME = f"pyodide-{pyodide.VERSION}"  # Pyodide's files, beside the folder of ours
 STYLE, SCRIPT, WORKER = "course.css", "course.js", "worker.mjs"
 OWN_FILES = (STYLE, SCRIPT, WORKER)
-# Modules that a page's Python starts from; what they import at the top is found by reading them.
+# Modules that a page's Python starts from; with them comes what they import when they are loaded.
 ROOTS = (
     "in_browser",
     "show.calculators",
@@ -54,52 +53,34 @@ ROOTS = (
     "memory",  # by the challenge qlora-1, when it is checked
 )
 DATA = ("memory/architectures.json", "memory/shapes.json")
-LIBRARY_NAMES = {"numpy": "NumPy", "torch": "PyTorch", "sklearn": "scikit-learn"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same code gives the same file
 
 
 # -- the course, for a page's Python ------------------------------------------------------------------------------------
 
 
+@cache
 def modules() -> list[Path]:
     """Return the files of the package that a page's Python can import, relative to the package, sorted."""
-    pending, files = [f"course_utils.{root}" for root in ROOTS], set[Path]()
-    while pending:
-        name = pending.pop()
-        parents = [name.rsplit(".", times)[0] for times in range(1, name.count(".") + 1)]
-        file = _file_of(name)
-        if file is not None and file not in files:
-            files.add(file)
-            pending += [*parents, *_imported(assets.PACKAGE / file)]
-    return sorted(files)
+    program = f"import sys, {', '.join(f'course_utils.{root}' for root in ROOTS)}\n"
+    program += (
+        "print(*(m.__file__ for name, m in sys.modules.items() if name.partition('.')[0] == 'course_utils'), sep='\\n')"
+    )
+    environment = {**os.environ, "PYTHONPATH": import_path()}
+    loaded = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    return sorted(Path(file).relative_to(assets.PACKAGE) for file in loaded.stdout.splitlines())
+
+
+def import_path() -> str:
+    """Return the `PYTHONPATH` with which another process imports this very copy of the course."""
+    others = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([str(assets.PACKAGE.parent), *filter(None, [others])])
 
 
 def tables() -> list[str]:
     """Return the names of the tables of facts that these modules read."""
     sources = [(assets.PACKAGE / file).read_text(encoding="utf-8") for file in modules()]
     return sorted({name for text in sources for name in re.findall(r'facts\.table\("(\w+)"\)', text)})
-
-
-def _file_of(module: str) -> Path | None:
-    """The file of a module, or None if this is a name inside a module, or not of the course."""
-    first, *inner = module.split(".")
-    if first != "course_utils":
-        return None
-    place = Path(*inner)
-    for candidate in (place / "__init__.py", place.with_suffix(".py") if inner else place / "__init__.py"):
-        if (assets.PACKAGE / candidate).is_file():
-            return candidate
-    return None
-
-
-def _imported(file: Path) -> Iterator[str]:
-    """What a module imports when it is loaded: not inside functions, and not for type checkers."""
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
 
 
 @cache
@@ -173,12 +154,6 @@ def _write(file: Path, data: bytes) -> Path:
 # -- pieces of pages ----------------------------------------------------------------------------------------------------
 
 
-def head() -> Markup:
-    """Return the elements for the head of a page in the website's first folder."""
-    elements = '<link rel="stylesheet" href="{0}/{1}">\n<script defer src="{0}/{2}"></script>\n'
-    return Markup(elements).format(static(), STYLE, SCRIPT)
-
-
 def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     """Return a calculator with its answer, as HTML. Its heading is the page's own matter.
 
@@ -209,28 +184,19 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     )
 
 
-def exercise_fragment(id: str, statement: bool = False) -> Markup:
-    """Return an exercise as HTML: the editor, or where to run it. Its heading is the page's own matter.
+def exercise_fragment(id: str) -> Markup:
+    """Return an exercise that needs no library as HTML, without its heading: the editor, the check and the hint.
 
     Args:
         id: the exercise; at most once on a page.
-        statement: whether to show what is asked, as it is written (Markdown); a lesson's page has it already.
-
-    Raises:
-        CourseError: unknown exercise.
     """
-    if id not in EXERCISES:
-        raise CourseError(f"unknown exercise {id!r}; there are {', '.join(EXERCISES)}")
     exercise = EXERCISES[id]
     return Markup(
         pages.render(
             "publishing/templates/exercise.html.j2",
             exercise=exercise,
-            statement=exercise.statement if statement else "",
             stub=strip_solution(exercise.source()).partition("\n")[2],
-            libraries=" and ".join(LIBRARY_NAMES[name] for name in exercise.needs),
             hint_from=HINT_FROM,
-            title=exercise.title,
             hint=" ".join(exercise.hint.split()),
         )
     )

@@ -12,7 +12,7 @@ from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.quizzes import questions
 from course_utils.lessons import LESSONS
 
-MISTAKES = [(e.id, m.function.__name__, m) for e in EXERCISES.values() for m in e.mistakes]
+MISTAKES = [(e.id, m.diagnosis[:30], m) for e in EXERCISES.values() for m in e.mistakes]
 
 
 @pytest.fixture(autouse=True)

@@ -27,10 +27,10 @@ def rows(file):
         return list(csv.reader(handle))
 
 
-def marks(folder, section, **tables):
+def marks(folder, section):
     """Canvas ID → mark in Canvas's export; and learner → what a person is told."""
     (folder / "canvas.csv").write_text(CANVAS)
-    run(section, folder / "in", folder / "out", canvas=folder / "canvas.csv", **tables)
+    run(section, folder / "in", folder / "out", canvas=folder / "canvas.csv")
     told = {row[0]: row[2] for row in rows(folder / "out" / "needs-a-person.csv")[1:]}
     return {row[1]: row[5] for row in rows(folder / "out" / "canvas.csv")[2:]}, told
 
@@ -59,12 +59,10 @@ def test_a_learner_who_sent_no_notebook_among_several_files_is_for_a_person(tmp_
     assert found["704"] == "" and "likewise 1 more: almanna_704_92_b.docx" in told["almanna_704"]
 
 
-@pytest.mark.parametrize("with_roster", [False, True])
-def test_learners_of_nearly_the_same_name_are_told_apart_by_number(tmp_path, with_roster):
+def test_learners_of_nearly_the_same_name_are_told_apart_by_number(tmp_path):
     hand_in(tmp_path / "in", "kimmin_701_91_hw", "06")
     hand_in(tmp_path / "in", "kimmin_LATE_702_92_hw", "06", wrong("06"))
-    (tmp_path / "roster.csv").write_text("Name,Email,Number\nMin Kim,k@x.org,1001\nMín Kim,m@x.org,1002\n")
-    found, told = marks(tmp_path, "06", **({"roster": tmp_path / "roster.csv"} if with_roster else {}))
+    found, told = marks(tmp_path, "06")
     assert float(found["701"]) == sum(POINTS.values()) and found["702"] == "0" and found["703"] == ""
     assert not [reason for reason in told.values() if "Canvas" in reason]
 
@@ -83,16 +81,6 @@ def test_a_number_that_the_export_does_not_have_takes_no_row_by_its_name(tmp_pat
     found, told = marks(tmp_path, "06")
     assert found["704"] == ""
     assert told["almanna_999_91_hw"].endswith("nobody has its number 999; its name leads to Alm, Anna")
-
-
-def test_the_roster_learns_from_canvas_whose_work_it_is(tmp_path):
-    hand_in(tmp_path / "in", "kimmin_701_91_hw", "06")
-    hand_in(tmp_path / "in", "kimmin_702_92_hw", "06")
-    (tmp_path / "roster.csv").write_text("Name,Email,ID number\nMin Kim,k@x.org,1001\nMín Kim,m@x.org,1002\n")
-    _, told = marks(tmp_path, "06", roster=tmp_path / "roster.csv")
-    assert not told
-    moodle = {row[2]: row[0] for row in rows(tmp_path / "out" / "moodle.csv")[1:]}
-    assert moodle == {"kimmin_701_91_hw": "k@x.org", "kimmin_702_92_hw": "m@x.org"}
 
 
 def test_moodles_files_and_folders_of_one_learner_are_one_submission(tmp_path):

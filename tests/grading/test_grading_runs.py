@@ -237,7 +237,10 @@ def rows(file):
 
 def test_canvas_and_moodle(classroom):
     out = classroom / "out"
-    run("06", classroom / "in", out, roster=classroom / "roster.csv", canvas=classroom / "canvas.csv")
+    run("06", classroom / "in", out, canvas=classroom / "canvas.csv")
+    needing = {(row[0], row[2]) for row in rows(out / "needs-a-person.csv")}
+    assert ("somebody", "in Canvas's export: leads to no row, or to several") in needing
+    assert run("06", classroom / "in", out, roster=classroom / "roster.csv").new == 0
     given, filled = rows(classroom / "canvas.csv"), rows(out / "canvas.csv")
     points = round(sum(full("06").values()))
     less = f"{round(16 * (points - 3) / points, 2):g}"  # an answer of three points is wrong, on Canvas's scale
@@ -249,7 +252,6 @@ def test_canvas_and_moodle(classroom):
     assert moodle["edgar@example.org"][3] == ""
     needing = rows(out / "needs-a-person.csv")
     reasons = {(row[0], row[2]) for row in needing}
-    assert ("somebody", "in Canvas's export: leads to no row, or to several") in reasons
     assert ("somebody", "in the roster: leads to no row, or to several") in reasons
     assert any(learner == "epoe" and "not JSON" in reason for learner, reason in reasons)
 
@@ -266,7 +268,7 @@ def test_what_could_not_be_graded_has_no_mark_anywhere_until_it_is(classroom, mo
     from course_utils.exercises import checking
 
     judge = checking.judge
-    tables = {"roster": classroom / "roster.csv", "canvas": classroom / "canvas.csv"}
+    tables = {"canvas": classroom / "canvas.csv"}
     out = classroom / "out"
     for learner in ("roerichard_702_99_06_openai_api", "epoe", "somebody"):
         (classroom / "in" / f"{learner}.ipynb").unlink()
@@ -332,6 +334,12 @@ def test_a_canvas_file_without_the_column(classroom):
     assert not (classroom / "out").exists()  # said before the grading, not after it
     run("06", classroom / "in", classroom / "out", canvas=classroom / "canvas.csv", column="Essay")
     assert rows(classroom / "out" / "canvas.csv")[2][6] == "16"
+
+
+def test_one_table_says_whose_row_is_whose(classroom):
+    with pytest.raises(CourseError, match="name one, then grade again with the other"):
+        run("06", classroom / "in", classroom / "out", roster=classroom / "roster.csv", canvas=classroom / "canvas.csv")
+    assert not (classroom / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["roster", "canvas"])

@@ -45,6 +45,7 @@ VALUES = {
     "many small dicts": listed(kind("dict", "[[1,1]]")),
     "many small sets": listed(kind("set", "[1]")),
     "many types": sized(kind("object", f'"T{n}"') for n in range(10**6)),
+    "many types read out": sized(kind("listed", f'["T{n}",[]]') for n in range(10**6)),
     "one type": listed(kind("object", '"T"')),
     "many arrays": listed(kind("array", '["int8",[0],""]')),
     "many tensors": listed(kind("tensor", '["int8",[0],""]')),

@@ -12,7 +12,7 @@ import torch
 from grading_fixtures import code, notebook, run, said, with_marker
 
 from course_utils.exercises import EXERCISES, checking
-from course_utils.exercises.values import decode, encode, settled
+from course_utils.exercises.values import decode, encode
 from course_utils.grading import intake, reading
 from course_utils.grading.marking import LearnerAnswer
 
@@ -32,11 +32,38 @@ def test_a_slow_experiment_below_the_answer_costs_nothing(marker, work):
     assert mark.points == EXERCISES["lora-3"].points, mark.message
 
 
-def test_a_slow_cell_elsewhere_is_not_run(marker):
+def test_a_slow_cell_elsewhere_costs_nothing(marker):
     slow = "import time\ntime.sleep(60)\nscale = 1\nfor step in range(10**12):\n    loss = step"
     answer = with_marker("lora-3", "def adapter_parameters(s, rank):\n    return scale * rank * sum(map(sum, s))")
     mark = graded(marker, "lora-3", slow, answer)
     assert mark.points == EXERCISES["lora-3"].points, mark.message
+
+
+# What stands around an answer that calls `helper`, which has to give what it is given; None is the answer and its check.
+HELPER, CHECK = "def helper(v):\n    return v", '# CHECK: lora-3\nscore = check("lora-3", adapter_parameters)'
+AROUND = {
+    "below eight experiments without an end": ["while True:\n    pass"] * 8 + [HELPER, None],
+    "of two the last above the check": ["def helper(v):\n    return 0", HELPER, None, "def helper(v):\n    return 1"],
+    "of two below the check the first": [None, HELPER, "def helper(v):\n    return 1"],
+    "above, where an earlier one had failed": ["helper = later(1)", HELPER, None, "def later(v):\n    return lambda v: 0"],
+    "made by a function of a cell below": ["helper = later()", None, "def later():\n    return lambda v: v"],
+    "with a table filled by calls": [
+        "TABLE = {}\ndef fill(n):\n    TABLE[n] = n",
+        "for n in range(9):\n    fill(n)",
+        "def helper(v):\n    return v if len(TABLE) == 9 else 0",
+        None,
+        "TABLE.clear()",
+    ],
+    "below a cell that ends the kernel's work": ["import sys\nsys.exit()", HELPER, None],
+}
+
+
+@pytest.mark.parametrize("where", AROUND)
+def test_a_helper_is_the_one_that_the_check_saw(marker, where):
+    answer = with_marker("lora-3", "def adapter_parameters(s, rank):\n    return helper(rank) * sum(map(sum, s))")
+    cells = [part for cell in AROUND[where] for part in ([answer, CHECK] if cell is None else [cell])]
+    mark = graded(marker, "lora-3", *cells)
+    assert mark.points == EXERCISES["lora-3"].points, (mark.message, mark.notes)
 
 
 def several(function, value):
@@ -87,7 +114,7 @@ def test_check_and_grading_say_the_same_of_every_form(id):
     asked = checking.CaseSet.of(exercise, np.random.default_rng(3))
     for name, as_ in AS.items():
         for values in (asked.expected, *asked.mistake_outputs[:3]):
-            here = [settled(stored(value, as_)) for value in values]
+            here = [decode(encode(stored(value, as_))) for value in values]
             there = [decode(json.loads(json.dumps(encode(stored(value, as_))))) for value in values]
             verdicts = [checking.judge(exercise, asked, outputs) for outputs in (here, there)]
             assert verdicts[0] == verdicts[1], name
@@ -194,7 +221,7 @@ def test_check_and_grading_say_the_same_of_odd_numbers(id):
     exercise = EXERCISES[id]
     asked = checking.CaseSet.of(exercise, np.random.default_rng(3))
     for name, odd in ODD.items():
-        here = [outcome(settled, odd(value)) for value in asked.expected]
+        here = [outcome(lambda v: decode(encode(v)), odd(value)) for value in asked.expected]
         there = [outcome(lambda v: decode(json.loads(json.dumps(encode(v)))), odd(value)) for value in asked.expected]
         verdicts = [checking.judge(exercise, asked, outputs) for outputs in (here, there)]
         assert verdicts[0] == verdicts[1], name

@@ -109,19 +109,13 @@ def _run_sphinx(work: Path, runtime: Path | None) -> list[str]:
         calculators.write_style(html)
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(HERE), "-d", str(work / "doctrees")]
     command += ["-D", f"book_live={int(runtime is not None)}", "-w", str(warned), str(source), str(html)]
-    environment = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": import_path()}
+    environment = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": calculators.import_path()}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     if run.returncode:
         last_lines = (run.stderr or run.stdout).strip().splitlines()[-8:]
         raise CourseError("\n".join(["Sphinx stopped:", *last_lines]))
     text = warned.read_text(encoding="utf-8") if warned.exists() else ""
     return [line.replace(f"{source}/", "") for line in text.splitlines() if line.strip()]
-
-
-def import_path() -> str:
-    """`PYTHONPATH` with which Sphinx's process imports this very copy of the course."""
-    others = os.environ.get("PYTHONPATH", "")
-    return os.pathsep.join([str(assets.PACKAGE.parent), *filter(None, [others])])
 
 
 def _finish(html: Path) -> None:
