@@ -7,12 +7,12 @@ import numpy as np
 import openai
 import pytest
 from data_prep.test_similarity import chat
+from replay import Replay
 
 from course_utils.data_prep import distance, resample
 from course_utils.data_prep.judging import Verdict, agreement_with_labels, json_in, judge
 from course_utils.data_prep.quality import agreement, assess, identify_language
 from course_utils.errors import CourseError
-from course_utils.openai_server import Replay
 
 RECORD = json.dumps({"category": "delivery", "product": "kettle", "summary": "Kettle has not arrived"})
 THINGS = ["kettle", "lamp", "sofa bed", "desk", "monitor", "shelf", "carpet", "toaster"]
@@ -237,7 +237,7 @@ def test_a_judge_over_http():
         return json.dumps({"reason": "read it", "mark": 1 if "wrong" in text else 5})
 
     rows = [chat("a question", "right"), chat("a question", "wrong"), chat("a question", "mute")] * 4
-    with Replay(answer, trouble=("busy", 3)) as replay:
+    with Replay(answer, busy=3) as replay:
         verdicts = judge(rows, openai.OpenAI(base_url=replay.base_url, api_key="none", max_retries=5), "recorded")
         assert len(replay.log) > len(rows)  # it was busy, and asked again
     assert [v.mark for v in verdicts] == [5, 1, None] * 4
