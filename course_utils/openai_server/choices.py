@@ -125,36 +125,28 @@ class Choice:
         tokenizer: the tokenizer that the tokens belong to.
         stops: stop sequences, before which the answer ends. They are searched for in text, not in calls.
         reader: separates calls from text, for an answer that may contain calls; otherwise None.
+
+    Attributes:
+        tokens, text, calls: the answer so far; each call has a name and arguments.
+        stopped: whether a stop sequence was found.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[str], reader: CallReader | None = None) -> None:
         from tokenizers.decoders import DecodeStream
 
         self.tokenizer, self.stops = tokenizer, stops
-        self.ids: list[int] = []
+        self.tokens: list[Token] = []
+        self.text = ""
+        self.calls: list[dict[str, str]] = []
+        self.stopped = False
         # looks at the last few tokens only, and waits until a character is complete
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._reader = reader
-        self._unreported: list[Token] = []
-        self._calls: list[CallPiece] = []
-        self.sent = 0  # characters
-        self.text = ""
-        self.stopped = False
+        self._sent = 0  # characters
 
-    @property
-    def tokens(self) -> int:
-        """Number of tokens so far."""
-        return len(self.ids)
-
-    @property
-    def called(self) -> bool:
-        """Whether a function call has begun."""
-        return not self.stopped and self._reader is not None and self._reader.number > 0
-
-    def add(self, token: Token) -> tuple[str, bool]:
-        """Take in a token; return the new text that can be sent, and whether a stop sequence was found."""
-        self.ids.append(token.id)
-        self._unreported.append(token)
+    def add(self, token: Token) -> tuple[str, list[CallPiece]]:
+        """Take in a token; return the new text that can be sent, and the new pieces of calls, which come after it."""
+        self.tokens.append(token)
         new_text = self._decoder.step(self.tokenizer.backend_tokenizer, token.id) or ""
         calls: list[CallPiece] = []
         if self._reader is not None:
@@ -164,38 +156,31 @@ class Choice:
         stop_positions = [position for stop in self.stops if (position := self.text.find(stop, start)) >= 0]
         if stop_positions:
             self.text, self.stopped = self.text[: min(stop_positions)], True
-            return "", True
-        self._calls += calls
+            return "", []
+        self._collect(calls)
         # once a call has begun, no text follows that could complete a stop sequence
-        return self._send(len(self.text) - (0 if self.called else self._held_back())), False
+        held_back = 0 if self.calls else max((_partial_suffix(self.text, stop) for stop in self.stops), default=0)
+        return self._send(len(self.text) - held_back), calls
 
-    def flush(self) -> str:
-        """Return the text that was held back, incomplete characters included."""
-        if self.stopped:
-            return self._send(len(self.text))
-        if self._reader is not None:
+    def finish(self) -> tuple[str, list[CallPiece]]:
+        """Return what was held back, incomplete characters included."""
+        calls: list[CallPiece] = []
+        if self._reader is not None and not self.stopped:
             text, calls = self._reader.finish()
             self.text += text
-            self._calls += calls
-        else:
-            self.text = self.tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return self._send(len(self.text))
+            self._collect(calls)
+        elif not self.stopped:
+            ids = [token.id for token in self.tokens]
+            self.text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self._send(len(self.text)), calls
 
-    def take_tokens(self) -> list[Token]:
-        """Return the tokens that have not been reported yet."""
-        unreported, self._unreported = self._unreported, []
-        return unreported
-
-    def take_calls(self) -> list[CallPiece]:
-        """Return the pieces of calls that have not been reported yet; they come after all text."""
-        calls, self._calls = self._calls, []
-        return calls
+    def _collect(self, calls: list[CallPiece]) -> None:
+        for call in calls:
+            if call.name is not None:
+                self.calls.append({"name": call.name, "arguments": ""})
+            self.calls[call.number]["arguments"] += call.arguments
 
     def _send(self, upto: int) -> str:
-        piece = self.text[self.sent : upto] if upto > self.sent else ""
-        self.sent = max(self.sent, upto)
+        piece = self.text[self._sent : upto]
+        self._sent = max(self._sent, upto)
         return piece
-
-    def _held_back(self) -> int:
-        """Characters at the end that can't be sent yet."""
-        return max((_partial_suffix(self.text, stop) for stop in self.stops), default=0)

@@ -14,18 +14,17 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from openai.types.fine_tuning import FineTuningJob
 from pydantic import Field
 
 from course_utils.openai_server import graders
 from course_utils.openai_server.bodies import Metadata, Strict
-from course_utils.openai_server.errors import ApiError, invalid, missing, no_such_job, not_tunable, winding_down
+from course_utils.openai_server.errors import ApiError, invalid, missing, not_tunable
 from course_utils.openai_server.graders import Auto, Hyperparameters, Reinforcement
 from course_utils.openai_server.store import Store, new_document, random_letters
 
-ORGANIZATION = "org-local"
+DEPRECATIONS = "https://developers.openai.com/api/docs/deprecations#update-to-openais-self-serve-fine-tuning"
 FINAL_STATUSES = ("succeeded", "failed", "cancelled")
 MAX_STARTS = 3  # of a process without a step of progress in between
 TASK_OF_STATUS = {"validating_files": "validate", "queued": "train", "running": "train"}
@@ -37,24 +36,21 @@ class DpoHyperparameters(Hyperparameters):
     beta: Annotated[float, Field(gt=0, le=2)] | Auto | None = None
 
 
-class Supervised(Strict):
-    """The settings of supervised fine-tuning."""
-
-    hyperparameters: Hyperparameters | None = None
+HyperparametersT = TypeVar("HyperparametersT", bound=Hyperparameters)
 
 
-class Dpo(Strict):
-    """The settings of direct preference optimisation."""
+class Settings(Strict, Generic[HyperparametersT]):
+    """The settings of a method."""
 
-    hyperparameters: DpoHyperparameters | None = None
+    hyperparameters: HyperparametersT | None = None
 
 
 class Method(Strict):
     """How to train; the settings of methods other than the chosen one are checked and have no effect."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised | None = None
-    dpo: Dpo | None = None
+    supervised: Settings[Hyperparameters] | None = None
+    dpo: Settings[DpoHyperparameters] | None = None
     reinforcement: Reinforcement | None = None
 
 
@@ -93,13 +89,12 @@ class Jobs:
 
     Args:
         store: the service's documents and files.
-        base: name under which the base model is offered.
-        names: other names for it, so that it can stand in for hosted models.
+        bases: names under which the base model is offered.
         refuse: whether to refuse new jobs, as OpenAI has refused them to new organisations since May 2026.
     """
 
-    def __init__(self, store: Store, base: str, names: tuple[str, ...] = (), refuse: bool = False) -> None:
-        self.store, self.base, self.names, self.refuse = store, base, names, refuse
+    def __init__(self, store: Store, bases: tuple[str, ...], refuse: bool = False) -> None:
+        self.store, self.bases, self.refuse = store, bases, refuse
 
     def create(self, request: CreateJob) -> dict[str, Any]:
         """Store a new job, and return its document; the runner validates and runs it later.
@@ -108,9 +103,22 @@ class Jobs:
             ApiError: the request is invalid. Errors in the files are reported later, in the job.
         """
         if self.refuse:
-            raise winding_down()
+            message = (
+                "OpenAI is winding down the fine-tuning platform and your organization is no longer able to create new "
+                f"fine-tuning training jobs. Learn more {DEPRECATIONS}"
+            )
+            raise ApiError(403, message, code="training_not_available")
+        job = new_document("job")
+        try:
+            with self.store.transaction():  # so that no file or model can be deleted meanwhile
+                return self._create(job, request)
+        except BaseException:
+            shutil.rmtree(self.store.job_folder(job["id"]), ignore_errors=True)
+            raise
+
+    def _create(self, job: dict[str, Any], request: CreateJob) -> dict[str, Any]:
         start = self.store.get("model", request.model)
-        if start is None and request.model not in (self.base, *self.names):
+        if start is None and request.model not in self.bases:
             raise not_tunable(request.model)
         files = {}
         for name in ("training_file", "validation_file"):
@@ -124,13 +132,12 @@ class Jobs:
                 raise invalid(name, f"invalid {name}: {file_id} has the purpose '{file['purpose']}', not 'fine-tune'")
             files[name] = file_id
         kind, hyperparameters = self._method(request)
-        job = new_document(
-            "job",
+        job |= dict(
             error=None,
             fine_tuned_model=None,
             finished_at=None,
             model=request.model,
-            organization_id=ORGANIZATION,
+            organization_id="org-local",
             result_files=[],
             seed=request.seed if request.seed is not None else int.from_bytes(os.urandom(3), "big"),
             status="validating_files",
@@ -150,35 +157,17 @@ class Jobs:
             _name=random_letters(8),
         )
         folder = self.store.job_folder(job["id"])
-        try:
-            folder.mkdir(mode=0o700)
-            # The client may delete a file while the job is running, so the job keeps its own link to the bytes.
-            for name, file_id in files.items():
-                _link(self.store.file_path(file_id), folder / f"{name}.jsonl")
-            if start:
-                shutil.copytree(self.store.model_folder(start["_folder"]), folder / "start", copy_function=_link)
-            self._store_job(job)
-        except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, FileNotFoundError):  # an input was deleted a moment ago
-                raise self._deleted_input(request, files) from error
-            raise
-        return job
-
-    def _store_job(self, job: dict[str, Any]) -> None:
-        with self.store.transaction():
-            self.store.add("job", job)
-            self.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
-            self.store.add_event(job["id"], f"Validating training file: {job['training_file']}")
-            if job["validation_file"]:
-                self.store.add_event(job["id"], f"Validating validation file: {job['validation_file']}")
-
-    def _deleted_input(self, request: CreateJob, files: dict[str, str]) -> ApiError:
-        """The error for the input that was deleted while the job was being created."""
+        folder.mkdir(mode=0o700)
+        # The client may delete a file while the job is running, so the job keeps its own link to the bytes.
         for name, file_id in files.items():
-            if not self.store.file_path(file_id).exists():
-                return invalid(name, f"invalid {name}: {file_id}")
-        return not_tunable(request.model)
+            _link(self.store.file_path(file_id), folder / f"{name}.jsonl")
+        if start:
+            shutil.copytree(self.store.model_folder(start["_folder"]), folder / "start", copy_function=_link)
+        self.store.add("job", job)
+        self.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
+        for name, file_id in files.items():
+            self.store.add_event(job["id"], f"Validating {name.replace('_', ' ')}: {file_id}")
+        return job
 
     def get(self, job_id: str) -> dict[str, Any]:
         """Return the document of a job.
@@ -188,7 +177,8 @@ class Jobs:
         """
         job = self.store.get("job", job_id)
         if job is None:
-            raise no_such_job(job_id)
+            message = f"Could not find fine tune: {job_id}"
+            raise ApiError(404, message, param="fine_tune_id", code="fine_tune_not_found")
         return job
 
     def cancel(self, job_id: str) -> dict[str, Any]:
@@ -200,7 +190,9 @@ class Jobs:
         with self.store.transaction():
             job = self._unfinished(job_id, "cancelled")
             self.store.add_event(job_id, "The job has been cancelled")
-            return self._update(job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None)
+            return self.store.update(
+                "job", job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None
+            )
 
     def pause(self, job_id: str) -> dict[str, Any]:
         """Pause a job, and return its document. The API documents no status for this, so it is shown as queued.
@@ -213,7 +205,7 @@ class Jobs:
             if not job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job paused")
             status = "queued" if job["status"] == "running" else job["status"]
-            return self._update(job_id, status=status, _paused=True, estimated_finish=None)
+            return self.store.update("job", job_id, status=status, _paused=True, estimated_finish=None)
 
     def resume(self, job_id: str) -> dict[str, Any]:
         """Resume a job, and return its document; nothing happens if it is not paused.
@@ -225,12 +217,7 @@ class Jobs:
             job = self._unfinished(job_id, "resumed")
             if job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job resumed")
-            return self._update(job_id, _paused=False)
-
-    def _update(self, job_id: str, **changes: Any) -> dict[str, Any]:
-        job = self.store.update("job", job_id, **changes)
-        assert job is not None  # jobs are never deleted
-        return job
+            return self.store.update("job", job_id, _paused=False)
 
     def _unfinished(self, job_id: str, action: str) -> dict[str, Any]:
         job = self.get(job_id)
@@ -273,16 +260,6 @@ def method_fields(kind: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
     """Return the two fields in which a job shows its hyperparameters, "method" and the older "hyperparameters"."""
     plain = {name: value for name, value in hyperparameters.items() if name != "beta"}
     return {"hyperparameters": plain, "method": {"type": kind, kind: {"hyperparameters": hyperparameters}}}
-
-
-def public(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document without the fields that only the server uses."""
-    return {name: value for name, value in document.items() if not name.startswith("_")}
-
-
-def shown(job: dict[str, Any]) -> dict[str, Any]:
-    """Return a job as the client sees it, checked against the official client's own type."""
-    return FineTuningJob.model_validate(public(job)).model_dump(mode="json", exclude_unset=True)
 
 
 class Runner:
@@ -410,6 +387,3 @@ def _link(source: str | Path, target: str | Path) -> None:
         os.link(source, target)
     except OSError:  # no hard links on this disk
         shutil.copyfile(source, target)
-
-
-__all__ = ["FINAL_STATUSES", "CreateJob", "Jobs", "Runner", "fail", "method_fields", "public", "shown"]

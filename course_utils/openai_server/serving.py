@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.openai_server.options import Options, base_name, check_model
+from course_utils.openai_server.options import Options, check_model
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -45,8 +45,7 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
     from filelock import FileLock, Timeout
 
     from course_utils.openai_server.app import build
-    from course_utils.openai_server.jobs import Jobs, Runner
-    from course_utils.openai_server.service import Loader, Service
+    from course_utils.openai_server.service import Service
     from course_utils.openai_server.store import Store
 
     # Shapes vary with the rows and columns of the batch; the limit that `models.load` sets is for one training run.
@@ -69,36 +68,20 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
         store.tidy()
         incoming = folder / "incoming"  # for uploads while they arrive
         shutil.rmtree(incoming, ignore_errors=True)
-        incoming.mkdir(exist_ok=True, mode=0o700)
+        incoming.mkdir(mode=0o700)
         tempfile.tempdir = str(incoming)
-        base, key = base_name(options.model), options.key or _read_or_create_key(folder)
-        listening_socket = _open_socket(options)
-        loader = Loader(options)
-        runner = Runner(store, options.model, options.context, run_jobs=options.jobs)
-        service = Service(
-            store=store,
-            jobs=Jobs(store, base, options.names, options.refuse),
-            runner=runner,
-            chat=loader,
-            base=base,
-            key=key,
-            names=options.names,
-            hosts=(options.host, *options.allow_host),
-        )
+        key = options.key or _read_or_create_key(folder)
+        listening_socket = afterwards.enter_context(_open_socket(options))
+        service = Service(options, store)
+        afterwards.callback(service.close)
         # The keep-alive timeout must not be shorter than the client's, or a request may meet a closing connection.
         config = uvicorn.Config(
-            build(service), log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5
+            build(service, key), log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5
         )
-        server = uvicorn.Server(config)
-        try:
-            with _exit_on_sigterm():
-                if ready:  # who waits for it may end at once, and the service with it: the handler is there already
-                    ready(f"http://127.0.0.1:{listening_socket.getsockname()[1]}/v1", key)
-                server.run(sockets=[listening_socket])
-        finally:
-            runner.close()
-            loader.close()
-            listening_socket.close()
+        with _exit_on_sigterm():
+            if ready:  # who waits for it may end at once, and the service with it: the handler is there already
+                ready(f"http://127.0.0.1:{listening_socket.getsockname()[1]}/v1", key)
+            uvicorn.Server(config).run(sockets=[listening_socket])
 
 
 def _check_extra() -> None:

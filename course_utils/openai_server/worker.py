@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: "validate" or "train", the service's folder and the job's id; those of the command line if None.
     """
-    parser = argparse.ArgumentParser(prog="course_utils.openai_server.worker")
+    parser = argparse.ArgumentParser()
     parser.add_argument("task", choices=("validate", "train"))
     parser.add_argument("folder")
     parser.add_argument("job")
@@ -379,7 +379,7 @@ class Training:
         self.store.add_event(self.job_id, f"Checkpoint created at step {step} with Snapshot ID: {name}")
         for surplus in self.store.all("checkpoint", self.job_id, newest_first=True)[KEPT_CHECKPOINTS:]:
             self.store.delete("checkpoint", surplus["id"])
-            self.store.delete("model", surplus["fine_tuned_model_checkpoint"])
+            self.store.delete_model(surplus["fine_tuned_model_checkpoint"])
 
     def _finish(self, history: History) -> None:
         # Saved again although the last checkpoint has the same weights: the client may have deleted that one.
@@ -406,7 +406,6 @@ class Training:
             )
             self.store.add_event(self.job_id, f"New fine-tuned model created: {name}")
             self.store.add_event(self.job_id, "The job has successfully completed")
-        self._remove_unused_adapters()
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)  # the trainer's
 
     def _add_model(self, name: str, folder: str, checkpoint: bool = False) -> None:
@@ -427,14 +426,6 @@ class Training:
         base = base.split(":")[1] if base.startswith("ft:") else base
         suffix = re.sub(r"[^a-z0-9-]+", "-", (self.job["user_provided_suffix"] or "").lower()).strip("-")
         return f"ft:{base}:local:{suffix}:{last}"
-
-    def _remove_unused_adapters(self) -> None:
-        """Remove the adapter folders that no model's document refers to, as those of checkpoints that were not kept."""
-        named = {model["_folder"] for model in self.store.all("model")}
-        for folder in (self.store.folder / "models").iterdir():
-            # the document of a recent one may not be committed yet
-            if folder.name not in named and time.time() - folder.stat().st_mtime > 60:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 TOKEN_METRICS = {"accuracy": "mean_token_accuracy"}
