@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from course_utils.errors import CourseError
 from course_utils.openai_server.adapters import AdapterGone
 from course_utils.openai_server.chat import ChatRequest, PlainFormat, SchemaFormat
-from course_utils.openai_server.choices import CallPiece, CallReader, Choice
+from course_utils.openai_server.choices import Call, CallReader, Choice
 from course_utils.openai_server.constrained import Calls, answer_grammar, json_grammar
 from course_utils.openai_server.engine import Engine, Generation
 from course_utils.openai_server.errors import ApiError, invalid, no_such_model
@@ -49,14 +49,14 @@ class Piece(NamedTuple):
     Attributes:
         choice: index of the choice.
         text: new text.
-        calls: new pieces of calls, which come after the text.
+        calls: new calls, which come after the text.
         tokens: the piece's tokens, if log-probabilities were requested.
         reason: in the last piece of a choice, why it ended, or what went wrong.
     """
 
     choice: int
     text: str
-    calls: list[CallPiece]
+    calls: list[Call]
     tokens: list[Token]
     reason: str | BaseException | None
 
@@ -181,13 +181,19 @@ class Completion:
             choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
             return _event(self._document("chat.completion.chunk", [choice]) | no_usage)
 
+        sent = [0] * len(self.choices)  # calls
         for index in range(len(self.choices)):
             yield chunk(index, {"role": "assistant", "content": None if self.may_call else "", "refusal": None})
         try:
             async for piece in self.pieces():
                 logprobs = self._logprobs(piece.tokens)
-                has_text = piece.text or (piece.tokens and not piece.calls)
-                for delta in [*([{"content": piece.text}] if has_text else []), *map(_call_delta, piece.calls)]:
+                deltas: list[dict[str, Any]] = (
+                    [{"content": piece.text}] if piece.text or (piece.tokens and not piece.calls) else []
+                )
+                for call in piece.calls:
+                    deltas.append({"tool_calls": [{"index": sent[piece.choice], **_tool_call(call)}]})
+                    sent[piece.choice] += 1
+                for delta in deltas:
                     yield chunk(piece.choice, delta, logprobs)
                     logprobs = self._logprobs([])
                 if piece.reason is not None:
@@ -252,16 +258,11 @@ class Completion:
 def _content(choice: Choice) -> dict[str, Any]:
     if not choice.calls:
         return {"content": choice.text}
-    calls = [{"id": new_call_id(), "type": "function", "function": call} for call in choice.calls]
-    return {"content": choice.text or None, "tool_calls": calls}
+    return {"content": choice.text or None, "tool_calls": [_tool_call(call) for call in choice.calls]}
 
 
-def _call_delta(call: CallPiece) -> dict[str, Any]:
-    """A piece of a call as a delta."""
-    if call.name is None:
-        return {"tool_calls": [{"index": call.number, "function": {"arguments": call.arguments}}]}
-    function = {"name": call.name, "arguments": ""}
-    return {"tool_calls": [{"index": call.number, "id": new_call_id(), "type": "function", "function": function}]}
+def _tool_call(call: Call) -> dict[str, Any]:
+    return {"id": new_call_id(), "type": "function", "function": call._asdict()}
 
 
 def new_call_id() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import secrets
 import sys
-import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ KEYS_PAGE = "https://platform.openai.com/account/api-keys"
 class Gate:
     """Lets a request through if it has the right address and the right key, and is not too large.
 
-    It also adds the request id and the hosted API's other headers to every response.
+    It also adds a request id to every response.
 
     Args:
         app: the application behind it.
@@ -42,18 +41,10 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
 
-        async def send_with_headers(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                milliseconds = f"{1000 * (time.perf_counter() - started):.0f}".encode()
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", b"req_" + secrets.token_hex(16).encode()),
-                    (b"openai-organization", b"local"),
-                    (b"openai-version", b"2020-10-01"),
-                    (b"openai-processing-ms", milliseconds),
-                ]
+                message["headers"] = [*message["headers"], (b"x-request-id", b"req_" + secrets.token_hex(16).encode())]
             await send(message)
 
         limited = limited_body(receive, MAX_FILE + MAX_JSON if scope["path"] == "/v1/files" else MAX_JSON)
@@ -62,9 +53,9 @@ class Gate:
             check_host(headers.get(b"host"), self.hosts)
             if scope["path"] != "/health":
                 self._check_key(headers.get(b"authorization", b"").decode("latin-1"))
-            await self.app(scope, limited, send_with_headers)
+            await self.app(scope, limited, send_with_id)
         except ApiError as error:
-            await JSONResponse(error.body, error.status, error.headers)(scope, receive, send_with_headers)
+            await JSONResponse(error.body, error.status, error.headers)(scope, receive, send_with_id)
         except ClientDisconnect:
             line = f"{scope['method']} {scope['path']!r}: the client disconnected while sending"
             print(line, file=sys.stderr, flush=True)

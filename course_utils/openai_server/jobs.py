@@ -205,7 +205,7 @@ class Jobs:
             if not job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job paused")
             status = "queued" if job["status"] == "running" else job["status"]
-            return self.store.update("job", job_id, status=status, _paused=True, estimated_finish=None)
+            return self.store.update("job", job_id, status=status, _paused=True)
 
     def resume(self, job_id: str) -> dict[str, Any]:
         """Resume a job, and return its document; nothing happens if it is not paused.
@@ -378,7 +378,7 @@ def fail(store: Store, job_id: str, code: str, message: str, param: str | None =
         if store.document("job", job_id)["status"] in FINAL_STATUSES:
             return
         error = {"code": code, "message": message, "param": param}
-        store.update("job", job_id, status="failed", error=error, finished_at=int(time.time()), estimated_finish=None)
+        store.update("job", job_id, status="failed", error=error, finished_at=int(time.time()))
         store.add_event(job_id, message, level="error")
 
 

@@ -92,11 +92,10 @@ class Events:
                 yield from self._begin_text()
             yield from self._more_text(piece.text, described)
         for call in piece.calls:
-            if call.name is not None:
-                yield from self._begin_call(call.name)
-            elif self._item is not None:
-                self._item["arguments"] += call.arguments
-                yield self._event("response.function_call_arguments.delta", **self._position(), delta=call.arguments)
+            item = {"id": f"fc_{random_letters(48)}", "type": "function_call", "status": "in_progress"}
+            yield from self._begin_item({**item, "arguments": "", "call_id": new_call_id(), "name": call.name})
+            self.body["output"][-1]["arguments"] = call.arguments
+            yield self._event("response.function_call_arguments.delta", **self._position(), delta=call.arguments)
 
     def _begin_text(self) -> Iterator[Event]:
         item = {"id": f"msg_{random_letters(48)}", "type": "message", "status": "in_progress", "role": "assistant"}
@@ -116,10 +115,6 @@ class Events:
             delta=text,
             logprobs=[_short(token) for token in logprobs],
         )
-
-    def _begin_call(self, name: str) -> Iterator[Event]:
-        item = {"id": f"fc_{random_letters(48)}", "type": "function_call", "status": "in_progress"}
-        yield from self._begin_item({**item, "arguments": "", "call_id": new_call_id(), "name": name})
 
     def _begin_item(self, item: dict[str, Any]) -> Iterator[Event]:
         yield from self._finish_item("completed")

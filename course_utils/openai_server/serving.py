@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 KEY_FILE = "key"
-TEMPORARY_PREFIX, TEMPORARY_MARKER = "fine-tuning-service-", "temporary"  # name and marker file of temporary folders
 START_SECONDS = 120
 
 
@@ -139,22 +138,6 @@ def _exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous_handler)
 
 
-def remove_stale_folders() -> None:
-    """Remove temporary folders left behind by servers that were killed.
-
-    A server holds a lock in its folder as long as it lives. If there is no lock file yet, a server may be starting.
-    """
-    from filelock import FileLock, Timeout
-
-    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(OSError, Timeout):
-            is_ours = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
-            lock = folder / "server.lock"
-            if is_ours and not folder.is_symlink() and (folder / TEMPORARY_MARKER).exists() and lock.exists():
-                with FileLock(lock, timeout=0):
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
 class LocalServer:
     """The service in a process of its own; a context manager that stops it at the end.
 
@@ -177,14 +160,6 @@ class LocalServer:
         from openai import OpenAI
 
         return OpenAI(base_url=self.base_url, api_key=self.api_key, **options)
-
-    @property
-    def memory_bytes(self) -> int:
-        """Return the resident memory of the server process in bytes, without training processes."""
-        import psutil
-
-        resident_bytes: int = psutil.Process(self.process.pid).memory_info().rss
-        return resident_bytes
 
     def adapter_folder(self, name: str) -> Path:
         """Return the folder with the weights of a fine-tuned model, in PEFT's format.
@@ -241,10 +216,7 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
     _check_extra()
     Options(folder="", **options)  # refuses invalid options before anything is created
     if folder is None:
-        remove_stale_folders()
-        options["temporary"] = True
-        folder = tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)
-        (Path(folder) / TEMPORARY_MARKER).touch()
+        folder, options["temporary"] = tempfile.mkdtemp(prefix="fine-tuning-service-"), True
     resolved = Options(folder=str(folder), **options)
     Path(resolved.folder).mkdir(parents=True, exist_ok=True, mode=0o700)
     log = Path(resolved.folder) / "server.log"

@@ -116,7 +116,7 @@ def test_a_json_bomb_is_refused_at_once(server, name):
 
 def test_every_answer_has_a_request_id(client):
     found = client.models.with_raw_response.list()
-    assert found.headers["x-request-id"].startswith("req_") and "openai-processing-ms" in found.headers
+    assert found.headers["x-request-id"].startswith("req_")
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("gpt-9")
     assert caught.value.request_id.startswith("req_")

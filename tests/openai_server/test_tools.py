@@ -141,12 +141,8 @@ def test_a_stream_of_calls_joined_is_the_plain_answer(client, what):
             if choice.delta.content is not None:
                 so_far["content"] = (so_far["content"] or "") + choice.delta.content
             for call in choice.delta.tool_calls or ():
-                if call.index == len(so_far["calls"]):  # the first piece of a call has its name, its id and no arguments
-                    assert call.id.startswith("call_") and call.type == "function" and call.function.arguments == ""
-                    so_far["calls"].append([call.function.name, ""])
-                else:
-                    assert call.index == len(so_far["calls"]) - 1 and call.id is None and call.function.name is None
-                so_far["calls"][-1][1] += call.function.arguments
+                assert call.index == len(so_far["calls"]) and call.id.startswith("call_") and call.type == "function"
+                so_far["calls"].append([call.function.name, call.function.arguments])
             so_far["reason"] = choice.finish_reason or so_far["reason"]
             so_far["tokens"] += [token.token for token in choice.logprobs.content] if choice.logprobs else []
     for choice in plain.choices:
@@ -177,14 +173,11 @@ def test_calls_are_read_the_same_however_their_text_is_cut(seed):
         size = dice.randint(1, 9)
         more, pieces = reader.add(text[:size]) if text else reader.finish()
         plain += more
-        for piece in pieces:
-            if piece.name:
-                found.append([piece.name, ""])
-            found[piece.number][1] += piece.arguments
+        found += pieces
         if not text:
             break
         text = text[size:]
-    assert plain == said and [tuple(call) for call in found] == calls[: len(chosen)]
+    assert plain == said and found == calls[: len(chosen)]
 
 
 # -- the grammar --------------------------------------------------------------------------------------------------------
@@ -369,7 +362,7 @@ def test_a_training_rows_tools_and_calls_are_what_is_asked_and_read_back(package
     reader = CallReader()
     plain, found = reader.add(text.removeprefix(prompt).removesuffix("<|im_end|>\n"))
     assert plain == "" and found[0].name == "get_stock"
-    assert "".join(piece.arguments for piece in found) == '{"symbol": "Ä"}'
+    assert [piece.arguments for piece in found] == ['{"symbol": "Ä"}']
 
 
 def test_a_preferences_tools_stand_in_its_prompt(tmp_path):
