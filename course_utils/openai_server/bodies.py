@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from course_utils.openai_server.errors import ApiError, invalid, missing, not_json
 from course_utils.openai_server.store import is_busy, is_full
@@ -161,16 +160,10 @@ def unknown_route(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
         api_error = ApiError(405, message, code="method_not_supported")
-        return JSONResponse(api_error.body, 405, {"allow": ", ".join(_allowed(request))})
+        return JSONResponse(api_error.body, 405, error.headers)
     if error.status_code == 404:
         return refused(request, ApiError(404, f"Invalid URL ({method} {path})"))
     return refused(request, ApiError(error.status_code, str(error.detail)))
-
-
-def _allowed(request: Request) -> list[str]:
-    """Methods that are allowed on the path of a request."""
-    scopes = [(method, {**request.scope, "method": method}) for method in ("DELETE", "GET", "POST")]
-    return [m for m, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)]
 
 
 def storage(request: Request, error: Exception) -> JSONResponse:

@@ -42,14 +42,7 @@ class TextPart(Echoed):
     logprobs: Any = None
 
 
-class RefusalPart(Echoed):
-    """A refusal in a message."""
-
-    type: Literal["refusal"]
-    refusal: str
-
-
-Content = str | list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]]
+Content = str | list[TextPart]
 
 
 class MessageItem(Echoed):
@@ -122,12 +115,6 @@ class ToolChoice(Strict):
     tools: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
 
 
-class StreamOptions(Strict):
-    """What a stream contains besides its events."""
-
-    include_obfuscation: Literal[False] | None = None
-
-
 class ResponseRequest(Strict):
     """The body of a request for a response; arguments that are not declared here are refused."""
 
@@ -147,7 +134,6 @@ class ResponseRequest(Strict):
     previous_response_id: str | None = None
     include: list[ResponseIncludable] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     # Only the values that describe what is done here anyway are accepted.
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
@@ -217,8 +203,6 @@ def to_chat(request: ResponseRequest, store: ResponseStore) -> tuple[ChatRequest
     Raises:
         ApiError: a value is invalid; the error names the parameter.
     """
-    if request.stream_options is not None and not request.stream:
-        raise invalid("stream_options", "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
     conversation: list[dict[str, Any]] = []
     if request.previous_response_id is not None:
         if (previous := store.get(request.previous_response_id)) is None:
@@ -272,10 +256,8 @@ def _add_messages(messages: list[dict[str, Any]], new: str | Sequence[Item]) -> 
             messages.append({**last, "tool_calls": [*(last.get("tool_calls") or ()), *calls]})
 
 
-def _text(content: str | list[TextPart | RefusalPart]) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+def _text(content: Content) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
 def _format(text: TextConfig | None) -> dict[str, Any]:

@@ -96,9 +96,7 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for part in FOLDERS:
             (self.folder / part).mkdir(exist_ok=True, mode=0o700)
-            (self.folder / part).chmod(0o700)  # earlier versions left it open to all users
-        self.database.touch(mode=0o600)
-        self.database.chmod(0o600)  # SQLite gives its auxiliary files the same mode
+        self.database.touch(mode=0o600)  # SQLite gives its auxiliary files the same mode
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
