@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+from openai.types.fine_tuning import FineTuningJobWandbIntegrationObject
 from pydantic import Field
 
 from course_utils.openai_server import graders
@@ -54,22 +55,6 @@ class Method(Strict):
     reinforcement: Reinforcement | None = None
 
 
-class Wandb(Strict):
-    """Where in Weights & Biases the run would appear."""
-
-    project: str
-    entity: str | None = None
-    name: str | None = None
-    tags: list[str] | None = None
-
-
-class Integration(Strict):
-    """An integration, which is accepted and shown again; nothing is sent anywhere."""
-
-    type: Literal["wandb"]
-    wandb: Wandb
-
-
 class CreateJob(Strict):
     """The body of a request to create a fine-tuning job."""
 
@@ -81,7 +66,8 @@ class CreateJob(Strict):
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
     metadata: Metadata | None = None
-    integrations: Annotated[list[Integration], Field(max_length=5)] | None = None
+    # accepted and shown again; nothing is sent anywhere
+    integrations: Annotated[list[FineTuningJobWandbIntegrationObject], Field(max_length=5)] | None = None
 
 
 class Jobs:

@@ -27,7 +27,6 @@ JOB = [
     ("method.supervised.n_epochs", {"method": {"type": "supervised", "supervised": {"n_epochs": 1}}}),
     ("method.supervised.hyperparameters.beta", {"method": supervised(beta=0.1)}),
     ("method.dpo.hyperparameters.lr", {"method": {"type": "dpo", "dpo": {"hyperparameters": {"lr": 1}}}}),
-    ("integrations[0].wandb.projekt", {"integrations": [{"type": "wandb", "wandb": {"project": "p", "projekt": "q"}}]}),
 ]
 
 
