@@ -28,7 +28,8 @@ from course_utils.openai_server.store import Store, new_document, random_letters
 DEPRECATIONS = "https://developers.openai.com/api/docs/deprecations#update-to-openais-self-serve-fine-tuning"
 FINAL_STATUSES = ("succeeded", "failed", "cancelled")
 MAX_STARTS = 3  # of a process without a step of progress in between
-TASK_OF_STATUS = {"validating_files": "validate", "queued": "train", "running": "train"}
+# Task → what its jobs' status may be; training jobs that a restart interrupted come first.
+STATUSES = {"validate": ("validating_files",), "train": ("running", "queued")}
 
 
 class DpoHyperparameters(Hyperparameters):
@@ -249,7 +250,7 @@ def method_fields(kind: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
 
 
 class Runner:
-    """Starts and watches the processes that validate and train.
+    """Starts and watches the processes that validate and train, with one thread for each of the two tasks.
 
     Args:
         store: the service's documents and files.
@@ -261,88 +262,85 @@ class Runner:
     def __init__(self, store: Store, model: str | None, context: int, run_jobs: bool = True) -> None:
         self.store, self.model, self.context = store, model, context
         self._processes: dict[str, tuple[str, subprocess.Popen[bytes]]] = {}  # task → job id, process
-        self._wake = threading.Event()
-        self._closed = not run_jobs
-        self._mutex = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
-        if run_jobs:
-            self._thread.start()
+        self._changed = threading.Condition()  # also guards the processes
+        self._closed = False
+        self._threads = [threading.Thread(target=self._work, args=(task,), daemon=True) for task in STATUSES if run_jobs]
+        for thread in self._threads:
+            thread.start()
 
     def wake(self) -> None:
         """Let the runner look for work now."""
-        self._wake.set()
+        with self._changed:
+            self._changed.notify_all()
 
     def stop(self, job_id: str) -> None:
         """Kill the process of a job that was cancelled or paused."""
-        with self._mutex:
+        with self._changed:
             for job, process in self._processes.values():
                 if job == job_id:
                     process.kill()
-        self.wake()
 
     def close(self) -> None:
         """Kill all processes; jobs resume when the server starts again."""
-        self._closed = True
-        self.wake()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
-        with self._mutex:
+        with self._changed:
+            self._closed = True
             for _, process in self._processes.values():
                 process.kill()
-                process.wait()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=10)
 
     def process_of(self, task: str) -> int | None:
         """Return the process id of a task ("validate" or "train"), or None if it is not running."""
         entry = self._processes.get(task)
         return entry[1].pid if entry else None
 
-    def _work(self) -> None:
+    def _work(self, task: str) -> None:
         while not self._closed:
+            pause = 0.5
             try:
-                self._check()
-                pause = 0.1 if self._processes else 0.5
+                job_id = self._next(task)
+                if job_id is not None:
+                    self._run(task, job_id)
+                    continue
             except Exception as error:  # a full disk or a locked database: report it and try again
                 print(f"jobs: {type(error).__name__}: {error}", file=sys.stderr)
                 pause = 5.0
-            self._wake.wait(pause)
-            self._wake.clear()
+            with self._changed:
+                self._changed.wait(pause)
 
-    def _check(self) -> None:
-        for task, (job_id, process) in list(self._processes.items()):
-            if process.poll() is not None:
-                assert process.stdin is not None
-                process.stdin.close()
-                with self._mutex:
-                    del self._processes[task]
-                self._ended(task, job_id, process.returncode)
-        candidates = [
-            job
-            for status in TASK_OF_STATUS
-            for job in self.store.page("job", limit=-1, newest_first=False, where={"status": status})[0]
-        ]
-        waiting = [job for job in candidates if not job["_paused"]]
-        for task in ("validate", "train"):
-            eligible = [job for job in waiting if TASK_OF_STATUS[job["status"]] == task]
-            eligible.sort(key=lambda job: job["status"] != "running")  # jobs that a restart interrupted come first
-            if eligible and task not in self._processes:
-                self._start(task, eligible[0]["id"])
+    def _next(self, task: str) -> str | None:
+        for status in STATUSES[task]:
+            for job in self.store.page("job", limit=-1, newest_first=False, where={"status": status})[0]:
+                if not job["_paused"]:
+                    return str(job["id"])
+        return None
 
-    def _start(self, task: str, job_id: str) -> None:
+    def _run(self, task: str, job_id: str) -> None:
+        """Run the process of a task to its end."""
         folder = self.store.job_folder(job_id)
         folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "course_utils.openai_server.worker", task, str(self.store.folder), job_id]
         command += ["--context", str(self.context), *(["--model", self.model] if self.model else [])]
-        with open(folder / "log.txt", "ab") as log:
+        with self._changed, open(folder / "log.txt", "ab") as log:
+            if self._closed:
+                return
             # A closed pipe on its input tells a process that its server has died, and it exits.
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
-        with self._mutex:
             self._processes[task] = job_id, process
+        with process:
+            code = process.wait()
+        with self._changed:
+            del self._processes[task]
+        if not self._closed:
+            self._ended(task, job_id, code)
+            self.wake()  # what was validated may be trained
 
     def _ended(self, task: str, job_id: str, code: int) -> None:
         """Handle the end of a process: restart its job or fail it, and clean up after jobs that have ended."""
         with self.store.transaction():
             job = self.store.document("job", job_id)
-            if TASK_OF_STATUS.get(job["status"]) == task and not job["_paused"]:
+            if job["status"] in STATUSES[task] and not job["_paused"]:
                 starts = job["_starts"] + 1
                 outcome = f"signal {-code}" if code < 0 else f"status {code}"
                 if starts >= MAX_STARTS:
