@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from course_utils.openai_server.errors import ApiError, invalid, missing, not_json
 from course_utils.openai_server.store import is_busy, is_full
@@ -154,8 +155,15 @@ def _locate(error: Mapping[str, Any], body: Any) -> tuple[str, Any]:
 
 
 def unknown_route(request: Request, error: Exception) -> JSONResponse:
-    """Return the response for an unknown path or method."""
+    """Return the response for an unknown path or method, or for a form that can't be read."""
     assert isinstance(error, HTTPException)
+    cause = error.__cause__  # FastAPI says of a form only that it can't be read
+    if isinstance(cause, ApiError):
+        return refused(request, cause)
+    if isinstance(cause, OSError):
+        return storage(request, cause)
+    if isinstance(cause, ClientDisconnect):
+        raise cause
     method, path = request.method, request.url.path
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
