@@ -112,27 +112,27 @@ def _exit_with_server() -> None:
 
 
 def validate(store: Store, job_id: str) -> None:
-    """Check the files of a job with `data_prep`; then queue the job, or let it fail in the hosted service's words."""
+    """Check the files of a job with `data_prep`, and queue the job.
+
+    Raises:
+        JobFailure: a file is invalid; the message has the hosted service's words.
+    """
     from course_utils.data_prep import validation
 
     job = store.document("job", job_id)
     kind = "preference" if job["method"]["type"] == "dpo" else "chat"
     for name in FILES:
-        if job[name] is None:
-            continue
-        report = validation.validate(store.job_folder(job_id) / f"{name}.jsonl", kind, "openai")
-        code, message = _first_error(report, job[name], name)
-        if code:
-            fail(store, job_id, code, message, param=name)
-            return
+        if job[name] is not None:
+            report = validation.validate(store.job_folder(job_id) / f"{name}.jsonl", kind, "openai")
+            _raise_first_error(report, job[name], name)
     with store.transaction():
         if store.document("job", job_id)["status"] == "validating_files":
             store.add_event(job_id, "Files validated, moving job to queued state")
             store.update("job", job_id, status="queued", _starts=0)
 
 
-def _first_error(report: Report, file_id: str, name: str) -> tuple[str | None, str]:
-    """Code and message of the first error at which the hosted service would stop; the code is None if there is no error."""
+def _raise_first_error(report: Report, file_id: str, name: str) -> None:
+    """Raise JobFailure with the first error at which the hosted service would stop, if there is one."""
     from course_utils.data_prep.findings import ERROR
 
     too_few = "too_few_rows"
@@ -140,14 +140,14 @@ def _first_error(report: Report, file_id: str, name: str) -> tuple[str | None, s
     ignored = ("byte_order_mark", *((too_few,) if name == "validation_file" else ()))
     first = next((f for f in report.findings if f.severity == ERROR and f.code not in ignored), None)
     if first is None:
-        return None, ""
+        return
     # If a file can't be read at all, its number of examples is not what is wrong.
     error = report.api_error if name == "training_file" and (first.code == too_few or report.rows) else None
     if error is not None:
-        return error.code, error.about(file_id)
+        raise JobFailure(error.about(file_id), name, error.code)
     text = str(first)
     message = f"The job failed due to an invalid {name.replace('_', ' ')}. Invalid file format. {text[:1].upper()}{text[1:]}"
-    return "invalid_training_file", message
+    raise JobFailure(message, name, "invalid_training_file")
 
 
 # -- training -----------------------------------------------------------------------------------------------------------
