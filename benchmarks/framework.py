@@ -27,13 +27,12 @@ from course_utils.data_prep import load_catalogue
 from course_utils.data_prep.catalogue import SCHEMA
 from course_utils.generation import generate
 from course_utils.retrieval import Retriever
+from in_schema import generate_in_schema
 from shop_prompts import prompts as prompts_of
 from shop_prompts import training_examples
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
-from in_schema import generate_in_schema
 
 SEEDS = (0, 1, 2)
 # Size of the training set: (facts, wordings per fact). All are trained for the same number of steps, and tested on other

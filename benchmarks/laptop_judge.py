@@ -34,12 +34,11 @@ import common  # noqa: F401 - prepares the process
 from course_utils import assets, data_prep
 from course_utils.data_prep import formats, judging, label_noise, quality, similarity, truth
 from course_utils.generation import generate
+from in_schema import generate_in_schema
 from laptop_runs import MODELS, Prompt, copy_run, count_tokens, loaded, recorded_run, run_command
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
-
-from in_schema import generate_in_schema
 
 NAME = "laptop-judge"
 SIZES = ("0.5B", "135M", "1.5B")

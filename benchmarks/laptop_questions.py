@@ -31,13 +31,12 @@ from course_utils.data_prep.catalogue import SCHEMA, Catalogue
 from course_utils.evidence import lesson_01
 from course_utils.generation import generate
 from course_utils.retrieval import Retriever
+from in_schema import generate_in_schema
 from laptop_runs import MODELS, SHOWN, Prompt, count_tokens, loaded, recorded_run, run_command, summary, tokenizer_of
 
 import torch
 from peft import LoraConfig, get_peft_model
 from sklearn.metrics import cohen_kappa_score
-
-from in_schema import generate_in_schema
 
 NAME = "laptop-questions"
 SEEDS = (0, 1, 2)

@@ -23,12 +23,11 @@ from course_utils import memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate, prompt_token_ids
 from course_utils.retrieval import Retriever
+from in_schema import generate_in_schema
 from laptop_runs import MODELS, SHOWN, Prompt, loaded, recorded_run, run_command, scores_by_message, summary
 
 import torch
 from peft import LoraConfig, get_peft_model
-
-from in_schema import generate_in_schema
 
 NAME = "laptop-tickets"
 FIELDS = ("category", "escalation", "product", "order_id")

@@ -97,7 +97,6 @@ BOMBS = {
     "long number": b'{"model":"tiny","seed":' + b"9" * 100_000 + b"}",
     "huge exponent": b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":1e999}',
     "not a number": b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":NaN}',
-    "half a character": b'{"model":"tiny","messages":[{"role":"user","content":"\\ud800"}],"max_tokens":1}',
     "not UTF-8": b'{"model":"\xff\xfe"}',
     "a list": b"[1,2]",
     "nothing": b"",
