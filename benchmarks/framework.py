@@ -28,8 +28,8 @@ from course_utils import evaluation, hardware, memory, models, training
 from course_utils.data_prep import load_catalogue
 from course_utils.data_prep.catalogue import SCHEMA
 from course_utils.generation import generate
-from course_utils.openai_server.constrained import generate_in_schema
 from course_utils.retrieval import Retriever
+from in_schema import generate_in_schema
 from shop_prompts import prompts as prompts_of
 from shop_prompts import training_examples
 

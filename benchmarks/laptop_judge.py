@@ -36,7 +36,7 @@ import wrong_labels
 from course_utils import assets, data_prep
 from course_utils.data_prep import formats, quality, similarity, truth
 from course_utils.generation import generate
-from course_utils.openai_server.constrained import generate_in_schema
+from in_schema import generate_in_schema
 from laptop_runs import MODELS, Prompt, copy_run, count_tokens, loaded, recorded_run, run_command
 
 import numpy as np

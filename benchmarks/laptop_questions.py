@@ -31,8 +31,8 @@ from course_utils.data_prep import load_catalogue
 from course_utils.data_prep.catalogue import SCHEMA, Catalogue
 from course_utils.evidence import lesson_01
 from course_utils.generation import generate
-from course_utils.openai_server.constrained import generate_in_schema
 from course_utils.retrieval import Retriever
+from in_schema import generate_in_schema
 from laptop_runs import MODELS, SHOWN, Prompt, count_tokens, loaded, recorded_run, run_command, summary, tokenizer_of
 
 import torch

@@ -23,7 +23,7 @@ from common import MemoryAdded
 from course_utils import memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate, prompt_token_ids
-from course_utils.openai_server.constrained import generate_in_schema
+from in_schema import generate_in_schema
 from laptop_runs import MODELS, SHOWN, Prompt, loaded, recorded_run, run_command, scores_by_message, summary
 from laptop_search import Hybrid
 

@@ -192,7 +192,8 @@ def serving() -> None:
 def adapters() -> None:
     """A decoding step of several rows with four adapters among them: ours against PEFT's mixed batch."""
     from course_utils.openai_server.adapters import Adapters
-    from course_utils.openai_server.engine import KeyValueCache, PromptKeysValues
+    from course_utils.openai_server.engine import KeyValueCache
+    from course_utils.scoring import cache_name
 
     import torch
     from peft import LoraConfig, get_peft_model
@@ -212,20 +213,16 @@ def adapters() -> None:
             slots.load(name, Path(folder) / name)
 
         def step(model, rows: int, **arguments):
-            cache = KeyValueCache(ours)
-            fresh = PromptKeysValues()
-            shape = (1, cache.heads, 96, cache.width)
-            fresh.layers = [(torch.zeros(shape, dtype=ours.dtype), torch.zeros(shape, dtype=ours.dtype))] * cache.layers
-            cache.join(fresh, [(0, 96)] * rows)
+            cache, positions = KeyValueCache(ours), torch.full((rows,), 96)
+            visible = cache.open(positions)[:, None, None]
+            mask = torch.zeros(visible.shape, dtype=ours.dtype).masked_fill_(~visible, torch.finfo(ours.dtype).min)
+            inputs = {"input_ids": torch.ones(rows, 1, dtype=torch.long), "position_ids": positions[:, None]}
+            inputs |= {"attention_mask": mask, cache_name(ours): cache, "use_cache": True, **arguments}
 
             def run():
-                mask = cache.open_column([96] * rows, ours.dtype)
-                ids, positions = torch.ones(rows, 1, dtype=torch.long), torch.full((rows, 1), 96)
                 started = time.perf_counter()
                 with torch.inference_mode():
-                    model(
-                        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, cache=cache, **arguments
-                    )
+                    model(**inputs)
                 return time.perf_counter() - started
 
             return run
@@ -282,6 +279,8 @@ def products() -> dict:
 
 def lifecycle() -> None:
     """The job of the lesson's claim with three seeds, and memory with three and four models in use."""
+    import psutil
+
     task, rows = load_task("support_tickets"), []
     for seed in range(3):
         with tempfile.TemporaryDirectory() as folder, local_server(folder) as server:
@@ -293,9 +292,9 @@ def lifecycle() -> None:
             for label, model in (("base", base), ("checkpoint 1", steps[0]), ("last", job.fine_tuned_model)):
                 scores = task.evaluate(answers(client, model, task.prompts()))
                 valid[label] = {name: [s.value, s.low, s.high] for name, s in scores.rows()}
-            one = server.memory_bytes
+            one = psutil.Process(server.process.pid).memory_info().rss
             answers(client, steps[1], task.prompts()[:16])
-            four = server.memory_bytes
+            four = psutil.Process(server.process.pid).memory_info().rss
             rows.append({"seed": seed, "seconds": seconds, "scores": valid, "bytes_3_models": one, "bytes_4_models": four})
             print(
                 seed,

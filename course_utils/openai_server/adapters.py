@@ -1,11 +1,9 @@
 """Several LoRA adapters on one base model at once: each row of a batch uses its own.
 
-Layers that read the same input (queries, keys and values; gate and up) are computed as one product, and so are their
-adapters: the A matrices of all layers and adapters in the batch are stacked, the B matrices form a block matrix, and a mask
-zeroes the parts of A's output that belong to another row's adapter. That makes three products instead of six to nine, and
-with few rows a step spends most of its time on these. The base's weights are moved into joint matrices, not copied, and no
-adapter is merged into them. PEFT can mix adapters in a batch too (`adapter_names=`): it takes the rows of each adapter out
-and puts them back, layer by layer (compared by `benchmarks/service.py adapters`).
+In each layer the A matrices of all adapters in the batch are stacked, and so are their B matrices; a mask zeroes the parts
+of A's output that belong to another row's adapter. No adapter is merged into the base. PEFT can mix adapters in a batch too
+(`adapter_names=`): it takes the rows of each adapter out and puts them back, layer by layer, in twice the time
+(`benchmarks/service.py adapters`).
 
 On a CPU the weights are stored in the layout that its kernels read (`Product`), as TorchInductor's freezing does. Otherwise
 the kernels repack them for every product, which is noticeable when there are few rows.
@@ -16,9 +14,9 @@ from __future__ import annotations
 import json
 import platform
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from course_utils.errors import CourseError
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     JoinedAdapters: TypeAlias = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]
 
 MAX_ADAPTERS = 16  # in memory; an adapter of rank 16 takes 10 MB on the 135M model
-SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that read the same input
 
 
 class AdapterGone(CourseError):
@@ -50,15 +47,10 @@ class Adapters:
         import torch
 
         self.keep = keep
-        self.groups = _groups(model)
-        head = model.get_output_embeddings()
-        if type(head) is torch.nn.Linear:
-            product = Product(head.weight.data, head.bias)
-            # an instance's `forward` takes precedence over its class's
-            head.forward = lambda x: product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)  # type: ignore[method-assign,assignment]
-        self._layers = {name: layer for group in self.groups for name, layer in group.layers.items()}
+        modules = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        self._layers = {name: Layer(module) for name, module in modules.items()}
         self._loaded: OrderedDict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = OrderedDict()
-        self._joined: OrderedDict[tuple[str, ...], dict[Group, JoinedAdapters | None]] = OrderedDict()
+        self._joined: OrderedDict[tuple[str, ...], dict[str, JoinedAdapters]] = OrderedDict()
 
     def load(self, name: str, folder: Path, in_use: Collection[str] = ()) -> None:
         """Read an adapter in PEFT's format, and make room for it.
@@ -93,15 +85,14 @@ class Adapters:
             layer = key.removeprefix("base_model.model.").partition(".lora_A.")[0]
             B = tensors[key.replace(".lora_A.", ".lora_B.")]
             target = self._layers.get(layer)
-            if target is None or (B.shape[0], A.shape[1]) != (target.out_features, target.in_features):
+            if target is None or (B.shape[0], A.shape[1]) != target.shape:
                 raise CourseError(
                     f"the adapter in {folder.name} has a layer {layer} that this base does not have: it is for another base"
                 )
             rank = config.get("rank_pattern", {}).get(layer, A.shape[0])
             alpha = config.get("alpha_pattern", {}).get(layer, config["lora_alpha"])
             scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-            placement: dict[str, Any] = {"dtype": self.groups[0].dtype, "device": self.groups[0].device}
-            layers[layer] = (A.to(**placement), (B.float() * scaling).to(**placement))
+            layers[layer] = target.place(A), target.place(B.float() * scaling)
             # In a batch they would spoil every row: NaN times the mask's zero is NaN.
             if not all(bool(part.isfinite().all()) for part in layers[layer]):
                 raise CourseError(f"the adapter in {folder.name} has weights that are not finite (layer {layer})")
@@ -112,8 +103,8 @@ class Adapters:
         self._loaded[name] = layers
 
     def drop(self, name: str) -> None:
-        """Remove an adapter from memory; nothing happens if it is not there."""
-        self._loaded.pop(name, None)
+        """Remove an adapter from memory."""
+        del self._loaded[name]
         for names in [key for key in self._joined if name in key]:
             del self._joined[names]
 
@@ -128,52 +119,35 @@ class Adapters:
         for name in together:
             self._loaded.move_to_end(name)
         if together not in self._joined:
-            self._joined[together] = {group: self._join(group, together) for group in self.groups}
+            self._joined[together] = self._join(together)
             while len(self._joined) > 2:  # a combination takes as much memory as its adapters
                 self._joined.popitem(last=False)
         self._joined.move_to_end(together)
+        joined = self._joined[together]
         masks: dict[tuple[str, ...], torch.Tensor] = {}
-        for group, joined in self._joined[together].items():
-            group.adapter = joined and joined[:2]
-            # The mask says which adapter each column belongs to; none is needed where every row uses the same one.
-            group.mask = None
-            if joined and (len(together) > 1 or None in names):
-                if joined[2] not in masks:
-                    masks[joined[2]] = _mask(joined[2], names, lengths, joined[0])
-                group.mask = masks[joined[2]]
+        for name, layer in self._layers.items():
+            layer.adapter = layer.mask = None
+            if name in joined:
+                A, B, owners = joined[name]
+                layer.adapter = A, B
+                # The mask says which adapter each column belongs to; none is needed where every row uses the same one.
+                if len(together) > 1 or None in names:
+                    if owners not in masks:
+                        masks[owners] = _mask(owners, names, lengths, A)
+                    layer.mask = masks[owners]
 
-    @property
-    def in_memory(self) -> int:
-        """Number of adapters that are loaded."""
-        return len(self._loaded)
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the adapters, single and joined, in bytes."""
-        single = [tensor for layers in self._loaded.values() for pair in layers.values() for tensor in pair]
-        joined = [tensor for groups in self._joined.values() for pair in groups.values() if pair for tensor in pair[:2]]
-        return sum(tensor.numel() * tensor.element_size() for tensor in single + joined)
-
-    def _join(self, group: Group, together: tuple[str, ...]) -> JoinedAdapters | None:
-        """Join the adapters of a batch for one group of layers; None if none of them adapts it."""
+    def _join(self, together: tuple[str, ...]) -> dict[str, JoinedAdapters]:
+        """Stack the adapters of a batch, layer by layer; layers that none of them adapts are left out."""
         import torch
 
-        parts, owners, offset = [], [], 0
-        for layer, module in group.layers.items():
-            for name in together:
-                if layer in self._loaded[name]:
-                    A, B = self._loaded[name][layer]
-                    parts.append((A, B, offset))
-                    owners += [name] * len(A)
-            offset += module.out_features
-        if not parts:
-            return None
-        A = torch.cat([A for A, _, _ in parts]).t().contiguous()
-        B_joined, column = A.new_zeros(A.shape[1], offset), 0
-        for A_part, B, first_row in parts:
-            B_joined[column : column + len(A_part), first_row : first_row + len(B)] = B.t()
-            column += len(A_part)
-        return A, B_joined, tuple(owners)
+        joined = {}
+        for layer in self._layers:
+            parts = [(name, *self._loaded[name][layer]) for name in together if layer in self._loaded[name]]
+            if parts:
+                A = torch.cat([A for _, A, _ in parts]).t().contiguous()
+                B = torch.cat([B for _, _, B in parts], 1).t().contiguous()
+                joined[layer] = A, B, tuple(name for name, A, _ in parts for _ in range(len(A)))
+        return joined
 
 
 class Product:
@@ -211,33 +185,33 @@ class Product:
         return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
 
-class Group:
-    """Linear layers that read the same input, computed as one product.
+class Layer:
+    """Computes in place of a linear layer, with the adapters that are in use.
 
-    Args:
-        layers: name → layer, in the order in which the model calls them; their weights are moved into one matrix.
+    Attributes:
+        adapter: A, of shape (inputs, columns), and B, of shape (columns, outputs).
+        mask: one where a column belongs to a row's adapter; see `_mask`.
     """
 
-    def __init__(self, layers: Mapping[str, torch.nn.Linear]) -> None:
+    def __init__(self, linear: torch.nn.Linear) -> None:
         import torch
 
-        self.layers = layers
+        self.shape = linear.out_features, linear.in_features
+        self._like = linear.weight.new_empty(0)  # data type and device
+        self.product = Product(linear.weight.data, linear.bias)
         self.adapter: tuple[torch.Tensor, torch.Tensor] | None = None
         self.mask: torch.Tensor | None = None
-        modules = list(layers.values())
-        self.dtype, self.device = modules[0].weight.dtype, modules[0].weight.device
-        self.sizes = [module.out_features for module in modules]
-        bias = None if modules[0].bias is None else torch.cat([module.bias.data for module in modules])
-        self.product = Product(torch.cat([module.weight.data for module in modules]), bias)
-        self._input: torch.Tensor | None = None
-        self._outputs: tuple[torch.Tensor, ...] = ()
-        for number, module in enumerate(modules):
-            # The separate weights are no longer read: on the meta device they keep their shape and free their memory.
-            module.weight = torch.nn.Parameter(module.weight.to("meta"), requires_grad=False)
-            forward = self._whole if len(modules) == 1 else self._part(number)
-            module.forward = forward  # type: ignore[method-assign,assignment]  # as above
+        # The weight is no longer read here: on the meta device it keeps its shape and frees its memory.
+        linear.weight = torch.nn.Parameter(linear.weight.to("meta"), requires_grad=False)
+        # an instance's `forward` takes precedence over its class's
+        linear.forward = self  # type: ignore[method-assign,assignment]
 
-    def _whole(self, x: torch.Tensor) -> torch.Tensor:
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor with the layer's data type, on its device."""
+        return tensor.to(self._like)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, inputs) → (…, outputs)."""
         flat = x.reshape(-1, x.shape[-1])
         output = self.product(flat)
         if self.adapter is not None:
@@ -247,42 +221,6 @@ class Group:
                 inner = (inner.view(*x.shape[:-1], -1) * self.mask).view(len(flat), -1)
             output.addmm_(inner, B)
         return output.view(*x.shape[:-1], -1)
-
-    def _part(self, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        last = len(self.layers) - 1
-
-        def forward(x: torch.Tensor) -> torch.Tensor:
-            if self._input is not x:
-                self._input, self._outputs = x, self._whole(x).split(self.sizes, dim=-1)
-            output = self._outputs[number]
-            if number == last:
-                self._input, self._outputs = None, ()
-            return output
-
-        return forward
-
-
-def _groups(model: PreTrainedModel) -> list[Group]:
-    """All linear layers except the head, which the service's adapters never adapt."""
-    import torch
-
-    head = model.get_output_embeddings()
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
-    groups, grouped = [], set()
-    for name in layers:
-        if name in grouped:
-            continue
-        parent, _, last = name.rpartition(".")
-        siblings = next((names for names in SHARED_INPUT if last == names[0]), (last,))
-        members = {
-            full: layers[full] for sibling in siblings if (full := f"{parent}.{sibling}" if parent else sibling) in layers
-        }
-        alike = {(layer.in_features, layer.bias is None, type(layer)) for layer in members.values()}
-        if len(alike) > 1 or len(members) < len(siblings):
-            members = {name: layers[name]}
-        grouped |= set(members)
-        groups.append(Group(members))
-    return groups
 
 
 def _mask(

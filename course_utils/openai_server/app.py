@@ -3,50 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import re
-import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Form, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
-from openai.types import FileDeleted, FileObject, Model, ModelDeleted
-from openai.types.fine_tuning import FineTuningJobEvent
-from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 
-from course_utils.openai_server import bodies, errors, graders
-from course_utils.openai_server.bodies import Query, Strict, checked, json_body, listing
+from course_utils.openai_server import bodies, graders
+from course_utils.openai_server.bodies import Strict, json_body, listing
 from course_utils.openai_server.chat import ChatRequest
-from course_utils.openai_server.completions import Completion
-from course_utils.openai_server.errors import ApiError, invalid
+from course_utils.openai_server.completions import AdapterFolder, Completion, begin
+from course_utils.openai_server.errors import ApiError, invalid, no_such_file, no_such_model, no_such_response
 from course_utils.openai_server.gate import Gate
-from course_utils.openai_server.jobs import CreateJob, public, shown
+from course_utils.openai_server.jobs import CreateJob
 from course_utils.openai_server.response_events import Events
 from course_utils.openai_server.responses import ResponseRequest, ResponseStore, frame, renamed, to_chat
 from course_utils.openai_server.service import Service
-from course_utils.openai_server.store import Store, new_document
+from course_utils.openai_server.store import Store, new_document, public
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from starlette.datastructures import FormData
+Document = dict[str, Any]
 
 
-# "evals" appears in the specification's request but not in its response; that platform closes on 2026-11-30.
-PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data")
-FORM_FIELDS = {"file", "purpose", "expires_after", "expires_after[anchor]", "expires_after[seconds]"}
-EXPIRY = (3600, 2592000)  # seconds
+def _up_to(limit: int, maximum: int) -> int:
+    """How many items to list: a larger number counts as the maximum, and a negative one as 0."""
+    return max(0, min(limit, maximum))
+
+
+class Upload(Strict):
+    """The form of an upload; the specification's purpose "evals" is left out, since that platform has closed."""
+
+    file: UploadFile
+    purpose: Literal["assistants", "batch", "fine-tune", "vision", "user_data"]
+    anchor: Annotated[Literal["created_at"] | None, Field(alias="expires_after[anchor]")] = None
+    seconds: Annotated[int | None, Field(alias="expires_after[seconds]", ge=3600, le=2592000)] = None
 
 
 def _files_router(service: Service) -> APIRouter:
@@ -54,136 +53,63 @@ def _files_router(service: Service) -> APIRouter:
     routes = APIRouter()
     store = service.store
 
-    def delete_expired(file: dict[str, Any]) -> bool:
-        expired = bool(file.get("expires_at", math.inf) <= time.time())
-        if expired:
-            store.delete_file(file["id"])
-        return expired
+    def delete_expired() -> None:
+        for file in store.all("file"):
+            if file.get("expires_at", math.inf) <= time.time():
+                store.delete_file(file["id"])
 
-    def get_file(file_id: str) -> dict[str, Any]:
+    @routes.post("/v1/files")
+    def create(form: Annotated[Upload, Form()]) -> Document:
+        # The name is only ever displayed: the bytes are stored under our own id. Folders and control characters are removed.
+        filename = re.sub(r"[\x00-\x1f\x7f]", "", (form.file.filename or "").replace("\\", "/").rpartition("/")[2])[:255]
+        if form.purpose == "fine-tune" and not filename.endswith(".jsonl"):
+            raise invalid("file", "Invalid file format for Fine-Tuning API. Must be .jsonl")
+        if not form.file.size:
+            raise invalid("file", "File is empty.")
+        return _store_upload(store, form, filename or "upload")
+
+    @routes.get("/v1/files")
+    def files(
+        after: str | None = None,
+        limit: int = 10_000,
+        order: Literal["asc", "desc"] = "desc",
+        purpose: str | None = None,
+    ) -> Document:
+        delete_expired()
+        where = {"purpose": purpose} if purpose else None
+        page = store.page("file", after=after, limit=_up_to(limit, 10_000), newest_first=order == "desc", where=where)
+        return listing(page, empty_id="")
+
+    @routes.get("/v1/files/{file_id}")
+    def retrieve(file_id: str) -> Document:
+        delete_expired()
         file = store.get("file", file_id)
-        if file is None or delete_expired(file):
-            raise errors.no_such_file(file_id)
+        if file is None:
+            raise no_such_file(file_id)
         return file
 
-    @routes.post("/v1/files", response_model=None)
-    async def create(request: Request) -> JSONResponse:
-        return await _upload(request, service)
-
-    @routes.get("/v1/files", response_model=None)
-    def files(request: Request) -> dict[str, Any]:
-        query = Query(request)
-        purpose = query.text("purpose")
-        filters = {"purpose": purpose} if purpose else None
-        for file in store.all("file"):
-            delete_expired(file)
-        after, limit = query.text("after"), query.limit(10_000, 10_000)
-        page = store.page("file", after=after, limit=limit, newest_first=query.newest_first(), where=filters)
-        return listing(page, FileObject, empty_ids="")
-
-    @routes.get("/v1/files/{file_id}", response_model=None)
-    def retrieve(file_id: str) -> dict[str, Any]:
-        return checked(FileObject, get_file(file_id))
-
-    @routes.delete("/v1/files/{file_id}", response_model=None)
-    def delete(file_id: str) -> dict[str, Any]:
-        get_file(file_id)
+    @routes.delete("/v1/files/{file_id}")
+    def delete(file_id: str) -> Document:
         if not store.delete_file(file_id):
-            raise errors.no_such_file(file_id)
-        return checked(FileDeleted, {"id": file_id, "object": "file", "deleted": True})
+            raise no_such_file(file_id)
+        return {"id": file_id, "object": "file", "deleted": True}
 
-    @routes.get("/v1/files/{file_id}/content", response_model=None)
-    def content(file_id: str) -> Response:
-        file = get_file(file_id)
-        path = store.file_path(file_id)
-
-        def read() -> Iterator[bytes]:
-            with path.open("rb") as source:
-                while block := source.read(1 << 20):
-                    yield block
-
-        if not path.exists():
-            raise errors.no_such_file(file_id)
-        headers = {"content-length": str(file["bytes"])}
-        return StreamingResponse(read(), media_type="application/octet-stream", headers=headers)
+    @routes.get("/v1/files/{file_id}/content")
+    def content(file_id: str) -> FileResponse:
+        return FileResponse(store.file_path(retrieve(file_id)["id"]), media_type="application/octet-stream")
 
     return routes
 
 
-async def _upload(request: Request, service: Service) -> JSONResponse:
-    """Store an upload. While it arrives, file parts go to an unnamed file on disk, others (up to 1 MB) to memory.
-
-    The form is checked by hand: the hosted API refuses it in other words than its JSON bodies ("'purpose' is a required
-    property"), and in brackets ("expires_after[anchor]"), so that a model would need a second translation of its errors.
-    """
-    content_type = request.headers.get("content-type", "")
-    if not content_type.lower().startswith("multipart/form-data"):
-        raise invalid(None, f"Invalid content type: expected multipart/form-data, got {content_type[:80] or 'none'}.")
-    try:
-        form = await request.form(max_files=1, max_fields=8)
-    except (HTTPException, MultiPartException, ValueError, KeyError, AssertionError) as error:
-        detail = getattr(error, "detail", None) or getattr(error, "message", None) or "it could not be read"
-        raise invalid(None, f"Invalid multipart body: {detail}") from error
-    try:
-        names = [name for name, _ in form.multi_items()]
-        if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise invalid(repeated[:80], f"Invalid multipart body: '{repeated[:80]}' is given more than once.")
-        upload, purpose = form.get("file"), form.get("purpose")
-        if upload is None or isinstance(upload, str):
-            raise invalid("file", "'file' is a required property")
-        if purpose is None:
-            raise invalid("purpose", "'purpose' is a required property")
-        if not isinstance(purpose, str) or purpose not in PURPOSES:
-            raise invalid("purpose", f"{str(purpose)[:80]!r} is not one of {list(PURPOSES)}")
-        if unknown_fields := set(form) - FORM_FIELDS:
-            raise errors.unknown_argument(min(unknown_fields)[:200])
-        expires_at = _expires_at(form)
-        # The name is only ever displayed: the bytes are stored under our own id. Folders and control characters are removed.
-        filename = re.sub(r"[\x00-\x1f\x7f]", "", (upload.filename or "upload").replace("\\", "/").rpartition("/")[2])[:255]
-        if purpose == "fine-tune" and not filename.endswith(".jsonl"):
-            raise invalid("file", "Invalid file format for Fine-Tuning API. Must be .jsonl")
-        if not upload.size:
-            raise invalid("file", "File is empty.")
-        body = await run_in_threadpool(_store_upload, service.store, upload.file, filename or "upload", purpose, expires_at)
-    finally:
-        await form.close()
-    return JSONResponse(checked(FileObject, body))
-
-
-def _store_upload(store: Store, source: IO[bytes], filename: str, purpose: str, expires_at: int | None) -> dict[str, Any]:
+def _store_upload(store: Store, form: Upload, filename: str) -> Document:
     scratch = store.scratch("upload")
     try:
         with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
-            while block := source.read(1 << 20):
+            while block := form.file.file.read(1 << 20):
                 target.write(block)
-        return store.add_file(scratch, filename, purpose, expires_at)
+        return store.add_file(scratch, filename, form.purpose, form.seconds and int(time.time()) + form.seconds)
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def _expires_at(form: FormData) -> int | None:
-    anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
-    if isinstance(json_part := form.get("expires_after"), str):  # as one JSON part instead of one part per field
-        try:
-            fields = json.loads(json_part)
-            anchor, seconds = fields.pop("anchor", None), fields.pop("seconds", None)
-            seconds = str(seconds) if type(seconds) is int else seconds
-        except (ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise invalid("expires_after", "'expires_after' must be an object") from error
-        if fields:
-            raise invalid("expires_after", f"Unrecognized request argument supplied: {next(iter(fields))[:80]}")
-    elif anchor is None and seconds is None:
-        return None
-    if seconds is None or anchor is None:
-        missing = "expires_after[anchor]" if anchor is None else "expires_after[seconds]"
-        raise invalid(missing, f"'{missing}' is a required property")
-    if anchor != "created_at":
-        raise invalid("expires_after[anchor]", "'expires_after[anchor]' must be 'created_at'")
-    if not isinstance(seconds, str) or not re.fullmatch("[0-9]{1,9}", seconds) or not EXPIRY[0] <= int(seconds) <= EXPIRY[1]:
-        raise invalid(
-            "expires_after[seconds]", f"'expires_after[seconds]' must be an integer from {EXPIRY[0]} to {EXPIRY[1]}"
-        )
-    return int(time.time()) + int(seconds)
 
 
 def _jobs_router(service: Service) -> APIRouter:
@@ -191,84 +117,62 @@ def _jobs_router(service: Service) -> APIRouter:
     routes = APIRouter()
     store, jobs = service.store, service.jobs
 
-    @routes.post("/v1/fine_tuning/jobs", response_model=None)
-    def create(body: Annotated[CreateJob, json_body(CreateJob)]) -> dict[str, Any]:
+    @routes.post("/v1/fine_tuning/jobs")
+    def create(body: Annotated[CreateJob, json_body(CreateJob)]) -> Document:
         job = jobs.create(body)
         service.runner.wake()
-        return shown(job)
+        return public(job)
 
-    @routes.get("/v1/fine_tuning/jobs", response_model=None)
-    def jobs_list(request: Request) -> dict[str, Any]:
-        query = Query(request)
-        page = store.page("job", after=query.text("after"), limit=query.limit(20, 100), where=query.metadata())
-        return {"object": "list", "data": [shown(job) for job in page[0]], "has_more": page[1]}
+    @routes.get("/v1/fine_tuning/jobs")
+    def jobs_list(request: Request, after: str | None = None, limit: int = 20) -> Document:
+        where = {}
+        for name, value in request.query_params.items():
+            if match := re.fullmatch(r"metadata\[([^\[\]]*)\]", name, re.DOTALL):
+                where[f"metadata.{match[1]}"] = value
+            elif name.startswith("metadata") and value not in ("", "null"):
+                raise invalid("metadata", "Invalid value for 'metadata': expected metadata[key]=value.")
+        documents, has_more = store.page("job", after=after, limit=_up_to(limit, 100), where=where)
+        return {"object": "list", "data": [public(job) for job in documents], "has_more": has_more}
 
-    @routes.get("/v1/fine_tuning/jobs/{job_id}", response_model=None)
-    def retrieve(job_id: str) -> dict[str, Any]:
-        return shown(jobs.get(job_id))
+    @routes.get("/v1/fine_tuning/jobs/{job_id}")
+    def retrieve(job_id: str) -> Document:
+        return public(jobs.get(job_id))
 
-    def add_change(name: str, change: Callable[[str], dict[str, Any]], then: Callable[[str], None]) -> None:
-        @routes.post(f"/v1/fine_tuning/jobs/{{job_id}}/{name}", response_model=None)
-        def changed(job_id: str) -> dict[str, Any]:
+    def add_change(name: str, change: Callable[[str], Document], then: Callable[[str], None]) -> None:
+        @routes.post(f"/v1/fine_tuning/jobs/{{job_id}}/{name}")
+        def changed(job_id: str) -> Document:
             job = change(job_id)
             then(job_id)
-            return shown(job)
+            return public(job)
 
     add_change("cancel", jobs.cancel, service.runner.stop)
     add_change("pause", jobs.pause, service.runner.stop)
     add_change("resume", jobs.resume, lambda _: service.runner.wake())
 
-    @routes.get("/v1/fine_tuning/jobs/{job_id}/events", response_model=None)
-    def events(job_id: str, request: Request) -> dict[str, Any]:
-        jobs.get(job_id)
-        query = Query(request)
-        page = store.page("event", job_id, query.text("after"), query.limit(20, 100))
-        return {"object": "list", "data": [checked(FineTuningJobEvent, event) for event in page[0]], "has_more": page[1]}
+    @routes.get("/v1/fine_tuning/jobs/{job_id}/events")
+    def events(job_id: str, after: str | None = None, limit: int = 20) -> Document:
+        documents, has_more = store.page("event", jobs.get(job_id)["id"], after, _up_to(limit, 100))
+        return {"object": "list", "data": documents, "has_more": has_more}
 
-    @routes.get("/v1/fine_tuning/jobs/{job_id}/checkpoints", response_model=None)
-    def checkpoints(job_id: str, request: Request) -> dict[str, Any]:
-        jobs.get(job_id)
-        query = Query(request)
-        page = store.page("checkpoint", job_id, query.text("after"), query.limit(10, 100))
-        return listing(page, FineTuningJobCheckpoint, empty_ids=None)
+    @routes.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
+    def checkpoints(job_id: str, after: str | None = None, limit: int = 10) -> Document:
+        return listing(store.page("checkpoint", jobs.get(job_id)["id"], after, _up_to(limit, 100)))
 
     return routes
 
 
-ERRORS = (
-    "formula_parse_error", "invalid_variable_error", "model_grader_parse_error", "model_grader_refusal_error",
-    "model_grader_server_error", "other_error", "python_grader_runtime_error", "python_grader_server_error",
-    "sample_parse_error", "truncated_observation_error", "unresponsive_reward_error",
-)  # fmt: skip
-
-
-def _graders_router(service: Service) -> APIRouter:
+def _graders_router() -> APIRouter:
     """Return the routes of graders."""
     routes = APIRouter()
 
-    @routes.post("/v1/fine_tuning/alpha/graders/validate", response_model=None)
-    def validate(body: Annotated[graders.Validate, json_body(graders.Validate)]) -> dict[str, Any]:
+    @routes.post("/v1/fine_tuning/alpha/graders/validate")
+    def validate(body: Annotated[graders.Validate, json_body(graders.Validate)]) -> Document:
         graders.check_grader(body.grader)
         return {"grader": body.grader.model_dump(exclude_none=True)}
 
-    @routes.post("/v1/fine_tuning/alpha/graders/run", response_model=None)
-    def run(body: Annotated[graders.Run, json_body(graders.Run)]) -> dict[str, Any]:
-        started = time.perf_counter()
-        reward, parts = graders.run(body.grader, body.model_sample, body.item)
-        return {
-            "reward": reward,
-            "sub_rewards": parts,
-            "model_grader_token_usage_per_model": {},
-            "metadata": {
-                "name": body.grader.name,
-                "type": body.grader.type,
-                "errors": dict.fromkeys(ERRORS, False),
-                "execution_time": time.perf_counter() - started,
-                "scores": parts or {body.grader.name: reward},
-                "token_usage": None,
-                "sampled_model_name": None,
-            },
-        }
+    @routes.post("/v1/fine_tuning/alpha/graders/run")
+    def run(body: Annotated[graders.Run, json_body(graders.Run)]) -> Document:
+        return graders.run(body.grader, body.model_sample, body.item)
 
     return routes
 
@@ -287,28 +191,31 @@ def _permissions_router(service: Service) -> APIRouter:
 
     def check_checkpoint(checkpoint: str) -> None:
         if store.get("model", checkpoint) is None:
-            raise errors.no_such_model(checkpoint)
+            raise no_such_model(checkpoint)
 
-    @routes.get(path, response_model=None)
-    def permissions_list(checkpoint: str, request: Request) -> dict[str, Any]:
+    @routes.get(path)
+    def permissions_list(
+        checkpoint: str,
+        after: str | None = None,
+        limit: int = 10,
+        order: Literal["ascending", "descending"] = "descending",
+        project_id: str | None = None,
+    ) -> Document:
         check_checkpoint(checkpoint)
-        query = Query(request)
-        newest_first = query.one_of("order", ("ascending", "descending")) != "ascending"
-        filters = {"project_id": project} if (project := query.text("project_id")) else None
-        after, limit = query.text("after"), query.limit(10, 100)
-        return listing(store.page("permission", checkpoint, after, limit, newest_first, filters), None, empty_ids=None)
+        where = {"project_id": project_id} if project_id else None
+        return listing(store.page("permission", checkpoint, after, _up_to(limit, 100), order == "descending", where))
 
-    @routes.post(path, response_model=None)
-    def create(checkpoint: str, body: Annotated[NewPermissions, json_body(NewPermissions)]) -> dict[str, Any]:
+    @routes.post(path)
+    def create(checkpoint: str, body: Annotated[NewPermissions, json_body(NewPermissions)]) -> Document:
         check_checkpoint(checkpoint)
         permissions = [new_document("permission", project_id=project) for project in dict.fromkeys(body.project_ids)]
         with store.transaction():
             for permission in permissions:
                 store.add("permission", permission, parent=checkpoint)
-        return listing((permissions, False), None, empty_ids=None)
+        return listing((permissions, False))
 
-    @routes.delete(path + "/{permission_id}", response_model=None)
-    def delete(checkpoint: str, permission_id: str) -> dict[str, Any]:
+    @routes.delete(path + "/{permission_id}")
+    def delete(checkpoint: str, permission_id: str) -> Document:
         check_checkpoint(checkpoint)
         if permission_id not in {permission["id"] for permission in store.all("permission", checkpoint)}:
             raise ApiError(404, f"No such permission: {permission_id}", param="permission_id")
@@ -322,62 +229,83 @@ def _models_router(service: Service) -> APIRouter:
     """Return the routes of models."""
     routes = APIRouter()
     store = service.store
+    base = {"object": "model", "created": service.started, "shutdown_date": None}
+    own, *stand_ins = service.bases
+    bases = {own: {"id": own, **base, "owned_by": "local"}}
+    bases |= {name: {"id": name, **base, "owned_by": f"local stand-in: {own}"} for name in stand_ins}
 
-    def bases() -> list[dict[str, Any]]:
-        stand_in = f"local stand-in: {service.base}"
-        return [
-            {"id": name, "object": "model", "created": service.started, "owned_by": owner, "shutdown_date": None}
-            for name, owner in [(service.base, "local"), *((name, stand_in) for name in service.names)]
-        ]
-
-    @routes.get("/v1/models", response_model=None)
-    def models() -> dict[str, Any]:
+    @routes.get("/v1/models")
+    def models() -> Document:
         tuned = [public(model) for model in store.all("model") if not model["_checkpoint"]]
-        return {"object": "list", "data": [checked(Model, model) for model in [*bases(), *tuned]]}
+        return {"object": "list", "data": [*bases.values(), *tuned]}
 
-    @routes.get("/v1/models/{name:path}", response_model=None)
-    def retrieve(name: str) -> dict[str, Any]:
+    @routes.get("/v1/models/{name:path}")
+    def retrieve(name: str) -> Document:
         if not name:
             raise HTTPException(404)
-        document = store.get("model", name) or next((model for model in bases() if model["id"] == name), None)
+        document = store.get("model", name) or bases.get(name)
         if document is None:
-            raise errors.no_such_model(name)
-        return checked(Model, public(document))
+            raise no_such_model(name)
+        return public(document)
 
-    @routes.delete("/v1/models/{name:path}", response_model=None)
-    def delete(name: str) -> dict[str, Any]:
-        if any(model["id"] == name for model in bases()):
+    @routes.delete("/v1/models/{name:path}")
+    def delete(name: str) -> Document:
+        if name in bases:
             raise ApiError(403, f"The model '{name}' is a base model and can't be deleted", param="model")
-        with store.transaction():
-            document = store.get("model", name)
-            if document is None:
-                raise ApiError(404, f"The model '{name}' does not exist", param="model", code="model_not_found")
-            store.delete("model", name)
-            in_use = any(model["_folder"] == document["_folder"] for model in store.all("model"))
-        if not in_use:
-            remove = partial(shutil.rmtree, store.model_folder(document["_folder"]), ignore_errors=True)
-            if service.chat.loaded:
-                service.chat.loaded.engine.forget(document["_folder"], remove)
-            else:
-                remove()
-        return checked(ModelDeleted, {"id": name, "object": "model", "deleted": True})
+        if not store.delete_model(name):
+            raise ApiError(404, f"The model '{name}' does not exist", param="model", code="model_not_found")
+        return {"id": name, "object": "model", "deleted": True}
 
     return routes
 
 
-async def _begin_chat(service: Service, chat_request: ChatRequest) -> Completion:
-    """Start a chat completion with the model or the adapter that the request names."""
+def _chat_router(service: Service) -> APIRouter:
+    """Return the routes of chat completions and responses."""
+    routes = APIRouter()
+    responses = ResponseStore()
 
-    def adapter_of(name: str) -> tuple[str, Path] | None:
+    def adapter_of(name: str) -> AdapterFolder | None:
         model = service.store.get("model", name)
         if model is not None:
             return model["_folder"], service.store.model_folder(model["_folder"])
-        if name in (service.base, *service.names):
+        if name in service.bases:
             return None
-        raise errors.no_such_model(name)
+        raise no_such_model(name)
 
-    adapter = await run_in_threadpool(adapter_of, chat_request.model)
-    return await (await service.chat.get()).begin(chat_request, adapter)
+    async def begin_chat(request: ChatRequest) -> Completion:
+        adapter = await run_in_threadpool(adapter_of, request.model)
+        return await begin(await service.engine(), service.options.context, request, adapter)
+
+    @routes.post("/v1/chat/completions")
+    async def chat(request: Request, body: Annotated[ChatRequest, json_body(ChatRequest)]) -> Response:
+        completion = await begin_chat(body)
+        return await _send_answer(request, completion, completion, body.stream)
+
+    @routes.post("/v1/responses")
+    async def create(request: Request, body: Annotated[ResponseRequest, json_body(ResponseRequest)]) -> Response:
+        chat_request, conversation = to_chat(body, responses)
+        try:
+            completion = await begin_chat(chat_request)
+        except ApiError as error:
+            raise renamed(error) from error
+        keep = partial(responses.add, conversation=conversation) if body.store is not False else None
+        return await _send_answer(request, completion, Events(frame(body), completion, keep), body.stream)
+
+    @routes.get("/v1/responses/{response_id}")
+    async def retrieve(response_id: str, stream: bool = False) -> Document:
+        if stream:
+            raise invalid("stream", "A stored response can be retrieved, but not streamed again.")
+        if (stored := responses.get(response_id)) is None:
+            raise no_such_response(response_id)
+        return stored.body
+
+    @routes.delete("/v1/responses/{response_id}")
+    async def delete(response_id: str) -> Document:
+        if not responses.delete(response_id):
+            raise no_such_response(response_id)
+        return {"id": response_id, "object": "response", "deleted": True}
+
+    return routes
 
 
 async def _send_answer(
@@ -387,7 +315,13 @@ async def _send_answer(
     if stream:
         pieces = _cancel_at_the_end(answer.stream(), completion)
         return StreamingResponse(pieces, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
-    watcher = _cancel_on_disconnect(request, completion)
+
+    async def cancel_on_disconnect() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        completion.cancel()
+
+    watcher = asyncio.create_task(cancel_on_disconnect())
     try:
         return JSONResponse(await answer.whole())
     finally:
@@ -402,77 +336,27 @@ async def _cancel_at_the_end(stream: AsyncIterator[str], completion: Completion)
         completion.cancel()
 
 
-def _cancel_on_disconnect(request: Request, completion: Completion) -> asyncio.Task[None]:
-    """Cancel the completion if the client disconnects; returns the task that watches for it."""
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        completion.cancel()
-
-    return asyncio.create_task(watch())
-
-
-def _chat_router(service: Service) -> APIRouter:
-    """Return the routes of chat completions and responses."""
-    routes = APIRouter()
-    store = ResponseStore()
-
-    @routes.post("/v1/chat/completions", response_model=None)
-    async def chat(request: Request, body: Annotated[ChatRequest, json_body(ChatRequest)]) -> Response:
-        completion = await _begin_chat(service, body)
-        return await _send_answer(request, completion, completion, body.stream)
-
-    @routes.post("/v1/responses", response_model=None)
-    async def create(request: Request, body: Annotated[ResponseRequest, json_body(ResponseRequest)]) -> Response:
-        chat_request, conversation = to_chat(body, store)
-        try:
-            completion = await _begin_chat(service, chat_request)
-        except ApiError as error:
-            raise renamed(error) from error
-        keep = partial(store.add, conversation=conversation) if body.store is not False else None
-        return await _send_answer(request, completion, Events(frame(body), completion, keep), body.stream)
-
-    @routes.get("/v1/responses/{response_id}", response_model=None)
-    async def retrieve(request: Request, response_id: str) -> JSONResponse:
-        if request.query_params.get("stream", "false") != "false":
-            raise invalid("stream", "A stored response can be retrieved, but not streamed again.")
-        if (stored := store.get(response_id)) is None:
-            raise errors.no_such_response(response_id)
-        return JSONResponse(stored.body)
-
-    @routes.delete("/v1/responses/{response_id}", response_model=None)
-    async def delete(response_id: str) -> JSONResponse:
-        if not store.delete(response_id):
-            raise errors.no_such_response(response_id)
-        return JSONResponse({"id": response_id, "object": "response", "deleted": True})
-
-    return routes
-
-
-def build(service: Service) -> FastAPI:
+def build(service: Service, key: str) -> FastAPI:
     """Assemble the application of a service: its routes, the gate in front of them, and its error handlers."""
     app = FastAPI(title="Fine-tuning service", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.add_middleware(Gate, service=service)
+    app.add_middleware(Gate, key=key, hosts=(service.options.host, *service.options.allow_host))
     app.add_exception_handler(ApiError, bodies.refused)
     app.add_exception_handler(RequestValidationError, bodies.invalid_request)
     app.add_exception_handler(HTTPException, bodies.unknown_route)
     app.add_exception_handler(OSError, bodies.storage)
     app.add_exception_handler(sqlite3.Error, bodies.storage)
     app.add_exception_handler(Exception, bodies.bug)
-    for router in (_files_router, _jobs_router, _graders_router, _permissions_router, _models_router, _chat_router):
+    app.include_router(_graders_router())
+    for router in (_files_router, _jobs_router, _permissions_router, _models_router, _chat_router):
         app.include_router(router(service))
 
     @app.get("/health")
-    def health() -> dict[str, Any]:
-        loaded = service.chat.loaded
+    def health() -> Document:
         return {
             "status": "ok",
-            "model": service.base,
-            "loaded": loaded is not None,
-            "busy": loaded.engine.busy if loaded else 0,
-            "adapters": loaded.engine.adapters.in_memory if loaded else 0,
-            "adapter_bytes": loaded.engine.adapters.bytes if loaded else 0,
+            "model": service.bases[0],
+            "loaded": service.loaded is not None,
+            "busy": service.loaded.busy if service.loaded else 0,
             "training_process": service.runner.process_of("train"),
         }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -13,10 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.requests import ClientDisconnect
 
-from course_utils.openai_server import errors
-from course_utils.openai_server.errors import ApiError, invalid, not_json
+from course_utils.openai_server.errors import ApiError, invalid, missing, not_json
 from course_utils.openai_server.store import is_busy, is_full
 
 
@@ -56,9 +54,16 @@ def _parse(data: bytes) -> Any:
         value = json.loads(data, parse_constant=_reject_constant, parse_float=_parse_finite)
     except (ValueError, RecursionError) as error:
         raise not_json() from error
-    if _deeper_than(value, MAX_DEPTH):
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for item in level for inner in _inside(item)]
+    if level:
         raise ApiError(400, f"The JSON body is nested deeper than {MAX_DEPTH} levels.")
     return value
+
+
+def _inside(value: Any) -> Sequence[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _reject_constant(text: str) -> NoReturn:
@@ -72,92 +77,21 @@ def _parse_finite(text: str) -> float:
     return number
 
 
-def _deeper_than(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, (dict, list))
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return False
-    return True
-
-
-class Query:
-    """The query parameters of a request, which are validated when they are read."""
-
-    def __init__(self, request: Request) -> None:
-        self.values = request.query_params
-
-    def text(self, name: str) -> str | None:
-        """Return the text of a parameter, or None if it is missing or empty."""
-        return self.values.get(name) or None
-
-    def limit(self, default: int, maximum: int) -> int:
-        """Return how many items to list: a larger number counts as the maximum, and a negative one as 0.
-
-        Raises:
-            ApiError: the parameter is not a whole number, or it is given more than once.
-        """
-        values = self.values.getlist("limit")
-        if not values:
-            return default
-        text = values[0] if len(values) == 1 else ", ".join(values)
-        if not re.fullmatch(r"-?[0-9]{1,40}", text):
-            raise invalid("limit", f"Invalid value for 'limit': {text[:40]!r} is not an integer.")
-        return max(0, min(int(text), maximum))
-
-    def one_of(self, name: str, allowed: tuple[str, ...]) -> str | None:
-        """Return a parameter that must have one of the allowed values, or None if it is missing.
-
-        Raises:
-            ApiError: it has another value.
-        """
-        text = self.values.get(name)
-        if text is not None and text not in allowed:
-            raise invalid(name, f"{text[:40]!r} is not one of {list(allowed)} - '{name}'")
-        return text
-
-    def newest_first(self) -> bool:
-        """Return whether the newest items come first, which is the default."""
-        return self.one_of("order", ("asc", "desc")) != "asc"
-
-    def metadata(self) -> dict[str, str] | None:
-        """Return the metadata to filter by, given as `metadata[key]=value`; None without any, or for `metadata=null`."""
-        metadata = {}
-        for name, value in self.values.multi_items():
-            if match := re.fullmatch(r"metadata\[([^\[\]]*)\]", name, re.DOTALL):
-                if f"metadata.{match.group(1)}" in metadata:
-                    raise invalid("metadata", "Invalid value for 'metadata': a key is given twice.")
-                metadata[f"metadata.{match.group(1)}"] = value
-            elif name.startswith("metadata") and value not in ("", "null"):
-                raise invalid("metadata", "Invalid value for 'metadata': expected metadata[key]=value.")
-        return metadata or None
-
-
-ABSENT = ("missing", "union_tag_not_found")  # pydantic's errors for what is not there
-
-
-def checked(model: type[BaseModel], body: dict[str, Any]) -> dict[str, Any]:
-    """Return a document after validating it with the official client's own type."""
-    return model.model_validate(body).model_dump(mode="json", exclude_unset=True)
-
-
-def listing(page: tuple[list[dict[str, Any]], bool], model: type[BaseModel] | None, empty_ids: str | None) -> dict[str, Any]:
+def listing(page: tuple[list[dict[str, Any]], bool], empty_id: str | None = None) -> dict[str, Any]:
     """Return a page of documents in the API's list format.
 
     Args:
         page: the documents, and whether there are more.
-        model: the official client's type of the documents; None to leave them unchecked.
-        empty_ids: `first_id` and `last_id` of an empty page.
+        empty_id: `first_id` and `last_id` of an empty page.
     """
     documents, has_more = page
-    data = [checked(model, body) if model else body for body in documents]
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (empty_ids, empty_ids)
-    return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
+    first, last = (documents[0]["id"], documents[-1]["id"]) if documents else (empty_id, empty_id)
+    return {"object": "list", "data": documents, "first_id": first, "last_id": last, "has_more": has_more}
+
+
+# -- errors ---------------------------------------------------------------------------------------------------------------
+
+ABSENT = ("missing", "union_tag_not_found")  # pydantic's errors for what is not there
 
 
 def refused(request: Request, error: Exception) -> JSONResponse:
@@ -167,7 +101,7 @@ def refused(request: Request, error: Exception) -> JSONResponse:
 
 
 def invalid_request(request: Request, error: Exception) -> JSONResponse:
-    """Return the response for a body that its model refuses."""
+    """Return the response for a body or a query that its model refuses."""
     assert isinstance(error, RequestValidationError)
     return refused(request, hosted_error(error.errors(), error.body))
 
@@ -180,7 +114,7 @@ def hosted_error(details: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
 
     Args:
         details: pydantic's errors.
-        body: the body of the request.
+        body: the body of the request, as parsed JSON; anything else for a form or a query.
     """
 
     def rank(path: str, kind: str) -> tuple[bool, bool, int]:
@@ -190,22 +124,24 @@ def hosted_error(details: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     path, value, first = min(located, key=lambda entry: rank(entry[0], entry[2]["type"]))
     kind, reasons = first["type"], list(dict.fromkeys(error["msg"] for place, _, error in located if place == path))
     if kind == "json_invalid":  # half of a surrogate pair, which Python reads and pydantic does not
-        return errors.not_json()
+        return not_json()
     if kind in ABSENT:
-        return errors.missing(path)
+        return missing(path)
     if kind == "extra_forbidden":
-        return errors.unknown_argument(path)
+        return invalid(path, f"Unrecognized request argument supplied: {path}", "unknown_parameter")
     if kind in ("literal_error", "union_tag_invalid") and len(reasons) == 1:
-        shown = repr(value) if isinstance(value, str) else json.dumps(value)
+        shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
         supported = first["ctx"].get("expected") or first["ctx"]["expected_tags"]
-        return errors.invalid(path, f"Invalid value: {shown[:80]}. Supported values are: {supported}.", "invalid_value")
+        return invalid(path, f"Invalid value: {shown[:80]}. Supported values are: {supported}.", "invalid_value")
     message = f"Invalid value for '{path or 'request body'}': {'; or: '.join(reasons)}."
-    return errors.invalid(path or None, message, "invalid_value")
+    return invalid(path or None, message, "invalid_value")
 
 
 def _locate(error: Mapping[str, Any], body: Any) -> tuple[str, Any]:
     """Path and value of an error. pydantic's location also has branches of unions, but not the field that chooses one."""
     location, path, value = error["loc"], "", body
+    if location[:1] in (("body",), ("query",)) and "input" in error:  # FastAPI's own, of a form or a query
+        return ".".join(map(str, location[1:]))[:200], error["input"]
     if error["type"].startswith("union_tag"):
         location = (*location, error["ctx"]["discriminator"].strip("'"))
     for number, part in enumerate(location):
@@ -219,30 +155,36 @@ def _locate(error: Mapping[str, Any], body: Any) -> tuple[str, Any]:
 
 
 def unknown_route(request: Request, error: Exception) -> JSONResponse:
-    """Return the response for an unknown path or method."""
+    """Return the response for an unknown path or method, or for a form that can't be read."""
     assert isinstance(error, HTTPException)
+    cause = error.__cause__  # FastAPI says of a form only that it can't be read
+    if isinstance(cause, ApiError):
+        return refused(request, cause)
+    if isinstance(cause, OSError):
+        return storage(request, cause)
+    if isinstance(cause, ClientDisconnect):
+        raise cause
     method, path = request.method, request.url.path
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
         api_error = ApiError(405, message, code="method_not_supported")
-        return JSONResponse(api_error.body, 405, {"allow": ", ".join(_allowed(request))})
+        return JSONResponse(api_error.body, 405, error.headers)
     if error.status_code == 404:
         return refused(request, ApiError(404, f"Invalid URL ({method} {path})"))
     return refused(request, ApiError(error.status_code, str(error.detail)))
 
 
-def _allowed(request: Request) -> list[str]:
-    """Methods that are allowed on the path of a request."""
-    scopes = [(method, {**request.scope, "method": method}) for method in ("DELETE", "GET", "POST")]
-    return [m for m, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)]
-
-
 def storage(request: Request, error: Exception) -> JSONResponse:
     """Return the response for a full disk or a busy database; other errors of the same types are raised again, as bugs."""
     if is_full(error):
-        return refused(request, errors.no_room())
+        message = (
+            "The server has no space left on its disk, and nothing was changed. Delete files or models that are not needed, "
+            "or free disk space there, and try again."
+        )
+        return refused(request, ApiError(507, message, code="insufficient_storage", type="server_error"))
     if is_busy(error):
-        return refused(request, errors.busy())
+        message = "The server is busy with another change. Please try again."
+        return refused(request, ApiError(503, message, code="busy", type="server_error", retry_after=1))
     raise error
 
 

@@ -10,8 +10,8 @@ from course_utils.openai_server.bodies import Strict
 from course_utils.openai_server.tools import (
     CalledFunction,
     ChatToolChoice,
+    Function,
     FunctionName,
-    Functions,
     Name,
     ToolCall,
     Tools,
@@ -76,17 +76,7 @@ class ToolMessage(Strict):
     tool_call_id: str
 
 
-class FunctionMessage(Strict):
-    """The result of a function call, in the older form that `ToolMessage` has replaced."""
-
-    role: Literal["function"]
-    content: Text | None
-    name: str
-
-
-Message = Annotated[
-    Instructions | UserMessage | AssistantMessage | ToolMessage | FunctionMessage, Field(discriminator="role")
-]
+Message = Annotated[Instructions | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class StreamOptions(Strict):
@@ -152,7 +142,7 @@ class ChatRequest(WithoutEffect):
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     seed: int | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None  # the newer name of max_tokens
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -162,7 +152,7 @@ class ChatRequest(WithoutEffect):
     tools: Tools | None = None
     tool_choice: str | ChatToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: Functions | None = None
+    functions: list[Function] | None = None  # the older form of tools; accepted where none may be called
     function_call: str | FunctionName | None = None
     modalities: list[Literal["text"]] | None = None
     stream: bool | None = None

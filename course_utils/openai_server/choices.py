@@ -1,8 +1,7 @@
-"""Turns the tokens of an answer into what can be sent: text without incomplete characters, and calls piece by piece."""
+"""Turns the tokens of an answer into what can be sent: text without incomplete characters, and whole calls."""
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,21 +12,18 @@ if TYPE_CHECKING:
 
     from course_utils.openai_server.sampling import Token
 
-HEAD = re.compile(r'\s*\{"name": "([^"]+)", "arguments": ')
-CLOSING = "}" + CALL_END
+CALL = re.compile(r'\s*\{"name": "([^"]+)", "arguments": (.*)', re.DOTALL)
 
 
-class CallPiece(NamedTuple):
-    """A piece of a function call.
+class Call(NamedTuple):
+    """A function call.
 
     Attributes:
-        number: index of the call in its answer, from 0.
-        name: the function's name in the first piece of a call; None in all others.
-        arguments: the next piece of the arguments' text.
+        name: the function's name.
+        arguments: its arguments, as JSON; only their beginning if the answer was cut off.
     """
 
-    number: int
-    name: str | None
+    name: str
     arguments: str
 
 
@@ -42,62 +38,38 @@ class CallReader:
 
     def __init__(self, only_calls: bool = False) -> None:
         self.only_calls = only_calls
-        self.number = 0  # calls that have begun
         self._buffer = ""
-        self._state = "text"  # or "head" or "arguments": in a call, before or within its arguments
-        self._arguments = ""
+        self._called = self._in_call = False
 
-    def add(self, text: str) -> tuple[str, list[CallPiece]]:
-        """Take in generated text.
-
-        Returns:
-            The plain text in it, and the pieces of calls that come after that text.
-        """
+    def add(self, text: str) -> tuple[str, list[Call]]:
+        """Take in generated text; return the plain text in it, and the calls that it completes, which come after that."""
         self._buffer += text
         plain = ""
-        calls: list[CallPiece] = []
+        calls: list[Call] = []
         while True:
-            if self._state == "text":
-                before, mark, after = self._buffer.partition(CALL_START)
-                if not mark:
+            before, mark, after = self._buffer.partition("}" + CALL_END if self._in_call else CALL_START)
+            if not mark:
+                if not self._in_call:
                     held_back = _partial_suffix(self._buffer, "\n" + CALL_START) or _partial_suffix(self._buffer, CALL_START)
-                    return plain + self._take(len(self._buffer) - held_back), calls
-                plain += before.removesuffix("\n")
-                self._buffer, self._state = after, "head"
-            elif self._state == "head":
-                if not (head := HEAD.match(self._buffer)):
-                    return plain, calls
-                calls.append(CallPiece(self.number, head.group(1), ""))
-                self.number += 1
-                self._buffer, self._state, self._arguments = self._buffer[head.end() :], "arguments", ""
+                    plain += self._buffer[: len(self._buffer) - held_back]
+                    self._buffer = self._buffer[len(self._buffer) - held_back :]
+                return plain, calls
+            if self._in_call:
+                calls += self._read(before)
             else:
-                closing_at = self._buffer.find(CLOSING)
-                piece = self._take(
-                    closing_at if closing_at >= 0 else len(self._buffer) - _partial_suffix(self._buffer, CLOSING)
-                )
-                self._arguments += piece
-                if piece:
-                    calls.append(CallPiece(self.number - 1, None, piece))
-                if closing_at < 0:
-                    return plain, calls
-                self._buffer, self._state = self._buffer[len(CLOSING) :], "text"
+                plain += before.removesuffix("\n")
+            self._buffer, self._in_call, self._called = after, not self._in_call, True
 
-    def finish(self) -> tuple[str, list[CallPiece]]:
-        """Return what was held back when the answer ended, as text and pieces of calls.
+    def finish(self) -> tuple[str, list[Call]]:
+        """Return what was held back when the answer ended; a call that was cut off before its arguments is left out."""
+        if self._in_call:
+            return "", self._read(self._buffer[: len(self._buffer) - _partial_suffix(self._buffer, "}" + CALL_END)])
+        # after a call, what looks like the start of another one is not text
+        return ("" if self._called or self.only_calls else self._buffer), []
 
-        A call that was cut off before its arguments is left out.
-        """
-        remainder, state = self._take(len(self._buffer)), self._state
-        if state == "text":
-            # after a call, what looks like the start of another one is not text
-            return ("" if self.number or self.only_calls else remainder), []
-        if state == "arguments" and remainder and not _is_valid_json(self._arguments):
-            return "", [CallPiece(self.number - 1, None, remainder)]
-        return "", []
-
-    def _take(self, size: int) -> str:
-        removed, self._buffer = self._buffer[:size], self._buffer[size:]
-        return removed
+    def _read(self, text: str) -> list[Call]:
+        match = CALL.match(text)
+        return [Call(match[1], match[2])] if match else []
 
 
 def _partial_suffix(text: str, end: str) -> int:
@@ -106,14 +78,6 @@ def _partial_suffix(text: str, end: str) -> int:
         if end.startswith(text[-size:]):
             return size
     return 0
-
-
-def _is_valid_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 class Choice:
@@ -125,38 +89,30 @@ class Choice:
         tokenizer: the tokenizer that the tokens belong to.
         stops: stop sequences, before which the answer ends. They are searched for in text, not in calls.
         reader: separates calls from text, for an answer that may contain calls; otherwise None.
+
+    Attributes:
+        tokens, text, calls: the answer so far.
+        stopped: whether a stop sequence was found.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[str], reader: CallReader | None = None) -> None:
         from tokenizers.decoders import DecodeStream
 
         self.tokenizer, self.stops = tokenizer, stops
-        self.ids: list[int] = []
+        self.tokens: list[Token] = []
+        self.text = ""
+        self.calls: list[Call] = []
+        self.stopped = False
         # looks at the last few tokens only, and waits until a character is complete
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._reader = reader
-        self._unreported: list[Token] = []
-        self._calls: list[CallPiece] = []
-        self.sent = 0  # characters
-        self.text = ""
-        self.stopped = False
+        self._sent = 0  # characters
 
-    @property
-    def tokens(self) -> int:
-        """Number of tokens so far."""
-        return len(self.ids)
-
-    @property
-    def called(self) -> bool:
-        """Whether a function call has begun."""
-        return not self.stopped and self._reader is not None and self._reader.number > 0
-
-    def add(self, token: Token) -> tuple[str, bool]:
-        """Take in a token; return the new text that can be sent, and whether a stop sequence was found."""
-        self.ids.append(token.id)
-        self._unreported.append(token)
+    def add(self, token: Token) -> tuple[str, list[Call]]:
+        """Take in a token; return the new text that can be sent, and new calls, which come after it."""
+        self.tokens.append(token)
         new_text = self._decoder.step(self.tokenizer.backend_tokenizer, token.id) or ""
-        calls: list[CallPiece] = []
+        calls: list[Call] = []
         if self._reader is not None:
             new_text, calls = self._reader.add(new_text)
         start = max(0, len(self.text) - max(map(len, self.stops), default=0))  # earlier text was searched before
@@ -164,38 +120,25 @@ class Choice:
         stop_positions = [position for stop in self.stops if (position := self.text.find(stop, start)) >= 0]
         if stop_positions:
             self.text, self.stopped = self.text[: min(stop_positions)], True
-            return "", True
-        self._calls += calls
+            return "", []
+        self.calls += calls
         # once a call has begun, no text follows that could complete a stop sequence
-        return self._send(len(self.text) - (0 if self.called else self._held_back())), False
+        held_back = 0 if self.calls else max((_partial_suffix(self.text, stop) for stop in self.stops), default=0)
+        return self._send(len(self.text) - held_back), calls
 
-    def flush(self) -> str:
-        """Return the text that was held back, incomplete characters included."""
-        if self.stopped:
-            return self._send(len(self.text))
-        if self._reader is not None:
+    def finish(self) -> tuple[str, list[Call]]:
+        """Return what was held back, incomplete characters included."""
+        calls: list[Call] = []
+        if self._reader is not None and not self.stopped:
             text, calls = self._reader.finish()
             self.text += text
-            self._calls += calls
-        else:
-            self.text = self.tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return self._send(len(self.text))
-
-    def take_tokens(self) -> list[Token]:
-        """Return the tokens that have not been reported yet."""
-        unreported, self._unreported = self._unreported, []
-        return unreported
-
-    def take_calls(self) -> list[CallPiece]:
-        """Return the pieces of calls that have not been reported yet; they come after all text."""
-        calls, self._calls = self._calls, []
-        return calls
+            self.calls += calls
+        elif not self.stopped:
+            ids = [token.id for token in self.tokens]
+            self.text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self._send(len(self.text)), calls
 
     def _send(self, upto: int) -> str:
-        piece = self.text[self.sent : upto] if upto > self.sent else ""
-        self.sent = max(self.sent, upto)
+        piece = self.text[self._sent : upto]
+        self._sent = max(self._sent, upto)
         return piece
-
-    def _held_back(self) -> int:
-        """Characters at the end that can't be sent yet."""
-        return max((_partial_suffix(self.text, stop) for stop in self.stops), default=0)

@@ -2,87 +2,78 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hmac
 import secrets
 import sys
-import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
-from course_utils.openai_server import errors
 from course_utils.openai_server.errors import ApiError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from course_utils.openai_server.service import Service
-
 MAX_JSON = 8 * 1024 * 1024
 MAX_FILE = 512 * 1024 * 1024  # bytes of an upload; the hosted service's limit
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-SILENT_SECONDS = 60.0  # without a byte of a body before it is given up
-REFUSED_SECONDS = 5.0  # to wait for the rest of a refused body
-LOCAL_CLIENTS = ("127.0.0.1", "::1", "testclient")  # addresses of clients on this machine
+KEYS_PAGE = "https://platform.openai.com/account/api-keys"
 
 
 class Gate:
     """Lets a request through if it has the right address and the right key, and is not too large.
 
-    It also adds the request id and the hosted API's other headers to every response.
+    It also adds a request id to every response.
+
+    Args:
+        app: the application behind it.
+        key: the API key.
+        hosts: host names that requests may use in addition to loopback's.
     """
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.service = app, service
+    def __init__(self, app: ASGIApp, key: str, hosts: Collection[str] = ()) -> None:
+        self.app, self.key, self.hosts = app, key, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the application, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
 
-        async def send_with_headers(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                milliseconds = f"{1000 * (time.perf_counter() - started):.0f}".encode()
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", b"req_" + secrets.token_hex(16).encode()),
-                    (b"openai-organization", b"local"),
-                    (b"openai-version", b"2020-10-01"),
-                    (b"openai-processing-ms", milliseconds),
-                ]
+                message["headers"] = [*message["headers"], (b"x-request-id", b"req_" + secrets.token_hex(16).encode())]
             await send(message)
 
-        body = Body(receive, MAX_FILE + MAX_JSON if scope["path"] == "/v1/files" else MAX_JSON)
+        limited = limited_body(receive, MAX_FILE + MAX_JSON if scope["path"] == "/v1/files" else MAX_JSON)
         try:
-            self._check(scope)
-            await body.check(dict(scope["headers"]).get(b"content-length"))
-            await self.app(scope, body, send_with_headers)
+            headers = dict(scope["headers"])
+            check_host(headers.get(b"host"), self.hosts)
+            if scope["path"] != "/health":
+                self._check_key(headers.get(b"authorization", b"").decode("latin-1"))
+            await self.app(scope, limited, send_with_id)
         except ApiError as error:
-            await JSONResponse(error.body, error.status, error.headers)(scope, receive, send_with_headers)
+            await JSONResponse(error.body, error.status, error.headers)(scope, receive, send_with_id)
         except ClientDisconnect:
             line = f"{scope['method']} {scope['path']!r}: the client disconnected while sending"
             print(line, file=sys.stderr, flush=True)
 
-    def _check(self, scope: Scope) -> None:
-        client = scope.get("client")
-        if client and client[0] not in LOCAL_CLIENTS:
-            raise ApiError(403, "This server answers requests from its own machine only.", code="not_local")
-        headers = dict(scope["headers"])
-        check_host(headers.get(b"host"), self.service.hosts)
-        if scope["path"] == "/health":
-            return
-        authorization = headers.get(b"authorization", b"").decode("latin-1")
+    def _check_key(self, authorization: str) -> None:
         scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise errors.no_key()
-        if not hmac.compare_digest(key.strip().encode(), self.service.key.encode()):
-            raise errors.wrong_key(key.strip())
+        key = key.strip()
+        if scheme.lower() != "bearer" or not key:
+            message = (
+                "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer "
+                "auth (i.e. Authorization: Bearer YOUR_KEY)."
+            )
+            raise ApiError(401, message)
+        if not hmac.compare_digest(key.encode(), self.key.encode()):
+            # as the hosted API shows it: only its beginning and its end
+            shown = f"{key[:8]}{'*' * min(len(key) - 12, 40)}{key[-4:]}" if len(key) > 12 else "*" * len(key)
+            message = f"Incorrect API key provided: {shown}. You can find your API key at {KEYS_PAGE}."
+            raise ApiError(401, message, code="invalid_api_key")
 
 
 def check_host(host: bytes | None, allowed: Collection[str]) -> None:
@@ -111,47 +102,22 @@ def check_host(host: bytes | None, allowed: Collection[str]) -> None:
     raise ApiError(403, message, code="host_not_allowed")
 
 
-class Body:
-    """The body of a request, counted as it arrives; if it is too large, the rest is read and discarded.
+def limited_body(receive: Receive, limit: int) -> Receive:
+    """Return a `receive` that refuses a body of more than `limit` bytes, once the client has sent four times as many or all.
 
-    Otherwise a client that is still sending would see a broken connection instead of the reason.
+    A client that is still sending would see a broken connection instead of the reason.
     """
+    received = 0
 
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self.receive, self.limit, self.received = receive, limit, 0
-        self.complete = False
+    async def receive_limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received <= limit:
+            return message
+        while message.get("more_body") and received < 4 * limit:
+            message = await receive()
+            received += len(message.get("body", b""))
+        raise ApiError(413, f"The request is larger than the {limit:,} bytes allowed.", code="request_too_large")
 
-    async def check(self, length: bytes | None) -> None:
-        """Refuse the request if its Content-Length is invalid or too large.
-
-        Raises:
-            ApiError: it is.
-        """
-        if length is not None and (not length.isdigit() or int(length) > self.limit):
-            await self._refuse()
-
-    async def __call__(self) -> Message:
-        """Return the next ASGI message."""
-        if self.complete:  # the next message is the disconnect, which may take any time
-            return await self.receive()
-        try:
-            message = await asyncio.wait_for(self.receive(), SILENT_SECONDS)
-        except TimeoutError:
-            reason = f"No more of the request arrived for {SILENT_SECONDS:.0f} seconds."
-            raise ApiError(408, reason, code="request_timeout") from None
-        if message["type"] == "http.request":
-            self.complete = not message.get("more_body")
-            self.received += len(message.get("body", b""))
-            if self.received > self.limit:
-                await self._refuse(message)
-        return message
-
-    async def _refuse(self, message: Message | None = None) -> NoReturn:
-        limit = self.received + 4 * self.limit
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REFUSED_SECONDS) as deadline:
-                while message is None or (message.get("more_body") and self.received < limit):
-                    message = await self.receive()
-                    self.received += len(message.get("body", b""))
-                    deadline.reschedule(asyncio.get_running_loop().time() + REFUSED_SECONDS)
-        raise ApiError(413, f"The request is larger than the {self.limit:,} bytes allowed.", code="request_too_large")
+    return receive_limited

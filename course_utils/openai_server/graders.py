@@ -11,71 +11,42 @@ import json
 import math
 import operator
 import re
+import time
 from collections.abc import Callable, Mapping
 from difflib import SequenceMatcher
 from typing import Annotated, Any, Literal, TypeAlias
 
+from openai.types.graders import (
+    LabelModelGrader,
+    PythonGrader,
+    ScoreModelGrader,
+    StringCheckGrader,
+    TextSimilarityGrader,
+)
 from pydantic import Discriminator, Field, Tag
 
 from course_utils.openai_server.bodies import Strict
 from course_utils.openai_server.errors import ApiError, invalid
 
-Name = Annotated[str, Field(min_length=1, max_length=256)]
-Metric = Literal[
-    "cosine", "fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
-]
-Message = dict[str, Any]
 
-
-class StringCheck(Strict):
+class StringCheck(StringCheckGrader, Strict):
     """1 or 0: whether one text is, is not, or contains another."""
 
-    type: Literal["string_check"]
-    name: Name
-    input: str
-    reference: str
-    operation: Literal["eq", "ne", "like", "ilike"]
 
-
-class TextSimilarity(Strict):
+class TextSimilarity(TextSimilarityGrader, Strict):
     """How alike two texts are."""
 
-    type: Literal["text_similarity"]
-    name: Name
-    input: str
-    reference: str
-    evaluation_metric: Metric
 
-
-class Python(Strict):
+class Python(PythonGrader, Strict):
     """A program with a function `grade(sample, item)`."""
 
-    type: Literal["python"]
-    name: Name
-    source: Annotated[str, Field(min_length=1, max_length=256 * 1024)]
-    image_tag: str | None = None
 
-
-class ScoreModel(Strict):
+class ScoreModel(ScoreModelGrader, Strict):
     """A model that gives a score."""
 
-    type: Literal["score_model"]
-    name: Name
-    model: Annotated[str, Field(min_length=1)]
-    input: Annotated[list[Message], Field(min_length=1)]
-    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    sampling_params: dict[str, Any] | None = None
 
-
-class LabelModel(Strict):
+class LabelModel(LabelModelGrader, Strict):
     """A model that chooses a label; only inside a multi grader."""
-
-    type: Literal["label_model"]
-    name: Name
-    model: Annotated[str, Field(min_length=1)]
-    input: Annotated[list[Message], Field(min_length=1)]
-    labels: Annotated[list[str], Field(min_length=1)]
-    passing_labels: list[str]
 
 
 Single: TypeAlias = Annotated[StringCheck | TextSimilarity | Python | ScoreModel | LabelModel, Field(discriminator="type")]
@@ -91,7 +62,7 @@ class Multi(Strict):
     """Several graders and the formula that combines their scores into one."""
 
     type: Literal["multi"]
-    name: Name
+    name: str
     graders: Annotated[
         Annotated[dict[str, Single], Tag("several")] | Annotated[Single, Tag("one")], Discriminator(_one_or_several)
     ]
@@ -144,6 +115,11 @@ class Run(Strict):
     item: Any = None
 
 
+ERRORS = (  # what the hosted API says of a run
+    "formula_parse_error", "invalid_variable_error", "model_grader_parse_error", "model_grader_refusal_error",
+    "model_grader_server_error", "other_error", "python_grader_runtime_error", "python_grader_server_error",
+    "sample_parse_error", "truncated_observation_error", "unresponsive_reward_error",
+)  # fmt: skip
 _TEMPLATE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _VARIABLE = re.compile(r"(item|sample)((?:\.\w+)+)")
 SAMPLE = ("output_text", "output_json", "output_tools", "choices", "output_audio")
@@ -193,28 +169,45 @@ def _variable(template: str) -> tuple[str, list[str]]:
 # -- running --------------------------------------------------------------------------------------------------------------
 
 
-def run(grader: Any, answer: str, item: Any) -> tuple[float, dict[str, float]]:
+def run(grader: Any, answer: str, item: Any) -> dict[str, Any]:
     """Grade an answer.
 
     Args:
-        grader: a checked grader.
+        grader: a grader.
         answer: the model's text.
         item: the row of the training file, as an object.
 
     Returns:
-        The reward, and the reward of each grader of a multi grader by name.
+        The reply of the API: the reward, and the reward of each grader of a multi grader by name.
 
     Raises:
-        ApiError: a grader of this type is not run here, or the formula cannot be computed.
+        ApiError: the grader could not be used, is of a type that is not run here, or its formula cannot be computed.
     """
+    started = time.perf_counter()
     check_grader(grader)
-    if not isinstance(grader, Multi):
-        return _single(grader, answer, item), {}
-    parts = {name: _single(part, answer, item) for name, part in grader.named().items()}
-    return _computed(_formula(grader.calculate_output, parts), parts), parts
+    parts: dict[str, float] = {}
+    if isinstance(grader, Multi):
+        parts = {name: _score(part, answer, item) for name, part in grader.named().items()}
+        reward = _computed(_formula(grader.calculate_output, parts), parts)
+    else:
+        reward = _score(grader, answer, item)
+    return {
+        "reward": reward,
+        "sub_rewards": parts,
+        "model_grader_token_usage_per_model": {},
+        "metadata": {
+            "name": grader.name,
+            "type": grader.type,
+            "errors": dict.fromkeys(ERRORS, False),
+            "execution_time": time.perf_counter() - started,
+            "scores": parts or {grader.name: reward},
+            "token_usage": None,
+            "sampled_model_name": None,
+        },
+    }
 
 
-def _single(grader: Any, answer: str, item: Any) -> float:
+def _score(grader: Any, answer: str, item: Any) -> float:
     kind = getattr(grader, "evaluation_metric", grader.type)
     if kind not in ("string_check", "fuzzy_match"):
         message = f"This server checks graders of the kind '{kind}' and does not run them; it runs 'string_check' and "
@@ -236,23 +229,20 @@ _OPERATIONS: dict[str, Callable[[str, str], bool]] = {
 
 def _filled(text: str, answer: str, item: Any) -> str:
     """A text with its templates filled in; what is not there is empty, so that a comparison with it fails."""
+    try:
+        parsed = json.loads(answer)
+    except (ValueError, RecursionError):
+        parsed = None
+    spaces = {"item": item, "sample": {"output_text": answer, "output_json": parsed}}
 
     def value(match: re.Match[str]) -> str:
         space, path = _variable(match[1])
-        current: Any = item if space == "item" else _sample(answer)
+        current: Any = spaces[space]
         for name in path:
             current = current.get(name) if isinstance(current, Mapping) else None
         return current if isinstance(current, str) else "" if current is None else json.dumps(current, ensure_ascii=False)
 
     return _TEMPLATE.sub(value, text)
-
-
-def _sample(answer: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(answer)
-    except (ValueError, RecursionError):
-        parsed = None
-    return {"output_text": answer, "output_json": parsed}
 
 
 _FUNCTIONS: dict[str, Callable[..., float]] = {

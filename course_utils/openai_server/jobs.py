@@ -14,21 +14,22 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from openai.types.fine_tuning import FineTuningJob
+from openai.types.fine_tuning import FineTuningJobWandbIntegrationObject
 from pydantic import Field
 
 from course_utils.openai_server import graders
 from course_utils.openai_server.bodies import Metadata, Strict
-from course_utils.openai_server.errors import ApiError, invalid, missing, no_such_job, not_tunable, winding_down
+from course_utils.openai_server.errors import ApiError, invalid, missing, not_tunable
 from course_utils.openai_server.graders import Auto, Hyperparameters, Reinforcement
 from course_utils.openai_server.store import Store, new_document, random_letters
 
-ORGANIZATION = "org-local"
+DEPRECATIONS = "https://developers.openai.com/api/docs/deprecations#update-to-openais-self-serve-fine-tuning"
 FINAL_STATUSES = ("succeeded", "failed", "cancelled")
 MAX_STARTS = 3  # of a process without a step of progress in between
-TASK_OF_STATUS = {"validating_files": "validate", "queued": "train", "running": "train"}
+# Task → what its jobs' status may be; training jobs that a restart interrupted come first.
+STATUSES = {"validate": ("validating_files",), "train": ("running", "queued")}
 
 
 class DpoHyperparameters(Hyperparameters):
@@ -37,41 +38,22 @@ class DpoHyperparameters(Hyperparameters):
     beta: Annotated[float, Field(gt=0, le=2)] | Auto | None = None
 
 
-class Supervised(Strict):
-    """The settings of supervised fine-tuning."""
-
-    hyperparameters: Hyperparameters | None = None
+HyperparametersT = TypeVar("HyperparametersT", bound=Hyperparameters)
 
 
-class Dpo(Strict):
-    """The settings of direct preference optimisation."""
+class Settings(Strict, Generic[HyperparametersT]):
+    """The settings of a method."""
 
-    hyperparameters: DpoHyperparameters | None = None
+    hyperparameters: HyperparametersT | None = None
 
 
 class Method(Strict):
     """How to train; the settings of methods other than the chosen one are checked and have no effect."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised | None = None
-    dpo: Dpo | None = None
+    supervised: Settings[Hyperparameters] | None = None
+    dpo: Settings[DpoHyperparameters] | None = None
     reinforcement: Reinforcement | None = None
-
-
-class Wandb(Strict):
-    """Where in Weights & Biases the run would appear."""
-
-    project: str
-    entity: str | None = None
-    name: str | None = None
-    tags: list[str] | None = None
-
-
-class Integration(Strict):
-    """An integration, which is accepted and shown again; nothing is sent anywhere."""
-
-    type: Literal["wandb"]
-    wandb: Wandb
 
 
 class CreateJob(Strict):
@@ -85,7 +67,8 @@ class CreateJob(Strict):
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
     metadata: Metadata | None = None
-    integrations: Annotated[list[Integration], Field(max_length=5)] | None = None
+    # accepted and shown again; nothing is sent anywhere
+    integrations: Annotated[list[FineTuningJobWandbIntegrationObject], Field(max_length=5)] | None = None
 
 
 class Jobs:
@@ -93,13 +76,12 @@ class Jobs:
 
     Args:
         store: the service's documents and files.
-        base: name under which the base model is offered.
-        names: other names for it, so that it can stand in for hosted models.
+        bases: names under which the base model is offered.
         refuse: whether to refuse new jobs, as OpenAI has refused them to new organisations since May 2026.
     """
 
-    def __init__(self, store: Store, base: str, names: tuple[str, ...] = (), refuse: bool = False) -> None:
-        self.store, self.base, self.names, self.refuse = store, base, names, refuse
+    def __init__(self, store: Store, bases: tuple[str, ...], refuse: bool = False) -> None:
+        self.store, self.bases, self.refuse = store, bases, refuse
 
     def create(self, request: CreateJob) -> dict[str, Any]:
         """Store a new job, and return its document; the runner validates and runs it later.
@@ -108,9 +90,22 @@ class Jobs:
             ApiError: the request is invalid. Errors in the files are reported later, in the job.
         """
         if self.refuse:
-            raise winding_down()
+            message = (
+                "OpenAI is winding down the fine-tuning platform and your organization is no longer able to create new "
+                f"fine-tuning training jobs. Learn more {DEPRECATIONS}"
+            )
+            raise ApiError(403, message, code="training_not_available")
+        job = new_document("job")
+        try:
+            with self.store.transaction():  # so that no file or model can be deleted meanwhile
+                return self._create(job, request)
+        except BaseException:
+            shutil.rmtree(self.store.job_folder(job["id"]), ignore_errors=True)
+            raise
+
+    def _create(self, job: dict[str, Any], request: CreateJob) -> dict[str, Any]:
         start = self.store.get("model", request.model)
-        if start is None and request.model not in (self.base, *self.names):
+        if start is None and request.model not in self.bases:
             raise not_tunable(request.model)
         files = {}
         for name in ("training_file", "validation_file"):
@@ -124,13 +119,12 @@ class Jobs:
                 raise invalid(name, f"invalid {name}: {file_id} has the purpose '{file['purpose']}', not 'fine-tune'")
             files[name] = file_id
         kind, hyperparameters = self._method(request)
-        job = new_document(
-            "job",
+        job |= dict(
             error=None,
             fine_tuned_model=None,
             finished_at=None,
             model=request.model,
-            organization_id=ORGANIZATION,
+            organization_id="org-local",
             result_files=[],
             seed=request.seed if request.seed is not None else int.from_bytes(os.urandom(3), "big"),
             status="validating_files",
@@ -150,35 +144,17 @@ class Jobs:
             _name=random_letters(8),
         )
         folder = self.store.job_folder(job["id"])
-        try:
-            folder.mkdir(mode=0o700)
-            # The client may delete a file while the job is running, so the job keeps its own link to the bytes.
-            for name, file_id in files.items():
-                _link(self.store.file_path(file_id), folder / f"{name}.jsonl")
-            if start:
-                shutil.copytree(self.store.model_folder(start["_folder"]), folder / "start", copy_function=_link)
-            self._store_job(job)
-        except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, FileNotFoundError):  # an input was deleted a moment ago
-                raise self._deleted_input(request, files) from error
-            raise
-        return job
-
-    def _store_job(self, job: dict[str, Any]) -> None:
-        with self.store.transaction():
-            self.store.add("job", job)
-            self.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
-            self.store.add_event(job["id"], f"Validating training file: {job['training_file']}")
-            if job["validation_file"]:
-                self.store.add_event(job["id"], f"Validating validation file: {job['validation_file']}")
-
-    def _deleted_input(self, request: CreateJob, files: dict[str, str]) -> ApiError:
-        """The error for the input that was deleted while the job was being created."""
+        folder.mkdir(mode=0o700)
+        # The client may delete a file while the job is running, so the job keeps its own link to the bytes.
         for name, file_id in files.items():
-            if not self.store.file_path(file_id).exists():
-                return invalid(name, f"invalid {name}: {file_id}")
-        return not_tunable(request.model)
+            _link(self.store.file_path(file_id), folder / f"{name}.jsonl")
+        if start:
+            shutil.copytree(self.store.model_folder(start["_folder"]), folder / "start", copy_function=_link)
+        self.store.add("job", job)
+        self.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
+        for name, file_id in files.items():
+            self.store.add_event(job["id"], f"Validating {name.replace('_', ' ')}: {file_id}")
+        return job
 
     def get(self, job_id: str) -> dict[str, Any]:
         """Return the document of a job.
@@ -188,7 +164,8 @@ class Jobs:
         """
         job = self.store.get("job", job_id)
         if job is None:
-            raise no_such_job(job_id)
+            message = f"Could not find fine tune: {job_id}"
+            raise ApiError(404, message, param="fine_tune_id", code="fine_tune_not_found")
         return job
 
     def cancel(self, job_id: str) -> dict[str, Any]:
@@ -200,7 +177,9 @@ class Jobs:
         with self.store.transaction():
             job = self._unfinished(job_id, "cancelled")
             self.store.add_event(job_id, "The job has been cancelled")
-            return self._update(job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None)
+            return self.store.update(
+                "job", job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None
+            )
 
     def pause(self, job_id: str) -> dict[str, Any]:
         """Pause a job, and return its document. The API documents no status for this, so it is shown as queued.
@@ -213,7 +192,7 @@ class Jobs:
             if not job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job paused")
             status = "queued" if job["status"] == "running" else job["status"]
-            return self._update(job_id, status=status, _paused=True, estimated_finish=None)
+            return self.store.update("job", job_id, status=status, _paused=True)
 
     def resume(self, job_id: str) -> dict[str, Any]:
         """Resume a job, and return its document; nothing happens if it is not paused.
@@ -225,12 +204,7 @@ class Jobs:
             job = self._unfinished(job_id, "resumed")
             if job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job resumed")
-            return self._update(job_id, _paused=False)
-
-    def _update(self, job_id: str, **changes: Any) -> dict[str, Any]:
-        job = self.store.update("job", job_id, **changes)
-        assert job is not None  # jobs are never deleted
-        return job
+            return self.store.update("job", job_id, _paused=False)
 
     def _unfinished(self, job_id: str, action: str) -> dict[str, Any]:
         job = self.get(job_id)
@@ -275,18 +249,8 @@ def method_fields(kind: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
     return {"hyperparameters": plain, "method": {"type": kind, kind: {"hyperparameters": hyperparameters}}}
 
 
-def public(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document without the fields that only the server uses."""
-    return {name: value for name, value in document.items() if not name.startswith("_")}
-
-
-def shown(job: dict[str, Any]) -> dict[str, Any]:
-    """Return a job as the client sees it, checked against the official client's own type."""
-    return FineTuningJob.model_validate(public(job)).model_dump(mode="json", exclude_unset=True)
-
-
 class Runner:
-    """Starts and watches the processes that validate and train.
+    """Starts and watches the processes that validate and train, with one thread for each of the two tasks.
 
     Args:
         store: the service's documents and files.
@@ -298,88 +262,85 @@ class Runner:
     def __init__(self, store: Store, model: str | None, context: int, run_jobs: bool = True) -> None:
         self.store, self.model, self.context = store, model, context
         self._processes: dict[str, tuple[str, subprocess.Popen[bytes]]] = {}  # task → job id, process
-        self._wake = threading.Event()
-        self._closed = not run_jobs
-        self._mutex = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
-        if run_jobs:
-            self._thread.start()
+        self._changed = threading.Condition()  # also guards the processes
+        self._closed = False
+        self._threads = [threading.Thread(target=self._work, args=(task,), daemon=True) for task in STATUSES if run_jobs]
+        for thread in self._threads:
+            thread.start()
 
     def wake(self) -> None:
         """Let the runner look for work now."""
-        self._wake.set()
+        with self._changed:
+            self._changed.notify_all()
 
     def stop(self, job_id: str) -> None:
         """Kill the process of a job that was cancelled or paused."""
-        with self._mutex:
+        with self._changed:
             for job, process in self._processes.values():
                 if job == job_id:
                     process.kill()
-        self.wake()
 
     def close(self) -> None:
         """Kill all processes; jobs resume when the server starts again."""
-        self._closed = True
-        self.wake()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
-        with self._mutex:
+        with self._changed:
+            self._closed = True
             for _, process in self._processes.values():
                 process.kill()
-                process.wait()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=10)
 
     def process_of(self, task: str) -> int | None:
         """Return the process id of a task ("validate" or "train"), or None if it is not running."""
         entry = self._processes.get(task)
         return entry[1].pid if entry else None
 
-    def _work(self) -> None:
+    def _work(self, task: str) -> None:
         while not self._closed:
+            pause = 0.5
             try:
-                self._check()
-                pause = 0.1 if self._processes else 0.5
+                job_id = self._next(task)
+                if job_id is not None:
+                    self._run(task, job_id)
+                    continue
             except Exception as error:  # a full disk or a locked database: report it and try again
                 print(f"jobs: {type(error).__name__}: {error}", file=sys.stderr)
                 pause = 5.0
-            self._wake.wait(pause)
-            self._wake.clear()
+            with self._changed:
+                self._changed.wait(pause)
 
-    def _check(self) -> None:
-        for task, (job_id, process) in list(self._processes.items()):
-            if process.poll() is not None:
-                assert process.stdin is not None
-                process.stdin.close()
-                with self._mutex:
-                    del self._processes[task]
-                self._ended(task, job_id, process.returncode)
-        candidates = [
-            job
-            for status in TASK_OF_STATUS
-            for job in self.store.page("job", limit=-1, newest_first=False, where={"status": status})[0]
-        ]
-        waiting = [job for job in candidates if not job["_paused"]]
-        for task in ("validate", "train"):
-            eligible = [job for job in waiting if TASK_OF_STATUS[job["status"]] == task]
-            eligible.sort(key=lambda job: job["status"] != "running")  # jobs that a restart interrupted come first
-            if eligible and task not in self._processes:
-                self._start(task, eligible[0]["id"])
+    def _next(self, task: str) -> str | None:
+        for status in STATUSES[task]:
+            for job in self.store.page("job", limit=-1, newest_first=False, where={"status": status})[0]:
+                if not job["_paused"]:
+                    return str(job["id"])
+        return None
 
-    def _start(self, task: str, job_id: str) -> None:
+    def _run(self, task: str, job_id: str) -> None:
+        """Run the process of a task to its end."""
         folder = self.store.job_folder(job_id)
         folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "course_utils.openai_server.worker", task, str(self.store.folder), job_id]
         command += ["--context", str(self.context), *(["--model", self.model] if self.model else [])]
-        with open(folder / "log.txt", "ab") as log:
+        with self._changed, open(folder / "log.txt", "ab") as log:
+            if self._closed:
+                return
             # A closed pipe on its input tells a process that its server has died, and it exits.
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
-        with self._mutex:
             self._processes[task] = job_id, process
+        with process:
+            code = process.wait()
+        with self._changed:
+            del self._processes[task]
+        if not self._closed:
+            self._ended(task, job_id, code)
+            self.wake()  # what was validated may be trained
 
     def _ended(self, task: str, job_id: str, code: int) -> None:
         """Handle the end of a process: restart its job or fail it, and clean up after jobs that have ended."""
         with self.store.transaction():
             job = self.store.document("job", job_id)
-            if TASK_OF_STATUS.get(job["status"]) == task and not job["_paused"]:
+            if job["status"] in STATUSES[task] and not job["_paused"]:
                 starts = job["_starts"] + 1
                 outcome = f"signal {-code}" if code < 0 else f"status {code}"
                 if starts >= MAX_STARTS:
@@ -401,7 +362,7 @@ def fail(store: Store, job_id: str, code: str, message: str, param: str | None =
         if store.document("job", job_id)["status"] in FINAL_STATUSES:
             return
         error = {"code": code, "message": message, "param": param}
-        store.update("job", job_id, status="failed", error=error, finished_at=int(time.time()), estimated_finish=None)
+        store.update("job", job_id, status="failed", error=error, finished_at=int(time.time()))
         store.add_event(job_id, message, level="error")
 
 
@@ -410,6 +371,3 @@ def _link(source: str | Path, target: str | Path) -> None:
         os.link(source, target)
     except OSError:  # no hard links on this disk
         shutil.copyfile(source, target)
-
-
-__all__ = ["FINAL_STATUSES", "CreateJob", "Jobs", "Runner", "fail", "method_fields", "public", "shown"]

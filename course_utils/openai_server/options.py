@@ -74,20 +74,15 @@ def check_model(name: str | None) -> None:
         models.configuration(name)  # from the hub, or its local cache
         return
     try:
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        adapter = " (it holds an adapter: merge it into its base first)" if (source / "adapter_config.json").exists() else ""
-        raise CourseError(f"--model {name}: the folder has no config.json, so it does not hold a model{adapter}") from None
-    except (OSError, ValueError) as error:
-        raise CourseError(f"--model {name}: its config.json can't be read: {error}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
+        has_type = "model_type" in json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        adapter = "; it holds an adapter: merge it into its base first" if (source / "adapter_config.json").exists() else ""
+        raise CourseError(f"--model {name}: the folder has no config.json that can be read ({error}){adapter}") from error
+    if not has_type:
         raise CourseError(f"--model {name}: its config.json names no model_type, so it is not a transformers model")
-    if not any((source / file).exists() for file in TOKENIZER_FILES):
-        raise CourseError(
-            f"--model {name}: the folder has no tokenizer ({', '.join(TOKENIZER_FILES)}); save it there as well"
-        )
-    if not any(next(source.glob(pattern), None) for pattern in WEIGHT_FILES):
-        raise CourseError(f"--model {name}: the folder has no weights ({', '.join(WEIGHT_FILES)})")
+    for what, files in (("tokenizer", TOKENIZER_FILES), ("weights", WEIGHT_FILES)):
+        if not any(next(source.glob(pattern), None) for pattern in files):
+            raise CourseError(f"--model {name}: the folder has no {what} ({', '.join(files)}); save them there as well")
 
 
 def base_name(model: str | None) -> str:

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.openai_server.options import Options, base_name, check_model
+from course_utils.openai_server.options import Options, check_model
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
 
 KEY_FILE = "key"
-TEMPORARY_PREFIX, TEMPORARY_MARKER = "fine-tuning-service-", "temporary"  # name and marker file of temporary folders
 START_SECONDS = 120
 
 
@@ -45,8 +44,7 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
     from filelock import FileLock, Timeout
 
     from course_utils.openai_server.app import build
-    from course_utils.openai_server.jobs import Jobs, Runner
-    from course_utils.openai_server.service import Loader, Service
+    from course_utils.openai_server.service import Service
     from course_utils.openai_server.store import Store
 
     # Shapes vary with the rows and columns of the batch; the limit that `models.load` sets is for one training run.
@@ -69,36 +67,20 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
         store.tidy()
         incoming = folder / "incoming"  # for uploads while they arrive
         shutil.rmtree(incoming, ignore_errors=True)
-        incoming.mkdir(exist_ok=True, mode=0o700)
+        incoming.mkdir(mode=0o700)
         tempfile.tempdir = str(incoming)
-        base, key = base_name(options.model), options.key or _read_or_create_key(folder)
-        listening_socket = _open_socket(options)
-        loader = Loader(options)
-        runner = Runner(store, options.model, options.context, run_jobs=options.jobs)
-        service = Service(
-            store=store,
-            jobs=Jobs(store, base, options.names, options.refuse),
-            runner=runner,
-            chat=loader,
-            base=base,
-            key=key,
-            names=options.names,
-            hosts=(options.host, *options.allow_host),
-        )
+        key = options.key or _read_or_create_key(folder)
+        listening_socket = afterwards.enter_context(_open_socket(options))
+        service = Service(options, store)
+        afterwards.callback(service.close)
         # The keep-alive timeout must not be shorter than the client's, or a request may meet a closing connection.
         config = uvicorn.Config(
-            build(service), log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5
+            build(service, key), log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5
         )
-        server = uvicorn.Server(config)
-        try:
-            with _exit_on_sigterm():
-                if ready:  # who waits for it may end at once, and the service with it: the handler is there already
-                    ready(f"http://127.0.0.1:{listening_socket.getsockname()[1]}/v1", key)
-                server.run(sockets=[listening_socket])
-        finally:
-            runner.close()
-            loader.close()
-            listening_socket.close()
+        with _exit_on_sigterm():
+            if ready:  # who waits for it may end at once, and the service with it: the handler is there already
+                ready(f"http://127.0.0.1:{listening_socket.getsockname()[1]}/v1", key)
+            uvicorn.Server(config).run(sockets=[listening_socket])
 
 
 def _check_extra() -> None:
@@ -156,22 +138,6 @@ def _exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous_handler)
 
 
-def remove_stale_folders() -> None:
-    """Remove temporary folders left behind by servers that were killed.
-
-    A server holds a lock in its folder as long as it lives. If there is no lock file yet, a server may be starting.
-    """
-    from filelock import FileLock, Timeout
-
-    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(OSError, Timeout):
-            is_ours = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
-            lock = folder / "server.lock"
-            if is_ours and not folder.is_symlink() and (folder / TEMPORARY_MARKER).exists() and lock.exists():
-                with FileLock(lock, timeout=0):
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
 class LocalServer:
     """The service in a process of its own; a context manager that stops it at the end.
 
@@ -194,14 +160,6 @@ class LocalServer:
         from openai import OpenAI
 
         return OpenAI(base_url=self.base_url, api_key=self.api_key, **options)
-
-    @property
-    def memory_bytes(self) -> int:
-        """Return the resident memory of the server process in bytes, without training processes."""
-        import psutil
-
-        resident_bytes: int = psutil.Process(self.process.pid).memory_info().rss
-        return resident_bytes
 
     def adapter_folder(self, name: str) -> Path:
         """Return the folder with the weights of a fine-tuned model, in PEFT's format.
@@ -258,10 +216,7 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
     _check_extra()
     Options(folder="", **options)  # refuses invalid options before anything is created
     if folder is None:
-        remove_stale_folders()
-        options["temporary"] = True
-        folder = tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)
-        (Path(folder) / TEMPORARY_MARKER).touch()
+        folder, options["temporary"] = tempfile.mkdtemp(prefix="fine-tuning-service-"), True
     resolved = Options(folder=str(folder), **options)
     Path(resolved.folder).mkdir(parents=True, exist_ok=True, mode=0o700)
     log = Path(resolved.folder) / "server.log"

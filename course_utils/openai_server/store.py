@@ -48,9 +48,7 @@ CREATE TABLE IF NOT EXISTS documents (
 CREATE INDEX IF NOT EXISTS by_parent ON documents (kind, parent, number);
 CREATE TABLE IF NOT EXISTS deleted (kind TEXT NOT NULL, id TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (kind, id));
 """
-# Folders, and those whose contents can't be recreated.
 FOLDERS = ("files", "models", "jobs")
-IRREPLACEABLE = ("files", "models")
 
 
 def is_full(error: BaseException) -> bool:
@@ -70,6 +68,11 @@ def new_document(kind: str, **fields: Any) -> dict[str, Any]:
     """Return a document of a kind with a new id, in the hosted service's format, and the given fields; it is not stored."""
     name, prefix, length = FORMATS[kind]
     return {"id": prefix + random_letters(length), "object": name, "created_at": int(time.time()), **fields}
+
+
+def public(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document without the fields that only the server uses."""
+    return {name: value for name, value in document.items() if not name.startswith("_")}
 
 
 def random_letters(length: int) -> str:
@@ -93,9 +96,7 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for part in FOLDERS:
             (self.folder / part).mkdir(exist_ok=True, mode=0o700)
-            (self.folder / part).chmod(0o700)  # earlier versions left it open to all users
-        self.database.touch(mode=0o600)
-        self.database.chmod(0o600)  # SQLite gives its auxiliary files the same mode
+        self.database.touch(mode=0o600)  # SQLite gives its auxiliary files the same mode
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
@@ -120,7 +121,7 @@ class Store:
                 )
             tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'documents'").fetchone()[0]
             # Bytes that no document refers to are removed at start-up: with a new database that would be everything.
-            non_empty = [part for part in IRREPLACEABLE if any((self.folder / part).iterdir())]
+            non_empty = [part for part in ("files", "models") if any((self.folder / part).iterdir())]
             if non_empty and not tables:
                 raise CourseError(
                     f"{self.database} is empty or missing, but there is data in {' and '.join(non_empty)}: put a copy of "
@@ -201,13 +202,10 @@ class Store:
             raise KeyError(f"{kind} {id}")
         return body
 
-    def update(self, kind: str, id: str, **changes: Any) -> dict[str, Any] | None:
-        """Change fields of a document; return the changed document, or None if there is none with this id."""
+    def update(self, kind: str, id: str, **changes: Any) -> dict[str, Any]:
+        """Change fields of a document, which must exist; return the changed document."""
         with self.transaction() as connection:
-            body = self.get(kind, id)
-            if body is None:
-                return None
-            body |= changes
+            body = self.document(kind, id) | changes
             connection.execute("UPDATE documents SET body = ? WHERE kind = ? AND id = ?", (json.dumps(body), kind, id))
         return body
 
@@ -255,9 +253,9 @@ class Store:
                 query += f" AND number {'<' if newest_first else '>'} ?"
                 values.append(start[0])
         for field, value in (where or {}).items():
-            path = "$" + "".join(f'."{part}"' for part in field.split(".", 1))
-            if '"' in field.replace(".", "", 1) or "\0" in field:
+            if '"' in field or "\0" in field:  # a key that can't be looked for, and that no document here has
                 return [], False
+            path = "$" + "".join(f'."{part}"' for part in field.split(".", 1))
             query += " AND json_extract(body, ?) = ?"
             values += [path, value]
         query += f" ORDER BY number {'DESC' if newest_first else 'ASC'} LIMIT ?"
@@ -320,6 +318,18 @@ class Store:
                 self.file_path(file_id).unlink(missing_ok=True)
         return deleted
 
+    def delete_model(self, name: str) -> bool:
+        """Delete a model's document, and its adapter unless another model has the same; return whether the model existed."""
+        with self.transaction():
+            model = self.get("model", name)
+            if model is None:
+                return False
+            self.delete("model", name)
+            in_use = any(other["_folder"] == model["_folder"] for other in self.all("model"))
+        if not in_use:  # an adapter without a model is removed at the next start
+            shutil.rmtree(self.model_folder(model["_folder"]), ignore_errors=True)
+        return True
+
     def scratch(self, name: str) -> Path:
         """Return a temporary path, on the same disk as the final one."""
         return self.folder / "files" / f".partial-{name}-{random_letters(12)}"
@@ -338,7 +348,7 @@ class Store:
             for entry in (self.folder / part).iterdir():
                 if entry.name in names:
                     continue
-                if entry.is_dir() and not entry.is_symlink():
+                if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
                 else:
-                    entry.unlink(missing_ok=True)
+                    entry.unlink()

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 FILES = ("training_file", "validation_file")
 KEPT_CHECKPOINTS = 3
-PROBE_TOKENS = 64  # of an example, to check that the weights give finite results
+MAX_WEIGHT = 1e4  # those of a working adapter are below 10
 RANK, ALPHA = 16, 32
 AUTO_MULTIPLIER = {"supervised": 2.0, "dpo": 1.0}
 AUTO_BETA = 0.1
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: "validate" or "train", the service's folder and the job's id; those of the command line if None.
     """
-    parser = argparse.ArgumentParser(prog="course_utils.openai_server.worker")
+    parser = argparse.ArgumentParser()
     parser.add_argument("task", choices=("validate", "train"))
     parser.add_argument("folder")
     parser.add_argument("job")
@@ -112,27 +112,27 @@ def _exit_with_server() -> None:
 
 
 def validate(store: Store, job_id: str) -> None:
-    """Check the files of a job with `data_prep`; then queue the job, or let it fail in the hosted service's words."""
+    """Check the files of a job with `data_prep`, and queue the job.
+
+    Raises:
+        JobFailure: a file is invalid; the message has the hosted service's words.
+    """
     from course_utils.data_prep import validation
 
     job = store.document("job", job_id)
     kind = "preference" if job["method"]["type"] == "dpo" else "chat"
     for name in FILES:
-        if job[name] is None:
-            continue
-        report = validation.validate(store.job_folder(job_id) / f"{name}.jsonl", kind, "openai")
-        code, message = _first_error(report, job[name], name)
-        if code:
-            fail(store, job_id, code, message, param=name)
-            return
+        if job[name] is not None:
+            report = validation.validate(store.job_folder(job_id) / f"{name}.jsonl", kind, "openai")
+            _raise_first_error(report, job[name], name)
     with store.transaction():
         if store.document("job", job_id)["status"] == "validating_files":
             store.add_event(job_id, "Files validated, moving job to queued state")
             store.update("job", job_id, status="queued", _starts=0)
 
 
-def _first_error(report: Report, file_id: str, name: str) -> tuple[str | None, str]:
-    """Code and message of the first error at which the hosted service would stop; the code is None if there is no error."""
+def _raise_first_error(report: Report, file_id: str, name: str) -> None:
+    """Raise JobFailure with the first error at which the hosted service would stop, if there is one."""
     from course_utils.data_prep.findings import ERROR
 
     too_few = "too_few_rows"
@@ -140,14 +140,14 @@ def _first_error(report: Report, file_id: str, name: str) -> tuple[str | None, s
     ignored = ("byte_order_mark", *((too_few,) if name == "validation_file" else ()))
     first = next((f for f in report.findings if f.severity == ERROR and f.code not in ignored), None)
     if first is None:
-        return None, ""
+        return
     # If a file can't be read at all, its number of examples is not what is wrong.
     error = report.api_error if name == "training_file" and (first.code == too_few or report.rows) else None
     if error is not None:
-        return error.code, error.about(file_id)
+        raise JobFailure(error.about(file_id), name, error.code)
     text = str(first)
     message = f"The job failed due to an invalid {name.replace('_', ' ')}. Invalid file format. {text[:1].upper()}{text[1:]}"
-    return "invalid_training_file", message
+    raise JobFailure(message, name, "invalid_training_file")
 
 
 # -- training -----------------------------------------------------------------------------------------------------------
@@ -237,7 +237,6 @@ class Training:
             else training.SFT(turns="all", accuracy=True)
         )
         self.model, self.tokenizer = self._load(model)
-        self.started, self.steps_in_process = time.time(), 0
 
     def run(self) -> None:
         """Train, and add the fine-tuned model and its result file to the store.
@@ -299,21 +298,11 @@ class Training:
         """Check that the weights are usable: if a job ends right after a step, no later loss shows the effect of that step.
 
         Raises:
-            Diverged: the weights, or the model's logits for an example, are not finite.
+            Diverged: they are not finite, or so large that the model's logits would not be.
         """
-        import torch
-
-        finite = all(bool(torch.isfinite(p).all()) for p in self.model.parameters() if p.requires_grad)
-        if finite:
-            first = self.objective.encode(self.tokenizer, self.examples["training_file"][0][1], self.context, "")
-            probe = torch.tensor([[*first.prompt, *first.completions[0]][:PROBE_TOKENS]], device=self.model.device)
-            was_training = self.model.training
-            with torch.no_grad():
-                logits = self.model.eval()(input_ids=probe).logits
-            self.model.train(was_training)
-            finite = bool(torch.isfinite(logits).all())
-        if not finite:
-            raise Diverged("the weights are not finite")
+        for parameter in self.model.parameters():
+            if parameter.requires_grad and not parameter.abs().max() < MAX_WEIGHT:  # also where it is no number
+                raise Diverged("the weights are not finite, or as good as that")
 
     def _load(self, base: str | None) -> tuple[Model, PreTrainedTokenizerBase]:
         import torch
@@ -330,7 +319,6 @@ class Training:
 
     def _on_step(self, step: int, total: int, history: History) -> None:
         """Report a step, and create a checkpoint at the end of an epoch; steps reported before a restart are skipped."""
-        self.steps_in_process += 1
         job = self.store.document("job", self.job_id)
         if job["status"] != "running" or job["_paused"]:
             os._exit(0)  # cancelled or paused while this step ran
@@ -338,7 +326,6 @@ class Training:
             return
         metrics = metrics_of(history, step, step % self.steps_per_epoch == 0)
         adapter_folder = self._write_adapter() if step % self.steps_per_epoch == 0 else None
-        seconds_left = (time.time() - self.started) / self.steps_in_process * (total - step)
         with self.store.transaction():
             if self.store.document("job", self.job_id)["status"] != "running":
                 return
@@ -347,8 +334,7 @@ class Training:
             )
             if adapter_folder:
                 self._add_checkpoint(step, metrics, adapter_folder)
-            estimate = int(time.time() + seconds_left)
-            self.store.update("job", self.job_id, _step=step, _starts=0, estimated_finish=estimate)
+            self.store.update("job", self.job_id, _step=step, _starts=0)
 
     def _write_adapter(self) -> str:
         """Save the adapter under a new name; it becomes visible only with the document that refers to it."""
@@ -379,7 +365,7 @@ class Training:
         self.store.add_event(self.job_id, f"Checkpoint created at step {step} with Snapshot ID: {name}")
         for surplus in self.store.all("checkpoint", self.job_id, newest_first=True)[KEPT_CHECKPOINTS:]:
             self.store.delete("checkpoint", surplus["id"])
-            self.store.delete("model", surplus["fine_tuned_model_checkpoint"])
+            self.store.delete_model(surplus["fine_tuned_model_checkpoint"])
 
     def _finish(self, history: History) -> None:
         # Saved again although the last checkpoint has the same weights: the client may have deleted that one.
@@ -400,13 +386,11 @@ class Training:
                 status="succeeded",
                 fine_tuned_model=name,
                 finished_at=int(time.time()),
-                estimated_finish=None,
                 result_files=[file["id"]],
                 trained_tokens=history.tokens,
             )
             self.store.add_event(self.job_id, f"New fine-tuned model created: {name}")
             self.store.add_event(self.job_id, "The job has successfully completed")
-        self._remove_unused_adapters()
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)  # the trainer's
 
     def _add_model(self, name: str, folder: str, checkpoint: bool = False) -> None:
@@ -427,14 +411,6 @@ class Training:
         base = base.split(":")[1] if base.startswith("ft:") else base
         suffix = re.sub(r"[^a-z0-9-]+", "-", (self.job["user_provided_suffix"] or "").lower()).strip("-")
         return f"ft:{base}:local:{suffix}:{last}"
-
-    def _remove_unused_adapters(self) -> None:
-        """Remove the adapter folders that no model's document refers to, as those of checkpoints that were not kept."""
-        named = {model["_folder"] for model in self.store.all("model")}
-        for folder in (self.store.folder / "models").iterdir():
-            # the document of a recent one may not be committed yet
-            if folder.name not in named and time.time() - folder.stat().st_mtime > 60:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 TOKEN_METRICS = {"accuracy": "mean_token_accuracy"}

@@ -1,6 +1,5 @@
 """What strangers tried to break the service with: each is refused or survived, and somebody else's answer goes on."""
 
-import asyncio
 import contextlib
 import json
 import socket
@@ -107,16 +106,6 @@ def test_a_schema_that_ends_its_own_row_does_so_in_one_line(server):
         assert answer.status_code == 400 and "\n" not in message and len(message) < 400, message
 
 
-@pytest.mark.parametrize("given", [["purpose", "purpose"], ["purpose", "expires_after[anchor]", "expires_after[anchor]"]])
-def test_a_field_of_a_form_that_stands_there_twice_is_refused(server, given):
-    values = {"purpose": b"fine-tune", "expires_after[anchor]": b"created_at"}
-    parts = [b'Content-Disposition: form-data; name="%s"\r\n\r\n%s' % (name.encode(), values[name]) for name in given]
-    parts.append(b'Content-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{}')
-    body = b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
-    answer = post(server, "/files", body, **{"content-type": "multipart/form-data; boundary=b"})
-    assert answer.status_code == 400 and answer.json()["error"]["param"] == given[-1], answer.text
-
-
 def test_files_of_one_name_are_two_files(client):
     one, other = upload(client, chats(1), "same.jsonl"), upload(client, chats(2), "same.jsonl")
     assert one.id != other.id and one.filename == other.filename
@@ -206,44 +195,3 @@ def test_two_hundred_who_begin_to_send_and_do_not_go_on(server):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
             connection.sendall(f"{head}Content-Length: 5000\r\n\r\n{{".encode())
         assert chat(server).status_code == 200
-
-
-class Silent:
-    """A client that said how much it would send, and sends no more than this."""
-
-    def __init__(self, sent):
-        self.messages = [{"type": "http.request", "body": sent, "more_body": True}]
-
-    async def receive(self):
-        if self.messages:
-            return self.messages.pop()
-        await asyncio.sleep(3600)
-
-
-@pytest.mark.parametrize(("length", "status"), [(50, 408), (10**12, 413)])
-def test_who_does_not_go_on_sending_is_answered_after_a_while(monkeypatch, length, status):
-    from course_utils.openai_server import gate
-    from course_utils.openai_server.service import Service
-
-    monkeypatch.setattr(gate, "SILENT_SECONDS", 0.1, raising=False)
-    monkeypatch.setattr(gate, "REFUSED_SECONDS", 0.1, raising=False)
-    sent = []
-
-    async def app(scope, receive, send):
-        while (await receive()).get("more_body"):
-            pass
-
-    async def send(message):
-        sent.append(message)
-
-    headers = [(b"authorization", b"Bearer k"), (b"content-length", str(length).encode())]
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "client": ("127.0.0.1", 5),
-        "headers": headers,
-    }
-    service = Service(store=None, jobs=None, runner=None, chat=None, base="b", key="k")
-    asyncio.run(asyncio.wait_for(gate.Gate(app, service)(scope, Silent(b"{").receive, send), 20))
-    assert sent[0]["status"] == status

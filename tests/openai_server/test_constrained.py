@@ -6,8 +6,9 @@ import jsonschema
 import pytest
 import torch
 
+from benchmarks.in_schema import generate_in_schema
 from course_utils import models
-from course_utils.openai_server.constrained import generate_in_schema, json_grammar
+from course_utils.openai_server.constrained import json_grammar
 from course_utils.openai_server.sampling import Sampling, TokenSampler
 
 pytestmark = pytest.mark.model

@@ -77,10 +77,10 @@ def test_a_name_is_shown_and_never_followed(client, server):
     [
         ({"file": ("a.txt", b"{}"), "purpose": "fine-tune"}, "Invalid file format for Fine-Tuning API. Must be .jsonl"),
         ({"file": ("a.jsonl", b""), "purpose": "fine-tune"}, "File is empty."),
-        ({"file": ("a.jsonl", b"{}"), "purpose": "evals"}, "'evals' is not one of"),
+        ({"file": ("a.jsonl", b"{}"), "purpose": "evals"}, "Invalid value: 'evals'. Supported values are: 'assistants'"),
         (
             {"file": ("a.jsonl", b"{}"), "purpose": "batch", "expires_after": {"anchor": "now", "seconds": 9}},
-            "'expires_after[anchor]' must be 'created_at'",
+            "Invalid value: 'now'. Supported values are: 'created_at'.",
         ),
     ],
 )

@@ -1,18 +1,16 @@
-"""What goes wrong with one row of a batch is that row's alone; adapters that answer stay until they have answered."""
+"""What goes wrong with one answer of a batch is that answer's alone; adapters that answer stay until they have answered."""
 
 import asyncio
 import json
 import shutil
-import threading
 
 import pytest
 from support import tiny_llama, with_lora
 
 from course_utils.openai_server import choices
 from course_utils.openai_server import engine as engines
-from course_utils.openai_server.adapters import MAX_ADAPTERS
 from course_utils.openai_server.chat import ChatRequest
-from course_utils.openai_server.completions import Chat
+from course_utils.openai_server.completions import begin as begin_chat
 from course_utils.openai_server.engine import Engine
 from course_utils.openai_server.errors import ApiError
 
@@ -45,7 +43,7 @@ class Panic(BaseException):
 
 async def begin(engine, number, adapter=None, **more):
     body = {"model": "m", "temperature": 0, "max_tokens": TOKENS, "messages": [{"role": "user", "content": f"say {number}"}]}
-    return await Chat(engine, 400).begin(ChatRequest.model_validate(body | more), adapter)
+    return await begin_chat(engine, 400, ChatRequest.model_validate(body | more), adapter)
 
 
 async def answer(completion):
@@ -66,75 +64,33 @@ def alone(engine, *asked):
     return [asyncio.run(everything(engine, each))[0] for each in asked]
 
 
-def test_a_model_deleted_while_it_answers_stays_until_it_has(engine, folder):
+def test_a_model_deleted_while_it_answers_goes_on_and_late_comers_hear_it_is_gone(engine, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
     expected = alone(engine, (1, None), (2, ("a", folder)))
 
     async def delete_meanwhile():
-        buried = threading.Event()
-        begun = [await begin(engine, 1), await begin(engine, 2, ("a", folder))]
+        begun = [await begin(engine, 1), await begin(engine, 2, ("copy", copy))]
         for completion in begun:
-            while engine.busy < 2 or not completion.choices[0].ids:
+            while not completion.choices[0].tokens:
                 await asyncio.sleep(0.001)
-        engine.forget("a", buried.set)
-        while_it_answers = buried.is_set()
-        texts = await asyncio.gather(*map(answer, begun))
-        return texts, while_it_answers, await asyncio.to_thread(buried.wait, 10)
+        shutil.rmtree(copy)
+        late = answer(await begin(engine, 3, ("another", copy)))
+        return [*await asyncio.gather(*map(answer, begun)), await late]
 
-    texts, early, buried = asyncio.run(delete_meanwhile())
-    assert texts == expected and not early and buried
-    assert engine.adapters.in_memory == 0
-
-
-def test_a_model_deleted_before_its_turn_answers_too_and_late_comers_hear_it_is_gone(engine, folder, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "copy")
-
-    async def delete_at_once():
-        first = await begin(engine, 3, ("copy", copy))
-        engine.forget("copy", lambda: shutil.rmtree(copy))
-        found = await answer(first)
-        return found, await answer(await begin(engine, 3, ("copy", copy)))
-
-    found, late = asyncio.run(delete_at_once())
-    assert found == alone(engine, (3, ("a", folder)))[0]
+    *texts, late = asyncio.run(delete_meanwhile())
+    assert texts == expected
     assert isinstance(late, ApiError) and late.status == 404 and late.body["error"]["code"] == "model_not_found"
     assert str(tmp_path) not in late.body["error"]["message"]
 
 
-def test_more_adapters_at_once_than_are_held_wait_for_their_turn(engine, folder):
-    count = MAX_ADAPTERS + 4
-    held = []
-    load = engine.adapters.load
-
-    def noted(*given, **more):
-        load(*given, **more)
-        held.append(engine.adapters.in_memory)
-
-    engine.adapters.load = noted
+def test_more_adapters_at_once_than_are_held_when_idle(engine, folder):
+    count = engine.rows + 4
     asked = [(i, (f"copy-{i}", folder)) for i in range(count)] + [(i, None) for i in range(4)]
     texts = asyncio.run(everything(engine, *asked))
     assert not [text for text in texts if isinstance(text, ApiError)]
     assert texts[:3] == alone(engine, *((i, ("a", folder)) for i in range(3)))
     assert texts[-1] == alone(engine, (3, None))[0]
-    assert max(held) <= MAX_ADAPTERS
-
-
-def test_who_waits_for_an_adapter_is_not_overtaken_for_ever(engine, folder):
-    """Those whose adapter is in memory would keep it there, and the last one out, for as long as they come."""
-    engine.adapters.keep = 1
-
-    async def ask():
-        done = []
-        begun = [await begin(engine, 0, ("a", folder)), await begin(engine, 1, ("b", folder), max_tokens=2)]
-        begun += [await begin(engine, i, ("a", folder)) for i in range(2, 8)]
-
-        async def noted(number, completion):
-            await answer(completion)
-            done.append(number)
-
-        await asyncio.gather(*(noted(number, completion) for number, completion in enumerate(begun)))
-        return done
-
-    assert asyncio.run(ask()).index(1) == 1
+    assert len(engine.adapters._loaded) <= engine.rows
 
 
 BAD = {"messages": [{"role": "user", "content": "the bad one"}]}
@@ -166,7 +122,7 @@ def break_text(monkeypatch, engine, error):
     add = choices.Choice.add
 
     def broken(self, token):
-        if self.stops == ["bad"] and len(self.ids) == 3:
+        if self.stops == ["bad"] and len(self.tokens) == 3:
             raise error
         return add(self, token)
 
@@ -174,51 +130,20 @@ def break_text(monkeypatch, engine, error):
 
 
 def break_the_end_of_a_text(monkeypatch, engine, error):
-    flush = choices.Choice.flush
+    finish = choices.Choice.finish
 
     def broken(self):
         if self.stops == ["bad"]:
             raise error
-        return flush(self)
+        return finish(self)
 
-    monkeypatch.setattr(choices.Choice, "flush", broken)
-
-
-def break_the_prompt(monkeypatch, engine, error):
-    """The model, while prompts go through it and the bad one's is among them."""
-    forward = engine._forward
-    bad = engine.tokenizer(" the bad one", add_special_tokens=False)["input_ids"][-2:]
-
-    def broken(ids, *rest):
-        row = ids[0].tolist()
-        if any(row[i : i + 2] == bad for i in range(len(row))):
-            raise error
-        return forward(ids, *rest)
-
-    monkeypatch.setattr(engine, "_forward", broken)
-
-
-def break_a_step(monkeypatch, engine, error):
-    """The model, in every step with the bad one's row."""
-    forward, use, used = engine._forward, engine.adapters.use, []
-
-    def noted(names, lengths=None):
-        used[:] = [*names, "a prompt"] if lengths else names
-        use(names, lengths)
-
-    def broken(*given):
-        if "bad" in used and used[-1] != "a prompt":
-            raise error
-        return forward(*given)
-
-    monkeypatch.setattr(engine.adapters, "use", noted)
-    monkeypatch.setattr(engine, "_forward", broken)
+    monkeypatch.setattr(choices.Choice, "finish", broken)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("planted"), MemoryError("planted"), Panic("planted")], ids=repr)
 @pytest.mark.parametrize(
     "break_it",
-    [break_sampling, break_grammar, break_text, break_the_end_of_a_text, break_the_prompt, break_a_step],
+    [break_sampling, break_grammar, break_text, break_the_end_of_a_text],
     ids=lambda each: each.__name__,
 )
 def test_a_failure_is_its_own_rows_alone(engine, folder, monkeypatch, break_it, error, capfd):
@@ -231,7 +156,23 @@ def test_a_failure_is_its_own_rows_alone(engine, folder, monkeypatch, break_it, 
         assert [first, one, last] == expected
         assert isinstance(other, ApiError) and other.status == 500, other
     monkeypatch.undo()
-    assert alone(engine, *good) == expected and engine.busy == 0 and engine.cache.rows == 0
+    assert alone(engine, *good) == expected and engine.busy == 0
+
+
+def test_a_step_that_fails_ends_what_runs_and_the_next_answers(engine, folder, monkeypatch):
+    expected = alone(engine, (1, None), (2, ("a", folder)))
+    forward, left = engine._forward, [9]
+
+    def broken(*given):
+        left[0] -= 1
+        if left[0] == 0:
+            raise MemoryError("planted")
+        return forward(*given)
+
+    monkeypatch.setattr(engine, "_forward", broken)
+    found = asyncio.run(everything(engine, (1, None), (2, ("a", folder))))
+    assert [isinstance(each, ApiError) and each.status for each in found] == [500, 500]
+    assert alone(engine, (1, None), (2, ("a", folder))) == expected and engine.busy == 0
 
 
 def test_a_stream_says_what_failed_and_ends(engine, monkeypatch):

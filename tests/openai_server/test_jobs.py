@@ -348,21 +348,6 @@ def test_a_checkpoint_may_be_deleted_while_its_job_lasts(client):
     client.chat.completions.create(model=job.fine_tuned_model, **SAY)
 
 
-@pytest.mark.slow
-def test_the_estimated_end_is_near_the_real_one(client):
-    job = client.fine_tuning.jobs.create(
-        model="tiny", training_file=upload(client, chats(30)).id, method=supervised(n_epochs=8, batch_size=1)
-    )
-    estimates = []
-    while (found := client.fine_tuning.jobs.retrieve(job.id)).status in ("validating_files", "queued", "running"):
-        estimates += [(time.time(), found.estimated_finish)] if found.estimated_finish else []
-        time.sleep(0.05)
-    assert found.estimated_finish is None and estimates
-    asked, middle = estimates[len(estimates) // 2]
-    # Within half of what was left then, and two seconds: both times are whole ones.
-    assert abs(middle - found.finished_at) <= 2 + 0.5 * (found.finished_at - asked)
-
-
 def test_a_deleted_model_is_gone(client):
     job = client.fine_tuning.jobs.create(
         model="tiny", training_file=upload(client, chats(12)).id, method=supervised(n_epochs=1)

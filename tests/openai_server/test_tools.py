@@ -115,21 +115,6 @@ def test_with_a_schema_the_answer_is_json_or_calls(client, packaged):
     check_calls(forced.message.tool_calls)
 
 
-@pytest.mark.model
-def test_functions_are_answered_as_they_were_before_tools(client):
-    functions = [one["function"] for one in TOOLS]
-    request = {"tools": openai.omit, "functions": functions, "function_call": {"name": "get_weather"}}
-    choice = create(client, **request).choices[0]
-    assert choice.finish_reason == "function_call" and choice.message.content is None and not choice.message.tool_calls
-    assert choice.message.function_call.name == "get_weather"
-    jsonschema.validate(json.loads(choice.message.function_call.arguments), WEATHER)
-    pieces = [chunk.choices[0] for chunk in create(client, **request, stream=True)]
-    assert pieces[-1].finish_reason == "function_call"
-    called = [piece.delta.function_call for piece in pieces if piece.delta.function_call]
-    assert called[0].name == "get_weather"
-    assert "".join(piece.arguments for piece in called) == choice.message.function_call.arguments
-
-
 # -- streams ------------------------------------------------------------------------------------------------------------
 
 STREAMED = {
@@ -156,12 +141,8 @@ def test_a_stream_of_calls_joined_is_the_plain_answer(client, what):
             if choice.delta.content is not None:
                 so_far["content"] = (so_far["content"] or "") + choice.delta.content
             for call in choice.delta.tool_calls or ():
-                if call.index == len(so_far["calls"]):  # the first piece of a call has its name, its id and no arguments
-                    assert call.id.startswith("call_") and call.type == "function" and call.function.arguments == ""
-                    so_far["calls"].append([call.function.name, ""])
-                else:
-                    assert call.index == len(so_far["calls"]) - 1 and call.id is None and call.function.name is None
-                so_far["calls"][-1][1] += call.function.arguments
+                assert call.index == len(so_far["calls"]) and call.id.startswith("call_") and call.type == "function"
+                so_far["calls"].append([call.function.name, call.function.arguments])
             so_far["reason"] = choice.finish_reason or so_far["reason"]
             so_far["tokens"] += [token.token for token in choice.logprobs.content] if choice.logprobs else []
     for choice in plain.choices:
@@ -192,14 +173,11 @@ def test_calls_are_read_the_same_however_their_text_is_cut(seed):
         size = dice.randint(1, 9)
         more, pieces = reader.add(text[:size]) if text else reader.finish()
         plain += more
-        for piece in pieces:
-            if piece.name:
-                found.append([piece.name, ""])
-            found[piece.number][1] += piece.arguments
+        found += pieces
         if not text:
             break
         text = text[size:]
-    assert plain == said and [tuple(call) for call in found] == calls[: len(chosen)]
+    assert plain == said and found == calls[: len(chosen)]
 
 
 # -- the grammar --------------------------------------------------------------------------------------------------------
@@ -239,26 +217,19 @@ def test_a_grammar_takes_whole_calls_and_nothing_else(packaged):
 
 def test_what_an_open_schema_does_not_name_is_no_argument(packaged):
     """Clients leave `additionalProperties` out; whatever is called satisfies the schema that they gave."""
-    from course_utils.openai_server.tools import _closed, _combines
+    from course_utils.openai_server.tools import Tool, allowed_calls
 
-    given = {
-        "type": "object",
-        "properties": {
-            "a": {"$ref": "#/$defs/A"},
-            "free": {"type": "object", "additionalProperties": True, "properties": {}},
-        },
-        "$defs": {"A": {"type": "object", "properties": {"x": {"type": "string"}}}},
-    }
-    closed = _closed(given)
-    assert closed["additionalProperties"] is False and closed["$defs"]["A"]["additionalProperties"] is False
-    assert closed["properties"]["free"]["additionalProperties"] is True and "additionalProperties" not in given
-    assert _combines({"properties": {"a": {"allOf": [{}]}}}) and not _combines(given)
+    def closed(**schema):
+        tools = [Tool.model_validate(tool("f", {"type": "object", "properties": {"a": {"type": "string"}}, **schema}))]
+        (signature,) = allowed_calls(packaged[1], tools, None, None).functions
+        return signature.schema.get("additionalProperties")
+
+    assert closed() is False and closed(additionalProperties=True) is True
+    assert closed(anyOf=[{"properties": {"b": {"type": "string"}}}]) is None  # a part describes what another allows
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------------
 
-STRICT_OPEN = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
-STRICT_OPTIONAL = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False}
 REFUSED = [
     ({"tools": []}, "tools"),
     ({"tools": [tool(f"f{i}") for i in range(129)]}, "tools"),
@@ -270,8 +241,6 @@ REFUSED = [
     ({"tools": [tool("f", {"type": "string"})]}, "tools[0].function.parameters"),
     ({"tools": [tool("f", {"type": "object", "properties": {"a": {"type": "no"}}})]}, "tools[0].function.parameters"),
     ({"tools": [tool("f", {"type": "object", "properties": {"a": {"$ref": "#/no"}}})]}, "tools[0].function.parameters"),
-    ({"tools": [tool("f", STRICT_OPEN, strict=True)]}, "tools[0].function.parameters"),
-    ({"tools": [tool("f", STRICT_OPTIONAL, strict=True)]}, "tools[0].function.parameters"),
     ({"tools": [tool("f", color="red")]}, "tools[0].function.color"),
     ({"tool_choice": "always"}, "tool_choice"),
     ({"tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
@@ -279,8 +248,7 @@ REFUSED = [
     ({"tools": openai.omit, "tool_choice": "auto"}, "tool_choice"),
     ({"tools": openai.omit, "parallel_tool_calls": True}, "parallel_tool_calls"),
     ({"functions": [{"name": "f"}]}, "functions"),
-    ({"tools": openai.omit, "functions": [{"name": "f"}], "function_call": {"name": "g"}}, "function_call"),
-    ({"tools": openai.omit, "function_call": "auto"}, "function_call"),
+    ({"tools": openai.omit, "functions": [{"name": "f"}], "function_call": {"name": "f"}}, "functions"),
 ]  # fmt: skip
 
 
@@ -373,11 +341,11 @@ def test_tools_are_written_as_the_template_of_a_model_that_knows_them_does(packa
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["tools", "functions"])
-def test_a_training_rows_tools_and_calls_are_what_is_asked_and_read_back(packaged, engine, tmp_path, old):
+def test_a_training_rows_tools_and_calls_are_what_is_asked_and_read_back(packaged, tmp_path, old):
     """The row's text is the request's prompt and then a text that is read as the row's call."""
     from course_utils.openai_server.chat import ChatRequest
     from course_utils.openai_server.choices import CallReader
-    from course_utils.openai_server.completions import Chat
+    from course_utils.openai_server.completions import read_request
     from course_utils.openai_server.worker import read_examples
 
     call = {"name": "get_stock", "arguments": '{"symbol":"Ä"}'}
@@ -388,13 +356,13 @@ def test_a_training_rows_tools_and_calls_are_what_is_asked_and_read_back(package
     ((_, example),) = read_examples(tmp_path, "training_file", "supervised")
     tokenizer = packaged[1]
     text = tokenizer.apply_chat_template(example, tokenize=False)
-    request = ChatRequest.model_validate({"model": "m", "messages": QUESTION, **offer})
-    prompt = tokenizer.decode(Chat(engine, 2048)._read(request).prompt)
+    request = ChatRequest.model_validate({"model": "m", "messages": QUESTION, "tools": TOOLS})
+    prompt = tokenizer.decode(read_request(tokenizer, 2048, request).prompt)
     assert "get_weather" in prompt and text.startswith(prompt)
     reader = CallReader()
     plain, found = reader.add(text.removeprefix(prompt).removesuffix("<|im_end|>\n"))
     assert plain == "" and found[0].name == "get_stock"
-    assert "".join(piece.arguments for piece in found) == '{"symbol": "Ä"}'
+    assert [piece.arguments for piece in found] == ['{"symbol": "Ä"}']
 
 
 def test_a_preferences_tools_stand_in_its_prompt(tmp_path):
@@ -406,14 +374,3 @@ def test_a_preferences_tools_stand_in_its_prompt(tmp_path):
     ((_, example),) = read_examples(tmp_path, "training_file", "dpo")
     assert "get_weather" in example["prompt"][0]["content"]
     assert example["chosen"][0]["content"].startswith("<tool_call>\n") and example["rejected"][0]["content"] == "no"
-
-
-@pytest.fixture(scope="module")
-def engine(packaged):
-    from support import tiny_llama
-
-    from course_utils.openai_server.engine import Engine
-
-    engine = Engine(lambda: (tiny_llama(max_position_embeddings=2048), packaged[1]), rows=4)
-    yield engine
-    engine.close()

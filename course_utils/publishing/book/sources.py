@@ -35,7 +35,7 @@ API = {
         "data_prep.similarity", "data_prep.pii", "data_report",
     ),
     "Decide and pay": ("decision", "costs", "facts", "assets"),
-    "Serve": ("export", "roundtrip", "openai_server", "openai_server.constrained"),
+    "Serve": ("export", "roundtrip", "openai_server"),
     "Show": ("show", "show.calculators", "charts", "figures", "glossary", "evidence"),
     "Teach": ("exercises", "plans", "publishing", "publishing.book", "release", "grading.batch"),
 }  # fmt: skip
