@@ -140,6 +140,38 @@ def test_a_year_is_no_part_of_an_address(text):
     assert "ADDRESS" not in {entity.kind for entity in find(text)}
 
 
+ORDINARY = [
+    "Der Vertrag läuft noch einen Monat, danach 12 Tage. Bei Fragen rufen Sie uns an.",
+    "Hallo Vertriebs-Team,\n\nkönnen Sie das Konto öffnen?\n\nViele Grüße",
+    "Schließen Sie das Fenster. Unter Konto → Rechte ist es offen.",
+    "Unsere Buchhaltung braucht die Rechnung; mein Geburtsdatum ist ihr egal.",
+    "Kunt u de factuur sturen?\n\nBedankt",
+    "Choisissez Paramètres, puis le bouton est là.\n\nCordialement",
+    "How do I stop it?\n\nCheers",
+    "Restarting Firefox did not help.",
+]
+CUED = [
+    ("Ich heiße Sabine und warte seit Tagen auf die Rechnung.", "Sabine"),
+    ("Hallo Frau Lindqvist,\n\ndie Rechnung ist bezahlt.", "Lindqvist"),
+    ("Die Rechnung ist nicht da.\n\nViele Grüße\nMatthias", "Matthias"),
+    ("Das hat mir Gerda Neumann am Telefon gesagt.", "Gerda Neumann"),
+    ("Beste heer van der Meulen,\n\nde factuur is betaald.", "Meulen"),
+    ("Je m'appelle Hortense, et la facture n'est pas là.", "Hortense"),
+    ("La factura no está. Me llamo Virgilio Montenegro.", "Virgilio Montenegro"),
+    ("Hi Amber,\n\nthe index was missing.", "Amber"),
+]
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_words_that_other_languages_write_with_a_capital_are_no_names(text):
+    assert find(text) == []
+
+
+@pytest.mark.parametrize(("text", "name"), CUED)
+def test_a_greeting_a_title_or_a_surname_makes_a_word_of_another_language_a_name(text, name):
+    assert [name in entity.text for entity in find(text)] == [True], find(text)
+
+
 def test_a_question_before_says_what_a_number_is():
     assert [e.kind for e in find("14.03.1986", preceding="And what is your date of birth?")] == ["BIRTH_DATE"]
     assert find("14.03.1986", preceding="When did you order?") == []
