@@ -648,7 +648,7 @@ def _sample(result: Prepared, index: int, redacted: Redacted, redactor: Redactor
     for path, entity in redacted.findings:
         if samples_per_kind[entity.kind] < REDACTION_SAMPLES:
             samples_per_kind[entity.kind] += 1
-            masked = re.sub(r"(?<=\w)\w", "*", entity.text)
+            masked = re.sub(r"\S" if entity.kind == "SECRET" else r"(?<=\w)\w", "*", entity.text)
             result.redactions.append((result.lines[index], entity.kind, f"{path}: {masked}", redactor.replacement(entity)))
 
 
