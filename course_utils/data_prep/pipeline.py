@@ -505,6 +505,7 @@ def _read(result: Prepared) -> None:
         if row.value is not None:
             result.shapes[formats.shape_of(row.value) or validation.UNKNOWN] += 1
         result.changes += changes
+        result.notes += [finding.message for finding in row.findings if finding.code == "encoding"]
         if value is None:
             result.texts[row.line] = row.raw.decode("utf-8", "backslashreplace")
         else:

@@ -147,6 +147,7 @@ ORDINARY = [
     "Unsere Buchhaltung braucht die Rechnung; mein Geburtsdatum ist ihr egal.",
     "Kunt u de factuur sturen?\n\nBedankt",
     "Choisissez Paramètres, puis le bouton est là.\n\nCordialement",
+    "Choisissez Paramètres → Langue.",
     "How do I stop it?\n\nCheers",
     "Restarting Firefox did not help.",
 ]
