@@ -298,15 +298,17 @@ def _fix_data(options: argparse.Namespace) -> Result:
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
     production = _prompts(options.production) if options.production else []
     columns = _columns(options.map)
+    schema, codes = _json_file(options.schema) if options.schema else None, _listed(options.drop or "")
+    by_default = () if "none" in codes else pipeline.dropped_by_default(schema)
     prepared = pipeline.prepare(
         options.file,
         kind=options.kind or guess_kind(options.file, columns),
         steps=[step for step in pipeline.STEPS if step not in skipped],
         test=pipeline.rows_of(options.test) if options.test else (),
         production=production,
-        drop=None if options.drop is None else [code for code in _listed(options.drop) if code != "none"],
+        drop=[*by_default, *(code for code in codes if code != "none")],
         language=None if options.language == "any" else options.language,
-        schema=_json_file(options.schema) if options.schema else None,
+        schema=schema,
         redaction="label" if options.redact == "none" else options.redact,
         allow=options.allow,
         target=options.target,
