@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import io
 import json
 import os
+import shutil
 import sys
 import tempfile
 import tomllib
@@ -261,8 +263,12 @@ def _preflight(options: argparse.Namespace) -> Result:
 def _check_data(options: argparse.Namespace) -> Result:
     """Status 0 without errors or if a clean file was written, 1 with errors, 3 if fewer than half of the lines are left."""
     with contextlib.ExitStack() as stack:
+        options.original = options.file
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if options.file == "-":
-            options.file = _standard_input(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            options.file = _standard_input(folder)
+        if options.encoding:
+            options.file = _as_utf8(Path(options.file), options.encoding, folder)
         return _fix_data(options) if options.fix else _report_data(options)
 
 
@@ -285,22 +291,24 @@ def _fix_data(options: argparse.Namespace) -> Result:
 
     # Checked first, so that nobody waits for the work only to be refused.
     if not options.dry_run:
-        pipeline.may_write(options.fix, (*pipeline.PREPARED, pipeline.REPORT), options.file, options.overwrite)
+        pipeline.may_write(options.fix, (*pipeline.PREPARED, pipeline.REPORT), options.original, options.overwrite)
     skipped = {*_listed(options.skip), *(["redact"] if options.redact == "none" else [])}
     if unknown := skipped - set(pipeline.STEPS):
         raise CourseError(f"unknown step {min(unknown)!r} to skip; there are {', '.join(pipeline.STEPS)}")
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
     production = _prompts(options.production) if options.production else []
     columns = _columns(options.map)
+    schema, codes = _json_file(options.schema) if options.schema else None, _listed(options.drop or "")
+    by_default = () if "none" in codes else pipeline.dropped_by_default(schema)
     prepared = pipeline.prepare(
         options.file,
         kind=options.kind or guess_kind(options.file, columns),
         steps=[step for step in pipeline.STEPS if step not in skipped],
         test=pipeline.rows_of(options.test) if options.test else (),
         production=production,
-        drop=None if options.drop is None else [code for code in _listed(options.drop) if code != "none"],
+        drop=[*by_default, *(code for code in codes if code != "none")],
         language=None if options.language == "any" else options.language,
-        schema=_json_file(options.schema) if options.schema else None,
+        schema=schema,
         redaction="label" if options.redact == "none" else options.redact,
         allow=options.allow,
         target=options.target,
@@ -339,6 +347,27 @@ def _standard_input(folder: Path) -> Path:
     file = folder / f"stdin.{ending}"
     file.write_bytes(data)
     return file
+
+
+def _as_utf8(path: Path, encoding: str, folder: Path) -> Path:
+    """A copy of a file in UTF-8, which the steps read instead."""
+    from course_utils.data_prep.opening import open_bytes
+
+    copy = folder / "utf-8" / path.name.removesuffix(".gz")
+    copy.parent.mkdir()
+    try:
+        with open_bytes(path) as file, io.TextIOWrapper(file, encoding, newline="") as text:
+            with copy.open("w", encoding="utf-8", newline="") as written:
+                shutil.copyfileobj(text, written)
+    except LookupError as error:
+        raise CourseError(f"there is no encoding {encoding!r}; name one such as cp1252, utf-16 or cp1251") from error
+    except UnicodeDecodeError as error:
+        raise CourseError(
+            f"{path.name} is not in {encoding}: {error.reason} (byte {error.object[error.start]:#04x})"
+        ) from error
+    except OSError as error:
+        raise CourseError(f"cannot read {path}: {error.strerror or error}") from error
+    return copy
 
 
 def _columns(maps: list[str]) -> dict[str, str]:

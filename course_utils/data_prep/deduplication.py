@@ -269,6 +269,8 @@ def surroundings(row: dict) -> bytes:
     It covers instructions, tools and their answers, pictures, and whether an answer is labelled as good.
     """
     parts: list[object] = [row[key] for key in ("tools", "label") if row.get(key) not in (None, [])]
+    # "Mail" and " mail" are one label.
+    parts = [" ".join(part.casefold().split()) if isinstance(part, str) else part for part in parts]
     for message in row["messages"]:
         content = message.get("content")
         if message["role"] not in ("user", "assistant"):

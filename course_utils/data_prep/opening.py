@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -26,9 +27,11 @@ BOMS = (
 )
 SAMPLE_BYTES = 1 << 20  # how much is read to guess an encoding
 BROKEN_LINES = 3  # fewer lines that are not UTF-8 are faults of these lines, not the file's encoding
-# Non-ASCII characters of Western European text in cp1252. Text in another encoding, decoded as cp1252, gives other
-# characters.
-WESTERN = re.compile(r"[À-ÖØ-öø-ÿŒœŠšŽžŸ“”„‘’‚–—…•€£§°«»¿¡·ªº²³½©®™´ \u00ad]")
+# Text of another encoding, decoded as cp1252, has signs within words, and three letters beyond ASCII in a row.
+# The letters that Turkish becomes are otherwise only in Icelandic, which has accents that Turkish lacks.
+NOT_WESTERN = re.compile(r"(?<=[^\W\d_])[¹²³¿º½¼¾¤¦¨¯¸](?=[^\W\d_])|[^\x00-\x7f\s“”„‘’‚«»–—…•]{3,}")
+TURKISH, ACCENTED = re.compile(r"[ðþýÐÞÝ]"), re.compile(r"[áéóú]")
+FEW_SIGNS = 0.2  # share of the characters beyond ASCII; text that was read wrongly once before has some
 OTHER_ENCODINGS = "cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 koi8_r cp932 euc_jp gb18030 big5 cp949".split()
 
 
@@ -68,7 +71,8 @@ def open_text(path: Path, lines: bool = False) -> tuple[io.TextIOWrapper | None,
     if problem and not findings and (guessed := _guess_encoding(path, lines)):
         encoding, problem, line = guessed[0], None, guessed[1] if lines else 1
         name = "Windows-1252 or Latin-1" if encoding == "cp1252" else encoding
-        findings = [Finding(line, "", "encoding", f"the file is not UTF-8; it looks like {name}, and is read as that")]
+        message = f"the file is not UTF-8; it looks like {name}, and is read as that{_examples(path, encoding)}"
+        findings = [Finding(line, "", "encoding", message)]
     if problem and not lines:
         return None, [problem]
     newline = "" if not lines else "\r" if b"\r" in head and b"\n" not in head else "\n"
@@ -134,12 +138,24 @@ def _guess_encoding(path: Path, lines: bool) -> tuple[str, int] | None:
     return (encoding, broken[0]) if encoding and _undecodable(path, encoding, 0) is None else None
 
 
+def _examples(path: Path, encoding: str) -> str:
+    """The two most frequent words that depend on the encoding, as a clause; frequent ones are hardly personal."""
+    with open_bytes(path) as file:
+        text = file.read(SAMPLE_BYTES).decode(encoding, "ignore")
+    words = Counter(word for word in re.findall(r"[^\W\d_]{3,}", text) if not word.isascii())
+    shown = " and ".join(shorten(word, 30) for word, _ in words.most_common(2))
+    return f", for example {shown}; if that is wrong, name it with --encoding" if shown else ""
+
+
 def _likely_encoding(sample: bytes) -> str | None:
     try:
         text = sample.decode("cp1252")
         letters = [character for character in text if character.isalpha()]
-        foreign = any(character > "\x7f" and not WESTERN.match(character) for character in text)
-        if not foreign and sum(letter > "\x7f" for letter in letters) < 0.3 * len(letters):
+        beyond = [character for character in text if character > "\x7f"]
+        odd = sum(len(match) for match in NOT_WESTERN.findall(text))
+        if not ACCENTED.search(text):
+            odd += len(TURKISH.findall(text))
+        if odd <= FEW_SIGNS * len(beyond) and sum(letter > "\x7f" for letter in letters) < 0.3 * len(letters):
             return "cp1252"  # or Latin-1, which differs only in characters that do not occur in text
     except UnicodeDecodeError:
         pass

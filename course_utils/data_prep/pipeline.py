@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.data_prep import distribution, formats, quality, reading, validation
-from course_utils.data_prep.deduplication import COPIES, NEAR, Cluster, Conflict, contradictions, deduplicate
+from course_utils.data_prep.deduplication import (
+    COPIES,
+    EXACT,
+    NEAR,
+    Cluster,
+    Conflict,
+    contradictions,
+    deduplicate,
+    digest,
+    surroundings,
+)
 from course_utils.data_prep.findings import ERROR, Finding
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
@@ -73,7 +83,7 @@ STEPS = ("validate", "quality", "deduplicate", "contamination", "redact", "split
 DROPPED, CHANGED, FLAGGED = "dropped", "changed", "flagged"
 CONFLICT = "conflict"
 # Codes of rows that are flagged, or dropped if `drop` names the code.
-DOUBTFUL = (quality.USELESS, *quality.RULES, CONFLICT)
+DOUBTFUL = (quality.USELESS, quality.STUB, *quality.RULES, CONFLICT)
 CERTAIN = (quality.USELESS,)  # those that are dropped unless `drop` says otherwise
 NO_GROUP = frozenset({"", "-", "–", "n/a", "na", "none", "null", "nan", "unknown", "anonymous", "?"})
 IDS = ("id", "_id", "uuid", "row_id", "example_id", "ticket_id", "prompt_id", "custom_id")
@@ -108,6 +118,11 @@ class Change:
     field: str = ""
 
 
+def dropped_by_default(schema: dict | None) -> tuple[str, ...]:
+    """Return the codes of `DOUBTFUL` whose rows are dropped if nothing else is asked for."""
+    return (*CERTAIN, "answer_format") if schema else CERTAIN
+
+
 @dataclass(frozen=True)
 class Preparation:
     """The settings of `prepare`.
@@ -120,8 +135,8 @@ class Preparation:
         production: prompts from production, to measure the distance to them.
         drop: codes of `DOUBTFUL` whose rows are dropped rather than only flagged: a quality rule ("refusal"), or "conflict"
             to drop all answers to a question except the most frequent one. How often these rules are right depends on the
-            data, so read what is flagged first. None drops answers that are none, such as "N/A", and what does not fit the
-            schema, if there is one.
+            data, so read what is flagged first. None takes `dropped_by_default`: answers that are none, such as "N/A", and
+            what does not fit the schema, if there is one.
         language: ISO 639-1 code of the language that everything should be in; see `quality.assess`.
         schema: JSON Schema of the answers; see `quality.assess`.
         redaction: how personal data are replaced: "label", "mask" or "pseudonym"; see `pii.Redactor`.
@@ -164,7 +179,9 @@ class Preparation:
     def __post_init__(self) -> None:
         """Refuse an unknown code or step, naming those that exist."""
         if self.drop is None:
-            object.__setattr__(self, "drop", (*CERTAIN, "answer_format") if self.schema else CERTAIN)
+            object.__setattr__(self, "drop", dropped_by_default(self.schema))
+        if field := next((name for name in ("label", "source") if getattr(self, name) == "none"), None):
+            raise CourseError(f"leave out --{field} if there is no such field; only --group takes none")
         if self.copies not in COPIES:
             raise CourseError(f"unknown copies {self.copies!r}; there are {', '.join(COPIES)}")
         if unknown := set(self.drop or ()) - set(DOUBTFUL):
@@ -505,6 +522,7 @@ def _read(result: Prepared) -> None:
         if row.value is not None:
             result.shapes[formats.shape_of(row.value) or validation.UNKNOWN] += 1
         result.changes += changes
+        result.notes += [finding.message for finding in row.findings if finding.code == "encoding"]
         if value is None:
             result.texts[row.line] = row.raw.decode("utf-8", "backslashreplace")
         else:
@@ -607,9 +625,17 @@ def _redact(result: Prepared) -> None:
     rescued = 0
     samples_per_kind: Counter[str] = Counter()
     scripts: Counter[str] = Counter()
+    first: dict[bytes, int] = {}
+    copies: dict[int, int] = {}
     for index, redacted in enumerate(in_processes(redactor.row, result.rows, settings.workers, 64)):
         if redacted.findings and ONLY_PLACEHOLDERS.fullmatch(formats.answer_of(formats.as_chat(redacted.row, True))):
             redacted, rescued = inventor.row(result.rows[index]), rescued + 1
+        view = formats.as_chat(redacted.row)
+        key = digest(formats.prompt_of(view), formats.answer_of(view), surroundings(view))
+        kept = first.setdefault(key, index)
+        if kept != index and redacted.findings and "deduplicate" in settings.steps:
+            copies[index] = kept
+            continue
         _sample(result, index, redacted, redactor, samples_per_kind)
         scripts[redacted.script] += 1
         labels = _texts_of_the_record(result.rows[index])
@@ -634,7 +660,24 @@ def _redact(result: Prepared) -> None:
         if script:
             note = f"{not_looked_for(script)} in {script} script are not looked for, so they are still in the files"
             result.notes.append(f"{note}; rows wholly or partly in it: {rows:,}")
-    result.counts.append(("redact", len(result.rows)))
+    _drop_copies(result, copies)
+
+
+def _drop_copies(result: Prepared, copies: dict[int, int]) -> None:
+    """Drop rows that are the same as an earlier one once their personal data are gone: index → index of the earlier one."""
+    reasons = {}
+    for index, kept in copies.items():
+        line, earlier = result.lines[index], result.lines[kept]
+        result.texts.setdefault(earlier, formats.dumps(result.rows[kept]))
+        result.clusters.append(Cluster((earlier, line), earlier, {line: EXACT}, {line: 1.0}))
+        reasons[index] = (f"{EXACT}_duplicate", f"of line {earlier} without personal data")
+    remaining = set(result.lines) - {result.lines[index] for index in copies}
+    conflicts = [Conflict(tuple(m for m in c.members if m in remaining), c.preferred) for c in result.conflicts]
+    settled = {m for old, new in zip(result.conflicts, conflicts) if len(new.members) < 2 for m in old.members}
+    result.changes = [c for c in result.changes if (c.action, c.code) != (FLAGGED, CONFLICT) or c.line not in settled]
+    result.conflicts = [conflict for conflict in conflicts if len(conflict.members) > 1]
+    result.owners = [owner for index, owner in enumerate(result.owners) if index not in copies]
+    _drop(result, "redact", reasons)
 
 
 def _texts_of_the_record(row: dict) -> set[str]:
@@ -648,7 +691,7 @@ def _sample(result: Prepared, index: int, redacted: Redacted, redactor: Redactor
     for path, entity in redacted.findings:
         if samples_per_kind[entity.kind] < REDACTION_SAMPLES:
             samples_per_kind[entity.kind] += 1
-            masked = re.sub(r"(?<=\w)\w", "*", entity.text)
+            masked = re.sub(r"\S" if entity.kind == "SECRET" else r"(?<=\w)\w", "*", entity.text)
             result.redactions.append((result.lines[index], entity.kind, f"{path}: {masked}", redactor.replacement(entity)))
 
 

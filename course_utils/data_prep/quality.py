@@ -54,7 +54,7 @@ USUAL_FORM = 0.7  # share of the answers that must have a form before it counts 
 FROM_MESSAGE = 0.7
 
 
-USELESS = "useless_answer"
+USELESS, STUB = "useless_answer", "stub"  # no answer, and a note of a ticket system or keyboard mash
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def assess(
     prompts, answers = [formats.prompt_of(row) for row in rows], [formats.answer_of(row) for row in rows]
     wrong_form = form_of(answers, schema)
     formed = wrong_form is not _any_form
-    canned, useless = _canned(prompts, answers), _useless(answers)
+    canned, useless, stubs = _canned(prompts, answers), _only(USELESS, answers), _only(STUB, answers)
     # Malformed or canned answers don't show what a proper answer has in common with its message.
     proper = [i for i, answer in enumerate(answers) if i not in canned and not wrong_form(answer)]
     # A free-text answer need not take its words from the message.
@@ -107,6 +107,7 @@ def assess(
             reason
             for reason in (
                 useless.get(index),
+                stubs.get(index),
                 _refusal(prompt, answer, wrong_form),
                 _truncated(prompt, answer),
                 canned.get(index),
@@ -120,7 +121,7 @@ def assess(
         codes = {reason.code for reason in reasons}
         # A refusal or a truncated answer also has the wrong form; the more specific reason says more.
         # And a faulty answer fits no question, so its poor fit says nothing.
-        if codes & {"refusal", "truncated", USELESS}:
+        if codes & {"refusal", "truncated", STUB, USELESS}:
             reasons = [reason for reason in reasons if reason.code not in ("answer_format", "other_answer")]
         elif codes & {"answer_format", "canned_answer", "language", "low_information"}:
             reasons = [reason for reason in reasons if reason.code != "other_answer"]
@@ -128,14 +129,15 @@ def assess(
     return assessed
 
 
-def _useless(answers: Sequence[str]) -> dict[int, Reason]:
-    """Answers that stand for an answer that nobody gave; not those that recur because they are a label."""
+def _only(code: str, answers: Sequence[str]) -> dict[int, Reason]:
+    """Answers that are nothing but what a pattern describes; not those that recur because they are a label."""
+    pattern = PATTERNS["useless" if code == USELESS else code]
     counts = Counter(answer.strip() for answer in answers)
     labels = len(counts) <= len(answers) / 3
     return {
-        index: Reason(USELESS, f"the answer is only {answer.strip()!r}")
+        index: Reason(code, f"the answer is only {answer.strip()!r}")
         for index, answer in enumerate(answers)
-        if PATTERNS["useless"].fullmatch(answer.strip()) and not (labels and answer.strip().isalpha())
+        if pattern.fullmatch(answer.strip()) and not (labels and answer.strip().rstrip(".").isalpha())
     }
 
 

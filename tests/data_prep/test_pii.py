@@ -140,6 +140,86 @@ def test_a_year_is_no_part_of_an_address(text):
     assert "ADDRESS" not in {entity.kind for entity in find(text)}
 
 
+ORDINARY = [
+    "Der Vertrag läuft noch einen Monat, danach 12 Tage. Bei Fragen rufen Sie uns an.",
+    "Hallo Vertriebs-Team,\n\nkönnen Sie das Konto öffnen?\n\nViele Grüße",
+    "Schließen Sie das Fenster. Unter Konto → Rechte ist es offen.",
+    "Unsere Buchhaltung braucht die Rechnung; mein Geburtsdatum ist ihr egal.",
+    "Kunt u de factuur sturen?\n\nBedankt",
+    "Choisissez Paramètres, puis le bouton est là.\n\nCordialement",
+    "Choisissez Paramètres → Langue.",
+    "How do I stop it?\n\nCheers",
+    "Restarting Firefox did not help.",
+]
+CUED = [
+    ("Ich heiße Sabine und warte seit Tagen auf die Rechnung.", "Sabine"),
+    ("Hallo Frau Lindqvist,\n\ndie Rechnung ist bezahlt.", "Lindqvist"),
+    ("Die Rechnung ist nicht da.\n\nViele Grüße\nMatthias", "Matthias"),
+    ("Das hat mir Gerda Neumann am Telefon gesagt.", "Gerda Neumann"),
+    ("Beste heer van der Meulen,\n\nde factuur is betaald.", "Meulen"),
+    ("Je m'appelle Hortense, et la facture n'est pas là.", "Hortense"),
+    ("La factura no está. Me llamo Virgilio Montenegro.", "Virgilio Montenegro"),
+    ("Hi Amber,\n\nthe index was missing.", "Amber"),
+]
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_words_that_other_languages_write_with_a_capital_are_no_names(text):
+    assert find(text) == []
+
+
+@pytest.mark.parametrize(("text", "name"), CUED)
+def test_a_greeting_a_title_or_a_surname_makes_a_word_of_another_language_a_name(text, name):
+    assert [name in entity.text for entity in find(text)] == [True], find(text)
+
+
+SECRETS = [
+    ("Use ghp_" + "aB3dE6gH9k" * 3 + "mN2pQ5 for the clone.", "ghp_" + "aB3dE6gH9k" * 3 + "mN2pQ5"),
+    ("Our key sk-proj-" + "Zx9Yw8Vu7T" * 4 + " leaked", "sk-proj-" + "Zx9Yw8Vu7T" * 4),
+    ("denied for AKIAQ4W8E2R6T1Y5U3I7 since May", "AKIAQ4W8E2R6T1Y5U3I7"),
+    ("the bot xoxb-123456789012-abcdefGHIJ is silent", "xoxb-123456789012-abcdefGHIJ"),
+    ("hf_" + "QwErTyUiOp" * 3 + " fails", "hf_" + "QwErTyUiOp" * 3),
+    ("curl -H 'Authorization: Bearer mF_9.B5f-4.1JqM2xY7' x", "mF_9.B5f-4.1JqM2xY7"),
+    ("jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVP ok",
+     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVP"),
+    ("Look:\n-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAK=\n-----END RSA PRIVATE KEY-----\n?",
+     "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAK=\n-----END RSA PRIVATE KEY-----"),
+    ("My password is Segel#boot, please.", "Segel#boot"),
+    ("Das Passwort lautet Kranich77!.", "Kranich77!"),
+    ("Le mot de passe est « Rivage88 »", "Rivage88"),
+    ("Mi contraseña es Camino_31.", "Camino_31"),
+    ("wachtwoord: fiets.1984", "fiets.1984"),
+    ('export API_KEY="q8w7e6r5t4"', "q8w7e6r5t4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), SECRETS)
+def test_secrets_are_found_and_masked(text, value):
+    assert ("SECRET", value) in {(entity.kind, entity.text) for entity in find(text)}, find(text)
+    assert Redactor().text(text)[0] == text.replace(value, "[SECRET]")
+    assert value not in Redactor("pseudonym").text(text)[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["My password is wrong!", "The password is case-sensitive and expires.", "Das Passwort ist abgelaufen!",
+     "password: ********", "API key: <YOUR_KEY_1>", "password={{user.pw1}}", "token = os.environ['T0KEN']",
+     "The context is 128 tokens; token: 128,000",
+     "Is the password in 1Password?", "sk-learn-estimators-for-beginners are easy", "password = getpass(prompt1)"],
+)  # fmt: skip
+def test_talk_of_secrets_is_no_secret(text):
+    assert [entity for entity in find(text) if entity.kind == "SECRET"] == []
+
+
+def test_a_secret_in_the_arguments_of_a_call_goes():
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"password": "Segel#boot", "n": 1}'}}
+    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]}]}
+    assert (
+        Redactor().row(row).row["messages"][1]["tool_calls"][0]["function"]["arguments"]
+        == '{"password": "[SECRET]", "n": 1}'
+    )
+
+
 def test_a_question_before_says_what_a_number_is():
     assert [e.kind for e in find("14.03.1986", preceding="And what is your date of birth?")] == ["BIRTH_DATE"]
     assert find("14.03.1986", preceding="When did you order?") == []
@@ -295,7 +375,7 @@ def test_every_kind_has_a_place():
     from course_utils.data_prep.pii.recognizers import ENTITIES
     from course_utils.data_prep.pii.redaction import PRECEDENCE
 
-    assert {*ENTITIES.values(), "NAME", "ADDRESS"} == set(PII_KINDS) == set(PRECEDENCE)
+    assert {*ENTITIES.values(), "NAME", "ADDRESS", "SECRET"} == set(PII_KINDS) == set(PRECEDENCE)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_flagged_rows_are_dropped_where_the_user_says_so(export):
     assert done.dropped[63].code == "refusal"
     assert done.flagged == {}
     assert [n for _, n in done.counts] == [66, 65, 64, 62, 62]
-    with pytest.raises(CourseError, match="unknown code 'rudeness' to drop; there are useless_answer, refusal"):
+    with pytest.raises(CourseError, match="unknown code 'rudeness' to drop; there are useless_answer, stub, refusal"):
         prepare(export, drop=["rudeness"])
 
 
@@ -308,11 +308,64 @@ def test_kept_rows_can_be_found_in_the_export(tmp_path):
         assert text[int(origin["line"]) - 1].startswith(f'{origin["id"]},"question {number}')
 
 
-@pytest.mark.parametrize("answer", ["-", ".", "...", "N/A", "None", "TODO", "[deleted]", "[removed]", "null"])
+@pytest.mark.parametrize("answer", ["-", ".", "...", "N/A", "None", "TODO", "[deleted]", "[removed]", "null",
+                                    "{{ticket.reply}}", "[insert your answer here]", "[Antwort hier einfügen]", "<réponse>"])  # fmt: skip
 def test_answers_that_are_none_are_dropped(tmp_path, answer):
     path = write(tmp_path, [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": answer}])
     assert prepare(path, "prompt_completion").dropped[13].code == "useless_answer"
     assert set(prepare(path, "prompt_completion", drop=[]).flagged) == {13}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["Done.", "Erledigt, siehe Ticket 4711", "Merged into #4712", "closing, duplicate", "spam, closed", "asdf", "asdfjklö",
+     "Weitergeleitet an Tier 2", "Forwarded to the second level."],
+)  # fmt: skip
+def test_notes_of_a_ticket_system_are_flagged(tmp_path, answer):
+    path = write(tmp_path, [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": answer}])
+    assert [change.code for change in prepare(path, "prompt_completion").flagged[13]] == ["stub"]
+
+
+def test_answers_that_begin_like_a_note_are_answers(tmp_path):
+    answers = ["Done: the lamp is on its way to you.", "Closed on Sunday.", "[1, 2]",
+               "Forwarded to Anna, who writes to you today.", "Fixed costs 12", "{\"answer\": 1}"]  # fmt: skip
+    path = write(
+        tmp_path, [*(completion(n) for n in range(12)), *({"prompt": f"Say {a}?", "completion": a} for a in answers)]
+    )
+    done = prepare(path, "prompt_completion", steps=["validate", "quality"])
+    assert not {c.code for c in done.changes} & {"stub", "useless_answer"}
+
+
+def test_codes_to_drop_are_added_to_the_usual_ones(tmp_path):
+    lines = [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": "N/A"},
+             {"prompt": "What is a desk?", "completion": "I'm sorry, but I can't help with that."}]  # fmt: skip
+    path = write(tmp_path, lines)
+    for codes, left in (("refusal", 12), ("none", 14), ("none,refusal", 13)):
+        assert cli.main(["check-data", str(path), "--fix", str(tmp_path / codes), "--drop", codes]) == 0
+        assert len((tmp_path / codes / "lines.csv").read_text().splitlines()) == left + 1, codes
+
+
+def test_rows_that_differ_only_in_what_is_written_around_them_are_copies(tmp_path):
+    spelled = [{**chat("The lamp flickers at night.", "Tighten the bulb."), "label": label, "ticket": n}
+               for n, label in enumerate(["lamp", " Lamp ", "desk"])]  # fmt: skip
+    done = prepare(write(tmp_path, [*rows(), *spelled]), target="trl")
+    assert {line: change.code for line, change in done.dropped.items()} == {62: "exact_duplicate"}
+
+
+def test_rows_that_become_the_same_without_personal_data_are_copies(tmp_path):
+    named = [
+        chat("You sent two lamps on 3 May.", f"Hi {name}, keep the second one.") for name in ("Anna Miller", "Peter Smith")
+    ]
+    done = prepare(write(tmp_path, [*rows(), *named]))
+    assert [(c.step, c.code) for c in done.dropped.values()] == [("redact", "exact_duplicate")]
+    assert done.conflicts == [] and "conflict" not in {change.code for change in done.changes}
+    assert "Peter Smith" in done.texts[62]  # rejects are as they came
+    assert len(done.rows) == len(done.lines) == len(done.owners) == 61
+
+
+def test_a_label_of_none_is_refused_before_any_work(tmp_path):
+    with pytest.raises(CourseError, match="leave out --label"):
+        prepare(tmp_path / "there is no file", label="none")
 
 
 def test_answers_that_look_like_none_and_are_some_stay(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 
 import pytest
 
@@ -88,6 +89,34 @@ def test_typographic_marks_of_windows(tmp_path):
     path = tmp_path / "file.csv"
     path.write_bytes("prompt,completion\n“Hi” – it’s 5 €…,ok\n".encode("cp1252"))
     assert values(path)[0]["prompt"] == "“Hi” – it’s 5 €…"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "¿Cuándo llegó la caja? Pagué 1\u00a0200 € el sábado."),
+        ("cp1252", "Die Gebühr für März stimmt, aber „schÃ¶n“ und die Größe fällt für Käufer natürlich möglich größer aus."),
+        ("cp1250", "Proszę wysłać książkę; już zapłaciłem, dziękuję."),
+        ("cp1254", "Koltuğun ayağı kırık çıktı, değiştirir misiniz? Şimdiden teşekkürler."),
+    ],
+)
+def test_letters_say_which_encoding_of_latin_script_it_is(tmp_path, encoding, text):
+    path = tmp_path / "file.csv"
+    path.write_bytes(f"prompt,completion\n{text.replace(',', ';')},ok\n".encode(encoding))
+    assert values(path)[0]["prompt"] == text.replace(",", ";")
+    (note,) = prepare(path, "prompt_completion", steps=["validate"]).notes
+    assert any(word in note for word in re.findall(r"\w{3,}", text) if not word.isascii()), note
+
+
+def test_an_encoding_that_is_named_is_taken(tmp_path, capsys):
+    path = tmp_path / "train.csv"
+    path.write_bytes("prompt,completion\nKde je dům Žižky a kůň?,ok\n".encode("cp1250"))
+    run = lambda encoding, *more: cli.main(["check-data", str(path), "--encoding", encoding, "--fix", str(tmp_path), *more])
+    assert run("cp1250", "--dry-run") == 0
+    assert cli.main(["check-data", str(path), "--encoding", "cp1250", "--fix", str(tmp_path / "out")]) == 0
+    assert "dům Žižky a kůň" in (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8")
+    assert run("klingon") == 2 and "no encoding 'klingon'" in capsys.readouterr().err
+    assert run("utf-8") == 2 and "train.csv is not in utf-8" in capsys.readouterr().err
 
 
 def test_russian_of_windows_is_read_or_refused(tmp_path):

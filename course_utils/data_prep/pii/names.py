@@ -4,6 +4,9 @@ The given and family names of about eighty languages come from Faker. Which word
 taken from the vocabulary of the course's CPU model (`common_words.txt` has the words whose lower-case form is the more frequent
 one). A run of capitalised words gets points for the words in it and for what comes before and after it; with at least
 `THRESHOLD` points it is a name.
+
+In other languages in Latin script ordinary words have capital letters (German nouns) or are somebody's name in a list ("Tage",
+"Beste"), so there a name needs a cue as well: a greeting, a title, "ich heiße", "Cordialement", or a surname after a given name.
 """
 
 from __future__ import annotations
@@ -24,10 +27,12 @@ STRONG, INTRODUCES, KIN = tuple(WORDS["strong"]), tuple(WORDS["introduces"]), tu
 GREETS, CLOSES, ARTICLES = tuple(WORDS["greets"]), tuple(WORDS["closes"]), tuple(WORDS["articles"])
 LOCATIVE_PREPOSITIONS = tuple(WORDS["locative_prepositions"])
 BRAND_AFTER = re.compile(
-    r"\s*(?:['’]s\b|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
+    r"\s*(?:['’]s\b|[→›]|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
     r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|®|™)"
 )
 QUOTES = tuple("\"“”„'‘’«»")
+CUT = frozenset(WORDS["cut"])
+FOREIGN = tuple("de_DE nl_NL fr_FR es_ES it_IT".split())  # languages whose ordinary words Faker lists
 # Attributes of Faker's providers of addresses.
 PLACE_LISTS = "cities countries states city_names towns counties provinces regions departments".split()
 WORD = r"[^\W\d_]+(?:['’ʼ`-][^\W\d_]+)*"
@@ -86,6 +91,39 @@ def place_names() -> frozenset[str]:
     return frozenset(names)
 
 
+def _ordinary_words(*locales: str) -> frozenset[str]:
+    import faker.providers.lorem as texts
+
+    there = [
+        module.name for module in pkgutil.iter_modules(texts.__path__) if module.name in locales
+    ]  # Faker 30 lacks es_ES
+    modules = [importlib.import_module(f"faker.providers.lorem.{name}") for name in there]
+    return frozenset(word.lower() for module in modules for word in module.Provider.word_list)
+
+
+@functools.cache
+def foreign_words() -> frozenset[str]:
+    """Return ordinary words of the languages in `FOREIGN`, in lower case."""
+    return _ordinary_words(*FOREIGN) - PARTICLES
+
+
+@functools.lru_cache(maxsize=4096)
+def foreignness(text: str) -> int:
+    """Return how many more words of a text are ordinary ones of another language than of English."""
+    english, other = _ordinary_words_of_english(), 0
+    for word in re.findall(WORD, text[:1].lower() + text[1:]):
+        if word.islower() and len(word) > 1:
+            # English too has short words of others ("per"), and the list of common words has fragments ("es").
+            foreign = word in foreign_words() and (len(word) < 4 or word not in common_words())
+            other += (foreign and word not in english) - (word in english and word not in foreign_words())
+    return other
+
+
+@functools.cache
+def _ordinary_words_of_english() -> frozenset[str]:
+    return _ordinary_words("en_US")
+
+
 LONGEST_ACRONYM = 4
 MONTHS = frozenset("Jan Mar Apr May June July Jun Jul Aug April August".split())
 
@@ -93,9 +131,12 @@ MONTHS = frozenset("Jan Mar Apr May June July Jun Jul Aug April August".split())
 def find_names(text: str) -> list[tuple[int, int, float]]:
     """Return the names in a text as (start, end, points), in characters, end exclusive, in order and without overlaps."""
     spans: list[tuple[int, int, float]] = []
+    whole = foreignness(text)
     for run in RUN.finditer(text):
-        spans += _in_run(text, run.start(), run.end())
-    spans += _in_lower_case(text, spans)
+        line = text[text.rfind("\n", 0, run.start()) + 1 :].partition("\n")[0]
+        spans += _in_run(text, run.start(), run.end(), (foreignness(line) or whole) > 0)
+    if whole <= 0:
+        spans += _in_lower_case(text, spans)
     return sorted(span for span in _repeated(text, spans) if not _no_name(text, *span[:2]))
 
 
@@ -107,7 +148,7 @@ def _no_name(text: str, start: int, end: int) -> bool:
     return len(name) < 3 and name.isupper() and name.isascii()
 
 
-def _in_run(text: str, start: int, end: int) -> list[tuple[int, int, float]]:
+def _in_run(text: str, start: int, end: int, foreign: bool) -> list[tuple[int, int, float]]:
     """Names in a run of words that are separated by single spaces."""
     tokens = [(m.start() + start, m.end() + start, m.group()) for m in TOKEN.finditer(text[start:end])]
     spans, i = [], 0
@@ -118,7 +159,7 @@ def _in_run(text: str, start: int, end: int) -> list[tuple[int, int, float]]:
         j = i
         while j < len(tokens) and (_may_belong(tokens[j][2]) or _joins(tokens, j)):
             j += 1
-        spans += _best_part(text, tokens[i:j])
+        spans += _best_part(text, tokens[i:j], foreign)
         i = j
     return spans
 
@@ -139,13 +180,13 @@ def _joins(tokens: list[Token], j: int) -> bool:
     return following is not None and _may_belong(following[2])
 
 
-def _best_part(text: str, tokens: list[Token]) -> list[tuple[int, int, float]]:
+def _best_part(text: str, tokens: list[Token], foreign: bool) -> list[tuple[int, int, float]]:
     """The parts of a run that are names; common words and titles separate the parts."""
     parts: list[list[Token]] = []
     current: list[Token] = []
     for position, (start, end, token) in enumerate(tokens):
         plain = token.rstrip(".").lower()
-        cuts = _is_common(text, token, start, position == 0 and not current) or plain in TITLES
+        cuts = _is_common(text, token, start, position == 0 and not current, foreign) or plain in TITLES or plain in CUT
         if cuts:
             parts.append(current)
             current = []
@@ -164,7 +205,7 @@ def _best_part(text: str, tokens: list[Token]) -> list[tuple[int, int, float]]:
             part = part[1:]
         if part and any(len(token.rstrip(".")) > 1 for _, _, token in part):  # "Q:" and "Student B" name nobody
             points = _points(text, part)
-            if points >= THRESHOLD:
+            if points >= THRESHOLD and (not foreign or _has_cue(text, part)):
                 start, end = part[0][0], part[-1][1]
                 if part[-1][2].endswith(".") and len(part[-1][2]) > 2:
                     end -= 1
@@ -172,15 +213,35 @@ def _best_part(text: str, tokens: list[Token]) -> list[tuple[int, int, float]]:
     return spans
 
 
-def _is_common(text: str, token: str, start: int, first: bool) -> bool:
+def _has_cue(text: str, part: list[Token]) -> bool:
+    """Whether more than capital letters and lists says that a part of a text in another language is a name."""
+    given_names, family_names = name_lists()
+    words = [token.rstrip(".").lower() for _, _, token in part]
+    before, after = text[max(0, part[0][0] - 60) : part[0][0]], text[part[-1][1] :].partition("\n")[0]
+    tail = before.lower().rstrip(" ,:")
+    if _ends(tail, (*STRONG, *KIN, *GREETS)) or _ends_with_title(before):
+        return True
+    known = [word for word in words if word in given_names | family_names and word not in foreign_words()]
+    own_line = before.endswith("\n") and not after.strip(" .!,x:)")
+    if known and (own_line or _ends(before.lower().rstrip(" ,.!:;\n"), CLOSES)) and not after.strip(" .!,x:)"):
+        return True
+    if len(words) > 1 and not text[part[-1][1] :].strip(" .!,x:)\n") and _starts_sentence(text, part[0][0]):
+        return words[-1] not in foreign_words()  # the last words of the text
+    return len(words) > 1 and words[0] in given_names and words[0] in known and words[-1] not in foreign_words()
+
+
+def _is_common(text: str, token: str, start: int, first: bool, foreign: bool) -> bool:
     word = token.rstrip(".").lower()
     base = re.sub(r"['’](?:s|re|ll|ve|d|m|t)$", "", word)
     if base != word:  # "I'm" and "Tom's" are judged by what is before the apostrophe
         word = base
     given_names, family_names = name_lists()
-    if word in common_words():
+    again = word.endswith("ing") and word.removeprefix("re") in common_words()  # "Restarting"
+    compound = "-" in word and word.split("-")[-1] in common_words() - given_names - family_names  # "Support-Team"
+    if compound or word in common_words() or again or (foreign and word in foreign_words()):
         # "Rose" and "Grant" are names only inside a sentence, where a common word would have no capital letter.
-        capital_by_rule = first and _starts_sentence(text, start)
+        signs = text[:start].endswith("\n") and _ends(text[max(0, start - 60) : start].lower().rstrip(" ,.!:;\n"), CLOSES)
+        capital_by_rule = first and _starts_sentence(text, start) and not (signs and word in given_names)
         return not (word in given_names or word in family_names) or capital_by_rule or token.isupper()
     return word == "i"
 
@@ -221,6 +282,8 @@ def _points(text: str, part: list[Token]) -> float:
         points -= 1.0 if words[0] in given_names else 2.0
     if len(words) > 1:
         points += 0.4
+    if words[0] in given_names and after.startswith(",\n") and _ends(before.lower().rstrip(" ,"), GREETS):
+        points += 0.5  # "Hi Mark,"
     points += _context(text, before, after, start, end, len(words))
     return points
 
@@ -230,7 +293,7 @@ def _context(text: str, before: str, after: str, start: int, end: int, words: in
     alone = (not before or before[-1] == "\n") and (not after or after[0] == "\n" or after[:2] in (",\n", ".\n"))
     lowered = before.lower()
     tail = lowered.rstrip(" ,:")
-    if _ends(tail, STRONG) or (tail.rsplit(None, 1)[-1:] and tail.split()[-1].rstrip(".").strip('("') in TITLES):
+    if _ends(tail, STRONG) or _ends_with_title(before):
         points += 2.0
     elif _ends(tail, KIN) or _ends(tail.removesuffix("s"), KIN):
         points += 1.6
@@ -253,6 +316,14 @@ def _context(text: str, before: str, after: str, start: int, end: int, words: in
     if BRAND_AFTER.match(after) and not after.startswith(("'s", "’s")):
         points -= 2.0
     return points
+
+
+def _ends_with_title(text: str) -> bool:
+    """Whether the last word is a title; in "heer van de Graaf", particles are between it and the name."""
+    words = text.rstrip(" ,:").split()
+    while words and words[-1] in PARTICLES:
+        words.pop()
+    return bool(words) and words[-1].lower().rstrip(".").strip('("') in TITLES
 
 
 def _ends(text: str, phrases: tuple[str, ...]) -> bool:

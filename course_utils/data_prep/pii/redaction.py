@@ -19,12 +19,13 @@ from typing import Any
 
 from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.pii.addresses import find_addresses
+from course_utils.data_prep.pii.credentials import find_secrets
 from course_utils.data_prep.pii.names import find_names
 from course_utils.errors import CourseError
 
-PII_KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
+PII_KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE", "SECRET")
 MODES = ("label", "mask", "pseudonym")
-THRESHOLD, ADDRESS_SCORE = 0.5, 0.8
+THRESHOLD, ADDRESS_SCORE, SECRET_SCORE = 0.5, 0.8, 0.9
 # Letters of other scripts than Latin, two or more.
 NOT_LATIN = re.compile(
     r"[\u0370-\u1dff\u2c00-\u2dff\u3040-\ud7ff\uf900-\ufaff\ufb1d-\ufdff\ufe70-\ufefc\uff66-\uff9f\U00020000-\U0003ffff]{2,}"
@@ -35,7 +36,9 @@ WINDOW = 2_500  # characters that are searched together
 # Which kind wins where two overlap: a check digit is stronger evidence than a pattern, and a pattern than a list of words.
 PRECEDENCE = {
     kind: rank
-    for rank, kind in enumerate(("IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME"))
+    for rank, kind in enumerate(
+        ("SECRET", "IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME")
+    )
 }
 
 
@@ -76,7 +79,7 @@ class Redacted:
 def find(text: str, allow: Iterable[str] = (), preceding: str = "") -> list[Entity]:
     """Return the personal data in a text, in order and without overlaps.
 
-    Names and addresses are found in Latin script, names also in Cyrillic, Greek and Armenian (see `unsearched_script`). Web addresses, base64 and hexadecimal ids are not text, and are not searched.
+    Names and addresses are found in Latin script, names also in Cyrillic, Greek and Armenian (see `unsearched_script`). Web addresses, base64 and hexadecimal ids are not text, and only searched for secrets.
 
     Args:
         text: any text.
@@ -87,7 +90,12 @@ def find(text: str, allow: Iterable[str] = (), preceding: str = "") -> list[Enti
         CourseError: Presidio is not installed.
     """
     search = _in_windows if len(text) > WINDOW else _find
-    entities = search(blotted(text), preceding)
+    searched = blotted(text)
+    # Keys look like the ids and the base64 that are not searched.
+    secrets = [_entity(text, "SECRET", *span, SECRET_SCORE) for span in find_secrets(text, preceding)]
+    for secret in secrets:
+        searched = searched[: secret.start] + BLOT * len(secret.text) + searched[secret.end :]
+    entities = sorted([*search(searched, preceding), *secrets], key=lambda entity: entity.start)
     allowed = {value.casefold() for value in allow}
     return [entity for entity in entities if BLOT not in entity.text and entity.text.casefold() not in allowed]
 
@@ -425,5 +433,6 @@ def _invented(kind: str, key: str, seed: int | str) -> str:
         "IBAN": lambda: fake.iban(),
         "IP": lambda: f"192.0.2.{generator.randrange(1, 255)}",  # RFC 5737
         "NATIONAL_ID": lambda: fake.ssn(),
+        "SECRET": lambda: fake.password(length=16, special_chars=False),
         "BIRTH_DATE": lambda: fake.date_of_birth(minimum_age=18, maximum_age=90).isoformat(),
     }[kind]()

@@ -1,0 +1,66 @@
+"""Secrets in text: keys and tokens by the form that their issuers give them, and passwords by the words before them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+ISSUED = re.compile(
+    r"""
+    -----BEGIN\ [A-Z0-9 ]*PRIVATE\ KEY-----(?:[\sA-Za-z0-9+/=:,\\-]*?-----END\ [A-Z0-9 ]*PRIVATE\ KEY-----|[\sA-Za-z0-9+/=]*)
+    | (?<![\w/+-])(?:
+        sk-(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{16,}              # OpenAI, Anthropic
+      | (?:sk|rk|pk)_(?:live|test)_\w{10,} | whsec_\w{16,}    # Stripe
+      | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_\w{20,} | glpat-[\w-]{16,} | npm_[A-Za-z0-9]{30,} | hf_[A-Za-z0-9]{20,}
+      | (?:AKIA|ASIA)[A-Z0-9]{16}(?!\w) | AIza[\w-]{30,} | xox[abprs]-[\w-]{10,}
+      | eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*                    # JSON Web Tokens
+    )
+    | (?<=\bBearer\ )(?=[\w.~+/-]*\d)[\w.~+/-]{16,}=*
+    """,
+    re.VERBOSE,
+)
+NAME = (
+    r"(?:pass(?:word|wort|wd|phrase|code)|mot de passe|contraseña|wachtwoord|kennwort|pwd|senha|hasło|"
+    r"(?:api|access|secret|private|auth)[ _-]?(?:key|token|schlüssel|sleutel|secret)|client[ _-]?secret|cl(?:é|e|ave) (?:d['’])?api|token)"
+)
+KEY = re.compile(rf"(?:\w+[_-])?{NAME}", re.IGNORECASE)
+NAMED = re.compile(
+    rf"(?<![^\W_]){NAME}[\"']?(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|es|è|é|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>\S{{6,}})",
+    re.IGNORECASE,
+)
+CLOSING = ".,;:)]}>\"'`»”“’"
+SIGN = re.compile(r"[\d!#$%&*+=?@^~|§€£]")
+# What stands in a secret's place, and what is read from elsewhere.
+NO_SECRET = re.compile(
+    r"[\[{<$%*]|https?:|your|my[_-]|example|change|placeholder|dummy|x{3,}|os\.|process\.|env\b|.*[()\[\]{}<>]|[^@]+@[\w-]+(?:\.[\w-]+)+$|.*\*{3}|.*x{4}",
+    re.IGNORECASE,
+)
+
+
+def find_secrets(text: str, key: str = "") -> Iterator[tuple[int, int]]:
+    """Yield the secrets in a text as (start, end) in characters, end exclusive, in order and without overlaps.
+
+    Args:
+        text: any text.
+        key: what the text is called, if it is a value in JSON: "password".
+    """
+    if KEY.fullmatch(key) and looks_secret(text):
+        yield 0, len(text)
+        return
+    spans = [match.span() for match in ISSUED.finditer(text)]
+    for match in NAMED.finditer(text):
+        value = match["value"].rstrip(CLOSING)
+        if looks_secret(value) and not ("token" in match.group().lower() and not re.search(r"[^\W\d_]", value)):
+            spans.append((match.start("value"), match.start("value") + len(value)))
+    end = 0
+    for start, until in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if start >= end:
+            yield start, until
+            end = until
+
+
+def looks_secret(value: str) -> bool:
+    """Return whether a value may be a password: no space, 6 characters or more, a digit or a sign, and no placeholder."""
+    value = value.strip()
+    inner = value.rstrip("!?.")  # "The password is wrong!" has no sign in its word
+    return len(value) >= 6 and not re.search(r"\s", value) and bool(SIGN.search(inner)) and not NO_SECRET.match(value)
