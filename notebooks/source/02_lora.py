@@ -40,7 +40,7 @@ import json
 import jsonschema
 import pandas as pd
 import torch
-from course_utils import charts, evidence, hardware, memory, models, plans, preflight, show, training
+from course_utils import assets, charts, evidence, hardware, memory, models, plans, preflight, show, training
 from course_utils.data_prep import load_task
 from course_utils.exercises import check, quiz
 
@@ -592,14 +592,18 @@ tokenizer.save_pretrained("tickets-merged")
 show.folder_sizes("ticket-adapter", "tickets-merged")
 
 # %% [markdown]
-# The merged folder loads like any model, and `course export ticket-adapter` writes what other programs take: a GGUF file for llama.cpp
-# (`--to gguf`), with a Modelfile for Ollama (`--to ollama`), or an adapter's folder for vLLM. Each export can change answers: another
-# template, a lost stop word, rounded weights. So ask every stage the same messages, and compare what each was asked, token by token:
+# The merged folder loads like any model. In a terminal, `course export ticket-adapter --to gguf` writes a file for llama.cpp, `--to ollama`
+# a Modelfile as well, and `--to vllm` an adapter's folder. Each can change answers: another template, a lost stop word, rounded weights.
+# `course roundtrip ticket-adapter` asks every stage the test messages and compares prompts token by token. Here it's recorded for this section's
+# adapter on the hundred test messages (`benchmarks/roundtrip.py`; vLLM wasn't run, and *ollama* is llama.cpp with the Modelfile's prompts):
 
 # %%
-from course_utils.roundtrip import roundtrip
-
-print(roundtrip("ticket-adapter", "validation.jsonl", types=["q8_0", "q4_0"], rows=10, max_tokens=answer_tokens, report=str))
+stages = assets.read_record("roundtrip")["runs"]["135M"]["stages"]
+pd.DataFrame([{
+    "stage": stage["name"], "same prompts": stage["same_prompts"], "answers that end": stage["ended"], "same answers": stage["same"],
+    "all fields right": f"{stage['score']['value']:.0%}",
+    "minus peft, 95 %": "{value:+.0%}, {low:+.0%} to {high:+.0%}".format(**stage["difference"]),
+} for stage in stages if not stage["skipped"]]).set_index("stage")
 
 # %% [markdown]
 # XXX

@@ -104,12 +104,6 @@ def test_one_weight_moves_against_its_gradient():
     assert abs(after - before) == pytest.approx(3e-4, rel=0.1)
 
 
-def test_merging_costs_nothing_and_keeping_apart_does():
-    """Notices a merge that leaves the adapter's products in place."""
-    apart, merged = (float(re.search(rf"^{name}: ([\d.]+) seconds", printed("02"), re.M)[1]) for name in ("apart", "merged"))
-    assert merged < apart
-
-
 def test_the_rate_has_a_best_place():
     """Notices a loop over rates in which nothing is decided: its lowest loss lies at an end."""
     losses = re.search(r"twelve steps from a fresh adapter: (.*)\.$", printed("02"), re.M)[1]
