@@ -116,6 +116,7 @@ def _page(prepared: pipeline.Prepared, production: Sequence[str], costs_of: Sequ
         dropped=_dropped(prepared),
         flagged=_flagged(prepared),
         redactions=_redactions(prepared),
+        recurring=_recurring(prepared),
     )
 
 
@@ -169,6 +170,15 @@ def _grouped(
         ])
         for code, own in by_code.items()
     ]  # fmt: skip
+
+
+def _recurring(prepared: pipeline.Prepared) -> dict[str, str]:
+    """Kind → its ten most frequent masked texts; none that is in few rows, since it may be one person's, and no secret."""
+    recurring: dict[str, list[str]] = {}
+    for (kind, text), rows in prepared.masked.most_common():
+        if rows >= pipeline.RECURRING and kind != "SECRET" and len(recurring.setdefault(kind.lower(), [])) < 2 * SHOWN:
+            recurring[kind.lower()].append(f"{text} ({rows:,})")
+    return {kind: ", ".join(texts) for kind, texts in recurring.items()}
 
 
 def _redactions(prepared: pipeline.Prepared) -> list[tuple[str, int, list[tuple[int, str, str]]]]:

@@ -89,6 +89,10 @@ NO_GROUP = frozenset({"", "-", "–", "n/a", "na", "none", "null", "nan", "unkno
 IDS = ("id", "_id", "uuid", "row_id", "example_id", "ticket_id", "prompt_id", "custom_id")
 ONLY_PLACEHOLDERS = re.compile(r"\W*(?:\[[A-Z_ ]+\]\W*)+|[\W\d_]*\*{2,}[\W_]*")  # an answer of which nothing is left
 REDACTION_SAMPLES = 20  # redactions of each kind that the report shows
+RECURRING = 3  # rows from which a masked text may be shown in the report: what recurs is rarely one person's
+HTML_TAG = re.compile(
+    r"</?(?:p|div|br|span|table|td|tr|ul|ol|li|a|b|i|em|strong|h[1-6]|img|font|html|body)\b[^<>]*>|&nbsp;", re.I
+)
 MAX_FIX_ROUNDS = 4
 VALIDATION_SHARE = 0.1  # of the rows
 ENOUGH = 0.5  # share of the lines; if fewer are left, the command's exit status says so
@@ -215,6 +219,7 @@ class Prepared:
             is masked.
         redacted_labels: values of answers' fields that were taken for personal data and replaced → number of rows; a product
             with a person's name, for instance, which belongs into `allow`.
+        masked: (kind, text) → number of rows in which it was taken for personal data.
         contaminated: test rows that were found in the export; `train` is a line, and these rows were dropped.
         distance: how far the prompts that are left are from those of production; None without production prompts.
         counts: (step, number of rows that are left after it), with reading as the first.
@@ -237,6 +242,7 @@ class Prepared:
     conflicts: list[Conflict] = field(default_factory=list)
     redactions: list[tuple[int, str, str, str]] = field(default_factory=list)
     redacted_labels: Counter[str] = field(default_factory=Counter, repr=False)
+    masked: Counter[tuple[str, str]] = field(default_factory=Counter, repr=False)
     contaminated: list[Hit] = field(default_factory=list)
     distance: distribution.Distance | None = None
     counts: list[tuple[str, int]] = field(default_factory=list)
@@ -402,6 +408,7 @@ def prepare(path: str | Path, kind: str = "chat", **settings: Any) -> Prepared:
     result = Prepared(str(path), Preparation(kind, **settings))
     steps = result.settings.steps
     _timed(result, "validate", _read)
+    _remark(result)
     if "quality" in steps:
         _timed(result, "quality", _quality)
     if "deduplicate" in steps:
@@ -537,6 +544,20 @@ def _read(result: Prepared) -> None:
     result.counts += [("read", lines_read), ("validate", len(result.rows))]
 
 
+def _remark(result: Prepared) -> None:
+    """Note what no step changes and somebody may want to: HTML, and spellings of one label."""
+    views = (formats.as_chat(row) for row in result.rows)
+    if tagged := sum(bool(HTML_TAG.search(f"{formats.prompt_of(v)}\n{formats.answer_of(v)}")) for v in views):
+        result.notes.append(f"the texts have HTML, which is left as it is; rows: {tagged:,}")
+    spellings: dict[str, dict[str, None]] = {}
+    for strata in result.strata:
+        if isinstance(label := strata.get("label"), str):
+            spellings.setdefault(" ".join(label.casefold().split()), {})[label] = None
+    several = [", ".join(map(repr, found)) for found in spellings.values() if len(found) > 1]
+    if several:
+        result.notes.append(f"labels that differ only in case or spaces count as different ones: {'; '.join(several)}")
+
+
 def _errors(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == ERROR and finding.code not in FILE_LEVEL_CODES]
 
@@ -637,6 +658,7 @@ def _redact(result: Prepared) -> None:
             copies[index] = kept
             continue
         _sample(result, index, redacted, redactor, samples_per_kind)
+        result.masked.update({(entity.kind, entity.text) for _, entity in redacted.findings})
         scripts[redacted.script] += 1
         labels = _texts_of_the_record(result.rows[index])
         result.redacted_labels.update({entity.text for _, entity in redacted.findings} & labels)

@@ -308,8 +308,11 @@ def test_kept_rows_can_be_found_in_the_export(tmp_path):
         assert text[int(origin["line"]) - 1].startswith(f'{origin["id"]},"question {number}')
 
 
-@pytest.mark.parametrize("answer", ["-", ".", "...", "N/A", "None", "TODO", "[deleted]", "[removed]", "null",
-                                    "{{ticket.reply}}", "[insert your answer here]", "[Antwort hier einfügen]", "<réponse>"])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    ["-", ".", "...", "N/A", "None", "TODO", "[deleted]", "[removed]", "null", "{{ticket.reply}}",
+     "[insert your answer here]", "[Antwort hier einfügen]", "<réponse>"],
+)  # fmt: skip
 def test_answers_that_are_none_are_dropped(tmp_path, answer):
     path = write(tmp_path, [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": answer}])
     assert prepare(path, "prompt_completion").dropped[13].code == "useless_answer"
@@ -361,6 +364,23 @@ def test_rows_that_become_the_same_without_personal_data_are_copies(tmp_path):
     assert done.conflicts == [] and "conflict" not in {change.code for change in done.changes}
     assert "Peter Smith" in done.texts[62]  # rejects are as they came
     assert len(done.rows) == len(done.lines) == len(done.owners) == 61
+
+
+def test_the_result_tells_of_html_and_of_spellings_of_labels(tmp_path):
+    lines = [{**row, "label": " Desk" if n % 2 else "desk"} for n, row in enumerate(rows(12))]
+    lines[3]["messages"][1]["content"] = "<p>The lamp&nbsp;flickers<br>" + lines[3]["messages"][1]["content"]
+    notes = prepare(write(tmp_path, lines), target="trl", label="label").notes
+    assert any("HTML" in note and "rows: 1" in note for note in notes), notes
+    assert any("desk" in note and "Desk" in note for note in notes), notes
+
+
+def test_the_report_has_masked_texts_that_recur_and_no_others(tmp_path):
+    lines = rows(12)
+    for n, row in enumerate(lines):
+        name = "Gerda Lindqvist" if n < 3 else "Tom Baker" if n < 5 else ""
+        row["messages"][1]["content"] += f" Mail for Mr {name}, password: Segel#boot" if name else ""
+    page = data_report.write_html(prepare(write(tmp_path, lines)), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Gerda Lindqvist (3)" in page and "Tom Baker (" not in page and "Segel#boot (" not in page
 
 
 def test_a_label_of_none_is_refused_before_any_work(tmp_path):
