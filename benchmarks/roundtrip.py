@@ -14,7 +14,7 @@ from pathlib import Path
 from common import run_missing
 from course_utils.roundtrip import roundtrip
 
-TYPES = ("bf16", "q8_0", "q4_0")
+TYPES = ("q8_0", "q4_0")
 LONGEST = 56  # tokens of an answer, as in lesson 02
 
 
