@@ -594,8 +594,8 @@ show.folder_sizes("ticket-adapter", "tickets-merged")
 # %% [markdown]
 # The merged folder loads like any model. In a terminal, `course export ticket-adapter --to gguf` writes a file for llama.cpp, `--to ollama`
 # a Modelfile as well, and `--to vllm` an adapter's folder. Each can change answers: another template, a lost stop word, rounded weights.
-# `course roundtrip ticket-adapter` asks every stage the test messages and compares prompts token by token. Here it's recorded for this section's
-# adapter on the hundred test messages (`benchmarks/roundtrip.py`; vLLM wasn't run, and *ollama* is llama.cpp with the Modelfile's prompts):
+# `course roundtrip ticket-adapter` asks every stage the test messages and compares prompts token by token. Here it's recorded for an adapter of section 2's
+# program on the hundred test messages (`benchmarks/roundtrip.py`; vLLM wasn't run, and *ollama* is llama.cpp with the Modelfile's prompts):
 
 # %%
 stages = assets.read_record("roundtrip")["runs"]["135M"]["stages"]
