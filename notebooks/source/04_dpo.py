@@ -451,7 +451,7 @@ show.drawing("twins")
 # %%
 house = assets.read_record("laptop-house-style")["runs"]
 tried = {name.removeprefix("seed 0 | "): run for name, run in house.items() if "rate" in name}
-right = pd.DataFrame({name: pd.DataFrame(run["right"]).mean() for name, run in tried.items()}).T.rename(columns=evidence.lesson_04.RECORDED)
+right = pd.DataFrame({name: pd.DataFrame(evidence.lesson_04.with_todays_names(run["right"])).mean() for name, run in tried.items()}).T
 right.insert(0, "validation: all five", [np.mean(run["validation"]["all rules"]) for run in tried.values()])
 print(f"{np.mean([all(house_style.judge(row, row['chosen']).values()) for row in data.train]):.0%} of the chosen replies keep all five rules")
 right.map("{:.0%}".format)
@@ -473,10 +473,11 @@ for rival in methods[1:4]:
 pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["seed 0", "seed 1", "seed 2"]).T.map("{:.0%}".format)
 
 # %% [markdown]
-# With each seed DPO + SFT keeps all five rules more often than SFT on the same chosen replies, and the interval lies well above zero. **Here
-# the pairs pay**, because they say what the chosen replies alone don't: what was better about a reply that isn't good in every way. Where
-# somebody picks out the chosen replies that keep all rules, plain SFT on those does as well (the interval has zero in it, and that control
-# had one rate). DPO alone does worst; its best rate is the lowest that we tried, so a lower one may be better.
+# With each seed DPO + SFT keeps all five rules more often than SFT on the same chosen replies, and the interval lies well above zero. It
+# reflects which messages were asked; the seeds of one method differ by up to 31 points. **Here the pairs pay.** One reason may be that nearly
+# half of the chosen replies break some rule, and a pair still says what was better about such a reply. Where somebody picks out those that
+# keep all rules, plain SFT on them can't be told from DPO + SFT, although that control had only one rate. DPO alone does worst; its best rate is
+# the lowest that we tried, so a lower one may be better.
 #
 # **If you must choose by Friday:** if a person or a program can tell which replies are good altogether, train on those with SFT. If all you
 # have is which of two is better, take DPO + SFT, and SFT beside it as the control.
