@@ -86,9 +86,9 @@ def log_probabilities_of_batch(logits, tokens, mask):
 
     Args:
         logits: scores of the model at each position, shape (replies, tokens, vocabulary).
-        tokens: ids of message and reply, filled up with zeros behind, shape (replies,
+        tokens: ids of message and reply, padded with zeros at the end, shape (replies,
             tokens); whole numbers.
-        mask: 1 on a reply's own tokens, 0 on the message's and on the filling, shape
+        mask: 1 on a reply's own tokens, 0 on the message's and on the padding, shape
             (replies, tokens).
 
     Returns:
@@ -393,7 +393,7 @@ EXERCISES = (
     Exercise(
         id="align-1",
         title="Two bugs in a batch",
-        statement="""Now a whole batch at once. Replies differ in length, so the shorter rows are filled up. Somebody wrote this, and it has **two** bugs that no error message tells of. Find them and write it right.
+        statement="""Now a whole batch at once. Replies differ in length, so the shorter rows are padded. Somebody wrote this, and it has **two** bugs that raise no error. Find them and write it right.
 
 ```python
 def log_probabilities_of_batch(logits, tokens, mask):
@@ -408,10 +408,10 @@ def log_probabilities_of_batch(logits, tokens, mask):
         mistakes=(
             Mistake(lambda logits, tokens, mask: (_looked_up(logits.log_softmax(-1), tokens) * mask).mean(1), "These are the values of the function as it was given; nothing is repaired yet."),
             Mistake(lambda logits, tokens, mask: (_looked_up(logits.log_softmax(-1), tokens) * mask).sum(1), "The sum is right. The scores at a position are about the next token, though: shift."),
-            Mistake(lambda logits, tokens, mask: _looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]).sum(1), "The mask is forgotten: the message's tokens count too, and the filling."),
+            Mistake(lambda logits, tokens, mask: _looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]).sum(1), "The mask is forgotten: the message's tokens count too, and the padding."),
             Mistake(_log_mask_not_shifted, "The mask belongs to the tokens, so it loses its first place like the tokens: mask[:, 1:], not mask[:, :-1]."),
             Mistake(_log_mean, "That is the mean per token; the log-probability of the whole reply is the sum."),
-            Mistake(_log_mean_with_padding, "That divides by the length of the row, filling and message included. The log-probability of a reply is the sum."),
+            Mistake(_log_mean_with_padding, "That divides by the length of the row, padding and message included. The log-probability of a reply is the sum."),
             Mistake(lambda logits, tokens, mask: (_looked_up(logits[:, :-1], tokens[:, 1:]) * mask[:, 1:]).sum(1), "Raw scores are added up; log_softmax turns them into log-probabilities."),
             Mistake(_log_over_positions, "The softmax runs over the positions; it must run over the vocabulary, the last dimension."),
             Mistake(_log_of_the_whole_batch, "That is one number for the whole batch; each reply has its own."),
@@ -421,7 +421,7 @@ def log_probabilities_of_batch(logits, tokens, mask):
     Exercise(
         id="align-2",
         title="DPO when the annotators may be wrong",
-        statement="DPO believes every label. Write its conservative form (cDPO), which keeps a doubt: with probability `doubt` the pair is the wrong way round. (In TRL this is `label_smoothing=doubt`. A close relative is `loss_type=\"robust\"`, which subtracts the turned pair's loss and divides by 1 − 2·doubt.)",
+        statement="DPO believes every label. Write its conservative form (cDPO), which keeps a doubt: with probability `doubt` the pair is the wrong way round. (In TRL this is `label_smoothing=doubt`.)",
         solution=conservative_dpo_loss,
         cases=_log_probability_cases,
         points=4,

@@ -205,7 +205,7 @@ shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_act
 
 # %% [markdown]
 # With the CPU's 80 tickets the model has learned the form: nearly all replies are valid records with the right order number. The
-# product is right about half the time, and category and escalation about as often as if you always gave the most common value.
+# product is right about half the time, and category and escalation no more often than if you always gave the most common value.
 # Read five replies, because a mean hides how a model fails:
 
 # %%
@@ -232,7 +232,7 @@ evidence.lesson_02.rivals_table("all fields")
 # No row is good enough to file tickets unattended.
 
 # %% [markdown]
-# `escalation` is about as often right as if the model always said "none". See what that costs, in the row of the urgent messages:
+# `escalation` is right no more often than if the model always said "none". See what that costs, in the row of the urgent messages:
 
 # %%
 urgent = pd.Series([solution["escalation"] != "none" for solution in solutions], name="urgent")
@@ -606,8 +606,8 @@ pd.DataFrame([{
 } for stage in stages if not stage["skipped"]]).set_index("stage")
 
 # %% [markdown]
-# Every stage was asked the same and every answer ends, so what is left is rounding. Merging and 8 bits change some answers and not the
-# score. 4 bits change most answers, and of a hundred about seven fewer are right; the interval just reaches zero. Measure before you serve
+# Every stage was asked the same and every answer ends, so what is left is rounding. Merging and 8 bits changed some answers and left
+# the score where it was. 4 bits change most answers, and of a hundred about seven fewer are right; the interval just reaches zero. Measure before you serve
 # in 4 bits.
 #
 # **Apart, one base serves many.** An adapter that isn't merged can be switched off, or replaced by another one
