@@ -74,9 +74,10 @@ def count_parameters(model: Described, rank: int = 16, target_modules: Sequence[
     """
     if rank < 1:
         raise CourseError(f"rank must be at least 1, not {rank}")
-    one_name = isinstance(target_modules, str) and target_modules != "all-linear"
+    if isinstance(target_modules, str) and target_modules != "all-linear":
+        target_modules = [target_modules]
     sizes = shape(model)
-    return ParameterCount(sizes.parameters, sizes.adapter(rank, [target_modules] if one_name else target_modules))
+    return ParameterCount(sizes.parameters, sizes.adapter(rank, target_modules))
 
 
 KEPT_SHAPES = Path(__file__).with_name("shapes.json")
