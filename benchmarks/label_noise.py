@@ -16,8 +16,8 @@ import argparse
 import json
 import random
 
+import common
 import wrong_labels
-from common import for_training, write_results
 from course_utils import data_prep, memory, models, training
 from course_utils.data_prep import formats, quality, truth
 from course_utils.generation import generate
@@ -70,7 +70,7 @@ def treatments(rows: list[dict], right: dict[int, str], read: int, seed: int) ->
 
 def one_run(rows: list[dict], seed: int, examples: int, asked: int) -> dict:
     """Train a new adapter and test it; shares with their intervals, and the answers."""
-    conversations = for_training(rows, FIELDS, LONGEST)
+    conversations = common.for_training(rows, FIELDS, LONGEST)
     order: list = []
     rng = random.Random(seed)
     while len(order) < examples:
@@ -128,7 +128,7 @@ def main() -> None:
                 print(f"{noise} | {name}", seed, shown, run["small_classifier"], flush=True)
     if not options.trying:
         results = {"examples": EXAMPLES, "longest message, words": LONGEST, "seeds": options.seeds}
-        write_results("label-noise", results | {"checks": checks, "runs": runs})
+        common.write_results("label-noise", results | {"checks": checks, "runs": runs})
     else:
         print(json.dumps({name: [run["scores"]["valid"][0] for run in seeds] for name, seeds in runs.items()}, indent=1))
 

@@ -170,12 +170,23 @@ def test_a_lesson_prepares_its_process_in_its_first_cell(section):
     assert re.search(r'(?m)^from course_utils import session; session\.start_lesson\("[a-z,]+"\)$', first.source)
 
 
-@pytest.mark.parametrize("file", sorted((assets.root() / "benchmarks").glob("*.py")), ids=lambda file: file.name)
-def test_a_benchmark_prepares_its_process_before_it_loads_torch(file):
+def prepares(file):
+    """Whether a benchmark's first import that isn't Python's or the course's is `common`, or a neighbour that does the same."""
     imports = re.findall(r"(?m)^(?:import|from) (\w+)", file.read_text(encoding="utf-8"))
     foreign = [name for name in imports if name not in {*sys.stdlib_module_names, "course_utils"}]
-    # `common` does it when it is imported, and `laptop_runs` imports that first
-    assert not foreign or foreign[0] in ("common", "laptop_runs")
+    return (
+        not foreign or foreign[0] == "common" or ((found := file.with_name(f"{foreign[0]}.py")).exists() and prepares(found))
+    )
+
+
+PROGRAMS = [
+    file for file in sorted((assets.root() / "benchmarks").glob("*.py")) if "__main__" in file.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("file", PROGRAMS, ids=lambda file: file.name)
+def test_a_benchmark_prepares_its_process_before_it_loads_torch(file):
+    assert prepares(file)
 
 
 def test_bars_and_notices_of_libraries_stay_out_of_a_lesson():

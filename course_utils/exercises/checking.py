@@ -58,7 +58,7 @@ class ExerciseScore(float):
     @property
     def _state(self) -> str:
         if self.message == TO_WRITE:
-            return f"{self.exercise.id}, {self.exercise.worth}."
+            return f"{self.exercise.id}: {self.exercise.worth}."
         state = "passed" if self.passed else "not yet"
         return f"{self.exercise.id}: {float(self):g} of {self.exercise.worth} ({state})."
 
