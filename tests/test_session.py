@@ -171,7 +171,7 @@ def test_a_lesson_prepares_its_process_in_its_first_cell(section):
 
 
 def prepares(file):
-    """Whether a benchmark's first import that isn't Python's or the course's is `common`, or a neighbour that does the same."""
+    """Whether a benchmark's first import, but for Python's and the course's, is `common`, or a neighbour that does so."""
     imports = re.findall(r"(?m)^(?:import|from) (\w+)", file.read_text(encoding="utf-8"))
     foreign = [name for name in imports if name not in {*sys.stdlib_module_names, "course_utils"}]
     return (
