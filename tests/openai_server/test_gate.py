@@ -125,7 +125,7 @@ def test_unknown_addresses_and_methods_have_the_api_s_body(server):
     for path in ("/embeddings", "/fine_tuning/alpha/graders/list", "/uploads", "/nothing"):
         answer = ask(server, "POST", path, json={})
         assert answer.status_code == 404 and answer.json()["error"]["message"] == f"Invalid URL (POST /v1{path})"
-    for path, allowed in (("/models", "GET"), ("/responses", "POST"), ("/responses/resp_x", "GET")):
+    for path, allowed in (("/models", "GET"), ("/responses", "POST"), ("/responses/resp_x", "DELETE, GET")):
         answer = ask(server, "PUT", path)
         assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_supported"
         assert answer.headers["allow"] == allowed
