@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
 
     def scandir(place):
         if os.path.basename(place) == "closed":
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", place)
         return real(place)
 
     monkeypatch.setattr(reading.os, "scandir", scandir)
