@@ -319,9 +319,11 @@ class Attempt:
                 library = imported[1] or imported[2]
                 library_of |= dict.fromkeys(re.findall(r"\w+", line), "" if libraries.allowed(library) else library)
         for line in lines:
-            if assigned := re.match(r"\s*(\w+)\s*=(?!=)(.*)", line):
+            if assigned := re.match(r"\s*(\w[\w, ]*?)\s*=(?!=)(.*)", line):
                 made_with = (library_of.get(word, "") for word in re.findall(r"\w+", assigned[2]))
-                library_of.setdefault(assigned[1], next(filter(None, made_with), ""))
+                library = next(filter(None, made_with), "")
+                for target in re.findall(r"\w+", assigned[1]):
+                    library_of.setdefault(target, library)
         return library_of.get(name, "")
 
 
