@@ -130,7 +130,7 @@ def main() -> int:
     """Measure what this card's record lacks; 1 if something failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
-    parser.add_argument("--lesson", action="append", choices=sorted(lessons.LESSONS), help="its number; all if not given")
+    parser.add_argument("--lesson", action="append", choices=sorted(lessons.NOTEBOOKS), help="its number; all if not given")
     parser.add_argument("--predict", action="store_true", help="without a GPU: print the memory that would be compared")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
@@ -142,7 +142,7 @@ def main() -> int:
     device = hardware.Device(**in_a_process("device"))
     if device.kind != "cuda":
         sys.exit("no GPU here; --predict prints the memory that would be compared")
-    chosen, numbers = options.parts or list(PARTS), options.lesson or sorted(lessons.LESSONS)
+    chosen, numbers = options.parts or list(PARTS), options.lesson or sorted(lessons.NOTEBOOKS)
     record = Record(device)
     for part in chosen:
         for key, measure in steps(part, numbers):
@@ -154,7 +154,7 @@ def main() -> int:
             except Exception as error:  # one result less is no reason to give the card back
                 traceback.print_exc()
                 record.add(part, key, {"error": f"{type(error).__name__}: {error}"[:2000]})
-    wanted = [(part, key) for part in PARTS for key, _ in steps(part, sorted(lessons.LESSONS))]
+    wanted = [(part, key) for part in PARTS for key, _ in steps(part, sorted(lessons.NOTEBOOKS))]
     if all(record.has(part, key, missing_counts=True) for part, key in wanted):
         record.results["complete"] = True
         record.write()

@@ -31,4 +31,4 @@ def one_lesson(name: str) -> dict:
 
 if __name__ == "__main__":
     os.environ[hardware.TIER] = "laptop"
-    run_missing(NAME, {name: partial(one_lesson, name) for name in sys.argv[1:] or lessons.LESSONS}, {"tier": "laptop"})
+    run_missing(NAME, {name: partial(one_lesson, name) for name in sys.argv[1:] or lessons.NOTEBOOKS}, {"tier": "laptop"})

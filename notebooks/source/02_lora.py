@@ -602,7 +602,7 @@ stages = assets.read_record("roundtrip")["runs"]["135M"]["stages"]
 pd.DataFrame([{
     "stage": stage["name"], "same prompts": stage["same_prompts"], "answers that end": stage["ended"], "same answers": stage["same"],
     "all fields right": f"{stage['score']['value']:.0%}",
-    "minus peft, 95 %": "{value:+.0%}, {low:+.0%} to {high:+.0%}".format(**stage["difference"]),
+    "minus peft, 95 %": "" if stage is stages[0] else "{value:+.0%}, {low:+.0%} to {high:+.0%}".format(**stage["difference"]),
 } for stage in stages if not stage["skipped"]]).set_index("stage")
 
 # %% [markdown]

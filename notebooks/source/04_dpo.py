@@ -152,7 +152,7 @@ by_sft = rival.model.eval()
 # Ask all three the same two dozen messages, about products that the pairs don't have, at temperature 0. Before you look, guess:
 
 # %%
-guess = predict("How many of a hundred answers of DPO's model say the step first? The start seldom does.", unit="%")
+guess = predict("How many of a hundred answers of DPO's model say the step first? The start does in at most a third.", unit="%")
 guess
 
 # %%

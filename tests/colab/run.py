@@ -115,7 +115,7 @@ def extras_of(number: str) -> str:
 
 def all_extras() -> str:
     """Return the extras of all lessons' install cells together."""
-    found = {extra for number in lessons.LESSONS for extra in extras_of(number).split(",") if extra}
+    found = {extra for number in lessons.NOTEBOOKS for extra in extras_of(number).split(",") if extra}
     return ",".join(sorted(found))
 
 
@@ -230,7 +230,7 @@ def run_lesson(
                     result.stderr.append(row | {"text": output.text.strip()[:300]})
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, keep / f"{number}-colab.ipynb")
+        nbformat.write(notebook, keep / f"{number.replace('/', '-')}-colab.ipynb")
     return result, probe
 
 
@@ -284,7 +284,7 @@ def main() -> int:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv-colab", help="the environment; made if it is not there")
     parser.add_argument("--python", default="python3.13", help="interpreter for it: Colab's version of Python")
     parser.add_argument("--image", type=Path, default=IMAGE, help="file with an image's packages")
-    parser.add_argument("--lesson", action="append", choices=sorted(lessons.LESSONS), help="its number; all if not given")
+    parser.add_argument("--lesson", action="append", choices=sorted(lessons.NOTEBOOKS), help="its number; all if not given")
     parser.add_argument("--again", action="store_true", help="run also what today's record has")
     parser.add_argument("--only-environment", action="store_true", help="run no lesson")
     parser.add_argument("--keep", type=Path, help="folder for the notebooks with their outputs")
@@ -306,7 +306,7 @@ def main() -> int:
         bad = 0
         if options.again or todays().get("host", {}).get("course") != hash_of(wheel, lessons.learner_file("02_lora")):
             bad += _host(wheel, python, made, environment)
-        for number in () if options.only_environment else options.lesson or sorted(lessons.LESSONS):
+        for number in () if options.only_environment else options.lesson or sorted(lessons.NOTEBOOKS):
             course = hash_of(wheel, lessons.learner_file(lessons.find(number).name))
             if not options.again and (number, course) in {(r["lesson"], r["course"]) for r in todays().get("lessons", ())}:
                 print(f"{number}: is in today's record")
