@@ -12,6 +12,8 @@ drawn at random, as a desk's past replies would be. From there
     SFT, kept rules     trains on those preferred replies that keep all rules; it needs a program that knows the rules
     DPO                 trains on the pairs
     DPO + SFT           adds SFT's loss on the preferred reply, with weight 1
+    KTO                 trains on both replies of each pair, one marked good and one bad (TRL's trainer)
+    ORPO                trains on the pairs as well, from the model that has imitated nothing: one stage instead of two
 
 with the same pairs, adapter, batch and number of epochs, each at the rate of its sweep that keeps most rules on the 40
 validation messages (seed 0). The measure was fixed before training: the share of the 100 test messages whose greedy answer
@@ -27,13 +29,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from course_utils import models
+from course_utils import memory, models
 from course_utils.data_prep import load_preferences
 from course_utils.evidence import house_style
 from course_utils.generation import generate
 from laptop_runs import MODELS, SHOWN, Prompt, copy_run, paired_difference, recorded_run, run_command, summary
 
-from laptop_preferences import learn
+from laptop_preferences import BATCH, learn
+from preferences import kto
 
 NAME = "laptop-house-style"
 MODEL = MODELS["0.5B"]
@@ -42,8 +45,10 @@ START_RATE, ANSWER_TOKENS = 2e-4, 64
 RATES = {
     "SFT": (5e-5, 1e-4, 2e-4, 4e-4),
     "SFT, kept rules": (2e-4,),
-    "DPO": (2e-5, 5e-5, 1e-4),
+    "DPO": (1e-5, 2e-5, 5e-5, 1e-4),
     "DPO + SFT": (1e-4, 2e-4),
+    "KTO": (5e-5, 1e-4),
+    "ORPO": (2e-4, 4e-4),
 }
 FOLDER = Path(__file__).parent / "answers"
 
@@ -91,9 +96,21 @@ def trained(method: str, rate: float | None, seed: int) -> dict:
     if not (start_folder(seed) / "config.json").exists():
         start(seed)
     objective = "SFT" if method.startswith("SFT") else {"DPO + SFT": "DPO + SFT, weight 1"}.get(method, method)
-    model, tokenizer, learned = learn(str(start_folder(seed)), objective, rows, rate or best_rate(method), seed)
+    begin = MODEL if method == "ORPO" else str(start_folder(seed))
+    how = judged_apart if method == "KTO" else partial(learn, method=objective)
+    model, tokenizer, learned = how(begin, rows=rows, rate=rate or best_rate(method), seed=seed)
     validation = answered(model, tokenizer, "validation")
     return learned | answered(model, tokenizer, "test") | {"validation": validation["right"]}
+
+
+def judged_apart(start: str, rows: Sequence[dict], rate: float, seed: int) -> tuple[Any, Any, dict]:
+    """KTO on the single replies; as `learn`, without its curves."""
+    memory.release()
+    model, tokenizer = models.load(start)
+    began = time.process_time()
+    tuned = kto(model, tokenizer, rows, rate, {"batch": 2 * BATCH}, seed)
+    measured = {"rate": rate, "pairs": len(rows), "training_seconds": round(time.process_time() - began)}
+    return tuned.merge_and_unload(), tokenizer, measured
 
 
 def best_rate(method: str) -> float:
@@ -125,7 +142,7 @@ def jobs() -> dict[str, Callable[[], dict]]:
             table[f"seed {seed} | {method}"] = (
                 partial(trained, method, None, seed) if seed else partial(best_of_sweep, method)
             )
-    for method in ("DPO", "DPO + SFT"):
+    for method in ("DPO", "DPO + SFT", "KTO", "ORPO"):
         for rival in ("SFT", "SFT, kept rules"):
             table[f"{method} − {rival}"] = partial(paired_difference, NAME, method, rival, "all rules", SEEDS)
     return table | {"before": before}

@@ -36,6 +36,7 @@ from course_utils import memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
 from laptop_runs import MODELS, SHOWN, Prompt, copy_run, paired_difference, recorded_run, run_command, summary
+from objectives import ORPO
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -70,6 +71,7 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
     "DPO + SFT, weight 1": lambda: training.DPO(beta=BETA, sft_weight=1.0),
     "DPO, β = 0.02": lambda: training.DPO(beta=0.02),
     "DPO, β = 0.5": lambda: training.DPO(beta=0.5),
+    "ORPO": lambda: ORPO(beta=0.5),
 }
 # round 2: fewer answers and pairs, and the rates between which the validation messages choose
 SAMPLES_2, PAIRS_2 = 4, 160
