@@ -348,7 +348,7 @@ EXERCISES = (
             Mistake(lambda: _plan(batch_size=4, accumulation=4), TOO_MANY),
             Mistake(_plan_with_float32_embeddings, UPCAST),
         ),
-        hint="Which setting in the table of section 2 is not yet changed? One of them undoes something that prepare_model_for_kbit_training does.",
+        hint="Go down the table of section 2. One row undoes something that prepare_model_for_kbit_training does.",
         challenge=Challenge(_plan_gb, bar=BAR_GB, half=HALF_GB, advise=_advise_plan, measure="memory in GB"),
     ),
     Exercise(

@@ -14,9 +14,8 @@
 # | and what isn't in 4 bits left in 16 | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.0f}} GB | 12 GB |
 #
 # {{term:LoRA}} never changes the model's own {{term:weight|weights}}; it only reads them. {{term:QLoRA}} (Dettmers et al., 2023)
-# therefore stores each of them in 4 bits instead of 16, and a model fits on a card that it wouldn't fit on otherwise. But look at
-# the table again: the first two changes save far more, and neither touches the model. This lesson gets you out of memory in
-# that order.
+# therefore stores those of the linear layers in 4 bits instead of 16, so a model may fit on a smaller card. But look at
+# the table again: the first two changes save most, and neither touches the model. This lesson frees memory in that order.
 #
 # By the end you'll be able to
 #
@@ -27,7 +26,7 @@
 # - say what 4 bits cost in quality and time.
 #
 # You should know lesson 02. Reading takes about 35 minutes, the exercises as long again. {{timing}} If you only need a run to
-# fit, read sections 1 to 3.
+# fit, read sections 1 and 2.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
 # fills it again. If you've lost the recorded page, `course restore 03` in a terminal brings it back.
@@ -63,8 +62,8 @@ print(f"{len(short)} tickets, {tickets_a_step} a step, learning rate {learning_r
 # %% [markdown]
 # ## 1 · The job: LoRA, and a few lines more
 #
-# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. The difference is in the
-# second cell, and in the loop of the third. The first reads files and template, as in lesson 02, and no weights.
+# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. New are the loading of
+# the model (second cell below) and the loop (third). The first checks data and template, without weights.
 
 # %%
 preflight.check("qlora-train.jsonl", device.tier, evaluation="qlora-validation.jsonl", method="qlora", learning_rate=learning_rate)
@@ -90,7 +89,7 @@ model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=not on
 # %% [markdown]
 # `prepare_model_for_kbit_training` freezes the base, turns what isn't stored in 4 bits (the {{term:embedding}}, the output layer,
 # the norms) into float32, and switches on gradient checkpointing: intermediate results are thrown away and computed again on the
-# way back. Checkpointing saves memory and costs a third to a half more time, so the CPU run leaves it off.
+# way back. That saves memory and costs up to half as much time again, so the CPU run leaves it off.
 #
 # <details><summary><b>Only if you train in 4 bits on a CPU: a trap</b></summary>
 #
@@ -138,15 +137,15 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:4]], {"QLoRA": repli
              [json.loads(row["completion"][0]["content"]) for row in rows[:4]])
 
 # %% [markdown]
-# A few dozen tickets teach the form of a record and little of its content, as in lesson 02. These are recorded runs of a model that
-# people deploy, on 240 tickets (script: `benchmarks/laptop_tickets.py`):
+# A few dozen tickets teach the form of a record and little of its content, as in lesson 02. These are recorded runs of a
+# 0.5B model, on 240 tickets (script: `benchmarks/laptop_tickets.py`):
 
 # %%
 evidence.lesson_03.recorded()
 
 # %% [markdown]
-# Trained, both are far ahead of the best prompt. QLoRA is a few points behind LoRA, which is no more than another draw of tickets
-# changes.
+# In all fields both are far ahead of the best prompt. QLoRA's one run is a few points behind LoRA's three, well inside the
+# intervals.
 #
 # On your own card, change `base`, leave out `quantization.guard`, and start from settings like these (*not run here*):
 #
@@ -154,6 +153,7 @@ evidence.lesson_03.recorded()
 # settings = SFTConfig(
 #     output_dir="checkpoints", learning_rate=2e-4, num_train_epochs=2, warmup_steps=10,
 #     per_device_train_batch_size=1, gradient_accumulation_steps=8, gradient_checkpointing=True,
+#     per_device_eval_batch_size=1,      # 8 unless you say so: out of memory at the first evaluation, before anything is saved
 #     max_length=1536,       # your longest example: TRL cuts longer ones at the end, and by default at 1,024
 #     bf16=True,             # on a T4 fp16=True
 #     eval_strategy="epoch", save_strategy="epoch", logging_steps=10,
@@ -162,6 +162,10 @@ evidence.lesson_03.recorded()
 #
 # To use the adapter later, load the base with `four_bits` as above, then `PeftModel.from_pretrained(model, "tickets-qlora")`.
 # Nothing in the adapter's file says that its base had 4 bits.
+#
+# **For LoRA on a base in 16 bits**, leave out `quantization_config` and `prepare_model_for_kbit_training` as well: without 4
+# bits it
+# makes every weight of the model float32, and says nothing.
 
 # %% [markdown]
 # ## 2 · Out of memory: what now?
@@ -173,7 +177,8 @@ evidence.lesson_03.recorded()
 # - the **{{term:activation|activations}}**, which each layer keeps for the way back, and which grow with the tokens of a step;
 # - the **{{term:logits}}**, a score for every token of the {{term:vocabulary}} at every position.
 #
-# Take the logits by hand. Llama-3.1-8B knows 128,256 tokens, so eight examples of 1,024 tokens have 8 · 1,024 · 128,256 scores of 4
+# Take the logits by hand. Llama-3.1-8B knows 128,256 tokens, so eight examples of 1,024 tokens have 8 · 1,024 · 128,256
+# scores of 4
 # bytes, 4.2 GB. The usual loop needs three such tables at once (the scores, their probabilities, the gradient): 12.6 GB for scores
 # alone.
 #
@@ -214,12 +219,13 @@ ladder = {
     "+ checkpointing": step_memory(llama, 1024),
     "+ 4 bits": step_memory(llama, 1024, four_bit=True),
 }
-charts.bars(ladder, "An 8B model fits on 24 GB before you touch its weights", "GB",
+charts.bars(ladder, "By this estimate, Llama-3.1-8B fits on 24 GB in 16 bits", "GB",
             {"24 GB card": memory.gpu_memory("rtx4090") / 1e9})
 
 # %% [markdown]
-# The smaller batch shrinks activations and logits, checkpointing the activations alone, and 4 bits only the weights, which are a
-# seventh of the first bar. TRL's trainers have checkpointing on unless you say otherwise, but not transformers' `Trainer`.
+# The smaller batch shrinks activations and logits, checkpointing the activations alone, and 4 bits only the weights, a
+# seventh of the first bar; float32 embeddings give some of that back. TRL's trainers have checkpointing on unless you say
+# otherwise, but not transformers' `Trainer`.
 #
 # The course's own estimator does the same arithmetic and covers more cases, such as full fine-tuning and several cards:
 
@@ -228,12 +234,12 @@ print(memory.estimate("Llama-3.1-8B", "qlora", length=1024, accumulation=8, chec
 print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 
 # %% [markdown]
-# For small models of the same architectures it came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what PyTorch's
+# For small models of the same architectures it came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what
+# PyTorch's
 # allocator counted on a CPU (`benchmarks/estimates.py`). Nobody has checked it on a GPU yet, so leave a gigabyte or two, and read
-# `torch.cuda.max_memory_allocated()` after the first steps. Newer versions of TRL (1.16, for one) compute the loss in pieces on a
-# GPU and need less for logits; with an older one, `use_liger_kernel=True` does the same.
+# `torch.cuda.max_memory_reserved()` after a step with your longest example.
 #
-# Now reverse the question: how many tokens fit into one step on each card, with 1.5 GB to spare?
+# Now reverse the question: how many tokens fit on each card at once, with 1.5 GB to spare?
 
 # %%
 def most_tokens(config, card, **options):
@@ -249,23 +255,26 @@ pd.DataFrame({
 })
 
 # %% [markdown]
-# So if you own 24 GB and train an 8B model, you don't need QLoRA for steps of up to 3,000 tokens. You need a batch of 1 and
-# checkpointing. Change the settings in this order, and stop as soon as the run fits:
+# So by this estimate Llama-3.1-8B doesn't need QLoRA on 24 GB for examples of up to 3,000 tokens, with a batch of 1 and
+# checkpointing. (A larger vocabulary gets fewer: try `AutoConfig` of your own model.) Change the settings in this order, and
+# stop as soon as the run fits:
 #
 # | change | Llama-3.1-8B then takes | what it costs you |
 # | --- | --- | --- |
 # | `per_device_train_batch_size=1`, `gradient_accumulation_steps=8` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB instead of {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} | nothing in the result; many small steps are slower on a GPU |
-# | `gradient_checkpointing=True` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | a third to a half more time |
-# | the base in 4 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.1f}} GB | some time and some accuracy: section 7 |
-# | what isn't in 4 bits left in 16 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | nothing of the weights, which were published in 16 bits |
+# | `gradient_checkpointing=True` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | up to half as much time again |
+# | loss in pieces: TRL from 1.16 on a GPU, before it `use_liger_kernel=True` | up to 1.6 GB less, the logits of 1,024 tokens | nothing |
+# | the base in 4 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.1f}} GB | some time; accuracy: section 7 |
+# | what isn't in 4 bits left in 16 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | nothing: they were published in 16 bits |
 # | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory in a peak |
 # | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | every longer example loses its end, which is the answer |
 #
-# **What isn't in 4 bits.** `prepare_model_for_kbit_training` makes embedding, output layer and norms float32, and everything that
-# the blocks pass on with them. To keep 16 bits, call `model.enable_input_require_grads()` in its place and leave
+# **What isn't in 4 bits.** `prepare_model_for_kbit_training` makes embedding, output layer and norms float32; what the
+# blocks pass on becomes
+# float32 too. To keep 16 bits, call `model.enable_input_require_grads()` in its place and leave
 # `gradient_checkpointing=True` in the settings.
 #
-# **Your turn, a challenge.** Try plans with `memory.estimate`, whose options you've just seen.
+# **Your turn, a challenge.** Try plans with `memory.estimate`; `help(memory.estimate)` lists its options.
 
 # %%
 # EXERCISE: qlora-1
@@ -283,7 +292,7 @@ pd.DataFrame({
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
 
 # %% [markdown]
-# They also answer a claim that you'll meet in many outlines:
+# The same sums answer a claim from many course outlines:
 
 # %%
 evidence.card("Q3")
@@ -372,9 +381,9 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 
 # %% [markdown]
 # The changes are far smaller than the distance between neighbouring values, so rounding puts the weights back where they were. The
-# little that survives sits in the scales. Larger changes survive better, so measure your own run.
+# little that survives sits in the scales. Larger changes should survive better; measure yours.
 #
-# Both ways into 16 bits keep what was learned. Take the restored base, since it's the one that the adapter was trained on, unless
+# Both ways into 16 bits keep it here. Take the restored base, since it's the one that the adapter was trained on, unless
 # you've measured the other. For an 8B model this takes about 17 GB; put `device_map={"": "cpu"}` into the call to do it in the
 # computer's memory.
 #
@@ -404,13 +413,13 @@ with safe_open(f"{small}/model.safetensors", "pt") as file:
 blocks = matrix.reshape(-1, 64)
 charts.histogram(
     {"weights": (blocks / blocks.abs().amax(1, keepdim=True))[:20_000].flatten().tolist()},
-    "Most weights are small, and NF4 puts its values where they are",
+    "Weights crowd around zero; NF4 has more values there than an even grid",
     "weight, divided by the largest among 64 neighbours",
     ticks={"NF4": bnb.get_4bit_type("nf4", device="cpu").tolist(), "even": torch.linspace(-1, 1, 16).tolist()}, bins=81,
 )
 
 # %% [markdown]
-# Evenly spaced values spend half of themselves on the edges, where few weights are. NF4, *4-bit NormalFloat*, assumes that weights
+# Of evenly spaced values half lie beyond ±0.5, where fewer weights are. NF4, *4-bit NormalFloat*, assumes that weights
 # follow a bell curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*. Zero has to be
 # among them, so there are seven below it and eight above.
 
@@ -495,7 +504,7 @@ pd.DataFrame(table).T
 
 # %% [markdown]
 # Every byte is the same. NF4's error is smaller than that of evenly spaced values, and still about a tenth of the weights' size;
-# whether a model survives that only its answers can tell (section 7).
+# only a model's answers tell whether it survives that (section 7).
 #
 # ## 5 · How many bits does a weight take?
 #
@@ -503,7 +512,8 @@ pd.DataFrame(table).T
 # the two or three values around zero. In a block it spoils only its 63 neighbours. But a float32 scale has 32 bits, half a bit for
 # each of the 64 weights.
 #
-# Double quantization does to the scales what was done to the weights. Their mean is subtracted, every 256 of them share one float32
+# Double quantization does to the scales what was done to the weights. Their mean is subtracted, every 256 of them share one
+# float32
 # scale, and each becomes a code of 8 bits.
 
 # **Your turn:** how many bits does a weight take, for any size of block and of group (the scales that share one)?
@@ -550,9 +560,9 @@ show.drawing("four-bit-layer")
 # gradient at the output be 2: the first input is multiplied by 0.295, so its gradient is 2 · 0.295 = 0.59; the second by −1.20, so
 # its gradient is −2.40. In general the gradient at the input is $\tilde{W}^\top g$, and no gradient of the weights is needed.
 #
-# One thing has to be prevented. PyTorch keeps what a product needs on the way back, which here would be the restored matrices: of all
-# layers, or with checkpointing of one block. So the product is written by hand, and its {{term:backward pass}}
-# restores the matrix a second time.
+# One thing has to be prevented. PyTorch would keep the restored matrices for the way back: those of all layers, or, with
+# checkpointing, those of one block. So the product is written by hand, and its {{term:backward pass}} restores the matrix a
+# second time.
 
 # %% tags=["qlora-from-scratch"]
 class FourBitProduct(torch.autograd.Function):
@@ -617,8 +627,8 @@ for name, (mine, library) in pairs.items():
     print(f"{name:22} {(mine - library).abs().max() / library.abs().max():.0e}")
 
 # %% [markdown]
-# The largest differences are those of rounding in 32 bits. The last line is the point of this section: a layer whose weights have
-# sixteen values a block hands down the same gradient as the library's.
+# The largest differences are those of rounding in 32 bits. The last line is the point of this section: our 4-bit
+# layer passes back the same gradient as the library's.
 #
 # **Your turn.** Somebody wrote a function that measures the error of 4 bits. It has three bugs.
 
@@ -652,8 +662,8 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
       f"[{extra.mean() - margin:+.3f}, {extra.mean() + margin:+.3f}] nats a token")
 
 # %% [markdown]
-# Rounding costs something before any training, because the whole interval lies above zero. On a CPU this is the packaged model,
-# which was stored in another 4-bit format before, so its 16 bits aren't quite the original's. Large models suffer less.
+# Rounding raised the loss on these passages: the whole interval lies above zero. On a CPU this is the packaged model, which was
+# stored in another 4-bit format before, so its 16 bits aren't quite the original's.
 #
 # **After training.** The adapter learns on top of the rounded base. Section 1 has the runs on a model that people deploy; this is
 # what three {{term:seed|seeds}} of the small one gave:
@@ -662,8 +672,8 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
 evidence.card("Q5")
 
 # %% [markdown]
-# **Time.** Each matrix is restored once on the way forward and once on the way back, twice if the way forward is repeated for
-# checkpointing, however many tokens go through it. Time one layer both ways:
+# **Time.** However many tokens go through it, each matrix is restored once on the way forward and once on the way back, and
+# with checkpointing once more. Time one layer both ways:
 
 # %%
 import time
@@ -693,14 +703,15 @@ for tokens in (32, 128, 512, 2048):
     print(f"{tokens:5} tokens: 4 bits take {more:+.0%} time")
 
 # %% [markdown]
-# The more tokens in a step, the less the restoring counts. On GPUs others measured anything from no difference to two thirds more,
+# For this layer, the more tokens, the less the restoring counts. On GPUs others measured anything from no difference to two
+# thirds more,
 # so time ten steps of each on your own card:
 
 # %%
 evidence.lesson_03.published_pace()
 
 # %% [markdown]
-# **Use LoRA if a step fits with the base in 16 bits, and QLoRA if it doesn't.**
+# **If a step fits with the base in 16 bits, start with LoRA; if not, with QLoRA.**
 
 # %% [markdown]
 # ## 8 · Mistakes as they look when they happen to you
@@ -736,8 +747,9 @@ for format in (torch.bfloat16, torch.float32):
 # **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the experts. With
 # transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, gpt-oss and Qwen3.5-MoE in bfloat16,
 # `prepare_model_for_kbit_training` then makes them float32, and `target_modules="all-linear"` gives those of gpt-oss
-# and Qwen3.5-MoE no adapter. Nothing in these libraries warns you. Section 1's check does, with `--model` and the base's name
-# (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`), and so do the model's dtypes and trainable names.
+# and Qwen3.5-MoE no adapter. Nothing in these libraries warns you. `course preflight` does, with the base's name as `--model`
+# (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`), and so do the model's dtypes and trainable
+# names.
 #
 # ## What you can do now
 #
@@ -757,8 +769,10 @@ for format in (torch.bfloat16, torch.float32):
 quiz("03")
 
 # %% [markdown]
-# **Read next.** Dettmers et al. (2023), *QLoRA*, arXiv 2305.14314: you can now read its sections 2 and 3. Huang et al. (2024), *How
-# Good Are Low-bit Quantized LLaMA3 Models?*, arXiv 2404.14047: where four bits stop being free. Then lesson 04, which teaches a model to
+# **Read next.** Dettmers et al. (2023), *QLoRA*, arXiv 2305.14314: you can now read its sections 2 and 3. Huang et al.
+# (2024), *How
+# Good Are Low-bit Quantized LLaMA3 Models?*, arXiv 2404.14047: where four bits stop being free. Then lesson 04, which
+# teaches a model to
 # prefer one answer to another.
 
 # %% [markdown]
