@@ -375,8 +375,8 @@ def _next_step(approach: str, answers: dict[str, Any]) -> str:
         "past answers": "show the three most similar past answers before each message; measure messages unlike them apart",
         "rag": "build the index, and measure recall@k before you look at any answer",
         "fine-tune": "train an adapter (lesson 02), and measure it beside the prompt on messages that neither has seen",
-        "rag + fine-tune": "build retrieval first, of passages and of similar past answers, and measure; then train on "
-        "examples that carry passages: it must learn to read",
+        "rag + fine-tune": "have passages and similar past answers in the prompt, and measure; then train on examples "
+        "that carry passages: it must learn to read",
     }[approach]
 
 

@@ -30,7 +30,7 @@ WAYS = {
         "RAG: retrieved examples of other facts",
         "RAG + past answers to other questions",
     ),
-    "the whole catalogue (0.5B, 1.5B: with past answers)": ("whole catalogue", "whole catalogue"),
+    "the whole catalogue": ("whole catalogue", "whole catalogue"),
     "fine-tuned": ("fine-tuned", "fine-tuned"),
     "fine-tuned, a passage": ("fine-tuned + RAG", "fine-tuned + RAG"),
     "fine-tuned, a passage about a product it never saw": ("fine-tuned + RAG, unseen products", ""),

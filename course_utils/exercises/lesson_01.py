@@ -370,7 +370,7 @@ def diagnose(gap, reached, examples, moves):
             Mistake(_both_falls_back_to_prompt, "With both gaps, if training is not possible, retrieval still closes the knowledge gap: \"rag\"."),
             Mistake(_both_without_condition, "With both gaps training has the same condition as for behaviour alone: at least 100 examples and a target that does not move."),
         ),
-        hint="Bugs: what kind of number `reached` is, what training needs, and which gap training cannot close for long.",
+        hint="Call it for a prompt that reaches 0.9, for a moving target, and for a knowledge gap with 500 examples. What contradicts the tree?",
     ),
     Exercise(
         id="frame-2",
@@ -393,7 +393,7 @@ def diagnose(gap, reached, examples, moves):
             Mistake(_without_repeats, "You drop a passage that is listed twice before you cut; the first k places are what goes into the prompt."),
             Mistake(lambda rankings, relevant, k: recall_at([ranking[-k:] for ranking in rankings], relevant, None), "These are the last k; the best come first."),
         ),
-        hint="`right in found[:k]` is True or False for each question; the mean of these.",
+        hint="What is a hit for one question? Recall is the share of the questions that have one.",
         tolerance=1e-9,
     ),
     Exercise(
@@ -416,7 +416,7 @@ def diagnose(gap, reached, examples, moves):
             Mistake(_zero_for_never, "0 would say that it pays from the first request on; where nothing is saved it never does: None."),
             Mistake(_rounded_up, "The number is not rounded here: it is the point at which both cost the same."),
         ),
-        hint="A day costs setup / days + upkeep_a_day before the first request; each request saves old_cost - new_cost.",
+        hint="What does a day cost before the first request, and what does each request save?",
         tolerance=1e-9,
     ),
     Exercise(

@@ -32,10 +32,10 @@ from course_utils.show import predict
 lesson_01.picture()
 
 # %% [markdown]
-# No model can know an invented shop, so three examples in the prompt bring not one usable answer, whatever the model's size.
-# Similar past answers bring many, and more the larger the model. Training by itself brings none: one pass over the examples
-# teaches the form of an answer and no facts. With a passage in front of them the trained models come first for their size, but
-# by too little to tell them from the best prompt, and the untrained 1.5B with past answers gets the most of all. The line through
+# No model can know an invented shop: with three fixed examples none of these three gave a usable answer. Similar past answers
+# bring many, because every fact asked for here stands in one of them. Training by itself brings next to nothing: one pass
+# teaches the form of an answer, hardly a fact. With a passage the trained models lead at their size, but not clearly; the
+# untrained 1.5B with past answers has the highest share. The line through
 # each mark is its {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
 #
 # By the end you'll be able to
@@ -48,7 +48,7 @@ lesson_01.picture()
 #
 # You should have called a language model's API; you needn't have trained anything. Reading takes about 40 minutes, the exercises
 # about 35. {{timing}} If you must decide today, run all cells and read
-# sections 2, 3 and 7.
+# sections 2, 3 and 7, and the first table of section 9.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
 # fills it again. If you've lost the recorded page, `course restore 01` in a terminal brings it back.
@@ -68,8 +68,7 @@ lesson_01.picture()
 show.drawing("decision-tree")
 
 # %% [markdown]
-# Questions 2 to 5 are easily skipped. Most of their answers take an afternoon to try, and each may end the project before it
-# begins:
+# Questions 2 to 5 are easily skipped. Most take an afternoon to try, and any of them may make training unnecessary:
 #
 # | approach | when | what it costs |
 # | --- | --- | --- |
@@ -88,10 +87,10 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 
 # %% [markdown]
 # Read the last list first, because a recommendation that nothing could change is only an opinion. The two limits, 85 % and 100
-# examples, are rules of thumb; section 7 does the sum behind the first.
+# examples, are rules of thumb; section 7 puts a sum in place of the first.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library that does
-# the exercise for you. Check as often as you like. In this one somebody wrote the middle of the tree as a function, in a hurry.
+# the exercise for you. Check as often as you like. Here somebody hurriedly wrote the middle of the tree as a function.
 
 # %%
 # EXERCISE: frame-1
@@ -99,9 +98,9 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 # %% [markdown]
 # ## 2 · The job: measure four ways
 #
-# You need three files and a prompt. `cases.jsonl` has real messages, each with the right answer; nothing else in this lesson is
+# You need three files and a prompt. `cases.jsonl` has messages, each with the right answer; nothing else in this lesson is
 # worth as much. `answered.jsonl` has messages that were answered before, none of them among the cases. `documents.jsonl` has the
-# texts with the facts. At work you'd export all three; here the shop's are written to the disk.
+# texts with the facts. At work you'd export all three; here an invented shop's are written to the disk.
 
 # %%
 def write_rows(name, rows):
@@ -110,6 +109,8 @@ def write_rows(name, rows):
 
 
 plan, catalogue = plans.plan("01"), load_catalogue()
+
+# %%
 few = catalogue.questions[:: len(catalogue.questions) // plan.looked_at][: plan.looked_at]
 write_rows("cases.jsonl", [
     {"question": q["question"], "answer": catalogue.record(q), "accepted": q["accepted"]} for q in few
@@ -124,7 +125,7 @@ print(Path("instructions.txt").read_text(), "\n\n", Path("cases.jsonl").read_tex
 
 # %% [markdown]
 # Next you need a model behind an address. A service of this course starts on your own machine and speaks OpenAI's protocol, so
-# the program runs here without a key. For a host, change the next cell and nothing else.
+# the program runs here without a key. For a host, change the next cell; for a reasoning model, also the call in `measure`.
 
 # %%
 from course_utils.openai_server import local_server
@@ -257,8 +258,8 @@ results = {name: measure(way) for name, way in ways.items()}
 report(results)
 
 # %% [markdown]
-# The 95 % intervals stand in brackets, and with so few cases they are too wide to decide anything. Where you have enough,
-# decide by the second column: it compares two ways case by case, so that easy and hard messages cancel out.
+# The 95 % intervals stand in brackets; with so few cases they are too wide to choose among the best. The second column compares
+# case by case with the first way, so that easy and hard messages cancel out. To decide, compare with your best prompt instead.
 #
 # Read some replies before you believe any number:
 
@@ -268,12 +269,13 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
              [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# **On your own data**, leave out the cell that writes the shop's files and bring your own four, with the fields that you see in these.
-# An `answer` may be a text instead of a record; in a record, `FREE` names the field that may be worded differently.
+# **On your own data**, leave out the cell that writes the shop's files, bring four files of your own with the same fields, and run
+# sections 2, 6, 7 and 8. (Sections 3, 5 and 9 need each question's right passage and stay the shop's.) An `answer` may be a text
+# instead of a record; in a record, `FREE` names the field that may be worded differently.
 #
-# For a decision you need a hundred cases. Here they are, for the small model that you've just asked and for two that people deploy
-# (script: `benchmarks/laptop_questions.py`). Each way stands there in its best form, such as eight past answers instead of three,
-# which was chosen on other questions.
+# A dozen cases decide little; a hundred show differences of some fifteen points. Here they are, for the small model that you've
+# just asked and for two larger ones, made for code (script: `benchmarks/laptop_questions.py`). Each way is in the best form tried
+# (eight past answers, not three), chosen on other questions.
 
 # %%
 lesson_01.rivals()
@@ -281,10 +283,9 @@ lesson_01.rivals()
 # %% [markdown]
 # Compare the 0.5B's usable answers with its right facts. From a passage it gets the fact for
 # {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the messages, and only
-# {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable, because topic or product are
-# wrong, though nearly all are valid records. That's behaviour. Similar past answers show it, and often the fact as well, which
-# is why they help so much. They have two limits. A question that nobody has asked before gets only the row *to other
-# questions*, and the answers go out of date with the facts in them.
+# {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable: the rest have
+# a wrong topic or product. That's behaviour. Similar past answers show it, and often the fact as well. They have two limits. A
+# new question gets only the row *to other questions*, and past answers age with their facts.
 #
 # **If your answers are free text**, no `is_right` of five lines will do, and people let a model judge. A judge is a classifier, so
 # check it like one. These thirty replies were marked by hand: would you send this to the customer?
@@ -313,12 +314,13 @@ pd.DataFrame([
 ], index=verdicts)
 
 # %% [markdown]
-# Looking for the fact agrees with the hand far more often than the model, which says no to every reply. Larger ones aren't judges
-# yet either: the 0.5B agrees on {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30 (kappa
+# The text search matches the hand marks far more often than the model, which always says no. The 0.5B and 1.5B aren't
+# judges either: the 0.5B agrees on {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30 (kappa
 # {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}}), and the 1.5B says yes to
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0"."says yes":d}} (kappa
-# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). So mark thirty replies by hand before you
-# believe a judge, and go by kappa: whoever always says yes agrees on 20 of these 30. The rule's own mistakes are worth
+# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). So mark replies by hand, thirty to expose a
+# bad judge and a hundred to trust a good one, and go by
+# kappa: whoever always says yes agrees on 20 of these 30. The rule's own mistakes are worth
 # reading, too. It accepts *"The customer should wait for 33 months"* and rejects *"at 14:20 on Thursday"* for *Thursday at
 # 14:20*.
 
@@ -335,7 +337,7 @@ show.drawing("error-chain")
 # %% [markdown]
 # One by hand. A customer wants the number of the key to the drawer of the Thackle desk. The model was shown the right passage and
 # writes *"The key to the drawer of the Thackle desk is number 315. The key is no longer produced."* The source was there, it
-# was found, and it was read. Only the form is wrong, so the first thing to try is a schema.
+# was found, and it was read. The form broke first, so the first thing to try is a schema.
 
 # %%
 def cause(row):
@@ -382,9 +384,9 @@ counted["what to try"] = pd.Series(cures)
 counted.rename_axis(index="what broke", columns=None)
 
 # %% [markdown]
-# So "should we fine-tune?" is the wrong question to start with: of five causes, training is the first thing to try for none. A
-# misread passage calls for a larger model, or for training on examples with passages, which teaches reading (section 6). The
-# 0.5B's wrong judgements are another matter: it had the fact and filed it under the wrong topic. Mend the link that breaks
+# In this list training comes first for none of the five causes, so don't start with "should we fine-tune?". A misread
+# passage calls for a larger model, or for training on examples with passages, which teaches reading (section 6). The
+# 0.5B's wrong judgements are another matter: it had the fact, but the wrong topic and no product. Mend the link that breaks
 # most often, measure, and sort again, because a wrong form may only show once the passage is right.
 
 # %% [markdown]
@@ -392,7 +394,8 @@ counted.rename_axis(index="what broke", columns=None)
 #
 # Two of the cures need neither an index nor training.
 #
-# **Similar past answers.** A solved message about the same thing holds topic, product *and* fact. That makes a file of good answers
+# **Similar past answers.** A solved message about the same thing holds topic, product *and* fact. That makes a file of good
+# answers
 # a small knowledge base, limited to what somebody has asked before. Ours is the best case, since every fact has been asked for
 # in another wording. In the recorded table the row *past answers to other questions* leaves those out.
 #
@@ -432,8 +435,9 @@ for right, cases_asked in ((17, 20), (85, 100)):
     print(f"{right} of {cases_asked}: the true share is plausibly between {100 * interval.low:.0f} and {100 * interval.high:.0f} %")
 
 # %% [markdown]
-# Twenty messages can't tell you. So the first thing to build is a set of a hundred real messages with right answers, before any
-# model.
+# Twenty messages can't tell you, and a hundred only roughly. So the first thing to build is a set of a hundred or more real
+# messages
+# with right answers, before any model.
 
 # %% [markdown]
 # ## 5 · Look the facts up
@@ -441,8 +445,9 @@ for right, cases_asked in ((17, 20), (85, 100)):
 # Before you judge one answer with retrieval, judge the search alone, because no model can read a passage that wasn't found. The
 # share of questions whose right passage is among the first $k$ is the {{term:precision and recall|recall}} at $k$.
 #
-# A search by words works as long as customers use the shop's words. This one doesn't: *"my hobbin has gone dull and just chews the
-# privet. how much do you lot ask for sharpening"*. The passage says that *blades are ground at our workshop*. A *dense* search goes
+# A search by words works as long as customers use the shop's words. Some don't: *"my hobbin has gone dull and just chews the
+# privet. how much do you lot ask for sharpening"*. The passage says that *blades are ground at our workshop*. A *dense*
+# search goes
 # by meaning: it turns question and passage into lists of numbers ({{term:embedding|embeddings}}) that lie close together when the
 # meanings do.
 
@@ -472,7 +477,8 @@ guess.reveal(int(recall.iloc[0, 0]))
 recall
 
 # %% [markdown]
-# TF-IDF misses one question in five, the dense search one in seven, and a hundred questions can't settle whether that difference is
+# TF-IDF misses one question in five, the dense search one in seven, and a hundred questions can't settle whether that
+# difference is
 # real. (A {{term:reranking|reranker}} that only reorders these three hits could gain no more than the second column has over
 # the first.) In the recorded table every passage comes from the dense search. Where a search fails, the answer is wrong unless
 # the fact reaches the model in another way.
@@ -499,30 +505,33 @@ for name in ("gpt-6.2-sol", "claude-sonnet-5.5", "qwen3-8b"):
 pd.DataFrame(prices).T.map("${:.2f}".format)
 
 # %% [markdown]
-# With the two large models the cached catalogue costs less than one passage, because a prompt of 430 tokens is too short for their
-# caches and is paid in full. It needs no index, and no search can miss. Whether a model can *read* it is another question: on
-# the questions that we chose by, the 0.5B got
+# With the two large models the cached catalogue costs less than one passage while the cache is warm, because a prompt of 430
+# tokens is too short for their
+# caches and is paid in full. It needs no index, and no search can miss. Whether a model can *read* it is another question:
+# on our development questions the 0.5B got
 # {{record:laptop-questions:runs."0.5B | choice, whole catalogue | 0".right.knowledge:.0%}} of the facts from the whole
 # catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one passage. There
 # are other drawbacks:
 #
-# - Requests must come every few minutes, or the cache is cold and the full price is due.
-# - Ten times the text costs many times as much, and it must fit the {{term:context window}}.
-# - Models find facts in the middle of a long prompt less reliably than at its ends (Liu et al., 2023, arXiv 2307.03172).
+# - Requests must come every few minutes, or the cache is cold and the full price is due; at thirty requests a day that's some ten
+#   dollars a month, less than an index costs to build.
+# - A longer text costs more, and it must fit the {{term:context window}}.
+# - The models of 2023 found facts in the middle of a long prompt less reliably than at its ends (Liu et al., arXiv 2307.03172).
 
 # %% [markdown]
 # ## 6 · Train the behaviour
 #
-# The facts are there and the answers still aren't what you need. Now training is worth its price. First choose what to start from:
+# The facts are there and the answers still aren't what you need. Now training is worth a try. First choose what to start from:
 #
-# - Take an **instruct model**, not a base model: it already answers in turns and stops. A base model is for another language or a
-#   style of its own, with thousands of examples.
+# - Take an **instruct model**, not a base model: it already answers in turns and stops. A base model suits a new language or a special
+#   style, given thousands of examples.
 # - Take the **smallest that reads well enough**. Try two or three sizes with your best prompt: section 2's program, three names.
 # - Check that its **licence** lets you sell. Apache 2.0 and MIT do; others forbid some uses, or want their name on yours.
 # - Prefer one that doesn't write out its **thoughts**, or lets you switch that off. Your record doesn't need those tokens.
 # - Check that **your host** tunes it, and how long it promises to serve it.
 #
-# The examples are a hundred answered messages, of which every second carries its passage, so that the model learns to *read*. There
+# The examples are a hundred answered messages, of which every second carries its passage, so that the model learns to
+# *read*. There
 # are no instructions in them, since a good answer is shown and not described.
 
 # %%
@@ -535,12 +544,12 @@ def plain(question, passage=""):
     return [{"role": "system", "content": TASK}, {"role": "user", "content": shown}]
 
 
-text_of = {q["id"]: next(p["text"] for p in catalogue.versions[1] if p["id"] == q["passage"]) for q in catalogue.questions}
 training_rows = []
-for number, row in enumerate(catalogue.training[:: len(catalogue.training) // plan.examples][: plan.examples]):
-    passage = text_of[row["question_id"]] if number % 2 else ""
-    answer = json.dumps(catalogue.record(row), ensure_ascii=False)
-    training_rows.append({"messages": [*plain(row["question"], passage), {"role": "assistant", "content": answer}]})
+for number, row in enumerate(answered[:: max(1, len(answered) // plan.examples)][: plan.examples]):
+    fact = json.loads(row["answer"]).get(FREE, "") if row["answer"].startswith("{") else row["answer"]
+    passages = [documents[found]["text"] for found in find_document(row["question"], 3)]
+    passage = next((text for text in passages if contains(text, fact)), "") if number % 2 else ""     # one that has the fact
+    training_rows.append({"messages": [*plain(row["question"], passage), {"role": "assistant", "content": row["answer"]}]})
 write_rows("shop-train.jsonl", training_rows)
 for turn in training_rows[-1]["messages"]:
     print(f"[{turn['role']}] {turn['content']}")
@@ -567,7 +576,7 @@ print(f"{job.trained_tokens:,} tokens in {job.finished_at - job.created_at} seco
 # Its name goes through the program of section 2 like any other:
 
 # %%
-guess = predict("Of its facts, without a passage: how many will be right, in %?")
+guess = predict("Without a passage, what share of its facts will be right?", unit="%")
 guess
 
 # %%
@@ -591,9 +600,9 @@ show.answers([case["question"] for case in cases[:3]],
              [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# Without a passage the fine-tuned model gets topic and product right in most answers, and hardly a fact. It has learned that
-# an answer looks like "26 days", and makes one up. To expect facts from one pass of training may be the most expensive
-# misunderstanding about fine-tuning. With a passage it leads our dozen cases. Does it also lead the recorded hundred, against
+# Without a passage the fine-tuned model gets most topics and products right, and hardly a fact. It has learned what an answer
+# looks like, and makes one up. Don't expect facts from one pass of training. With a passage it leads our dozen cases. Does
+# it also lead the recorded hundred, against
 # the best prompt of each model?
 
 # %%
@@ -603,9 +612,12 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
     print(f"{size}: {100 * gain:+.0f} points over {rival} ({100 * (gain - half):+.0f} to {100 * (gain + half):+.0f})")
 
 # %% [markdown]
-# Both intervals include zero. So where customers repeat themselves, a file of good answers may be all you need. What training
-# buys is a prompt of a third of the tokens or fewer, and help where no past answer fits: in the table of section 2, compare the small
-# model's last row, on products that it was never trained on, with *to other questions*.
+# Both intervals include zero: no gain is shown, and a large one isn't excluded. So where customers repeat themselves, try past
+# answers first, for the small model with a passage. What training buys is a prompt of
+# {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead of
+# {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}}, and help where no past answer fits: in the table of
+# section 2, the small model's last row is
+# on products that it was never trained on.
 #
 # How many examples does it take? Train on a quarter, a half and all of yours, and test on others. As long as the share of right
 # answers rises, more will probably help.
@@ -617,8 +629,8 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
 lesson_01.changes_figure()
 
 # %% [markdown]
-# Facts learned by heart are wrong from the day of the change, and nothing in the answer shows it. The model that was trained
-# to read gives values that didn't exist when it was trained.
+# Nothing in an answer shows that its fact, learned by heart, has changed. The model that was trained to read gives values that
+# didn't exist when it was trained.
 
 # %%
 evidence.card("D5")
@@ -636,8 +648,8 @@ evidence.card("D5")
 #
 # With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and with
 # a prompt of 140 tokens, a request costs 0.00004 dollars, so each saves a tenth of a cent. On the other side stand 40 hours of
-# work on examples and tests. At 80 dollars an hour they cost 3,200 dollars, as much as three million requests save: some 9,000
-# a day for a year. The picture does this sum with the tokens that you've just measured, at these prices a million tokens:
+# work on examples and tests. At 80 dollars an hour they cost 3,200 dollars, the savings of three million requests, or some
+# 9,000 a day for a year. The picture does this sum with the tokens that you've just measured, at these prices a million tokens:
 
 # %%
 pd.DataFrame({
@@ -660,12 +672,12 @@ for name, way in ways_to_run.items():
 lesson_01.cost_figure(chosen)
 
 # %% [markdown]
-# Each line begins with its work spread over a year (the last column above) and rises with its requests. The $1,920 are 24 hours on
-# prompt, search and tests; training adds 40, and 8 for a second run within the year. The break-even in the title is the one
-# against the large model, which nobody has asked here. Against the same small model with the long prompt it comes far later,
+# Each line starts at its work spread over a year (printed above) and rises with its requests. The $1,920 are 24 hours on
+# prompt, search and tests; training adds 40, and 8 for a second run within the year. The title's break-even is against the
+# large model, which wasn't tested here. Against the same small model with the long prompt it comes far later,
 # so if that prompt is good enough for your task, keep it.
 #
-# Change one assumption at a time. Two matter most: the model that you compare with, and the hours of work.
+# Change one assumption at a time. Begin with the model that you compare with and the hours of work.
 
 # %%
 show.calculator("costs", **vars(chosen))
@@ -675,9 +687,9 @@ show.calculator("costs", **vars(chosen))
 # fine-tuned, makes half as many errors as the large one with your prompt. (That is an assumption; measure it.)
 
 # %%
-def price_of_an_error(requests_a_day, errors=0.13, removed=0.5):
+def price_of_an_error(requests_a_day, errors=0.13, removed=0.5, against="prompted"):
     """Return the dollars that one error must cost so that training pays for the errors that it removes."""
-    more = ways_to_run["hosted"].total(requests_a_day, 365) - ways_to_run["prompted"].total(requests_a_day, 365)
+    more = ways_to_run["hosted"].total(requests_a_day, 365) - ways_to_run[against].total(requests_a_day, 365)
     return max(0, more / (365 * requests_a_day * errors * removed))
 
 
@@ -697,9 +709,9 @@ pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_
 from IPython.display import Markdown
 
 # your project's own
-gap, requests_a_day, facts_change, prompt_name = "both", 2_000, "monthly", "a passage and past answers"
+gap, requests_a_day, facts_change, prompt_name = "both", 2_000, "monthly", "a passage and past answers"       # gap: section 3
 larger_reaches = lesson_01.score("1.5B", "similar past answers").value       # the shop's; None if you haven't measured one
-text_tokens = round(sum(len(row["text"]) for row in documents) / 4)
+text_tokens = 0                               # of a text that the model could read whole; this one can't (section 2's table)
 
 
 def pays(against):
@@ -711,6 +723,8 @@ def pays(against):
 best = max(results, key=lambda name: results[name]["right"].mean())
 reached = float(results[prompt_name]["right"].mean())
 gain, low, high = compare(results[prompt_name]["right"], results[best]["right"])
+dearer = price_of_an_error(requests_a_day, 1 - reached, gain / (1 - reached), "prompted small") if gain > 0 else None
+worth = "" if dearer is None else f"If the difference holds, training pays where an error costs more than ${dearer:.2f}."
 decision = decide(gap, reached, facts_change, examples=len(training_rows), requests_a_day=requests_a_day,
                   larger_reaches=larger_reaches, text_tokens=text_tokens, past_answers_tried=True)
 table = report({name: results[name] for name in (prompt_name, best)})
@@ -722,16 +736,17 @@ memo = f"""### Customers' questions: what we do next
 **Measured** on {len(cases)} messages with {MODEL}: {prompt_name} {table.loc[prompt_name, "right, %"]} % right; {best}
 {table.loc[best, "right, %"]} %, a difference of {100 * gain:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}).
 
-**Why.** {". ".join(reason[0].upper() + reason[1:] for reason in decision.reasons)}.
+**Why.** By the wrong answers that we read, what is missing is {gap} (knowledge and behaviour).
+{". ".join(reason[0].upper() + reason[1:] for reason in decision.reasons)}.
 
 **Cost.** {requests_a_day:,} requests a day. ${table.loc[prompt_name, "$ per 1,000 requests"]} per 1,000 with the prompt,
 ${table.loc[best, "$ per 1,000 requests"]} with {best}. Against the same model with the long prompt
-training pays {pays("prompted small")}, against {chosen.frontier} {pays("prompted")}.
+training pays {pays("prompted small")}, against {chosen.frontier} {pays("prompted")}. {worth}
 
 **What would change it.** {"; ".join(decision.changes)}.
 
-**Not known yet.** {"Whether it holds on a hundred messages. " if len(cases) < 100 else ""}What a larger model reaches:
-{"nobody has measured it" if larger_reaches is None else f"{100 * larger_reaches:.0f} % with similar past answers"}."""
+**Not known yet.** {"Whether it holds on a hundred messages. " if len(cases) < 100 else ""}{"" if larger_reaches else
+"What a larger model reaches."}"""
 Path("decision.md").write_text(memo, encoding="utf-8")
 Markdown(memo)
 
@@ -775,7 +790,7 @@ pd.DataFrame({
 }).T
 
 # %% [markdown]
-# Both are perfect or nearly so on the first kind, and miss a third or more of the second, which is what customers send.
+# Both are nearly perfect on the first kind and miss many of the second, which is closer to what customers send.
 #
 # **Trusting an answer because it has a source.** An answer that stands in its passage word for word can still be the wrong value:
 
