@@ -341,8 +341,7 @@ EXERCISES = (
     Exercise(
         id="frame-1",
         title="Three bugs in a decision",
-        statement="""This function should follow the tree of this section, in its plainest form. It runs, and it has **three** bugs. Find them
-and write the function correctly.
+        statement="""This function should implement a simplified version of this section's tree. It runs, and it has **three** bugs. Find them and fix the function.
 
 ```python
 def diagnose(gap, reached, examples, moves):

@@ -372,7 +372,7 @@ def answer_loss(logits, labels):
             Mistake(lambda x, W, A, B, alpha: x @ W.T + (alpha / A.shape[0]) * B @ (A @ x), "The frozen path is right, but A @ x takes x for one column; the inputs are the rows of x."),
             Mistake(lambda x, W, A, B, alpha: W @ x.T + (alpha / A.shape[0]) * B @ (A @ x.T), "These are the right numbers with one output per column; return one per row."),
         ),
-        hint="The inputs are rows. Write down the shape that each product must have, then see which matrix must be turned.",
+        hint="The inputs are rows. Write down the shape that each product must have, then see which matrix to transpose.",
     ),
     Exercise(
         id="lora-3",
@@ -398,7 +398,7 @@ def answer_loss(logits, labels):
         title="Challenge: forty steps",
         statement=f"You have {CHALLENGE_STEPS} steps of {CHALLENGE_BATCH} examples each. Choose the settings. A validation loss of {BAR} or "
         f"less earns all points, {HALF} or less earns half. Your settings are really run, here and in grading, which takes ten "
-        "seconds to a minute, and minutes on a busy machine. Keep in mind that whoever tries often enough fits the validation messages too.",
+        "seconds to a minute, and minutes on a busy machine. Keep in mind that enough tries will fit the validation messages too.",
         solution=my_settings,
         cases=lambda random: [()],
         points=4,

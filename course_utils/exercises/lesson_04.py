@@ -393,7 +393,7 @@ EXERCISES = (
     Exercise(
         id="align-1",
         title="Two bugs in a batch",
-        statement="""Now a whole batch at once. Replies differ in length, so the shorter rows are padded. Somebody wrote this, and it has **two** bugs that raise no error. Find them and write it right.
+        statement="""Now a whole batch at once. Replies differ in length, so the shorter rows are padded. Somebody wrote this, and it has **two** bugs that raise no error. Find and fix them.
 
 ```python
 def log_probabilities_of_batch(logits, tokens, mask):
@@ -421,7 +421,7 @@ def log_probabilities_of_batch(logits, tokens, mask):
     Exercise(
         id="align-2",
         title="DPO when the annotators may be wrong",
-        statement="DPO believes every label. Write its conservative form (cDPO), which keeps a doubt: with probability `doubt` the pair is the wrong way round. (In TRL this is `label_smoothing=doubt`.)",
+        statement="DPO believes every label. Write its conservative form (cDPO), which allows doubt: with probability `doubt` the pair is the wrong way round. (In TRL this is `label_smoothing=doubt`.)",
         solution=conservative_dpo_loss,
         cases=_log_probability_cases,
         points=4,
@@ -434,12 +434,12 @@ def log_probabilities_of_batch(logits, tokens, mask):
             Mistake(_beta_outside, "beta belongs inside the sigmoid, where it scales the margin, not before the loss."),
             Mistake(_no_minus, "The sign is missing: logsigmoid is to rise, so the loss is its negative."),
         ),
-        hint="margin = beta times the difference of two gains, and a gain is policy less reference. Turned round, it is -margin.",
+        hint="margin = beta times the difference of two gains, and a gain is policy less reference. Reversed, it is -margin.",
     ),
     Exercise(
         id="align-3",
         title="A reference that moves",
-        statement="""The first loss of a run is 0.69, as it should be, and yet the curve makes no sense. Here is how it is computed. There are **two** bugs; write it right.
+        statement="""The first loss of a run is 0.69, as it should be, and yet the curve makes no sense. Here is how it is computed. There are **two** bugs; fix them.
 
 ```python
 from torch.nn.functional import logsigmoid

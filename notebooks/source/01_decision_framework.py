@@ -5,10 +5,10 @@
 #
 # > *"White bits floating in my tea from the Pellwick. How many days between two descalings?"*
 #
-# A shop wants a program to answer such messages, with a record that its other programs can read: topic, product, and the fact
-# in a few words. One colleague wants a better prompt. Another wants to give the model the catalogue. A third wants to
-# {{term:fine-tuning|fine-tune}}, that is, to train a model further on examples of the shop's own. Here is what each of them would
-# have got, on the same hundred messages and three models:
+# A shop wants a program to answer such messages, with a record that its other programs can read: topic, product, and the
+# fact in a few words. One colleague wants a better prompt. Another wants to give the model the catalogue. A third wants to
+# {{term:fine-tuning|fine-tune}}, that is, to train a model further on examples of the shop's own. Here is what each of them
+# would have got, on the same hundred messages and three models:
 
 # %%
 # INSTALL: rag,server
@@ -32,43 +32,44 @@ from course_utils.show import predict
 lesson_01.picture()
 
 # %% [markdown]
-# No model can know an invented shop: with three fixed examples none of these three gave a usable answer. Similar past answers
-# bring many, because every fact asked for here stands in one of them. Training by itself brings next to nothing: one pass
-# teaches the form of an answer, hardly a fact. With a passage the trained models lead at their size, but not clearly; the
-# untrained 1.5B with past answers has the highest share. The line through
+# No model can know an invented shop: with three fixed examples none of these three gave a usable answer. Similar past
+# answers bring many, because every fact asked for here stands in one of them. Training by itself brings next to nothing: one
+# pass teaches the form of an answer, hardly a fact. With a passage the trained models lead at their size, but not clearly;
+# the untrained 1.5B with past answers has the highest share. The line through
 # each mark is its {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
 #
 # By the end you'll be able to
 #
 # - measure four ways to ask a model on messages of your own, with one program that works with any host,
-# - tell from twenty wrong answers what is missing, and what to try for it,
+# - tell from twenty wrong answers what is missing, and what to try,
 # - measure a search before you blame the model, and know when the whole text belongs in the prompt,
 # - train a model through an API, and say what training changed and what it didn't,
-# - compute from how many requests a day it pays, and put the whole decision on one page.
+# - compute how many requests a day make it pay, and put the whole decision on one page.
 #
-# You should have called a language model's API; you needn't have trained anything. Reading takes about 40 minutes, the exercises
-# about 35. {{timing}} If you must decide today, run all cells and read
+# You should have called a language model's API; you needn't have trained anything. Reading takes about 40 minutes, the
+# exercises about 35. {{timing}} If you must decide today, run all cells and read
 # sections 2, 3 and 7, and the first table of section 9.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
-# fills it again. If you've lost the recorded page, `course restore 01` in a terminal brings it back.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before refilling
+# them. To recover the recorded page, run `course restore 01` in a terminal.
 
 # %% [markdown]
 # ## 1 · What is missing?
 #
-# A new colleague at the shop can fail a customer in two ways. Perhaps she doesn't know how long this lamp is guaranteed: hand her
-# the manual. Or she knows, but writes a page of pleasantries where the form has one line: the manual won't help, practice will.
+# A new colleague at the shop can fail a customer in two ways. Perhaps she doesn't know how long this lamp is guaranteed:
+# hand her the manual. Or she knows, but writes a page of pleasantries where the form has one line: the manual won't help,
+# practice will.
 #
-# A model fails in the same two ways, for lack of *knowledge* or by its *behaviour*. Retrieval is the manual, opened at the right
-# page. Fine-tuning is the practice: it costs time once and changes how she works, but facts learned that way go out of date.
-# Before either, you'd simply tell her what you want and show her how similar customers were answered. So the questions come in
-# this order:
+# A model fails in the same two ways, for lack of *knowledge* or by its *behaviour*. Retrieval is the manual, opened at the
+# right page. Fine-tuning is the practice: it costs time once and changes how she works, but facts learned that way go out of
+# date. Before either, you'd simply tell her what you want and show her how similar customers were answered. So the questions
+# come in this order:
 
 # %%
 show.drawing("decision-tree")
 
 # %% [markdown]
-# Questions 2 to 5 are easily skipped. Most take an afternoon to try, and any of them may make training unnecessary:
+# Many teams skip questions 2 to 5. Most take an afternoon to try, and any of them may make training unnecessary:
 #
 # | approach | when | what it costs |
 # | --- | --- | --- |
@@ -77,20 +78,21 @@ show.drawing("decision-tree")
 # | similar past answers in the prompt | somebody has answered such messages before | a longer prompt |
 # | the whole text in the prompt | facts are missing, and the text is short | a much longer prompt, which hosts cache |
 # | {{term:RAG}}: search, then answer | facts are missing, and the text is long or changes | an index to keep, a longer prompt |
-# | fine-tuning | the model has what it needs and still acts wrongly | examples and training once, then short prompts |
+# | fine-tuning | the model has what it needs but still misbehaves | examples, one training run, then short prompts |
 #
-# `decide` is the same tree as a function. Suppose the best prompt, with past answers in it, gets 60 % of the test messages right,
-# a larger model 70 %, and there are 300 good examples:
+# `decide` is the same tree as a function. Suppose the best prompt, with past answers in it, gets 60 % of the test messages
+# right, a larger model 70 %, and there are 300 good examples:
 
 # %%
 decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=True, examples=300, requests_a_day=500)
 
 # %% [markdown]
-# Read the last list first, because a recommendation that nothing could change is only an opinion. The two limits, 85 % and 100
-# examples, are rules of thumb; section 7 puts a sum in place of the first.
+# Read the last list first, because a recommendation that nothing could change is only an opinion. The two limits, 85 % and
+# 100 examples, are rules of thumb; section 7 puts a sum in place of the first.
 #
-# **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library that does
-# the exercise for you. Check as often as you like. Here somebody hurriedly wrote the middle of the tree as a function.
+# **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
+# that does the exercise for you. Check as often as you like. Here somebody hurriedly wrote the middle of the tree as a
+# function.
 
 # %%
 # EXERCISE: frame-1
@@ -99,8 +101,8 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 # ## 2 · The job: measure four ways
 #
 # You need three files and a prompt. `cases.jsonl` has messages, each with the right answer; nothing else in this lesson is
-# worth as much. `answered.jsonl` has messages that were answered before, none of them among the cases. `documents.jsonl` has the
-# texts with the facts. At work you'd export all three; here an invented shop's are written to the disk.
+# worth as much. `answered.jsonl` has messages that were answered before, none of them among the cases. `documents.jsonl` has
+# the texts with the facts. At work you'd export all three; here an invented shop's are written to the disk.
 
 # %%
 def write_rows(name, rows):
@@ -124,8 +126,9 @@ Path("instructions.txt").write_text(catalogue.prompt("", instructions=True)[0]["
 print(Path("instructions.txt").read_text(), "\n\n", Path("cases.jsonl").read_text().splitlines()[0], sep="")
 
 # %% [markdown]
-# Next you need a model behind an address. A service of this course starts on your own machine and speaks OpenAI's protocol, so
-# the program runs here without a key. For a host, change the next cell; for a reasoning model, also the call in `measure`.
+# Next you need a model behind an address. A service of this course starts on your own machine and speaks OpenAI's protocol,
+# so the program runs here without a key. For a host, change the next cell; for a reasoning model, also the call in
+# `measure`.
 
 # %%
 from course_utils.openai_server import local_server
@@ -138,8 +141,8 @@ price = costs.price_of("qwen3-8b")            # dollars per million tokens on a 
 print(f"{MODEL}; computed with ${price.input} for input and ${price.output} for output")
 
 # %% [markdown]
-# The program has two halves. The first builds the four prompts. It finds similar messages by the words that they share, weighted
-# by how rare a word is (*TF-IDF*); section 5 compares that with a better search.
+# The program has two halves. The first builds the four prompts. It finds similar messages by the words that they share,
+# weighted by how rare a word is (*TF-IDF*); section 5 compares that with a better search.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -188,8 +191,8 @@ for turn in ways["a passage and past answers"](cases[0]["question"])[1:]:
     print(f"[{turn['role']}] {turn['content']}")
 
 # %% [markdown]
-# The second half asks, marks and counts. Here an answer is right only if a program could use it and a customer could trust it:
-# a record with the right topic, product and fact.
+# The second half asks, marks and counts. Here an answer is right only if a program could use it and a customer could trust
+# it: a record with the right topic, product and fact.
 
 # %%
 from scipy.stats import binomtest
@@ -258,8 +261,9 @@ results = {name: measure(way) for name, way in ways.items()}
 report(results)
 
 # %% [markdown]
-# The 95 % intervals stand in brackets; with so few cases they are too wide to choose among the best. The second column compares
-# case by case with the first way, so that easy and hard messages cancel out. To decide, compare with your best prompt instead.
+# The 95 % intervals stand in brackets; with so few cases they are too wide to choose among the best. The second column
+# compares case by case with the first way, so that easy and hard messages cancel out. To decide, compare with your best
+# prompt instead.
 #
 # Read some replies before you believe any number:
 
@@ -269,13 +273,13 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
              [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# **On your own data**, leave out the cell that writes the shop's files, bring four files of your own with the same fields, and run
-# sections 2, 6, 7 and 8. (Sections 3, 5 and 9 need each question's right passage and stay the shop's.) An `answer` may be a text
-# instead of a record; in a record, `FREE` names the field that may be worded differently.
+# **On your own data**, leave out the cell that writes the shop's files, bring four files of your own with the same fields,
+# and run sections 2, 6, 7 and 8. (Sections 3, 5 and 9 need each question's right passage and stay the shop's.) An `answer`
+# may be a text instead of a record; in a record, `FREE` names the field that may be worded differently.
 #
-# A dozen cases decide little; a hundred show differences of some fifteen points. Here they are, for the small model that you've
-# just asked and for two larger ones, made for code (script: `benchmarks/laptop_questions.py`). Each way is in the best form tried
-# (eight past answers, not three), chosen on other questions.
+# A dozen cases decide little; a hundred show differences of some fifteen points. Here they are, for the small model that
+# you've just asked and for two larger ones, made for code (script: `benchmarks/laptop_questions.py`). Each way is in the
+# best form tried (eight past answers, not three), chosen on other questions.
 
 # %%
 lesson_01.rivals()
@@ -284,11 +288,11 @@ lesson_01.rivals()
 # Compare the 0.5B's usable answers with its right facts. From a passage it gets the fact for
 # {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the messages, and only
 # {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable: the rest have
-# a wrong topic or product. That's behaviour. Similar past answers show it, and often the fact as well. They have two limits. A
-# new question gets only the row *to other questions*, and past answers age with their facts.
+# a wrong topic or product. That's behaviour. Similar past answers show it, and often the fact as well. They have two limits.
+# A new question gets only the row *to other questions*, and past answers age with their facts.
 #
-# **If your answers are free text**, no `is_right` of five lines will do, and people let a model judge. A judge is a classifier, so
-# check it like one. These thirty replies were marked by hand: would you send this to the customer?
+# **If your answers are free text**, a five-line `is_right` won't do, so people let a model judge. A judge is a classifier,
+# so check it like one. These thirty replies were marked by hand: would you send this to the customer?
 
 # %%
 from sklearn.metrics import cohen_kappa_score
@@ -315,29 +319,29 @@ pd.DataFrame([
 
 # %% [markdown]
 # The text search matches the hand marks far more often than the model, which always says no. The 0.5B and 1.5B aren't
-# judges either: the 0.5B agrees on {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30 (kappa
-# {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}}), and the 1.5B says yes to
+# judges either: the 0.5B agrees on {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30
+# (kappa {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}}), and the 1.5B says yes to
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0"."says yes":d}} (kappa
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). So mark replies by hand, thirty to expose a
 # bad judge and a hundred to trust a good one, and go by
-# kappa: whoever always says yes agrees on 20 of these 30. The rule's own mistakes are worth
+# kappa: always saying yes agrees on 20 of these 30. The rule's own mistakes are worth
 # reading, too. It accepts *"The customer should wait for 33 months"* and rejects *"at 14:20 on Thursday"* for *Thursday at
 # 14:20*.
 
 # %% [markdown]
 # ## 3 · Read twenty wrong answers
 #
-# The tree asks what is missing, and no score can tell you. Every answer is the end of a chain: there has to be a source, the right
-# passage has to be found, the model has to read it, and the answer has to come in the right form. Take twenty wrong answers and
-# ask of each where the chain broke first.
+# The tree asks what is missing, and no score can tell you. Every answer is the end of a chain: there has to be a source, the
+# right passage has to be found, the model has to read it, and the answer has to come in the right form. Take twenty wrong
+# answers and ask of each where the chain broke first.
 
 # %%
 show.drawing("error-chain")
 
 # %% [markdown]
-# One by hand. A customer wants the number of the key to the drawer of the Thackle desk. The model was shown the right passage and
-# writes *"The key to the drawer of the Thackle desk is number 315. The key is no longer produced."* The source was there, it
-# was found, and it was read. The form broke first, so the first thing to try is a schema.
+# One by hand. A customer wants the number of the key to the drawer of the Thackle desk. The model was shown the right
+# passage and writes *"The key to the drawer of the Thackle desk is number 315. The key is no longer produced."* The source
+# was there, it was found, and it was read. The form broke first, so the first thing to try is a schema.
 
 # %%
 def cause(row):
@@ -364,8 +368,8 @@ cures = {
 }
 
 # %% [markdown]
-# Now sort these ten yourself. Four are the small model's, six the 0.5B's. We picked them so that every cause occurs, so don't read
-# anything into their numbers; with twenty of your own, the numbers decide what you do next.
+# Now sort these ten yourself. Four are the small model's, six the 0.5B's. We picked them to show every cause, so don't read
+# anything into the counts; with twenty of your own, the counts decide what you do next.
 
 # %%
 wrong = [json.loads(line) for line in open(lesson_01.data_file("wrong_answers"), encoding="utf-8")]
@@ -396,12 +400,12 @@ counted.rename_axis(index="what broke", columns=None)
 #
 # **Similar past answers.** A solved message about the same thing holds topic, product *and* fact. That makes a file of good
 # answers
-# a small knowledge base, limited to what somebody has asked before. Ours is the best case, since every fact has been asked for
-# in another wording. In the recorded table the row *past answers to other questions* leaves those out.
+# a small knowledge base, limited to what somebody has asked before. Ours is the best case, since every fact has been asked
+# for in another wording. The recorded row *past answers to other questions* leaves such rewordings out.
 #
 # **The form for free.** A model writes one {{term:token}} (a piece of a word) at a time, and scores every token it knows
-# before each. {{term:constrained decoding|Constrained decoding}} crosses out the tokens after which the answer could no longer
-# become a valid record, and takes the best of the rest:
+# before each. {{term:constrained decoding|Constrained decoding}} crosses out the tokens after which the answer could no
+# longer become a valid record, and takes the best of the rest:
 #
 # | so far | what the model might like best | what is allowed |
 # | --- | --- | --- |
@@ -442,14 +446,14 @@ for right, cases_asked in ((17, 20), (85, 100)):
 # %% [markdown]
 # ## 5 · Look the facts up
 #
-# Before you judge one answer with retrieval, judge the search alone, because no model can read a passage that wasn't found. The
-# share of questions whose right passage is among the first $k$ is the {{term:precision and recall|recall}} at $k$.
+# Before you judge one answer with retrieval, judge the search alone, because no model can read a passage that wasn't found.
+# The share of questions whose right passage is among the first $k$ is the {{term:precision and recall|recall}} at $k$.
 #
 # A search by words works as long as customers use the shop's words. Some don't: *"my hobbin has gone dull and just chews the
 # privet. how much do you lot ask for sharpening"*. The passage says that *blades are ground at our workshop*. A *dense*
 # search goes
-# by meaning: it turns question and passage into lists of numbers ({{term:embedding|embeddings}}) that lie close together when the
-# meanings do.
+# by meaning: it turns question and passage into lists of numbers ({{term:embedding|embeddings}}) that lie close together
+# when the meanings do.
 
 # %%
 guess = predict("For how many of 100 questions does TF-IDF find the right passage first?")
@@ -479,8 +483,8 @@ recall
 # %% [markdown]
 # TF-IDF misses one question in five, the dense search one in seven, and a hundred questions can't settle whether that
 # difference is
-# real. (A {{term:reranking|reranker}} that only reorders these three hits could gain no more than the second column has over
-# the first.) In the recorded table every passage comes from the dense search. Where a search fails, the answer is wrong unless
+# real. (A {{term:reranking|reranker}} that only reorders these three hits could gain at most the gap between the two
+# columns.) In the recorded table every passage comes from the dense search. Where a search fails, the answer is wrong unless
 # the fact reaches the model in another way.
 
 # %%
@@ -510,8 +514,8 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # caches and is paid in full. It needs no index, and no search can miss. Whether a model can *read* it is another question:
 # on our development questions the 0.5B got
 # {{record:laptop-questions:runs."0.5B | choice, whole catalogue | 0".right.knowledge:.0%}} of the facts from the whole
-# catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one passage. There
-# are other drawbacks:
+# catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one passage.
+# There are other drawbacks:
 #
 # - Requests must come every few minutes, or the cache is cold and the full price is due; at thirty requests a day that's some ten
 #   dollars a month, less than an index costs to build.
@@ -521,18 +525,18 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # %% [markdown]
 # ## 6 · Train the behaviour
 #
-# The facts are there and the answers still aren't what you need. Now training is worth a try. First choose what to start from:
+# The facts are there and the answers still aren't what you need. Now training is worth a try. First choose what to start
+# from:
 #
 # - Take an **instruct model**, not a base model: it already answers in turns and stops. A base model suits a new language or a special
 #   style, given thousands of examples.
 # - Take the **smallest that reads well enough**. Try two or three sizes with your best prompt: section 2's program, three names.
-# - Check that its **licence** lets you sell. Apache 2.0 and MIT do; others forbid some uses, or want their name on yours.
+# - Check that its **licence** lets you sell. Apache 2.0 and MIT do; others forbid some uses, or require visible credit.
 # - Prefer one that doesn't write out its **thoughts**, or lets you switch that off. Your record doesn't need those tokens.
 # - Check that **your host** tunes it, and how long it promises to serve it.
 #
-# The examples are a hundred answered messages, of which every second carries its passage, so that the model learns to
-# *read*. There
-# are no instructions in them, since a good answer is shown and not described.
+# The examples are a hundred answered messages, every second one with its passage, so that the model learns to
+# *read*. They contain no instructions: a good answer is shown, not described.
 
 # %%
 TASK = "Answer this customer of the shop Tarnbrook."
@@ -555,8 +559,8 @@ for turn in training_rows[-1]["messages"]:
     print(f"[{turn['role']}] {turn['content']}")
 
 # %% [markdown]
-# Training through an API is an upload, a call, and a loop that waits. The service trains a {{term:LoRA}} {{term:adapter}}, a small
-# set of numbers beside the model's own; lesson 02 opens it, and lesson 06 has the differences between hosts.
+# Training through an API is an upload, a call, and a loop that waits. The service trains a {{term:LoRA}} {{term:adapter}}, a
+# small set of numbers beside the model's own; lesson 02 opens it, and lesson 06 has the differences between hosts.
 
 # %%
 uploaded = client.files.create(file=open("shop-train.jsonl", "rb"), purpose="fine-tune")
@@ -600,9 +604,9 @@ show.answers([case["question"] for case in cases[:3]],
              [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# Without a passage the fine-tuned model gets most topics and products right, and hardly a fact. It has learned what an answer
-# looks like, and makes one up. Don't expect facts from one pass of training. With a passage it leads our dozen cases. Does
-# it also lead the recorded hundred, against
+# Without a passage the fine-tuned model gets most topics and products right, and hardly a fact. It has learned what an
+# answer looks like, and makes one up. Don't expect facts from one pass of training. With a passage it leads our dozen cases.
+# Does it also lead the recorded hundred, against
 # the best prompt of each model?
 
 # %%
@@ -612,15 +616,15 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
     print(f"{size}: {100 * gain:+.0f} points over {rival} ({100 * (gain - half):+.0f} to {100 * (gain + half):+.0f})")
 
 # %% [markdown]
-# Both intervals include zero: no gain is shown, and a large one isn't excluded. So where customers repeat themselves, try past
-# answers first, for the small model with a passage. What training buys is a prompt of
+# Both intervals include zero: no gain is shown, and a large one isn't excluded. So where customers repeat themselves, try
+# past answers first, for the small model with a passage. What training buys is a prompt of
 # {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead of
-# {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}}, and help where no past answer fits: in the table of
-# section 2, the small model's last row is
+# {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}}, and help where no past answer fits: in the
+# table of section 2, the small model's last row is
 # on products that it was never trained on.
 #
-# How many examples does it take? Train on a quarter, a half and all of yours, and test on others. As long as the share of right
-# answers rises, more will probably help.
+# How many examples does it take? Train on a quarter, a half and all of yours, and test on others. As long as the share of
+# right answers rises, more will probably help.
 #
 # **Then a supplier changes the catalogue.** RAG gets a new index. But a model can also be made to know the facts by heart,
 # with many passes over them. Which of the two survives the change?
@@ -629,8 +633,8 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
 lesson_01.changes_figure()
 
 # %% [markdown]
-# Nothing in an answer shows that its fact, learned by heart, has changed. The model that was trained to read gives values that
-# didn't exist when it was trained.
+# Nothing in an answer shows that its fact, learned by heart, has changed. The model that was trained to read gives values
+# that didn't exist when it was trained.
 
 # %%
 evidence.card("D5")
@@ -638,18 +642,19 @@ evidence.card("D5")
 # %% [markdown]
 # ## 7 · What it costs
 #
-# You pay for training once, and for prompts on every call. So there's a number of requests a day from which training pays, the
+# You pay for training once, and for prompts on every call. So training pays above a certain number of requests a day, the
 # *break-even*.
 #
-# Take one request by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input and
-# {{fact:prices:"gpt-6.2-sol".output:g}} for output. A prompt of 400 tokens and an answer of 25 cost
+# Take one request by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input
+# and {{fact:prices:"gpt-6.2-sol".output:g}} for output. A prompt of 400 tokens and an answer of 25 cost
 #
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
 #
-# With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and with
-# a prompt of 140 tokens, a request costs 0.00004 dollars, so each saves a tenth of a cent. On the other side stand 40 hours of
-# work on examples and tests. At 80 dollars an hour they cost 3,200 dollars, the savings of three million requests, or some
-# 9,000 a day for a year. The picture does this sum with the tokens that you've just measured, at these prices a million tokens:
+# With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and
+# with a prompt of 140 tokens, a request costs 0.00004 dollars, so each saves a tenth of a cent. Against that, set 40 hours
+# of work on examples and tests. At 80 dollars an hour they cost 3,200 dollars, the savings of three million requests, or
+# some 9,000 a day for a year. The picture repeats this sum with the tokens you've just measured, at these prices per million
+# tokens:
 
 # %%
 pd.DataFrame({
@@ -683,8 +688,8 @@ lesson_01.cost_figure(chosen)
 show.calculator("costs", **vars(chosen))
 
 # %% [markdown]
-# **Your prompt reaches 87 %. Is the rest worth training?** That depends on what an error costs you. Suppose that the small model,
-# fine-tuned, makes half as many errors as the large one with your prompt. (That is an assumption; measure it.)
+# **Your prompt reaches 87 %. Is the rest worth training?** That depends on what an error costs you. Suppose that the small
+# model, fine-tuned, makes half as many errors as the large one with your prompt. (That is an assumption; measure it.)
 
 # %%
 def price_of_an_error(requests_a_day, errors=0.13, removed=0.5, against="prompted"):
@@ -702,8 +707,8 @@ pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_
 # %% [markdown]
 # ## 8 · The decision on one page
 #
-# Everything that you've measured goes into a memo that somebody can disagree with. The first lines are your project's; the rest
-# comes from your results.
+# Everything that you've measured goes into a memo that somebody can disagree with. The first lines are your project's; the
+# rest comes from your results.
 
 # %%
 from IPython.display import Markdown
@@ -762,7 +767,7 @@ Markdown(memo)
 # | | |
 # | --- | --- |
 # | messages | 100 invented ones about an invented shop, so no model can know the answers; live only a dozen of them |
-# | models | 135 million, 0.5 and 1.5 billion parameters; the larger two were made for code, and a frontier model wasn't asked |
+# | models | 135 million, 0.5 and 1.5 billion parameters; the larger two were made for code, and no frontier model was tested |
 # | runs | three seeds for what was trained on the small model, one on the 0.5B; the 1.5B wasn't trained |
 # | what training saw | the same facts in other words, and always the right passage, where the live search misses one in five |
 # | would change the answer | facts that a model knows already; thousands of pages; messages that nobody asked before |
@@ -792,7 +797,8 @@ pd.DataFrame({
 # %% [markdown]
 # Both are nearly perfect on the first kind and miss many of the second, which is closer to what customers send.
 #
-# **Trusting an answer because it has a source.** An answer that stands in its passage word for word can still be the wrong value:
+# **Trusting an answer because it has a source.** An answer copied word for word from its passage can still be the wrong
+# value:
 
 # %%
 for case, reply, right in zip(cases, results["fine-tuned, a passage"]["reply"], results["fine-tuned, a passage"]["right"]):
@@ -821,6 +827,6 @@ quiz("01")
 # %% [markdown]
 # {{words}}
 #
-# **Further reading.** Ovadia et al. (2023), arXiv 2312.05934: facts by training and by looking up, on 7B models. Li et al. (2024),
-# arXiv 2407.16833: when the whole text wins. Zhao et al. (2024), arXiv 2405.00732: 310 small trained models beside one large
-# prompted one, by a vendor. Next, lesson 02 opens the adapter that you've trained.
+# **Further reading.** Ovadia et al. (2023), arXiv 2312.05934: facts by training and by looking up, on 7B models. Li et al.
+# (2024), arXiv 2407.16833: when the whole text wins. Zhao et al. (2024), arXiv 2405.00732: 310 small trained models beside
+# one large prompted one, by a vendor. Next, lesson 02 opens the adapter that you've trained.

@@ -11,25 +11,25 @@
 # | {{record:lora-seeds:untrained.1:}} | `{{record:lora-seeds:runs.0.answers.1:}}` |
 # | ✗ not a record | ✓ all four fields right |
 #
-# A program needs the record; a small language model chats. In this lesson you'll train one with 135 million parameters to write
-# the record, on your own computer. Without a GPU you'll take 80 solved
-# tickets and about a minute, which is enough for the form of a record and too little for its content; you'll see what more
-# tickets and a larger model add. Training writes an *adapter*, a file of 20 MB, and leaves the model itself as it was.
+# A program needs the record; a small language model chats. In this lesson you'll train one with 135 million parameters to
+# write the record, on your own computer. Without a GPU you'll use 80 solved tickets and about a minute, which is enough for
+# a record's form but not its content; you'll see what more tickets and a larger model add. Training writes an *adapter*, a
+# file of 20 MB, and leaves the model itself as it was.
 #
 # By the end you'll be able to
 #
 # - train a model on your own JSONL file and score it on messages it hasn't seen,
-# - follow one training {{term:step}} from the text to a changed number,
+# - follow one training {{term:step}} from text to an updated weight,
 # - write {{term:LoRA}} in twenty lines and check it against the {{term:PEFT}} library,
-# - work out what a run needs in memory, and choose its learning rate by measuring,
+# - estimate a run's memory, and choose its learning rate by measuring,
 # - save, merge and serve what you've trained, and recognise five mistakes.
 #
-# You should know Python and have called a language model's API; you needn't have trained anything. Reading takes about 35
-# minutes, the exercises as long again. {{timing}} If you know PyTorch, skip the text of section 3 except for the label mask. If you
+# You should know Python and have called a language model's API; no training experience needed. Reading takes about 35
+# minutes, the exercises as long again. {{timing}} If you know PyTorch, read only the label mask in section 3. If you
 # only want to use LoRA, skip sections 3 and 4. Run all cells in either case.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
-# fills it again. If you've lost the recorded page, `course restore 02` in a terminal brings it back.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before
+# refilling them. To recover the recorded page, run `course restore 02` in a terminal.
 
 # %%
 # INSTALL: trl
@@ -58,8 +58,9 @@ print(open("train.jsonl").readline())
 
 # %% [markdown]
 # You now have three files with a solved ticket on each line. The `prompt` is what your program will send, and the
-# `completion` is the reply you want. You'll train on `train.jsonl`, make choices on `validation.jsonl`, and score your model on
-# `test.jsonl` once, at the end. The printed values suit your machine.
+# `completion` is the reply you want. You'll train on `train.jsonl`, make choices on `validation.jsonl`, and score your model
+# on
+# `test.jsonl` once, at the end. These settings suit your machine.
 
 # %% [markdown]
 # ## 1 · Would a good prompt be enough?
@@ -117,27 +118,30 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
     print(f"{name}, {tokens} tokens: {write_replies(model, [prompt])[0]}")
 
 # %% [markdown]
-# Without rules and examples the model chats. With them it writes a record; compare its escalation with the rule. You'd pay for the
-# longer prompt on every call. One reply says little, so section 2 scores such prompts on a hundred messages, next to two other ways
-# without training: a server can hold any model to the *form* by decoding under a schema, and a prompt can show the eight solved
-# tickets most similar to the message (lesson 01 does both).
+# Without rules and examples the model chats. With them it writes a record; compare its escalation with the rule. You'd pay
+# for the longer prompt on every call. One reply says little, so section 2 scores such prompts on a hundred messages, next to
+# two other ways without training: a server can hold any model to the *form* by decoding under a schema, and a prompt can
+# show the eight solved tickets most similar to the message (lesson 01 does both).
 
 # %% [markdown]
 # ## 2 · The whole job, in one program
 #
-# The next three cells are the program to take to work. It trains an adapter on `train.jsonl`, watches the loss on a quarter of
-# `validation.jsonl`, saves the adapter, and scores its replies. `course train-script` in a terminal writes them, together with
+# The next three cells are the program to take to work. It trains an adapter on `train.jsonl`, watches the loss on a quarter
+# of
+# `validation.jsonl`, saves the adapter, and scores its replies. `course train-script` in a terminal writes them, together
+# with
 # `write_replies`, as one file that runs without this course.
 #
-# Most failed runs could have been stopped before they began: answers cut off, an end marker that is never learned, test rows in the
-# training file. So first let the files and the model's template be checked (in a terminal: `course preflight`). No weights are read.
+# Most failed runs could have been stopped before they began: answers cut off, an end marker that is never learned, test rows
+# in the training file. So first check the files and the model's template (in a terminal: `course preflight`). No weights are
+# read.
 
 # %%
 preflight.check("train.jsonl", device.tier, evaluation="validation.jsonl", learning_rate=learning_rate)
 
 # %% [markdown]
-# Notes are no faults. Before you run the program, write down a guess: of 40 replies, how many will be valid records, and how many
-# right in every field?
+# Notes aren't errors. Before you run the program, write down a guess: of 40 replies, how many will be valid records, and how
+# many right in every field?
 
 # %% tags=["program"]
 from datasets import load_dataset
@@ -204,9 +208,9 @@ shares = pd.DataFrame({"your model": scores.drop(columns="reply").mean(), "alway
 shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_action="ignore").fillna("–")
 
 # %% [markdown]
-# With the CPU's 80 tickets the model has learned the form: nearly all replies are valid records with the right order number. The
-# product is right about half the time, and category and escalation no more often than if you always gave the most common value.
-# Read five replies, because a mean hides how a model fails:
+# With the CPU's 80 tickets the model has learned the form: nearly all replies are valid records with the right order number.
+# The product is right about half the time, and category and escalation no more often than if you always gave the most common
+# value. Read five replies, because a mean hides how a model fails:
 
 # %%
 show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": list(scores["reply"][:5])}, solutions[:5])
@@ -214,25 +218,25 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": lis
 # %% [markdown]
 # **Is that better than a prompt?** Here are all rivals on the same hundred test messages, recorded (script:
 # `benchmarks/laptop_tickets.py`) for the small model and for two that people deploy, Qwen2.5-Coder with 0.5 and 1.5 billion
-# parameters. The table counts records that are right in all four fields; put a field's name in place of "all fields" to see it
-# alone. *Tokens* is the length of the prompt, and *seeds* the number of runs of each model, each on other tickets.
+# parameters. The table counts records that are right in all four fields; put a field's name in place of "all fields" to see
+# it alone. *Tokens* is the length of the prompt, and *seeds* the number of runs of each model, each on other tickets.
 
 # %%
 evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
-# **For the 0.5B, 80 tickets are worth more in training than in its prompt**: about four records in ten are wholly right after
-# training, and about a quarter with the eight most similar tickets shown. After 240 tickets it gets about six in ten. The small model
-# needs more of them: at 240 it does better than with its own best prompt. These intervals reflect only which messages were sampled, and
-# another draw of tickets can move a row by ten points. Every trained row read its tickets once, so a row with more tickets also
-# trained for more steps.
+# **For the 0.5B, 80 tickets are worth more in training than in its prompt**: about four records in ten are wholly right
+# after training, and about a quarter with the eight most similar tickets shown. After 240 tickets it gets about six in ten.
+# The small model needs more of them: at 240 it does better than with its own best prompt. These intervals reflect only which
+# messages were sampled, and another draw of tickets can move a row by ten points. Each trained model read its tickets once,
+# so more tickets also meant more steps.
 #
 # With a few hundred solved tickets, fine-tune the smallest model that meets your target; with fewer, measure retrieval and
-# training side by side on your own messages, as this table does. A trained model's prompt is short as well, 30 tokens in section 1.
-# No row is good enough to file tickets unattended.
+# training side by side on your own messages, as this table does. A trained model's prompt is short as well, 30 tokens in
+# section 1. No row is good enough to file tickets unattended.
 
 # %% [markdown]
-# `escalation` is right no more often than if the model always said "none". See what that costs, in the row of the urgent messages:
+# `escalation` is right no more often than if the model always said "none". The row of urgent messages shows what that costs:
 
 # %%
 urgent = pd.Series([solution["escalation"] != "none" for solution in solutions], name="urgent")
@@ -240,9 +244,9 @@ said = [json.loads(reply)["escalation"] if valid else "no record" for reply, val
 pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 
 # %% [markdown]
-# After 80 tickets, most urgent messages get "none". A missed danger costs more than a false alarm, so decide how many of each you
-# can live with, let a person read every message until the model gets there, and add urgent tickets to `train.jsonl` (lesson 05).
-# The recorded rows for `escalation` are one word away: put it in place of "all fields" above.
+# After 80 tickets, most urgent messages get "none". A missed danger costs more than a false alarm, so decide how many of
+# each you can live with, let a person read every message until the model gets there, and add urgent tickets to `train.jsonl`
+# (lesson 05). For the recorded `escalation` rows, put that name in place of "all fields" above.
 #
 # When you put in your own files, change the schema and look at these settings:
 #
@@ -254,12 +258,12 @@ pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 # | `warmup_steps` | raises the rate from zero over the first steps; afterwards TRL lowers it to zero in a straight line | leave it |
 # | `max_length` | 1,024 tokens unless you set it; TRL cuts off the end of longer rows, which is the answer | your longest row |
 # | `gradient_checkpointing` | saves memory and costs time | remove this argument if memory is short: TRL has it on |
-# | `bf16`, `fp16`, `dtype` | the number format: bfloat16 where the machine is quick at it, float16 on a T4, else 32 bits | – |
+# | `bf16`, `fp16`, `dtype` | the number format: bfloat16 where that's fast, float16 on a T4, else 32 bits | – |
 #
 # <details><summary><b>On Colab: a run that survives "Runtime disconnected"</b></summary>
 #
-# A free runtime can end at any moment, and its disk is lost with it. Keep {{term:checkpoint|checkpoints}} on your Drive. After
-# a disconnect, run the same cells again: training continues from the newest checkpoint.
+# A free runtime can end at any moment, and its disk is lost with it. Keep {{term:checkpoint|checkpoints}} on your Drive.
+# After a disconnect, run the same cells again: training continues from the newest checkpoint.
 #
 # ```python
 # import os
@@ -293,9 +297,10 @@ show.drawing("training-step")
 # %% [markdown]
 # ### Which tokens count? The label mask
 #
-# The {{term:chat template}} writes the conversation as one text, and the {{term:tokenizer}} cuts it into {{term:token|tokens}},
-# each with a number. You want a model that answers customers and doesn't imitate them. So each token also gets a label: its own
-# number inside the answer, and −100 before it, because PyTorch's loss skips −100. This {{term:label mask}} is what TRL made from
+# The {{term:chat template}} writes the conversation as one text, and the {{term:tokenizer}} cuts it into
+# {{term:token|tokens}}, each with a number. You want a model that answers customers and doesn't imitate them. So each token
+# also gets a label: its own number inside the answer, and −100 before it, because PyTorch's loss skips −100. This
+# {{term:label mask}} is what TRL made from
 # `prompt` and `completion`. (This section uses the small model in 32 bits on every machine.)
 
 # %%
@@ -321,9 +326,9 @@ show.conversation(student_tokenizer, ids.tolist(), labels.tolist())
 # ### How wrong is the model? The loss, and the shift by one
 #
 # At each position the model scores every token of its {{term:vocabulary}}, and {{term:softmax}} turns these
-# {{term:logits|scores}} into probabilities. A token's {{term:loss}} is minus the natural logarithm of its probability: a token
-# that got 20 % costs −ln 0.20 = 1.61, one that got 1 % costs 4.6, and one that got 100 % costs 0. Each row of scores is about
-# the *next* token, so those for the token at position i are in row i − 1.
+# {{term:logits|scores}} into probabilities. A token's {{term:loss}} is minus the natural logarithm of its probability: a
+# token that got 20 % costs −ln 0.20 = 1.61, one that got 1 % costs 4.6, and one that got 100 % costs 0. Each row of scores
+# is about the *next* token, so those for the token at position i are in row i − 1.
 
 # %%
 with torch.no_grad():
@@ -337,14 +342,14 @@ print(pd.DataFrame({
 print(f"mean {losses.mean():.4f}; by transformers {student(ids[None], labels=labels[None]).loss:.4f}")
 
 # %% [markdown]
-# The opening brace costs most, then field names and values: those are what you want to teach. Colons and quotation marks cost
-# little, since the model has seen plenty of JSON. Training lowers the mean over all of the answer's tokens.
+# The opening brace costs most, then field names and values: those are what you want to teach. Colons and quotation marks
+# cost little, since the model has seen plenty of JSON. Training lowers the mean over all of the answer's tokens.
 #
 # ### Which way is down? One weight moves
 #
-# For each {{term:weight}}, `backward()` computes the {{term:gradient}}: how the loss would change if that weight grew a little.
-# The {{term:optimizer}} then moves every weight a small step the other way. Only the last four of the model's 30 layers learn
-# here, to save memory.
+# For each {{term:weight}}, `backward()` computes the {{term:gradient}}: how the loss would change if that weight grew a
+# little. The {{term:optimizer}} then moves every weight a small step the other way. Only the last four of the model's 30
+# layers learn here, to save memory.
 
 # %%
 student.requires_grad_(False)
@@ -358,11 +363,11 @@ optimizer.step()
 print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights[0, 0]:+.6f}")
 
 # %% [markdown]
-# The weight moved against its gradient, by 0.0003, which is the learning rate. That's AdamW: it divides each gradient by its own recent
-# size, so on the first step nearly every weight moves that far, whether its gradient is large or small.
+# The weight moved against its gradient, by 0.0003, which is the learning rate. That's AdamW: it divides each gradient by its
+# own recent size, so on the first step nearly every weight moves that far, whether its gradient is large or small.
 #
-# Training repeats this. `SFTTrainer` does so for every batch, and it leaves the model's own weights alone and moves an adapter
-# instead, which you'll build next.
+# Training repeats this. `SFTTrainer` does so for every batch, but leaves the model's own weights alone and updates an
+# adapter, which you'll build next.
 #
 # **Your turn.** This loss runs, and is wrong.
 
@@ -372,15 +377,17 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 # %% [markdown]
 # ## 4 · LoRA: learn the difference, and make it thin
 #
-# **Why not train every weight?** It works, but for each weight that is trained the computer keeps four numbers of 4 bytes: the
-# weight, its gradient, and Adam's two running averages. A {{term:frozen}} weight takes 2 bytes in {{term:bfloat16}}. So a model of
-# 7 billion weights takes 7 × 16 = 112 GB if all of it is trained, and 7 × 2 = 14 GB if it's frozen. LoRA freezes it and trains something small beside it.
+# **Why not train every weight?** It works, but for each weight that is trained the computer keeps four numbers of 4 bytes:
+# the weight, its gradient, and Adam's two running averages. A {{term:frozen}} weight takes 2 bytes in {{term:bfloat16}}. So
+# a model of 7 billion weights takes 7 × 16 = 112 GB if all of it is trained, and 7 × 2 = 14 GB if it's frozen. LoRA freezes
+# it and trains something small beside it.
 #
-# **How can something small be enough?** The model has read much English and JSON. It only has to learn
+# **How can something small be enough?** The model already knows English and JSON. It only has to learn
 # our format and labels, which may need a small change to each layer.
 #
-# A {{term:linear layer}} multiplies its input $x$ by a matrix $W_0$. Training would replace $W_0$ with $W_0 + \Delta W$. LoRA (Hu et
-# al., 2021) leaves $W_0$ alone and writes the difference as a product of two thin matrices, so that the layer's output is
+# A {{term:linear layer}} multiplies its input $x$ by a matrix $W_0$. Training would replace $W_0$ with $W_0 + \Delta W$.
+# LoRA (Hu et al., 2021) leaves $W_0$ alone and writes the difference as a product of two thin matrices, so that the layer's
+# output is
 #
 # $$h = W_0 x + \frac{\alpha}{r} B A x$$
 #
@@ -413,7 +420,8 @@ print("their sum   ", (W0 @ x + alpha / r * B @ (A @ x)).tolist())
 
 # %% [markdown]
 # Here is a complete layer, and a function that puts it in place of the linear layers of a model. $B$ starts at zero, so the
-# adapted model starts as an exact copy of the original. A batch's inputs are the *rows* of `x`, so `x @ A.T` computes $Ax$ for all.
+# adapted model starts as an exact copy of the original. A batch's inputs are the *rows* of `x`, so `x @ A.T` computes $Ax$
+# for all.
 
 # %% tags=["lora-from-scratch"]
 class LoRALinear(torch.nn.Module):
@@ -443,7 +451,8 @@ def inject(module, names, rank, alpha):
             inject(child, names, rank, alpha)
 
 # %% [markdown]
-# Is that all the PEFT library does? Adapt a block of the real model once with our class and once with PEFT, give both the same
+# Is that all the PEFT library does? Adapt a block of the real model once with our class and once with PEFT, give both the
+# same
 # $A$, $B$ and input, and compare outputs, gradients and merged weights. Each figure is the largest difference, as a share of
 # the largest value.
 
@@ -483,8 +492,9 @@ pd.DataFrame({name: {
 del student, optimizer, weights        # half a gigabyte that you don't need any more
 
 # %% [markdown]
-# Zero means the same to the last digit; a machine that adds up in another order shows 1e-07 or so. So LoRA is these twenty lines.
-# PEFT adds saving, loading, switching and many special cases, and over a 16-bit model it keeps $A$ and $B$ in 32 bits.
+# Zero means the same to the last digit; a machine that sums in another order shows about 1e-07. So LoRA is these twenty
+# lines. PEFT adds saving, loading, switching and many special cases, and over a 16-bit model it keeps $A$ and $B$ in 32
+# bits.
 
 # %% [markdown]
 # ## 5 · What is trained, what is stored, what fits
@@ -510,9 +520,10 @@ pd.DataFrame([
 ])
 
 # %% [markdown]
-# Larger models have relatively smaller adapters, because a matrix grows with the product of its sides and an adapter only with
-# their sum. Now the memory. The table counts weights, gradients and optimizer states, the least that training needs;
-# {{term:activation|activations}} come on top. {{term:QLoRA}}, the subject of lesson 03, also squeezes the frozen weights to 4 bits.
+# Larger models have relatively smaller adapters, because a matrix grows with the product of its sides and an adapter only
+# with their sum. Now the memory. The table counts weights, gradients and optimizer states, the least that training needs;
+# {{term:activation|activations}} come on top. {{term:QLoRA}}, the subject of lesson 03, also squeezes the frozen weights to
+# 4 bits.
 
 # %%
 evidence.lesson_02.states_table()
@@ -526,7 +537,7 @@ evidence.lesson_02.states_table()
 # | decision | do | why |
 # | --- | --- | --- |
 # | learning rate | measure it: three or four rates, a factor of 3 apart | it decides whether anything is learned |
-# | which layers | all linear layers | training only attention, at equal size, made everyday text worst; large studies find it also learns less |
+# | which layers | all linear layers | training only attention, at equal size, hurt everyday text most; large studies find it also learns less |
 # | rank | 16; raise it if more data no longer lowers the loss | in our short runs even 1 was enough, and 64 no better |
 # | alpha | 2 × rank, and leave it | it does nearly the same job as the rate |
 # | epochs | stop when the validation loss stops falling | section 8 shows what too many do |
@@ -545,26 +556,28 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
 
 # %% [markdown]
 # The lowest point is where to start; this is one run and five validation messages, so at work use more of both. The rates
-# lie around section 2's, which longer sweeps had found. `training.trial` attaches a fresh adapter to the loaded model for a moment;
-# with `SFTTrainer`, build a trainer for each rate. Each model has its own best rate: our sweeps took 1e-3 for the 135M and 4e-4 for
-# the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's is about ten times that of full fine-tuning (Schulman
-# et al., 2025).
+# bracket section 2's, which came from longer sweeps. `training.trial` attaches a fresh adapter to the loaded model for a
+# moment; with `SFTTrainer`, build a trainer for each rate. Each model has its own best rate: our sweeps took 1e-3 for the
+# 135M and 4e-4 for the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's is about ten times that of
+# full fine-tuning (Schulman et al., 2025).
 #
-# **Rank and layers** take more runs than a notebook has time for. These were recorded (script: `benchmarks/lora_sweep.py`) with
-# three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets:
+# **Rank and layers** take more runs than a notebook has time for. These were recorded (script: `benchmarks/lora_sweep.py`)
+# with three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets:
 
 # %%
 evidence.lesson_02.rivals()
 
 # %% [markdown]
-# More rank didn't help here, and rank 1 learned as much as 16. Part of that may be the rate, which was the same for all ranks, so
-# measure it again when you change the rank. We take 16 because other data may need more. A low rank limits you when the data hold more than the adapter can store, roughly more tokens than it has numbers (Schulman
-# et al., 2025). Full fine-tuning gets more labels right than rank 16 and needs about seven times the memory for weights and states, which
-# at this size you can afford; LoRA pays off on larger models.
+# More rank didn't help here, and rank 1 learned as much as 16. Part of that may be the rate, which was the same for all
+# ranks, so measure it again when you change the rank. We take 16 because other data may need more. A low rank limits you
+# when the data hold more than the adapter can store, roughly more tokens than it has numbers (Schulman et al., 2025). Full
+# fine-tuning gets more labels right than rank 16 and needs about seven times the memory for weights and states, which at
+# this size you can afford; LoRA pays off on larger models.
 #
 # *Prose loss* is the loss on everyday text: every run made it worse,
-# attention alone most, full fine-tuning least. The last column counts everyday questions that are now answered with a record. If
-# your model has to write records and answer people, mix ordinary conversations into the training file, or switch the adapter off (section 7).
+# attention alone most, full fine-tuning least. The last column counts everyday questions that are now answered with a
+# record. If your model has to write records and answer people, mix ordinary conversations into the training file, or switch
+# the adapter off (section 7).
 #
 # **Challenge.** Beat a bar with forty steps of your own.
 
@@ -574,8 +587,8 @@ evidence.lesson_02.rivals()
 # %% [markdown]
 # ## 7 · Save it, merge it, serve it
 #
-# `ticket-adapter` is what you keep, send and version. {{term:merge|Merging}} adds the two paths up to one matrix per layer, and the
-# result is a model like any other.
+# `ticket-adapter` is what you keep, send and version. {{term:merge|Merging}} combines the two paths into one matrix per
+# layer, and the result is an ordinary model.
 
 # %%
 show.drawing("merging")
@@ -592,10 +605,12 @@ tokenizer.save_pretrained("tickets-merged")
 show.folder_sizes("ticket-adapter", "tickets-merged")
 
 # %% [markdown]
-# The merged folder loads like any model. In a terminal, `course export ticket-adapter --to gguf` writes a file for llama.cpp, `--to ollama`
-# a Modelfile as well, and `--to vllm` an adapter's folder. Each can change answers: another template, a lost stop word, rounded weights.
-# `course roundtrip ticket-adapter` asks every stage the test messages and compares prompts token by token. Here it's recorded for an adapter of section 2's
-# program on the hundred test messages (`benchmarks/roundtrip.py`; vLLM wasn't run, and *ollama* is llama.cpp with the Modelfile's prompts):
+# The merged folder loads like any model. In a terminal, `course export ticket-adapter --to gguf` writes a file for
+# llama.cpp, `--to ollama` a Modelfile as well, and `--to vllm` an adapter's folder. Each can change answers: another
+# template, a lost stop word, rounded weights.
+# `course roundtrip ticket-adapter` asks every stage the test messages and compares prompts token by token. Here it's
+# recorded for an adapter of section 2's program on the hundred test messages (`benchmarks/roundtrip.py`; vLLM wasn't run,
+# and *ollama* is llama.cpp with the Modelfile's prompts):
 
 # %%
 stages = assets.read_record("roundtrip")["runs"]["135M"]["stages"]
@@ -606,9 +621,9 @@ pd.DataFrame([{
 } for stage in stages if not stage["skipped"]]).set_index("stage")
 
 # %% [markdown]
-# Every stage was asked the same and every answer ends, so what is left is rounding. Merging and 8 bits changed some answers and left
-# the score where it was. 4 bits change most answers, and of a hundred about seven fewer are right; the interval just reaches zero. Measure before you serve
-# in 4 bits.
+# Every stage got the same prompts and every answer ended, so only rounding is left. Merging and 8 bits changed some answers
+# and left the score where it was. 4 bits change most answers and get about seven fewer in a hundred right; the interval just
+# reaches zero. Measure before you serve in 4 bits.
 #
 # **Apart, one base serves many.** An adapter that isn't merged can be switched off, or replaced by another one
 # (`model.load_adapter(folder, "review")`, then `model.set_adapter("review")`), and the base stays what it was:
@@ -620,7 +635,7 @@ with tuned.disable_adapter():
     print("adapter off:", write_replies(tuned, [everyday])[0])
 
 # %% [markdown]
-# ## 8 · Mistakes as they look when they happen to you
+# ## 8 · Mistakes and how to recognise them
 #
 # **A target module that doesn't exist.** PEFT stops if *no* name matches. If one of several is misspelt, it says nothing:
 
@@ -632,18 +647,19 @@ print("adapted:", {name.split(".")[-4] for name, weight in typo.named_parameters
 merged = typo.unload()
 
 # %% [markdown]
-# Look at `print_trainable_parameters()` and at the names before a long run. PEFT gives no warning for {{term:mixture of experts|mixture-of-experts models}} either: `"all-linear"` skips the experts of gpt-oss and Qwen3.5-MoE, which aren't linear layers
-# there (section 2's check: `experts-without-adapters`).
+# Look at `print_trainable_parameters()` and at the names before a long run. PEFT gives no warning for {{term:mixture of
+# experts|mixture-of-experts models}} either: `"all-linear"` skips the experts of gpt-oss and Qwen3.5-MoE, which aren't
+# linear layers there (section 2's check: `experts-without-adapters`).
 #
-# **An adapter that won't train on.** In section 7, PEFT printed that 0 parameters of the loaded adapter are trainable, because
-# `from_pretrained` loads it for answering. If you train it, you get an error or, with gradient checkpointing, a loss that never
-# moves. Pass `is_trainable=True`.
+# **An adapter that stays frozen.** In section 7, PEFT printed that 0 parameters of the loaded adapter are trainable, because
+# `from_pretrained` loads it for answering. If you train it, you get an error or, with gradient checkpointing, a loss that
+# never moves. Pass `is_trainable=True`.
 #
-# **The end marker masked.** SmolLM2's tokenizer pads with its end marker. Code that masks labels by the padding's id then masks
-# the end of every answer too, and the model may never stop (`end-is-padding`). TRL masks by position.
+# **The end marker masked.** SmolLM2's tokenizer pads with its end marker. Code that masks labels by the padding's id then
+# masks the end of every answer too, and the model may never stop (`end-is-padding`). TRL masks by position.
 #
-# **The answer cut off.** A row longer than `max_length` loses its end. The loss still falls, on what is left of the answer; if
-# all of it was cut, the row teaches nothing (`answer-cut`, `nothing-to-learn`).
+# **The answer cut off.** A row longer than `max_length` loses its end. The loss still falls, on what is left of the answer;
+# if all of it was cut, the row teaches nothing (`answer-cut`, `nothing-to-learn`).
 #
 # **Too few examples, too often.** Train on the eight shortest tickets again and again:
 
@@ -653,15 +669,15 @@ shortest = sorted(chats, key=lambda chat: len(chat[1]["content"]))[:8]
 training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).plot("Eight tickets, again and again")
 
 # %% [markdown]
-# The training loss goes to nearly zero, while the validation loss turns up before the end. This is {{term:overfitting}}: the model
-# has begun to store the tickets instead of the rule. Keep the weights from the lowest point (with `SFTTrainer`:
-# `load_best_model_at_end=True`, with `save_strategy` and `save_steps` equal to those of the evaluation), and find more examples.
+# The training loss falls to nearly zero, while the validation loss rises before the end. This is {{term:overfitting}}: the
+# model has begun to store the tickets instead of the rule. Keep the weights from the lowest point (with `SFTTrainer`:
+# `load_best_model_at_end=True`, with `save_strategy` and `save_steps` matching the evaluation's), and find more examples.
 
 # %% [markdown]
 # ## 9 · The test
 #
-# All choices of yours are made, so score the test set, once: a hundred messages about products that training never mentions. The
-# second of them is the one at the top of this page.
+# You've made all your choices, so score the test set, once: a hundred messages about products absent from training. The
+# second is the one at the top of this page.
 
 # %%
 final = grade_replies(merged.to(place), "test.jsonl")
@@ -669,14 +685,14 @@ print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
-# Compare the reply with the record at the top, which the same model wrote after {{record:lora-seeds:plan.examples:d}} tickets. With 80 it has the form. `escalation`
-# is right less often than if you always said "none", and the recorded 135M doesn't get past that before 540 tickets. Your row is one
-# run on other tickets than the recorded one, and can lie ten points and more from it. The way up is in the rows below: more tickets,
-# or the 0.5B.
+# Compare the reply with the record at the top, which the same model wrote after {{record:lora-seeds:plan.examples:d}}
+# tickets. With 80 it has the form. `escalation` is right less often than if you always said "none"; the recorded 135M beats
+# that only at 540 tickets. Your row is one run on different tickets from the recorded one, and can be ten or more points
+# away. The rows below show what helps: more tickets, or the 0.5B.
 #
-# > **How far to trust these numbers.** On a hundred test messages a share of 80 % is compatible with anything from 71 to 87. A
+# > **How far to trust these numbers.** With a hundred test messages, a measured 80 % could be anything from 71 to 87. A
 # > recorded row is one to three runs (*seeds*), and the best rows of different models overlap. Yours is one run. The messages are invented, more articulate than a real inbox, and
-# > 30 % of them urgent. We looked at the test set while we wrote this lesson, so its scores may be a little kind.
+# > 30 % of them urgent. We looked at the test set while we wrote this lesson, so its scores may be optimistic.
 #
 # ## What you can do now
 #
@@ -698,9 +714,9 @@ quiz("02")
 # EXERCISE: lora-5
 
 # %% [markdown]
-# **Read next.** Hu et al. (2021), *LoRA*, arXiv 2106.09685, sections 4 and 7. Schulman et al. (2025), *LoRA Without Regret*: large
-# sweeps of section 6. Biderman et al. (2024), *LoRA Learns Less and Forgets Less*, arXiv 2405.09673: where thin updates stop being
-# enough. Then lesson 03, which squeezes the frozen base into 4 bits.
+# **Read next.** Hu et al. (2021), *LoRA*, arXiv 2106.09685, sections 4 and 7. Schulman et al. (2025), *LoRA Without Regret*:
+# large sweeps of section 6. Biderman et al. (2024), *LoRA Learns Less and Forgets Less*, arXiv 2405.09673: where thin
+# updates stop being enough. Then lesson 03, which squeezes the frozen base into 4 bits.
 
 # %% [markdown]
 # {{words}}

@@ -11,11 +11,11 @@
 # | one at a time, eight added up before each update | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB | a 32 or 40 GB card |
 # | and {{term:gradient checkpointing}} | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | 24 GB |
 # | and the base in 4 bits: QLoRA | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.0f}} GB | 16 GB |
-# | and what isn't in 4 bits left in 16 | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.0f}} GB | 12 GB |
+# | and the rest kept in 16 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.0f}} GB | 12 GB |
 #
-# {{term:LoRA}} never changes the model's own {{term:weight|weights}}; it only reads them. {{term:QLoRA}} (Dettmers et al., 2023)
-# therefore stores those of the linear layers in 4 bits instead of 16, so a model may fit on a smaller card. But look at
-# the table again: the first two changes save most, and neither touches the model. This lesson frees memory in that order.
+# {{term:LoRA}} never changes the model's own {{term:weight|weights}}; it only reads them. {{term:QLoRA}} (Dettmers et al.,
+# 2023) therefore stores those of the linear layers in 4 bits instead of 16, so a model may fit on a smaller card. But look
+# at the table again: the first two changes save most, and neither touches the model. This lesson frees memory in that order.
 #
 # By the end you'll be able to
 #
@@ -25,11 +25,11 @@
 # - explain {{term:NF4}} and {{term:double quantization}}, and check your own version against bitsandbytes,
 # - say what 4 bits cost in quality and time.
 #
-# You should know lesson 02. Reading takes about 35 minutes, the exercises as long again. {{timing}} If you only need a run to
-# fit, read sections 1 and 2.
+# You should know lesson 02. Reading takes about 35 minutes, the exercises as long again. {{timing}} If you only need a run
+# to fit, read sections 1 and 2.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
-# fills it again. If you've lost the recorded page, `course restore 03` in a terminal brings it back.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before refilling
+# them. To recover the recorded page, run `course restore 03` in a terminal.
 
 # %%
 # INSTALL: qlora,trl
@@ -56,8 +56,8 @@ place, dtype, on_cpu = device.place(), device.torch_dtype(), device.kind == "cpu
 print(f"{len(short)} tickets, {tickets_a_step} a step, learning rate {learning_rate}; computes in {dtype} on {device.name}")
 
 # %% [markdown]
-# The task is lesson 02's: a customer's message becomes a record. On a CPU you'll train the small model on a few short tickets, to
-# see every part of a QLoRA run work. What larger runs reached stands beside it.
+# The task is lesson 02's: a customer's message becomes a record. On a CPU you'll train the small model on a few short
+# tickets, to see every part of a QLoRA run work. Larger runs are shown alongside.
 
 # %% [markdown]
 # ## 1 · The job: LoRA, and a few lines more
@@ -87,16 +87,16 @@ quantization.guard(model)                  # for CPUs only: see the box
 model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=not on_cpu)
 
 # %% [markdown]
-# `prepare_model_for_kbit_training` freezes the base, turns what isn't stored in 4 bits (the {{term:embedding}}, the output layer,
-# the norms) into float32, and switches on gradient checkpointing: intermediate results are thrown away and computed again on the
-# way back. That saves memory and costs up to half as much time again, so the CPU run leaves it off.
+# `prepare_model_for_kbit_training` freezes the base, turns what isn't stored in 4 bits (the {{term:embedding}}, the output
+# layer, the norms) into float32, and switches on gradient checkpointing: intermediate results are discarded and recomputed
+# in the backward pass. That saves memory and costs up to half as much time again, so the CPU run leaves it off.
 #
 # <details><summary><b>Only if you train in 4 bits on a CPU: a trap</b></summary>
 #
-# On some CPUs (those with AVX512-BF16) bitsandbytes 0.50 repacks a 4-bit layer in place the first time it is used for answering,
-# as in an evaluation during training. A repacked layer no longer passes {{term:gradient|gradients}}. No error appears and the loss
-# falls, but every adapter except the last ones gets a wrong gradient. `quantization.guard(model)`, called right after loading,
-# switches the repacking off. GPUs don't have this problem.
+# On some CPUs (those with AVX512-BF16) bitsandbytes 0.50 repacks a 4-bit layer in place the first time it runs inference,
+# such as an evaluation during training. A repacked layer no longer passes {{term:gradient|gradients}}. There's no error and
+# the loss falls, but all adapters except the last ones get wrong gradients. `quantization.guard(model)`, called right after
+# loading, switches the repacking off. GPUs don't have this problem.
 #
 # </details>
 
@@ -121,7 +121,7 @@ trainer.save_model("tickets-qlora")
 tuned = trainer.model.eval()
 
 # %% [markdown]
-# The loop gives the adapter 32 bits. In bfloat16, with its two or three correct digits, small changes toward the end of a run are
+# The loop makes the adapter float32. In bfloat16, with only two or three correct digits, small updates late in a run are
 # rounded away (section 8), and on a T4 training stops with an error. The adapter is small, so this costs almost nothing.
 #
 # Now read some replies:
@@ -153,15 +153,15 @@ evidence.lesson_03.recorded()
 # settings = SFTConfig(
 #     output_dir="checkpoints", learning_rate=2e-4, num_train_epochs=2, warmup_steps=10,
 #     per_device_train_batch_size=1, gradient_accumulation_steps=8, gradient_checkpointing=True,
-#     per_device_eval_batch_size=1,      # 8 unless you say so: out of memory at the first evaluation, before anything is saved
-#     max_length=1536,       # your longest example: TRL cuts longer ones at the end, and by default at 1,024
+#     per_device_eval_batch_size=1,      # 8 unless you say so: out of memory at the first evaluation, before anything is
+# saved     max_length=1536,       # your longest example: TRL cuts longer ones at the end, and by default at 1,024
 #     bf16=True,             # on a T4 fp16=True
 #     eval_strategy="epoch", save_strategy="epoch", logging_steps=10,
 # )
 # ```
 #
-# To use the adapter later, load the base with `four_bits` as above, then `PeftModel.from_pretrained(model, "tickets-qlora")`.
-# Nothing in the adapter's file says that its base had 4 bits.
+# To use the adapter later, load the base with `four_bits` as above, then `PeftModel.from_pretrained(model,
+# "tickets-qlora")`. The adapter file doesn't record that its base was 4-bit.
 #
 # **For LoRA on a base in 16 bits**, leave out `quantization_config` and `prepare_model_for_kbit_training` as well: without 4
 # bits it
@@ -173,17 +173,16 @@ evidence.lesson_03.recorded()
 # What fills a card? Four things:
 #
 # - the **weights**: 2 bytes each in 16 bits, about half a byte in 4;
-# - **what is trained**: 16 bytes for each number, 4 each for the number, its gradient and two running averages of Adam;
-# - the **{{term:activation|activations}}**, which each layer keeps for the way back, and which grow with the tokens of a step;
+# - **what is trained**: 16 bytes for each number, 4 each for the number, its gradient and Adam's two running averages;
+# - the **{{term:activation|activations}}**, which each layer keeps for the backward pass and which grow with tokens per step;
 # - the **{{term:logits}}**, a score for every token of the {{term:vocabulary}} at every position.
 #
-# Take the logits by hand. Llama-3.1-8B knows 128,256 tokens, so eight examples of 1,024 tokens have 8 · 1,024 · 128,256
+# Work out the logits. Llama-3.1-8B knows 128,256 tokens, so eight examples of 1,024 tokens have 8 · 1,024 · 128,256
 # scores of 4
-# bytes, 4.2 GB. The usual loop needs three such tables at once (the scores, their probabilities, the gradient): 12.6 GB for scores
-# alone.
+# bytes, 4.2 GB. The usual loop holds three such tables at once (scores, probabilities, gradient): 12.6 GB for logits alone.
 #
-# All four fit into some twenty lines. They need nothing but the numbers in a model's `config.json`, so you can compute before you
-# rent. What a block keeps was counted from the tensors that PyTorch saves for its backward pass.
+# Some twenty lines compute all four. They need only the numbers in a model's `config.json`, so you can check before you
+# rent. A block's activations were counted from the tensors PyTorch saves for its backward pass.
 
 # %%
 from transformers import LlamaConfig
@@ -224,8 +223,8 @@ charts.bars(ladder, "By this estimate, Llama-3.1-8B fits on 24 GB in 16 bits", "
 
 # %% [markdown]
 # The smaller batch shrinks activations and logits, checkpointing the activations alone, and 4 bits only the weights, a
-# seventh of the first bar; float32 embeddings give some of that back. TRL's trainers have checkpointing on unless you say
-# otherwise, but not transformers' `Trainer`.
+# seventh of the first bar; float32 embeddings give some of that back. Checkpointing is on by default in TRL's trainers, but
+# not in transformers' `Trainer`.
 #
 # The course's own estimator does the same arithmetic and covers more cases, such as full fine-tuning and several cards:
 
@@ -236,7 +235,8 @@ print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 # %% [markdown]
 # For small models of the same architectures it came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what
 # PyTorch's
-# allocator counted on a CPU (`benchmarks/estimates.py`). Nobody has checked it on a GPU yet, so leave a gigabyte or two, and read
+# allocator counted on a CPU (`benchmarks/estimates.py`). Nobody has checked it on a GPU yet, so leave a gigabyte or two, and
+# read
 # `torch.cuda.max_memory_reserved()` after a step with your longest example.
 #
 # Now reverse the question: how many tokens fit on each card at once, with 1.5 GB to spare?
@@ -300,8 +300,8 @@ evidence.card("Q3")
 # %% [markdown]
 # ## 3 · Merge it, serve it
 #
-# Lesson 02 {{term:merge|merged}} an adapter into its base for free. Does that work with a base in 4 bits? Measure each way by the
-# loss on the twelve right answers, first with the adapter beside the base:
+# Lesson 02 {{term:merge|merged}} an adapter into its base for free. Does that work with a base in 4 bits? Measure each way
+# by the loss on the twelve reference answers, starting with the unmerged adapter:
 
 # %%
 def answer_loss(model):
@@ -331,8 +331,8 @@ beside = PeftModel.from_pretrained(four_bit, "tickets-qlora")
 losses["adapter beside the 4-bit base"] = answer_loss(beside)
 
 # %% [markdown]
-# Now do what looks natural and call `merge_and_unload()` on this model, so that base and adapter become one 4-bit model. Keep one
-# layer's change for later.
+# Now do what looks natural and call `merge_and_unload()` on this model, so that base and adapter become one 4-bit model.
+# Keep one layer's change for later.
 
 # %%
 linear = beside.base_model.model.model.layers[10].mlp.down_proj
@@ -380,15 +380,15 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
       f"{(new_scales != scales).float().mean():.0%} of the scales move")
 
 # %% [markdown]
-# The changes are far smaller than the distance between neighbouring values, so rounding puts the weights back where they were. The
-# little that survives sits in the scales. Larger changes should survive better; measure yours.
+# The changes are far smaller than the distance between neighbouring values, so rounding puts the weights back where they
+# were. The little that survives sits in the scales. Larger changes should survive better; measure yours.
 #
 # Both ways into 16 bits keep it here. Take the restored base, since it's the one that the adapter was trained on, unless
-# you've measured the other. For an 8B model this takes about 17 GB; put `device_map={"": "cpu"}` into the call to do it in the
-# computer's memory.
+# you've measured the other. For an 8B model this takes about 17 GB; put `device_map={"": "cpu"}` into the call to do it in
+# the computer's memory.
 #
-# To make the merged model small again, use a format made for serving. Then **measure again**, since this rounds once more. These
-# commands are *not run here*:
+# To make the merged model small again, use a format made for serving. Then **measure again**, since this rounds once more.
+# These commands are *not run here*:
 #
 # ```bash
 # vllm serve ./tickets-merged                                             # in 16 bits, as it is
@@ -400,8 +400,8 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 # %% [markdown]
 # ## 4 · How can sixteen values hold a weight?
 #
-# Four bits tell sixteen things apart, so each weight becomes one of sixteen values. Which ones are best depends on what has to be
-# stored. Here are the weights of one layer, each divided by the largest among 64 neighbours:
+# Four bits tell sixteen things apart, so each weight becomes one of sixteen values. Which ones are best depends on what has
+# to be stored. Here are the weights of one layer, each divided by the largest among 64 neighbours:
 
 # %%
 from safetensors import safe_open
@@ -420,8 +420,8 @@ charts.histogram(
 
 # %% [markdown]
 # Of evenly spaced values half lie beyond ±0.5, where fewer weights are. NF4, *4-bit NormalFloat*, assumes that weights
-# follow a bell curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*. Zero has to be
-# among them, so there are seven below it and eight above.
+# follow a bell curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*. Zero has to
+# be among them, so there are seven below it and eight above.
 
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
@@ -439,9 +439,9 @@ difference = (nf4 - bnb.get_4bit_type("nf4", device="cpu")).abs().max()
 print(f"largest difference from bitsandbytes' table: {difference:.0e}")
 
 # %% [markdown]
-# **By hand, on eight weights.** The largest in absolute value is 1.20; that's the *scale* of this block. Divide each weight by it,
-# take the nearest of the sixteen values, and keep that value's number, the *code*. To get a weight back, look up its code and
-# multiply by the scale.
+# **By hand, on eight weights.** The largest in absolute value is 1.20; that's the *scale* of this block. Divide each weight
+# by it, take the nearest of the sixteen values, and keep that value's number, the *code*. To get a weight back, look up its
+# code and multiply by the scale.
 
 # %%
 eight = torch.tensor([0.30, -1.20, 0.09, 0.58, -0.21, 0.86, -0.52, 0.00])
@@ -452,9 +452,9 @@ pd.DataFrame({
 }).round(3)
 
 # %% [markdown]
-# Follow the first row: 0.30 / 1.20 = 0.25; the nearest value is 0.246, number 10; and 0.246 · 1.20 = 0.295. The weight −1.20 comes
-# back exactly, because it is the scale, and so does zero. NF4's values lie further apart toward the edges, so large weights
-# can be off by more.
+# Follow the first row: 0.30 / 1.20 = 0.25; the nearest value is 0.246, number 10; and 0.246 · 1.20 = 0.295. The weight −1.20
+# comes back exactly, because it is the scale, and so does zero. NF4's values lie further apart toward the edges, so large
+# weights can be off by more.
 #
 # **Your turn, before you see ours.** Quantize one block.
 
@@ -462,7 +462,7 @@ pd.DataFrame({
 # EXERCISE: qlora-3
 
 # %% [markdown]
-# Here it is for a whole matrix. `bucketize` finds the nearest value by asking between which two halfway points a weight lies.
+# Here it is for a whole matrix. `bucketize` finds the nearest value by locating a weight between two midpoints.
 
 # %% tags=["nf4-from-scratch"]
 def quantize(weight, values, block=64):
@@ -503,14 +503,14 @@ for name, weight in weights.items():
 pd.DataFrame(table).T
 
 # %% [markdown]
-# Every byte is the same. NF4's error is smaller than that of evenly spaced values, and still about a tenth of the weights' size;
-# only a model's answers tell whether it survives that (section 7).
+# Every byte is the same. NF4's error is smaller than that of evenly spaced values, and still about a tenth of the weights'
+# size; only a model's answers tell whether it survives that (section 7).
 #
 # ## 5 · How many bits does a weight take?
 #
-# A block of 64 has a scale of its own because of outliers: one weight ten times larger than the rest would push all others into
-# the two or three values around zero. In a block it spoils only its 63 neighbours. But a float32 scale has 32 bits, half a bit for
-# each of the 64 weights.
+# A block of 64 has a scale of its own because of outliers: one weight ten times larger than the rest would push all others
+# into the two or three values around zero. In a block it spoils only its 63 neighbours. But a float32 scale has 32 bits,
+# half a bit for each of the 64 weights.
 #
 # Double quantization does to the scales what was done to the weights. Their mean is subtracted, every 256 of them share one
 # float32
@@ -525,8 +525,8 @@ pd.DataFrame(table).T
 show.drawing("four-bit-storage")
 
 # %% [markdown]
-# For blocks of 64 and groups of 256 it's 4 + 8/64 + 32/(64 · 256) = 4.127 bits, the number in section 2's twenty lines. Count what
-# a 4-bit model really holds:
+# For blocks of 64 and groups of 256 it's 4 + 8/64 + 32/(64 · 256) = 4.127 bits, the number in section 2's twenty lines.
+# Count what a 4-bit model really holds:
 
 # %%
 four_bit = load_four_bit()
@@ -540,14 +540,15 @@ print(f"{8 * held / in_linears:.3f} bits a weight in the linear layers:",
 print(f"the rest stays in 16 bits: {2 * rest / 1e6:.0f} MB")
 
 # %% [markdown]
-# So 4 bits don't make a model four times smaller. The scales take their share, and the embedding stays as it is: the larger the
-# {{term:vocabulary}} and the smaller the model, the less you gain. Llama-3.1-8B shrinks 2.8 times, and 2.1 times once
+# So 4 bits don't make a model four times smaller. The scales take their share, and the embedding stays as it is: the larger
+# the {{term:vocabulary}} and the smaller the model, the less you gain. Llama-3.1-8B shrinks 2.8 times, and 2.1 times once
 # `prepare_model_for_kbit_training` has made its embeddings float32.
 
 # %% [markdown]
 # ## 6 · How does a gradient get through?
 #
-# A code is 10 or 11, with nothing in between to move to, so a gradient can't train it. It needn't. A layer restores its matrix,
+# A code is 10 or 11, with nothing in between to move to, so a gradient can't train it. It needn't. A layer restores its
+# matrix,
 # $\tilde W$, multiplies, and adds what the adapter says:
 #
 # $$h = \tilde{W} x + \frac{\alpha}{r} B A x$$
@@ -556,9 +557,10 @@ print(f"the rest stays in 16 bits: {2 * rest / 1e6:.0f} MB")
 show.drawing("four-bit-layer")
 
 # %% [markdown]
-# To the layers before it, $\tilde W$ is a table of fixed numbers. Take the eight restored weights as its only row, and let the
-# gradient at the output be 2: the first input is multiplied by 0.295, so its gradient is 2 · 0.295 = 0.59; the second by −1.20, so
-# its gradient is −2.40. In general the gradient at the input is $\tilde{W}^\top g$, and no gradient of the weights is needed.
+# To the layers before it, $\tilde W$ is a table of fixed numbers. Take the eight restored weights as its only row, and let
+# the gradient at the output be 2: the first input is multiplied by 0.295, so its gradient is 2 · 0.295 = 0.59; the second by
+# −1.20, so its gradient is −2.40. In general the gradient at the input is $\tilde{W}^\top g$, and no gradient of the weights
+# is needed.
 #
 # One thing has to be prevented. PyTorch would keep the restored matrices for the way back: those of all layers, or, with
 # checkpointing, those of one block. So the product is written by hand, and its {{term:backward pass}} restores the matrix a
@@ -599,7 +601,8 @@ class FourBitLoRA(torch.nn.Module):
 
 
 # %% [markdown]
-# Compare it with bitsandbytes' own layer and PEFT's adapter. Both get the same $A$, $B$ and input, without double quantization.
+# Compare it with bitsandbytes' own layer and PEFT's adapter. Both get the same $A$, $B$ and input, without double
+# quantization.
 
 # %%
 import bitsandbytes
@@ -627,7 +630,7 @@ for name, (mine, library) in pairs.items():
     print(f"{name:22} {(mine - library).abs().max() / library.abs().max():.0e}")
 
 # %% [markdown]
-# The largest differences are those of rounding in 32 bits. The last line is the point of this section: our 4-bit
+# The largest differences are just 32-bit rounding. The last line is the point of this section: our 4-bit
 # layer passes back the same gradient as the library's.
 #
 # **Your turn.** Somebody wrote a function that measures the error of 4 bits. It has three bugs.
@@ -662,11 +665,11 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
       f"[{extra.mean() - margin:+.3f}, {extra.mean() + margin:+.3f}] nats a token")
 
 # %% [markdown]
-# Rounding raised the loss on these passages: the whole interval lies above zero. On a CPU this is the packaged model, which was
-# stored in another 4-bit format before, so its 16 bits aren't quite the original's.
+# Rounding raised the loss on these passages: the whole interval lies above zero. On a CPU this is the packaged model, which
+# was stored in another 4-bit format before, so its 16 bits aren't quite the original's.
 #
-# **After training.** The adapter learns on top of the rounded base. Section 1 has the runs on a model that people deploy; this is
-# what three {{term:seed|seeds}} of the small one gave:
+# **After training.** The adapter learns on top of the rounded base. Section 1 has the runs on a model that people deploy;
+# this is what three {{term:seed|seeds}} of the small one gave:
 
 # %%
 evidence.card("Q5")
@@ -703,9 +706,8 @@ for tokens in (32, 128, 512, 2048):
     print(f"{tokens:5} tokens: 4 bits take {more:+.0%} time")
 
 # %% [markdown]
-# For this layer, the more tokens, the less the restoring counts. On GPUs others measured anything from no difference to two
-# thirds more,
-# so time ten steps of each on your own card:
+# For this layer, the more tokens, the less the restoring counts. On GPUs, others measured anything from equal time to two
+# thirds more, so time ten steps of each on your own card:
 
 # %%
 evidence.lesson_03.published_pace()
@@ -714,10 +716,10 @@ evidence.lesson_03.published_pace()
 # **If a step fits with the base in 16 bits, start with LoRA; if not, with QLoRA.**
 
 # %% [markdown]
-# ## 8 · Mistakes as they look when they happen to you
+# ## 8 · Mistakes and how to recognise them
 #
-# **Three arguments left out.** `BitsAndBytesConfig(load_in_4bit=True)` alone runs, and the loss falls. You get FP4 instead of NF4,
-# 4.5 bits a weight instead of 4.13, and products in float32, which are slow on a GPU:
+# **Three arguments left out.** `BitsAndBytesConfig(load_in_4bit=True)` alone runs, and the loss falls. You get FP4 instead
+# of NF4, 4.5 bits a weight instead of 4.13, and products in float32, which are slow on a GPU:
 
 # %%
 alone = BitsAndBytesConfig(load_in_4bit=True)
@@ -732,7 +734,8 @@ print(f"{sum(weight.numel() for weight in four_bit.parameters()):,}, and really 
 get_peft_model(four_bit, adapter).print_trainable_parameters()
 
 # %% [markdown]
-# **An adapter in bfloat16.** Toward the end of a run the {{term:learning rate}} is small. Can bfloat16 store a step of that size?
+# **An adapter in bfloat16.** Toward the end of a run the {{term:learning rate}} is small. Can bfloat16 store a step of that
+# size?
 
 # %%
 A = torch.empty(16, 4096).uniform_(-(4096**-0.5), 4096**-0.5)           # as PEFT starts the A of a layer with 4,096 inputs
@@ -742,14 +745,14 @@ for format in (torch.bfloat16, torch.float32):
     print(f"{format}: {(moved == weight).float().mean():.0%} of the numbers stay where they were")
 
 # %% [markdown]
-# Half of $A$ would stand still in such a step. This is why section 1 turns the adapter into float32.
+# Such a step would leave half of $A$ as is. This is why section 1 turns the adapter into float32.
 #
-# **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the experts. With
-# transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, gpt-oss and Qwen3.5-MoE in bfloat16,
+# **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the experts.
+# With transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, gpt-oss and Qwen3.5-MoE in bfloat16,
 # `prepare_model_for_kbit_training` then makes them float32, and `target_modules="all-linear"` gives those of gpt-oss
-# and Qwen3.5-MoE no adapter. Nothing in these libraries warns you. `course preflight` does, with the base's name as `--model`
-# (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`), and so do the model's dtypes and trainable
-# names.
+# and Qwen3.5-MoE no adapter. Nothing in these libraries warns you. `course preflight` does, with the base's name as
+# `--model` (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`), and so do the model's dtypes and
+# trainable names.
 #
 # ## What you can do now
 #

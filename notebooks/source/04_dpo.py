@@ -5,32 +5,34 @@
 #
 # > *"I can't write the perfect reply for you. But show me two, and I'll tell you which one I'd send."*
 #
-# A web shop's desk has five rules for its replies. Below is the share of replies to 100 new customers that keep all five, recorded on a model
-# of half a billion parameters after training on {{record:laptop-house-style:pairs:d}} pairs of replies, in three runs:
+# A shop's help desk has five rules for replies. Below is the share of replies to 100 new customers that keep all five,
+# recorded on a model of half a billion parameters after training on {{record:laptop-house-style:pairs:d}} pairs of replies,
+# in three runs:
 #
-# | run | it imitates the desk | SFT on the better replies | SFT on those that keep all rules | DPO with SFT's loss added |
+# | run | imitating the desk | SFT on the better replies | SFT on those keeping all rules | DPO with SFT's loss added |
 # | --- | --- | --- | --- | --- |
 # | 1 | {{record:laptop-house-style:runs."seed 0 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | DPO + SFT".right."all rules":.0%}} |
 # | 2 | {{record:laptop-house-style:runs."seed 1 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} |
 # | 3 | {{record:laptop-house-style:runs."seed 2 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} |
 #
-# In most jobs nobody can write down the perfect answer, and anybody can choose between two. {{term:DPO}} is the method that most people
-# use to train on such choices. You'll run it, compute its {{term:loss}} by hand, and ask the question that most tutorials leave out: does it
-# beat plain training on the better answers, which is simpler and cheaper? Section 7 says how far these figures can be trusted.
+# In most jobs nobody can write the perfect answer, but anybody can choose between two. {{term:DPO}} is the usual method for
+# training on such choices. You'll run it, compute its {{term:loss}} by hand, and ask the question that most tutorials leave
+# out: does it beat plain training on the better answers, which is simpler and cheaper? Section 7 says how far these figures
+# can be trusted.
 #
 # By the end you'll be able to
 #
-# - turn a file of pairs into a trained model with `DPOTrainer`, and score it beside the cheap rival,
-# - read the log: which first loss is right, and what it means that both rewards fall,
+# - turn a file of pairs into a trained model with `DPOTrainer`, and compare it with the cheap rival,
+# - read the log: the correct first loss, and what it means if both rewards fall,
 # - compute a reply's {{term:log-probability}}, its gain and the DPO loss, and check yours against the library,
 # - find out with the stupidest possible model what your pairs teach,
 # - choose between {{term:SFT}}, DPO and its relatives, and recognise four mistakes.
 #
-# You should know lesson 02. Reading takes about 40 minutes, the exercises as long again. {{timing}} If you must choose a method by
-# Friday, read sections 2, 5 and 7 and the table of section 9.
+# You should know lesson 02. Reading takes about 40 minutes, the exercises as long again. {{timing}} If you must choose a
+# method by Friday, read sections 2, 5 and 7 and the table of section 9.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
-# fills it again. If you've lost the recorded page, `course restore 04` in a terminal brings it back.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before refilling
+# them. To recover the recorded page, run `course restore 04` in a terminal.
 
 # %%
 # INSTALL: trl
@@ -68,16 +70,17 @@ print(open("dpo-pairs.jsonl").readline())
 # %% [markdown]
 # ## 1 · A desk's replies, and a better half
 #
-# You've just written a file of pairs. In each, the customer's message stands under `prompt`, the reply that somebody preferred under
-# {{term:chosen}}, and the other one under {{term:rejected}}. Here is one as a card:
+# You've just written a file of pairs. In each, the customer's message is under `prompt`, the reply that somebody preferred
+# under {{term:chosen}}, and the other one under {{term:rejected}}. Here is one as a card:
 
 # %%
 pair = next(row for row in data.train if row["kind"] == "order" and row["case"] == "danger")
 evidence.lesson_04.pair_card(pair)
 
 # %% [markdown]
-# Both replies have the same two sentences, but the chosen one says first what to do, as a customer with sparks in the living room
-# deserves. The desk's house style has five such rules, and a program checks them (`course_utils/evidence/house_style.py`):
+# Both replies have the same two sentences, but the chosen one says first what to do, as a customer with sparks in the living
+# room deserves. The desk's house style has five such rules, and a program checks them
+# (`course_utils/evidence/house_style.py`):
 #
 # | rule | a reply keeps it if |
 # | --- | --- |
@@ -87,8 +90,8 @@ evidence.lesson_04.pair_card(pair)
 # | order number right | it names the customer's order number, and no other number |
 # | finishes | it ends with a full stop, within 60 words |
 #
-# Each pair is about one of the first four. A real desk's replies are a mixture, so our model's **start** is that: the base, trained
-# as in lesson 02 on one reply of each pair, drawn at random. We call it the start from here on.
+# Each pair is about one of the first four. A real desk's replies are a mixture, so our model's **start** is too: the base,
+# trained as in lesson 02 on a random reply from each pair. We call it the start from here on.
 
 # %%
 untrained, tokenizer = models.load()
@@ -106,11 +109,11 @@ memory.release()
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# This is the program to take to work. It reads `dpo-pairs.jsonl` and a model in a folder, or its name on the hub, and trains a fresh
-# adapter on top. With the adapter switched off, the model is its own {{term:reference model}}: what it was before. So no second copy
-# is needed. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the chosen reply; section 5 shows what that's good for.
-# First check the file, as in lesson 02. On the small model the check notes that our learning rate is far above the usual one, which is
-# for larger models and thousands of pairs.
+# This is the program to take to work. It reads `dpo-pairs.jsonl` and a model in a folder, or its name on the hub, and trains
+# a fresh adapter on top. With the adapter switched off, the model is its own {{term:reference model}}: what it was before.
+# So no second copy is needed. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the chosen reply; section 5
+# shows what that's good for. First check the file, as in lesson 02. On the small model the check notes that our learning
+# rate is far above the usual one, which is for larger models and thousands of pairs.
 
 # %%
 preflight.check("dpo-pairs.jsonl", "dpo-start", task="dpo", learning_rate=plan.learning_rate)
@@ -134,8 +137,8 @@ trainer.save_model("dpo-adapter")
 by_dpo = trainer.model.eval()
 
 # %% [markdown]
-# **The cheap rival** throws the rejected replies away and trains on the chosen ones, as in lesson 02, from the same start. Never report
-# DPO without it:
+# **The cheap rival** throws the rejected replies away and trains on the chosen ones, as in lesson 02, from the same start.
+# Never report DPO without it:
 
 # %% tags=["program", "trl"]
 rival = SFTTrainer(
@@ -149,7 +152,7 @@ by_sft = rival.model.eval()
 # %% [markdown]
 # ### Did the answers get better?
 #
-# Ask all three the same two dozen messages, about products that the pairs don't have, at temperature 0. Before you look, guess:
+# Ask all three the same two dozen messages, about products absent from the pairs, at temperature 0. Before you look, guess:
 
 # %%
 guess = predict("How many of a hundred answers of DPO's model say the step first? The start does in at most a third.", unit="%")
@@ -178,14 +181,16 @@ guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# DPO's model says the step first far more often than the rival. On so few messages no other rule clearly moves. Read three of its answers:
+# DPO's model says the step first far more often than the rival. On so few messages no other rule clearly moves. Read three
+# of its answers:
 
 # %%
 evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
 
 # %% [markdown]
-# More of its replies now begin with something that the desk does, and few with the right thing. A model of 135 million parameters doesn't find
-# out from a few dozen pairs what each kind of message calls for, so the last row of the table stays low. Section 7 asks a larger model.
+# More of its replies now begin with one of the desk's steps, but few with the right one. A model of 135 million parameters
+# doesn't find out from a few dozen pairs what each kind of message calls for, so the last row of the table stays low.
+# Section 7 asks a larger model.
 #
 # ### What the log says
 #
@@ -199,17 +204,17 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
              "step", "reward (mean of four steps)")
 
 # %% [markdown]
-# At the first step both rewards are zero, because the model still is its own reference, and the loss is DPO's $\ln 2 = 0.693$ plus SFT's
-# first loss. If not, the reference is wrong (section 8). In a run of so few steps both lines wander from batch to batch. What counts at
-# the end is the gap between them, and that `rewards/chosen` isn't far below zero. All this describes *training* pairs; whether the model
-# writes better, only its answers can tell.
+# At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's
+# $\ln 2 = 0.693$ plus SFT's first loss. If not, the reference is wrong (section 8). In a run of so few steps both lines wander from
+# batch to batch. What counts at the end is the gap between them, and that `rewards/chosen` isn't far below zero. All this
+# describes *training* pairs; only its answers show whether the model writes better.
 
 # %% [markdown]
 # ## 3 · How likely does a model find a reply?
 #
 # A choice gives no grade. It says that A is better than B, so what can we compute a loss from? The model gives every text a
 # probability, so we can ask how likely it finds A, and how likely B. A reply's probability is the product of its tokens'
-# probabilities, each given what stands before. The product is tiny, so we add logarithms. The sum, the reply's
+# probabilities, each given what precedes it. The product is tiny, so we add logarithms. The sum, the reply's
 # log-probability, is negative, and closer to zero is likelier; its unit is the {{term:nat}}. Three steps compute it:
 #
 # - **Mask.** Only the reply's tokens count, because we want its probability *given* the message.
@@ -244,8 +249,8 @@ ids, mask = ids_and_mask(pairs[0], "chosen")
 show.conversation(tokenizer, ids[0], ids[0].where(mask[0] == 1, -100))
 
 # %% [markdown]
-# Only the marked tokens count. The mask is right only if the ids of the message alone are the beginning of the ids of message and reply. A
-# template that adds something in between shifts the mask, and no error appears, so look once for every new model.
+# Only the marked tokens count. The mask is right only if the ids of message plus reply begin with the ids of the message
+# alone. A template that adds something in between shifts the mask without an error, so check once for every new model.
 
 # %%
 with torch.no_grad():
@@ -256,8 +261,8 @@ table = pd.DataFrame({"before": before[0], "now": now[0]}, index=["chosen", "rej
 table.assign(gain=table["now"] - table["before"]).round(2)
 
 # %% [markdown]
-# Neither column says which reply is *better*: a longer reply has a lower sum, and a common one a higher. But the last column, the
-# change, says what training did: the *gain* of each reply since the start.
+# Neither column says which reply is *better*: a longer reply has a lower sum, and a common one a higher. But the last
+# column, the change, says what training did: the *gain* of each reply since the start.
 
 # %%
 # EXERCISE: align-1
@@ -265,18 +270,18 @@ table.assign(gain=table["now"] - table["before"]).round(2)
 # %% [markdown]
 # ## 4 · From a gain to a loss
 #
-# DPO's loss compares the two gains. **By hand:** let the chosen reply have had −31 and now −29.5, a gain of 1.5, and the rejected one
-# −27 and now −29, a gain of −2. DPO multiplies each gain by a small number {{term:beta|β}}, here 0.1, and calls the result the
-# {{term:implicit reward}}: 0.15 and −0.2. Their difference is the {{term:margin}}, 0.35. The S-shaped function
-# $\sigma(m) = 1/(1+e^{-m})$ turns the margin into the probability that a person prefers the chosen reply, 0.59, and minus its
-# logarithm is the loss, 0.53:
+# DPO's loss compares the two gains. **By hand:** let the chosen reply have had −31 and now −29.5, a gain of 1.5, and the
+# rejected one −27 and now −29, a gain of −2. DPO multiplies each gain by a small number {{term:beta|β}}, here 0.1, and calls
+# the result the {{term:implicit reward}}: 0.15 and −0.2. Their difference is the {{term:margin}}, 0.35. The S-shaped
+# function
+# $\sigma(m) = 1/(1+e^{-m})$ turns the margin into the probability that a person prefers the chosen reply, 0.59; the loss is minus its logarithm, 0.53:
 #
 # $$\text{loss} = -\log \sigma\big(\beta\,[\,\text{gain}(y_c) - \text{gain}(y_r)\,]\big), \qquad
 # \text{gain}(y) = \log\pi(y|x) - \log\pi_{\text{ref}}(y|x)$$
 #
-# Here $\pi$ is the model in training (the {{term:policy}}), $\pi_{\text{ref}}$ the reference, $x$ the message, and $y_c$, $y_r$ are the
-# replies. Before the first step both gains are zero, so the loss is $-\log \tfrac12 = 0.69$ whatever the data are. The chosen
-# reply's log-probability may even fall: the loss asks only that the rejected one's falls more.
+# Here $\pi$ is the model in training (the {{term:policy}}), $\pi_{\text{ref}}$ the reference, $x$ the message, and $y_c$,
+# $y_r$ are the replies. Before the first step both gains are zero, so the loss is $-\log \tfrac12 = 0.69$ whatever the data are. The chosen
+# reply's log-probability may even fall: the rejected one's only has to fall further.
 
 # %% tags=["dpo-from-scratch"]
 def dpo_loss(now, reference, beta=0.1):
@@ -297,19 +302,20 @@ parts = dpo_loss(now, before), -now[:, 0].sum().cpu() / chosen_tokens           
 print(f"eight pairs, after training: {parts[0]:.3f} + {parts[1]:.3f} = {sum(parts):.3f}, TRL says {trainer.evaluate(some)['eval_loss']:.3f}")
 
 # %% [markdown]
-# The two agree to about a hundredth: TRL puts several pairs into a batch, and 16 bits round each batch in another way. A small β lets the model go far from its start before a pair counts as learned; a large one stops early.
+# The two agree to about a hundredth: TRL batches several pairs, and 16-bit rounding differs from batch to batch. A small β
+# lets the model drift far before a pair counts as learned; a large one stops it early.
 #
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
 #
-# Suppose that somebody could give each reply a reward $r(x, y)$. We'd want a policy with high rewards that stays near the reference,
-# measured by the {{term:KL divergence|Kullback-Leibler divergence, KL}}:
+# Suppose that somebody could give each reply a reward $r(x, y)$. We'd want a policy that scores high but stays near the
+# reference, measured by the {{term:KL divergence|Kullback-Leibler divergence, KL}}:
 # $\max_\pi \; \mathbb{E}_{y\sim\pi}\big[r(x,y)\big] - \beta\,\mathrm{KL}\big(\pi \,\|\, \pi_{\text{ref}}\big)$.
-# The best policy makes each reply likelier the higher its reward:
+# The best policy makes replies likelier as their reward rises:
 # $\pi^*(y|x) = \tfrac{1}{Z(x)}\,\pi_{\text{ref}}(y|x)\; e^{\,r(x,y)/\beta}$, where $Z$ makes the probabilities add up to one. Solve
-# that for the reward: $r(x,y) = \beta \log\frac{\pi^*(y|x)}{\pi_{\text{ref}}(y|x)} + \beta\log Z(x)$, the gain times β and a term that
-# doesn't depend on the reply. Bradley and Terry (1952) say that people prefer $y_c$ with probability $\sigma(r_c - r_r)$; in the
-# difference $Z$ cancels, and the loss above is left. So DPO (Rafailov et al., 2023) looks for the same policy as reinforcement
-# learning would, if people choose as Bradley and Terry say and the pairs cover the replies that matter.
+# that for the reward: $r(x,y) = \beta \log\frac{\pi^*(y|x)}{\pi_{\text{ref}}(y|x)} + \beta\log Z(x)$, the gain times β plus
+# a term independent of the reply. Bradley and Terry (1952) say that people prefer $y_c$ with probability
+# $\sigma(r_c - r_r)$; $Z$ cancels in the difference, leaving the loss above. So DPO (Rafailov et al., 2023) looks for the same policy as
+# reinforcement learning would, if people choose as Bradley and Terry say and the pairs cover the replies that matter.
 #
 # </details>
 
@@ -319,9 +325,9 @@ print(f"eight pairs, after training: {parts[0]:.3f} + {parts[1]:.3f} = {sum(part
 # %% [markdown]
 # ## 5 · What SFT's part is for
 #
-# DPO's own loss asks for a distance and for nothing else. What does a model make of that? Train twice with the same pairs and the same rate, a
-# third of the one above, once without SFT's part and once with it. `training.fit` is the course's own loop, which lesson 02 compares
-# with TRL; it saves you a minute here.
+# DPO's own loss asks for a distance only. What does a model make of that? Train twice with the same pairs and the same rate,
+# a third of the one above, once without SFT's part and once with it. `training.fit` is the course's own loop, which lesson
+# 02 compares with TRL; it saves you a minute here.
 
 # %%
 for name, objective in {"DPO alone": training.DPO(beta=0.1), "DPO + SFT": training.DPO(beta=0.1, sft_weight=1.0)}.items():
@@ -338,27 +344,29 @@ pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:
 evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in list(answers)[-2:]})
 
 # %% [markdown]
-# In this run DPO alone says the step first in every answer, which two in five of the pairs are about, and loses what no pair is about: how a
-# reply ends. Most of its replies no longer end properly. The log shows it, too. The reward of the chosen replies has fallen far below zero, so the model finds even
-# the *good* replies less likely than before, and the loss doesn't mind as long as the rejected ones fall more. SFT's part pulls towards
-# whole good replies (Pang et al., 2024, arXiv 2404.19733). In the recorded runs below, on more pairs and at nearly this rate, DPO's replies do
-# end, and order numbers go.
+# In this run DPO alone puts the step first in every answer, as two in five pairs teach, and loses what no pair teaches: how
+# a reply ends. Most of its replies no longer end properly. The log shows it, too. The reward of the chosen replies has
+# fallen far below zero, so the model finds even the *good* replies less likely than before, and the loss doesn't mind as
+# long as the rejected ones fall more. SFT's part pulls towards whole good replies (Pang et al., 2024, arXiv 2404.19733). In
+# the recorded runs below, on more pairs and at nearly this rate, DPO's replies end, but lose order numbers.
 #
 # ### Does it beat the cheap rival?
 #
 # One run with {{record:preferences:plan.pairs:d}} pairs or fewer decides nothing. Here are recorded runs on
-# {{record:preferences:plan.pairs:d}} pairs, each method three times with another {{term:seed}}, on {{record:preferences:plan.test:d}} test
-# messages (`benchmarks/preferences.py`). One measure was fixed before training: the share of answers that keep **all five rules**.
+# {{record:preferences:plan.pairs:d}} pairs, each method three times with another {{term:seed}}, on
+# {{record:preferences:plan.test:d}} test messages (`benchmarks/preferences.py`). One measure was fixed before training: the
+# share of answers that keep **all five rules**.
 
 # %%
 evidence.lesson_04.compared_figure()
 
 # %% [markdown]
-# By that measure three seeds don't separate the methods on this model, and all are poor. Between DPO and SFT two rules differ most. DPO says
-# the step first in nearly every answer, with SFT's part or without, and SFT in about a third; and DPO names the order number less often.
-# Is it the method, or is it the model? Section 7 asks a larger one.
+# By that measure three seeds don't separate the methods on this model, and all are poor. Between DPO and SFT two rules
+# differ most. DPO says the step first in nearly every answer, with SFT's part or without, and SFT in about a third; and DPO
+# names the order number less often. Is it the method, or is it the model? Section 7 asks a larger one.
 #
-# What did the pairs teach? Count the test pairs whose chosen reply has gained more than the rejected one, by what the two differ in:
+# What did the pairs teach? Count the test pairs whose chosen reply gained more than the rejected one, grouped by how the two
+# differ:
 
 # %%
 runs = [run["methods"] for run in assets.read_record("preferences")["runs"]]
@@ -370,9 +378,10 @@ print(f"DPO's own answers name the right order number in {number:.0%}")
 ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 
 # %% [markdown]
-# Compare the last row with the line above the table. Of two given replies, DPO always raises the one with the customer's own order number
-# more (six pairs, three seeds), and in its own answers it mostly leaves the number out. **To rank two replies isn't to write one.** So judge answers, and not the
-# accuracy in the log. Which promise fits the message, and whether an apology does, it can hardly rank.
+# Compare the last row with the line above the table. Given two replies, DPO always raises the one with the customer's own
+# order number more (six pairs, three seeds), yet its own answers mostly omit the number. **To rank two replies isn't to
+# write one.** So judge answers, and not the accuracy in the log. It can hardly rank which promise fits the message, or
+# whether an apology does.
 
 # %%
 # EXERCISE: align-3
@@ -380,9 +389,9 @@ ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 # %% [markdown]
 # ## 6 · What do your pairs teach?
 #
-# You could now train on any file of pairs. An earlier edition of this course had one: a chosen reply in house style, and a rejected one
-# that was verbose, cold, hedging or wrong. DPO ranked nine in ten of its test pairs right, which looked like success. Three rules
-# that hardly read a reply rank the same pairs:
+# You could now train on any file of pairs. An earlier edition of this course had one: a chosen reply in house style, and a
+# rejected one that was verbose, cold, hedging or wrong. DPO ranked nine in ten of its test pairs right, which looked like
+# success. Three rules that hardly read a reply rank the same pairs:
 
 # %% tags=["shortcuts"]
 def texts(rows, key):
@@ -422,9 +431,9 @@ for name, rows in {"earlier pairs": load_preferences("confounded"), "our pairs":
 pd.DataFrame(found).map("{:.0%}".format)
 
 # %% [markdown]
-# One number, the length, ranks the earlier pairs about as well as DPO did. So its 90 % doesn't show that DPO had learned a house style;
-# a length rule was enough. **Before you train on pairs, rank them with the stupidest model you have.** If that works, it's what
-# your pairs teach and what your accuracy measures.
+# One number, the length, ranks the earlier pairs about as well as DPO did. So its 90 % doesn't show that DPO had learned a
+# house style; a length rule was enough. **Before you train on pairs, rank them with the stupidest model you have.** If that
+# works, it's what your pairs teach and what your accuracy measures.
 #
 # Our pairs mostly avoid this. Two in five have the same sentences in another order, and the others come as twins:
 
@@ -432,9 +441,9 @@ pd.DataFrame(found).map("{:.0%}".format)
 show.drawing("twins")
 
 # %% [markdown]
-# Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the message is right once and
-# wrong once. What is left is how a reply begins, which here is the very thing we wanted to teach. No program can make that judgement for
-# you.
+# Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the message is
+# right once and wrong once. What is left is how a reply begins, which here is the very thing we wanted to teach. No program
+# can make that judgement for you.
 
 # %%
 # EXERCISE: align-4
@@ -442,10 +451,10 @@ show.drawing("twins")
 # %% [markdown]
 # ## 7 · A model that people use, and pairs of its own answers
 #
-# The lesson's pairs again, the same recipe for the start, the same 100 test messages, and a model of half a billion parameters that people
-# deploy: Qwen2.5-Coder-0.5B-Instruct. Below are all learning rates that we tried, with one seed. The first column, on
-# {{record:laptop-house-style:validation:d}} other messages, is the one by which to choose a rate. "SFT, kept rules" is a control that only
-# somebody with a rule book can have: it trains on those chosen replies that keep all five rules (script:
+# The lesson's pairs again, the same recipe for the start, the same 100 test messages, and a model of half a billion
+# parameters that people deploy: Qwen2.5-Coder-0.5B-Instruct. Below are all learning rates that we tried, with one seed. The
+# first column, on {{record:laptop-house-style:validation:d}} other messages, is for choosing a rate. "SFT, kept rules" is a
+# control that only somebody with a rule book can have: it trains on those chosen replies that keep all five rules (script:
 # `benchmarks/laptop_house_style.py`).
 
 # %%
@@ -457,11 +466,11 @@ print(f"{np.mean([all(house_style.judge(row, row['chosen']).values()) for row in
 right.map("{:.0%}".format)
 
 # %% [markdown]
-# In this run SFT learns most of the right steps and says the step first in 60 to 82 % of its replies. DPO alone says it first in nearly all at its lowest
-# rates, and the right step in two replies of five or fewer. DPO + SFT has most of both.
+# In this run SFT learns most of the right steps and says the step first in 60 to 82 % of its replies. DPO alone says it
+# first in nearly all at its lowest rates, and the right step in two replies of five or fewer. DPO + SFT has most of both.
 #
-# One seed decides nothing. At the rate that validation chooses, the lowest if tied, each method ran with two more: another start, another
-# order of the pairs, another adapter.
+# One seed decides nothing. At the rate that validation picks, the lowest if tied, each method ran with two more seeds: a new
+# start, pair order and adapter.
 
 # %%
 methods = ["start", "SFT", "SFT, kept rules", "DPO", "DPO + SFT"]
@@ -473,19 +482,20 @@ for rival in methods[1:4]:
 pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["seed 0", "seed 1", "seed 2"]).T.map("{:.0%}".format)
 
 # %% [markdown]
-# With each seed DPO + SFT keeps all five rules more often than SFT on the same chosen replies. How much more is uncertain: the interval reflects
-# which messages were asked, and the seeds of one method differ by up to 31 points, mostly because SFT doesn't always learn to begin with the
-# step. One reason why pairs pay here may be that nearly half of the chosen replies break some rule, and a pair still says what was better about
-# such a reply. Where somebody picks out the chosen replies that keep all rules, plain SFT on them is indistinguishable from DPO + SFT, although
-# that control had only one rate. DPO alone does worst; its best rate is the lowest that we tried, so a lower one may be better.
+# With each seed DPO + SFT keeps all five rules more often than SFT on the same chosen replies. How much more is uncertain:
+# the interval reflects which messages were asked, and the seeds of one method differ by up to 31 points, mostly because SFT
+# doesn't always learn to begin with the step. Pairs may pay here because nearly half of the chosen replies break some rule,
+# and a pair still says what was better about such a reply. Where somebody picks out the chosen replies that keep all rules,
+# plain SFT on them is indistinguishable from DPO + SFT, although that control had only one rate. DPO alone does worst; its
+# best rate is the lowest that we tried, so a lower one may be better.
 #
 # ### Pairs of the model's own answers
 #
-# Here both replies came with the file. More often you have neither: your model answers each message a few times, and somebody, or a
-# program, chooses. Such pairs are called *on-policy*, because they're about what the model really does. Another recorded task: the same
-# model must answer in at most 30 words, name product and order number *if the customer does*, and promise nothing; a program checks six rules
-# (`benchmarks/laptop_preferences.py`). In the first round it learns from the untrained model's answers, in the second from those of the SFT
-# model:
+# Here both replies came with the file. More often you have neither: your model answers each message a few times, and
+# somebody, or a program, chooses. Such pairs are called *on-policy*, because they're about what the model really does.
+# Another recorded task: the same model must answer in at most 30 words, name product and order number *if the customer
+# does*, and promise nothing; a program checks six rules (`benchmarks/laptop_preferences.py`). In the first round it learns
+# from the untrained model's answers, in the second from those of the SFT model:
 
 # %%
 own = assets.read_record("laptop-preferences")["runs"]
@@ -499,20 +509,22 @@ for label, name in {"untrained": "before", "SFT": "seed 0 | SFT", "DPO": "seed 0
 pd.DataFrame(rows).T.map("{:.0%}".format)
 
 # %% [markdown]
-# Compare the first two columns in the second round. The rules ask for a number where the customer gave one and for none elsewhere. Many rejected
-# replies made a number up, which may be why numbers went down: DPO does well by the customers who named no order and badly by the others,
-# and so does DPO with a little of SFT's loss, at another rate. DPO's first round ended below the untrained model. SFT on the better answers, which is also called
-# *rejection sampling*, rose overall in both rounds. It's one seed, and it needs somebody, or a program, who picks the better answers, as
-# pairs do.
+# Compare the first two columns in the second round. The rules ask for a number where the customer gave one and for none
+# elsewhere. Many rejected replies made a number up, which may be why numbers went down: DPO serves customers who named no
+# order well and the others badly, as does DPO with a little of SFT's loss, at another rate. DPO's first round ended below
+# the untrained model. SFT on the better answers, which is also called *rejection sampling*, rose overall in both rounds.
+# It's one seed, and like pairs it needs somebody, or a program, to pick the better answers.
 #
-# **If you must choose by Friday:** if a person or a program can tell which replies are good overall, train on those with SFT. If all you have
-# is which of two is better, take DPO + SFT, run SFT beside it, and check each rule: on these last pairs DPO + SFT lost.
+# **If you must choose by Friday:** if a person or a program can tell which replies are good overall, train on those with
+# SFT. If all you have is which of two is better, take DPO + SFT, run SFT beside it, and check each rule: on these last pairs
+# DPO + SFT lost.
 
 # %% [markdown]
-# ## 8 · Mistakes as they look when they happen to you
+# ## 8 · Mistakes and how to recognise them
 #
-# **The wrong reference.** You train an adapter by SFT, merge it in memory and go on without a fresh adapter. As the reference TRL 1.16 then
-# loads what the model's configuration names: the base *before* SFT. No error appears, but the first loss shows it:
+# **The wrong reference.** You train an adapter by SFT, merge it in memory and go on without a fresh adapter. As reference,
+# TRL 1.16 then loads the model named in the configuration: the base *before* SFT. No error appears, but the first loss shows
+# it:
 
 # %%
 base = models.load()[0]
@@ -523,18 +535,20 @@ print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with
 # %% [markdown]
 # Save the merged model and load it from there, as section 1 did, or pass it as `ref_model`.
 #
-# **Both rewards fall, far.** You saw it in section 5. If `rewards/chosen` keeps falling, read answers at once, and then add SFT's
-# loss, lower the learning rate, or raise β.
+# **Both rewards fall, far.** You saw it in section 5. If `rewards/chosen` keeps falling, read answers at once, and then add
+# SFT's loss, lower the learning rate, or raise β.
 #
-# **A rate that is too high.** The share of training pairs ranked right looks as good as ever. The distance from the start doesn't:
+# **A rate that is too high.** The share of training pairs ranked right looks as good as ever. The distance from the start
+# doesn't:
 
 # %%
 evidence.lesson_04.failures_table()
 
 # %% [markdown]
-# KL is measured on sampled answers: how much likelier the trained model finds them than the start does. The run with the high
-# rate is somewhere else entirely. The last row's pairs occur twice, the second time the other way round. Its accuracy lies far below a
-# half, because a pair is counted just before the model learns from it, and by the second time it has learned the opposite.
+# KL is measured on sampled answers: how much likelier the trained model finds them than the start does. The run with the
+# high rate is somewhere else entirely. The last row's pairs occur twice, the second time the other way round. Its accuracy
+# lies far below a half, because a pair is counted just before the model learns from it, and by the second time it has
+# learned the opposite.
 #
 # **Pairs of another system message.** What's in `prompt` is part of what is learned. Send the same words when you ask.
 
@@ -545,8 +559,8 @@ evidence.lesson_04.failures_table()
 show.drawing("alignment-roads")
 
 # %% [markdown]
-# Below are the same pairs with each method, on the small model, and the time that a training example takes beside SFT's (a pair has two
-# replies):
+# Below are the same pairs with each method, on the small model, and the time per training example relative to SFT's (a pair
+# has two replies):
 
 # %%
 rows, prices = {}, assets.read_record("method-prices")["over SFT"]
@@ -557,8 +571,8 @@ for method in ("SFT on chosen", "DPO", "DPO + SFT", "ORPO", "KTO", "IPO", "SimPO
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# ORPO began at the untrained model, the others at the start. By the first column none stands out on so small a model. In the mean SFT and ORPO
-# keep the number, and the rest say the step first.
+# ORPO began at the untrained model, the others at the start. By the first column none stands out on so small a model. On
+# average, SFT and ORPO keep the number, and the rest put the step first.
 #
 # | method | what it needs | take it when |
 # | --- | --- | --- |
@@ -570,10 +584,10 @@ pd.DataFrame(rows).T
 # | {{term:KTO}} (2402.01306) | thumbs up and down | there are no pairs |
 # | {{term:GRPO}} (2402.03300) | a program that scores | a program can check the content |
 #
-# In {{term:RLHF}} (Ouyang et al., 2022) a {{term:reward model}} learns the pairs first, with the loss you know, and then scores what the
-# model writes, while {{term:PPO}} trains it to score higher and a penalty on KL keeps it near its start. DPO does without the reward
-# model and without writing answers during training, so it never sees what it has become.
-# [The next notebook](further/04_reinforcement.ipynb) trains with GRPO and shows a score that is gamed.
+# In {{term:RLHF}} (Ouyang et al., 2022) a {{term:reward model}} learns the pairs first, with the loss you know, and then
+# scores what the model writes, while {{term:PPO}} raises its scores and a KL penalty keeps it near its start. DPO needs no
+# reward model and generates no answers during training, so it never sees what it has become. [The next
+# notebook](further/04_reinforcement.ipynb) trains with GRPO and shows a score that is gamed.
 
 # %% [markdown]
 # ## How far to trust this, and what you can do now
@@ -592,7 +606,7 @@ pd.DataFrame(rows).T
 # | trust your pairs | a length rule, a bag of words and the first words on the test pairs |
 # | train | `DPOTrainer` with `loss_type=["sigmoid", "sft"]` on the saved SFT model, a fresh adapter, β 0.1, one epoch, three rates (3e-4 to 1e-3 here, 1e-4 for 0.5B, less for larger ones) |
 # | know that it's set up right | first rewards 0; first loss 0.69, plus SFT's if you add it |
-# | know that it works | answers to unseen messages beside the control's, by a measure fixed before |
+# | know that it works | answers to unseen messages beside the control's, by a measure set before |
 # | keep it sane | KL from the start, `rewards/chosen`, and answers read by eye |
 
 # %%
@@ -607,7 +621,7 @@ quiz("04")
 # %% [markdown]
 # {{words}}
 #
-# **Read next.** Rafailov et al. (2023), *Direct Preference Optimization*, arXiv 2305.18290; you can now read its sections 3 and 4.
-# Ouyang et al. (2022), *Training language models to follow instructions with human feedback*, arXiv 2203.02155. Tang et al. (2024),
-# *Understanding the performance gap between online and offline alignment algorithms*, arXiv 2405.08448. Next, lesson 05 makes the
-# data that all of this depends on.
+# **Read next.** Rafailov et al. (2023), *Direct Preference Optimization*, arXiv 2305.18290; you can now read its sections 3
+# and 4. Ouyang et al. (2022), *Training language models to follow instructions with human feedback*, arXiv 2203.02155. Tang
+# et al. (2024), *Understanding the performance gap between online and offline alignment algorithms*, arXiv 2405.08448. Next,
+# lesson 05 makes the data that all of this depends on.

@@ -11,13 +11,14 @@
 # | told, shown the eight most similar solved messages, and held to the form by a {{term:structured output|schema}} | {{record:laptop-service:runs."135M | told and 8 retrieved, form forced | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told and 8 retrieved, form forced | 0".right."all fields":.0%}} |
 # | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, told four words | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}} |
 #
-# The table says how many records are right in both fields. The job is a handful of calls: upload a file, start, look until it's over,
-# ask the new model by its name, delete it. You don't need a GPU, because somebody else's machine trains. In this lesson you make
-# these calls with the official client, on a service that runs on your own computer and really trains, and then carry the result to where it can answer customers.
+# The table says how many records are right in both fields. The job is a handful of calls: upload a file, start, poll until
+# it's done, call the new model by name, delete it. You don't need a GPU, because somebody else's machine trains. In this
+# lesson you make these calls with the official client, on a service that runs on your own computer and really trains, and
+# then deploy the result where it can answer customers.
 #
-# **What to tell your boss today.** Nobody can promise a better model before its rivals have been measured. The cheapest of them, a
-# prompt for a small hosted model of today, is untested here and takes you a day. So promise a measurement in week 1 and a decision
-# after it:
+# **What to tell your boss today.** Nobody can promise a better model before its rivals have been measured. The cheapest of
+# them, a prompt for a current small hosted model, is untested here and takes you a day. So promise a measurement in week 1
+# and a decision after it:
 #
 # | week | do | stop if |
 # | --- | --- | --- |
@@ -28,23 +29,23 @@
 #
 # **Don't plan with OpenAI.** Its fine-tuning closes in stages: to organisations that had never tuned there on
 # {{fact:prices:"gpt-4.1-mini".no_new_customers:%d %B %Y}}, to those that hadn't used a tuned model for 60 days on
-# {{fact:hosts:openai.stages.idle:%d %B %Y}}, and to everybody on {{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}}. A tuned model ends with its base, and the last four bases end on
-# {{fact:hosts:openai.ends:%d %B %Y}}. The calls for training outlive all this, because other hosts take
-# the same ones.
+# {{fact:hosts:openai.stages.idle:%d %B %Y}}, and to everybody on {{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}}. A
+# tuned model ends with its base, and the last four bases end on {{fact:hosts:openai.ends:%d %B %Y}}. The training calls
+# outlive all this, because other hosts accept them.
 #
 # By the end you'll be able to
 #
-# - train, follow and score a model through the API, with one program for this machine and a host of open models,
+# - train, monitor and score a model through the API, with one program for this machine and open-model hosts,
 # - write rows with tools, and with replies that shouldn't be learned,
 # - read a job's curve, choose a checkpoint, and read a failure,
 # - deploy an adapter, take it with you and delete it,
-# - work out from how many requests a tuned model costs less.
+# - work out how many requests make a tuned model cheaper.
 #
-# You should have called a language model's API; you needn't have trained anything. Reading takes about 45 minutes, the exercises as
-# long again. {{timing}} If you must decide today, read this page and sections 4 and 8.
+# You should have called a language model's API; you needn't have trained anything. Reading takes about 45 minutes, the
+# exercises as long again. {{timing}} If you must decide today, read this opening and sections 4, 8.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output before it
-# fills it again. If you've lost the recorded page, `course restore 06` in a terminal brings it back.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before refilling
+# them. To recover the recorded page, run `course restore 06` in a terminal.
 
 # %%
 # INSTALL: server,data
@@ -76,14 +77,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 # %% [markdown]
 # ## 1 · Three files
 #
-# A customer writes, and a program needs a record with two fields. `category` says what the message is about. `escalation` says why
-# somebody must act at once; mostly it's `none`. One line of a file is one conversation that ends as it should, and the same three
-# files go through the whole lesson:
+# A customer writes, and a program needs a record with two fields. `category` says what the message is about. `escalation`
+# says why somebody must act at once; mostly it's `none`. Each line of a file is one conversation with the right ending, and
+# the whole lesson uses the same three files:
 #
 # | file | rows here | at work | for |
 # | --- | --- | --- | --- |
-# | `hosted-train.jsonl` | 40 short messages, so that a laptop is done in a minute or two | 240; fewer show whether it works | the job |
-# | `hosted-validation.jsonl` | 16 | 40 or more | the {{term:validation set}}: the host measures on it and doesn't train on it, and OpenAI doesn't charge for it |
+# | `hosted-train.jsonl` | 40 short messages, so a laptop finishes in a minute or two | 240; fewer suffice for a trial | the job |
+# | `hosted-validation.jsonl` | 16 | 40 or more | the {{term:validation set}}: the host evaluates but doesn't train on it, and OpenAI doesn't charge for it |
 # | `hosted-test.jsonl` | 8 | 100 or more | you, to score the answers |
 
 # %%
@@ -108,17 +109,18 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
     print(message)
 
 # %% [markdown]
-# The answer is the record as {{term:JSON}}. The four-word system message is part of what the model learns, so **send the same four
-# words whenever you ask the tuned model**.
+# The answer is the record as {{term:JSON}}. The four-word system message is part of what the model learns, so **send the
+# same four words whenever you ask the tuned model**.
 #
-# Check your files before you send them. A host reads the rows when the job runs, perhaps an hour after the upload, and it cuts the
-# end off a row that is too long, so the answer is lost. `course check-data hosted-train.jsonl` in a terminal knows the hosts' rules.
+# Check your files before you send them. A host reads the rows when the job runs, perhaps an hour after the upload, and it
+# truncates a row that is too long, losing the answer. `course check-data hosted-train.jsonl` in a terminal checks hosts'
+# rules.
 
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# Hosts differ in a few settings, so these are the program's parameters. The first column runs in a moment; the others we've
-# written from the hosts' own pages and **never run**.
+# Hosts differ in a few settings, so these are the program's parameters. The first column runs in a moment; the others come
+# from the hosts' own pages and were **never run**.
 
 # %%
 folder = mkdtemp()
@@ -139,10 +141,11 @@ pd.DataFrame({
 }).fillna("–")
 
 # %% [markdown]
-# The {{term:hyperparameter|hyperparameters}} show why you test a new host with ten rows. OpenAI and Azure take them under `method`, Nebius
-# only at the top level (`at_top`). Elsewhere a `learning_rate_multiplier` of 1 means a rate that the host has chosen; at Nebius the
-# number is the rate itself, so 1 would ruin the model. For Azure, write the files with `byte_order_mark=True`. The program names each
-# host's key because the client, if it gets none, sends `OPENAI_API_KEY` to whatever host you name.
+# The {{term:hyperparameter|hyperparameters}} show why you test a new host with ten rows. OpenAI and Azure take them under
+# `method`, Nebius only at the top level (`at_top`). Elsewhere a `learning_rate_multiplier` of 1 means a rate that the host
+# has chosen; at Nebius the number is the rate itself, so 1 would ruin the model. For Azure, write the files with
+# `byte_order_mark=True`. The program names each host's key because the client, if it gets none, sends `OPENAI_API_KEY` to
+# whatever host you name.
 
 # %%
 def wait(client, job, every=60, hours=24):
@@ -186,9 +189,9 @@ print(f"{job.finished_at - job.created_at} seconds for {job.trained_tokens:,} to
 print(f"auto chose {chosen.n_epochs} epochs, {chosen.batch_size} rows a step, multiplier {chosen.learning_rate_multiplier}")
 
 # %% [markdown]
-# The new model's name is `ft:`, its base, the organisation, your suffix and an id. `create` returns at once, and the client has no
-# function that waits for a job. A loop until `succeeded` would never end when a job fails, and some hosts have states of their own,
-# so this loop also has a deadline.
+# The new model's name is `ft:`, its base, the organisation, your suffix and an id. `create` returns at once, and the client
+# has no function that waits for a job. A loop until `succeeded` would never end when a job fails, and some hosts have states
+# of their own, so this loop also has a deadline.
 
 # %%
 show.drawing("hosted-job")
@@ -203,10 +206,11 @@ by_epoch = losses.dropna(subset="full_valid_loss").set_index("step")["full_valid
 charts.loss_curve(list(losses["train_loss"]), "Does the loss fall on unseen rows too?", by_epoch.to_dict(), top=1)
 
 # %% [markdown]
-# Both lines fall, so the model also improves on rows that it hasn't seen, if only in their form. The {{term:loss}} is how surprised the model is by the right
-# answer, on average per {{term:token}}. The pale line jumps because some rows are harder than others; the bold one is its mean. The
-# validation points are `full_valid_loss`, measured on all 16 rows after each {{term:epoch}}, while `valid_loss` may rest on a few
-# rows only. A gap between the lines is normal. Stop when the validation line turns up (section 4).
+# Both lines fall, so the model also improves on rows that it hasn't seen, if only in their form. The {{term:loss}} is how
+# surprised the model is by the right answer, on average per {{term:token}}. The pale line jumps because some rows are harder
+# than others; the bold one is its mean. The validation points are `full_valid_loss`, measured on all 16 rows after each
+# {{term:epoch}}, while `valid_loss` may rest on a few rows only. A gap between the lines is normal. Stop when the validation
+# line turns up (section 4).
 #
 # The same numbers stay with the job as a file:
 
@@ -216,11 +220,11 @@ table = content if b"," in content else base64.b64decode(content)          # Azu
 pd.read_csv(io.BytesIO(table)).iloc[[0, 1, -1]]
 
 # %% [markdown]
-# The accuracies are shares of tokens, most of them braces and field names. One wrong token spoils a record, so they say little
-# about records.
+# The accuracies are shares of tokens, most of them braces and field names. One wrong token spoils a record, so they say
+# little about records.
 #
-# **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library that does
-# the exercise for you. Check as often as you like.
+# **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
+# that does the exercise for you. Check as often as you like.
 
 # %%
 # EXERCISE: api-1
@@ -249,9 +253,11 @@ labels = [-100] * len(encoded.prompt) + [token if weight else -100 for token, we
 show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 
 # %% [markdown]
-# These are the row's last tokens as the service trains on them, and what is marked is learned: every assistant message unless its
-# `weight` is 0. The bad reply has to stay in the text, because the next message answers it. In a {{term:tool call}}, `arguments` is a
-# *string* that contains JSON, and the result names its call. OpenAI's rows have `weight` too; Nebius's notebooks don't mention it.
+# These are the row's last tokens as the service trains on them; the marked ones are learned: every assistant message unless
+# its
+# `weight` is 0. The bad reply has to stay in the text, because the next message answers it. In a {{term:tool call}},
+# `arguments` is a *string* that contains JSON, and the result names its call. OpenAI's rows have `weight` too; Nebius's
+# notebooks don't mention it.
 
 # %%
 # EXERCISE: api-2
@@ -259,9 +265,9 @@ show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 # %% [markdown]
 # ## 4 · Is it better than a prompt?
 #
-# The job has cost you rows, and a prompt may use the same rows: show the model the eight that are most similar to the message. It may
-# also be {{term:constrained decoding|held to the form}}, which is one more argument: the server crosses out every token after which the
-# answer could no longer fit the schema. A fair rival gets both. Temperature 0 takes the likeliest token each time.
+# The job used your rows, and a prompt may use them too: show the model the eight most similar to the message. It may
+# also be {{term:constrained decoding|held to the form}}, with one more parameter: the server crosses out every token after
+# which the answer could no longer fit the schema. A fair rival gets both. Temperature 0 takes the likeliest token each time.
 
 # %%
 schema = {
@@ -336,17 +342,18 @@ ways = ("instructions", "8 similar, form forced", "trained on 40 rows")
 show.answers([prompt[-1]["content"] for prompt in prompts[:2]], {way: list(results[way]["reply"][:2]) for way in ways}, solutions[:2])
 
 # %% [markdown]
-# After a minute of training the replies are records, with the shortest prompt of all. Eight messages can't show more than that, so read
-# the wrong ones, and take a hundred for a decision. Here they are, with {{record:hosted:examples:d}} rows of the same kind, on the small
-# model and on one that people deploy (scripts: `benchmarks/hosted.py`, `benchmarks/laptop_service.py`):
+# After a minute of training the replies are records, with the shortest prompt of all. Eight messages can't show more than
+# that, so read the wrong ones, and take a hundred for a decision. Here they are, with {{record:hosted:examples:d}} rows of
+# the same kind, on the small model and on one that people deploy (scripts: `benchmarks/hosted.py`,
+# `benchmarks/laptop_service.py`):
 
 # %%
 lesson_06.rivals()
 
 # %% [markdown]
-# Examples or a schema are enough for the *form*, but a schema can't choose the category. On both models training beats every prompt
-# that we recorded, also the one that may look at the same solved messages. The last row is a program that reads nothing, so beat
-# it in every column. Nobody has measured a frontier model here.
+# Examples or a schema are enough for the *form*, but a schema can't choose the category. On both models training beats every
+# prompt that we recorded, even the one that sees the same solved messages. The last row is a program that reads nothing, so
+# beat it in every column. We haven't measured a frontier model.
 #
 # **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
 
@@ -357,19 +364,22 @@ only = [sum(a > b for a, b in zip(*pair)) for pair in ((tuned, prompted), (promp
 print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[1]}, p = {binomtest(only[0], sum(only)).pvalue:.4f}")
 
 # %% [markdown]
-# If neither were better, each of these messages would be a coin toss; p is the chance of a split at least this lopsided. Below 0.05,
-# believe the difference between these two models. (Another seed of the same job has moved the score by nine points, section 9.)
+# If neither were better, each of these messages would be a coin toss; p is the chance of a split at least this lopsided.
+# Below 0.05, believe the difference between these two models. (Another seed of the same job has moved the score by nine
+# points, section 9.)
 #
-# Your week 1 is this cell with another client, here OpenAI's small model of today (*not run here*). Reasoning models take no
+# For week 1, run this cell with another client, here OpenAI's current small model (*not run here*). Reasoning models take no
 # temperature and have another name for the limit:
 #
 # ```python
-# rows = score_replies(OpenAI(), "gpt-6-luna", shown, solutions, response_format=form, max_completion_tokens=100, reasoning_effort="none")
+# rows = score_replies(OpenAI(), "gpt-6-luna", shown, solutions, response_format=form, max_completion_tokens=100,
+# reasoning_effort="none")
 # ```
 #
 # <details><summary><b>Your own files, for example those of lesson 05's script</b></summary>
 #
-# Give them the names of section 1 and put your schema in place of ours. Compare with the last row and, as above, with your prompt.
+# Give them the names of section 1 and put your schema in place of ours. Compare with the last row and, as above, with your
+# prompt.
 #
 # ```python
 # import shutil
@@ -380,7 +390,8 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # chats = {part: [row["messages"] for row in read_rows(f"hosted-{part}.jsonl")] for part in ("train", "test")}
 # records = {part: [json.loads(chat[-1]["content"]) for chat in chats[part]] for part in chats}
 # prompts, solutions, fields = [chat[:-1] for chat in chats["test"]], records["test"], list(records["train"][0])
-# schema = {"type": "object", "required": fields, "additionalProperties": False, "properties": {field: {} for field in fields}}
+# schema = {"type": "object", "required": fields, "additionalProperties": False, "properties": {field: {} for field in
+# fields}}
 #
 # client, job = run_job(**hosts["this machine"])
 # usual = {field: Counter(json.dumps(record[field]) for record in records["train"]).most_common(1)[0][0] for field in fields}
@@ -397,8 +408,8 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # %% [markdown]
 # ### How long should it train?
 #
-# A host keeps the models of the last epochs as {{term:checkpoint|checkpoints}}. Yours answer like any model, so score them, on the
-# validation rows, which you don't report on:
+# A host keeps the models of the last epochs as {{term:checkpoint|checkpoints}}. Yours answer like any model, so score them
+# on the validation rows, not on the test:
 
 # %%
 held_out = [row["messages"] for row in read_rows("hosted-validation.jsonl")]
@@ -420,9 +431,9 @@ pd.DataFrame({
 }).T
 
 # %% [markdown]
-# After the second epoch the validation loss turns up, while the training loss goes on falling. That's {{term:overfitting}}: the model
-# begins to store the rows instead of the task. The third epoch cost a third of the bill and brought nothing that a hundred messages can
-# show. One job isn't a law, so look at your own curve:
+# After the second epoch the validation loss turns up, while the training loss goes on falling. That's {{term:overfitting}}:
+# the model begins to store the rows instead of the task. The third epoch cost a third of the bill and brought nothing that a
+# hundred messages can show. One job isn't a law, so look at your own curve:
 #
 # - Start with `"auto"` and a validation file, because the training loss falls in any case.
 # - If answers can be scored, score the checkpoints on the validation rows, as above, with more of them than sixteen.
@@ -434,7 +445,7 @@ pd.DataFrame({
 # %% [markdown]
 # ## 5 · When it goes wrong
 #
-# Hosts go down. This one is stopped and started again, and since its files, jobs and models are on its disk, they're still there:
+# Hosts go down. Here ours is restarted, and since its files, jobs and models are on disk, they're still there:
 
 # %%
 server.stop()
@@ -444,9 +455,10 @@ hosts["this machine"]["base_url"], os.environ["LOCAL_API_KEY"] = server.base_url
 print("still there:", [model.id for model in client.models.list()])
 
 # %% [markdown]
-# Seven rows are too few for OpenAI, and for this service. `create` succeeds all the same; the job fails later. Other mistakes fail at
-# once. The last one is what a closed host answers. A customer of OpenAI's reported it on 26 May 2026 (github.com/ed-donner/llm_engineering,
-# issue 3258); code and wording, which this service repeats, are quoted in other projects' public notes.
+# Seven rows are too few for OpenAI, and for this service. `create` succeeds all the same; the job fails later. Other
+# mistakes fail at once. The last is a closed host's reply. A customer of OpenAI's reported it on 26 May 2026
+# (github.com/ed-donner/llm_engineering, issue 3258); this service repeats the code and wording quoted in other projects'
+# public notes.
 
 # %%
 file = client.files.create(file=write_rows("hosted-seven.jsonl", read_rows("hosted-train.jsonl")[:7]).open("rb"), purpose="fine-tune")
@@ -473,16 +485,17 @@ closed.stop()
 
 # %% [markdown]
 # A program should decide by `job.status`, `job.error.code` and `error.code`, since messages change. Test `job.error and
-# job.error.code`, because OpenAI has sent empty errors with healthy jobs and Python counts an empty object as true. Don't retry
-# `training_not_available`. The client itself retries a busy host (429) and a broken one (500 and up), twice. A job that you started
-# by mistake costs money until you call `jobs.cancel`, and leaves no model.
+# job.error.code`, because OpenAI has sent empty errors with healthy jobs and Python treats such an object as true. Don't
+# retry
+# `training_not_available`. The client itself retries twice if a host is busy (429) or broken (500 and up). A job started by
+# mistake costs money until you call `jobs.cancel`, and then leaves no model.
 
 # %% [markdown]
 # ## 6 · When nobody can write the right answer
 #
-# Sometimes people can only say which of two answers is better. {{term:DPO}} learns from such pairs (lesson 04), and a host that offers
-# it wants another kind of row and another `method`. The job starts from the model you've just trained. To see what can go wrong, all
-# its pairs reject the same record:
+# Sometimes people can only say which of two answers is better. {{term:DPO}} learns from such pairs (lesson 04), and a host
+# that offers it expects a different row format and `method`. The job starts from the model you've just trained. To show what
+# can go wrong, all pairs reject the same record:
 
 # %%
 pairs = [
@@ -502,24 +515,24 @@ right = [results[way]["all fields"].sum() for way in ("trained on 40 rows", "aft
 print(f"both fields right: {right[0]} of 8 before, {right[1]} after")
 
 # %% [markdown]
-# The loss starts at $\ln 2 = 0.693$, as in every DPO job, and falls. That doesn't mean that the answers improve. Two models tuned as in
-# section 4, with different seeds, fell with sixty such pairs from
-# {{record:host-preferences:runs.0.models."tuned, before any pairs".scores.both.0:.0%}} and
-# {{record:host-preferences:runs.1.models."tuned, before any pairs".scores.both.0:.0%}} of both fields right to
-# {{record:host-preferences:runs.0.models."pairs that punish one record".scores.both.0:.0%}} and
-# {{record:host-preferences:runs.1.models."pairs that punish one record".scores.both.0:.0%}}, because they stopped saying "none". So let
-# rejected answers differ, and where you know the right answer, write it into a row and train on that.
+# The loss starts at $\ln 2 = 0.693$, as in every DPO job, and falls. That doesn't mean the answers improve. Sixty such pairs
+# took two models tuned as in section 4, with different seeds, from {{record:host-preferences:runs.0.models."tuned, before
+# any pairs".scores.both.0:.0%}} and {{record:host-preferences:runs.1.models."tuned, before any pairs".scores.both.0:.0%}} of
+# both fields right to {{record:host-preferences:runs.0.models."pairs that punish one record".scores.both.0:.0%}} and
+# {{record:host-preferences:runs.1.models."pairs that punish one record".scores.both.0:.0%}}, because they stopped saying
+# "none". So vary the rejected answers, and where you know the right answer, put it in a row and train on that.
 #
-# **Reinforcement fine-tuning** needs only a *grader*, a program or a model that gives each answer a number. OpenAI offered it for one
-# reasoning model, o4-mini, which Azure still lists; its platform for evaluations ends, with the graders kept there, on
-# {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run it yourself: the
+# **Reinforcement fine-tuning** needs only a *grader*, a program or a model that gives each answer a number. OpenAI offered
+# it for one reasoning model, o4-mini, which Azure still lists; its platform for evaluations ends, with the graders kept
+# there, on {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run it yourself: the
 # [notebook on learning from a score](further/04_reinforcement.ipynb) does, and shows how a score is gamed. OpenAI's
 # [guide to graders](https://developers.openai.com/api/docs/guides/graders) is worth reading as long as it's there.
 
 # %% [markdown]
 # ## 7 · Deploy, first answer, delete
 #
-# Where will the model answer? The local service answers at once, as OpenAI did. Most hosts of open models want one more step:
+# Where will the model answer? The local service answers at once, as OpenAI did. Most hosts of open models want one more
+# step:
 
 # %%
 lesson_06.hosts_table()
@@ -528,8 +541,8 @@ lesson_06.hosts_table()
 show.folded("What differs in the program, and other dates", lesson_06.differences_table())
 
 # %% [markdown]
-# Read a date at its source before you rely on it. This is the whole path at Nebius, which trains and serves, from its documents; **we've
-# never run it**, since we have no account there.
+# Read a date at its source before you rely on it. Here is the whole path at Nebius, which trains and serves, per its
+# documentation; **we've never run it**, having no account there.
 #
 # ```python
 # import requests
@@ -552,11 +565,12 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 #     nebius.files.content(file_id).write_to_file(Path("nebius-adapter") / name)
 # ```
 #
-# W&B serves an {{term:adapter}} that you've trained elsewhere, if its rank is 16 at most and its base is one of theirs, for example
-# `OpenPipe/Qwen3-14B-Instruct` with lesson 03's program: you upload the folder as an artifact and ask it by its address. On Azure the
-# deployment is a `PUT` to its management API with another token. A standard deployment costs by the hour from then on; one of the
-# developer tier costs tokens only and is deleted after 24 hours, which is enough for your test.
-# Whatever the host, the first thing to ask it is your test file, because another server may use another {{term:chat template}}.
+# W&B serves an {{term:adapter}} that you've trained elsewhere, if its rank is 16 at most and its base is one of theirs, for
+# example
+# `OpenPipe/Qwen3-14B-Instruct` with lesson 03's program: you upload the folder as an artifact and ask it by its address. On
+# Azure the deployment is a `PUT` to its management API with another token. A standard deployment is then billed by the hour;
+# a developer-tier one is billed only for tokens and deleted after 24 hours, which is enough for your test. Whatever the
+# host, first send it your test file, because another server may use another {{term:chat template}}.
 #
 # **Know the end.** OpenAI's list of models has a field for it, which a program can read every morning:
 
@@ -612,9 +626,11 @@ for mine, theirs in both:
         print(f"here {mine}\nat the host {theirs}")
 
 # %% [markdown]
-# Where an answer differs, look at it. Batches of another size add numbers in another order, which is one possible cause and wasn't
-# checked here; other braces or a sentence before the record would mean another template. A server for it, which needs a GPU and is *not run here*, is one line:
-# `vllm serve BASE --enable-lora --lora-modules triage=./hosted-adapter`. After that only `base_url` and `model` change in your program.
+# Where an answer differs, look at it. A different batch size adds numbers in a different order, one possible cause (not
+# checked here); different braces or a sentence before the record would mean another template. A server for it, which needs a
+# GPU and is *not run here*, is one line:
+# `vllm serve BASE --enable-lora --lora-modules triage=./hosted-adapter`. After that only `base_url` and `model` change in
+# your program.
 #
 # | question | somebody else's host | your own machine |
 # | --- | --- | --- |
@@ -643,10 +659,11 @@ pd.DataFrame({
 
 # %% [markdown]
 # The job costs next to nothing, so look at the requests. **By hand**, for a million requests: today's small model,
-# `gpt-6-luna`, costs {{fact:prices:gpt-6-luna.input:.2f}} dollars for a million tokens read and {{fact:prices:gpt-6-luna.output:.2f}} written. With
-# instructions of 170 tokens and 15 written that's 170 · 0.10 + 15 · 0.50 = 24.50 dollars. An adapter on a model of 14 billion parameters, with
-# a prompt of 60, costs 60 · {{fact:prices:qwen3-14b-adapter.input:.2f}} + 15 · {{fact:prices:qwen3-14b-adapter.output:.2f}} = 6.30 dollars. So training saves 18
-# dollars in a million requests. Now with the tokens that you've measured:
+# `gpt-6-luna`, costs {{fact:prices:gpt-6-luna.input:.2f}} dollars for a million tokens read and
+# {{fact:prices:gpt-6-luna.output:.2f}} written. With instructions of 170 tokens and 15 written that's 170 · 0.10 + 15 · 0.50
+# = 24.50 dollars. An adapter on a model of 14 billion parameters, with a prompt of 60, costs 60 ·
+# {{fact:prices:qwen3-14b-adapter.input:.2f}} + 15 · {{fact:prices:qwen3-14b-adapter.output:.2f}} = 6.30 dollars. So training
+# saves 18 dollars in a million requests. Now with the tokens that you've measured:
 
 # %%
 prices = {"luna": costs.price_of("gpt-6-luna"), "adapter": costs.ADAPTERS["qwen3-14b-adapter"], "azure": costs.UNTUNED["gpt-4.1-mini"]}
@@ -679,14 +696,16 @@ for way in ("gpt-6-luna, instructions", "gpt-6-luna, 8 examples"):
 monthly.map("${:,.2f}".format)
 
 # %% [markdown]
-# **With prompts as short as these, training pays for itself only beyond the requests printed above.** A prompt of several thousand
-# tokens may change that, so put your own number into the cell, and your host's price for a repeated beginning, which is far lower. A model by the hour is never cheaper than the short prompt, because
-# Azure's base also costs more for each token than today's small model. Train because the answers are better, or because data and model
-# must stay with you.
+# **With prompts as short as these, training pays for itself only beyond the requests printed above.** A prompt of several
+# thousand tokens may change that, so enter your own number, and your host's price for a cached beginning, which is far
+# lower. A model billed hourly is never cheaper than the short prompt, because Azure's base also costs more per token than
+# today's small model. Train because the answers are better, or because data and model must stay with you.
 #
-# The price of an hour is an example in Azure's documentation of {{fact:prices:azure-hosting.date:%d %B %Y}}, {{fact:prices:azure-hosting.hour:.2f}} dollars; the other
-# prices were read between {{fact:prices:"gpt-4.1-mini".untuned.date:%B}} and {{fact:prices:qwen3-14b-adapter.date:%B %Y}} (`data/prices.toml`).
-# `gpt-6-luna` costs this much with `reasoning_effort="none"`; if it thinks first, its thoughts are billed as output. Count tokens with your host's tokenizer, because ours belongs to the small model.
+# The price of an hour is an example in Azure's documentation of {{fact:prices:azure-hosting.date:%d %B %Y}},
+# {{fact:prices:azure-hosting.hour:.2f}} dollars; the other prices were read between
+# {{fact:prices:"gpt-4.1-mini".untuned.date:%B}} and {{fact:prices:qwen3-14b-adapter.date:%B %Y}} (`data/prices.toml`).
+# `gpt-6-luna` costs this much with `reasoning_effort="none"`; if it thinks first, its thoughts are billed as output. Count
+# tokens with your host's tokenizer, because ours belongs to the small model.
 
 # %%
 # EXERCISE: api-4
@@ -715,13 +734,13 @@ monthly.map("${:,.2f}".format)
 #
 # - The program waits for ever. It waited for `succeeded`, and the job had failed an hour ago (section 2).
 # - The upload said `processed`, and an hour later the job is `failed`. Nobody had read the rows before (section 5).
-# - The answers get worse at the new host. The system message isn't the one of the training rows, to the letter (section 1).
+# - The answers get worse at the new host. The system message doesn't match the training rows to the letter (section 1).
 
 # %%
 quiz("06")
 
 # %% [markdown]
-# **The challenge** takes dates, prices, rows and epochs together, and your plan is really carried out.
+# **The challenge** combines dates, prices, rows and epochs, and your plan is actually carried out.
 
 # %%
 # EXERCISE: api-5
@@ -729,6 +748,6 @@ quiz("06")
 # %% [markdown]
 # {{words}}
 #
-# **Read next.** OpenAI, [*Deprecations*](https://developers.openai.com/api/docs/deprecations): what ends when. Hinton et al. (2015),
-# *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531. Rafailov et al. (2023), *Direct Preference Optimization*, arXiv
-# 2305.18290. That was the last lesson; lesson 01 says which tool to reach for first.
+# **Read next.** OpenAI, [*Deprecations*](https://developers.openai.com/api/docs/deprecations): what ends when. Hinton et al.
+# (2015), *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531. Rafailov et al. (2023), *Direct Preference
+# Optimization*, arXiv 2305.18290. That was the last lesson; lesson 01 says which tool to reach for first.
