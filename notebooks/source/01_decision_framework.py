@@ -517,8 +517,8 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one passage.
 # There are other drawbacks:
 #
-# - Requests must come every few minutes, or the cache is cold and the full price is due; at thirty requests a day that's some ten
-#   dollars a month, less than an index costs to build.
+# - Requests must come every few minutes, or the cache is cold and the full price is due, which at thirty requests a day is
+#   still less than an index costs to build.
 # - A longer text costs more, and it must fit the {{term:context window}}.
 # - The models of 2023 found facts in the middle of a long prompt less reliably than at its ends (Liu et al., arXiv 2307.03172).
 
@@ -741,7 +741,7 @@ memo = f"""### Customers' questions: what we do next
 **Measured** on {len(cases)} messages with {MODEL}: {prompt_name} {table.loc[prompt_name, "right, %"]} % right; {best}
 {table.loc[best, "right, %"]} %, a difference of {100 * gain:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}).
 
-**Why.** By the wrong answers that we read, what is missing is {gap} (knowledge and behaviour).
+**Why.** By the wrong answers that we read, what is missing is {"knowledge and behaviour" if gap == "both" else gap}.
 {". ".join(reason[0].upper() + reason[1:] for reason in decision.reasons)}.
 
 **Cost.** {requests_a_day:,} requests a day. ${table.loc[prompt_name, "$ per 1,000 requests"]} per 1,000 with the prompt,
