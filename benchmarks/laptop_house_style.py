@@ -12,7 +12,6 @@ drawn at random, as a desk's past replies would be. From there
     SFT, kept rules     trains on those preferred replies that keep all rules; it needs a program that knows the rules
     DPO                 trains on the pairs
     DPO + SFT           adds SFT's loss on the preferred reply, with weight 1
-    KTO                 trains on both replies of each pair, one marked good and one bad (TRL's trainer)
     ORPO                trains on the pairs as well, from the model that has imitated nothing: one stage instead of two
 
 with the same pairs, adapter, batch and number of epochs, each at the rate of its sweep that keeps most rules on the 40
@@ -29,14 +28,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from course_utils import memory, models
+from course_utils import models
 from course_utils.data_prep import load_preferences
 from course_utils.evidence import house_style
 from course_utils.generation import generate
 from laptop_runs import MODELS, SHOWN, Prompt, copy_run, paired_difference, recorded_run, run_command, summary
 
-from laptop_preferences import BATCH, learn
-from preferences import kto
+from laptop_preferences import learn
 
 NAME = "laptop-house-style"
 MODEL = MODELS["0.5B"]
@@ -47,7 +45,6 @@ RATES = {
     "SFT, kept rules": (2e-4,),
     "DPO": (1e-5, 2e-5, 5e-5, 1e-4),
     "DPO + SFT": (1e-4, 2e-4),
-    "KTO": (5e-5, 1e-4),
     "ORPO": (2e-4, 4e-4),
 }
 FOLDER = Path(__file__).parent / "answers"
@@ -97,20 +94,9 @@ def trained(method: str, rate: float | None, seed: int) -> dict:
         start(seed)
     objective = "SFT" if method.startswith("SFT") else {"DPO + SFT": "DPO + SFT, weight 1"}.get(method, method)
     begin = MODEL if method == "ORPO" else str(start_folder(seed))
-    how = judged_apart if method == "KTO" else partial(learn, method=objective)
-    model, tokenizer, learned = how(begin, rows=rows, rate=rate or best_rate(method), seed=seed)
+    model, tokenizer, learned = learn(begin, objective, rows, rate or best_rate(method), seed)
     validation = answered(model, tokenizer, "validation")
     return learned | answered(model, tokenizer, "test") | {"validation": validation["right"]}
-
-
-def judged_apart(start: str, rows: Sequence[dict], rate: float, seed: int) -> tuple[Any, Any, dict]:
-    """KTO on the single replies; as `learn`, without its curves."""
-    memory.release()
-    model, tokenizer = models.load(start)
-    began = time.process_time()
-    tuned = kto(model, tokenizer, rows, rate, {"batch": 2 * BATCH}, seed)
-    measured = {"rate": rate, "pairs": len(rows), "training_seconds": round(time.process_time() - began)}
-    return tuned.merge_and_unload(), tokenizer, measured
 
 
 def best_rate(method: str) -> float:
@@ -142,7 +128,7 @@ def jobs() -> dict[str, Callable[[], dict]]:
             table[f"seed {seed} | {method}"] = (
                 partial(trained, method, None, seed) if seed else partial(best_of_sweep, method)
             )
-    for method in ("DPO", "DPO + SFT", "KTO", "ORPO"):
+    for method in ("DPO", "DPO + SFT", "ORPO"):
         for rival in ("SFT", "SFT, kept rules"):
             table[f"{method} − {rival}"] = partial(paired_difference, NAME, method, rival, "all rules", SEEDS)
     return table | {"before": before}
