@@ -13,7 +13,7 @@ import re
 import time
 import tomllib
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,6 +43,7 @@ OVERFLOWS_IN_FLOAT16 = ("gemma3", "gemma4", "qwen3_5")
 USUAL_RATES = {"sft": 2e-5, "dpo": 1e-6}
 LORA_FACTOR = 10
 NOTHING_LEARNED = {"no_assistant", "nothing_trained", "content_empty", "field_empty", "preference_same", "messages_empty"}
+OF_THE_TEMPLATE = ("no-end-token", "prefix-broken", "system-dropped", "tools-dropped")  # most often at fault there
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")
 THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 EMPTY_THINK = re.compile(r"<think>\s*</think>")
@@ -58,6 +59,7 @@ class Finding:
         where: the file and line, or the part of the model.
         what: what is wrong, with the number of rows and one of them.
         do: what to do about it.
+        lines: lines of all rows that have it; [] if it isn't in the rows.
     """
 
     code: str
@@ -65,6 +67,7 @@ class Finding:
     where: str
     what: str
     do: str
+    lines: list[int] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"{self.level:<7} {self.code}, {self.where}: {self.what}\n        {self.do}"
@@ -177,7 +180,8 @@ class Tally:
         for (code, level), (lines, detail) in self.hits.items():
             level = ("error" if len(lines) >= MANY * rows else "warning") if level == "share" else level
             count = f"{len(lines):,} of {rows:,} rows" if rows > 1 else "the row"
-            yield _finding(code, f"{self.name}, line {lines[0]}", f"{count}: {detail}", level, **fill)
+            where = f"{'chat template, as in ' * (code in OF_THE_TEMPLATE)}{self.name}, line {lines[0]}"
+            yield replace(_finding(code, where, f"{count}: {detail}", level, **fill), lines=lines)
 
 
 def _finding(code: str, where: str, what: str, level: str = "", **fill: Any) -> Finding:
@@ -296,6 +300,8 @@ def _conversations(
         elif errors:
             tally.add("invalid-rows", row.line, str(errors[0].message))
         else:
+            if task == "sft" and "messages" in row.value:
+                tally.add("loss-on-prompts", row.line, "TRL learns the system's and the user's messages as well")
             conversations += _of_row(row.value, row.line, task)
     return conversations if result else conversations + unanswered
 
@@ -360,7 +366,8 @@ def _evaluation_in_training(
             line = next(iter(prompts.values()))
             detail = f"{shorten(conversation.question)} is also asked in {name}, line {line}"
             tally.add("evaluation-in-training", conversation.line, detail)
-    yield from tally.findings(len({c.line for c in evaluated}), file=file)
+    other = evaluation if isinstance(evaluation, str | Path) else "EVAL"
+    yield from tally.findings(len({c.line for c in evaluated}), file=file, evaluation=other)
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation], tally: Tally) -> list[Rendered]:
@@ -443,10 +450,26 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, rendered: list[Rendered]
         ends = [stop for stop in stops if stop in tail]
         if not ends:
             other = next((token for token in special if token in tail), "")
-            detail = f"the answer ends with {shorten(tail[-30:])}, and only {' or '.join(stops) or 'no token'} ends it later"
+            only = f"only {' or '.join(stops) or 'no token'} stops the model when it answers"
+            detail = f"the answer ends with {shorten(tail[-30:])}; {only}, and it isn't learned"
             tally.add("no-end-token", line, detail, "warning" if other else "")
+        elif r is rendered[0] and not _end_is_learned(tokenizer, r.conversation, stops):
+            detail = (
+                f"the template closes {{% generation %}} before {ends[0]}: with assistant_only_loss=True it isn't learned"
+            )
+            tally.add("no-end-token", line, detail, "warning")
         elif tokenizer.pad_token in ends:
             tally.add("end-is-padding", line, f"{tokenizer.pad_token} both ends answers and fills up batches")
+
+
+def _end_is_learned(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, stops: list[str]) -> bool:
+    """Whether TRL's assistant_only_loss, which goes by the template's {% generation %}, would learn a token that ends."""
+    if not re.search(r"{%-?\s*generation", str(tokenizer.chat_template)):
+        return True
+    options = {"tools": conversation.tools or None, "return_dict": True, "return_assistant_tokens_mask": True}
+    tokens = tokenizer.apply_chat_template(conversation.messages, **options)
+    learned = [id for id, mask in zip(tokens["input_ids"], tokens["assistant_masks"]) if mask]
+    return bool(set(stops) & set(tokenizer.convert_ids_to_tokens(learned)))
 
 
 def _tool_names(messages: list[dict[str, Any]], tools: list[Any] | None) -> list[str]:

@@ -140,6 +140,10 @@ def planted(rows, index, **changes):
 
 THINK_TAGS = "<think>\n\n</think>\n\n"
 BOS = ("{{- bos_token }}", "{{- bos_token + bos_token }}")
+GENERATION = (
+    "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}",
+    "{{ '<|im_start|>' + m.role + '\\n' }}{% generation %}{{ m.content }}{% endgeneration %}{{ '<|im_end|>\\n' }}",
+)
 NO_SYSTEM = "{{ '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}"
 EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 16, "model_type": "gpt_oss"}
 LONG = [{"role": "user", "content": "Where is my parcel? " * 120}, {"role": "assistant", "content": "On its way."}]
@@ -165,6 +169,8 @@ FAULTS = [
     ("nothing-to-learn", "error", "llama", {}, chats(20) + chats(1, content=""), {}),
     ("no-end-token", "error", "mistral", {"edit": ("m.content | trim + eos_token", "m.content | trim")}, chats(), {}),
     ("no-end-token", "warning", "qwen2.5", {"eos": "<|endoftext|>", "stops": ["<|endoftext|>"]}, chats(), {}),
+    ("no-end-token", "warning", "smollm2", {"edit": GENERATION}, chats(), {}),
+    ("loss-on-prompts", "note", "llama", {}, chats(), {}),
     ("end-is-padding", "note", "qwen2.5", {"pad": "<|im_end|>"}, chats(), {}),
     ("prefix-broken", "error", "qwen2.5", {"edit": ("assistant\\n' }}", "assistant\\n<think>\\n' }}")}, chats(), {}),
     ("prefix-broken", "warning", "phi", {"edit": ("|>\\n'", "|> '")}, chats(content="order sent."), {}),
@@ -218,6 +224,18 @@ def test_a_finding_counts_the_rows_and_shows_where_one_is(tmp_path):
     found = preflight.check(file, make_model(tmp_path / "model", "llama"))
     cut = next(finding for finding in found.findings if finding.code == "answer-cut")
     assert "rows.jsonl, line 18" in cut.where and "2 of 200" in cut.what and str(found.longest) in cut.do
+    assert cut.lines == [18, 41]
+
+
+def test_a_fault_of_the_template_is_looked_for_in_the_template(tmp_path):
+    """What a stranger stumbled over: where it is, what to do, and on which of two files."""
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats()))
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats(9)))
+    model = make_model(tmp_path / "model", "mistral", edit=("m.content | trim + eos_token", "m.content | trim"))
+    found = preflight.check(tmp_path / "train.jsonl", model, evaluation=tmp_path / "held.jsonl")
+    end, leak = (next(f for f in found.findings if f.code == code) for code in ("no-end-token", "evaluation-in-training"))
+    assert end.where.startswith("chat template") and "tokenizer.eos_token" not in end.do and len(end.lines) == 200
+    assert str(tmp_path / "held.jsonl") in leak.do and leak.lines == list(range(1, 10))
 
 
 def test_an_evaluation_may_have_no_answers_and_must_have_rows(tmp_path):
@@ -259,7 +277,7 @@ def test_the_command_line(tmp_path, capsys):
     assert cli.main(["preflight", str(file), "--model", model, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] and document["rows"] == 200 and document["findings"]
-    assert set(document["findings"][0]) == {"code", "level", "where", "what", "do"}
+    assert set(document["findings"][0]) == {"code", "level", "where", "what", "do", "lines"}
     assert cli.main(["preflight", str(file), "--model", model, "--max-length", "75", "--eval", str(file)]) == 1
     printed = capsys.readouterr().out
     assert printed.index("error   answer-cut") < printed.index("note    learning-rate")
