@@ -13,6 +13,7 @@ drawn at random, as a desk's past replies would be. From there
     DPO                 trains on the pairs
     DPO + SFT           adds SFT's loss on the preferred reply, with weight 1
     ORPO                trains on the pairs as well, from the model that has imitated nothing: one stage instead of two
+    SFT, one stage      its control: the preferred replies, from the same model
 
 with the same pairs, adapter, batch and number of epochs, each at the rate of its sweep that keeps most rules on the 40
 validation messages (seed 0). The measure was fixed before training: the share of the 100 test messages whose greedy answer
@@ -45,7 +46,8 @@ RATES = {
     "SFT, kept rules": (2e-4,),
     "DPO": (1e-5, 2e-5, 5e-5, 1e-4),
     "DPO + SFT": (1e-4, 2e-4),
-    "ORPO": (2e-4, 4e-4),
+    "ORPO": (2e-4, 4e-4, 8e-4),
+    "SFT, one stage": (2e-4, 4e-4),
 }
 FOLDER = Path(__file__).parent / "answers"
 
@@ -93,7 +95,7 @@ def trained(method: str, rate: float | None, seed: int) -> dict:
     if not (start_folder(seed) / "config.json").exists():
         start(seed)
     objective = "SFT" if method.startswith("SFT") else {"DPO + SFT": "DPO + SFT, weight 1"}.get(method, method)
-    begin = MODEL if method == "ORPO" else str(start_folder(seed))
+    begin = MODEL if method in ("ORPO", "SFT, one stage") else str(start_folder(seed))
     model, tokenizer, learned = learn(begin, objective, rows, rate or best_rate(method), seed)
     validation = answered(model, tokenizer, "validation")
     return learned | answered(model, tokenizer, "test") | {"validation": validation["right"]}
@@ -129,7 +131,7 @@ def jobs() -> dict[str, Callable[[], dict]]:
                 partial(trained, method, None, seed) if seed else partial(best_of_sweep, method)
             )
     for method in ("DPO", "DPO + SFT", "ORPO"):
-        for rival in ("SFT", "SFT, kept rules"):
+        for rival in ("SFT", "SFT, kept rules", "SFT, one stage"):
             table[f"{method} − {rival}"] = partial(paired_difference, NAME, method, rival, "all rules", SEEDS)
     return table | {"before": before}
 
