@@ -93,6 +93,13 @@ RECURRING = 3  # rows from which a masked text may be shown in the report: what 
 HTML_TAG = re.compile(
     r"</?(?:p|div|br|span|table|td|tr|ul|ol|li|a|b|i|em|strong|h[1-6]|img|font|html|body)\b[^<>]*>|&nbsp;", re.I
 )
+# A mail program's line above the mail that is replied to, or two lines that begin with ">"; ">>>" is Python's.
+QUOTED_MAIL = re.compile(
+    r"^(?:On|Am|Le|El|Il|Op) [^\n]{0,80}\d[^\n]{0,80}(?:wrote|schrieb|a écrit|escribió|ha scritto|schreef)[^\n]{0,80}:\s*$|"
+    r"^-{2,} ?(?:Original Message|Forwarded message|Ursprüngliche Nachricht|Message d'origine|Mensaje original|"
+    r"Messaggio originale|Oorspronkelijk bericht) ?-{2,}|^>(?!>>)[^\n]*\n>(?!>>)",
+    re.IGNORECASE | re.MULTILINE,
+)
 MAX_FIX_ROUNDS = 4
 VALIDATION_SHARE = 0.1  # of the rows
 ENOUGH = 0.5  # share of the lines; if fewer are left, the command's exit status says so
@@ -545,10 +552,14 @@ def _read(result: Prepared) -> None:
 
 
 def _remark(result: Prepared) -> None:
-    """Note what no step changes and somebody may want to: HTML, and spellings of one label."""
-    views = (formats.as_chat(row) for row in result.rows)
+    """Note what no step changes and somebody may want to: HTML, quoted mails, and spellings of one label."""
+    views = [formats.as_chat(row) for row in result.rows]
     if tagged := sum(bool(HTML_TAG.search(f"{formats.prompt_of(v)}\n{formats.answer_of(v)}")) for v in views):
         result.notes.append(f"the texts have HTML, which is left as it is; rows: {tagged:,}")
+    if quoting := sum(bool(QUOTED_MAIL.search(formats.prompt_of(view))) for view in views):
+        result.notes.append(
+            f"prompts quote earlier mails, which are left in them and count as their text; rows: {quoting:,}"
+        )
     spellings: dict[str, dict[str, None]] = {}
     for strata in result.strata:
         if isinstance(label := strata.get("label"), str):

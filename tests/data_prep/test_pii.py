@@ -1,6 +1,8 @@
 """Personal data: found, and gone from everything that is written."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from data_prep.test_similarity import chat
@@ -82,6 +84,14 @@ FOUND = [
 @pytest.mark.parametrize(("kind", "text", "value"), FOUND, ids=[f"{k} {v[:20]}" for k, _, v in FOUND])
 def test_found(kind, text, value):
     assert (kind, value) in {(entity.kind, entity.text) for entity in find(text)}, find(text)
+
+
+LANGUAGES = Path(__file__).with_name("languages.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(("text", "pii"), [json.loads(line).values() for line in LANGUAGES])
+def test_found_and_nothing_else_in_five_languages_and_in_commands(text, pii):
+    assert [[entity.kind, entity.text] for entity in find(text)] == pii
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,24 @@ def test_rows_that_become_the_same_without_personal_data_are_copies(tmp_path):
     assert len(done.rows) == len(done.lines) == len(done.owners) == 61
 
 
+QUOTED = [
+    "Still broken.\n\nOn Mon, 3 Mar 2025 at 10:00, Ana Berg <ana@example.org> wrote:\n> Dear customer",
+    "Danke!\nAm 3. März 2025 um 10:00 schrieb Service <hilfe@example.org>:\nSehr geehrte Frau Berg",
+    "See below.\n-----Original Message-----\nFrom: Ana",
+    "Siehe unten\n-----Ursprüngliche Nachricht-----\nVon: Ana",
+    "Yes, that one.\n> the red kettle\n> or the blue one?",
+]
+NOT_QUOTED = ["On Monday she wrote: it broke.", "> is a sign, and 3 > 2", ">>> import os\n>>> os.getcwd()", "a\n--- b ---"]
+
+
+def test_the_result_tells_of_quoted_mails(tmp_path):
+    """A reply that quotes the mail before it teaches the answer to a question that is not the customer's."""
+    made = rows(20) + [chat(text, "We see to it.") for text in (*QUOTED, *NOT_QUOTED)]
+    notes = prepare(write(tmp_path, made), steps=["validate"]).notes
+    assert [note for note in notes if "quote" in note and note.endswith(f"rows: {len(QUOTED)}")], notes
+    assert not any("quote" in note for note in prepare(write(tmp_path, rows(20)), steps=["validate"]).notes)
+
+
 def test_the_result_tells_of_html_and_of_spellings_of_labels(tmp_path):
     lines = [{**row, "label": " Desk" if n % 2 else "desk"} for n, row in enumerate(rows(12))]
     lines[3]["messages"][1]["content"] = "<p>The lamp&nbsp;flickers<br>" + lines[3]["messages"][1]["content"]
