@@ -9,9 +9,8 @@ from typing import Any
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.findings import ERROR, Finding
-from course_utils.data_prep.message_rules import END, MESSAGE_KEYS
 from course_utils.data_prep.reading import CONTROL, INVISIBLE
-from course_utils.data_prep.rules import CHAT_KEYS, PREFERENCE_KEYS
+from course_utils.data_prep.rules import CHAT_KEYS, END, MESSAGE_KEYS, PREFERENCE_KEYS
 from course_utils.data_prep.variants import messages_of, variants
 from course_utils.errors import CourseError
 

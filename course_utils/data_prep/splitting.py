@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.opening import json_or_none
+from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import Groups, normalise, shared_form, similar_pairs, without_form
 from course_utils.errors import CourseError
 
@@ -226,7 +226,7 @@ def _unlike(strata: Mapping[str, Sequence], held_out: set[int], rows: int, share
             notes.append(f"{len(missing):,} of {len(counts):,} values of {name} have no row in validation: {few}{more}")
         trained = counts - held
         shares = {v: (trained[v] / max(1, trained.total()), held[v] / max(1, held.total())) for v in counts}
-        apart = max(UNLIKE, 1 / max(1, held.total()))  # a row more or less is no difference
+        apart = max(UNLIKE, 2 / max(1, held.total()))  # two rows more or less are chance
         unlike = sorted((v for v, (a, b) in shares.items() if abs(a - b) > apart), key=lambda v: -counts[v])
         if unlike and held and name not in ("template", "instruction"):
             few = ", ".join(f"{str(v)[:40]} {shares[v][0]:.0%} and {shares[v][1]:.0%}" for v in unlike[:3])

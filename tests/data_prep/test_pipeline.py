@@ -137,17 +137,6 @@ def test_files(export, tmp_path):
     assert all(r["reason"] for r in rejects)
 
 
-def test_dropped_lines_can_be_kept_apart_from_what_is_handed_on(export, tmp_path):
-    """Rejects are texts as they came, with names and numbers of people."""
-    out, private = tmp_path / "out", tmp_path / "private"
-    written = prepare(export).write(out, private=private)
-    assert set(os.listdir(out)) == {*PREPARED} - {"rejects.jsonl"}
-    assert os.listdir(private) == ["rejects.jsonl"] and private / "rejects.jsonl" in written
-    with pytest.raises(CourseError, match=r"rejects\.jsonl exists already"):
-        prepare(export).write(tmp_path / "another", private=private)
-    assert not (tmp_path / "another").exists()
-
-
 def test_a_product_with_a_persons_name_is_told_of_and_can_be_allowed(tmp_path):
     """A car called Zoe became Sara in message and label, and nothing said so."""
     rows = [

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.pii.addresses import find_addresses
 from course_utils.data_prep.pii.credentials import find_secrets
 from course_utils.data_prep.pii.names import find_names
+from course_utils.data_prep.reading import json_or_none
 from course_utils.errors import CourseError
 
 PII_KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE", "SECRET")
