@@ -27,24 +27,6 @@ from presidio_analyzer.predefined_recognizers import (
 
 from course_utils.data_prep.similarity import WITHOUT_SPACES
 
-# Presidio's entity, or one in its style → ours.
-ENTITIES = {
-    "PHONE_NUMBER": "PHONE",
-    "EMAIL_ADDRESS": "EMAIL",
-    "CREDIT_CARD": "CARD",
-    "IBAN_CODE": "IBAN",
-    "IP_ADDRESS": "IP",
-    "DATE_OF_BIRTH": "BIRTH_DATE",
-    "US_SSN": "NATIONAL_ID",
-    "UK_NINO": "NATIONAL_ID",
-    "DE_TAX_ID": "NATIONAL_ID",
-    "ES_NIF": "NATIONAL_ID",
-    "IT_FISCAL_CODE": "NATIONAL_ID",
-    "PL_PESEL": "NATIONAL_ID",
-    "NL_BSN": "NATIONAL_ID",
-    "FR_NIR": "NATIONAL_ID",
-    "CN_RIC": "NATIONAL_ID",
-}
 REGIONS = tuple("US GB IE DE FR ES IT NL BE PL AT CH PT SE GR TR IN NG KE EG UA VN BR AU ZA".split())
 EAST_ASIAN_REGIONS = ("CN", "TW", "HK", "JP", "KR", "TH")  # only within text of these countries
 CHINESE_MOBILE = re.compile(r"1[3-9]\d{9}")  # written without separators
@@ -378,7 +360,7 @@ PARCEL = re.compile(
 def in_context(text: str, entity: str, start: int, end: int, score: float) -> float:
     """Return a finder's score, adjusted by the words before the match: Presidio does this with lemmas from spaCy."""
     before, value = text[max(0, start - 70) : start], text[start:end]
-    if entity == "CREDIT_CARD":
+    if entity == "CARD":
         # One number in ten passes Luhn's check by chance, so the issuer and the length must fit; Maestro has nearly any length.
         digits = re.sub(r"\D", "", value)
         near = before[-40:] + " " + text[end : end + 20]
@@ -391,7 +373,7 @@ def in_context(text: str, entity: str, start: int, end: int, score: float) -> fl
             return 0.0
         if re.search(r"\d[.,]$", before) or is_calculated(text, start, end):
             return 0.0
-    elif entity == "IP_ADDRESS":
+    elif entity == "IP":
         if not identifies(value) or re.search(r"\bip[46]:$", before):
             return 0.0
         if VERSION.search(before) and not re.search(r"\bip\b", before, re.IGNORECASE):
@@ -420,27 +402,27 @@ LETTERED = re.compile(r"[A-Za-z]{2}[\W_]?\d{2}")
 
 @functools.cache
 def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
-    """Return (entity, cheap pattern, finder) for all kinds of numbers.
+    """Return (kind or name of a national id, cheap pattern, finder) for all kinds of numbers.
 
     Where the pattern does not match, the finder can find nothing.
     """
     return (
-        ("CREDIT_CARD", LONG_NUMBER_ANYHOW, find_cards),
-        ("IBAN_CODE", LETTERED, find_ibans),
-        ("IP_ADDRESS", re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]"), _of_presidio(IpRecognizer())),
+        ("CARD", LONG_NUMBER_ANYHOW, find_cards),
+        ("IBAN", LETTERED, find_ibans),
+        ("IP", re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]"), _of_presidio(IpRecognizer())),
         ("US_SSN", LONG_NUMBER, _of_presidio(UsSsnRecognizer())),
         ("UK_NINO", LETTERED, _of_presidio(UkNinoRecognizer())),
         ("DE_TAX_ID", LONG_NUMBER, find_german_tax_ids),
         ("ES_NIF", re.compile(r"\d{7}-?[A-Za-z]"), _of_presidio(EsNifRecognizer())),
         ("IT_FISCAL_CODE", re.compile(r"[A-Za-z]{6}\w{2}[A-Za-z]"), _of_presidio(ItFiscalCodeRecognizer())),
         ("PL_PESEL", re.compile(r"\d{11}"), _of_presidio(PlPeselRecognizer())),
-        ("EMAIL_ADDRESS", re.compile("@"), find_emails),
+        ("EMAIL", re.compile("@"), find_emails),
         ("NL_BSN", LONG_NUMBER, checked(
             r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False)),
         ("FR_NIR", LONG_NUMBER, checked(
             r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir",
             "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True)),
         ("CN_RIC", LONG_NUMBER, checked(r"(?<!\w)\d{17}[\dXx](?!\w)", "cn.ric", "id", True)),
-        ("DATE_OF_BIRTH", DIGIT, find_birth_dates),
-        ("PHONE_NUMBER", re.compile(r"\d(?:[^\w,;]{0,3}\d){6,}"), find_phones),
+        ("BIRTH_DATE", DIGIT, find_birth_dates),
+        ("PHONE", re.compile(r"\d(?:[^\w,;]{0,3}\d){6,}"), find_phones),
     )  # fmt: skip

@@ -133,7 +133,7 @@ def _find(text: str, preceding: str) -> list[Entity]:
         whole = context + text
         separated = recognizers.separated(whole)
         for entity, gate, finder in recognizers.finders():
-            kind = recognizers.ENTITIES[entity]
+            kind = entity if entity in PII_KINDS else "NATIONAL_ID"
             if not gate.search(text):
                 continue
             # An e-mail address may have such letters itself, and words before a number tell whether it is a phone's.
