@@ -11,7 +11,6 @@ from support import cpu_of
 from course_utils.data_prep.pii import PII_KINDS, Redactor, find
 from course_utils.errors import CourseError
 
-
 # Invented texts, and what is personal in them: of each kind, in several languages, and what only looks like it.
 MARKED = [json.loads(line) for line in Path(__file__).with_name("pii.jsonl").read_text(encoding="utf-8").splitlines()]
 

@@ -82,7 +82,7 @@ OTHER_NUMBER_WORDS = re.compile(
     r"postcode|zip|room|gate|pin|code|id|amount|price|total|eur|usd|gbp|card|visa|mastercard|amex|iban|sort|routing|pesel|bsn|ssn|nir|dni|tax|vat|insurance|security|nhs|"
     r"(?:kunden|bestell|rechnungs|auftrags|sendungs|vertrags|serien|artikel|klant|order|factuur|bestel|pakket)nummer|bestellung|rechnung|auftrag|sendung|vertrag|commande|facture|"
     r"colis|client|contrat|suivi|série|pedido|factura|cliente|contrato|envío|seguimiento|serie|ordine|fattura|spedizione|contratto|bestelling|factuur)"
-    r"(?:\.|:|#| no\.?:?| nr\.?:?| number| num| code| is| was| nummer| num[eé]ro| número| ist| lautet| est| es| è|,)*[ :#]*(?:[a-z]{1,3}[- ]?)?$",
+    r"(?:\.|:|#| no\.?:?| nr\.?:?| number| num| code| is| was| nummer| num[eé]ro| número| n[°º]| n\.º| ist| lautet| est| es| è|,)*[ :#]*(?:[a-z]{1,3}[- ]?)?$",
     re.IGNORECASE,
 )
 WEAK_CALL = re.compile(r"(?:number|nummer|num[eé]ro|número|line|contact|reach|answer|t|p|m)\b", re.IGNORECASE)
@@ -269,7 +269,7 @@ def find_ibans(text: str) -> Iterator[Span]:
 
 # Somebody's account on a computer, as commands name it: options, their arguments and paths may stand before it.
 ACCOUNT_AFTER = re.compile(
-    r"(?:^|[\s`$\"'(|;&])(?:ssh|scp|sftp|rsync|mosh|sshfs|ssh-copy-id)(?: +(?:-{1,2}\w[\w-]*(?: +[\w~./:=@-]*[\d~./=][\w~./:=@-]*)?|[\w~.*-]*/[\w~./*-]*|\w+\.\w+))*+ +[\"']?$"
+    r"(?:^|[\s`$\"'(|;&])(?:ssh|scp|sftp|rsync|mosh|sshfs|ssh-copy-id)(?: +(?:-{1,2}\w[\w-]*(?:=\S+)?(?: +[\w~./:=@-]*[\d~./=][\w~./:=@-]*)?|[\w~.*-]*/[\w~./*-]*|\w+\.\w+))*+ +[\"']?$"
 )
 PATH_AFTER = re.compile(r":(?:[~/]|[\w.-]+/)")
 NOT_MAIL = re.compile(r"(?:git|hg|svn)@.*|.*\.(?:service|socket|timer|mount)", re.IGNORECASE)
