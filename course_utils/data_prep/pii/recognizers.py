@@ -200,11 +200,14 @@ def is_calculated(text: str, start: int, end: int) -> bool:
 
 
 def identifies(ip: str) -> bool:
-    """Return whether an internet address may belong to somebody, unlike a netmask, a loopback or a public name server."""
+    """Return whether an internet address may belong to somebody, unlike a network, a loopback or a public name server."""
     try:
         address = ipaddress.ip_address(ip.partition("/")[0])
+        network = ipaddress.ip_interface(ip).network
     except ValueError:
         return True
+    if network.num_addresses > 1 and address == network.network_address:
+        return False
     return not (address.is_loopback or address.is_unspecified or str(address) in NOBODYS_IPS or ip.startswith("255."))
 
 
@@ -275,6 +278,12 @@ PATH_AFTER = re.compile(r":(?:[~/]|[\w.-]+/)")
 NOT_MAIL = re.compile(r"(?:git|hg|svn)@.*|.*\.(?:service|socket|timer|mount)", re.IGNORECASE)
 
 
+# Quotes, brackets and an option's or a field's name, which could be part of an address and hardly ever are.
+BEFORE_MAIL = re.compile(
+    r"(?:-{1,2}[a-zA-Z][\w-]*=|(?:e?mail|user|author|to|from|login|address|username)=)?(?:[^\w+](?=.))*", re.IGNORECASE
+)
+
+
 def find_emails(text: str) -> Iterator[Span]:
     """Yield the e-mail addresses, with any ending, and without the words that Chinese writes around them without a space.
 
@@ -292,9 +301,11 @@ def find_emails(text: str) -> Iterator[Span]:
             end -= len(domain) - attached.start()
             domain = domain[: attached.start()]
         labels = domain.split(".")
-        # "devcontainers/ci@v0.2" is a version; "root@10.0.0.7" has a number as its domain.
-        if labels[-1].isdigit() and not all(label.isdigit() for label in labels):
+        # "devcontainers/ci@v0.2" and "types/node@20.1.0" are versions; "root@10.0.0.7" has a number as its domain.
+        if labels[-1].isdigit() and not (len(labels) == 4 and all(label.isdigit() for label in labels)):
             continue
+        skipped = BEFORE_MAIL.match(local).end()  # type: ignore[union-attr]  # it matches always
+        start, local = start + skipped, local[skipped:]
         line = text[text.rfind("\n", 0, start) + 1 : start][-120:]
         if NOT_MAIL.fullmatch(text, start, end) or PATH_AFTER.match(text, end) or ACCOUNT_AFTER.search(line):
             continue
