@@ -397,18 +397,21 @@ class Prepared:
                 yield line.getvalue()
 
 
-def prepare(path: str | Path, kind: str = "chat", **settings: Any) -> Prepared:
+def prepare(path: str | Path, kind: str = "chat", settings: Preparation | None = None, **fields: Any) -> Prepared:
     """Clean an export step by step, and give a reason for everything that is dropped, changed or flagged.
 
     Args:
         path: a JSONL, JSON, CSV or Parquet file.
         kind: the kind of its rows, one of `validation.ROW_KINDS`.
-        settings: further fields of `Preparation`.
+        settings: all settings, instead of `kind` and fields.
+        fields: further fields of `Preparation`.
 
     Raises:
         CourseError: the file cannot be read, a step, code or mode is unknown, or nothing is left.
     """
-    result = Prepared(str(path), Preparation(kind, **settings))
+    if settings and fields:
+        raise CourseError(f"{', '.join(fields)}: put them into settings, or leave settings out")
+    result = Prepared(str(path), settings or Preparation(kind, **fields))
     steps = result.settings.steps
     _timed(result, "validate", _read)
     _remark(result)

@@ -12,7 +12,7 @@ from data_prep import malformed
 from data_prep.test_similarity import chat
 
 from course_utils import cli, costs, data_report
-from course_utils.data_prep import prepare, validation
+from course_utils.data_prep import Preparation, prepare, validation
 from course_utils.data_prep.pipeline import PREPARED, STEPS, rows_of
 from course_utils.errors import CourseError
 
@@ -123,6 +123,14 @@ def test_every_step_can_be_left_out(export, left_out):
 
 def test_the_same_twice(export):
     assert prepare(export) == prepare(export)
+
+
+def test_settings_may_be_made_once_for_several_files(export):
+    settings = Preparation(steps=("validate", "quality"), drop=["refusal"])
+    one, other = prepare(export, settings=settings), prepare(export, steps=("validate", "quality"), drop=["refusal"])
+    assert one == other and one.settings is settings
+    with pytest.raises(CourseError, match="settings"):
+        prepare(export, settings=settings, drop=["stub"])
 
 
 def test_files(export, tmp_path):
