@@ -351,7 +351,7 @@ def _standard_input(folder: Path) -> Path:
 
 def _as_utf8(path: Path, encoding: str, folder: Path) -> Path:
     """A copy of a file in UTF-8, which the steps read instead."""
-    from course_utils.data_prep.opening import open_bytes
+    from course_utils.data_prep.reading import open_bytes
 
     copy = folder / "utf-8" / path.name.removesuffix(".gz")
     copy.parent.mkdir()

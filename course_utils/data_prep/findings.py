@@ -58,14 +58,7 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as plain values that can be written as JSON."""
-        return {
-            "line": self.line,
-            "field": self.field,
-            "code": self.code,
-            "severity": self.severity,
-            "message": self.message,
-            "fix": self.fix,
-        }
+        return {name: getattr(self, name) for name in ("line", "field", "code", "severity", "message", "fix")}
 
 
 def shorten(value: object, limit: int = 60) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.findings import ERROR, Finding
-from course_utils.data_prep.message_rules import END, MESSAGE_KEYS
 from course_utils.data_prep.reading import CONTROL, INVISIBLE
-from course_utils.data_prep.rules import CHAT_KEYS, PREFERENCE_KEYS
+from course_utils.data_prep.rules import CHAT_KEYS, END, MESSAGE_KEYS, PREFERENCE_KEYS
 from course_utils.data_prep.variants import messages_of, variants
 from course_utils.errors import CourseError
 
@@ -65,15 +64,8 @@ def fix(row: object, findings: list[Finding], kind: str = "chat", target: str = 
     return row, fixed_codes + [code for code in codes if code in GONE_WHEN_REWRITTEN]
 
 
-def _strip_controls(row: dict) -> dict:
-    return _map_strings(row, lambda text: CONTROL.sub("", text))
-
-
-def _strip_invisible(row: dict) -> dict:
-    return _map_strings(
-        row,
-        lambda text: INVISIBLE.sub(lambda m: "" if m.group() in REMOVABLE or m.group() < "\xa0" else m.group(), text),
-    )
+def _without_invisible(text: str) -> str:
+    return INVISIBLE.sub(lambda m: "" if m.group() in REMOVABLE or m.group() < "\xa0" else m.group(), text)
 
 
 def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
@@ -126,8 +118,8 @@ def _write_arguments(row: dict) -> dict:
 
 
 FIXES: dict[str, Callable[[dict], dict]] = {
-    "control_character": _strip_controls,
-    "invisible_character": _strip_invisible,
+    "control_character": lambda row: _map_strings(row, lambda text: CONTROL.sub("", text)),
+    "invisible_character": lambda row: _map_strings(row, _without_invisible),
     "extra_key": _drop_extra,
     "weight_role": _drop_weights,
     "end_token": _strip_ends,

@@ -21,11 +21,12 @@ import copy
 import json
 from collections.abc import Callable
 
-from course_utils.data_prep.opening import json_or_none
+from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.variants import (
     best_path,
     label_of,
     message_of_turn,
+    shared_beginning,
     turns_of_alpaca,
     turns_of_sharegpt,
     variants,
@@ -95,15 +96,10 @@ def is_foreign(row: dict) -> bool:
     """
     if _is_labelled_chat(row):
         return True
-    foreign_fields = {"conversations", "conversation", "instruction", "kto_tag"} & {
-        k for k, v in row.items() if v is not None
-    }
-    sides = [row.get("chosen"), row.get("rejected")]
-    return (
-        bool(foreign_fields)
-        or any(isinstance(s, dict) for s in sides)
-        or (isinstance(row.get("prompt"), str) and _lists(sides))
-    )
+    if any(row.get(key) is not None for key in ("conversations", "conversation", "instruction", "kto_tag")):
+        return True
+    sides = {type(row.get("chosen")), type(row.get("rejected"))}
+    return dict in sides or (isinstance(row.get("prompt"), str) and sides == {list})
 
 
 def _is_labelled_chat(row: dict) -> bool:
@@ -116,10 +112,6 @@ def _is_labelled_chat(row: dict) -> bool:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("[{"))
-
-
-def _lists(values: list) -> bool:
-    return all(isinstance(value, list) for value in values)
 
 
 def convert(row: dict, to: str) -> dict:
@@ -237,17 +229,7 @@ def _joined(row: dict, includes: Callable[[str], bool]) -> str:
 
 
 def _to_messages(row: dict, shape: str) -> dict:
-    if shape == "messages":
-        return copy.deepcopy(row)
-    if shape == "sharegpt":
-        messages = turns_of_sharegpt(row, SHAREGPT_ROLES)
-    elif shape == "alpaca":
-        messages = [*turns_of_alpaca(row), {"role": "assistant", "content": row["output"]}]
-    elif shape == "oasst":
-        messages = best_path(row)
-    else:
-        messages = [*_as_messages(row["prompt"], "user"), *_as_messages(row["completion"], "assistant")]
-    return {"messages": messages, **copy.deepcopy({k: v for k, v in row.items() if k not in FIELDS[shape]})}
+    return {"messages": MESSAGES_OF[shape](row), **copy.deepcopy({k: v for k, v in row.items() if k not in FIELDS[shape]})}
 
 
 def _from_foreign(row: dict) -> dict:
@@ -276,14 +258,6 @@ def _from_foreign(row: dict) -> dict:
     return {**{k: v for k, v in row.items() if k not in used_fields}, **pair}
 
 
-def shared_beginning(one: list, other: list) -> int:
-    """Return how many messages two conversations have in common at their beginning."""
-    count = 0
-    while count < min(len(one), len(other)) and one[count] == other[count]:
-        count += 1
-    return count
-
-
 def _to_kto(row: dict) -> dict:
     """Prompt, completion and label from LLaMA-Factory's tagged or labelled conversations."""
     row = copy.deepcopy(row)
@@ -292,12 +266,8 @@ def _to_kto(row: dict) -> dict:
         raise CourseError("kto_tag must be true or false")
     if "prompt" in row and "completion" in row:
         return {**row, "label": label}
-    for key in ("conversations", "conversation"):
-        if isinstance(row.get(key), list):
-            shape = "sharegpt"
-            break
-    else:
-        shape = "messages" if "messages" in row else "alpaca"
+    shared = any(isinstance(row.get(key), list) for key in ("conversations", "conversation"))
+    shape = "sharegpt" if shared else "messages" if "messages" in row else "alpaca"
     return {**_to_completion(_to_messages(row, shape)), "label": label}
 
 
@@ -307,6 +277,16 @@ def _as_messages(part: object, role: str) -> list[dict]:
     if isinstance(part, list):
         return copy.deepcopy(part)
     raise CourseError(f"the {role}'s part must be text or a list of messages")
+
+
+# Shape of a conversation → its messages.
+MESSAGES_OF: dict[str, Callable[[dict], list[dict]]] = {
+    "messages": lambda row: copy.deepcopy(row["messages"]),
+    "sharegpt": lambda row: turns_of_sharegpt(row, SHAREGPT_ROLES),
+    "alpaca": lambda row: [*turns_of_alpaca(row), {"role": "assistant", "content": row["output"]}],
+    "oasst": best_path,
+    "prompt_completion": lambda row: [*_as_messages(row["prompt"], "user"), *_as_messages(row["completion"], "assistant")],
+}
 
 
 def _to_completion(chat: dict) -> dict:

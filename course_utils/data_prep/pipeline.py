@@ -34,9 +34,9 @@ from course_utils.data_prep.deduplication import (
 from course_utils.data_prep.findings import ERROR, Finding
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
-from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.pii import Redactor
 from course_utils.data_prep.pii.redaction import Redacted, not_looked_for
+from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import in_processes
 from course_utils.data_prep.splitting import Hit, contamination, split
 from course_utils.errors import CourseError
@@ -92,6 +92,13 @@ REDACTION_SAMPLES = 20  # redactions of each kind that the report shows
 RECURRING = 3  # rows from which a masked text may be shown in the report: what recurs is rarely one person's
 HTML_TAG = re.compile(
     r"</?(?:p|div|br|span|table|td|tr|ul|ol|li|a|b|i|em|strong|h[1-6]|img|font|html|body)\b[^<>]*>|&nbsp;", re.I
+)
+# A mail program's line above the mail that is replied to, or two lines that begin with ">"; ">>>" is Python's.
+QUOTED_MAIL = re.compile(
+    r"^(?:On|Am|Le|El|Il|Op) [^\n]{0,80}\d[^\n]{0,80}(?:wrote|schrieb|a écrit|escribió|ha scritto|schreef)[^\n]{0,80}:\s*$|"
+    r"^-{2,} ?(?:Original Message|Forwarded message|Ursprüngliche Nachricht|Message d'origine|Mensaje original|"
+    r"Messaggio originale|Oorspronkelijk bericht) ?-{2,}|^>(?!>>)[^\n]*\n>(?!>>)",
+    re.IGNORECASE | re.MULTILINE,
 )
 MAX_FIX_ROUNDS = 4
 VALIDATION_SHARE = 0.1  # of the rows
@@ -345,14 +352,13 @@ class Prepared:
         lines.append(f"  split: {len(self.train):,} for training, {len(self.validation):,} for validation")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
-    def write(self, folder: str | Path, overwrite: bool = False, private: str | Path | None = None) -> list[Path]:
+    def write(self, folder: str | Path, overwrite: bool = False) -> list[Path]:
         """Write the files in `PREPARED`; each completely or not at all, and no validation.jsonl without rows.
 
         Args:
-            folder: where to write; created if it does not exist.
+            folder: where to write; created if it does not exist. rejects.jsonl has the dropped lines as they came, personal
+                data included, so that the folder must not be handed on as it is.
             overwrite: whether to replace existing files of these names; the export itself is never replaced.
-            private: another folder for rejects.jsonl, which has the dropped lines as they came, personal data included; None
-                writes it beside the others, and then the folder must not be handed on as it is.
 
         Returns:
             The paths of the files.
@@ -361,9 +367,7 @@ class Prepared:
             CourseError: the folder cannot be written, or a file exists already.
         """
         folder = Path(folder)
-        folders = dict.fromkeys(PREPARED, folder) | {"rejects.jsonl": folder if private is None else Path(private)}
-        for name, place in folders.items():
-            may_write(place, [name], self.path, overwrite)
+        may_write(folder, PREPARED, self.path, overwrite)
         files = {
             "train.jsonl": (formats.dumps(self.rows[i]) for i in self.train),
             "validation.jsonl": (formats.dumps(self.rows[i]) for i in self.validation),
@@ -375,12 +379,11 @@ class Prepared:
             "lines.csv": self._origins(),
         }
         try:
-            for place in folders.values():
-                place.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             if not self.validation:  # `datasets` can't read an empty file; one of an earlier run would not belong here
                 del files["validation.jsonl"]
                 (folder / "validation.jsonl").unlink(missing_ok=True)
-            return [write_lines(folders[name] / name, lines) for name, lines in files.items()]
+            return [write_lines(folder / name, lines) for name, lines in files.items()]
         except OSError as error:
             raise CourseError(f"cannot write to {folder}: {error.strerror or error}") from error
 
@@ -394,18 +397,21 @@ class Prepared:
                 yield line.getvalue()
 
 
-def prepare(path: str | Path, kind: str = "chat", **settings: Any) -> Prepared:
+def prepare(path: str | Path, kind: str = "chat", settings: Preparation | None = None, **fields: Any) -> Prepared:
     """Clean an export step by step, and give a reason for everything that is dropped, changed or flagged.
 
     Args:
         path: a JSONL, JSON, CSV or Parquet file.
         kind: the kind of its rows, one of `validation.ROW_KINDS`.
-        settings: further fields of `Preparation`.
+        settings: all settings, instead of `kind` and fields.
+        fields: further fields of `Preparation`.
 
     Raises:
         CourseError: the file cannot be read, a step, code or mode is unknown, or nothing is left.
     """
-    result = Prepared(str(path), Preparation(kind, **settings))
+    if settings and fields:
+        raise CourseError(f"{', '.join(fields)}: put them into settings, or leave settings out")
+    result = Prepared(str(path), settings or Preparation(kind, **fields))
     steps = result.settings.steps
     _timed(result, "validate", _read)
     _remark(result)
@@ -545,10 +551,14 @@ def _read(result: Prepared) -> None:
 
 
 def _remark(result: Prepared) -> None:
-    """Note what no step changes and somebody may want to: HTML, and spellings of one label."""
-    views = (formats.as_chat(row) for row in result.rows)
+    """Note what no step changes and somebody may want to: HTML, quoted mails, and spellings of one label."""
+    views = [formats.as_chat(row) for row in result.rows]
     if tagged := sum(bool(HTML_TAG.search(f"{formats.prompt_of(v)}\n{formats.answer_of(v)}")) for v in views):
         result.notes.append(f"the texts have HTML, which is left as it is; rows: {tagged:,}")
+    if quoting := sum(bool(QUOTED_MAIL.search(formats.prompt_of(view))) for view in views):
+        result.notes.append(
+            f"prompts quote earlier mails, which are left in them and count as their text; rows: {quoting:,}"
+        )
     spellings: dict[str, dict[str, None]] = {}
     for strata in result.strata:
         if isinstance(label := strata.get("label"), str):
@@ -565,9 +575,7 @@ def _errors(findings: list[Finding]) -> list[Finding]:
 def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> None:
     """Drop rows: index → code and reason."""
     for index, (code, reason) in sorted(reasons.items()):
-        line = result.lines[index]
-        result.changes.append(Change(line, step, DROPPED, code, reason))
-        result.texts[line] = formats.dumps(result.rows[index])
+        _record(result, step, index, code, reason, DROPPED)
     remaining = [i for i in range(len(result.rows)) if i not in reasons]
     parallel: tuple[list[Any], ...] = (result.rows, result.lines, result.ids, result.strata)
     for values in parallel:
@@ -575,9 +583,9 @@ def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> N
     result.counts.append((step, len(result.rows)))
 
 
-def _flag(result: Prepared, step: str, index: int, code: str, reason: str) -> None:
+def _record(result: Prepared, step: str, index: int, code: str, reason: str, action: str = FLAGGED) -> None:
     line = result.lines[index]
-    result.changes.append(Change(line, step, FLAGGED, code, reason))
+    result.changes.append(Change(line, step, action, code, reason))
     result.texts[line] = formats.dumps(result.rows[index])
 
 
@@ -593,7 +601,7 @@ def _quality(result: Prepared) -> None:
             dropped[index] = (certain[0].code, "; ".join(reason.message for reason in certain))
             continue
         for reason in reasons:
-            _flag(result, "quality", index, reason.code, reason.message)
+            _record(result, "quality", index, reason.code, reason.message)
     _drop(result, "quality", dropped)
 
 
@@ -624,7 +632,7 @@ def _deduplicate(result: Prepared) -> None:
             what = "judges the same answers as" if judged else "asks the same question as"
             reason = f"{what} line {others[0]}{more}, and {'says the opposite' if judged else 'has a different answer'}"
             if CONFLICT not in (result.settings.drop or ()):
-                _flag(result, "deduplicate", member, CONFLICT, reason)
+                _record(result, "deduplicate", member, CONFLICT, reason)
             elif member != conflict.preferred and member not in reasons:
                 reasons[member] = (CONFLICT, reason)
     _drop(result, "deduplicate", reasons)
@@ -660,19 +668,15 @@ def _redact(result: Prepared) -> None:
         _sample(result, index, redacted, redactor, samples_per_kind)
         result.masked.update({(entity.kind, entity.text) for _, entity in redacted.findings})
         scripts[redacted.script] += 1
-        labels = _texts_of_the_record(result.rows[index])
+        labels, changes = _texts_of_the_record(result.rows[index]), []
         result.redacted_labels.update({entity.text for _, entity in redacted.findings} & labels)
         result.rows[index] = redacted.row
         if customer_of(redacted.row) is not None:
             without_customers(redacted.row)
-            result.changes.append(
-                Change(result.lines[index], "redact", CHANGED, "customer", "the name of the user's message")
-            )
-        for path, entity in redacted.findings:
-            # The value itself is not recorded, because the list of changes is passed around.
-            result.changes.append(
-                Change(result.lines[index], "redact", CHANGED, entity.kind.lower(), f"{path}, {len(entity.text)} characters")
-            )
+            changes = [("customer", "the name of the user's message")]
+        # The value itself is not recorded, because the list of changes is passed around.
+        changes += [(entity.kind.lower(), f"{path}, {len(entity.text)} characters") for path, entity in redacted.findings]
+        result.changes += [Change(result.lines[index], "redact", CHANGED, *change) for change in changes]
     if rescued and settings.redaction != "pseudonym":
         note = (
             f"{rescued:,} answers would have been nothing but a placeholder; they and their messages have pseudonyms instead"

@@ -1,25 +1,125 @@
-"""Rules for the shapes of rows: conversations, preferences, prompts with completions, labelled answers."""
+"""Rules of the hosted API and of TRL for rows of any shape: their messages, contents, pictures, tools and calls.
+
+Limits of pictures are those of OpenAI's vision fine-tuning guide: 10 pictures per example, 10 MB each, as a web address or
+as base64 data.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from typing import Any, TypeGuard
+from urllib.parse import urlsplit
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.findings import shorten
-from course_utils.data_prep.message_rules import END, MAX_PICTURES, PARTS, ROLES, MessageRules, count_pictures, type_of
+from course_utils.data_prep.findings import ERROR, Finding, shorten
+from course_utils.data_prep.reading import json_or_none
+from course_utils.data_prep.variants import is_meaningful
 
 CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
 PREFERENCE_KEYS = {"input", "preferred_output", "non_preferred_output"}
+# Kind → keys of which a row of this kind has at least one.
+PARTS_OF = {
+    "chat": {"messages"},
+    "preference": {"chosen", "rejected", *PREFERENCE_KEYS},
+    "unpaired_preference": {"completion"},
+    "prompt_completion": {"prompt", "completion"},
+}
+MAX_PICTURES = 10  # per example
+MAX_BYTES = 10_000_000
+DETAILS = ("auto", "low", "high")
+DATA = re.compile(r"data:image/(?:png|jpe?g|webp|gif);base64,(?P<data>[A-Za-z0-9+/]+={0,2})", re.IGNORECASE)
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+TYPE_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number"}
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+MESSAGE_KEYS = {
+    "system": {"role", "content", "name"},
+    "developer": {"role", "content", "name"},
+    "user": {"role", "content", "name"},
+    "assistant": {"role", "content", "name", "weight", "tool_calls", "function_call", "refusal", "audio"},
+    "tool": {"role", "content", "tool_call_id", "name"},
+    "function": {"role", "content", "name"},
+}
+MISPLACED = {"weight", "tool_calls"}  # on other roles these have their own findings
+PARTS: dict[str, dict[str, type]] = {
+    "user": {"text": str, "image_url": dict, "input_audio": dict, "file": dict},
+    "assistant": {"text": str, "refusal": str},
+}
+# Control tokens of the chat formats in use: hosts refuse their own; a local chat template treats them as control tokens.
+SPECIAL = re.compile(
+    r"<\|(?:im_start|im_end|im_sep|endoftext|endofprompt|fim_prefix|fim_middle|fim_suffix|begin_of_text|end_of_text|eot_id|"
+    r"start_header_id|end_header_id|eom_id|python_tag|system|user|assistant|end|channel|message|start|return|call)\|>|"
+    r"\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<｜[^｜>]{1,30}｜>"
+)
+# At the end of an answer: the trainer or the host adds its own.
+END = re.compile(r"\s*(?:<\|(?:im_end|endoftext|end_of_text|eot_id|end|return)\|>|</s>)\s*$")
 
 
-class ChatRules(MessageRules):
-    """Rules for conversations."""
+class Rules:
+    """Collects what is wrong with one row.
 
-    def chat(self, row: dict) -> None:
-        """Report what is wrong with a conversation."""
+    Attributes:
+        line: the row's line in its file.
+        target: who will read the row: "openai" or "trl".
+        findings: what has been found so far.
+    """
+
+    def __init__(self, line: int, target: str) -> None:
+        self.line, self.target = line, target
+        self.findings: list[Finding] = []
+
+    @property
+    def errors(self) -> bool:
+        """Whether one of the findings so far is an error."""
+        return any(finding.severity == ERROR for finding in self.findings)
+
+    def add(self, path: str, code: str, message: str, **details: Any) -> None:
+        """Add a finding; `details` are for programs (see `Finding`)."""
+        self.findings.append(Finding(self.line, path, code, message, details))
+
+    def is_name(self, name: object) -> TypeGuard[str]:
+        """Return whether somebody or a function may be called this; only the hosted API limits the characters."""
+        return isinstance(name, str) and bool(name.strip() if self.target == "trl" else NAME.fullmatch(name))
+
+    def _extra(self, item: dict, allowed: set, path: str) -> None:
+        for key in item:
+            if key not in allowed and is_meaningful(key, item[key]):
+                self.add(f"{path}.{key}" if path else key, "field_in_use", f"OpenAI's format has no place for {key}")
+            elif key not in allowed:
+                shown = shorten(key, 40)
+                name = shown.strip("'")
+                message = f"the key {shown} is not one of {', '.join(sorted(allowed))}"
+                self.add(f"{path}.{name}" if path else name, "extra_key", message, key=name)
+
+    def row(self, row: object, kind: str) -> None:
+        """Report what is wrong with a row that should be of this kind."""
+        if not isinstance(row, dict):
+            self.add("", "not_object", f"the row is {type_of(row)}, not an object")
+            return
+        shape = formats.shape_of(row)
+        if shape is None or formats.KIND_OF[shape] != kind or shape in formats.CONVERTIBLE:
+            # A row that is of this kind and lacks a key has that fault rather than an unknown shape.
+            partly = PARTS_OF[kind] & set(row) and (kind, shape) != ("prompt_completion", "kto")
+            if not partly and shape is None:
+                self.add("", "unknown_shape", f"no known shape has the keys {shorten(row)}")
+                return
+            if not partly and shape:
+                same = (formats.KIND_OF[shape] == "preference") == (kind == "preference")
+                code = "other_shape" if same else "wrong_kind"
+                self.add("", code, f"the row has the shape {shape}, but should be a {kind} row")
+                return
+        {
+            "chat": self._chat,
+            "preference": self._preference,
+            "prompt_completion": self._completion,
+            "unpaired_preference": self._labelled,
+        }[kind](row)
+
+    def _chat(self, row: dict) -> None:
         if self.target == "openai":
-            self.extra(row, CHAT_KEYS, "")
-        names = self.tools(row)
+            self._extra(row, CHAT_KEYS, "")
+        names = self._tools(row)
         if "functions" in row:
             self.add("functions", "functions_deprecated", "functions is the old name of tools")
         if "parallel_tool_calls" in row and not isinstance(row["parallel_tool_calls"], bool):
@@ -33,7 +133,7 @@ class ChatRules(MessageRules):
         if not messages:
             self.add("messages", "messages_empty", "the list is empty")
             return
-        self.messages(messages, "messages", names)
+        self._messages(messages, "messages", names)
         if self.target == "openai" and (number := count_pictures(messages)) > MAX_PICTURES:
             self.add("messages", "too_many_images", f"{number} pictures")
         roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
@@ -50,17 +150,12 @@ class ChatRules(MessageRules):
             if roles[-1] != "assistant":
                 self.add(f"messages[{len(roles) - 1}]", "last_not_assistant", f"the last message is the {roles[-1]}'s")
 
-
-class PreferenceRules(MessageRules):
-    """Rules for two answers to the same prompt, one of which is better."""
-
-    def preference(self, row: dict) -> None:
-        """Report what is wrong with a pair."""
+    def _preference(self, row: dict) -> None:
         if formats.shape_of(row) == "preference" and formats.is_foreign(row):
             self.add("", "other_shape", "chosen and rejected are in another trainer's layout")
             return
         if PREFERENCE_KEYS & set(row):
-            self.hosted_preference(row)
+            self._hosted_preference(row)
             return
         for key in ("prompt", "chosen", "rejected"):
             # Two conversations may have their prompt as a common beginning; in two texts, where it ends can't be determined.
@@ -73,7 +168,7 @@ class PreferenceRules(MessageRules):
             self.add("", "mixed_shapes", "prompt, chosen and rejected must all be text or all be messages")
             return
         for key, part in parts.items():
-            self.side(part, key)
+            self._side(part, key)
         if self.errors:
             return
         chosen, rejected, prompt = parts["chosen"], parts["rejected"], parts.get("prompt")  # a missing side is an error
@@ -82,8 +177,7 @@ class PreferenceRules(MessageRules):
         elif prompt and all(text_of(side).startswith(text_of(prompt)) for side in (chosen, rejected)):
             self.add("chosen", "preference_repeats_prompt", "chosen and rejected start with the prompt")
 
-    def side(self, part: object, key: str) -> None:
-        """Check a prompt, chosen, rejected or completion, which may be text or messages."""
+    def _side(self, part: object, key: str) -> None:
         if isinstance(part, str):
             if not part.strip():
                 self.add(key, "field_empty", f"{key} is {'empty' if not part else 'only whitespace'}")
@@ -91,12 +185,12 @@ class PreferenceRules(MessageRules):
                 if key != "prompt" and (match := END.search(part)):
                     self.add(key, "end_token", f"the text ends with {match.group().strip()}")
                     part = part[: match.start()]
-                self.text(part, "user" if key == "prompt" else "assistant", key)
+                self._text(part, "user" if key == "prompt" else "assistant", key)
         elif isinstance(part, list):
             if not part:
                 self.add(key, "field_empty", f"{key} is an empty list")
                 return
-            self.messages(part, key, None)
+            self._messages(part, key, None)
             self.findings = [f for f in self.findings if not (f.code == "role_order" and f.field == f"{key}[0]")]
             last = part[-1].get("role") if isinstance(part[-1], dict) else None
             if key == "prompt" and last not in ("user", "tool", "function"):
@@ -106,9 +200,9 @@ class PreferenceRules(MessageRules):
         else:
             self.add(key, "field_type", f"{key} must be text or a list of messages, but is {type_of(part)}")
 
-    def hosted_preference(self, row: dict) -> None:
+    def _hosted_preference(self, row: dict) -> None:
         """Check OpenAI's shape: one turn, only text, one assistant message on each side."""
-        self.extra(row, PREFERENCE_KEYS, "")
+        self._extra(row, PREFERENCE_KEYS, "")
         names: set | None = None
         for key in sorted(PREFERENCE_KEYS - set(row)):
             self.add(key, "field_missing", f"{key} is missing")
@@ -119,10 +213,10 @@ class PreferenceRules(MessageRules):
             elif not prompt["messages"]:
                 self.add("input.messages", "messages_empty", "the list is empty")
             else:
-                self.extra(prompt, CHAT_KEYS, "input")
-                names = self.tools(prompt)
-                self.messages(prompt["messages"], "input.messages", names)
-                self.one_turn_of_text(prompt["messages"])
+                self._extra(prompt, CHAT_KEYS, "input")
+                names = self._tools(prompt)
+                self._messages(prompt["messages"], "input.messages", names)
+                self._one_turn_of_text(prompt["messages"])
                 last = prompt["messages"][-1]
                 if isinstance(last, dict) and last.get("role") in ("assistant", "system", "developer"):
                     self.add(
@@ -141,13 +235,13 @@ class PreferenceRules(MessageRules):
             if not isinstance(message, dict) or message.get("role") != "assistant":
                 self.add(f"{key}[0]", "preference_output", "the message is not the assistant's")
                 continue
-            self.message(message, "assistant", f"{key}[0]")
-            self.tool_calls(message, f"{key}[0]", names, {})
+            self._message(message, "assistant", f"{key}[0]")
+            self._tool_calls(message, f"{key}[0]", names, {})
             sides.append(text_of([without_ids(message)]).strip())
         if len(sides) == 2 and sides[0] and sides[0] == sides[1]:
             self.add("non_preferred_output", "preference_same", "both outputs are the same")
 
-    def one_turn_of_text(self, messages: list) -> None:
+    def _one_turn_of_text(self, messages: list) -> None:
         """Check for what OpenAI's guide asks: preference tuning takes conversations of one turn, and only text."""
         roles = [message.get("role") for message in messages if isinstance(message, dict)]
         if roles.count("user") > 1 and "assistant" in roles:
@@ -158,19 +252,14 @@ class PreferenceRules(MessageRules):
             if other := [kind for kind in kinds if kind in PARTS["user"] and kind != "text"]:
                 self.add(f"input.messages[{index}].content", "preference_text_only", f"there is a part of type {other[0]}")
 
-
-class CompletionRules(PreferenceRules):
-    """Rules for a prompt and its completion, with or without a label."""
-
-    def completion(self, row: dict) -> None:
-        """Report what is wrong with a prompt and its completion."""
+    def _completion(self, row: dict) -> None:
         for key in ("prompt", "completion"):
             if key not in row:
                 self.add(key, "field_missing", f"{key} is missing")
             else:
-                self.side(row[key], key)
+                self._side(row[key], key)
         if self.target == "openai":
-            self.extra(row, {"prompt", "completion"}, "")
+            self._extra(row, {"prompt", "completion"}, "")
         if isinstance(row.get("prompt"), str) != isinstance(row.get("completion"), str) and not self.errors:
             self.add("", "mixed_shapes", "prompt and completion must both be text or both be messages")
         prompt, completion = row.get("prompt"), row.get("completion")
@@ -181,56 +270,283 @@ class CompletionRules(PreferenceRules):
             # The old convention of the completions API: the leading space belongs to the first word's token.
             self.findings = [f for f in self.findings if not (f.field == "completion" and f.code == "edge_whitespace")]
 
-    def labelled(self, row: dict) -> None:
-        """Check prompt, completion and a label that says whether it is good: TRL's KTO uses them, no hosted job does."""
+    def _labelled(self, row: dict) -> None:
         if formats.is_foreign(row):
             self.add("", "other_shape", "the conversation is tagged in another trainer's layout")
             return
         for key in ("prompt", "completion"):
             if key in row:
-                self.side(row[key], key)
+                self._side(row[key], key)
             elif key == "completion":
                 self.add(key, "field_missing", "completion is missing")
         if not isinstance(row.get("label"), bool):
             self.add("label", "field_type", f"label must be true or false, but is {shorten(row.get('label'))}")
 
+    def _messages(self, messages: list, path: str, tools: set | None) -> None:
+        """Check each message, and how the messages follow each other."""
+        called: dict[str, str] = {}  # id of a call → its path
+        waiting: dict[str, str] = {}  # the same, for calls that are not answered yet
+        before = None
+        for index, message in enumerate(messages):
+            where = f"{path}[{index}]"
+            if not isinstance(message, dict):
+                self.add(where, "field_type", f"must be an object, but is {type_of(message)}")
+                before = None
+                continue
+            role = message.get("role")
+            if "role" not in message:
+                self.add(where, "role_missing", f"the message has no role, only the keys {shorten(message)}", index=index)
+                continue
+            if role not in ROLES:
+                self.add(f"{where}.role", "role_unknown", f"the role is {shorten(role)}")
+                continue
+            if role != "tool" and waiting:
+                for call, origin in waiting.items():
+                    self.add(origin, "tool_answer_missing", f"the call {shorten(call)} has no answer before the next turn")
+                waiting = {}
+            self._message(message, role, where)
+            if role == "assistant":
+                new = self._tool_calls(message, where, tools, called)
+                waiting.update(new)
+                called.update(new)
+            elif "tool_calls" in message:
+                self.add(f"{where}.tool_calls", "tool_calls_role", f"a {role} message calls tools")
+            if role == "tool":
+                self._tool_answer(message, where, called, waiting)
+            self._order(role, before, index, where)
+            before = role
 
-class Rules(ChatRules, CompletionRules):
-    """All rules, for rows of any kind."""
+    def _order(self, role: str, before: str | None, index: int, where: str) -> None:
+        if role in ("system", "developer") and index and before not in ("system", "developer"):
+            self.add(where, "system_not_first", f"a {role} message comes after other messages")
+        elif role == before and role in ("user", "assistant"):
+            self.add(where, "role_order", f"two {role} messages follow each other")
+        elif role == "assistant" and (index == 0 or before in ("system", "developer")):
+            self.add(where, "role_order", "the conversation starts with the assistant")
+        elif role == "user" and before == "tool":
+            self.add(where, "role_order", "the user speaks before the assistant has used the tool's answer")
 
-    def row(self, row: object, kind: str) -> None:
-        """Report what is wrong with a row that should be of this kind."""
-        if not isinstance(row, dict):
-            self.add("", "not_object", f"the row is {type_of(row)}, not an object")
-            return
-        shape = formats.shape_of(row)
-        if shape is None or formats.KIND_OF[shape] != kind or shape in formats.CONVERTIBLE:
-            if self._partly(row, kind):
-                pass
-            elif shape is None:
-                self.add("", "unknown_shape", f"no known shape has the keys {shorten(row)}")
-                return
+    def _message(self, message: dict, role: str, where: str) -> None:
+        if self.target == "openai":
+            self._extra(message, MESSAGE_KEYS[role] | MISPLACED, where)
+        if "weight" in message:
+            weight = message["weight"]
+            if role != "assistant":
+                self.add(f"{where}.weight", "weight_role", f"a {role} message has a weight")
+            elif isinstance(weight, bool) or weight not in (0, 1):
+                self.add(f"{where}.weight", "weight_invalid", f"the weight is {shorten(weight)}")
+        if "name" in message and not self.is_name(message["name"]):
+            self.add(f"{where}.name", "name_invalid", f"the name is {shorten(message['name'])}")
+        if role == "assistant" and not isinstance(message.get("refusal"), str | None):
+            self.add(f"{where}.refusal", "field_type", f"refusal must be text, but is {type_of(message['refusal'])}")
+        if role == "function" and "name" not in message:
+            self.add(where, "field_missing", "name is missing")
+        if "function_call" in message:
+            self.add(f"{where}.function_call", "functions_deprecated", "function_call is the old name of tool_calls")
+        self._content(message, role, where)
+
+    def _content(self, message: dict, role: str, where: str) -> None:
+        calls = role == "assistant" and (message.get("tool_calls") or message.get("function_call") or message.get("refusal"))
+        content = message.get("content")
+        path = f"{where}.content"
+        if content is None:
+            if not calls:
+                code = "content_missing"
+                self.add(path, code, "content is null" if "content" in message else "content is missing")
+        elif isinstance(content, str):
+            if not content.strip() and not (calls and not content):
+                what = "empty" if not content else f"only whitespace ({shorten(content, 20)})"
+                if role != "tool":
+                    self.add(path, "content_empty", f"content is {what}")
             else:
-                same = (formats.KIND_OF[shape] == "preference") == (kind == "preference")
-                code = "other_shape" if same else "wrong_kind"
-                self.add("", code, f"the row has the shape {shape}, but should be a {kind} row")
-                return
-        {
-            "chat": self.chat,
-            "preference": self.preference,
-            "prompt_completion": self.completion,
-            "unpaired_preference": self.labelled,
-        }[kind](row)
+                self._text(content, role, path)
+        elif isinstance(content, list):
+            if not content:
+                self.add(path, "content_empty", "content is an empty list")
+            for index, part in enumerate(content):
+                self._part(part, role, f"{path}[{index}]")
+        else:
+            self.add(path, "content_type", f"content must be text, but is {type_of(content)}")
 
-    def _partly(self, row: dict, kind: str) -> bool:
-        """Whether a row is of this kind but lacks a key, so that the key is reported rather than an unknown shape."""
-        if kind == "chat":
-            return "messages" in row
-        if kind == "preference":
-            return len({"chosen", "rejected", *PREFERENCE_KEYS} & set(row)) > 0
-        if kind == "unpaired_preference":
-            return "completion" in row
-        return len({"prompt", "completion"} & set(row)) > 0 and formats.shape_of(row) != "kto"
+    def _part(self, part: Any, role: str, path: str) -> None:
+        types = PARTS.get(role, {"text": str})
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(kind, str) or kind not in types:
+            self.add(
+                path, "content_part", f"a part of a {role} message has the type {shorten(kind)}, not {' or '.join(types)}"
+            )
+        elif not isinstance(part.get(kind), types[kind]):
+            self.add(
+                f"{path}.{kind}", "content_part", f"the part must have a field {kind} that is {TYPE_NAMES[types[kind]]}"
+            )
+        elif kind == "image_url" and self.target == "openai":
+            for field_name, code, what in picture_faults(part[kind]):
+                self.add(f"{path}.{kind}.{field_name}", code, what)
+        elif kind == "text":
+            if not part["text"].strip():
+                self.add(path, "content_empty", "the text of the part is empty")
+            else:
+                self._text(part["text"], role, path)
+
+    def _text(self, text: str, role: str, path: str) -> None:
+        if match := SPECIAL.search(text):
+            fault = f"the control token {match.group()} at character {match.start() + 1}"
+            self.add(path, "special_token", fault, token=match.group())
+        if role == "assistant" and text != text.strip():
+            end = "starts" if text[0].isspace() else "ends"
+            self.add(path, "edge_whitespace", f"the answer {end} with whitespace")
+
+    def _tools(self, row: dict) -> set | None:
+        """Check the row's tools, and return the names of the declared functions.
+
+        Returns:
+            An empty set if the row has no tools; None if they cannot be read.
+        """
+        tools = row.get("tools")
+        if tools is None:
+            return set() if "tools" not in row else None
+        if not isinstance(tools, list):
+            self.add("tools", "tools_invalid", f"tools must be a list, but is {type_of(tools)}")
+            return None
+        names: set[str] = set()
+        readable = True
+        for index, tool in enumerate(tools):
+            path = f"tools[{index}]"
+            function = tool.get("function") if isinstance(tool, dict) else None
+            name = function.get("name") if isinstance(function, dict) else None
+            if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(function, dict):
+                self.add(path, "tools_invalid", 'a tool must have the type "function" and an object "function"')
+                readable = False
+            elif not self.is_name(name):
+                self.add(f"{path}.function.name", "name_invalid", f"the function's name is {shorten(name)}")
+                readable = False
+            else:
+                if name in names:
+                    self.add(f"{path}.function.name", "tools_duplicate", f"{name} is declared twice")
+                names.add(name)
+                self._parameters(function, f"{path}.function")
+        return names if readable else None
+
+    def _parameters(self, function: dict, path: str) -> None:
+        parameters = function.get("parameters")
+        if parameters is None or self.target == "trl":  # its templates print whatever is there
+            return
+        where, fault = f"{path}.parameters", ""
+        if not isinstance(parameters, dict):
+            fault = f"parameters must be a JSON Schema, but is {type_of(parameters)}"
+        elif parameters.get("type", "object") != "object":
+            where, fault = f"{where}.type", f"must be 'object', but is {shorten(parameters.get('type'))}"
+        elif not isinstance(parameters.get("properties", {}), dict):
+            where, fault = f"{where}.properties", "must be an object"
+        elif "required" in parameters:
+            where, required = f"{where}.required", parameters["required"]
+            if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+                fault = "must be a list of names"
+            elif missing := [name for name in required if name not in parameters.get("properties", {})]:
+                fault = f"requires {shorten(missing[0])}, which is not in properties"
+        if fault:
+            self.add(where, "tools_invalid", fault)
+
+    def _tool_calls(self, message: dict, where: str, tools: set | None, called: dict) -> dict[str, str]:
+        if "tool_calls" not in message or message["tool_calls"] is None:
+            return {}
+        calls, path = message["tool_calls"], f"{where}.tool_calls"
+        if not isinstance(calls, list) or not calls:
+            self.add(path, "tool_calls_invalid", f"must be a list of calls, but is {type_of(calls) if calls else 'empty'}")
+            return {}
+        ids: dict[str, str] = {}
+        for index, call in enumerate(calls):
+            call_path = f"{path}[{index}]"
+            function = call.get("function") if isinstance(call, dict) else None
+            if not isinstance(function, dict):
+                self.add(call_path, "tool_calls_invalid", 'the call has no object "function"')
+                continue
+            if call.get("type") != "function":
+                fault = f"the type must be 'function', but is {shorten(call.get('type'))}"
+                self.add(f"{call_path}.type", "tool_calls_invalid", fault)
+            identity = call.get("id")
+            if not isinstance(identity, str) or not identity:
+                self.add(f"{call_path}.id", "tool_call_id", f"the call's id is {shorten(identity)}")
+            elif identity in called or identity in ids:
+                self.add(f"{call_path}.id", "tool_call_id", f"the id {shorten(identity)} was used before")
+            else:
+                ids[identity] = call_path
+            name = function.get("name")
+            if not isinstance(name, str) or not name:
+                self.add(f"{call_path}.function.name", "tool_calls_invalid", f"the function's name is {shorten(name)}")
+            elif tools is not None and name not in tools:
+                self.add(f"{call_path}.function.name", "tool_unknown", f"{shorten(name)} is not declared in tools")
+            self._arguments(function, f"{call_path}.function.arguments")
+        return ids
+
+    def _arguments(self, function: dict, path: str) -> None:
+        arguments = function.get("arguments")
+        if not isinstance(arguments, str):
+            missing = "arguments" not in function
+            # Your own trainer accepts an object, because chat templates print it as JSON.
+            if missing or not (self.target == "trl" and isinstance(arguments, dict)):
+                what = "arguments are missing" if missing else f"arguments must be text, but are {type_of(arguments)}"
+                self.add(path, "tool_calls_invalid" if missing else "arguments_type", what)
+            return
+        value = json_or_none(arguments)
+        if value is None and arguments.strip() != "null":
+            self.add(path, "arguments_not_json", f"the text is not JSON: {shorten(arguments, 40)}")
+        elif not isinstance(value, dict):
+            self.add(path, "arguments_not_json", f"the JSON in the text is {type_of(value)}, not an object")
+
+    def _tool_answer(self, message: dict, where: str, called: dict, waiting: dict) -> None:
+        identity, path = message.get("tool_call_id"), f"{where}.tool_call_id"
+        if identity is None:
+            self.add(path, "field_missing", "tool_call_id is missing")
+        elif not isinstance(identity, str):
+            self.add(path, "field_type", f"tool_call_id is {shorten(identity)}")
+        elif identity not in called:
+            self.add(path, "tool_answer_unknown", f"no earlier call has the id {shorten(identity)}")
+        elif identity not in waiting:
+            self.add(path, "tool_answer_unknown", f"the call {shorten(identity)} has already been answered")
+        else:
+            del waiting[identity]
+
+
+def picture_faults(picture: dict) -> Iterator[tuple[str, str, str]]:
+    """Yield what is wrong with a picture, the object in `image_url`, as (field, code, message)."""
+    url = picture.get("url")
+    if not isinstance(url, str):
+        yield "url", "content_part", "url is missing" if "url" not in picture else f"url is {shorten(url)}, not text"
+    elif url[:5].lower() == "data:":
+        match = DATA.fullmatch(url)
+        if not match or len(match["data"]) % 4:
+            yield "url", "image_url", f"{shorten(url, 40)} is not base64 data of a PNG, JPEG, WEBP or GIF picture"
+        elif len(match["data"]) // 4 * 3 - match["data"].count("=") > MAX_BYTES:
+            yield "url", "image_too_large", f"{len(match['data']) // 4 * 3:,} bytes"
+    elif not _on_the_web(url):
+        yield "url", "image_url", f"{shorten(url, 40)} is not a web address"
+    if picture.get("detail", "auto") not in DETAILS:
+        yield "detail", "content_part", f"detail is {shorten(picture['detail'])}; known: {', '.join(DETAILS)}"
+
+
+def _on_the_web(url: str) -> bool:
+    try:
+        address = urlsplit(url)
+    except ValueError:
+        return False
+    return address.scheme in ("http", "https") and bool(address.hostname)
+
+
+def count_pictures(messages: list) -> int:
+    """Return the number of pictures in all messages."""
+    contents = (message.get("content") for message in messages if isinstance(message, dict))
+    return sum(
+        isinstance(part, dict) and part.get("type") == "image_url"
+        for content in contents
+        if isinstance(content, list)
+        for part in content
+    )
+
+
+def type_of(value: object) -> str:
+    """Return the JSON type of a value, in words for a message."""
+    return "null" if value is None else TYPE_NAMES.get(type(value), "a number")
 
 
 def _owner(role: object) -> str:

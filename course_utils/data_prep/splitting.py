@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.opening import json_or_none
+from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import Groups, normalise, shared_form, similar_pairs, without_form
 from course_utils.errors import CourseError
 
@@ -22,6 +22,7 @@ SIMILAR = 0.5
 LABEL_ROWS = 3  # rows that a value has on average if it is a label
 TEMPLATE_ROWS, TEMPLATE_SHARE = 5, 0.01  # a template's three consecutive words occur in as many rows, and this share of them
 SWEEPS = 10
+UNLIKE = 0.05  # from this difference, a value's shares of the two parts are told
 WEIGHTS = {"template": 0.2, "size": 0.2}  # in how alike two parts are; a label or a source has 1
 Values = Callable[[dict], Hashable] | Sequence | None
 
@@ -215,13 +216,22 @@ def _unlike(strata: Mapping[str, Sequence], held_out: set[int], rows: int, share
         notes.append(f"validation has {len(held_out) / rows:.0%} of the rows, not {share:.0%}: the groups are too large")
     for name, values in strata.items():
         counts = Counter(value for value in values if value is not None)
-        held = {values[i] for i in held_out}
-        least = 1 / share if name in ("template", "instruction") else 2  # of a rare one, none can be expected
+        held = Counter(values[i] for i in held_out if values[i] is not None)
+        # Of a rare one, none can be expected; a label is told even then, because its score can't be measured.
+        least = 1 / share if name in ("template", "instruction") else 1 if name == "label" else 2
         missing = [(value, n) for value, n in counts.most_common() if value not in held and n >= least]
         if missing:
-            few = ", ".join(f"{str(value)[:40]} ({n:,} rows)" for value, n in missing[:3])
+            few = ", ".join(f"{str(value)[:40]} ({n:,} row{'s' * (n > 1)})" for value, n in missing[:3])
             more = ", …" if missing[3:] else ""
             notes.append(f"{len(missing):,} of {len(counts):,} values of {name} have no row in validation: {few}{more}")
+        trained = counts - held
+        shares = {v: (trained[v] / max(1, trained.total()), held[v] / max(1, held.total())) for v in counts}
+        apart = max(UNLIKE, 2 / max(1, held.total()))  # two rows more or less are chance
+        unlike = sorted((v for v, (a, b) in shares.items() if abs(a - b) > apart), key=lambda v: -counts[v])
+        if unlike and held and name not in ("template", "instruction"):
+            few = ", ".join(f"{str(v)[:40]} {shares[v][0]:.0%} and {shares[v][1]:.0%}" for v in unlike[:3])
+            more = ", …" if unlike[3:] else ""
+            notes.append(f"{name}: shares differ, of the training rows and of validation: {few}{more}")
     return notes
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from course_utils.data_prep import opening
+from course_utils.data_prep import reading
 from course_utils.errors import CourseError
 
 TRUE, FALSE = {"true", "1", "yes", "good"}, {"false", "0", "no", "bad"}
@@ -44,7 +44,7 @@ def without_nulls(row: dict) -> dict:
     row = {key: value for key, value in row.items() if value is not None or (key in ANSWERS and not answered)}
     declared = {}
     if isinstance(row.get("tools"), list):
-        row["tools"] = opening.without_nulls(row["tools"], keep=("default", "const"))
+        row["tools"] = reading.without_nulls(row["tools"], keep=("default", "const"))
         declared = dict(map(_named, row["tools"]))
     for message in messages_of(row):
         for key in [key for key, value in message.items() if value is None and key not in ("role", "content")]:
@@ -87,7 +87,7 @@ def parse_lists(row: dict) -> dict:
     for key in MAYBE_TEXT:
         value = row.get(key)
         if isinstance(value, str) and value.lstrip().startswith("["):
-            parsed = opening.json_or_none(value)
+            parsed = reading.json_or_none(value)
             if isinstance(parsed, list) and all(isinstance(item, dict) for item in parsed) and (parsed or key == "tools"):
                 row[key] = parsed
     if isinstance(row.get("tools"), list):
@@ -130,7 +130,7 @@ def write_parts(row: dict) -> dict:
     """
     if isinstance(row.get("chosen_messages"), list) and isinstance(row.get("rejected_messages"), list):
         chosen, rejected = row.pop("chosen_messages"), row.pop("rejected_messages")
-        start = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), min(len(chosen), len(rejected)))
+        start = shared_beginning(chosen, rejected)
         row |= {"prompt": chosen[:start], "chosen": chosen[start:], "rejected": rejected[start:]}
     for message in messages_of(row):
         if not _has_values(message):
@@ -146,14 +146,12 @@ def write_parts(row: dict) -> dict:
             texts = [{"type": "image_url", "image_url": {"url": url}} for url in pictures] + [
                 {"type": "text", "text": texts}
             ]
-        calls = [opening.json_or_none(call) if isinstance(call, str) else call for call in values.get("tool_call", [])]
+        calls = [reading.json_or_none(call) if isinstance(call, str) else call for call in values.get("tool_call", [])]
         if not values.keys() <= {"text", "image_url", "reasoning", "tool_call"} or not all(map(_is_call, calls)):
             continue  # what is left as it is will be reported
         message["content"] = texts or None
         if calls:
-            message["tool_calls"] = [
-                {"type": "function", "function": {"name": c["name"], "arguments": _dumped(c["arguments"])}} for c in calls
-            ]
+            message["tool_calls"] = list(map(_written_call, calls))
         if reasoning := values.get("reasoning"):
             message["reasoning_content"] = "\n".join(map(str, reasoning))
     return row
@@ -280,10 +278,7 @@ def message_of_turn(turn: object, roles: dict[str, str], path: str) -> dict:
     if speaker.lower() == "function_call":
         try:
             calls: Any = json.loads(content) if isinstance(content, str) else content
-            calls = [
-                {"type": "function", "function": {"name": c["name"], "arguments": _dumped(c["arguments"])}}
-                for c in (calls if isinstance(calls, list) else [calls])
-            ]
+            calls = list(map(_written_call, calls if isinstance(calls, list) else [calls]))
         except (ValueError, KeyError, TypeError) as error:
             raise CourseError(f"{path}: a call must be JSON with name and arguments") from error
         return {"role": "assistant", "content": None, "tool_calls": calls, **further}
@@ -292,8 +287,15 @@ def message_of_turn(turn: object, roles: dict[str, str], path: str) -> dict:
     return {"role": roles[speaker.lower()], "content": content, **further}
 
 
-def _dumped(arguments: object) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+def _written_call(call: dict) -> dict:
+    arguments = call["arguments"]
+    arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
+
+
+def shared_beginning(one: list, other: list) -> int:
+    """Return how many messages two conversations have in common at their beginning."""
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 def best_path(tree: dict) -> list[dict]:

@@ -12,7 +12,7 @@ from data_prep import malformed
 from data_prep.test_similarity import chat
 
 from course_utils import cli, costs, data_report
-from course_utils.data_prep import prepare, validation
+from course_utils.data_prep import Preparation, prepare, validation
 from course_utils.data_prep.pipeline import PREPARED, STEPS, rows_of
 from course_utils.errors import CourseError
 
@@ -125,6 +125,14 @@ def test_the_same_twice(export):
     assert prepare(export) == prepare(export)
 
 
+def test_settings_may_be_made_once_for_several_files(export):
+    settings = Preparation(steps=("validate", "quality"), drop=["refusal"])
+    one, other = prepare(export, settings=settings), prepare(export, steps=("validate", "quality"), drop=["refusal"])
+    assert one == other and one.settings is settings
+    with pytest.raises(CourseError, match="settings"):
+        prepare(export, settings=settings, drop=["stub"])
+
+
 def test_files(export, tmp_path):
     done = prepare(export)
     folder = tmp_path / "out"
@@ -135,17 +143,6 @@ def test_files(export, tmp_path):
     assert [r["line"] for r in rejects] == [61, 64, 65]
     assert rejects[0]["text"] == "not json"
     assert all(r["reason"] for r in rejects)
-
-
-def test_dropped_lines_can_be_kept_apart_from_what_is_handed_on(export, tmp_path):
-    """Rejects are texts as they came, with names and numbers of people."""
-    out, private = tmp_path / "out", tmp_path / "private"
-    written = prepare(export).write(out, private=private)
-    assert set(os.listdir(out)) == {*PREPARED} - {"rejects.jsonl"}
-    assert os.listdir(private) == ["rejects.jsonl"] and private / "rejects.jsonl" in written
-    with pytest.raises(CourseError, match=r"rejects\.jsonl exists already"):
-        prepare(export).write(tmp_path / "another", private=private)
-    assert not (tmp_path / "another").exists()
 
 
 def test_a_product_with_a_persons_name_is_told_of_and_can_be_allowed(tmp_path):
@@ -364,6 +361,24 @@ def test_rows_that_become_the_same_without_personal_data_are_copies(tmp_path):
     assert done.conflicts == [] and "conflict" not in {change.code for change in done.changes}
     assert "Peter Smith" in done.texts[62]  # rejects are as they came
     assert len(done.rows) == len(done.lines) == len(done.owners) == 61
+
+
+QUOTED = [
+    "Still broken.\n\nOn Mon, 3 Mar 2025 at 10:00, Ana Berg <ana@example.org> wrote:\n> Dear customer",
+    "Danke!\nAm 3. März 2025 um 10:00 schrieb Service <hilfe@example.org>:\nSehr geehrte Frau Berg",
+    "See below.\n-----Original Message-----\nFrom: Ana",
+    "Siehe unten\n-----Ursprüngliche Nachricht-----\nVon: Ana",
+    "Yes, that one.\n> the red kettle\n> or the blue one?",
+]
+NOT_QUOTED = ["On Monday she wrote: it broke.", "> is a sign, and 3 > 2", ">>> import os\n>>> os.getcwd()", "a\n--- b ---"]
+
+
+def test_the_result_tells_of_quoted_mails(tmp_path):
+    """A reply that quotes the mail before it teaches the answer to a question that is not the customer's."""
+    made = rows(20) + [chat(text, "We see to it.") for text in (*QUOTED, *NOT_QUOTED)]
+    notes = prepare(write(tmp_path, made), steps=["validate"]).notes
+    assert [note for note in notes if "quote" in note and note.endswith(f"rows: {len(QUOTED)}")], notes
+    assert not any("quote" in note for note in prepare(write(tmp_path, rows(20)), steps=["validate"]).notes)
 
 
 def test_the_result_tells_of_html_and_of_spellings_of_labels(tmp_path):

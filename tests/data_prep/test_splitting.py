@@ -57,6 +57,17 @@ def many(template, count, answer=lambda n: f"answer {n}"):
     return [chat(template.format(n * 7919 % 100_003), answer(n)) for n in range(count)]
 
 
+def test_a_label_that_is_more_frequent_in_one_part_or_lacks_in_the_other_is_told():
+    """Each customer has one label, so that the groups allow no better sample."""
+    rows = [chat(f"message {n * 7919} about thing {n * 31}") for n in range(40)]
+    groups = [min(n // 10, 3) for n in range(40)]
+    parts = split(rows, 0.25, groups, label=["a"] * 10 + ["b"] * 29 + ["c"])
+    assert any(note.startswith("label: ") and "shares" in note for note in parts.notes), parts.notes
+    assert any("label have no row in validation" in note and "c (1 row)" in note for note in parts.notes), parts.notes
+    even = split([chat(f"message {n * 7919} about {n * 31}") for n in range(40)], 0.25, label=["a", "b"] * 20)
+    assert not [note for note in even.notes if "label" in note], even.notes
+
+
 def test_the_held_out_rows_are_a_sample_of_labels_templates_and_sources():
     rng = random.Random(2)
     rows = many("Where is my order {}?", 300, lambda n: "On its way.")

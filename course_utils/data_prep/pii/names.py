@@ -16,7 +16,9 @@ import importlib
 import pkgutil
 import re
 import tomllib
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 THRESHOLD = 2.0
 Token = tuple[int, int, str]  # start, end, text
@@ -55,15 +57,20 @@ def common_words() -> frozenset[str]:
     return frozenset(Path(__file__).with_name("common_words.txt").read_text(encoding="utf-8").split())
 
 
+def _providers(kind: str, locales: Collection[str] = ()) -> Iterator[Any]:
+    """Faker's providers of a kind, for these locales if it has them (Faker 30 lacks words of es_ES), or for all."""
+    package = importlib.import_module(f"faker.providers.{kind}")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not locales or module.name in locales:
+            yield importlib.import_module(f"{package.__name__}.{module.name}").Provider
+
+
 @functools.cache
 def name_lists() -> tuple[frozenset[str], frozenset[str]]:
     """Return given names and family names, in lower case."""
-    import faker.providers.person as people
-
     given_names: set[str] = set()
     family_names: set[str] = set()
-    for module in pkgutil.iter_modules(people.__path__):
-        provider = importlib.import_module(f"faker.providers.person.{module.name}").Provider
+    for provider in _providers("person"):
         for attribute in dir(provider):
             names = given_names if "first_names" in attribute else family_names if "last_names" in attribute else None
             values = getattr(provider, attribute) if names is not None else None
@@ -78,11 +85,8 @@ def place_names() -> frozenset[str]:
 
     They are cities, states, countries, days, months, languages and others.
     """
-    import faker.providers.address as addresses
-
     names = set(WORDS["capitalised"])
-    for module in pkgutil.iter_modules(addresses.__path__):
-        provider = importlib.import_module(f"faker.providers.address.{module.name}").Provider
+    for provider in _providers("address"):
         for attribute in PLACE_LISTS:
             for value in getattr(provider, attribute, ()):
                 value = value[1] if isinstance(value, tuple) and len(value) > 1 else value
@@ -92,13 +96,7 @@ def place_names() -> frozenset[str]:
 
 
 def _ordinary_words(*locales: str) -> frozenset[str]:
-    import faker.providers.lorem as texts
-
-    there = [
-        module.name for module in pkgutil.iter_modules(texts.__path__) if module.name in locales
-    ]  # Faker 30 lacks es_ES
-    modules = [importlib.import_module(f"faker.providers.lorem.{name}") for name in there]
-    return frozenset(word.lower() for module in modules for word in module.Provider.word_list)
+    return frozenset(word.lower() for provider in _providers("lorem", locales) for word in provider.word_list)
 
 
 @functools.cache

@@ -17,7 +17,6 @@ import presidio_analyzer
 from presidio_analyzer import Pattern
 from presidio_analyzer.predefined_recognizers import (
     CreditCardRecognizer,
-    DeTaxIdRecognizer,
     EsNifRecognizer,
     IpRecognizer,
     ItFiscalCodeRecognizer,
@@ -28,24 +27,6 @@ from presidio_analyzer.predefined_recognizers import (
 
 from course_utils.data_prep.similarity import WITHOUT_SPACES
 
-# Presidio's entity, or one in its style → ours.
-ENTITIES = {
-    "PHONE_NUMBER": "PHONE",
-    "EMAIL_ADDRESS": "EMAIL",
-    "CREDIT_CARD": "CARD",
-    "IBAN_CODE": "IBAN",
-    "IP_ADDRESS": "IP",
-    "DATE_OF_BIRTH": "BIRTH_DATE",
-    "US_SSN": "NATIONAL_ID",
-    "UK_NINO": "NATIONAL_ID",
-    "DE_TAX_ID": "NATIONAL_ID",
-    "ES_NIF": "NATIONAL_ID",
-    "IT_FISCAL_CODE": "NATIONAL_ID",
-    "PL_PESEL": "NATIONAL_ID",
-    "NL_BSN": "NATIONAL_ID",
-    "FR_NIR": "NATIONAL_ID",
-    "CN_RIC": "NATIONAL_ID",
-}
 REGIONS = tuple("US GB IE DE FR ES IT NL BE PL AT CH PT SE GR TR IN NG KE EG UA VN BR AU ZA".split())
 EAST_ASIAN_REGIONS = ("CN", "TW", "HK", "JP", "KR", "TH")  # only within text of these countries
 CHINESE_MOBILE = re.compile(r"1[3-9]\d{9}")  # written without separators
@@ -63,11 +44,13 @@ DATE = re.compile(
     re.IGNORECASE,
 )
 BORN = re.compile(
-    r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb\.|née?|nacid[oa]|nacimiento|naissance|nat[oa]|geburtsdatum|birthdate)\b",
+    r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb|née?|nacid[oa]|nacimiento|nac[ií]|nació|naissance|nat[oa]|geburtsdatum|"
+    r"birthdate)\b",
     re.I,
 )
 NOT_BORN = re.compile(
-    r"\b(?:order(?:ed)?|bought|purchased?|deliver(?:y|ed)?|invoice|paid|charged|appointment|due|party|present|gift|celebrat\w+)\b[^.]*$",
+    r"\b(?:order(?:ed)?|bought|purchased?|deliver(?:y|ed)?|invoice|paid|charged|appointment|due|party|present|gift|celebrat\w+|bestell\w*|gekauft|geliefert|rechnung|"
+    r"termin|pedido|ped[ií]|compr[éóa]\w*|factura|entreg\w+|cita|command\w+|achet\w+|livr\w+|facture|ordin\w+|comprat\w+|consegn\w+|fattura|gekocht|geleverd|factuur)\b[^.]*$",
     re.I,
 )
 PHONE = re.compile(
@@ -89,17 +72,23 @@ IBAN = re.compile(
 )
 CALL = re.compile(
     r"(?:电话|電話|手机|手機|携帯|拨打|撥打|致电|热线|传真|联系|聯絡|连絡|連絡|전화|연락|휴대폰|핸드폰|โทร|\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
-    r"voicemail|callback|m|t|p|ph)\b)[^\n]{0,40}$",
+    r"voicemail|callback|(?<!-)[mtp]|ph|telefonnummer|mobil|rufen|anrufen|rückruf|erreich\w+|portable|joindre|(?:r?appele|chiama)\w+|cellulare|telefono|teléfono|móvil|celular|"
+    r"ll[aá]m[ae]n?(?:me|nos)|llamar(?:me|nos)|bel|bereikbaar|nummer|numéro|número|numero)\b)[^\n]{0,40}$",
     re.IGNORECASE,
 )
 OTHER_NUMBER_WORDS = re.compile(
     r"(?:订单|訂單|单号|單號|运单|编号|編號|流水号|身份证|身分證|卡号|卡號|注文|伝票|주문|송장)[^\W\d]{0,4}[\s:：]*$|\b(?:order|tracking|track|invoice|serial|s/n|sn|model|ref(?:erence)?|ticket|case|claim|receipt|batch|lot|article|item|sku|ean|barcode|isbn|policy|meter|"
     r"parcel|shipment|voucher|coupon|gift ?card|booking|reservation|confirmation|customer|account|contract|licen[cs]e|imei|iccid|version|v|firmware|build|part|"
-    r"postcode|zip|room|gate|pin|code|id|amount|price|total|eur|usd|gbp|card|visa|mastercard|amex|iban|sort|routing|pesel|bsn|ssn|nir|dni|tax|vat|insurance|security|nhs)"
-    r"(?:\.|:|#| no\.?:?| nr\.?:?| number| num| code| is| was|,)*[ :#]*(?:[a-z]{1,3}[- ]?)?$",
+    r"postcode|zip|room|gate|pin|code|id|amount|price|total|eur|usd|gbp|card|visa|mastercard|amex|iban|sort|routing|pesel|bsn|ssn|nir|dni|tax|vat|insurance|security|nhs|"
+    r"(?:kunden|bestell|rechnungs|auftrags|sendungs|vertrags|serien|artikel|klant|order|factuur|bestel|pakket)nummer|bestellung|rechnung|auftrag|sendung|vertrag|commande|facture|"
+    r"colis|client|contrat|suivi|série|pedido|factura|cliente|contrato|envío|seguimiento|serie|ordine|fattura|spedizione|contratto|bestelling|factuur)"
+    r"(?:\.|:|#| no\.?:?| nr\.?:?| number| num| code| is| was| nummer| num[eé]ro| número| n[°º]| n\.º| ist| lautet| est| es| è|,)*[ :#]*(?:[a-z]{1,3}[- ]?)?$",
     re.IGNORECASE,
 )
-WEAK_CALL = re.compile(r"(?:number|line|contact|reach|answer|t|p|m)\b", re.IGNORECASE)
+WEAK_CALL = re.compile(r"(?:number|nummer|num[eé]ro|número|line|contact|reach|answer|t|p|m)\b", re.IGNORECASE)
+COMMAND_OPTION = re.compile(
+    r"(?:^|\s)--?[a-zA-Z][\w-]*[= ]$|\bip[46]:$"
+)  # "-p 2222" of a command, "ip4:" of a mail server's record
 VERSION = re.compile(
     r"\b(?:version|ver|v|firmware|software|app|update|release|build|os|ios|android|fw|patch|driver)\b[^.\n]{0,25}$|[vV]$",
     re.IGNORECASE,
@@ -109,6 +98,7 @@ CALCULATED_BEFORE = re.compile(r"(?:[\d)}%]\s*=|[\d)]\s*[*×÷^]|\d\s+\+\s)[\s$(
 CALCULATED_AFTER = re.compile(r"[\s)]*(?:=\s*[\d(<$£€-]|[*×÷^]\s*[\d(]|\+\s+[\d(])")
 LONGEST_CARD_GROUP = 6  # digits between the separators of a card number
 NOBODYS_IPS = frozenset("8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9".split())  # public name servers
+GERMAN_TAX_ID = re.compile(r"(?<![\w.-])[1-9]\d([ .\u00a0\u202f/]?)\d{3}\1\d{3}\1\d{3}(?![\w-])")
 EMAIL = re.compile(
     r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+",
     re.IGNORECASE,
@@ -125,7 +115,9 @@ def find_birth_dates(text: str) -> Iterator[Span]:
         before, after = text[max(0, match.start() - 60) : match.start()], text[match.end() : match.end() + 25]
         words = [*BORN.finditer(before)]
         near = bool(words) and not NOT_BORN.search(before[words[-1].end() :])
-        if near or re.match(r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday)", after, re.IGNORECASE):
+        if near or re.match(
+            r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday|geboren|born)", after, re.IGNORECASE
+        ):
             yield match.start(), match.end(), 0.85
 
 
@@ -155,6 +147,8 @@ def _score_of_phone(text: str, number: str, start: int, extended: bool) -> float
     if number.startswith(("+", "00")):
         number = re.sub(r"\(0\)", "", number)  # "+44 (0)20": the 0 is dialled at home only
     digits = re.sub(r"\D", "", number)
+    if COMMAND_OPTION.search(before):
+        return 0.0
     if not 7 <= len(digits) <= 15 or re.fullmatch(
         r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number
     ):
@@ -206,11 +200,14 @@ def is_calculated(text: str, start: int, end: int) -> bool:
 
 
 def identifies(ip: str) -> bool:
-    """Return whether an internet address may belong to somebody, unlike a netmask, a loopback or a public name server."""
+    """Return whether an internet address may belong to somebody, unlike a network, a loopback or a public name server."""
     try:
         address = ipaddress.ip_address(ip.partition("/")[0])
+        network = ipaddress.ip_interface(ip).network
     except ValueError:
         return True
+    if network.num_addresses > 1 and address == network.network_address:
+        return False
     return not (address.is_loopback or address.is_unspecified or str(address) in NOBODYS_IPS or ip.startswith("255."))
 
 
@@ -273,8 +270,25 @@ def find_ibans(text: str) -> Iterator[Span]:
                 break
 
 
+# Somebody's account on a computer, as commands name it: options, their arguments and paths may stand before it.
+ACCOUNT_AFTER = re.compile(
+    r"(?:^|[\s`$\"'(|;&])(?:ssh|scp|sftp|rsync|mosh|sshfs|ssh-copy-id)(?: +(?:-{1,2}\w[\w-]*(?:=\S+)?(?: +[\w~./:=@-]*[\d~./=][\w~./:=@-]*)?|[\w~.*-]*/[\w~./*-]*|\w+\.\w+))*+ +[\"']?$"
+)
+PATH_AFTER = re.compile(r":(?:[~/]|[\w.-]+/)")
+NOT_MAIL = re.compile(r"(?:git|hg|svn)@.*|.*\.(?:service|socket|timer|mount)", re.IGNORECASE)
+
+
+# Quotes, brackets and an option's or a field's name, which could be part of an address and hardly ever are.
+BEFORE_MAIL = re.compile(
+    r"(?:-{1,2}[a-zA-Z][\w-]*=|(?:e?mail|user|author|to|from|login|address|username)=)?(?:[^\w+](?=.))*", re.IGNORECASE
+)
+
+
 def find_emails(text: str) -> Iterator[Span]:
     """Yield the e-mail addresses, with any ending, and without the words that Chinese writes around them without a space.
+
+    An account on a computer ("git@github.com", "ssh backup@db1.example", "backup@db1.example:/srv") is no address: nobody
+    reads mail there, and without it a command is broken.
 
     Presidio's recogniser looks up the ending in the public suffix list, which it first downloads, and misses addresses in
     companies' internal domains.
@@ -287,13 +301,28 @@ def find_emails(text: str) -> Iterator[Span]:
             end -= len(domain) - attached.start()
             domain = domain[: attached.start()]
         labels = domain.split(".")
-        # "devcontainers/ci@v0.2" is a version; "root@10.0.0.7" has a number as its domain.
-        if labels[-1].isdigit() and not all(label.isdigit() for label in labels):
+        # "devcontainers/ci@v0.2" and "types/node@20.1.0" are versions; "root@10.0.0.7" has a number as its domain.
+        if labels[-1].isdigit() and not (len(labels) == 4 and all(label.isdigit() for label in labels)):
+            continue
+        skipped = BEFORE_MAIL.match(local).end()  # type: ignore[union-attr]  # it matches always
+        start, local = start + skipped, local[skipped:]
+        line = text[text.rfind("\n", 0, start) + 1 : start][-120:]
+        if NOT_MAIL.fullmatch(text, start, end) or PATH_AFTER.match(text, end) or ACCOUNT_AFTER.search(line):
             continue
         written = [*WITHOUT_SPACES.finditer(local)]
         if written and written[-1].end() < len(local):
             start += written[-1].end()
         yield start, end, 0.9
+
+
+def find_german_tax_ids(text: str) -> Iterator[Span]:
+    """Yield the German tax ids (11 digits, ISO 7064 mod 11,10), also in groups, as the letters of the tax office write them."""
+    from stdnum.iso7064 import mod_11_10
+
+    for match in GERMAN_TAX_ID.finditer(text):
+        digits = re.sub(r"\D", "", match.group())
+        if max(map(digits[:10].count, digits)) <= 3 and mod_11_10.is_valid(digits):
+            yield match.start(), match.end(), 1.0
 
 
 def checked(pattern: str, module: str, words: str, strong: bool) -> Finder:
@@ -342,7 +371,7 @@ PARCEL = re.compile(
 def in_context(text: str, entity: str, start: int, end: int, score: float) -> float:
     """Return a finder's score, adjusted by the words before the match: Presidio does this with lemmas from spaCy."""
     before, value = text[max(0, start - 70) : start], text[start:end]
-    if entity == "CREDIT_CARD":
+    if entity == "CARD":
         # One number in ten passes Luhn's check by chance, so the issuer and the length must fit; Maestro has nearly any length.
         digits = re.sub(r"\D", "", value)
         near = before[-40:] + " " + text[end : end + 20]
@@ -355,8 +384,8 @@ def in_context(text: str, entity: str, start: int, end: int, score: float) -> fl
             return 0.0
         if re.search(r"\d[.,]$", before) or is_calculated(text, start, end):
             return 0.0
-    elif entity == "IP_ADDRESS":
-        if not identifies(value):
+    elif entity == "IP":
+        if not identifies(value) or re.search(r"\bip[46]:$", before):
             return 0.0
         if VERSION.search(before) and not re.search(r"\bip\b", before, re.IGNORECASE):
             return 0.0
@@ -384,28 +413,27 @@ LETTERED = re.compile(r"[A-Za-z]{2}[\W_]?\d{2}")
 
 @functools.cache
 def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
-    """Return (entity, cheap pattern, finder) for all kinds of numbers.
+    """Return (kind or name of a national id, cheap pattern, finder) for all kinds of numbers.
 
     Where the pattern does not match, the finder can find nothing.
     """
-    eleven = re.compile(r"\d{11}")
     return (
-        ("CREDIT_CARD", LONG_NUMBER_ANYHOW, find_cards),
-        ("IBAN_CODE", LETTERED, find_ibans),
-        ("IP_ADDRESS", re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]"), _of_presidio(IpRecognizer())),
+        ("CARD", LONG_NUMBER_ANYHOW, find_cards),
+        ("IBAN", LETTERED, find_ibans),
+        ("IP", re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]"), _of_presidio(IpRecognizer())),
         ("US_SSN", LONG_NUMBER, _of_presidio(UsSsnRecognizer())),
         ("UK_NINO", LETTERED, _of_presidio(UkNinoRecognizer())),
-        ("DE_TAX_ID", eleven, _of_presidio(DeTaxIdRecognizer())),
+        ("DE_TAX_ID", LONG_NUMBER, find_german_tax_ids),
         ("ES_NIF", re.compile(r"\d{7}-?[A-Za-z]"), _of_presidio(EsNifRecognizer())),
         ("IT_FISCAL_CODE", re.compile(r"[A-Za-z]{6}\w{2}[A-Za-z]"), _of_presidio(ItFiscalCodeRecognizer())),
-        ("PL_PESEL", eleven, _of_presidio(PlPeselRecognizer())),
-        ("EMAIL_ADDRESS", re.compile("@"), find_emails),
+        ("PL_PESEL", re.compile(r"\d{11}"), _of_presidio(PlPeselRecognizer())),
+        ("EMAIL", re.compile("@"), find_emails),
         ("NL_BSN", LONG_NUMBER, checked(
             r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False)),
         ("FR_NIR", LONG_NUMBER, checked(
             r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir",
             "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True)),
         ("CN_RIC", LONG_NUMBER, checked(r"(?<!\w)\d{17}[\dXx](?!\w)", "cn.ric", "id", True)),
-        ("DATE_OF_BIRTH", DIGIT, find_birth_dates),
-        ("PHONE_NUMBER", re.compile(r"\d(?:[^\w,;]{0,3}\d){6,}"), find_phones),
+        ("BIRTH_DATE", DIGIT, find_birth_dates),
+        ("PHONE", re.compile(r"\d(?:[^\w,;]{0,3}\d){6,}"), find_phones),
     )  # fmt: skip

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from course_utils.data_prep.opening import json_or_none
 from course_utils.data_prep.pii.addresses import find_addresses
 from course_utils.data_prep.pii.credentials import find_secrets
 from course_utils.data_prep.pii.names import find_names
+from course_utils.data_prep.reading import json_or_none
 from course_utils.errors import CourseError
 
 PII_KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE", "SECRET")
@@ -133,7 +133,7 @@ def _find(text: str, preceding: str) -> list[Entity]:
         whole = context + text
         separated = recognizers.separated(whole)
         for entity, gate, finder in recognizers.finders():
-            kind = recognizers.ENTITIES[entity]
+            kind = entity if entity in PII_KINDS else "NATIONAL_ID"
             if not gate.search(text):
                 continue
             # An e-mail address may have such letters itself, and words before a number tell whether it is a phone's.
