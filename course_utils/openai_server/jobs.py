@@ -67,7 +67,7 @@ class CreateJob(Strict):
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
     metadata: Metadata | None = None
-    # accepted and shown again; nothing is sent anywhere
+    # accepted and shown again; nothing is sent anywhere, and an event says so
     integrations: Annotated[list[FineTuningJobWandbIntegrationObject], Field(max_length=5)] | None = None
 
 
@@ -154,6 +154,9 @@ class Jobs:
         self.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
         for name, file_id in files.items():
             self.store.add_event(job["id"], f"Validating {name.replace('_', ' ')}: {file_id}")
+        if request.integrations:
+            message = "Nothing is sent to wandb: this server keeps a job's metrics in its events and its result file"
+            self.store.add_event(job["id"], message, "warn")
         return job
 
     def get(self, job_id: str) -> dict[str, Any]:
@@ -183,6 +186,8 @@ class Jobs:
 
     def pause(self, job_id: str) -> dict[str, Any]:
         """Pause a job, and return its document. The API documents no status for this, so it is shown as queued.
+
+        Files are validated all the same: it takes seconds, and a faulty file should not wait to be found.
 
         Raises:
             ApiError: there is no job with this id, or it cannot be paused any more.
@@ -274,11 +279,15 @@ class Runner:
             self._changed.notify_all()
 
     def stop(self, job_id: str) -> None:
-        """Kill the process of a job that was cancelled or paused."""
+        """Stop the training of a job that was paused, and whatever is done for one that was cancelled."""
+        cancelled = self.store.document("job", job_id)["status"] in FINAL_STATUSES
         with self._changed:
-            for job, process in self._processes.values():
-                if job == job_id:
-                    process.kill()
+            tasks = [task for task, (job, _) in self._processes.items() if job == job_id]
+            for task in tasks:
+                if cancelled or task == "train":
+                    self._processes[task][1].kill()
+        if cancelled and not tasks:  # else when its process has ended
+            self._remove_folder(job_id)
 
     def close(self) -> None:
         """Kill all processes; jobs resume when the server starts again."""
@@ -312,7 +321,7 @@ class Runner:
     def _next(self, task: str) -> str | None:
         for status in STATUSES[task]:
             for job in self.store.page("job", limit=-1, newest_first=False, where={"status": status})[0]:
-                if not job["_paused"]:
+                if task == "validate" or not job["_paused"]:
                     return str(job["id"])
         return None
 
@@ -340,7 +349,7 @@ class Runner:
         """Handle the end of a process: restart its job or fail it, and clean up after jobs that have ended."""
         with self.store.transaction():
             job = self.store.document("job", job_id)
-            if job["status"] in STATUSES[task] and not job["_paused"]:
+            if job["status"] in STATUSES[task] and not (task == "train" and job["_paused"]):
                 starts = job["_starts"] + 1
                 outcome = f"signal {-code}" if code < 0 else f"status {code}"
                 if starts >= MAX_STARTS:
@@ -352,8 +361,13 @@ class Runner:
                         job_id, f"The process of the job ended with {outcome}; it will be started again", "warn"
                     )
             job = self.store.document("job", job_id)
+        if task == "train":
+            self.store.tidy("models")  # an adapter whose checkpoint was not added any more
         if job["status"] in FINAL_STATUSES:
-            shutil.rmtree(self.store.job_folder(job_id), ignore_errors=True)
+            self._remove_folder(job_id)
+
+    def _remove_folder(self, job_id: str) -> None:
+        shutil.rmtree(self.store.job_folder(job_id), ignore_errors=True)
 
 
 def fail(store: Store, job_id: str, code: str, message: str, param: str | None = "training_file") -> None:

@@ -54,7 +54,7 @@ class Objects:
         from course_utils.openai_server.store import Store, random_letters
 
         store, name = Store(FOLDER), f"ft:gpt-4o-mini:local::{random_letters(8)}"
-        store.add("model", store.get("model", self.model) | {"id": name})
+        store.add("model", store.get("model", self.model) | {"id": name, "_checkpoint": True})
         return name
 
     def new_permission(self) -> str:
