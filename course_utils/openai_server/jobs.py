@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from openai.types.fine_tuning import FineTuningJobWandbIntegrationObject
+from openai.types.graders import MultiGrader, PythonGrader, ScoreModelGrader, StringCheckGrader, TextSimilarityGrader
 from pydantic import Field
 
-from course_utils.openai_server import graders
 from course_utils.openai_server.bodies import Metadata, Strict
-from course_utils.openai_server.errors import ApiError, invalid, missing, not_tunable
-from course_utils.openai_server.graders import Auto, Hyperparameters, Reinforcement
+from course_utils.openai_server.errors import ApiError, invalid, not_tunable
 from course_utils.openai_server.store import Store, new_document, random_letters
 
 DEPRECATIONS = "https://developers.openai.com/api/docs/deprecations#update-to-openais-self-serve-fine-tuning"
@@ -32,10 +31,30 @@ MAX_STARTS = 3  # of a process without a step of progress in between
 STATUSES = {"validate": ("validating_files",), "train": ("running", "queued")}
 
 
+Auto = Literal["auto"]
+
+
+class Hyperparameters(Strict):
+    """The hyperparameters that all methods have; their bounds are the API's (its specification of August 2026)."""
+
+    batch_size: Annotated[int, Field(ge=1, le=256)] | Auto | None = None
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto | None = None
+    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto | None = None
+
+
 class DpoHyperparameters(Hyperparameters):
     """The hyperparameters of DPO, which has `beta` as well."""
 
     beta: Annotated[float, Field(gt=0, le=2)] | Auto | None = None
+
+
+class ReinforcementHyperparameters(Hyperparameters):
+    """The hyperparameters of reinforcement fine-tuning, which is not offered here."""
+
+    compute_multiplier: Annotated[float, Field(gt=1e-5, le=10)] | Auto | None = None
+    eval_interval: Annotated[int, Field(ge=1)] | Auto | None = None
+    eval_samples: Annotated[int, Field(ge=1)] | Auto | None = None
+    reasoning_effort: Literal["default", "low", "medium", "high"] | None = None
 
 
 HyperparametersT = TypeVar("HyperparametersT", bound=Hyperparameters)
@@ -45,6 +64,14 @@ class Settings(Strict, Generic[HyperparametersT]):
     """The settings of a method."""
 
     hyperparameters: HyperparametersT | None = None
+
+
+class Reinforcement(Settings[ReinforcementHyperparameters]):
+    """The settings of reinforcement fine-tuning."""
+
+    grader: Annotated[
+        StringCheckGrader | TextSimilarityGrader | PythonGrader | ScoreModelGrader | MultiGrader, Field(discriminator="type")
+    ]
 
 
 class Method(Strict):
@@ -222,13 +249,7 @@ class Jobs:
         """Training method and requested hyperparameters, from the current request form, the deprecated one, or both."""
         kind = request.method.type if request.method else "supervised"
         if kind == "reinforcement":
-            if request.method is None or request.method.reinforcement is None:
-                raise missing("method.reinforcement.grader")
-            graders.check_grader(request.method.reinforcement.grader)
-            message = (
-                "Your request is valid, but reinforcement fine-tuning is not available for this model: this server checks "
-                "such requests and does not run them."
-            )
+            message = "Reinforcement fine-tuning is not available for this model; take 'supervised' or 'dpo'."
             raise invalid("method", message, "method_not_available")
         block = getattr(request.method, kind) if request.method else None
         current_block = (block.hyperparameters if block else None) or Hyperparameters()

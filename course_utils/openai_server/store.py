@@ -34,7 +34,6 @@ FORMATS = {
     "job": ("fine_tuning.job", "ftjob-", 24),
     "event": ("fine_tuning.job.event", "ftevent-", 24),
     "checkpoint": ("fine_tuning.job.checkpoint", "ftckpt_", 24),
-    "permission": ("checkpoint.permission", "cp_", 24),
 }
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (

@@ -86,13 +86,11 @@ def test_an_unknown_argument_of_a_job_trains_nothing(client, file, place, more):
     assert [job.id for job in client.fine_tuning.jobs.list(limit=100)] == before
 
 
-def test_an_unknown_argument_of_an_upload_and_of_permissions(server, client, tuned):
+def test_an_unknown_argument_of_an_upload(server):
     headers = {"authorization": f"Bearer {server.api_key}"}
     form = {"purpose": "fine-tune", "purpos": "x"}
     answer = httpx.post(f"{server.base_url}/files", files={"file": ("a.jsonl", b"{}")}, data=form, headers=headers)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "purpos"
-    path = f"/fine_tuning/checkpoints/{tuned.fine_tuned_model}/permissions"
-    assert refused(client, path, {"project_ids": ["a"], "projects": ["b"]}).param == "projects"
 
 
 def test_what_only_hosted_models_can_do_is_on_the_list_and_taken(client):

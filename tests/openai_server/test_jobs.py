@@ -207,20 +207,13 @@ REFUSALS = [
     ({"model": "gpt-9"}, "Model gpt-9 is not available for fine-tuning or does not exist.", "model_not_available", "model"),
     ({"training_file": "file-x"}, "invalid training_file: file-x", None, "training_file"),
     ({"validation_file": "file-x"}, "invalid validation_file: file-x", None, "validation_file"),
-    ({"method": reinforcement()}, "Your request is valid, but reinforcement fine-tuning", "method_not_available", "method"),
-    (
-        {"method": {"type": "reinforcement"}},
-        "Missing required parameter: 'method.reinforcement.grader'.",
-        "missing_required_parameter",
-        "method.reinforcement.grader",
-    ),
+    ({"method": reinforcement()}, "Reinforcement fine-tuning is not available", "method_not_available", "method"),
     (
         {"method": reinforcement(operation="equals")},
         "Invalid value: 'equals'.",
         "invalid_value",
         "method.reinforcement.grader.operation",
     ),
-    ({"method": reinforcement(reference="{{row.category}}")}, "Invalid grader: {{row.category}} must be", None, "grader"),
     ({"suffix": "x" * 65}, "Invalid value for 'suffix'", "invalid_value", "suffix"),
     ({"seed": -1}, "Invalid value for 'seed'", "invalid_value", "seed"),
     ({"hyperparameters": {"n_epochs": 51}}, "Invalid value for 'hyperparameters.n_epochs'", "invalid_value", None),
@@ -434,17 +427,6 @@ def test_jobs_are_found_by_their_metadata(client, tuned):
     assert client.fine_tuning.jobs.list(limit=1).data[0].id == other.id
     for job in (one, other):
         finish(client, job)
-
-
-def test_permissions_of_a_checkpoint(client, tuned):
-    permissions = client.fine_tuning.checkpoints.permissions
-    made = list(permissions.create(tuned.fine_tuned_model, project_ids=["proj_a", "proj_b"]))
-    assert [one.project_id for one in made] == ["proj_a", "proj_b"]
-    listed = [one.project_id for one in permissions.list(tuned.fine_tuned_model, order="ascending")]
-    assert listed == ["proj_a", "proj_b"]
-    for one in made:
-        assert permissions.delete(one.id, fine_tuned_model_checkpoint=tuned.fine_tuned_model).deleted
-    assert permissions.list(tuned.fine_tuned_model).data == []
 
 
 def test_the_refusal_that_new_organisations_get(start_server, tmp_path):
