@@ -300,17 +300,18 @@ class Training:
         self._finish(history)
 
     def _name_too_long(self) -> None:
-        """Raise JobFailure with the line whose prompt is too long."""
+        """Raise JobFailure with the lines whose prompts are too long."""
         for name, rows in self.examples.items():
+            tokens: dict[int, int] = {}  # by line
             for line, row in rows:
                 try:
                     self.objective.encode(self.tokenizer, row, self.context, "")
                 except TooLong as error:
-                    raise JobFailure(
-                        f"{name}, line {line}: the prompt alone has {error.tokens} tokens, and this model takes at most "
-                        f"{error.limit} including the answer. Shorten the prompt.",
-                        name,
-                    ) from error
+                    tokens[line] = error.tokens
+            if tokens:
+                first, *others = (f"line {line}: the prompt alone has {count} tokens" for line, count in tokens.items())
+                advice = f"and this model takes at most {self.context} including the answer. Shorten the prompt."
+                raise JobFailure(f"{name}, {first}, {advice}{_more(others, len(others))}", name)
 
     def _check_weights(self) -> None:
         """Check that the weights are usable: if a job ends right after a step, no later loss shows the effect of that step.

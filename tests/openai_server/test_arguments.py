@@ -136,7 +136,8 @@ def test_a_mark_hides_no_other_fault(client):
 
 def test_words_are_for_whoever_has_the_api_alone(client):
     """Not of the library's settings, and no word twice."""
-    long = chats(11) + b"\n" + chats(1).replace(b"Is 0 a number?", b"word " * 3000)
+    too_long = chats(1).replace(b"Is 0 a number?", b"word " * 3000)
+    long = b"\n".join([chats(11), too_long, chats(1), too_long])
     broken = chats(11) + b"\n{"
     found = {}
     for name, data in {"long": long, "broken": broken}.items():
@@ -145,6 +146,7 @@ def test_words_are_for_whoever_has_the_api_alone(client):
         )
         found[name] = finish(client, job).error
     assert found["long"].message.startswith("training_file, line 12: the prompt alone has ")
+    assert found["long"].message.splitlines()[1].startswith("line 14: the prompt alone has ")
     assert "Settings" not in found["long"].message and "max_length" not in found["long"].message
     assert (found["long"].param, found["long"].code) == ("training_file", "training_failed")
     assert "Line 12" in found["broken"].message and "line line" not in found["broken"].message.lower()
