@@ -222,16 +222,6 @@ def _note_placeholder(what: str) -> None:
         )
 
 
-def _budgets(options: argparse.Namespace) -> Result:
-    """Status 1 with --strict if a lesson is over a budget."""
-    from course_utils import lessons
-    from course_utils.publishing import budgets
-
-    counted = [budgets.count_lesson(lesson) for lesson in options.lessons or lessons.NOTEBOOKS]
-    document = {"budgets": budgets.BUDGETS, "lessons": [asdict(lesson) | {"over": lesson.over} for lesson in counted]}
-    return Result(budgets.table(counted), document, int(options.strict and any(lesson.over for lesson in counted)))
-
-
 def _estimate(options: argparse.Namespace) -> Result:
     from course_utils import memory
 

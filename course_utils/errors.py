@@ -10,16 +10,11 @@ class CourseError(Exception):
 
 
 class TooLong(CourseError):
-    """A prompt leaves no room for an answer.
+    """A prompt of `tokens` tokens leaves no room for an answer."""
 
-    Attributes:
-        tokens: number of tokens in the prompt.
-        limit: maximum number of tokens in prompt and answer together.
-    """
-
-    def __init__(self, message: str, tokens: int, limit: int) -> None:
+    def __init__(self, message: str, tokens: int) -> None:
         super().__init__(message)
-        self.tokens, self.limit = tokens, limit
+        self.tokens = tokens
 
 
 class Diverged(CourseError):

@@ -41,3 +41,15 @@ def tiny_model(tmp_path_factory, packaged):
 def tiny(packaged):
     """A new Llama of two layers with random weights in float32, and the real tokenizer."""
     return tiny_llama(), packaged[1]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser for the tests of a module."""
+    from playwright.sync_api import sync_playwright
+    from visiting import CHROMIUM
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()

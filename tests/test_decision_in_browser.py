@@ -1,29 +1,22 @@
 """A calculator, driven in a real browser in JupyterLab: what it shows is what the function says."""
 
-import importlib.util
 import json
-import shutil
 import sys
 
 import pytest
 from support import jupyter, wait_until
+from visiting import needs_chromium, needs_jupyterlab
 
 from course_utils.decision import decide
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)"),
-    pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="needs the extra `lab`"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`"),
-]
+pytestmark = [pytest.mark.slow, needs_chromium, needs_jupyterlab]
 EVIDENCE = {"knowledge": "RAG 34 % & fine-tuned <1 %", "behaviour": "84 % against 2 %"}
 CELL = f"from course_utils import show\nshow.calculator('decision', evidence={EVIDENCE!r})"
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    from playwright.sync_api import TimeoutError, sync_playwright
+def page(tmp_path_factory, browser):
+    from playwright.sync_api import TimeoutError
 
     folder, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("home")
     cell = {"cell_type": "code", "id": "one", "source": CELL, "metadata": {}, "outputs": [], "execution_count": None}
@@ -31,8 +24,7 @@ def page(tmp_path_factory):
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": [cell]}
     (folder / "helper.ipynb").write_text(json.dumps(notebook))
     command = [sys.executable, "-m", "jupyterlab", "--allow-root", f"--ServerApp.root_dir={folder}"]
-    with jupyter(command, home) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with jupyter(command, home) as address:
         page = browser.new_page(viewport={"width": 1300, "height": 1100})
         page.goto(f"{address}/lab/tree/helper.ipynb", timeout=90_000)
         cell = page.get_by_text("from course_utils import show").first
@@ -46,7 +38,6 @@ def page(tmp_path_factory):
             except TimeoutError:
                 continue
         yield page
-        browser.close()
 
 
 def control(page, question):

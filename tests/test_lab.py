@@ -1,9 +1,7 @@
 """`course lab` serves the course, and a browser shows notebook 02."""
 
 import asyncio
-import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -12,9 +10,9 @@ from pathlib import Path
 import pytest
 from support import jupyter
 from tornado.websocket import websocket_connect
+from visiting import CHROMIUM, needs_jupyterlab
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="needs the extra `lab`")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = needs_jupyterlab
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from data_prep.test_pipeline import rows
 from data_prep.test_similarity import chat
 from jinja2 import UndefinedError, nodes
-from publishing.visiting import needs_axe, violations
+from visiting import needs_axe, needs_chromium, violations
 
 import course_utils
 from course_utils import data_report, pages, release
@@ -22,7 +21,6 @@ from course_utils.grading.marking import Mark
 
 PACKAGE = Path(course_utils.__file__).parent
 TEMPLATES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("templates/*.j2"))
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = "<script>alert('x')</script> <img src=x onerror=alert(1)> & \"q\" '> {{ 7 * 7 }} {% raw %} " + "0123456789" * 30
 # What is built by us, and goes into a page as markup.
 MARKUP = {"templates/data_report.html.j2": 2}
@@ -145,20 +143,16 @@ def test_headings_tables_and_pictures_can_be_followed_without_seeing_them(writte
     assert all(box["role"] == "region" and box["aria-label"] and box["tabindex"] == "0" for box in boxes)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)")
+@needs_chromium
 @needs_axe
-def test_pages_fit_a_phone_and_keep_nobody_out(written, tmp_path):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        phone = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True)
-        dialogs, page = [], phone.new_page()
-        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-        for kind, html in written.items():
-            (tmp_path / f"{kind}.html").write_text(html)
-            page.goto((tmp_path / f"{kind}.html").as_uri())
-            assert violations(page) == [], kind
-            assert page.evaluate("document.documentElement.scrollWidth") == 390, kind
-        browser.close()
+def test_pages_fit_a_phone_and_keep_nobody_out(written, tmp_path, browser):
+    phone = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True)
+    dialogs, page = [], phone.new_page()
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    for kind, html in written.items():
+        (tmp_path / f"{kind}.html").write_text(html)
+        page.goto((tmp_path / f"{kind}.html").as_uri())
+        assert violations(page) == [], kind
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, kind
+    phone.close()
     assert dialogs == []

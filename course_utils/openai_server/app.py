@@ -1,4 +1,4 @@
-"""The application: the routes of files, jobs, graders, permissions, models, chat and responses, and the gate in front."""
+"""The application: the state that its routes share, the routes of files, jobs, models and chat, the gate in front."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -19,19 +20,71 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from course_utils.openai_server import bodies, graders
+from course_utils import models
+from course_utils.openai_server import bodies
 from course_utils.openai_server.bodies import Strict, json_body, listing
 from course_utils.openai_server.chat import ChatRequest
 from course_utils.openai_server.completions import AdapterFolder, Completion, begin
+from course_utils.openai_server.engine import Engine
 from course_utils.openai_server.errors import ApiError, invalid, no_such_file, no_such_model, no_such_response
 from course_utils.openai_server.gate import Gate
-from course_utils.openai_server.jobs import CreateJob
-from course_utils.openai_server.response_events import Events
-from course_utils.openai_server.responses import ResponseRequest, ResponseStore, frame, renamed, to_chat
-from course_utils.openai_server.service import Service
-from course_utils.openai_server.store import Store, new_document, public
+from course_utils.openai_server.jobs import CreateJob, Jobs, Runner
+from course_utils.openai_server.options import Options, base_name
+from course_utils.openai_server.responses import Events, ResponseRequest, ResponseStore, frame, renamed, to_chat
+from course_utils.openai_server.store import Store, public
 
 Document = dict[str, Any]
+
+
+class Service:
+    """The state and settings that the routes share.
+
+    Args:
+        options: see `Options`.
+        store: the documents and files in the options' folder.
+
+    Attributes:
+        bases: names under which the base model is offered, its own first.
+        jobs, runner: see these classes.
+        started: creation time of the base model in the list of models.
+        loaded: the engine, once it was needed: a server that only trains needs no memory for it.
+    """
+
+    def __init__(self, options: Options, store: Store) -> None:
+        self.options, self.store = options, store
+        self.bases = (base_name(options.model), *options.names)
+        self.jobs = Jobs(store, self.bases, options.refuse)
+        self.runner = Runner(store, options.model, options.context, options.jobs)
+        self.started = int(time.time())
+        self.loaded: Engine | None = None
+        self._mutex = threading.Lock()
+
+    async def engine(self) -> Engine:
+        """Return the engine; the first call loads the model.
+
+        Raises:
+            ApiError: the model could not be loaded.
+        """
+        if self.loaded is not None:
+            return self.loaded
+        return await asyncio.to_thread(self._load)
+
+    def _load(self) -> Engine:
+        with self._mutex:
+            if self.loaded is not None:
+                return self.loaded
+            try:
+                engine = self.loaded = Engine(lambda: models.load(self.options.model), self.options.rows)
+            except Exception as error:
+                raise ApiError(500, f"The model could not be loaded: {error}", type="server_error") from error
+            return engine
+
+    def close(self) -> None:
+        """Stop the jobs' processes and the engine."""
+        self.runner.close()
+        with self._mutex:
+            if self.loaded:
+                self.loaded.close()
 
 
 def _up_to(limit: int, maximum: int) -> int:
@@ -161,70 +214,6 @@ def _jobs_router(service: Service) -> APIRouter:
     return routes
 
 
-def _graders_router() -> APIRouter:
-    """Return the routes of graders."""
-    routes = APIRouter()
-
-    @routes.post("/v1/fine_tuning/alpha/graders/validate")
-    def validate(body: Annotated[graders.Validate, json_body(graders.Validate)]) -> Document:
-        graders.check_grader(body.grader)
-        return {"grader": body.grader.model_dump(exclude_none=True)}
-
-    @routes.post("/v1/fine_tuning/alpha/graders/run")
-    def run(body: Annotated[graders.Run, json_body(graders.Run)]) -> Document:
-        return graders.run(body.grader, body.model_sample, body.item)
-
-    return routes
-
-
-class NewPermissions(Strict):
-    """The body of a request that lets other projects use a checkpoint."""
-
-    project_ids: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=100)]
-
-
-def _permissions_router(service: Service) -> APIRouter:
-    """Return the routes of permissions."""
-    routes = APIRouter()
-    store = service.store
-    path = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
-
-    def check_checkpoint(checkpoint: str) -> None:
-        if store.get("model", checkpoint) is None:
-            raise no_such_model(checkpoint)
-
-    @routes.get(path)
-    def permissions_list(
-        checkpoint: str,
-        after: str | None = None,
-        limit: int = 10,
-        order: Literal["ascending", "descending"] = "descending",
-        project_id: str | None = None,
-    ) -> Document:
-        check_checkpoint(checkpoint)
-        where = {"project_id": project_id} if project_id else None
-        return listing(store.page("permission", checkpoint, after, _up_to(limit, 100), order == "descending", where))
-
-    @routes.post(path)
-    def create(checkpoint: str, body: Annotated[NewPermissions, json_body(NewPermissions)]) -> Document:
-        check_checkpoint(checkpoint)
-        permissions = [new_document("permission", project_id=project) for project in dict.fromkeys(body.project_ids)]
-        with store.transaction():
-            for permission in permissions:
-                store.add("permission", permission, parent=checkpoint)
-        return listing((permissions, False))
-
-    @routes.delete(path + "/{permission_id}")
-    def delete(checkpoint: str, permission_id: str) -> Document:
-        check_checkpoint(checkpoint)
-        if permission_id not in {permission["id"] for permission in store.all("permission", checkpoint)}:
-            raise ApiError(404, f"No such permission: {permission_id}", param="permission_id")
-        store.delete("permission", permission_id)
-        return {"id": permission_id, "object": "checkpoint.permission", "deleted": True}
-
-    return routes
-
-
 def _models_router(service: Service) -> APIRouter:
     """Return the routes of models."""
     routes = APIRouter()
@@ -235,7 +224,7 @@ def _models_router(service: Service) -> APIRouter:
     bases |= {name: {"id": name, **base, "owned_by": f"local stand-in: {own}"} for name in stand_ins}
 
     @routes.get("/v1/models")
-    def models() -> Document:
+    def models_list() -> Document:
         tuned = [public(model) for model in store.all("model") if not model["_checkpoint"]]
         return {"object": "list", "data": [*bases.values(), *tuned]}
 
@@ -346,8 +335,7 @@ def build(service: Service, key: str) -> FastAPI:
     app.add_exception_handler(OSError, bodies.storage)
     app.add_exception_handler(sqlite3.Error, bodies.storage)
     app.add_exception_handler(Exception, bodies.bug)
-    app.include_router(_graders_router())
-    for router in (_files_router, _jobs_router, _permissions_router, _models_router, _chat_router):
+    for router in (_files_router, _jobs_router, _models_router, _chat_router):
         app.include_router(router(service))
 
     @app.get("/health")

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from openai.types.fine_tuning import FineTuningJobWandbIntegrationObject
+from openai.types.graders import MultiGrader, PythonGrader, ScoreModelGrader, StringCheckGrader, TextSimilarityGrader
 from pydantic import Field
 
-from course_utils.openai_server import graders
 from course_utils.openai_server.bodies import Metadata, Strict
-from course_utils.openai_server.errors import ApiError, invalid, missing, not_tunable
-from course_utils.openai_server.graders import Auto, Hyperparameters, Reinforcement
+from course_utils.openai_server.errors import ApiError, invalid, not_tunable
 from course_utils.openai_server.store import Store, new_document, random_letters
 
 DEPRECATIONS = "https://developers.openai.com/api/docs/deprecations#update-to-openais-self-serve-fine-tuning"
@@ -32,10 +31,30 @@ MAX_STARTS = 3  # of a process without a step of progress in between
 STATUSES = {"validate": ("validating_files",), "train": ("running", "queued")}
 
 
+Auto = Literal["auto"]
+
+
+class Hyperparameters(Strict):
+    """The hyperparameters that all methods have; their bounds are the API's (its specification of August 2026)."""
+
+    batch_size: Annotated[int, Field(ge=1, le=256)] | Auto | None = None
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto | None = None
+    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto | None = None
+
+
 class DpoHyperparameters(Hyperparameters):
     """The hyperparameters of DPO, which has `beta` as well."""
 
     beta: Annotated[float, Field(gt=0, le=2)] | Auto | None = None
+
+
+class ReinforcementHyperparameters(Hyperparameters):
+    """The hyperparameters of reinforcement fine-tuning, which is not offered here."""
+
+    compute_multiplier: Annotated[float, Field(gt=1e-5, le=10)] | Auto | None = None
+    eval_interval: Annotated[int, Field(ge=1)] | Auto | None = None
+    eval_samples: Annotated[int, Field(ge=1)] | Auto | None = None
+    reasoning_effort: Literal["default", "low", "medium", "high"] | None = None
 
 
 HyperparametersT = TypeVar("HyperparametersT", bound=Hyperparameters)
@@ -45,6 +64,14 @@ class Settings(Strict, Generic[HyperparametersT]):
     """The settings of a method."""
 
     hyperparameters: HyperparametersT | None = None
+
+
+class Reinforcement(Settings[ReinforcementHyperparameters]):
+    """The settings of reinforcement fine-tuning."""
+
+    grader: Annotated[
+        StringCheckGrader | TextSimilarityGrader | PythonGrader | ScoreModelGrader | MultiGrader, Field(discriminator="type")
+    ]
 
 
 class Method(Strict):
@@ -67,7 +94,7 @@ class CreateJob(Strict):
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
     metadata: Metadata | None = None
-    # accepted and shown again; nothing is sent anywhere
+    # accepted and shown again; nothing is sent anywhere, and an event says so
     integrations: Annotated[list[FineTuningJobWandbIntegrationObject], Field(max_length=5)] | None = None
 
 
@@ -154,6 +181,9 @@ class Jobs:
         self.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
         for name, file_id in files.items():
             self.store.add_event(job["id"], f"Validating {name.replace('_', ' ')}: {file_id}")
+        if request.integrations:
+            message = "Nothing is sent to wandb: this server keeps a job's metrics in its events and its result file"
+            self.store.add_event(job["id"], message, "warn")
         return job
 
     def get(self, job_id: str) -> dict[str, Any]:
@@ -183,6 +213,8 @@ class Jobs:
 
     def pause(self, job_id: str) -> dict[str, Any]:
         """Pause a job, and return its document. The API documents no status for this, so it is shown as queued.
+
+        Files are validated all the same: it takes seconds, and a faulty file should not wait to be found.
 
         Raises:
             ApiError: there is no job with this id, or it cannot be paused any more.
@@ -217,13 +249,7 @@ class Jobs:
         """Training method and requested hyperparameters, from the current request form, the deprecated one, or both."""
         kind = request.method.type if request.method else "supervised"
         if kind == "reinforcement":
-            if request.method is None or request.method.reinforcement is None:
-                raise missing("method.reinforcement.grader")
-            graders.check_grader(request.method.reinforcement.grader)
-            message = (
-                "Your request is valid, but reinforcement fine-tuning is not available for this model: this server checks "
-                "such requests and does not run them."
-            )
+            message = "Reinforcement fine-tuning is not available for this model; take 'supervised' or 'dpo'."
             raise invalid("method", message, "method_not_available")
         block = getattr(request.method, kind) if request.method else None
         current_block = (block.hyperparameters if block else None) or Hyperparameters()
@@ -274,11 +300,15 @@ class Runner:
             self._changed.notify_all()
 
     def stop(self, job_id: str) -> None:
-        """Kill the process of a job that was cancelled or paused."""
+        """Stop the training of a job that was paused, and whatever is done for one that was cancelled."""
+        cancelled = self.store.document("job", job_id)["status"] in FINAL_STATUSES
         with self._changed:
-            for job, process in self._processes.values():
-                if job == job_id:
-                    process.kill()
+            tasks = [task for task, (job, _) in self._processes.items() if job == job_id]
+            for task in tasks:
+                if cancelled or task == "train":
+                    self._processes[task][1].kill()
+        if cancelled and not tasks:  # else when its process has ended
+            self._remove_folder(job_id)
 
     def close(self) -> None:
         """Kill all processes; jobs resume when the server starts again."""
@@ -312,7 +342,7 @@ class Runner:
     def _next(self, task: str) -> str | None:
         for status in STATUSES[task]:
             for job in self.store.page("job", limit=-1, newest_first=False, where={"status": status})[0]:
-                if not job["_paused"]:
+                if task == "validate" or not job["_paused"]:
                     return str(job["id"])
         return None
 
@@ -340,7 +370,7 @@ class Runner:
         """Handle the end of a process: restart its job or fail it, and clean up after jobs that have ended."""
         with self.store.transaction():
             job = self.store.document("job", job_id)
-            if job["status"] in STATUSES[task] and not job["_paused"]:
+            if job["status"] in STATUSES[task] and not (task == "train" and job["_paused"]):
                 starts = job["_starts"] + 1
                 outcome = f"signal {-code}" if code < 0 else f"status {code}"
                 if starts >= MAX_STARTS:
@@ -352,8 +382,13 @@ class Runner:
                         job_id, f"The process of the job ended with {outcome}; it will be started again", "warn"
                     )
             job = self.store.document("job", job_id)
+        if task == "train":
+            self.store.tidy("models")  # an adapter whose checkpoint was not added any more
         if job["status"] in FINAL_STATUSES:
-            shutil.rmtree(self.store.job_folder(job_id), ignore_errors=True)
+            self._remove_folder(job_id)
+
+    def _remove_folder(self, job_id: str) -> None:
+        shutil.rmtree(self.store.job_folder(job_id), ignore_errors=True)
 
 
 def fail(store: Store, job_id: str, code: str, message: str, param: str | None = "training_file") -> None:

@@ -43,8 +43,7 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
     import uvicorn
     from filelock import FileLock, Timeout
 
-    from course_utils.openai_server.app import build
-    from course_utils.openai_server.service import Service
+    from course_utils.openai_server.app import Service, build
     from course_utils.openai_server.store import Store
 
     # Shapes vary with the rows and columns of the batch; the limit that `models.load` sets is for one training run.

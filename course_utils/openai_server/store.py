@@ -34,7 +34,6 @@ FORMATS = {
     "job": ("fine_tuning.job", "ftjob-", 24),
     "event": ("fine_tuning.job.event", "ftevent-", 24),
     "checkpoint": ("fine_tuning.job.checkpoint", "ftckpt_", 24),
-    "permission": ("checkpoint.permission", "cp_", 24),
 }
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
@@ -319,34 +318,47 @@ class Store:
         return deleted
 
     def delete_model(self, name: str) -> bool:
-        """Delete a model's document, and its adapter unless another model has the same; return whether the model existed."""
+        """Delete a checkpoint, or a job's fine-tuned model with all its checkpoints; return whether it existed.
+
+        The hosted service documents nothing of the checkpoints; whoever deletes a model because of what it was trained on
+        wants none of its weights left.
+        """
         with self.transaction():
             model = self.get("model", name)
             if model is None:
                 return False
-            self.delete("model", name)
-            in_use = any(other["_folder"] == model["_folder"] for other in self.all("model"))
-        if not in_use:  # an adapter without a model is removed at the next start
-            shutil.rmtree(self.model_folder(model["_folder"]), ignore_errors=True)
+            job = [other for other in self.all("model") if other["_job"] == model["_job"]]
+            deleted = {other["id"] for other in job if other["id"] == name or not model["_checkpoint"]}
+            for one in deleted:
+                self.delete("model", one)
+            for checkpoint in self.all("checkpoint", model["_job"]):
+                if checkpoint["fine_tuned_model_checkpoint"] in deleted:
+                    self.delete("checkpoint", checkpoint["id"])
+        in_use = {other["_folder"] for other in job if other["id"] not in deleted}
+        for folder in {other["_folder"] for other in job} - in_use:  # what is left of them is removed at the next start
+            shutil.rmtree(self.model_folder(folder), ignore_errors=True)
         return True
 
     def scratch(self, name: str) -> Path:
         """Return a temporary path, on the same disk as the final one."""
         return self.folder / "files" / f".partial-{name}-{random_letters(12)}"
 
-    def tidy(self) -> None:
+    def tidy(self, *parts: str) -> None:
         """Remove bytes that no document refers to, left by uploads, deletions or checkpoints that were interrupted.
 
-        Must be called by the one server that owns the folder, before it accepts requests.
+        Must be called by the one server that owns the folder: before it accepts requests, or while nothing is written there.
+
+        Args:
+            *parts: those of `FOLDERS` to look through; all if none is given.
         """
         named = {
             "files": {body["id"] for body in self.all("file")},
             "models": {body["_folder"] for body in self.all("model")},
             "jobs": {body["id"] for body in self.all("job") if not body["finished_at"]},
         }
-        for part, names in named.items():
+        for part in parts or FOLDERS:
             for entry in (self.folder / part).iterdir():
-                if entry.name in names:
+                if entry.name in named[part]:
                     continue
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)

@@ -19,7 +19,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 FILES = ("training_file", "validation_file")
 KEPT_CHECKPOINTS = 3
+MAX_LINES = 10  # bad ones that an error names
 MAX_WEIGHT = 1e4  # those of a working adapter are below 10
 RANK, ALPHA = 16, 32
 AUTO_MULTIPLIER = {"supervised": 2.0, "dpo": 1.0}
@@ -124,30 +125,43 @@ def validate(store: Store, job_id: str) -> None:
     for name in FILES:
         if job[name] is not None:
             report = validation.validate(store.job_folder(job_id) / f"{name}.jsonl", kind, "openai")
-            _raise_first_error(report, job[name], name)
+            _raise_errors(report, job[name], name)
     with store.transaction():
         if store.document("job", job_id)["status"] == "validating_files":
             store.add_event(job_id, "Files validated, moving job to queued state")
             store.update("job", job_id, status="queued", _starts=0)
 
 
-def _raise_first_error(report: Report, file_id: str, name: str) -> None:
-    """Raise JobFailure with the first error at which the hosted service would stop, if there is one."""
+def _raise_errors(report: Report, file_id: str, name: str) -> None:
+    """Raise JobFailure with the first error, in the hosted service's words, and the next bad lines, if there are any."""
     from course_utils.data_prep.findings import ERROR
 
     too_few = "too_few_rows"
     # Azure requires a byte order mark; the code that reads the lines skips it.
     ignored = ("byte_order_mark", *((too_few,) if name == "validation_file" else ()))
-    first = next((f for f in report.findings if f.severity == ERROR and f.code not in ignored), None)
-    if first is None:
+    errors = [f for f in report.findings if f.severity == ERROR and f.code not in ignored]
+    if not errors:
         return
+    first, lines = errors[0], {f.line: f for f in reversed(errors) if f.line}
+    others = [f"line {n}{f.field and ', '}{f.field}: {f.message}" for n, f in sorted(lines.items()) if n != first.line]
+    more = ""
+    if first.code not in ("unknown_shape", "wrong_kind"):  # of a wrong format, there is no more to say
+        only_marked = 1 not in lines and "byte_order_mark" in report.counts
+        more = _more(others, report.bad_rows - only_marked - 1)
     # If a file can't be read at all, its number of examples is not what is wrong.
     error = report.api_error if name == "training_file" and (first.code == too_few or report.rows) else None
     if error is not None:
-        raise JobFailure(error.about(file_id), name, error.code)
+        raise JobFailure(error.about(file_id) + more, name, error.code)
     text = str(first)
     message = f"The job failed due to an invalid {name.replace('_', ' ')}. Invalid file format. {text[:1].upper()}{text[1:]}"
-    raise JobFailure(message, name, "invalid_training_file")
+    raise JobFailure(message + more, name, "invalid_training_file")
+
+
+def _more(faults: Sequence[str], count: int) -> str:
+    """The faults after the first one, one a line, of `count` that there are."""
+    shown = faults[: MAX_LINES - 1]
+    left = count - len(shown)
+    return "".join(f"\n{fault}" for fault in shown) + (f"\nand {left} more line{'s' * (left > 1)}" if left > 0 else "")
 
 
 # -- training -----------------------------------------------------------------------------------------------------------
@@ -194,6 +208,7 @@ def read_examples(folder: Path, name: str, kind: str) -> list[tuple[int, Any]]:
     from course_utils.data_prep import reading
 
     examples: list[tuple[int, Any]] = []
+    faults: list[str] = []
     for line in reading.read(folder / f"{name}.jsonl"):
         row: Any = line.value
         if row is None:  # a blank line
@@ -206,8 +221,11 @@ def read_examples(folder: Path, name: str, kind: str) -> list[tuple[int, Any]]:
             else:
                 example = flatten(row["messages"], declared(row))
         except CourseError as error:
-            raise JobFailure(f"{name}, line {line.line}: {error}", name) from error
-        examples.append((line.line, example))
+            faults.append(f"line {line.line}: {error}")
+        else:
+            examples.append((line.line, example))
+    if faults:
+        raise JobFailure(f"{name}, {faults[0]}{_more(faults[1:], len(faults) - 1)}", name)
     return examples
 
 
@@ -282,17 +300,18 @@ class Training:
         self._finish(history)
 
     def _name_too_long(self) -> None:
-        """Raise JobFailure with the line whose prompt is too long."""
+        """Raise JobFailure with the lines whose prompts are too long."""
         for name, rows in self.examples.items():
+            tokens: dict[int, int] = {}  # by line
             for line, row in rows:
                 try:
                     self.objective.encode(self.tokenizer, row, self.context, "")
                 except TooLong as error:
-                    raise JobFailure(
-                        f"{name}, line {line}: the prompt alone has {error.tokens} tokens, and this model takes at most "
-                        f"{error.limit} including the answer. Shorten the prompt.",
-                        name,
-                    ) from error
+                    tokens[line] = error.tokens
+            if tokens:
+                first, *others = (f"line {line}: the prompt alone has {count} tokens" for line, count in tokens.items())
+                advice = f"and this model takes at most {self.context} including the answer. Shorten the prompt."
+                raise JobFailure(f"{name}, {first}, {advice}{_more(others, len(others))}", name)
 
     def _check_weights(self) -> None:
         """Check that the weights are usable: if a job ends right after a step, no later loss shows the effect of that step.

@@ -127,7 +127,6 @@ def encode_prompt(
             f"{where}: the prompt alone has {len(prompt)} tokens and max_length is {max_length}; "
             f"raise Settings(max_length=...) above it or shorten the message",
             len(prompt),
-            max_length,
         )
     return prompt
 

@@ -68,6 +68,15 @@ def test_every_typical_mistake_is_recognised(id, name, mistake):
         assert mistake.diagnosis in score.message
 
 
+@pytest.mark.parametrize("id", ["qlora-5", "align-1", "align-3", "data-4"])
+def test_the_given_function_of_a_bug_hunt_is_wrong_on_every_case(id):
+    exercise = EXERCISES[id]
+    given = exercise.mistakes[0].function
+    cases = list(exercise.cases(np.random.default_rng(0)))
+    for arguments in cases[: -1 if id == "data-4" else None]:  # whose last case is there for another mistake
+        assert not checking.same(given(*arguments), exercise.solution(*arguments), exercise.tolerance)
+
+
 def test_every_exercise_knows_several_mistakes_with_different_diagnoses():
     assert len(EXERCISES) >= 4
     for exercise in EXERCISES.values():

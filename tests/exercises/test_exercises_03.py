@@ -1,6 +1,5 @@
-"""Lesson 03's challenge and bug hunt, beyond what holds for every exercise."""
+"""Lesson 03's challenge, beyond what holds for every exercise."""
 
-import numpy as np
 import pytest
 
 from course_utils.exercises import EXERCISES, checking, lesson_03
@@ -21,23 +20,13 @@ def test_a_plan_that_fits_a_t4_has_half_the_points():
         ({"batch_size": True}, "whole numbers above 0"),
         ({"batch_size": -1, "accumulation": -16}, "whole numbers above 0"),
         ({"length": 64}, "exactly these keys"),
+        *((returned, "dict with exactly these keys") for returned in (7, "plan", [], {})),
     ],
 )
 def test_plans_outside_the_rules_are_not_estimated(changed, said, monkeypatch):
     from course_utils import memory
 
     monkeypatch.setattr(memory, "estimate", lambda *a, **b: pytest.fail("it was estimated"))
-    plan = lesson_03._plan(**changed)
+    plan = lesson_03._plan(**changed) if changed and isinstance(changed, dict) else changed
     points, message = checking._mark(EXERCISES["qlora-1"], lambda: plan)
     assert points == 0 and said in message
-
-
-@pytest.mark.parametrize("returned", [7, "plan", [], {}])
-def test_what_is_no_plan_is_told_what_it_is(returned):
-    assert "dict with exactly these keys" in checking._mark(EXERCISES["qlora-1"], lambda: returned)[1]
-
-
-def test_the_given_function_of_the_bug_hunt_is_wrong_on_every_case():
-    exercise = EXERCISES["qlora-5"]
-    for arguments in exercise.cases(np.random.default_rng(0)):
-        assert abs(float(lesson_03._error_as_written(*arguments)) - float(exercise.solution(*arguments))) > 1e-6

@@ -1,6 +1,5 @@
 """A learner's hour: exercise cells in a kernel, and typed into JupyterLab in a real browser; what comes out is graded."""
 
-import importlib.util
 import re
 import shutil
 import sys
@@ -10,13 +9,13 @@ import pytest
 from grading_fixtures import full, points, run, said
 from support import jupyter, wait_until
 from test_honest import WRONG
+from visiting import needs_chromium, needs_jupyterlab
 
 from course_utils import lessons
 from course_utils.exercises import EXERCISES
 from course_utils.publishing import builder
 from course_utils.publishing.runner import execute
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 IMPORTS = "from course_utils.exercises import check\nimport numpy as np\nimport torch"
 
 
@@ -50,12 +49,9 @@ def test_cells_in_a_kernel_show_what_grading_gives(section, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)")
-@pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="needs the extra `lab`")
-@pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`")
-def test_a_round_in_a_browser(tmp_path):
-    from playwright.sync_api import sync_playwright
-
+@needs_chromium
+@needs_jupyterlab
+def test_a_round_in_a_browser(tmp_path, browser):
     folder, home = tmp_path / "notebooks", tmp_path / "home"
     folder.mkdir(), home.mkdir()
     nbformat.write(exercise_cells("06", builder.learner_edition), folder / "lesson.ipynb")
@@ -63,8 +59,7 @@ def test_a_round_in_a_browser(tmp_path):
     wrong = f"# EXERCISE: api-1\n{WRONG['api-1']}"  # what the exercise's first typical mistake computes
     diagnosis = exercise.mistakes[0].diagnosis
     command = [sys.executable, "-m", "jupyterlab", "--allow-root", f"--ServerApp.root_dir={folder}"]
-    with jupyter(command, home) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with jupyter(command, home) as address:
         page = browser.new_page(viewport={"width": 1300, "height": 1600})
         page.goto(f"{address}/lab/tree/lesson.ipynb", timeout=90_000)
         page.get_by_text("| Idle").wait_for(timeout=90_000)
@@ -104,7 +99,6 @@ def test_a_round_in_a_browser(tmp_path):
         right.get_by_text("(passed)").wait_for(timeout=60_000)
         page.keyboard.press("Control+s")
         page.get_by_text("Saving completed").wait_for(timeout=60_000)
-        browser.close()
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     shutil.copy(folder / "lesson.ipynb", inbox / "somebody.ipynb")

@@ -1,16 +1,11 @@
 """Pages driven in a real browser: what their Python says is what this Python says, with no other host to ask."""
 
-import functools
-import http.server
-import importlib.util
 import json
-import os
-import shutil
-import threading
 
 import pytest
 from drawn import choices
 from support import wait_until, write_page
+from visiting import Visitor, needs_chromium, needs_pyodide, served
 
 from course_utils import in_browser
 from course_utils.exercises import EXERCISES, checking
@@ -18,22 +13,8 @@ from course_utils.exercises.drawing import Draws
 from course_utils.in_browser import calculate
 from course_utils.show.calculators import CALCULATORS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.index,
-    pytest.mark.skipif(
-        shutil.which("npm") is None and "COURSE_PYODIDE" not in os.environ,
-        reason="needs npm, which brings Pyodide (see README)",
-    ),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`"),
-]
-PATIENCE = 120_000  # milliseconds; a machine that builds notebooks at the same time starts Python in ten seconds
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
+pytestmark = [needs_chromium, *needs_pyodide]
+PATIENCE = 120  # seconds; a machine that builds notebooks at the same time starts Python in ten
 
 
 @pytest.fixture(scope="module")
@@ -46,58 +27,33 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with served(folder) as address:
+        yield address
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def watched(browser, address, **settings):
-    """A page in a context of its own, and what it must not do: ask another host, or complain in the console."""
-    context = browser.new_context(**settings)
-    context.set_default_timeout(PATIENCE)
-    page, trouble = context.new_page(), []
-
-    def passes(route):
-        if not route.request.url.startswith((address, "data:", "blob:", "file:")):
-            trouble.append(route.request.url)
-            return route.abort()
-        return route.continue_()
-
-    context.route("**/*", passes)
-    page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.goto(f"{address}/index.html")
-    return page, trouble
+def watched(browser, address):
+    """Somebody on the page who must ask no other host and find no complaint in the console."""
+    someone = Visitor(browser, address, complaints=("error", "warning"))
+    someone.go("index.html")
+    return someone
 
 
 @pytest.fixture(scope="module")
 def shared(browser, address):
     """A page for tests that only ask its Python."""
-    page, trouble = watched(browser, address)
-    yield page
-    page.context.close()
-    assert trouble == []
+    someone = watched(browser, address)
+    yield someone.page
+    someone.context.close()
+    assert someone.wrong == []
 
 
 @pytest.fixture
 def fresh(browser, address):
     """A page on which nothing has been changed."""
-    page, trouble = watched(browser, address)
-    yield page
-    page.context.close()
-    assert trouble == []
+    someone = watched(browser, address)
+    yield someone.page
+    someone.context.close()
+    assert someone.wrong == []
 
 
 def ask(page, requests):
@@ -112,7 +68,7 @@ def room(page, kind, id):
 def says(page, kind, id, text, wrong=False):
     """The text comes to stand as the summary of a calculator or an exercise."""
     there = room(page, kind, id)
-    wait_until(lambda: there.locator(".course-summary").inner_text() == text, PATIENCE / 1000)
+    wait_until(lambda: there.locator(".course-summary").inner_text() == text, PATIENCE)
     wait_until(lambda: ("course-wrong" in there.get_attribute("class")) == wrong)
     assert there.get_attribute("aria-busy") is None
 
@@ -189,7 +145,7 @@ def test_a_start_that_failed_is_said_and_tried_again(browser, address):
     page.goto(f"{address}/index.html")
     there = room(page, "calculator", "memory")
     there.get_by_label("Method").select_option(label="LoRA")
-    wait_until(lambda: "could not be started" in there.locator(".course-summary").inner_text(), PATIENCE / 1000)
+    wait_until(lambda: "could not be started" in there.locator(".course-summary").inner_text(), PATIENCE)
     lost.clear()
     there.get_by_label("Method").select_option(label="full fine-tuning")
     says(page, "calculator", "memory", calculate("memory", CALCULATORS["memory"].defaults | {"method": "full"})["summary"])
@@ -207,7 +163,7 @@ def checked(page, source):
     there = room(page, "exercise", "lora-3")
     there.get_by_role("textbox").fill(source)
     there.get_by_role("button", name="Check").click()
-    wait_until(lambda: there.locator(".course-summary").inner_text().startswith("lora-3:"), PATIENCE / 1000)
+    wait_until(lambda: there.locator(".course-summary").inner_text().startswith("lora-3:"), PATIENCE)
     return there
 
 
@@ -223,7 +179,7 @@ def test_an_answer_gets_its_diagnosis_the_hint_and_is_kept(fresh):
     there = room(fresh, "exercise", "lora-3")
     assert there.get_by_role("textbox").input_value() == WRONG and there.get_by_text(hint).is_visible()
     there = checked(fresh, RIGHT)
-    wait_until(lambda: "2 of 2 points (passed)" in there.locator(".course-summary").inner_text(), PATIENCE / 1000)
+    wait_until(lambda: "2 of 2 points (passed)" in there.locator(".course-summary").inner_text(), PATIENCE)
     assert not there.get_by_text(hint).is_visible()
     fresh.reload()
     kept = fresh.evaluate("JSON.parse(localStorage.getItem('finetuning-course/exercise/lora-3'))")
@@ -237,7 +193,7 @@ def test_an_answer_that_never_ends_can_be_stopped_and_the_next_one_is_checked(fr
     there = room(fresh, "exercise", "lora-3")
     there.get_by_role("textbox").fill("while True: pass")
     there.get_by_role("button", name="Check").click()
-    wait_until(lambda: there.locator(".course-summary").inner_text() == "Checking …", PATIENCE / 1000)
+    wait_until(lambda: there.locator(".course-summary").inner_text() == "Checking …", PATIENCE)
     there.get_by_role("button", name="Stop").click()
     wait_until(lambda: there.locator(".course-summary").inner_text().startswith("Stopped."))
     assert not there.get_by_role("button", name="Stop").is_visible()
@@ -280,7 +236,7 @@ def test_everything_can_be_reached_and_used_with_the_keyboard_alone(fresh):
     fresh.keyboard.press("Tab")
     fresh.keyboard.press("Enter")
     summary = room(fresh, "exercise", "lora-3").locator(".course-summary")
-    wait_until(lambda: "2 of 2 points (passed)" in summary.inner_text(), PATIENCE / 1000)
+    wait_until(lambda: "2 of 2 points (passed)" in summary.inner_text(), PATIENCE)
 
 
 def test_controls_are_large_enough_for_a_finger(fresh):
@@ -294,7 +250,7 @@ def test_controls_are_large_enough_for_a_finger(fresh):
 
 
 def test_a_request_to_another_host_would_be_seen(browser, address):
-    page, trouble = watched(browser, address)
-    page.evaluate("fetch('http://192.0.2.1/').catch(() => 0)")  # an address kept for documentation: nobody is there
-    wait_until(lambda: any("192.0.2.1" in line for line in trouble))
-    page.context.close()
+    someone = watched(browser, address)
+    someone.page.evaluate("fetch('http://192.0.2.1/').catch(() => 0)")  # an address kept for documentation: nobody is there
+    wait_until(lambda: any("192.0.2.1" in line for line in someone.wrong))
+    someone.context.close()

@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from support import conversation, tiny_llama, with_lora
 
+from benchmarks import budgets
 from course_utils import assets, evaluation, lessons, models
-from course_utils.publishing import budgets
 
 LESSON = lessons.find("further/04")
 SOURCE = lessons.source_file(LESSON.name).read_text(encoding="utf-8")

@@ -129,18 +129,6 @@ def test_a_page_after_what_was_deleted_meanwhile_is_the_next_one(client, order):
         client.files.delete(file)
 
 
-@pytest.mark.parametrize("path", ["/files/", "/models/", "/chat/completions/", "//files"])
-def test_an_address_with_a_slash_too_many_is_refused_and_leads_nowhere(server, path):
-    answer = httpx.get(server.base_url + path, headers={"authorization": f"Bearer {server.api_key}"})
-    assert answer.status_code == 404 and answer.json()["error"]["message"] == f"Invalid URL (GET /v1{path})"
-
-
-@pytest.mark.parametrize("method", ["OPTIONS", "PATCH", "TRACE"])
-def test_a_method_that_nobody_has(server, method):
-    answer = httpx.request(method, server.base_url + "/models", headers={"authorization": f"Bearer {server.api_key}"})
-    assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_supported"
-
-
 def test_eight_who_delete_at_once_and_one_who_does_it(server, client):
     file = upload(client, chats(1))
     found = []

@@ -181,9 +181,19 @@ def test_a_bad_file_is_taken_and_fails_the_job_later(client, name):
     job = finish(client, job)
     assert (job.status, job.error.code, job.error.param) == ("failed", code, "training_file")
     if message:
-        assert job.error.message == message.format(file=file.id)
+        assert job.error.message.partition("\n")[0] == message.format(file=file.id)
     assert job.fine_tuned_model is None and job.finished_at
     assert messages_of(client, job)[-1] == job.error.message
+
+
+def test_up_to_ten_bad_lines_are_reported_at_once(client):
+    good, bad = chats(1).decode(), '{"messages":[{"role":"user","content":"x"},{"content":"y"}]}'
+    data = "\n".join([good, bad, "{", *[good] * 10, *[bad] * 20])
+    job = finish(client, client.fine_tuning.jobs.create(model="tiny", training_file=upload(client, data.encode()).id))
+    first, *others = job.error.message.split("\n")
+    assert first.endswith("Invalid file format. Example 2, message 2 Discriminator 'role' is missing in value")
+    assert [line.partition(":")[0] for line in others[:2]] == ["line 3", "line 14, messages[1]"]
+    assert len(others) == 10 and others[-1] == "and 12 more lines"
 
 
 def reinforcement(**changes):
@@ -197,20 +207,13 @@ REFUSALS = [
     ({"model": "gpt-9"}, "Model gpt-9 is not available for fine-tuning or does not exist.", "model_not_available", "model"),
     ({"training_file": "file-x"}, "invalid training_file: file-x", None, "training_file"),
     ({"validation_file": "file-x"}, "invalid validation_file: file-x", None, "validation_file"),
-    ({"method": reinforcement()}, "Your request is valid, but reinforcement fine-tuning", "method_not_available", "method"),
-    (
-        {"method": {"type": "reinforcement"}},
-        "Missing required parameter: 'method.reinforcement.grader'.",
-        "missing_required_parameter",
-        "method.reinforcement.grader",
-    ),
+    ({"method": reinforcement()}, "Reinforcement fine-tuning is not available", "method_not_available", "method"),
     (
         {"method": reinforcement(operation="equals")},
         "Invalid value: 'equals'.",
         "invalid_value",
         "method.reinforcement.grader.operation",
     ),
-    ({"method": reinforcement(reference="{{row.category}}")}, "Invalid grader: {{row.category}} must be", None, "grader"),
     ({"suffix": "x" * 65}, "Invalid value for 'suffix'", "invalid_value", "suffix"),
     ({"seed": -1}, "Invalid value for 'seed'", "invalid_value", "seed"),
     ({"hyperparameters": {"n_epochs": 51}}, "Invalid value for 'hyperparameters.n_epochs'", "invalid_value", None),
@@ -275,6 +278,52 @@ def test_a_cancelled_job_leaves_no_model(client, server):
     for again in (client.fine_tuning.jobs.cancel, client.fine_tuning.jobs.pause, client.fine_tuning.jobs.resume):
         with pytest.raises(openai.BadRequestError):  # 400 and not 409, which the client would try again
             again(job.id)
+
+
+def test_a_cancelled_job_leaves_no_bytes_but_its_checkpoints(start_server, tmp_path):
+    """Cancelled before it ran, while it waits, and while it runs: what is on disk is what the API still lists."""
+    server = start_server(tmp_path)
+    client = server.client(max_retries=0)
+    create = lambda: client.fine_tuning.jobs.create(
+        model="tiny", training_file=upload(client, chats(12)).id, method=supervised(n_epochs=50, batch_size=4)
+    )
+    running, waiting = create(), create()
+    wait_until(lambda: client.fine_tuning.jobs.checkpoints.list(running.id).data)
+    wait_until(lambda: client.fine_tuning.jobs.retrieve(waiting.id).status == "queued")
+    (tmp_path / "models" / "unfinished").mkdir()  # as if it was killed between an adapter and its checkpoint
+    client.fine_tuning.jobs.pause(running.id)
+    for job in (create(), waiting, running):
+        client.fine_tuning.jobs.cancel(job.id)
+    wait_until(lambda: not any((tmp_path / "jobs").iterdir()))
+    listed = client.fine_tuning.jobs.checkpoints.list(running.id).data
+    wait_until(lambda: len(list((tmp_path / "models").iterdir())) == len(listed))
+    client.chat.completions.create(model=listed[0].fine_tuned_model_checkpoint, **SAY)
+    server.stop()
+
+
+def test_a_job_may_be_paused_while_its_files_are_validated(client, server):
+    """Its files are validated all the same, which takes seconds; then it waits, and says so."""
+    file = upload(client, chats(12))
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=supervised(n_epochs=1))
+    client.fine_tuning.jobs.pause(job.id)
+    wait_until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "queued")
+    other = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=supervised(n_epochs=1))
+    assert finish(client, other).status == "succeeded"  # so the server looked for work, and passed the paused job over
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+    assert "Fine-tuning job paused" in messages_of(client, job)
+    client.fine_tuning.jobs.resume(job.id)
+    assert finish(client, job).status == "succeeded"
+
+
+def test_an_integration_is_taken_and_said_to_do_nothing(client, tuned):
+    wandb = {"type": "wandb", "wandb": {"project": "p"}}
+    job = client.fine_tuning.jobs.create(
+        model="tiny", training_file=tuned.training_file, method=supervised(n_epochs=1), integrations=[wandb]
+    )
+    assert job.integrations[0].wandb.project == "p"
+    warnings = [event.message for event in client.fine_tuning.jobs.list_events(job.id) if event.level == "warn"]
+    assert len(warnings) == 1 and "wandb" in warnings[0]
+    assert finish(client, job).status == "succeeded"
 
 
 @pytest.mark.slow
@@ -348,19 +397,25 @@ def test_a_checkpoint_may_be_deleted_while_its_job_lasts(client):
     client.chat.completions.create(model=job.fine_tuned_model, **SAY)
 
 
-def test_a_deleted_model_is_gone(client):
+def test_a_deleted_model_is_gone_and_so_are_its_checkpoints(client, server):
+    """Whoever deletes a model because of what it was trained on wants none of its weights left."""
+    adapters = lambda: set((server.folder / "models").iterdir())
+    before = adapters()
     job = client.fine_tuning.jobs.create(
-        model="tiny", training_file=upload(client, chats(12)).id, method=supervised(n_epochs=1)
+        model="tiny", training_file=upload(client, chats(12)).id, method=supervised(n_epochs=2, batch_size=6)
     )
     name = finish(client, job).fine_tuned_model
     client.chat.completions.create(model=name, **SAY)
+    checkpoints = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    first, last = (checkpoint.fine_tuned_model_checkpoint for checkpoint in checkpoints)
+    client.models.delete(first)  # one checkpoint alone
+    assert [checkpoint.id for checkpoint in client.fine_tuning.jobs.checkpoints.list(job.id)] == [checkpoints[1].id]
     assert client.models.delete(name).deleted
-    for use in (lambda: client.models.retrieve(name), lambda: client.chat.completions.create(model=name, **SAY)):
-        with pytest.raises(openai.NotFoundError):
-            use()
-    checkpoint = client.fine_tuning.jobs.checkpoints.list(job.id).data[0].fine_tuned_model_checkpoint
-    client.chat.completions.create(model=checkpoint, **SAY)  # the same weights, which are its own
-    client.models.delete(checkpoint)
+    for gone in (name, first, last):
+        for use in (lambda: client.models.retrieve(gone), lambda: client.chat.completions.create(model=gone, **SAY)):  # noqa: B023
+            with pytest.raises(openai.NotFoundError):
+                use()
+    assert client.fine_tuning.jobs.checkpoints.list(job.id).data == [] and adapters() == before
     with pytest.raises(openai.PermissionDeniedError):
         client.models.delete("tiny")
 
@@ -372,17 +427,6 @@ def test_jobs_are_found_by_their_metadata(client, tuned):
     assert client.fine_tuning.jobs.list(limit=1).data[0].id == other.id
     for job in (one, other):
         finish(client, job)
-
-
-def test_permissions_of_a_checkpoint(client, tuned):
-    permissions = client.fine_tuning.checkpoints.permissions
-    made = list(permissions.create(tuned.fine_tuned_model, project_ids=["proj_a", "proj_b"]))
-    assert [one.project_id for one in made] == ["proj_a", "proj_b"]
-    listed = [one.project_id for one in permissions.list(tuned.fine_tuned_model, order="ascending")]
-    assert listed == ["proj_a", "proj_b"]
-    for one in made:
-        assert permissions.delete(one.id, fine_tuned_model_checkpoint=tuned.fine_tuned_model).deleted
-    assert permissions.list(tuned.fine_tuned_model).data == []
 
 
 def test_the_refusal_that_new_organisations_get(start_server, tmp_path):

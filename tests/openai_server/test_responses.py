@@ -278,8 +278,7 @@ def test_what_fails_on_the_way_is_an_event_and_an_error():
 
     from course_utils.openai_server.completions import Piece
     from course_utils.openai_server.errors import ApiError
-    from course_utils.openai_server.response_events import Events
-    from course_utils.openai_server.responses import ResponseRequest, frame
+    from course_utils.openai_server.responses import Events, ResponseRequest, frame
 
     class Broken:
         usage = None

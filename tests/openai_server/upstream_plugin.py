@@ -1,8 +1,8 @@
 """For the official client's own tests, run against our server: their fixed ids stand for objects that exist there.
 
-The tests were written for a stateless mock that answers everything. Where a test names a file, a job, a model or a
-permission by an id of the specification's examples, its request gets the id of one that was made here through the API; what
-a test deletes, cancels, pauses or resumes is made anew for it. Nothing else of a request is touched.
+The tests were written for a stateless mock that answers everything. Where a test names a file, a job or a model by an id of
+the specification's examples, its request gets the id of one that was made here through the API; what a test deletes,
+cancels, pauses or resumes is made anew for it. Nothing else of a request is touched.
 """
 
 import json
@@ -17,9 +17,7 @@ import openai
 ROOT, FOLDER = os.environ["TEST_API_BASE_URL"], os.environ["TEST_SERVER_FOLDER"]
 FILES = ("file-abc123", "file_id")
 JOB = "ft-AF1WoRqd3aJAHsqc9NY7iL8F"
-CHECKPOINT = "ft:gpt-4o-mini-2024-07-18:org:weather:B7R9VjQd"
 MODEL = "ft:gpt-4o-mini:acemeco:suffix:abc123"
-PERMISSION = "cp_zc4Q7MP6XxulcVzj4MZdwsAB"
 LINES = b"\n".join(
     json.dumps({"messages": [{"role": "user", "content": f"Say {i}"}, {"role": "assistant", "content": str(i)}]}).encode()
     for i in range(10)
@@ -54,12 +52,8 @@ class Objects:
         from course_utils.openai_server.store import Store, random_letters
 
         store, name = Store(FOLDER), f"ft:gpt-4o-mini:local::{random_letters(8)}"
-        store.add("model", store.get("model", self.model) | {"id": name})
+        store.add("model", store.get("model", self.model) | {"id": name, "_checkpoint": True})
         return name
-
-    def new_permission(self) -> str:
-        permissions = self.client.fine_tuning.checkpoints.permissions
-        return next(iter(permissions.create(self.model, project_ids=["project"]))).id
 
 
 objects = Objects()
@@ -89,10 +83,7 @@ def _rewrite(request):
     path, body = request.url.raw_path.decode(), request.read()
     fresh = request.method == "DELETE" or re.search(r"/(cancel|pause|resume)$", path)
     swaps = {}
-    if "/permissions" in path:
-        swaps = {JOB: objects.model, CHECKPOINT.replace(":", "%3A"): objects.model, CHECKPOINT: objects.model}
-        swaps |= {PERMISSION: objects.new_permission()} if PERMISSION in path else {}
-    elif JOB in path:
+    if JOB in path:
         swaps = {JOB: objects.new_job().id if fresh else objects.job}
     elif any(file in path for file in FILES):
         swaps = {file: objects.new_file() if fresh else objects.file for file in FILES}

@@ -14,7 +14,6 @@ from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
 from course_utils import assets, glossary, lessons, style
 from course_utils.errors import CourseError
-from course_utils.exercises.quizzes import questions
 from course_utils.in_browser import calculate
 from course_utils.publishing import book as publishing_book
 from course_utils.publishing import calculators
@@ -587,22 +586,6 @@ class TestALesson:
         page.wait_for_function("document.querySelectorAll('section > h2')[3].getBoundingClientRect().top < innerHeight")
         page.reload()
         assert page.locator(".book-continue").count() == 0  # the address says where
-
-    def test_can_be_quizzed_by_keyboard_alone(self, visitor):
-        page = visitor.go(LESSON_PAGES[1])
-        choices = sum(len(question.choices) for question in questions("02"))
-        page.locator(".book-quiz summary").first.focus()
-        seen = 0
-        for number in range(choices):
-            assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
-            page.keyboard.press("Enter" if number % 2 else "Space")
-            reason = page.evaluate("document.activeElement.nextElementSibling.checkVisibility()")
-            seen += bool(reason)
-            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-            assert outline != "none"
-            page.keyboard.press("Tab")
-        assert seen == choices
-        assert page.locator(".book-quiz details.book-right").count() == len(questions("02"))
 
     def test_is_reached_from_the_first_page_by_keyboard_alone(self, visitor):
         page = visitor.go("index.html")

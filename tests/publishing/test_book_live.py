@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ from html import unescape
 
 import pytest
 from support import wait_until, write_page
-from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
+from visiting import Visitor, built, in_a_browser, needs_axe, needs_pyodide, served, violations
 
 from course_utils import in_browser, lessons
 from course_utils.errors import CourseError
@@ -29,17 +28,9 @@ STATIC = calculators.static()
 PATIENCE = 120  # seconds; a machine that builds notebooks at the same time starts Python in ten
 
 # Files that npm would bring; a test that has none of them says so.
-fetched = [
-    pytest.mark.slow,
-    pytest.mark.index,
-    pytest.mark.skipif(
-        shutil.which("npm") is None and "COURSE_PYODIDE" not in os.environ,
-        reason="needs npm, which brings Pyodide (see README)",
-    ),
-]
+fetched = [pytest.mark.slow, *needs_pyodide]
 browsed = [*in_a_browser, *fetched]
 finished = [built, *fetched]
-soaked = pytest.mark.soak("the ordinary run has one exercise of each lesson")
 
 
 def cells_of(lesson, live=True):
@@ -333,7 +324,7 @@ class TestInABrowser:
     pytestmark = browsed
 
     def test_a_lessons_page_computes_and_keeps_an_answer(self, visitor):
-        """The short form of `TestEveryPlace`: one calculator, one exercise, one start of Python, and the keyboard."""
+        """One calculator, one exercise, one start of Python, and the keyboard; tests/in_browser asks about all of them."""
         page = visitor.go(page_of("03"))
         assert page.evaluate("coursePython.worker") is None
         change(page, "memory")
@@ -349,6 +340,22 @@ class TestInABrowser:
             assert page.evaluate("document.activeElement.textContent") == "Check", key
         described = editor.get_attribute("aria-describedby")
         assert page.locator(f"#{described}").inner_text().startswith("Tab or Escape leaves the field.")
+
+    def test_a_lesson_can_be_quizzed_by_keyboard_alone(self, visitor):
+        page = visitor.go(page_of("02"))
+        choices = sum(len(question.choices) for question in questions("02"))
+        page.locator(".book-quiz summary").first.focus()
+        seen = 0
+        for number in range(choices):
+            assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+            page.keyboard.press("Enter" if number % 2 else "Space")
+            reason = page.evaluate("document.activeElement.nextElementSibling.checkVisibility()")
+            seen += bool(reason)
+            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline != "none"
+            page.keyboard.press("Tab")
+        assert seen == choices
+        assert page.locator(".book-quiz details.book-right").count() == len(questions("02"))
 
     @needs_axe
     @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -421,133 +428,9 @@ class TestAReturningVisitor:
         assert someone.wrong == []
 
 
-class Keyboard:
-    """Somebody with a keyboard and nothing else: goes from field to field, and has to see where they are."""
-
-    FOCUS = """() => {
-        const here = document.activeElement;
-        const seen = (one) => {
-            const style = getComputedStyle(one), box = one.getBoundingClientRect();
-            const marked = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== 'none';
-            return marked && box.bottom > 0 && box.top < innerHeight && box.width > 0 && box.height > 0;
-        };
-        return {
-            room: here.closest('[data-calculator], [data-exercise], .book-quiz')?.outerHTML.slice(0, 90) ?? '',
-            tag: here.tagName, name: here.name ?? '', text: here.textContent.trim().slice(0, 60),
-            seen: [here, ...here.children].some(seen),
-            place: [...document.querySelectorAll('*')].indexOf(here), html: here.outerHTML.slice(0, 120),
-        };
-    }"""
-
-    def __init__(self, page):
-        self.page, self.last = page, -1
-
-    def go_to(self, what, at_most=500):
-        """Press Tab until the focus is where `what` says; each stop on the way is visible, and comes after the last one."""
-        for _ in range(at_most):
-            self.page.keyboard.press("Tab")
-            focus = self.page.evaluate(self.FOCUS)
-            if focus["tag"] == "BODY":
-                continue
-            for _ in range(100):  # the link that skips to the content slides in
-                if focus["seen"]:
-                    break
-                self.page.wait_for_timeout(20)
-                focus = self.page.evaluate(self.FOCUS)
-            else:
-                raise AssertionError(f"cannot be seen: {focus}")
-            assert focus["place"] > self.last, f"the focus goes back: {focus}"
-            self.last = focus["place"]
-            if what(focus):
-                return focus
-        raise AssertionError(f"not reached with {at_most} times Tab")
-
-    def press(self, *keys):
-        for key in keys:
-            self.page.keyboard.press(key)
-
-
-class TestByKeyboardAlone:
-    pytestmark = browsed
-
-    @pytest.mark.parametrize("width", [1280, 390])
-    def test_calculator_exercise_and_quiz_of_a_lesson_can_be_used(self, browser, address, width):
-        """From the top of lesson 03 to its end with Tab, arrows, Enter and Escape: no mouse, no focus set by a script."""
-        someone = Visitor(browser, address, width)
-        page = someone.go(page_of("03"))
-        keyboard = Keyboard(page)
-        in_order = ["memory", "qlora-4", "quiz"]
-        places = page.evaluate("""() => [...document.querySelectorAll('*')].flatMap((one, place) =>
-            one.matches('[data-calculator=memory]') ? [[place, 'memory']] :
-            one.matches('[data-exercise=qlora-4]') ? [[place, 'qlora-4']] :
-            one.matches('.book-quiz') ? [[place, 'quiz']] : [])""")
-        steps = {"memory": self.calculate, "qlora-4": self.solve, "quiz": self.answer}
-        done = [name for _, name in sorted(places)]
-        assert sorted(done) == sorted(in_order)
-        for name in done:
-            steps[name](page, keyboard)
-        someone.context.close()
-        assert someone.wrong == []
-
-    def calculate(self, page, keyboard):
-        field = keyboard.go_to(lambda focus: "data-calculator" in focus["room"])
-        assert (field["tag"], field["name"]) == ("SELECT", "model")
-        keyboard.go_to(lambda focus: focus["name"] == "method", 1)
-        there = room(page, "calculator", "memory")
-        before = there.get_by_label("Method").input_value()
-        keyboard.press("ArrowUp")
-        after = there.get_by_label("Method").input_value()
-        assert after != before
-        choices = CALCULATORS["memory"].defaults
-        says(there, calculate("memory", choices | {"method": json.loads(after)})["summary"])
-        keyboard.go_to(lambda focus: focus["text"] == "Back to the start", 10)
-        keyboard.press("Enter")
-        says(there, calculate("memory", choices)["summary"])
-
-    def solve(self, page, keyboard):
-        keyboard.go_to(lambda focus: focus["tag"] == "TEXTAREA" and "qlora-4" in focus["room"])
-        for source, verdict, key in ((mistake("qlora-4"), "(not yet)", "Tab"), (solution("qlora-4"), "(passed)", "Escape")):
-            keyboard.press("ControlOrMeta+a")
-            page.keyboard.insert_text(source)  # as if pasted
-            keyboard.press(key)
-            assert page.evaluate("document.activeElement.textContent") == "Check"
-            keyboard.press("Enter")
-            there = room(page, "exercise", "qlora-4")
-            says(there, verdict)
-            wait_until(lambda: page.evaluate("document.activeElement.textContent") == "Check", PATIENCE)
-            if verdict == "(not yet)":
-                keyboard.press("Shift+Tab")
-                assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
-
-    def answer(self, page, keyboard):
-        asked, right = questions("03"), 0
-        for _ in range(sum(len(question.choices) for question in asked)):
-            choice = keyboard.go_to(lambda focus: "book-quiz" in focus["room"] and focus["tag"] == "SUMMARY")
-            keyboard.press("Enter")
-            reason = page.evaluate("document.activeElement.nextElementSibling?.checkVisibility()")
-            assert reason, choice
-            right += page.evaluate("document.activeElement.parentElement.className === 'book-right'")
-        assert right == len(asked)
-
-
-@soaked
+@pytest.mark.soak("the ordinary run looks at the page of calculators")
 class TestEveryPlace:
     pytestmark = browsed
-
-    @pytest.mark.parametrize("number", lessons.LESSONS)
-    def test_every_exercise_of_a_lesson_is_solved_on_its_page(self, visitor, number):
-        page = visitor.go(page_of(number))
-        for id in solved_on(lessons.LESSONS[number]):
-            solve(page, id)
-
-    @pytest.mark.parametrize(("place", "id"), [(page_of(number), id) for number, id in ON_LESSONS])
-    def test_every_calculator_of_a_lesson_answers(self, visitor, place, id):
-        change(visitor.go(place), id)
-
-    def test_every_calculator_of_their_page_answers(self, visitor):
-        page = visitor.go("calculators.html")
-        for id in CALCULATORS:
-            change(page, id)
 
     @needs_axe
     @pytest.mark.parametrize("theme", ["light", "dark"])

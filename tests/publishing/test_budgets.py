@@ -1,11 +1,8 @@
-"""What a lesson asks of its reader: a made-up lesson with known counts, and the command."""
-
-import json
+"""What a lesson asks of its reader: a made-up lesson with known counts, and the program."""
 
 import pytest
 
-from course_utils import cli
-from course_utils.publishing import budgets
+from benchmarks import budgets
 
 
 def text(source):
@@ -61,17 +58,14 @@ def test_the_text_of_a_link_counts_and_its_tip_does_not():
     assert budgets.count_words('[raw scores](#Words "The scores (of 2), before") end') == 3
 
 
-def test_the_command_fails_only_if_it_is_strict_and_a_lesson_is_over(monkeypatch, capsys):
+def test_it_fails_only_if_it_is_strict_and_a_lesson_is_over(monkeypatch, capsys):
     counts = dict(budgets.BUDGETS)
     monkeypatch.setattr(budgets, "count_cells", lambda cells: counts)
-    assert cli.main(["budgets", "--strict", "2"]) == 0
+    assert budgets.main(["--strict", "2"]) == 0
     counts["exercises"] += 1
-    assert cli.main(["budgets", "02"]) == 0
-    assert cli.main(["budgets", "--strict", "02"]) == 1
+    assert budgets.main(["02"]) == 0
+    assert budgets.main(["--strict", "02"]) == 1
     shown = capsys.readouterr().out.splitlines()
     assert (
         shown[-2].startswith("02_lora") and shown[-2].endswith(f"{counts['exercises']}*") and shown[-1].startswith("at most")
     )
-    assert cli.main(["budgets", "--json", "02"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["lessons"] == [{"name": "02_lora", "counts": counts, "over": ["exercises"]}]

@@ -21,7 +21,6 @@ from course_utils.publishing.book.twins import (
     exercise_note,
     live_note,
 )
-from course_utils.publishing.budgets import count_words
 
 Cell = dict[str, Any]  # as nbformat 4 has it
 
@@ -29,6 +28,11 @@ _BADGES = re.compile(r"^\[!\[Open in .*$\n?", re.MULTILINE)
 _TERM = re.compile(r"\*\[(?P<text>[^\]]+)\]\(#[\w-]+ \"(?P<tip>[^\"]*)\"\)\*")
 _QUIZ = re.compile(r"(?m)^\s*quiz\(")
 _IMPORTS = re.compile(r"(?m)^from course_utils\.exercises import check")  # a lesson's imports
+_FENCE = re.compile(r"^(```+|~~~+).*?(?:^\1|\Z)", re.DOTALL | re.MULTILINE)
+_FORMULA = re.compile(r"\$\$.+?\$\$|(?<![\\\w$])\$(?=\S)[^$\n]+?(?<=\S)\$(?!\d)", re.DOTALL)
+_TABLE_ROW = re.compile(r"^[ \t]*\|.*$", re.MULTILINE)
+_TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
+_LINK_TARGET = re.compile(r'(!?\[[^\[\]]*\])\((?:[^()"]|"[^"]*"|\([^()"]*\))*\)|<?https?://\S+')
 WORDS_A_MINUTE = 180  # of somebody who reads to understand, not to find
 
 
@@ -91,6 +95,13 @@ def reading_minutes(text: str) -> int:
         return int(stated[1])
     words = count_words("\n\n".join(texts))
     return max(5, 5 * round(words / WORDS_A_MINUTE / 5))
+
+
+def count_words(markdown: str) -> int:
+    """Return how many words and numbers Markdown has, without tables, formulas, code blocks, tags and targets of links."""
+    for pattern in (_FENCE, _FORMULA, _TABLE_ROW, _TAG):
+        markdown = pattern.sub(" ", markdown)
+    return sum(any(map(str.isalnum, word)) for word in _LINK_TARGET.sub(r"\1", markdown).split())
 
 
 def _role(term: re.Match[str]) -> str:

@@ -1,14 +1,22 @@
-"""Counts what a lesson asks of its reader, words, cells and exercises, beside the bounds of each (`course budgets`)."""
+"""Counts what each lesson asks of its reader, words, cells and exercises, beside the bounds.
+
+    python benchmarks/budgets.py [02 ...] [--strict]
+
+With --strict it exits with status 1 if a lesson is over one of them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from course_utils.lessons import find
+from course_utils.lessons import NOTEBOOKS, find
 from course_utils.publishing import builder
+from course_utils.publishing.book.lesson_pages import count_words
 
 # What is counted → the most that a lesson may have.
 BUDGETS = {
@@ -21,11 +29,6 @@ BUDGETS = {
 }
 
 _FOLD = re.compile(r"<details\b.*?</details>", re.DOTALL)
-_FENCE = re.compile(r"^(```+|~~~+).*?(?:^\1|\Z)", re.DOTALL | re.MULTILINE)
-_FORMULA = re.compile(r"\$\$.+?\$\$|(?<![\\\w$])\$(?=\S)[^$\n]+?(?<=\S)\$(?!\d)", re.DOTALL)
-_TABLE_ROW = re.compile(r"^[ \t]*\|.*$", re.MULTILINE)
-_TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
-_LINK_TARGET = re.compile(r'(!?\[[^\[\]]*\])\((?:[^()"]|"[^"]*"|\([^()"]*\))*\)|<?https?://\S+')
 _HELPER_CALL = re.compile(r"\b(?:lesson|lesson_\d\d)\.\w+\(")
 _CARD = re.compile(r"\bevidence\.card\(")
 
@@ -78,16 +81,24 @@ def count_cells(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def count_words(markdown: str) -> int:
-    """Return how many words and numbers Markdown has, without tables, formulas, code blocks, tags and targets of links."""
-    for pattern in (_FENCE, _FORMULA, _TABLE_ROW, _TAG):
-        markdown = pattern.sub(" ", markdown)
-    return sum(any(map(str.isalnum, word)) for word in _LINK_TARGET.sub(r"\1", markdown).split())
-
-
 def table(lessons: Iterable[LessonCounts]) -> str:
     """Return the counts as lines of text, a lesson a line, with the budgets below; a count over its budget has a star."""
     rows = [("lesson", *BUDGETS)]
     rows += [(one.name, *(f"{one.counts[what]}{'*' if what in one.over else ' '}" for what in BUDGETS)) for one in lessons]
     rows.append(("at most (* over)", *(f"{most} " for most in BUDGETS.values())))
     return "\n".join(name.ljust(22) + "".join(cell.rjust(22) for cell in cells) for name, *cells in rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("lessons", nargs="*")
+    parser.add_argument("--strict", action="store_true")
+    options = parser.parse_args(arguments)
+    counted = [count_lesson(lesson) for lesson in options.lessons or NOTEBOOKS]
+    print(table(counted))
+    return int(options.strict and any(lesson.over for lesson in counted))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

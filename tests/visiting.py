@@ -4,6 +4,7 @@ import contextlib
 import functools
 import http.server
 import importlib.util
+import os
 import shutil
 import threading
 
@@ -15,12 +16,19 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 MISSING = [name for name in building.NEEDED if importlib.util.find_spec(name) is None]
 
 built = pytest.mark.skipif(bool(MISSING), reason="needs the extra `book`")
-in_a_browser = [
-    built,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`"),
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None or importlib.util.find_spec("playwright") is None,
+    reason="needs chromium (see README) and the extra `test`",
+)
+needs_jupyterlab = pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="needs the extra `lab`")
+needs_pyodide = [
+    pytest.mark.index,
+    pytest.mark.skipif(
+        shutil.which("npm") is None and "COURSE_PYODIDE" not in os.environ,
+        reason="needs npm, which brings Pyodide (see README)",
+    ),
 ]
+in_a_browser = [built, pytest.mark.slow, needs_chromium]
 needs_axe = pytest.mark.skipif(importlib.util.find_spec("axe_playwright_python") is None, reason="needs the extra `test`")
 
 
@@ -48,14 +56,14 @@ def served(folder, keep=""):
 
 
 class Visitor:
-    """A page of a browser that can reach nothing but the book, and remembers what went wrong."""
+    """A page of a browser that can reach nothing but what is visited, and remembers what went wrong."""
 
-    def __init__(self, browser, address, width=1280, theme="light"):
+    def __init__(self, browser, address, width=1280, theme="light", complaints=("error",)):
         self.context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=theme)
         self.context.set_default_timeout(120_000)
         self.page, self.address, self.wrong = self.context.new_page(), address, []
-        self.page.route(lambda url: not url.startswith((address, "data:", "blob:")), self._refuse)
-        self.page.on("console", lambda message: message.type == "error" and self.wrong.append(message.text))
+        self.context.route(lambda url: not url.startswith((address, "data:", "blob:")), self._refuse)
+        self.page.on("console", lambda message: message.type in complaints and self.wrong.append(message.text))
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
 
     def _refuse(self, route):
