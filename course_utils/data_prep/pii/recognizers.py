@@ -345,8 +345,8 @@ def find_nhs_numbers(text: str) -> Iterator[Span]:
             yield match.start(), match.end(), 0.95
         elif nhs.is_valid(digits) and not is_calculated(text, *match.span()):
             called = CALL.search(before)
-            other = OTHER_NUMBER_WORDS.search(before) or DESK_NUMBER.search(before) or PARCEL.search(before)
-            other = other or (called and not WEAK_CALL.match(before[called.start() :]))
+            phone = called is not None and not WEAK_CALL.match(before[called.start() :])
+            other = phone or any(words.search(before) for words in (OTHER_NUMBER_WORDS, DESK_NUMBER, PARCEL))
             if PATIENT.search(before) or (not other and NHS_ISSUED.match(digits) and "-" not in match.group()):
                 yield match.start(), match.end(), 0.7
 
