@@ -134,8 +134,7 @@ def stop_unless(fine, message):
 def read_table(file):
     """Return a CSV file as a table of texts, whatever its encoding and separator, and say which bytes were guessed."""
     data = Path(file).read_bytes()
-    excels = data[:2] in (b"\xff\xfe", b"\xfe\xff")                              # its "Unicode text"
-    text = data.decode("utf-16" if excels else "utf-8-sig", "surrogateescape")
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "surrogateescape")
     strange = re.findall("[\udc80-\udcff]", text)
     if len(strange) > sum(not letter.isascii() for letter in text) / 2:
         text = data.decode("cp1252", "replace")
@@ -149,7 +148,7 @@ def read_table(file):
 
 
 GREETINGS = set("hi hello hey ok okay thanks thank you bye please yes no test anyone there".split())
-CLUTTER = r"(?im)</?[a-z][^<>\n]*>|^(?:from|sent|van|verzonden|von|gesendet) ?:|^-- ?$|confidential|vertrouwelijk|vertraulich"
+CLUTTER = r"(?im)</?[a-z][^<>]*>|^(?:from|sent|van|verzonden|von|gesendet) ?:|^-- ?$|confidential|vertrouwelijk|vertraulich"
 NOBODY = ["", "-", "unknown", "anonymous", "n/a", "none", "nan"]                 # in WHO, these are no customer
 
 
@@ -162,8 +161,7 @@ def prepare(rows):
     """Return rows with labels spelled as in LABELS, all labels in one text, and who counts as a person."""
     labels = {name: rows[name].str.strip().replace(RENAME.get(name, {})) for name in LABELS}
     person = rows[WHO].mask(rows[WHO].str.strip().str.lower().isin(NOBODY)).fillna("alone " + rows[ID])
-    joined = [" ".join(row) for row in pd.DataFrame(labels).fillna("").itertuples(index=False)]
-    return rows.assign(**labels, labels=joined, person=person)
+    return rows.assign(**labels, labels=list(map(" ".join, pd.DataFrame(labels).fillna("").to_numpy())), person=person)
 
 
 def flag_unusable(rows):
@@ -221,7 +219,7 @@ def apply_corrections(rows, files="corrections*.csv"):
                            **{f"{name} read": entered, name: right.where(entered, rows[name])})
     report = f"{rows['read'].sum()} rows read, {corrected} labels corrected, {rows['dropped'].sum()} rows to drop"
     report += f"; not in LABELS: {dict(unknown)}" if unknown else ""
-    stop_unless(lines.empty or (rows["read"] | rows["dropped"]).any(), f"{report}. Are {files} of this export, in LABELS' words?")
+    stop_unless(lines.empty or (rows["read"] | rows["dropped"]).any(), f"{report}. Are {files} this export's, in LABELS' words?")
     return rows, report
 
 
@@ -267,7 +265,7 @@ def flag_copies(rows):
     rows = rows.assign(group=nearest_before([*test[TEXT], *rows[TEXT]])[len(test):],
                        labels=rows[list(LABELS)].agg(" ".join, axis=1), tested=rows["person"].isin(test["person"]))
     rows["share"] = rows.groupby(["group", "labels"])[ID].transform("size") / rows.groupby("group")[ID].transform("size")
-    rows = rows.sort_values(["tested", "read", "share"], ascending=[True, False, False], kind="stable")      # the first stays
+    rows = rows.sort_values(["tested", "read", "share"], ascending=[True, False, False], kind="stable")    # 1st stays
     groups, leaked = rows.groupby("group"), rows["group"] < len(test)
     decided, most = groups["read"].transform("any"), groups["share"].transform("max")
     reasons = {"in the test set": leaked, "dropped by a reader": groups["dropped"].transform("any") & ~rows["read"],
@@ -275,14 +273,14 @@ def flag_copies(rows):
                "a copy": rows.duplicated("group") & ~(rows["read"] & ~rows.duplicated(["group", "labels"]))}
     rows["why"] = np.select(list(reasons.values()), list(reasons), "")
     counts, outvoted = Counter(rows["why"]), (rows["why"] == "a copy") & ~decided & (rows["share"] < most)
-    report = f"{leaked.sum()} rows are in the test set, {counts['its customer is in the test set']} more are of its customers, "
+    report = f"{leaked.sum()} rows are in the test set, {(rows['tested'] & ~leaked).sum()} more are of its customers, "
     report += f"{counts['a copy']} copies ({outvoted.sum()} outvoted), {counts['contradicts a copy']} contradict a copy"
     report += f"; {TEST} names no customers, so theirs may be trained on" if len(test) and not test[WHO].any() else ""
     stop_unless(rows["tested"].mean() <= STOP["unusable"], f"{report}. Draw the test messages from fewer customers")
     first, second = rows.drop_duplicates("group"), rows[rows.duplicated("group") & ~leaked].drop_duplicates("group")
     one, other = (table.set_index("group")[next(iter(LABELS))] for table in (first, second))
     kappa = cohen_kappa_score(one[other.index], other) if len(other) > 30 else 1
-    stop_unless(not kappa <= STOP["kappa"], f"{report}, as often as by chance (kappa {kappa:.2f}). Were two tables joined wrongly?")
+    stop_unless(not kappa <= STOP["kappa"], f"{report}, as by chance (kappa {kappa:.2f}). Were two tables joined wrongly?")
     return rows.sort_index(), report
 
 
@@ -297,13 +295,11 @@ def flag_copies(rows):
 # %% tags=["program"]
 def read_key(file="~/.clean_export.key"):
     """Return the key: from the environment, or from a file that is made once and never shared."""
-    if os.environ.get("PSEUDONYM_KEY"):
-        return os.environ["PSEUDONYM_KEY"]
-    file = Path(file).expanduser()
-    if not file.exists():
+    key, file = os.environ.get("PSEUDONYM_KEY"), Path(file).expanduser()
+    if not key and not file.exists():
         file.touch(mode=0o600)                              # for nobody else to read
         file.write_text(secrets.token_hex(16))
-    return file.read_text()
+    return key or file.read_text()
 
 
 def hide_people(text, who):
@@ -320,14 +316,18 @@ def hide_people(text, who):
     return text, {entity.kind for entity in entities}
 
 
-def redact(rows, stops=True):
-    """4. Put pseudonyms in place of personal data."""
+def redact(rows, export=True):
+    """4. Put pseudonyms in place of personal data; what made two messages of an export differ may go with them."""
     hidden = [hide_people(*pair) for pair in zip(rows[TEXT], rows[WHO])]
     touched, kinds = sum(bool(kinds) for _, kinds in hidden), Counter(kind for _, kinds in hidden for kind in kinds)
     report = f"personal data in {touched} of {len(rows)} rows: {dict(kinds.most_common(4))}"
-    stop_unless(not stops or touched >= STOP["redacted"] * len(rows), f"{report}. Is {TEXT} the right column?")
-    report += ". NOT looked for: most names in lower case, user names, numbers of your own (staff, patients, devices: see NUMBERS)"
-    return rows.assign(**{TEXT: [text for text, _ in hidden]}), report
+    stop_unless(not export or touched >= STOP["redacted"] * len(rows), f"{report}. Is {TEXT} the right column?")
+    report += ". NOT looked for: most names in lower case, user names, your own numbers (staff, devices: see NUMBERS)"
+    rows = rows.assign(**{TEXT: [text for text, _ in hidden]})
+    if export:
+        tested = rows[TEXT].isin(redact(read_test()[0], export=False)[0][TEXT])
+        rows["why"] = np.select([tested, rows.duplicated(TEXT)], ["in the test set", "a copy"], "")
+    return rows, report
 
 
 def split(rows):
@@ -403,14 +403,14 @@ def write(rows, rejected, folder):
     """7. Write a file for each part, their schema, what a person should read, and why rows were left out."""
     Path(folder).mkdir(exist_ok=True)
     (test, labelled), parts = read_test(), dict(list(rows.groupby("part")))
-    parts |= {"test": redact(test, stops=False)[0]} if labelled else {}
+    parts |= {"test": redact(test, export=False)[0]} if labelled else {}
     written = [write_chats(part, f"{folder}/{name}.jsonl") for name, part in sorted(parts.items())]
     schema = {"type": "object", "required": list(LABELS), "additionalProperties": False,
               "properties": {name: {"enum": values} for name, values in LABELS.items()}}
     Path(folder, "schema.json").write_text(json.dumps(schema), encoding="utf-8")
-    undecided = redact(rejected[rejected["why"] == "contradicts a copy"], stops=False)[0]
-    undecided = undecided.assign(rows=undecided.groupby("group")[ID].transform("size"),
-                                 copies=undecided.groupby(["group", "labels"])[ID].transform("size"))
+    undecided = redact(rejected[rejected["why"] == "contradicts a copy"], export=False)[0]
+    undecided["copies"] = undecided.groupby(["group", "labels"])[ID].transform("size")
+    undecided["rows"] = undecided.groupby("group")[ID].transform("size")
     undecided = undecided.drop_duplicates(["group", "labels"]).sort_values(["rows", "group"], ascending=False, kind="stable")
     doubtful, contradictions = [], []
     for name in LABELS:

@@ -275,6 +275,14 @@ def test_order_numbers_stay_in_until_they_are_listed(script, monkeypatch):
     assert script.hide_people("TB-40512, tb40512", "c-1")[0] == "[ORDER], [ORDER]"
 
 
+def test_messages_that_differed_only_in_what_was_hidden_are_copies(script, monkeypatch):
+    monkeypatch.setattr(script, "NUMBERS", {r"\bTB[- ]?\d{5}\b": "[ORDER]"})
+    monkeypatch.setitem(script.STOP, "redacted", 0)
+    pd.DataFrame({"message": ["where is TB-11111 please"]}).to_csv("test.csv", index=False)
+    texts = ["where is TB-40512 please", "TB-40512 came broken in two", "TB-77777 came broken in two", "it never came"]
+    assert list(script.redact(small(texts))[0]["why"]) == ["in the test set", "", "a copy", ""]
+
+
 def test_a_customers_name_goes_out_as_a_word_and_not_within_others(script, monkeypatch):
     assert script.hide_people("zorvik and Zorvik of Zorviktown", "Zorvik")[0] == "zorvik and [CUSTOMER] of Zorviktown"
     assert script.hide_people("yours, zorvik blumm", "Zorvik Blumm")[0] == "yours, [CUSTOMER]"
