@@ -327,6 +327,7 @@ def redact(rows, export=True):
     if export:
         tested = rows[TEXT].isin(redact(read_test()[0], export=False)[0][TEXT])
         rows["why"] = np.select([tested, rows.duplicated(TEXT)], ["in the test set", "a copy"], "")
+        report += f". {(rows['why'] != '').sum()} rows now read like another" if rows["why"].any() else ""
     return rows, report
 
 

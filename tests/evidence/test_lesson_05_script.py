@@ -280,7 +280,8 @@ def test_messages_that_differed_only_in_what_was_hidden_are_copies(script, monke
     monkeypatch.setitem(script.STOP, "redacted", 0)
     pd.DataFrame({"message": ["where is TB-11111 please"]}).to_csv("test.csv", index=False)
     texts = ["where is TB-40512 please", "TB-40512 came broken in two", "TB-77777 came broken in two", "it never came"]
-    assert list(script.redact(small(texts))[0]["why"]) == ["in the test set", "", "a copy", ""]
+    rows, report = script.redact(small(texts))
+    assert list(rows["why"]) == ["in the test set", "", "a copy", ""] and report.endswith("2 rows now read like another")
 
 
 def test_a_customers_name_goes_out_as_a_word_and_not_within_others(script, monkeypatch):
