@@ -101,6 +101,16 @@ def load_tokenizer(name: str | None = None, tier: str | None = None) -> PreTrain
             raise CourseError(_hub_message(model_name, error)) from error
 
 
+def tier_of(name: str) -> str | None:
+    """Return the tier whose model this is, by its name, with or without its owner, or by its folder."""
+    for tier, choice in TIERS.items():
+        short = choice.name.rpartition("/")[2]
+        folder = packaged.MODELS[short].folder() if short in packaged.MODELS else None
+        if name in (tier, choice.name, short, str(folder)) or name.rpartition("/")[2] == short:
+            return tier
+    return None
+
+
 def _name_for(name: str | None, tier: str | None) -> str:
     """The name, or that of the tier's model: this machine's tier if none is given."""
     if tier is not None and tier not in TIERS:

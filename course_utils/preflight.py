@@ -253,7 +253,7 @@ def check(
     findings += tally.findings(result.rows, longest=result.longest, file=file, **tokens)
     findings += _check_vocabulary(tokenizer, config, findings)
     findings += _check_model(model, config, result, targets, gpu, dtype)
-    findings += _check_rate(method, task, learning_rate)
+    findings += _check_rate(method, task, learning_rate, model)
     result.findings = sorted(findings, key=lambda finding: LEVELS.index(finding.level))
     result.seconds = round(time.perf_counter() - began, 2)
     return result
@@ -644,10 +644,21 @@ def _check_experts(
     return names if isinstance(names, str) else tuple(name for name in names if name not in missed)
 
 
-def _check_rate(method: str, task: str, rate: float | None) -> Iterator[Finding]:
-    """A learning rate far from what is usual, or a trainer's default that is for full fine-tuning."""
+def _check_rate(method: str, task: str, rate: float | None, model: str = "") -> Iterator[Finding]:
+    """A learning rate far from what is usual, or a trainer's default that is for full fine-tuning.
+
+    For the course's models what is usual is lesson 02's rate: small models want higher ones.
+    """
     usual = USUAL_RATES[task] * (1 if method == "full" else LORA_FACTOR)
-    if rate is None and method != "full":
+    tier = models.tier_of(model) if method != "full" and task == "sft" else None
+    if tier:
+        usual = facts.table("tiers")[tier]["plans"]["02"]["learning_rate"]
+    if rate is None and tier:
+        what = (
+            f"TRL's default of {USUAL_RATES[task]:g} is for full fine-tuning, and lesson 02 trains this model at {usual:g}"
+        )
+        yield _finding("learning-rate", "--learning-rate", what, rate=usual)
+    elif rate is None and method != "full":
         what = f"TRL's default of {USUAL_RATES[task]:g} is for full fine-tuning, and LoRA takes about ten times as much"
         yield _finding("learning-rate", "--learning-rate", what, rate=usual)
     elif rate is not None and not usual / 10 <= rate <= usual * 10:

@@ -213,6 +213,14 @@ def test_a_planted_fault_is_found(tmp_path, number):
     assert not others, str(found)
 
 
+def test_the_rate_of_a_model_of_the_course_is_that_of_its_lesson():
+    for model in ("cpu", "SmolLM2-135M-Instruct"):
+        (advice,) = [finding for finding in preflight.check(chats(20), model).findings if finding.code == "learning-rate"]
+        assert "0.002" in advice.do and "0.002" in advice.what
+        assert "learning-rate" not in levels(preflight.check(chats(20), model, learning_rate=2e-3))
+    assert "learning-rate" in levels(preflight.check(chats(20), "cpu", learning_rate=1e-4))
+
+
 def test_every_code_has_a_planted_fault():
     assert {fault[0] for fault in FAULTS} == set(preflight.CODES)
 

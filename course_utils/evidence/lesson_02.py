@@ -214,7 +214,8 @@ def train_script(file: str | Path, base: str = "") -> str:
     )
     answering = "\n".join(line for line in answering.splitlines() if not re.match("(base|model) = ", line))
     *steps, table = scoring.replace('"validation.jsonl"', "file").splitlines()
-    plan, own = plans.plan("02"), models.TIERS[hardware.detect().tier].name
+    own = models.TIERS[hardware.detect().tier].name
+    plan = plans.plan("02", models.tier_of(base))  # a rate is a model's
     values = f"{plan.learning_rate}, {plan.batch_size}, {plan.answer_tokens}"
     script = (assets.PACKAGE / "evidence" / "train_adapter.txt").read_text(encoding="utf-8")
     script = script.format(

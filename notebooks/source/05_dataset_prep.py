@@ -19,10 +19,10 @@
 # | days | read | do | stop when |
 # | --- | --- | --- | --- |
 # | 1 | 100 tickets, drawn at random | write down what a right answer is, with an example for each label, and list what's wrong with the export | ten tickets in a row tell you nothing new |
-# | 2 and 3 | 200 more | label 100 for training and 100 for the test, 50 of them with a colleague, separately; compare both with the export's labels | you two agree, for each field apart and well beyond "always none"; if not, the guide has a hole |
+# | 2 and 3 | 200 more | label 100 for training and 100 for the test, 50 of them with a colleague, separately; compare both with the export's labels | you two agree on each field, well beyond "always none"; if not, the guide has a gap |
 # | 4 | the wrong answers | score the best prompt, then train on the hundred (lessons 01 and 02) | it's good enough: ship it, you're done |
 # | 5 to 7 | 20 of the rows that each rule drops | run this lesson's script on 2,000 tickets, then on all | a rule drops more than one good row in 20: change the rule |
-# | 8 and 9 | the top of the script's list of doubtful labels | correct them, and run it again | your last ten rows held hardly any errors |
+# | 8 and 9 | the top of `to_read.csv` for each field, then of `contradictions.csv` | write the right label or `drop`, and run it again | your last ten rows held hardly any errors |
 # | 10 | 20 wrong answers | train on both kinds of rows, score once | the new model doesn't clearly win where the two differ (lesson 06, section 4): ship the hundred |
 #
 # By the end you'll be able to
@@ -37,8 +37,8 @@
 # {{timing}} If you have a file to clean today, take the script of section 2 (`course clean-script` in a terminal writes
 # it) and read section 3.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All empties every output
-# before it fills it again. If you've lost the recorded page, `course restore 05` in a terminal brings it back.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before refilling
+# them. To recover the recorded page, run `course restore 05` in a terminal.
 
 # %%
 # INSTALL: data,trl
@@ -68,10 +68,10 @@ lesson_05.write_export("tickets.csv")
 pd.read_csv("tickets.csv", dtype=str).fillna("–").iloc[[1, 3, 675, 700]]
 
 # %% [markdown]
-# The first row is as it should be. In others an agent wrote a reply instead of filling in the form, or left the form as it
-# opens, at "question, none". We planted every fault in this export and kept the answer key, so that you can count what
-# each step finds. At work you can't. Before you open your own export, ask whoever answers for data protection whether it
-# may be used for training, and who may read it while the names are in it.
+# The first row is as it should be. In others an agent wrote a reply instead of filling in the form, or left the form's
+# default, "question, none". We planted every fault in this export and kept the answer key, so that you can count what each
+# step finds. At work you can't. Before you open your own export, ask your data protection officer whether it may be used for
+# training, and who may read it while it still contains names.
 
 # %%
 guess = predict("Of these rows, how many will the script keep?", unit="rows")
@@ -81,12 +81,12 @@ guess
 # ## 2 · The job, in one script
 #
 # The next cells are the program to take to work: pandas for the table, datasketch for copies, scikit-learn for split and
-# labels, and this course's package for personal data. Each step takes the table and returns it with one line of report. A
+# labels, and this course's package for personal data. Each step takes the table and returns it with a one-line report. A
 # step drops nothing; it writes the reason into the column `why`. And it *stops* where the export probably isn't what you
 # think it is.
 #
-# **Settings.** Change these for your own table. `STOP` has five shares of the rows and a *kappa*: agreement beyond chance, where 0
-# is chance and 1 is perfect.
+# **Settings.** Change these for your own table. `STOP` has four shares of the rows and a *kappa*: agreement beyond chance,
+# where 0 is chance and 1 is perfect.
 
 # %% tags=["program"]
 import hashlib
@@ -111,11 +111,13 @@ RENAME = {"category": {"Bill": "billing"}}                # other spellings of t
 NOTE = "note"                                             # what people write anew for each ticket, or None
 NUMBER = "order_id"                                       # what people copy from the message, or None
 SYSTEM = "Triage this customer message."                  # the system message of every row
-TEST = "test.csv"                                         # your test messages, which must not be trained on
+TEST = "test.csv"                                         # your test messages with labels, never trained on
+DROP = "drop"                                             # what a reader writes in place of a label: out with this row
+MAJORITY = 0.75                                           # this share of a message's copies outvotes the others' labels
 ALLOW = ["info@tarnbrook.example"]                        # looks personal and isn't
 NUMBERS = {}                                              # of your own, to take out: {r"\bTB[- ]?\d{5}\b": "[ORDER]"}
 SEED = 0                                                  # another one deals customers and folds anew
-STOP = {"unusable": 0.5, "contradict": 0.05, "redacted": 0.01, "one_customer": 0.2, "smallest_part": 0.05, "kappa": 0.1}
+STOP = {"unusable": 0.5, "redacted": 0.01, "one_customer": 0.2, "smallest_part": 0.05, "kappa": 0.1}
 
 
 def stop_unless(fine, message):
@@ -126,24 +128,27 @@ def stop_unless(fine, message):
 
 # %% [markdown]
 # **Step 1, unusable rows.** The rules are what reading a hundred tickets taught us. The third one needs a column that
-# people write anew for each ticket: if the same note stands in eight rows, or in one of 250, nobody wrote it.
+# people write anew for each ticket: if one note stands in many rows and nearly always with the same labels, nobody wrote it.
 
 # %% tags=["program"]
 def read_table(file):
-    """Return a CSV file as a table of texts, whatever its encoding and separator."""
+    """Return a CSV file as a table of texts, whatever its encoding and separator, and say which bytes were guessed."""
     data = Path(file).read_bytes()
-    wide = ["utf-16"] if data[:2] in (b"\xff\xfe", b"\xfe\xff") else []       # Excel's "Unicode text"
-    for encoding in (*wide, "utf-8-sig", "cp1252", "latin-1"):
-        try:
-            text = data.decode(encoding)
-            break
-        except UnicodeDecodeError:
-            continue
-    separator = max(",;\t|", key=text.partition("\n")[0].count)
-    return pd.read_csv(io.StringIO(text), dtype=str, sep=separator, keep_default_na=False, na_values=[""])
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "surrogateescape")
+    strange = re.findall("[\udc80-\udcff]", text)
+    if len(strange) > sum(not letter.isascii() for letter in text) / 2:
+        text = data.decode("cp1252", "replace")
+    elif strange:
+        text = re.sub("[\udc80-\udcff]", lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "replace"), text)
+        print(f"{file}: {len(strange)} bytes are not UTF-8 and were read as Windows-1252. Look for strange letters")
+    first, _, rest = text.partition("\n")
+    told = first.strip('\r" ').lower().startswith("sep=")                          # Excel's own first line
+    separator = first.strip('\r" ')[4:] if told else max(",;\t|", key=first.count)
+    return pd.read_csv(io.StringIO(rest if told else text), dtype=str, sep=separator, keep_default_na=False, na_values=[""])
 
 
 GREETINGS = set("hi hello hey ok okay thanks thank you bye please yes no test anyone there".split())
+CLUTTER = r"(?im)</?[a-z][^<>]*>|^(?:from|sent|van|verzonden|von|gesendet) ?:|^-- ?$|confidential|vertrouwelijk|vertraulich"
 NOBODY = ["", "-", "unknown", "anonymous", "n/a", "none", "nan"]                 # in WHO, these are no customer
 
 
@@ -152,51 +157,69 @@ def says_nothing(message):
     return len(set(re.findall(r"[^\W\d_]{2,}|\d{4,}", message.lower())) - GREETINGS) < 3
 
 
-def flag_unusable(rows):
-    """1. Write into `why` what makes a row useless."""
+def prepare(rows):
+    """Return rows with labels spelled as in LABELS, all labels in one text, and who counts as a person."""
     labels = {name: rows[name].str.strip().replace(RENAME.get(name, {})) for name in LABELS}
     person = rows[WHO].mask(rows[WHO].str.strip().str.lower().isin(NOBODY)).fillna("alone " + rows[ID])
-    rows, messages = rows.assign(**labels, person=person), rows[TEXT].fillna("")
+    return rows.assign(**labels, labels=list(map(" ".join, pd.DataFrame(labels).fillna("").to_numpy())), person=person)
+
+
+def flag_unusable(rows):
+    """1. Write into `why` what makes a row useless."""
+    rows, messages = prepare(rows), rows[TEXT].fillna("")
     known = pd.DataFrame({name: rows[name].isin(values) for name, values in LABELS.items()})
     copied = rows[NUMBER].fillna("") if NUMBER else [""] * len(rows)
+    notes = rows[known.all(axis=1)].groupby(NOTE)["labels"] if NOTE else {}
+    opened = [note for note, labels in notes if len(labels) >= max(8, len(rows) // 250)
+              and labels.value_counts(normalize=True).iloc[0] > 0.9]
+    opened = opened if len(opened) <= 3 else []             # a form opens in one way, and people choose among many texts
     reasons = {
         "no message": messages.str.strip() == "",
         "unknown label": ~known.all(axis=1),
-        "form left as it opened": rows[NOTE].map(rows[NOTE].value_counts()) >= max(8, len(rows) // 250) if NOTE else messages.isna(),
+        "form left as it opened": rows[NOTE].isin(opened) if NOTE else messages.isna(),
         "another ticket's number": [re.sub(r"\D", "", number) not in re.sub(r"\D", "", message)
                                     for number, message in zip(copied, messages)],
         "says nothing": messages.map(says_nothing),
     }
     rows["why"] = np.select(list(reasons.values()), list(reasons), "")
-    report = f"{len(rows)} rows: {dict(Counter(rows['why'][rows['why'] != '']))}"
-    unknown = Counter(value for name in LABELS for value in rows[name][~known[name]].fillna("no label")).most_common(5)
-    stop_unless((rows["why"] != "").mean() <= STOP["unusable"], f"{report}. Not in LABELS: {dict(unknown)}")
+    unknown = Counter(value for name in LABELS for value in rows[name][~known[name]].fillna("no label")).most_common()
+    report = f"{len(rows)} rows: {dict(Counter(rows['why'][rows['why'] != '']))}. Not in LABELS: {dict(unknown[:9])}"
+    report += f" and {len(unknown) - 9} others, in {sum(count for _, count in unknown[9:])} rows" if unknown[9:] else ""
+    report += f". Left as it opened: {opened}" if opened else ""
+    clutter = messages.str.contains(CLUTTER).sum()
+    report += f". {clutter} rows hold HTML or an e-mail's head or footer, which stays in" if clutter else ""
+    stop_unless((rows["why"] != "").mean() <= STOP["unusable"], report)
     return rows, report
 
 
 # %% [markdown]
 # **Step 2, what somebody has corrected**, is empty at the first run. **Step 3, copies,** uses {{term:MinHash}} (section
-# 4). Near-copies with different labels contradict each other, and no program knows which is right, so none of them goes
-# into a training file until you have entered a label for one of them.
+# 4). Where near-copies have different labels, three quarters of them outvote the rest. Without such a majority no program
+# knows which is right, so none of them goes into a training file until you've entered a label for one.
 
 # %% tags=["program"]
 from datasketch import MinHash, MinHashLSH
 
 
 def apply_corrections(rows, files="corrections*.csv"):
-    """2. Enter what somebody wrote into the column "right" of `to_read.csv`, in any number of rounds."""
-    rows = rows.assign(read=False, **{f"{name} read": False for name in LABELS})
+    """2. Enter what somebody wrote into the column "right": a label, or DROP; in any number of rounds."""
+    rows = rows.assign(read=False, dropped=False, **{f"{name} read": False for name in LABELS})
     if not list(Path().glob(files)):
         return rows, f"nobody has read any row: there is no {files}"
-    lines, corrected = pd.concat([read_table(file) for file in sorted(Path().glob(files))]), 0
+    lines = pd.concat([read_table(file) for file in sorted(Path().glob(files))]).dropna(subset="right")
+    corrected, unknown = 0, Counter()
     for name, values in LABELS.items():
         right = lines[lines["field"] == name].drop_duplicates(ID, keep="last").set_index(ID)["right"].str.strip()
-        right = rows[ID].map(right.replace(RENAME.get(name, {})))
+        right = right.replace(RENAME.get(name, {})).mask(right.str.lower() == DROP, DROP)
+        unknown.update(right[~right.isin([*values, DROP])])
+        right = rows[ID].map(right)
         corrected += (right.isin(values) & (right != rows[name])).sum()
         entered = right.isin(values)
-        rows = rows.assign(read=rows["read"] | entered, **{f"{name} read": entered, name: right.where(entered, rows[name])})
-    report = f"{rows['read'].sum()} rows read, {corrected} labels corrected"
-    stop_unless(rows["read"].any() or lines["right"].isna().all(), f"{report}. Are {files} of this export, in LABELS' words?")
+        rows = rows.assign(read=rows["read"] | entered, dropped=rows["dropped"] | (right == DROP),
+                           **{f"{name} read": entered, name: right.where(entered, rows[name])})
+    report = f"{rows['read'].sum()} rows read, {corrected} labels corrected, {rows['dropped'].sum()} rows to drop"
+    report += f"; not in LABELS: {dict(unknown)}" if unknown else ""
+    stop_unless(lines.empty or (rows["read"] | rows["dropped"]).any(), f"{report}. Are {files} this export's, in LABELS' words?")
     return rows, report
 
 
@@ -216,30 +239,48 @@ def nearest_before(texts, alike=0.6):
     pieces, numbers = list(map(pieces_of, texts)), [sorted(re.findall(r"\d+|[€$£%#+]", text)) for text in texts]
     counts = Counter(piece for own in pieces for piece in own)
     often = {piece for piece, count in counts.items() if count > max(50, len(texts) // 100)}   # greetings, footers
+    rest = [own - often or own for own in pieces]                # a template that is sent every day has no others
     places, index = [], MinHashLSH(threshold=alike - 0.1, num_perm=128)
     for place, own in enumerate(pieces):
         signature = MinHash(num_perm=128)
-        signature.update_batch([piece.encode() for piece in own - often])
+        signature.update_batch([piece.encode() for piece in rest[place]])
         near = [other for other in sorted(index.query(signature)) if numbers[other] == numbers[place]
-                and jaccard_index(own, pieces[other]) >= alike <= jaccard_index(own - often, pieces[other] - often)]
+                and jaccard_index(own, pieces[other]) >= alike <= jaccard_index(rest[place], rest[other])]
         places.append(near[0] if near else place)
         if not near:
             index.insert(place, signature)
     return places
 
 
+def read_test():
+    """Return your own test messages, and whether they have labels and so become test.jsonl."""
+    test = read_table(TEST).fillna("") if Path(TEST).exists() else pd.DataFrame({TEXT: []}, dtype=str)
+    labelled = set(LABELS) <= set(test) and len(test) > 0
+    return prepare(test.reindex(columns=[ID, TEXT, WHO, *LABELS], fill_value="")), labelled
+
+
 def flag_copies(rows):
-    """3. Keep one row of each group of near-copies, none of a test message, and none of a group whose labels contradict."""
-    held = list(read_table(TEST)[TEXT]) if Path(TEST).exists() else []
-    groups = nearest_before([*held, *rows[TEXT]])[len(held):]
-    rows = rows.assign(group=groups, labels=rows[list(LABELS)].agg(" ".join, axis=1))
-    rows = rows.sort_values("read", ascending=False, kind="stable")          # what somebody has read stays
-    leaked, decided = rows["group"] < len(held), rows.groupby("group")["read"].transform("any")
-    conflict = ~decided & ~leaked & (rows.groupby("group")["labels"].transform("nunique") > 1)
-    copy = rows.duplicated("group") & ~conflict & ~leaked & ~(rows["read"] & ~rows.duplicated(["group", "labels"]))
-    rows["why"] = np.select([leaked, conflict, copy], ["in the test set", "contradicts a copy", "a copy"], "")
-    report = f"{leaked.sum()} rows are in the test set, {copy.sum()} copies, {conflict.sum()} contradict a copy"
-    stop_unless(conflict.mean() <= STOP["contradict"], f"{report}. Were two tables joined wrongly?")
+    """3. Keep one row of each group of near-copies: none of a test message, none whose labels stay undecided."""
+    test, _ = read_test()
+    rows = rows.assign(group=nearest_before([*test[TEXT], *rows[TEXT]])[len(test):],
+                       labels=rows[list(LABELS)].agg(" ".join, axis=1), tested=rows["person"].isin(test["person"]))
+    rows["share"] = rows.groupby(["group", "labels"])[ID].transform("size") / rows.groupby("group")[ID].transform("size")
+    rows = rows.sort_values(["tested", "read", "share"], ascending=[True, False, False], kind="stable")    # 1st stays
+    groups, leaked = rows.groupby("group"), rows["group"] < len(test)
+    decided, most = groups["read"].transform("any"), groups["share"].transform("max")
+    reasons = {"in the test set": leaked, "dropped by a reader": groups["dropped"].transform("any") & ~rows["read"],
+               "its customer is in the test set": rows["tested"], "contradicts a copy": ~decided & (most < MAJORITY),
+               "a copy": rows.duplicated("group") & ~(rows["read"] & ~rows.duplicated(["group", "labels"]))}
+    rows["why"] = np.select(list(reasons.values()), list(reasons), "")
+    counts, outvoted = Counter(rows["why"]), (rows["why"] == "a copy") & ~decided & (rows["share"] < most)
+    report = f"{leaked.sum()} rows are in the test set, {(rows['tested'] & ~leaked).sum()} more are of its customers, "
+    report += f"{counts['a copy']} copies ({outvoted.sum()} outvoted), {counts['contradicts a copy']} contradict a copy"
+    report += f"; {TEST} names no customers, so theirs may be trained on" if len(test) and not test[WHO].any() else ""
+    stop_unless(rows["tested"].mean() <= STOP["unusable"], f"{report}. Draw the test messages from fewer customers")
+    first, second = rows.drop_duplicates("group"), rows[rows.duplicated("group") & ~leaked].drop_duplicates("group")
+    one, other = (table.set_index("group")[next(iter(LABELS))] for table in (first, second))
+    kappa = cohen_kappa_score(one[other.index], other) if len(other) > 30 else 1
+    stop_unless(not kappa <= STOP["kappa"], f"{report}, as by chance (kappa {kappa:.2f}). Were two tables joined wrongly?")
     return rows.sort_index(), report
 
 
@@ -247,20 +288,18 @@ def flag_copies(rows):
 # **Step 4, personal data,** is the only one that needs this course's package, which adds lists of names to Presidio's
 # recognisers; without it the script stops and says what to install. Whoever has the *key* can compute the pseudonym of any
 # name, so the key is 128 random bits in a file outside the project. Order numbers stay in, since a model may have to
-# repeat them; what should go too, you list in `NUMBERS`. So the result is pseudonymous, not anonymous. **Step 5, the
-# split,** deals customers, so that nobody is on both sides. It uses a hash of the customer's name: next month's export has
-# everybody in the same part.
+# repeat them; list in `NUMBERS` what else should go. So the result is pseudonymous, not anonymous. **Step 5, the
+# split,** deals customers, so that nobody is on both sides; the test is your `test.csv`, if it has labels. It hashes the
+# customer's name, so next month's export puts everybody in the same part.
 
 # %% tags=["program"]
 def read_key(file="~/.clean_export.key"):
     """Return the key: from the environment, or from a file that is made once and never shared."""
-    if os.environ.get("PSEUDONYM_KEY"):
-        return os.environ["PSEUDONYM_KEY"]
-    file = Path(file).expanduser()
-    if not file.exists():
+    key, file = os.environ.get("PSEUDONYM_KEY"), Path(file).expanduser()
+    if not key and not file.exists():
         file.touch(mode=0o600)                              # for nobody else to read
         file.write_text(secrets.token_hex(16))
-    return file.read_text()
+    return key or file.read_text()
 
 
 def hide_people(text, who):
@@ -277,21 +316,28 @@ def hide_people(text, who):
     return text, {entity.kind for entity in entities}
 
 
-def redact(rows):
-    """4. Put pseudonyms in place of personal data."""
-    texts, found = zip(*map(hide_people, rows[TEXT], rows[WHO]))
-    touched, kinds = sum(map(bool, found)), Counter(kind for kinds in found for kind in kinds)
+def redact(rows, export=True):
+    """4. Put pseudonyms in place of personal data; what made two messages of an export differ may go with them."""
+    hidden = [hide_people(*pair) for pair in zip(rows[TEXT], rows[WHO])]
+    touched, kinds = sum(bool(kinds) for _, kinds in hidden), Counter(kind for _, kinds in hidden for kind in kinds)
     report = f"personal data in {touched} of {len(rows)} rows: {dict(kinds.most_common(4))}"
-    stop_unless(touched >= STOP["redacted"] * len(rows), f"{report}. Is {TEXT} the right column?")
-    return rows.assign(**{TEXT: texts}), report
+    stop_unless(not export or touched >= STOP["redacted"] * len(rows), f"{report}. Is {TEXT} the right column?")
+    report += ". NOT looked for: most names in lower case, user names, your own numbers (staff, devices: see NUMBERS)"
+    rows = rows.assign(**{TEXT: [text for text, _ in hidden]})
+    if export:
+        tested = rows[TEXT].isin(redact(read_test()[0], export=False)[0][TEXT])
+        rows["why"] = np.select([tested, rows.duplicated(TEXT)], ["in the test set", "a copy"], "")
+        report += f". {(rows['why'] != '').sum()} rows now read like another" if rows["why"].any() else ""
+    return rows, report
 
 
 def split(rows):
-    """5. Deal the customers into ten parts: one for validation, one for a test, eight for training."""
+    """5. Deal the customers into ten parts: one for validation, one for a test if TEST has none, the others for training."""
+    names = {0: "validation"} if read_test()[1] else {0: "validation", 1: "test"}
     digests = [hashlib.sha256(f"{read_key()} {SEED} {person}".encode()).digest() for person in rows["person"]]
-    parts = [{0: "validation", 1: "test"}.get(int.from_bytes(digest[:8], "big") % 10, "train") for digest in digests]
+    parts = [names.get(int.from_bytes(digest[:8], "big") % 10, "train") for digest in digests]
     rows, largest = rows.assign(part=parts), rows["person"].value_counts(normalize=True).max()
-    counts = rows["part"].value_counts().reindex(["train", "validation", "test"], fill_value=0)
+    counts = rows["part"].value_counts().reindex(["train", *names.values()], fill_value=0)
     report = f"{counts.to_dict()}; {rows['person'].nunique()} customers"
     stop_unless(largest <= STOP["one_customer"], f"one customer has {largest:.0%} of all rows. Is {WHO} the right column?")
     stop_unless(counts.min() >= STOP["smallest_part"] * len(rows), f"{report}. A part is too small: take another SEED")
@@ -344,30 +390,39 @@ def write_chats(rows, file):
     """Write one chat a line, read the file again, and return its bytes."""
     records = rows[list(LABELS)].to_dict("records")
     with open(file, "w", encoding="utf-8") as lines:
-        for text, record in zip(rows[TEXT], records):
-            said = {"system": SYSTEM, "user": text, "assistant": json.dumps(record, ensure_ascii=False)}
-            chat = {"messages": [{"role": role, "content": content} for role, content in said.items()]}
-            lines.write(json.dumps(chat, ensure_ascii=False) + "\n")
+        for number, text, record in zip(rows[ID], rows[TEXT], records):
+            prompt = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+            completion = [{"role": "assistant", "content": json.dumps(record, ensure_ascii=False)}]
+            lines.write(json.dumps({ID: number, "prompt": prompt, "completion": completion}, ensure_ascii=False) + "\n")
     with open(file, encoding="utf-8") as lines:
-        written = [json.loads(json.loads(line)["messages"][-1]["content"]) for line in lines]
+        written = [json.loads(json.loads(line)["completion"][0]["content"]) for line in lines]
     stop_unless(written == records, f"{file} doesn't hold the records of the table")
     return Path(file).read_bytes()
 
 
 def write(rows, rejected, folder):
-    """7. Write a file for each part, what a person should read, and why rows were left out."""
+    """7. Write a file for each part, their schema, what a person should read, and why rows were left out."""
     Path(folder).mkdir(exist_ok=True)
-    parts = [write_chats(part, f"{folder}/{name}.jsonl") for name, part in rows.groupby("part")]
-    conflicts = rejected[rejected["why"] == "contradicts a copy"].sort_values("group", kind="stable")
-    conflicts = conflicts.assign(**{TEXT: [hide_people(*pair)[0] for pair in zip(conflicts[TEXT], conflicts[WHO])]})
-    to_read = []
+    (test, labelled), parts = read_test(), dict(list(rows.groupby("part")))
+    parts |= {"test": redact(test, export=False)[0]} if labelled else {}
+    written = [write_chats(part, f"{folder}/{name}.jsonl") for name, part in sorted(parts.items())]
+    schema = {"type": "object", "required": list(LABELS), "additionalProperties": False,
+              "properties": {name: {"enum": values} for name, values in LABELS.items()}}
+    Path(folder, "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    undecided = redact(rejected[rejected["why"] == "contradicts a copy"], export=False)[0]
+    undecided["copies"] = undecided.groupby(["group", "labels"])[ID].transform("size")
+    undecided["rows"] = undecided.groupby("group")[ID].transform("size")
+    undecided = undecided.drop_duplicates(["group", "labels"]).sort_values(["rows", "group"], ascending=False, kind="stable")
+    doubtful, contradictions = [], []
     for name in LABELS:
-        doubtful = rows[~rows[f"{name} read"]].sort_values(f"{name} probability").head(len(rows) // 10)
-        doubtful = doubtful.assign(likeliest=doubtful[f"{name} likeliest"])
-        to_read += [table.assign(field=name, label=table[name], right="") for table in (conflicts, doubtful)]
-    pd.concat(to_read).reindex(columns=[ID, "field", "right", "label", "likeliest", TEXT]).to_csv("to_read.csv", index=False)
+        table = rows[~rows[f"{name} read"]].sort_values(f"{name} probability").head(len(rows) // 10)
+        doubtful.append(table.assign(field=name, right="", label=table[name], likeliest=table[f"{name} likeliest"]))
+        table = undecided[undecided.groupby("group")[name].transform("nunique") > 1]
+        contradictions.append(table.assign(field=name, right="", label=table[name]))
+    for file, tables, more in (("to_read.csv", doubtful, "likeliest"), ("contradictions.csv", contradictions, "copies")):
+        pd.concat(tables).reindex(columns=[ID, "field", "right", "label", more, TEXT]).to_csv(file, index=False)
     rejected[[ID, "why"]].to_csv("rejects.csv", index=False)
-    return f"version {hashlib.sha256(b''.join(parts)).hexdigest()[:12]} of {date.today()}, in {folder}"
+    return f"version {hashlib.sha256(b''.join(written)).hexdigest()[:12]} of {date.today()}, in {folder}"
 
 
 def main(file, folder="mine-ready"):
@@ -375,7 +430,8 @@ def main(file, folder="mine-ready"):
     rows = read_table(file)
     missing = {ID, TEXT, WHO, *LABELS, *filter(None, (NOTE, NUMBER))} - set(rows)
     stop_unless(not missing, f"{file} has no column {missing}, but {list(rows)}. Change the settings")
-    stop_unless(rows[ID].notna().all() and rows[ID].is_unique, f"{ID} is empty or stands twice in some rows")
+    wrong = rows[ID][rows[ID].isna() | rows[ID].duplicated()].fillna("empty")
+    stop_unless(wrong.empty, f"{ID} is empty or stands twice in {len(wrong)} rows: {dict(Counter(wrong).most_common(5))}")
     reports, rejected = {}, []
     for step in (flag_unusable, apply_corrections, flag_copies, redact, split, check_labels):
         rows, reports[step.__name__] = step(rows)
@@ -412,20 +468,21 @@ for why, fault in planted.items():
 pd.DataFrame(counted).T
 
 # %% [markdown]
-# These four rules drop no row that's fine (eight of the messages with another ticket's number had lost their end). The rest of the
-# forms left open held a reply and no record, so they went as unknown labels. They were
-# written while looking at this export, so that's the best case. They miss vague messages of more than two words, rows in other
-# languages, and forty wrong labels, which no rule can see. Rows without a label and copies aren't in this table: read those
-# yourself. For the wrong labels the script writes a list:
+# These four rules drop no row that's fine (eight of the messages with another ticket's number had lost their end). The other
+# untouched forms held a reply, not a record, so they went as unknown labels. They were written while looking at this export,
+# so that's the best case. They miss vague messages of more than two words, rows in other languages, and forty wrong labels,
+# which no rule can see. Rows without a label and copies aren't in this table: read those yourself. For the wrong labels the
+# script writes a list:
 
 # %%
 to_read = pd.read_csv("to_read.csv", dtype=str)
 to_read.query("field == 'category'").head(6).drop(columns=["field", "right"]).set_index("ticket")
 
 # %% [markdown]
-# Fill in the column `right`, with the label that you'd give, and save the lines as `corrections-1.csv`, those of the next round
-# as `corrections-2.csv`. Here somebody reads sixty of them, played by our answer key. (Names in the list are
-# pseudonyms.) On the second run step 2 enters the corrections, and a field that was read isn't asked again:
+# Fill in the column `right`, with the label that you'd give or with `drop`, which throws out the row and its copies, and
+# save the lines as `corrections-1.csv`, those of the next round as `corrections-2.csv`. Here our answer key plays somebody
+# who reads sixty. (Names in the list are pseudonyms.) On the second run, step 2 applies the corrections and skips fields
+# already read:
 
 # %%
 somebody = to_read.query("field == 'category'").head(60).copy()                # plays the colleague who reads the top 60
@@ -438,13 +495,13 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # %% [markdown]
 # | file | what's in it | what you do |
 # | --- | --- | --- |
-# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl` | chat rows with pseudonyms, no customers | read a sample for names (section 9), then send them to a host (lesson 06); in TRL set `assistant_only_loss=True`, or the customer's words are learned too (section 7) |
+# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl`, `schema.json` | a prompt and its completion a line, with the ticket and pseudonyms; the test is `test.csv`'s | read a sample for names (section 9); in this folder run `course preflight` and lesson 02's program (`course train-script`), or send them to a host (lesson 06) |
 # | `rejects.csv` | the ticket of each row that was left out, and why | read twenty of each kind |
-# | `to_read.csv` | contradicting copies, then the most doubtful tenth for each field | fill in `right`, save as `corrections-N.csv`, run again |
+# | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv`, run again |
+# | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line a message is enough |
 #
 # To read rows one by one here in the notebook, with a verdict and a note for each, call `show.review(rows,
-# "verdicts.jsonl")` with a list of chats such as `{"messages": …}`. Several columns can be learned at once. Step 7 reads
-# its files back and stops if they don't hold the table's records. The version is a hash of the three files, so a changed
+# "verdicts.jsonl")` with a list of chats such as `{"messages": …}`. The version is a hash of the three files, so a changed
 # letter shows; keep it with the model. If your answers are texts instead of labels, `course check-data FILE --fix FOLDER`
 # does the same for chats in JSONL. Step 4 is the slowest: expect minutes for 20,000 rows.
 #
@@ -453,7 +510,8 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # Each of these happens at every company. A step of the script gets 400 usable tickets, broken in one way:
 
 # %%
-healthy = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").head(400).reset_index(drop=True).assign(read=False)
+healthy = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").head(400).reset_index(drop=True)
+healthy = healthy.assign(read=False, dropped=False)
 slipped = healthy.assign(category=np.roll(healthy["category"], 1))
 broken = {
     "labels in capitals": (flag_unusable, healthy.assign(category=healthy["category"].str.upper()),
@@ -475,10 +533,11 @@ for name, (step, table, cure) in broken.items():
 pd.DataFrame(said).T
 
 # %% [markdown]
-# All five stop, each with a number and a question. (The last limit looks only at the first column to learn, because a rare label
-# is hard for the classifier anyway. So read the second column's line yourself.) Without the limits, the wrong join would have been "cleaned" to a
-# few rows, and the slipped labels would have been trained on. But a limit only catches what's broken *everywhere*. If one
-# label in twenty has slipped, every report looks healthy, which is why you read the top of `to_read.csv` all the same.
+# All five stop, each with a number and a question. (The last limit looks only at the first column to learn, because a rare
+# label is hard for the classifier anyway. So read the second column's line yourself.) Without the limits, the wrong join
+# would have been "cleaned" to a few rows, and the slipped labels would have been trained on. But a limit only catches what's
+# broken *everywhere*. If one label in twenty has slipped, every report looks healthy, which is why you read the top of
+# `to_read.csv` all the same.
 #
 # ## 4 · Copies
 #
@@ -514,9 +573,9 @@ for shuffles in (4, 16, 128, 1024):
 # %% [markdown]
 # That's all: the share settles near the index. The library keeps 128 such numbers for each text and files them in drawers,
 # a few numbers to a drawer, so that only texts with a drawer in common are compared (*locality-sensitive hashing*). The
-# loop in `nearest_before` does this, without pieces that stand in more than one row of a hundred. It then computes the exact index of each pair it
-# meets, with and without these, and requires the same numbers in both texts. A *not* more or less still makes a near-copy.
-# Here's a group that it found:
+# loop in `nearest_before` does this, ignoring pieces found in more than one row in a hundred. For each pair it meets it
+# computes the exact index, with and without these pieces, and requires the same numbers in both. One *not* more still makes
+# a near-copy. Here's a group that it found:
 
 # %%
 usable = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").reset_index(drop=True)
@@ -527,7 +586,7 @@ for _, row in usable[usable["group"] == group].iterrows():
     print(f"{row['why'] or 'stays':8}", " ".join(row["message"].split())[:150])
 
 # %% [markdown]
-# Words and pairs don't see the same request in other words. For that, compare {{term:embedding|embeddings}}, and expect
+# Words and pairs miss the same request when it's reworded. For that, compare {{term:embedding|embeddings}}, and expect
 # false alarms.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
@@ -539,8 +598,8 @@ for _, row in usable[usable["group"] == group].iterrows():
 # %% [markdown]
 # ## 5 · Split and leak
 #
-# The {{term:validation set}} tells you while you train whether the model learns the task or the rows. Deal the rows by
-# chance, and a customer's first message is in training, the second one, in nearly the same words, in validation. What does
+# The {{term:validation set}} tells you while you train whether the model learns the task or the rows. Split the rows at
+# random, and a customer's first message lands in training, the second, in nearly the same words, in validation. What does
 # that do to the score?
 
 # %%
@@ -561,8 +620,8 @@ pd.DataFrame(measured).T
 
 # %% [markdown]
 # With copies in the file, dealing rows by chance makes the classifier look about ten points better than it is. Seven in
-# ten validation rows have their customer in training as well. Removing copies cures most of that here. Split by customer in any
-# case: it costs nothing, and people write twice in ways that no rule finds.
+# ten validation rows have their customer in training as well. Removing copies cures most of that here. Split by customer in
+# any case: it costs nothing, and people write twice in ways that no rule finds.
 # In your data the "customer" may be a document, a patient or a repository. If your world changes, with new products for
 # example, hold out the last weeks instead: that score is lower, and nearer to what you'll meet.
 
@@ -570,8 +629,9 @@ pd.DataFrame(measured).T
 # EXERCISE: data-2
 
 # %% [markdown]
-# **Has training seen the {{term:test set}}?** At work you'll label your test messages out of the same tickets, so they're in the
-# export, with their copies. This is called {{term:contamination}}. Here we planted some, and the script dropped 24 rows, because
+# **Has training seen the {{term:test set}}?** At work your test messages come from the same tickets, so they and their
+# copies are in the export. This is called {{term:contamination}}. Here we planted some, and the script dropped 24 rows,
+# because
 # `test.csv` was there. Put them back, and see what the report would have said:
 
 # %%
@@ -594,7 +654,7 @@ pd.DataFrame({
 }).T.map("{:.0%}".format)
 
 # %% [markdown]
-# The leaked messages are all right, the others are as before, and the reported number rises, although nobody cheated. Look
+# Leaked messages are all answered correctly, the others as before, and the score rises, although nobody cheated. Look
 # for parts of messages as well, since people quote:
 
 # %%
@@ -614,8 +674,8 @@ pd.DataFrame({
 # | "charged twice for the lamp" | delivery | 0.08 | 0.85 | 0.07 | 0.08: read this one |
 # | "it came late, I send it back" | returns | 0.45 | 0.10 | 0.45 | 0.45: unclear, perhaps right |
 #
-# Sort by the last column and read from the top. *Confident learning* (Northcutt et al., 2021) builds on this, with a threshold for
-# each label; the library cleanlab has all of it.
+# Sort by the last column and read from the top. *Confident learning* (Northcutt et al., 2021) builds on this, with a
+# threshold for each label; the library cleanlab has all of it.
 
 # %%
 ranked = before.sort_values("category probability").reset_index(drop=True)
@@ -627,10 +687,10 @@ charts.lines(
     "wrong labels found")
 
 # %% [markdown]
-# Nearly all of the first twenty are mislabelled. After sixty rows, a twelfth of the file, most wrong labels are found, and what
-# follows is mostly unusual rows with right labels. The classifier also reads the agent's note, which helps: a label that was
-# planted contradicts the note, and one that an agent chose with conviction won't. Stop when your last ten rows held hardly any
-# errors.
+# Nearly all of the first twenty are mislabelled. After sixty rows, a twelfth of the file, most wrong labels are found, and
+# what follows is mostly unusual rows with right labels. The classifier also reads the agent's note, which helps: a planted
+# label contradicts the note, while one that an agent chose with conviction doesn't. Stop when your last ten rows held hardly
+# any errors.
 #
 # **What it can't find** is what everybody gets wrong. Suppose your annotators file returns under billing, because a
 # customer who sends something back wants money. We put that habit into labels that are right:
@@ -651,7 +711,7 @@ pd.DataFrame(habit).T
 
 # %% [markdown]
 # The more often a mistake is made, the less of it is found. Once it's the majority, it *is* what the classifier learns,
-# and the list finds less than reading at random would. Few errors at the top only say that few labels are wrong by accident. For
+# and the list finds less than reading at random would. Few errors at the top only mean few accidentally wrong labels. For
 # habits, compare the export's labels with those that your guide gives the same fifty tickets: that's day 3 of the plan.
 #
 # **Read, or drop unread?** In the recorded runs (script: `benchmarks/label_noise.py`), the 135M model was trained on 300
@@ -665,14 +725,14 @@ pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for nam
 # %% [markdown]
 # With three times as many wrong labels, any repair pays: compare the means. And look at the three repairs: the top of the
 # list dropped unread (180 rows), the top read and corrected, every label right. They differ by less than the runs do. So *if
-# many labels are wrong by accident and you've rows to spare*, dropping the top unread did as well, and it takes a second, while
-# reading 180 rows takes a morning. With as few wrong labels as here nobody has measured it on the model. Read in three cases:
+# many labels are wrong by accident and you've rows to spare*, dropping the top unread did as well here and takes a second;
+# reading 180 rows takes a morning. With so few wrong labels, we haven't measured it on the model. Read in three cases:
 #
 # - the rows at the top are rare kinds that you can't spare, since they're unusual and often right;
 # - they're test rows: a dropped test row makes the test easier, a corrected one makes it right;
 # - you don't know yet why labels are wrong. Twenty rows show whether it's an accident or a habit.
 #
-# **Your turn.** The paper's own rule accuses a row only if another label is as probable as that label usually is. Somebody
+# **Your turn.** The paper's own rule flags a row only if another label is as probable as that label usually is. Somebody
 # wrote it down from memory. It runs, and it's wrong.
 
 # %%
@@ -687,14 +747,15 @@ pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for nam
 
 # %%
 tokenizer = models.load_tokenizer()
-chats = [json.loads(line)["messages"] for line in open("mine-ready/train.jsonl", encoding="utf-8")]
+rows_written = map(json.loads, open("mine-ready/train.jsonl", encoding="utf-8"))
+chats = [row["prompt"] + row["completion"] for row in rows_written]
 lengths = pd.Series([len(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]) for chat in chats])
 print(lengths.describe(percentiles=[0.5, 0.99]).astype(int).to_dict())
 for limit in (128, 256, 1024):
     print(f"max_length={limit}: {(lengths > limit).mean():.1%} of the rows lose the end of their answer")
 
 # %% [markdown]
-# A trainer cuts a row that's too long at its end, and the end is the answer. TRL keeps 1,024 tokens unless you say
+# A trainer truncates a row that's too long, and its end is the answer. TRL keeps 1,024 tokens unless you say
 # otherwise, which is plenty here and far too little for documents. Set `max_length` above your longest row. `course
 # preflight FILE --model MODEL` in a terminal looks for this and for everything else in this section.
 
@@ -713,9 +774,9 @@ show.conversation(tokenizer, *mask(min(chats, key=lambda chat: len(chat[1]["cont
 # %% [markdown]
 # The blue tokens are learned: the record and the marker that ends it. If yours begin with a customer's words, the mask is
 # missing, as it is when you give TRL rows with `messages` without `assistant_only_loss=True`. Files with `prompt` and
-# `completion` get the mask by themselves.
+# `completion`, like the script's, get the mask by themselves.
 #
-# **A model that thinks.** Many models of today write their thoughts between `<think>` and `</think>` before they answer.
+# **A model that thinks.** Many current models write their thoughts between `<think>` and `</think>` before they answer.
 # Your rows have no thoughts. See what Qwen3's template makes of one:
 
 # %%
@@ -748,8 +809,8 @@ for name, lesson in {"a plain row": learned(chat, thinking), "a row with its rea
 # - You want to keep the thinking. Put thoughts into `reasoning_content`, written by the model itself on your messages and
 #   kept where the answer was right.
 # - You want both. Then mix. Qwen's documentation says three rows with thoughts to one without (its page on Unsloth), and
-#   Together's says thoughts in every row, or an instruct model (docs.together.ai; both read in November 2026). We've measured
-#   neither, so score the model with thinking on and off.
+#   Together's says thoughts in every row, or an instruct model (docs.together.ai; both read in November 2026). We've
+# measured   neither, so score the model with thinking on and off.
 #
 # **Rows that call a tool.** A row can teach the model to call your function (lesson 06 shows the format). Does the call
 # survive the template?
@@ -799,10 +860,10 @@ pd.Series({
 }).map("{:.0%}".format).to_frame("categories right, of 100 test messages")
 
 # %% [markdown]
-# The script's rows beat the export by more than twenty points, although there are only half as many. A hundred rows by hand give
-# the classifier no more than the raw export does. With the language model it was otherwise (the table at the top): there they did
-# as well as the whole preparation. The classifier starts from nothing and has to see each word, while a language model knows the
-# words already and has to learn what *you* mean by "returns". How many rows would the classifier need?
+# The script's rows beat the export by more than twenty points, although there are only half as many. A hundred rows by hand
+# give the classifier no more than the raw export does. Not so with the language model (the table at the top): there they did
+# as well as the whole preparation. The classifier starts from nothing and has to see each word, while a language model knows
+# the words already and has to learn what *you* mean by "returns". How many rows would the classifier need?
 
 # %%
 sizes = [50, 100, 200, 300, 400]
@@ -815,9 +876,9 @@ charts.lines(
     levels={"the script's rows alone, 60 of them read": 100 * share_right(rows)})
 
 # %% [markdown]
-# Between 300 and 400 rows by hand match the script's 700, and from 200 on both together beat either. Here are the recorded runs of the
-# language model, with both fields right in percent. Each saw {{record:data-quality:examples:d}} examples of at most 32
-# words, and "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats (script:
+# Between 300 and 400 hand-made rows match the script's 700; from 200 on, both together beat either. Here are the recorded
+# runs of the language model, with both fields right in percent. Each saw {{record:data-quality:examples:d}} examples of at
+# most 32 words, and "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats (script:
 # `benchmarks/data_quality.py`):
 
 # %%
@@ -834,7 +895,7 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # - **Then run the script**, because it's written already, and it finds what your
 #   hundred don't have: rare kinds of tickets, and the real mixture. For the language model nobody has measured both kinds
 #   together here.
-# - **Stop cleaning after one reading of the list.** Nothing here shows that a second one pays.
+# - **Stop cleaning after one reading of the list.** Nothing here suggests a second one pays.
 #
 # | what is to be learned | rows, by rule of thumb | note |
 # | --- | --- | --- |
@@ -846,7 +907,7 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # %% [markdown]
 # **If a large model writes rows for you**, send it your guide and a list of topics, and check each answer against your
 # labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad test.
-# The writer repeats its turns of phrase, so a score on its own rows flatters. The same holds for a
+# The writer repeats its own phrases, so a score on its rows is inflated. Be as wary of a
 # {{term:LLM as a judge|model that judges}}: mark fifty rows by hand and compare before you let it drop any (lesson 01
 # shows how).
 #
@@ -854,8 +915,8 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 #
 # | | |
 # | --- | --- |
-# | messages | 100 for the test, so a share is good to about nine points either way; classifier and model were asked the same ones |
-# | runs | three for each recorded row, one for the tool rows; rows "by hand" come from a language model, as the next line but one says |
+# | messages | 100 for the test, so a share is accurate to about nine points either way; classifier and model saw the same ones |
+# | runs | three for each recorded row, one for the tool rows; rows "by hand" come from a language model, as explained two lines below |
 # | the export | invented, its faults planted, its rules written while looking at it: expect more misses on yours |
 # | who wrote it | export, hand-written rows and test all come from language models working to one guide, so rows by hand look better here than yours will |
 # | personal data | on this export one name in sixteen is missed, on messages from other shops one in eight (`tests/evidence/test_lesson_05.py`) |
@@ -865,10 +926,10 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # | you want to | do |
 # | --- | --- |
 # | know whether an export can be used | the script on 2,000 rows; read each report, then twenty rejects of each kind |
-# | protect people | pseudonyms with a secret key, a sample read by eye, and a note in the data card that names are left |
+# | protect people | pseudonyms with a secret key, a sample read by eye, and a data-card note that some names remain |
 # | believe your validation score | copies out first, then deal by customer |
 # | believe your test score | `test.csv` beside the script |
-# | find wrong labels | the probability out of fold, from the top; drop or read, see section 6 |
+# | find wrong labels | out-of-fold probabilities, from the top; drop or read, see section 6 |
 # | lose no answers | `max_length` above the longest row, one row printed through your model's template |
 # | keep a model thinking | rows with thoughts; score it with thinking on and off |
 # | have calls only where they're right | as many rows without a call |

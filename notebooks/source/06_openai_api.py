@@ -382,11 +382,11 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # prompt.
 #
 # ```python
-# import shutil
 # from collections import Counter
 #
-# for part in ("train", "validation", "test"):
-#     shutil.copy(f"mine-ready/{part}.jsonl", f"hosted-{part}.jsonl")
+# for part in ("train", "validation", "test"):              # hosts take messages, and nothing else in a row
+#     rows = [{"messages": row["prompt"] + row["completion"]} for row in read_rows(f"mine-ready/{part}.jsonl")]
+#     write_rows(f"hosted-{part}.jsonl", rows)
 # chats = {part: [row["messages"] for row in read_rows(f"hosted-{part}.jsonl")] for part in ("train", "test")}
 # records = {part: [json.loads(chat[-1]["content"]) for chat in chats[part]] for part in chats}
 # prompts, solutions, fields = [chat[:-1] for chat in chats["test"]], records["test"], list(records["train"][0])

@@ -31,7 +31,19 @@ def test_it_takes_its_functions_and_settings_from_the_lesson(tmp_path):
     assert {ast.unparse(node) for node in training.body[1:-1]} <= trained and len(training.body) > 8
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"json", "sys", "jsonschema", "pandas", "torch", "datasets", "peft", "transformers", "trl"}
+    assert imported == {
+        "functools",
+        "json",
+        "os",
+        "sys",
+        "jsonschema",
+        "pandas",
+        "torch",
+        "datasets",
+        "peft",
+        "transformers",
+        "trl",
+    }
 
 
 def test_a_file_that_exists_is_left_alone(tmp_path):
@@ -53,6 +65,30 @@ def test_records_of_another_form_are_named_before_anything_is_trained(tmp_path):
     done = subprocess.run([sys.executable, "-I", "train_adapter.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and not (tmp_path / "ticket-adapter").exists()
     assert done.stderr.strip().splitlines()[-1].startswith("train.jsonl, row 1: ")
+
+
+@pytest.mark.slow
+def test_rows_of_messages_and_records_unlike_schema_json_are_named(tmp_path, tiny_model):
+    lesson_02.train_script(tmp_path / "train_adapter.py", base=tiny_model)
+    prompt, completion = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": '{"instrument": "lute"}'}]
+    for row, schema, message in (
+        ({"messages": prompt + completion}, {}, "train.jsonl, row 1: has messages in place of prompt and completion"),
+        (
+            {"prompt": prompt, "completion": completion},
+            {"required": ["key"]},
+            "train.jsonl, row 1: 'key' is a required property",
+        ),
+    ):
+        for name in ("train", "validation"):
+            (tmp_path / f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+        (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+        done = subprocess.run([sys.executable, "-I", "train_adapter.py"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith(message)
+
+
+def test_the_rate_is_the_models_and_not_the_machines(tmp_path):
+    lesson_02.train_script(tmp_path / "mine.py", base="ibm-granite/granite-4.1-8b")
+    assert "learning_rate, tickets_a_step, answer_tokens = 0.0003, 4" in (tmp_path / "mine.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from support import SLOW
 
-from course_utils import assets
+from course_utils import assets, preflight
 from course_utils.data_prep.validation import validate
 from course_utils.errors import CourseError
-from course_utils.evidence import lesson_05
+from course_utils.evidence import lesson_02, lesson_05
 from course_utils.lessons import source_file
 
 NOUNS = (
@@ -96,13 +96,53 @@ LEAKS = "my kettle leaks at the base since monday"
 COPIES = [LEAKS, LEAKS + " please", "where is my parcel", "where is my parcel now", "gift wrap for presents?"]
 
 
-def test_one_of_each_group_of_copies_stays_and_none_that_contradicts(script, monkeypatch):
-    monkeypatch.setitem(script.STOP, "contradict", 1)
+def test_many_notes_or_one_under_many_labels_are_no_unfilled_forms(script):
+    """A column of notes in which people choose among texts, as IT desks do when they close a ticket."""
+    texts = [f"where is parcel number {n}" for n in range(80)]
+    rows = small(texts, ["billing", "defect", "account", "returns"] * 20, note=["Resolved"] * 80)
+    assert set(script.flag_unusable(rows)[0]["why"]) == {""}
+    rows = small(texts, ["billing"] * 80, note=[f"Closed: {n % 5}" for n in range(80)])
+    assert set(script.flag_unusable(rows)[0]["why"]) == {""}
+    flagged, report = script.flag_unusable(small(texts, note=["As it opens"] * 20 + [f"n{n}" for n in range(60)]))
+    assert list(flagged["why"]) == ["form left as it opened"] * 20 + [""] * 60 and "As it opens" in report
+
+
+def test_it_counts_every_unknown_label_and_what_it_leaves_in(script, monkeypatch):
+    monkeypatch.setitem(script.STOP, "unusable", 1)
+    texts = [f"where is parcel number {n}" for n in range(30)]
+    labels = [f"wrong {n % 15}" for n in range(29)] + ["billing"]
+    texts[0], texts[1] = "<p>where is my parcel</p>", "where is my parcel\n-- \nJ. Doe\nThis e-mail is confidential"
+    _, report = script.flag_unusable(small(texts, labels))
+    assert "'wrong 0': 2" in report and "and 6 others, in 11 rows" in report and "2 rows hold HTML" in report
+
+
+def test_one_of_each_group_of_copies_stays_and_none_that_contradicts(script):
     rows, report = script.flag_copies(
         readable(script, small(COPIES, ["defect", "defect", "delivery", "billing", "question"]))
     )
     assert list(rows["why"]) == ["", "a copy", "contradicts a copy", "contradicts a copy", ""]
-    assert report == "0 rows are in the test set, 1 copies, 2 contradict a copy"
+    assert re.findall(r"\d+", report) == ["0", "0", "1", "0", "2"] and report.endswith("2 contradict a copy")
+
+
+def test_a_clear_majority_of_copies_settles_a_contradiction(script):
+    texts = [f"{LEAKS}{' please' * (n % 2)}" for n in range(4)] + ["where is my parcel"] * 3
+    rows, report = script.flag_copies(
+        readable(script, small(texts, ["defect", "returns", "defect", "defect", "billing", "delivery", "billing"]))
+    )
+    assert list(rows["why"]) == ["", "a copy", "a copy", "a copy"] + ["contradicts a copy"] * 3
+    assert rows["category"][0] == "defect" and "3 copies (1 outvoted)" in report
+
+
+def test_labels_that_contradict_more_often_than_by_chance_stop_and_templates_do_not(script):
+    """Half of the rows are copies whose people disagree now and then, and that is no wrong join."""
+    rng = random.Random(0)
+    texts = [" ".join(f"word{rng.randrange(3000)}" for _ in range(9)) for _ in range(100)]
+    labels = [rng.choice(["billing", "defect", "returns"]) for _ in texts]
+    others = [label if rng.random() < 0.7 else "account" for label in labels]
+    rows, _ = script.flag_copies(readable(script, small(texts * 2, labels + others)))
+    assert (rows["why"] == "contradicts a copy").mean() > 0.2
+    with pytest.raises(ValueError, match="joined wrongly"):
+        script.flag_copies(readable(script, small(texts * 2, labels + labels[1:] + labels[:1])))
 
 
 def test_a_persons_decision_settles_a_contradiction(script):
@@ -116,14 +156,36 @@ def test_a_persons_decision_settles_a_contradiction(script):
     assert list(script.flag_copies(readable(script, rows))[0]["why"]) == ["", "a copy", "", "", ""]
 
 
+def test_whoever_wrote_a_test_message_is_not_trained_on(script):
+    pd.DataFrame({"message": ["gift wrap please now"], "customer": ["c2"]}).to_csv("test.csv", index=False)
+    rows, report = script.flag_copies(
+        readable(script, small([*COPIES, "my lamp is too dark"], customers=["c1", "c1", "c2", "c1", "c1", "c2"]))
+    )
+    tested = "its customer is in the test set"
+    assert list(rows["why"]) == ["", "a copy", tested, "", "", tested]  # a copy of a message that goes stays
+    assert "0 rows are in the test set, 2 more are of its customers" in report and "names no customers" not in report
+    with pytest.raises(ValueError, match="from fewer customers"):
+        script.flag_copies(readable(script, small(COPIES, customers=["c1", *["c2"] * 4])))
+    pd.DataFrame({"message": ["gift wrap please now"]}).to_csv("test.csv", index=False)
+    assert "names no customers" in script.flag_copies(readable(script, small(COPIES[:1])))[1]
+
+
+def test_what_a_reader_drops_goes_with_its_copies(script):
+    lines = pd.DataFrame({"ticket": ["t1", "t3", "t4"], "field": "category", "right": [" Drop", "drop", "delivery"]})
+    lines.to_csv("corrections.csv", index=False)
+    read, report = script.apply_corrections(small(COPIES, ["defect", "defect", "delivery", "billing", "question"]))
+    assert report == "1 rows read, 1 labels corrected, 2 rows to drop"
+    rows, _ = script.flag_copies(script.prepare(read))
+    assert list(rows["why"]) == ["dropped by a reader"] * 3 + ["", ""]  # t4 was read, so it is no copy to go
+
+
 def test_messages_of_the_test_set_and_their_copies_go(script):
     pd.DataFrame({"message": [LEAKS]}).to_csv("test.csv", index=False)
     rows, report = script.flag_copies(readable(script, small(COPIES[:3])))
     assert list(rows["why"]) == ["in the test set"] * 2 + [""] and report.startswith("2 rows are in the test set")
 
 
-def test_copies_are_not_found_by_way_of_a_third_and_marks_make_a_difference(script, monkeypatch):
-    monkeypatch.setitem(script.STOP, "contradict", 1)
+def test_copies_are_not_found_by_way_of_a_third_and_marks_make_a_difference(script):
     words = [f"w{chr(97 + n)}" for n in range(24)]
     chain = [" ".join(words[start : start + 16]) for start in (0, 3, 6)]
     prices = [f"{LEAKS} and it cost me {price}" for price in ("€1", "$1")]
@@ -139,6 +201,13 @@ def test_an_instruction_that_all_messages_share_changes_nothing(script):
     for instruction in ("", before):
         places = script.nearest_before([instruction + text for text in texts])
         assert [place for place, own in zip(places, range(len(texts))) if place != own] == list(range(9))
+
+
+def test_a_template_that_is_sent_every_day_is_a_copy(script):
+    rng = random.Random(0)
+    texts = [" ".join(f"word{rng.randrange(3000)}" for _ in range(8)) for _ in range(200)]
+    places = script.nearest_before([*texts, *["please call me back about my request"] * 60])
+    assert places == [*range(200), *[200] * 60]
 
 
 def test_thousands_of_rows_take_seconds(script):
@@ -176,7 +245,8 @@ def test_a_contradiction_goes_to_a_person_without_names(script, table):
     more = small([leaks, leaks + " please"], ["defect", "returns"])
     pd.concat([table, more]).to_csv("mine.csv", index=False)
     script.main("mine.csv")
-    first = pd.read_csv("to_read.csv", dtype=str).head(2)
+    first = pd.read_csv("contradictions.csv", dtype=str)
+    assert list(first["copies"]) == ["1", "1"] and set(first["field"]) == {"category"}  # they agree on the escalation
     assert set(first["ticket"]) == {"t1", "t2"} and set(first["label"]) == {"defect", "returns"}
     assert not first["message"].str.contains("Selin").any() and first["right"].isna().all()
     first.head(1).assign(right=first["label"]).to_csv("corrections.csv", index=False)
@@ -196,13 +266,22 @@ def test_the_key_is_made_once_and_for_nobody_else(script, tmp_path, monkeypatch)
 def test_personal_data_are_replaced_and_counted(script):
     rows, report = script.redact(small(["write to selin@mail.example please", "where is my parcel"]))
     assert "selin@mail.example" not in rows["message"][0] and rows["message"][1] == "where is my parcel"
-    assert report == "personal data in 1 of 2 rows: {'EMAIL': 1}"
+    assert report.startswith("personal data in 1 of 2 rows: {'EMAIL': 1}. NOT looked for: ")
 
 
 def test_order_numbers_stay_in_until_they_are_listed(script, monkeypatch):
     assert script.hide_people("order TB-40512", "c-1")[0] == "order TB-40512"
     monkeypatch.setattr(script, "NUMBERS", {r"\bTB[- ]?\d{5}\b": "[ORDER]"})
     assert script.hide_people("TB-40512, tb40512", "c-1")[0] == "[ORDER], [ORDER]"
+
+
+def test_messages_that_differed_only_in_what_was_hidden_are_copies(script, monkeypatch):
+    monkeypatch.setattr(script, "NUMBERS", {r"\bTB[- ]?\d{5}\b": "[ORDER]"})
+    monkeypatch.setitem(script.STOP, "redacted", 0)
+    pd.DataFrame({"message": ["where is TB-11111 please"]}).to_csv("test.csv", index=False)
+    texts = ["where is TB-40512 please", "TB-40512 came broken in two", "TB-77777 came broken in two", "it never came"]
+    rows, report = script.redact(small(texts))
+    assert list(rows["why"]) == ["in the test set", "", "a copy", ""] and report.endswith("2 rows now read like another")
 
 
 def test_a_customers_name_goes_out_as_a_word_and_not_within_others(script, monkeypatch):
@@ -259,6 +338,18 @@ def test_an_export_opens_whatever_its_encoding_and_separator(script, encoding, s
     assert script.read_table("mine.csv").fillna("").to_dict("list") == rows.fillna("").to_dict("list")
 
 
+def test_a_line_of_excels_and_bytes_of_another_encoding_are_no_trouble(script, capsys):
+    rows = small(["Die Lampe kostet 5 €, Grüße", "één überraschung", "wáár blijft hij", "plain"])
+    lines = rows.to_csv(index=False, sep=";").splitlines()
+    data = [line.encode("cp1252" if "wáár" in line else "utf-8") for line in ["sep=;", *lines]]
+    Path("mine.csv").write_bytes(b"\r\n".join(data))
+    assert list(script.read_table("mine.csv")["message"]) == list(rows["message"])
+    assert "2 bytes are not UTF-8" in capsys.readouterr().out
+    rows.loc[0, "message"] = "CAFÉ” und Ü…"  # in Windows-1252 these two are also UTF-8, of other letters
+    rows.to_csv("mine.csv", index=False, encoding="cp1252")
+    assert list(script.read_table("mine.csv")["message"]) == list(rows["message"]) and not capsys.readouterr().out
+
+
 def test_an_export_without_the_named_columns_says_which_it_has(script):
     small(["a"]).rename(columns={"customer": "who"}).to_csv("mine.csv", index=False)
     with pytest.raises(ValueError, match=r"no column \{'customer'\}, but \[.*'who'"):
@@ -269,12 +360,13 @@ def test_an_export_without_the_named_columns_says_which_it_has(script):
     ("text", "labels", "report"),
     [
         ("ticket,field,right\nt1,category,Faults\nt2,category,defect\n", ["billing", "defect", "billing"],
-         "1 rows read, 1 labels corrected"),
+         "1 rows read, 1 labels corrected, 0 rows to drop; not in LABELS: {'Faults': 1}"),
         # as a spreadsheet saves it, with a second round's header pasted in between and a row corrected twice
         ("ticket;field;right\nt1;category;defect\nticket;field;right\nt1;category;account \n",
-         ["account", "billing", "billing"], "1 rows read, 1 labels corrected"),
-        ("ticket,field,right\nt2,category,Defect\n", ["billing", "defect", "billing"], "1 rows read, 1 labels corrected"),
-        ("ticket,field,right\nt2,category,billing\n", ["billing"] * 3, "1 rows read, 0 labels corrected"),
+         ["account", "billing", "billing"], "1 rows read, 1 labels corrected, 0 rows to drop"),
+        ("ticket,field,right\nt2,category,Defect\n", ["billing", "defect", "billing"],
+         "1 rows read, 1 labels corrected, 0 rows to drop"),
+        ("ticket,field,right\nt2,category,billing\n", ["billing"] * 3, "1 rows read, 0 labels corrected, 0 rows to drop"),
         (None, ["billing"] * 3, "nobody has read any row: there is no corrections*.csv"),
     ],
 )  # fmt: skip
@@ -312,7 +404,7 @@ def test_requests_that_share_a_product_and_no_request_are_no_copies(script):
 
 def test_a_ticket_that_stands_twice_stops(script, table):
     pd.concat([table, table.head(1)]).to_csv("mine.csv", index=False)
-    with pytest.raises(ValueError, match="ticket is empty or stands twice"):
+    with pytest.raises(ValueError, match=f"ticket is empty or stands twice in 1 rows: .*'{table['ticket'][0]}'"):
         script.main("mine.csv")
 
 
@@ -367,9 +459,11 @@ def test_it_runs_alone_on_several_columns(table, script):
         "flag_unusable", "apply_corrections", "flag_copies", "redact", "split", "check_labels", "write"
     ]  # fmt: skip
     for part in ("train", "validation", "test"):
-        assert validate(f"mine-ready/{part}.jsonl", "chat").ok
+        assert validate(f"mine-ready/{part}.jsonl", "prompt_completion", target="trl").ok
         for line in Path(f"mine-ready/{part}.jsonl").read_text(encoding="utf-8").splitlines():
-            messages = json.loads(line)["messages"]
+            row = json.loads(line)
+            messages = row["prompt"] + row["completion"]
+            assert row["ticket"] in set(table["ticket"]) and len(row["completion"]) == 1
             assert [message.keys() for message in messages] == [{"role", "content"}] * 3
             assert list(json.loads(messages[-1]["content"])) == ["category", "escalation"]
     table.assign(customer="web form").to_csv("mine.csv", index=False)
@@ -385,3 +479,21 @@ def test_files_that_do_not_hold_the_table_stop(script, monkeypatch):
     )
     with pytest.raises(ValueError, match="doesn't hold the records"):
         script.write_chats(small(["a"]), "mine.jsonl")
+
+
+@pytest.mark.slow
+def test_its_files_go_through_preflight_into_lesson_02s_program(script, table, tiny_model):
+    """The chain at work, in which nobody edits anything: export, files, check, adapter, score on one's own test messages."""
+    test = table.tail(6).assign(message=lambda rows: rows["message"] + " write to selin@mail.example")
+    test.to_csv("test.csv", index=False)
+    table.head(150).to_csv("mine.csv", index=False)
+    script.main("mine.csv")
+    found = preflight.check("mine-ready/train.jsonl", tiny_model, evaluation="mine-ready/test.jsonl")
+    assert found.ok and not {finding.code for finding in found.findings} & {"invalid-rows", "evaluation-in-training"}, found
+    assert "selin" not in Path("mine-ready/test.jsonl").read_text(encoding="utf-8")
+    lesson_02.train_script("mine-ready/train_adapter.py", base=tiny_model)
+    for arguments, number in (([], "validation.jsonl"), (["test.jsonl"], "6 rows of test.jsonl")):
+        command = [sys.executable, "-I", "train_adapter.py", *arguments]
+        run = subprocess.run(command, cwd="mine-ready", capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr[-2000:]
+        assert number in run.stdout and "escalation" in run.stdout and "product" not in run.stdout.partition("message:")[0]

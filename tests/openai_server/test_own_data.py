@@ -40,8 +40,8 @@ def test_a_folder_goes_through_a_job_to_a_score_for_each_field(block, lesson, tm
         rows = []
         for n in range(count):
             answer = json.dumps({"category": LABELS[n % 3], "order": n if n % 2 else None})
-            rows.append({"messages": [{"role": role, "content": text} for role, text in
-                                      (("system", "Sort."), ("user", f"message {n}"), ("assistant", answer))]})  # fmt: skip
+            prompt = [{"role": "system", "content": "Sort."}, {"role": "user", "content": f"message {n}"}]
+            rows.append({"ticket": n, "prompt": prompt, "completion": [{"role": "assistant", "content": answer}]})
         (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     *code, last = ast.parse(block).body
     exec(ast.unparse(code), lesson)

@@ -2,8 +2,8 @@
 
 Presidio's recognisers for IP addresses and most national ids are used unchanged; those for cards (Luhn) and IBANs are extended
 to lower case and other separators. Added here are dates of birth, phone numbers in national notation, e-mail addresses with
-any ending, and Chinese, Dutch and French national ids. Presidio finds names with a spaCy model, which is not on the package
-index; `names` and `addresses` need no model.
+any ending, Chinese, Dutch and French national ids, NHS numbers, and passport numbers after a word that says so. Presidio finds
+names with a spaCy model, which is not on the package index; `names` and `addresses` need no model.
 """
 
 from __future__ import annotations
@@ -345,6 +345,52 @@ def checked(pattern: str, module: str, words: str, strong: bool) -> Finder:
     return find
 
 
+NHS = re.compile(r"(?<![\w.+/-])\d{3}[ -]?\d{3}[ -]?\d{4}(?![\w-]|[.,]\d)")
+NHS_NAMED = re.compile(r"\bnhs(?:[ -]?(?:no|nr|num|number|id))?\b[ .:#]*(?:is |was )?$", re.IGNORECASE)
+PATIENT = re.compile(r"\b(?:nhs|patients?|pt|pat|mrn|hospital (?:no|number))\b[^\n\d]{0,25}$", re.IGNORECASE)
+# The first digits that have been issued: England and Wales have 4, 6 and 7, and Northern Ireland 32 to 39.
+NHS_ISSUED = re.compile(r"[467]|3[2-9]")
+# What stands before other numbers of ten digits, besides `OTHER_NUMBER_WORDS`: a desk's own, and those of its devices.
+DESK_NUMBER = re.compile(
+    r"\b(?:asset|bleep|change|device|error|extension|ext|incident|inc|job|log|pc|po|printer|problem|request|req|ritm|service|sr|tag|task|"
+    r"user|wo)\b[^\w\n]{0,3}(?:\w{1,6}[ .:#]{1,2})?$",
+    re.IGNORECASE,
+)
+
+
+def find_nhs_numbers(text: str) -> Iterator[Span]:
+    """Yield NHS numbers: ten digits after "NHS number", or with a right check digit and no word that says otherwise.
+
+    One number of ten digits in eleven has a right check digit, so without a word about patients its first digit must have been
+    issued as well, and no word about phones, tickets or devices may come before it.
+    """
+    from stdnum.gb import nhs
+
+    for match in NHS.finditer(text):
+        before, digits = text[max(0, match.start() - 50) : match.start()], re.sub(r"\D", "", match.group())
+        if NHS_NAMED.search(before):  # somebody's number even if a digit is mistyped
+            yield match.start(), match.end(), 0.95
+        elif nhs.is_valid(digits) and not is_calculated(text, *match.span()):
+            called = CALL.search(before)
+            phone = called is not None and not WEAK_CALL.match(before[called.start() :])
+            other = phone or any(words.search(before) for words in (OTHER_NUMBER_WORDS, DESK_NUMBER, PARCEL))
+            if PATIENT.search(before) or (not other and NHS_ISSUED.match(digits) and "-" not in match.group()):
+                yield match.start(), match.end(), 0.7
+
+
+PASSPORT = re.compile(
+    r"\b(?:passport|paspoort|reisepass|passeport|pasaporte|passaporto)(?:[ -]?(?:number|nummer|no|nr|numéro|numero|número|#))?"
+    r"[ .:#]{1,3}(?:(?:is|was|ist|est|es)[ :]{1,2})?(?=(?:[A-Z]*\d){4})(?P<number>[A-Z\d]{7,9}|\d{3} \d{3} \d{3})(?![\w-])",
+    re.IGNORECASE,
+)
+
+
+def find_passports(text: str) -> Iterator[Span]:
+    """Yield the numbers that follow the word passport; without it, nothing tells them from others."""
+    for match in PASSPORT.finditer(text):
+        yield *match.span("number"), 0.85
+
+
 CONTEXT = {
     "CARD": re.compile(
         r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b|卡|カード|카드",
@@ -430,6 +476,8 @@ def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
         ("EMAIL", re.compile("@"), find_emails),
         ("NL_BSN", LONG_NUMBER, checked(
             r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False)),
+        ("UK_NHS", LONG_NUMBER, find_nhs_numbers),
+        ("PASSPORT", re.compile(r"(?i)pass|paspo|pasap"), find_passports),
         ("FR_NIR", LONG_NUMBER, checked(
             r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir",
             "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True)),
