@@ -31,7 +31,8 @@
 # You should know lesson 02. Reading takes about 40 minutes, the exercises as long again. {{timing}} If you must choose a
 # method by Friday, read sections 2, 5 and 7 and the table of section 9.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before refilling
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before
+# refilling
 # them. To recover the recorded page, run `course restore 04` in a terminal.
 
 # %%
@@ -109,8 +110,9 @@ memory.release()
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# This is the program to take to work. It reads `dpo-pairs.jsonl` and a model in a folder, or its name on the hub, and trains
-# a fresh adapter on top. With the adapter switched off, the model is its own {{term:reference model}}: what it was before.
+# This is the program to take to work, with `dtype` and `on_cpu` from the first cell. It reads `dpo-pairs.jsonl`, in which a
+# reply is a list with one message, and a model in a folder, or its name on the hub, and trains a fresh adapter on top. With
+# the adapter switched off, the model is its own {{term:reference model}}: what it was before.
 # So no second copy is needed. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the chosen reply; section 5
 # shows what that's good for. First check the file, as in lesson 02. On the small model the check notes that our learning
 # rate is far above the usual one, which is for larger models and thousands of pairs.
@@ -133,7 +135,7 @@ trainer = DPOTrainer(
     args=DPOConfig(beta=0.1, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0], **shared),
 )
 trainer.train()
-trainer.save_model("dpo-adapter")
+trainer.save_model("dpo-adapter")          # later: PeftModel.from_pretrained(the start, "dpo-adapter")
 by_dpo = trainer.model.eval()
 
 # %% [markdown]
@@ -152,7 +154,9 @@ by_sft = rival.model.eval()
 # %% [markdown]
 # ### Did the answers get better?
 #
-# Ask all three the same two dozen messages, about products absent from the pairs, at temperature 0. Before you look, guess:
+# Ask all three the same two dozen messages, about products absent from the pairs, at temperature 0. With your own pairs, write a
+# `judge` of your own, and score the start before you train: a rule that it keeps already can't show a gain. Before you look,
+# guess:
 
 # %%
 guess = predict("How many of a hundred answers of DPO's model say the step first? The start does in at most a third.", unit="%")
@@ -164,9 +168,9 @@ prompts = [row["prompt"] for row in asked]
 
 
 def kept(replies):
-    """Return the share of replies that keep each rule, and all five."""
+    """Return the share of replies that keep each rule, and all five, and of those that differ from all others before them."""
     marks = pd.DataFrame([house_style.judge(row, reply) for row, reply in zip(asked, replies)])
-    return pd.concat([marks.mean(), pd.Series({"all five": marks.all(axis=1).mean()})])
+    return pd.concat([marks.mean(), pd.Series({"all five": marks.all(axis=1).mean(), "different replies": len(set(replies)) / len(replies)})])
 
 
 with by_dpo.disable_adapter():
@@ -181,8 +185,9 @@ guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# DPO's model says the step first far more often than the rival. On so few messages no other rule clearly moves. Read three
-# of its answers:
+# DPO's model says the step first far more often than the rival. On so few messages no other rule clearly moves. (*Different
+# replies* would fall if
+# it gave every customer the same sentence.) Read three of its answers:
 
 # %%
 evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
@@ -205,7 +210,8 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 
 # %% [markdown]
 # At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's
-# $\ln 2 = 0.693$ plus SFT's first loss. If not, the reference is wrong (section 8). In a run of so few steps both lines wander from
+# $\ln 2 = 0.693$ plus SFT's first loss. If not, the reference is wrong (section 8). In a run of so few steps both lines
+# wander from
 # batch to batch. What counts at the end is the gap between them, and that `rewards/chosen` isn't far below zero. All this
 # describes *training* pairs; only its answers show whether the model writes better.
 
@@ -274,13 +280,15 @@ table.assign(gain=table["now"] - table["before"]).round(2)
 # rejected one −27 and now −29, a gain of −2. DPO multiplies each gain by a small number {{term:beta|β}}, here 0.1, and calls
 # the result the {{term:implicit reward}}: 0.15 and −0.2. Their difference is the {{term:margin}}, 0.35. The S-shaped
 # function
-# $\sigma(m) = 1/(1+e^{-m})$ turns the margin into the probability that a person prefers the chosen reply, 0.59; the loss is minus its logarithm, 0.53:
+# $\sigma(m) = 1/(1+e^{-m})$ turns the margin into the probability that a person prefers the chosen reply, 0.59; the loss is
+# minus its logarithm, 0.53:
 #
 # $$\text{loss} = -\log \sigma\big(\beta\,[\,\text{gain}(y_c) - \text{gain}(y_r)\,]\big), \qquad
 # \text{gain}(y) = \log\pi(y|x) - \log\pi_{\text{ref}}(y|x)$$
 #
 # Here $\pi$ is the model in training (the {{term:policy}}), $\pi_{\text{ref}}$ the reference, $x$ the message, and $y_c$,
-# $y_r$ are the replies. Before the first step both gains are zero, so the loss is $-\log \tfrac12 = 0.69$ whatever the data are. The chosen
+# $y_r$ are the replies. Before the first step both gains are zero, so the loss is $-\log \tfrac12 = 0.69$ whatever the data
+# are. The chosen
 # reply's log-probability may even fall: the rejected one's only has to fall further.
 
 # %% tags=["dpo-from-scratch"]
@@ -311,10 +319,12 @@ print(f"eight pairs, after training: {parts[0]:.3f} + {parts[1]:.3f} = {sum(part
 # reference, measured by the {{term:KL divergence|Kullback-Leibler divergence, KL}}:
 # $\max_\pi \; \mathbb{E}_{y\sim\pi}\big[r(x,y)\big] - \beta\,\mathrm{KL}\big(\pi \,\|\, \pi_{\text{ref}}\big)$.
 # The best policy makes replies likelier as their reward rises:
-# $\pi^*(y|x) = \tfrac{1}{Z(x)}\,\pi_{\text{ref}}(y|x)\; e^{\,r(x,y)/\beta}$, where $Z$ makes the probabilities add up to one. Solve
+# $\pi^*(y|x) = \tfrac{1}{Z(x)}\,\pi_{\text{ref}}(y|x)\; e^{\,r(x,y)/\beta}$, where $Z$ makes the probabilities add up to
+# one. Solve
 # that for the reward: $r(x,y) = \beta \log\frac{\pi^*(y|x)}{\pi_{\text{ref}}(y|x)} + \beta\log Z(x)$, the gain times β plus
 # a term independent of the reply. Bradley and Terry (1952) say that people prefer $y_c$ with probability
-# $\sigma(r_c - r_r)$; $Z$ cancels in the difference, leaving the loss above. So DPO (Rafailov et al., 2023) looks for the same policy as
+# $\sigma(r_c - r_r)$; $Z$ cancels in the difference, leaving the loss above. So DPO (Rafailov et al., 2023) looks for the
+# same policy as
 # reinforcement learning would, if people choose as Bradley and Terry say and the pairs cover the replies that matter.
 #
 # </details>
