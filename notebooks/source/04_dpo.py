@@ -477,7 +477,7 @@ right.map("{:.0%}".format)
 
 # %% [markdown]
 # In this run SFT learns most of the right steps and says the step first in 60 to 82 % of its replies. DPO alone says it
-# first more often, and the right step in half of its replies or fewer. DPO + SFT has most of both. So has ORPO, which starts
+# first in 78 % and more, and the right step in half of its replies or fewer. DPO + SFT has most of both. So has ORPO, which starts
 # at the untrained model, while SFT from there ("one stage") doesn't.
 #
 # One seed decides nothing. At the rate that validation picks, the lowest if tied, each method ran with two more seeds: a new
@@ -608,7 +608,7 @@ pd.DataFrame(rows).T
 # | messages | 60 and 100 invented ones, live 24; the rules look for the desk's own phrases |
 # | models | 135M for the methods, 0.5B for section 7 |
 # | seeds | three for the methods; one for pairs of a model's own answers and for broken runs |
-# | rates | in section 7 two to four of each method, with one seed; elsewhere one |
+# | rates | in section 7 one to four of each method, with one seed; elsewhere one |
 # | would change the answer | a larger model, thousands of pairs from people |
 #
 # | you want to | do |
