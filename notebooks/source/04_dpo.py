@@ -15,9 +15,10 @@
 # | 2 | {{record:laptop-house-style:runs."seed 1 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} |
 # | 3 | {{record:laptop-house-style:runs."seed 2 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
 #
-# In most jobs nobody can write the perfect answer, but anybody can choose between two. {{term:DPO}} is the usual method for
+# Choosing between two answers is often easier than writing a perfect one. {{term:DPO}} is the usual method for
 # training on such choices. You'll run it, compute its {{term:loss}} by hand, and ask the question that most tutorials leave
-# out: does it beat plain training on the better answers, which is simpler and cheaper? Section 7 says how far these figures
+# out: does it, alone or with SFT, beat plain training on the better answers, which is simpler and cheaper? Section 7 says
+# how far these figures
 # can be trusted.
 #
 # By the end you'll be able to
@@ -185,17 +186,16 @@ guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# DPO's model says the step first far more often than the rival. On so few messages no other rule clearly moves. (*Different
-# replies* would fall if
-# it gave every customer the same sentence.) Read three of its answers:
+# The model trained with DPO and SFT says the step first far more often than the rival. On so few messages no other rule
+# clearly moves. (*Different replies* would fall if all got one text.) Read three of its answers:
 
 # %%
 evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
 
 # %% [markdown]
 # More of its replies now begin with one of the desk's steps, but few with the right one. A model of 135 million parameters
-# doesn't find out from a few dozen pairs what each kind of message calls for, so the last row of the table stays low.
-# Section 7 asks a larger model.
+# didn't learn in this one run what each kind of message calls for, so the row "all five" stays low. Section 7 asks a
+# larger model.
 #
 # ### What the log says
 #
@@ -210,7 +210,8 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 
 # %% [markdown]
 # At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's
-# $\ln 2 = 0.693$ plus SFT's first loss. If not, the reference is wrong (section 8). In a run of so few steps both lines
+# $\ln 2 = 0.693$ plus SFT's first loss. If not, look at the reference (section 8) and at dropout. In a run of so few steps
+# both lines
 # wander from
 # batch to batch. What counts at the end is the gap between them, and that `rewards/chosen` isn't far below zero. All this
 # describes *training* pairs; only its answers show whether the model writes better.
@@ -310,7 +311,7 @@ parts = dpo_loss(now, before), -now[:, 0].sum().cpu() / chosen_tokens           
 print(f"eight pairs, after training: {parts[0]:.3f} + {parts[1]:.3f} = {sum(parts):.3f}, TRL says {trainer.evaluate(some)['eval_loss']:.3f}")
 
 # %% [markdown]
-# The two agree to about a hundredth: TRL batches several pairs, and 16-bit rounding differs from batch to batch. A small β
+# The two agree to about a hundredth, perhaps because 16-bit rounding differs with the batch. A small β
 # lets the model drift far before a pair counts as learned; a large one stops it early.
 #
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
@@ -354,7 +355,7 @@ pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:
 evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in list(answers)[-2:]})
 
 # %% [markdown]
-# In this run DPO alone puts the step first in every answer, as two in five pairs teach, and loses what no pair teaches: how
+# Here DPO alone puts the step first in nearly every answer, as two in five pairs teach, and loses what no pair teaches: how
 # a reply ends. Most of its replies no longer end properly. The log shows it, too. The reward of the chosen replies has
 # fallen far below zero, so the model finds even the *good* replies less likely than before, and the loss doesn't mind as
 # long as the rejected ones fall more. SFT's part pulls towards whole good replies (Pang et al., 2024, arXiv 2404.19733). In
@@ -373,7 +374,8 @@ evidence.lesson_04.compared_figure()
 # %% [markdown]
 # By that measure three seeds don't separate the methods on this model, and all are poor. Between DPO and SFT two rules
 # differ most. DPO says the step first in nearly every answer, with SFT's part or without, and SFT in about a third; and DPO
-# names the order number less often. Is it the method, or is it the model? Section 7 asks a larger one.
+# names the order number less often. Section 7 has a larger model, twice the
+# pairs, and a rate chosen for each method.
 #
 # What did the pairs teach? Count the test pairs whose chosen reply gained more than the rejected one, grouped by how the two
 # differ:
@@ -389,9 +391,9 @@ ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 
 # %% [markdown]
 # Compare the last row with the line above the table. Given two replies, DPO always raises the one with the customer's own
-# order number more (six pairs, three seeds), yet its own answers mostly omit the number. **To rank two replies isn't to
-# write one.** So judge answers, and not the accuracy in the log. It can hardly rank which promise fits the message, or
-# whether an apology does.
+# order number more (six pairs, three seeds), yet its own answers mostly break that rule. **To rank two replies isn't to
+# write one.** So judge answers, and not the share that is ranked right. Which promise
+# fits the message DPO hardly ranks better than chance, DPO + SFT does in seven pairs of ten.
 
 # %%
 # EXERCISE: align-3
@@ -443,17 +445,18 @@ pd.DataFrame(found).map("{:.0%}".format)
 # %% [markdown]
 # One number, the length, ranks the earlier pairs about as well as DPO did. So its 90 % doesn't show that DPO had learned a
 # house style; a length rule was enough. **Before you train on pairs, rank them with the stupidest model you have.** If that
-# works, it's what your pairs teach and what your accuracy measures.
+# works, it may be all that your accuracy measures.
 #
-# Our pairs mostly avoid this. Two in five have the same sentences in another order, and the others come as twins:
+# Three in five of our pairs avoid this: they come as twins. The others have the same sentences in another order:
 
 # %%
 show.drawing("twins")
 
 # %% [markdown]
 # Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the message is
-# right once and wrong once. What is left is how a reply begins, which here is the very thing we wanted to teach. No program
-# can make that judgement for you.
+# right once and wrong once. What is left is how a reply begins, and that's the rule on which DPO gained most. Here it's part
+# of what
+# we wanted to teach; no program can make that judgement for you.
 
 # %%
 # EXERCISE: align-4
@@ -461,49 +464,49 @@ show.drawing("twins")
 # %% [markdown]
 # ## 7 · A model that people use, and pairs of its own answers
 #
-# The lesson's pairs again, the same recipe for the start, the same 100 test messages, and a model of half a billion
-# parameters that people deploy: Qwen2.5-Coder-0.5B-Instruct. Below are all learning rates that we tried, with one seed. The
-# first column, on {{record:laptop-house-style:validation:d}} other messages, is for choosing a rate. "SFT, kept rules" is a
-# control that only somebody with a rule book can have: it trains on those chosen replies that keep all five rules (script:
-# `benchmarks/laptop_house_style.py`).
+# All of the lesson's pairs, the same recipe for the start, 100 test messages, and a model of half a billion parameters that
+# people deploy: Qwen2.5-Coder-0.5B-Instruct. Each method has the learning rate that kept most rules on
+# {{record:laptop-house-style:validation:d}} other messages (the first column; the lowest if tied), here with one seed. "SFT, kept
+# rules" is a control that only somebody with a rule book can have: it trains on those chosen replies that keep all five rules.
+# "One stage" and ORPO start at the untrained model (script, with all rates: `benchmarks/laptop_house_style.py`).
 
 # %%
 house = assets.read_record("laptop-house-style")["runs"]
-tried = {name.removeprefix("seed 0 | "): run for name, run in house.items() if "rate" in name}
-right = pd.DataFrame({name: pd.DataFrame(evidence.lesson_04.with_todays_names(run["right"])).mean() for name, run in tried.items()}).T
-right.insert(0, "validation: all five", [np.mean(run["validation"]["all rules"]) for run in tried.values()])
+methods = ["SFT", "SFT, kept rules", "DPO", "DPO + SFT", "SFT, one stage", "ORPO"]
+best = {name: house[f"seed 0 | {name}"] for name in methods}
+right = pd.DataFrame({name: pd.DataFrame(evidence.lesson_04.with_todays_names(run["right"])).mean() for name, run in best.items()}).T
+right.insert(0, "validation: all five", [np.mean(run["validation"]["all rules"]) for run in best.values()])
+right.insert(0, "rates tried", [str(sum(name.startswith(f"seed 0 | {method}, rate") for name in house)) for method in methods])
 print(f"{np.mean([all(house_style.judge(row, row['chosen']).values()) for row in data.train]):.0%} of the chosen replies keep all five rules")
-right.map("{:.0%}".format)
+right.map(lambda value: value if isinstance(value, str) else f"{value:.0%}")
 
 # %% [markdown]
-# In this run SFT learns most of the right steps and says the step first in 60 to 82 % of its replies. DPO alone says it
-# first in 78 % and more, and the right step in half of its replies or fewer. DPO + SFT has most of both. So has ORPO, which starts
-# at the untrained model, while SFT from there ("one stage") doesn't.
+# In this run SFT is ahead on the right step, DPO alone says the step first in every reply and the right one in two of five, and
+# DPO + SFT and ORPO have most of both.
 #
-# One seed decides nothing. At the rate that validation picks, the lowest if tied, each method ran with two more seeds: a new
-# start, pair order and adapter.
+# One seed decides nothing. Each method ran with two more: a new start, pair order and adapter.
 
 # %%
-methods = ["start", "SFT", "SFT, kept rules", "DPO", "DPO + SFT", "SFT, one stage", "ORPO"]
-marks = {name: np.array([house[f"seed {seed} | {name}"]["right"]["all rules"] for seed in range(3)]) for name in methods}
+marks = {name: np.array([house[f"seed {seed} | {name}"]["right"]["all rules"] for seed in range(3)]) for name in ["start", *methods]}
 for one, rival in [("DPO + SFT", "SFT"), ("DPO + SFT", "SFT, kept rules"), ("ORPO", "SFT, one stage"), ("ORPO", "DPO + SFT")]:
-    gains = (marks[one] - marks[rival]).mean(axis=0)                           # one number for each message
+    by_seed, gains = ((marks[one] - marks[rival]).mean(axis=axis) for axis in (1, 0))            # gains: one number for each message
     half = 1.96 * gains.std(ddof=1) / len(gains) ** 0.5
-    print(f"{one} minus {rival}: {gains.mean():+.0%}, 95 % interval over messages {gains.mean() - half:+.0%} to {gains.mean() + half:+.0%}")
+    print(f"{one} minus {rival}: {gains.mean():+.0%}, 95 % interval over messages {gains.mean() - half:+.0%} to {gains.mean() + half:+.0%};",
+          "seeds", ", ".join(f"{gain:+.0%}" for gain in by_seed))
 pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["seed 0", "seed 1", "seed 2"]).T.map("{:.0%}".format)
 
 # %% [markdown]
 # With each seed the two that learn from pairs *and* imitate the chosen reply, DPO + SFT and ORPO, keep all five rules more
-# often than SFT on the same chosen replies from the same model. How much more is uncertain: the interval reflects which
-# messages were asked, and the seeds of one method differ by tens of points. Pairs may pay here because nearly half of the
-# chosen replies break some rule, and a pair still says what was better about such a reply. Where somebody picks out the
-# chosen replies that keep all rules, plain SFT on them is indistinguishable from DPO + SFT, although that control had only
-# one rate. ORPO does it in one stage. DPO alone does worst, and neither a lower nor a higher rate helped.
+# often than SFT from the same model, once by a single reply. The interval reflects only which messages were asked; three seeds
+# that lie this far apart don't settle how much it is. Pairs may pay here because nearly half of the chosen replies break some
+# rule, and a pair still says what was better about such a reply. If somebody picks out the replies that keep all rules, three
+# seeds don't tell plain SFT on them from DPO + SFT, and that control had only one rate. ORPO needs no first stage. DPO alone
+# has the lowest mean, at a rate picked on 40 messages.
 #
 # ### Pairs of the model's own answers
 #
 # Here both replies came with the file. More often you have neither: your model answers each message a few times, and
-# somebody, or a program, chooses. Such pairs are called *on-policy*, because they're about what the model really does.
+# somebody, or a program, chooses. Such pairs are called *on-policy*, because the model itself wrote the replies.
 # Another recorded task: the same model must answer in at most 30 words, name product and order number *if the customer
 # does*, and promise nothing; a program checks six rules (`benchmarks/laptop_preferences.py`). In the first round it learns
 # from the untrained model's answers, in the second from those of the SFT model:
@@ -521,14 +524,15 @@ pd.DataFrame(rows).T.map("{:.0%}".format)
 
 # %% [markdown]
 # Compare the first two columns in the second round. The rules ask for a number where the customer gave one and for none
-# elsewhere. Many rejected replies made a number up, which may be why numbers went down: DPO serves customers who named no
+# elsewhere. Made-up numbers in rejected replies may be why numbers went down, which we didn't measure: DPO serves customers
+# who named no
 # order well and the others badly, as does DPO with a little of SFT's loss, at another rate. DPO's first round ended below
 # the untrained model. SFT on the better answers, which is also called *rejection sampling*, rose overall in both rounds.
 # It's one seed, and like pairs it needs somebody, or a program, to pick the better answers.
 #
 # **If you must choose by Friday:** if a person or a program can tell which replies are good overall, train on those with
-# SFT. If all you have is which of two is better, take ORPO, or DPO + SFT on a model that you've trained already, run SFT beside
-# it, and check each rule: on these last pairs DPO + SFT lost.
+# SFT. If all you have is which of two is better, try ORPO and DPO + SFT (one model, three seeds), run SFT beside them, and check
+# each rule: on these last pairs DPO + SFT lost.
 
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
@@ -544,9 +548,9 @@ with torch.no_grad():
 print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with the base {dpo_loss(before, wrong):.3f}")
 
 # %% [markdown]
-# Save the merged model and load it from there, as section 1 did, or pass it as `ref_model`.
+# Save the merged model and load it from there, as section 1 did, or pass a copy as `ref_model`.
 #
-# **Both rewards fall, far.** You saw it in section 5. If `rewards/chosen` keeps falling, read answers at once, and then add
+# **Both rewards fall, far.** In section 5 one did. If `rewards/chosen` keeps falling, read answers at once, and then add
 # SFT's loss, lower the learning rate, or raise β.
 #
 # **A rate that is too high.** The share of training pairs ranked right looks as good as ever. The distance from the start
@@ -558,8 +562,7 @@ evidence.lesson_04.failures_table()
 # %% [markdown]
 # KL is measured on sampled answers: how much likelier the trained model finds them than the start does. The run with the
 # high rate is somewhere else entirely. The last row's pairs occur twice, the second time the other way round. Its accuracy
-# lies far below a half, because a pair is counted just before the model learns from it, and by the second time it has
-# learned the opposite.
+# lies far below a half, perhaps because by the second time the model has learned the opposite.
 #
 # **Pairs of another system message.** What's in `prompt` is part of what is learned. Send the same words when you ask.
 
@@ -582,18 +585,18 @@ for method in ("SFT on chosen", "DPO", "DPO + SFT", "ORPO", "KTO", "IPO", "SimPO
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# ORPO began at the untrained model, the others at the start. By the first column none stands out on so small a model. On
-# average, SFT and ORPO keep the number, and the rest put the step first.
+# These are means of three seeds. ORPO began at the untrained model, the others at the start. By the first column none stands
+# out on so small a model. On average, SFT and ORPO keep the number, and the rest put the step first.
 #
 # | method | what it needs | take it when |
 # | --- | --- | --- |
 # | SFT on the chosen replies | good replies | first, always: it's the control |
 # | SFT on your model's better answers, in rounds | a program, or a person, who chooses | answers are cheap |
 # | DPO + SFT (2404.19733) | pairs, and a start that can already write | people can choose and can't write |
-# | DPO (2305.18290) | the same | as a control: alone it lost the ends of replies in section 5, right steps in section 7 |
+# | DPO (2305.18290) | the same | as a control: alone it lost the ends of replies in section 5, and had few right steps in section 7 |
 # | ORPO (2403.07691) | pairs, and no start | you have pairs and no trained model: one stage, level with DPO + SFT in section 7 (`trl.experimental.orpo`) |
 # | {{term:KTO}} (2402.01306) | thumbs up and down | there are no pairs |
-# | {{term:GRPO}} (2402.03300) | a program that scores | a program can check the content |
+# | {{term:GRPO}} (2402.03300) | a program that scores | something can score each reply |
 #
 # In {{term:RLHF}} (Ouyang et al., 2022) a {{term:reward model}} learns the pairs first, with the loss you know, and then
 # scores what the model writes, while {{term:PPO}} raises its scores and a KL penalty keeps it near its start. DPO needs no
@@ -615,7 +618,7 @@ pd.DataFrame(rows).T
 # | --- | --- |
 # | begin | SFT on your best replies; it's the control for everything else |
 # | trust your pairs | a length rule, a bag of words and the first words on the test pairs |
-# | train | `DPOTrainer` with `loss_type=["sigmoid", "sft"]` on the saved SFT model, a fresh adapter, β 0.1, one epoch, three rates (3e-4 to 1e-3 here, 1e-4 for 0.5B, less for larger ones) |
+# | train | `DPOTrainer` with `loss_type=["sigmoid", "sft"]` on the saved SFT model, a fresh adapter, β 0.1, one epoch, three rates (around 3e-4 here, 1e-4 for 0.5B; larger models untried) |
 # | know that it's set up right | first rewards 0; first loss 0.69, plus SFT's if you add it |
 # | know that it works | answers to unseen messages beside the control's, by a measure set before |
 # | keep it sane | KL from the start, `rewards/chosen`, and answers read by eye |

@@ -280,7 +280,7 @@ def flag_copies(rows):
     first, second = rows.drop_duplicates("group"), rows[rows.duplicated("group") & ~leaked].drop_duplicates("group")
     one, other = (table.set_index("group")[next(iter(LABELS))] for table in (first, second))
     kappa = cohen_kappa_score(one[other.index], other) if len(other) > 30 else 1
-    stop_unless(not kappa <= STOP["kappa"], f"{report}, as by chance (kappa {kappa:.2f}). Were two tables joined wrongly?")
+    stop_unless(not kappa <= STOP["kappa"], f"{report}. Copies agree by chance (kappa {kappa:.2f}). Were two tables joined wrongly?")
     return rows.sort_index(), report
 
 
