@@ -8,7 +8,7 @@
 # A shop wants a program to answer such messages, with a record that its other programs can read: topic, product, and the
 # fact in a few words. One colleague wants a better prompt. Another wants to give the model the catalogue. A third wants to
 # {{term:fine-tuning|fine-tune}}, that is, to train a model further on examples of the shop's own. Here is what each of them
-# would have got, on the same hundred messages and three models:
+# would have got on the same hundred messages, with three small models:
 
 # %%
 # INSTALL: rag,server
@@ -32,26 +32,26 @@ from course_utils.show import predict
 lesson_01.picture()
 
 # %% [markdown]
-# No model can know an invented shop: with three fixed examples none of these three gave a usable answer. Similar past
-# answers bring many, because every fact asked for here stands in one of them. Training by itself brings next to nothing: one
-# pass teaches the form of an answer, hardly a fact. With a passage the trained models lead at their size, but not clearly;
-# the untrained 1.5B with past answers has the highest share. The line through
-# each mark is its {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
+# With three fixed examples none of these models gave a usable answer, because no model can know an invented shop. Similar
+# past answers bring many, since every fact asked for here stands in one of them. Training by itself brings next to nothing,
+# because one pass hardly teaches a fact. With a passage the trained models lead at their size, but not clearly, and the
+# untrained 1.5B with past answers has the highest share. The line through each mark is its
+# {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
 #
 # By the end you'll be able to
 #
-# - measure four ways to ask a model on messages of your own, with one program that works with any host,
+# - measure four ways to ask a model on messages of your own, at any host that speaks OpenAI's protocol,
 # - tell from twenty wrong answers what is missing, and what to try,
 # - measure a search before you blame the model, and know when the whole text belongs in the prompt,
 # - train a model through an API, and say what training changed and what it didn't,
 # - compute how many requests a day make it pay, and put the whole decision on one page.
 #
 # You should have called a language model's API; you needn't have trained anything. Reading takes about 40 minutes, the
-# exercises about 35. {{timing}} If you must decide today, run all cells and read
-# sections 2, 3 and 7, and the first table of section 9.
+# exercises about 35. {{timing}} If you must decide today, read sections 2, 3 and 7,
+# and the first table of section 9.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before refilling
-# them. To recover the recorded page, run `course restore 01` in a terminal.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read, because Run All first clears every
+# output. To recover the recorded page, run `course restore 01` in a terminal.
 
 # %% [markdown]
 # ## 1 · What is missing?
@@ -69,7 +69,7 @@ lesson_01.picture()
 show.drawing("decision-tree")
 
 # %% [markdown]
-# Many teams skip questions 2 to 5. Most take an afternoon to try, and any of them may make training unnecessary:
+# Work through questions 2 to 5 before you train, because any of them may make training unnecessary:
 #
 # | approach | when | what it costs |
 # | --- | --- | --- |
@@ -87,8 +87,8 @@ show.drawing("decision-tree")
 decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=True, examples=300, requests_a_day=500)
 
 # %% [markdown]
-# Read the last list first, because a recommendation that nothing could change is only an opinion. The two limits, 85 % and
-# 100 examples, are rules of thumb; section 7 puts a sum in place of the first.
+# Read the last list first, because you may be close to one of its conditions. The two limits, 85 % and 100 examples, are
+# rules of thumb; section 7 replaces the first with a sum.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
 # that does the exercise for you. Check as often as you like. Here somebody hurriedly wrote the middle of the tree as a
@@ -100,9 +100,9 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 # %% [markdown]
 # ## 2 · The job: measure four ways
 #
-# You need three files and a prompt. `cases.jsonl` has messages, each with the right answer; nothing else in this lesson is
-# worth as much. `answered.jsonl` has messages that were answered before, none of them among the cases. `documents.jsonl` has
-# the texts with the facts. At work you'd export all three; here an invented shop's are written to the disk.
+# You need three files and a prompt, `instructions.txt`. `cases.jsonl` has messages, each with the right answer.
+# `answered.jsonl` has messages that were answered before, none of them among the cases. `documents.jsonl` has the texts with
+# the facts. At work you'd export all three; here the next cells write an invented shop's.
 
 # %%
 def write_rows(name, rows):
@@ -126,9 +126,9 @@ Path("instructions.txt").write_text(catalogue.prompt("", instructions=True)[0]["
 print(Path("instructions.txt").read_text(), "\n\n", Path("cases.jsonl").read_text().splitlines()[0], sep="")
 
 # %% [markdown]
-# Next you need a model behind an address. A service of this course starts on your own machine and speaks OpenAI's protocol,
-# so the program runs here without a key. For a host, change the next cell; for a reasoning model, also the call in
-# `measure`.
+# Next you need a model behind an address. The course's service runs on your own machine and speaks OpenAI's protocol, so
+# that you need no key. For a host, change the next cell; for a reasoning model, change the call in `measure` too. The
+# dollars below are computed for qwen3-8b, not for the small model that you ask here.
 
 # %%
 from course_utils.openai_server import local_server
@@ -142,7 +142,7 @@ print(f"{MODEL}; computed with ${price.input} for input and ${price.output} for 
 
 # %% [markdown]
 # The program has two halves. The first builds the four prompts. It finds similar messages by the words that they share,
-# weighted by how rare a word is (*TF-IDF*); section 5 compares that with a better search.
+# weighted by how rare a word is (*TF-IDF*); section 5 compares that with a search by meaning.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -191,8 +191,8 @@ for turn in ways["a passage and past answers"](cases[0]["question"])[1:]:
     print(f"[{turn['role']}] {turn['content']}")
 
 # %% [markdown]
-# The second half asks, marks and counts. Here an answer is right only if a program could use it and a customer could trust
-# it: a record with the right topic, product and fact.
+# The second half asks, marks and counts. An answer is right, or *usable*, only if it's a record with the right topic,
+# product and fact.
 
 # %%
 from scipy.stats import binomtest
@@ -261,9 +261,9 @@ results = {name: measure(way) for name, way in ways.items()}
 report(results)
 
 # %% [markdown]
-# The 95 % intervals stand in brackets; with so few cases they are too wide to choose among the best. The second column
-# compares case by case with the first way, so that easy and hard messages cancel out. To decide, compare with your best
-# prompt instead.
+# A passage with past answers got the most cases right, but with so few of them the 95 % intervals in brackets are too wide
+# to choose among the best. The second column compares case by case with the first way, so that easy and hard messages
+# cancel out. To decide, put your best prompt first in `ways`.
 #
 # Read some replies before you believe any number:
 
@@ -273,26 +273,26 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
              [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# **On your own data**, leave out the cell that writes the shop's files, bring four files of your own with the same fields,
-# and run sections 2, 6, 7 and 8. (Sections 3, 5 and 9 need each question's right passage and stay the shop's.) An `answer`
-# may be a text instead of a record; in a record, `FREE` names the field that may be worded differently.
+# **On your own data**, leave out the cell that writes the shop's files, bring your own four with the same fields, put your
+# own `TASK` into section 6, and run sections 2, 6, 7 and 8; sections 3, 5 and 9 need each question's right passage. An
+# `answer` may be a text; in a record, `FREE` names the field that may be worded differently.
 #
-# A dozen cases decide little; a hundred show differences of some fifteen points. Here they are, for the small model that
-# you've just asked and for two larger ones, made for code (script: `benchmarks/laptop_questions.py`). Each way is in the
-# best form tried (eight past answers, not three), chosen on other questions.
+# A dozen cases decide little. The next table has a hundred, for the small model that you've just asked and for two larger
+# ones that were made for code (script: `benchmarks/laptop_questions.py`). Each way is in the best form tried, for example
+# with eight past answers instead of three, chosen on other questions.
 
 # %%
 lesson_01.rivals()
 
 # %% [markdown]
 # Compare the 0.5B's usable answers with its right facts. From a passage it gets the fact for
-# {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the messages, and only
-# {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable: the rest have
-# a wrong topic or product. That's behaviour. Similar past answers show it, and often the fact as well. They have two limits.
-# A new question gets only the row *to other questions*, and past answers age with their facts.
+# {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the messages, but only
+# {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable, because a wrong topic, for
+# example, makes a record useless. That's behaviour, which similar past answers show, often with the fact. But past answers
+# age with their facts, and for a new question you must read the row *to other questions*, which leaves rewordings out.
 #
-# **If your answers are free text**, a five-line `is_right` won't do, so people let a model judge. A judge is a classifier,
-# so check it like one. These thirty replies were marked by hand: would you send this to the customer?
+# **If your answers are free text**, `is_right` won't do, so people let a model judge. Check the judge first, for example on
+# these thirty replies, which were marked by hand: would you send this to the customer?
 
 # %%
 from sklearn.metrics import cohen_kappa_score
@@ -318,30 +318,30 @@ pd.DataFrame([
 ], index=verdicts)
 
 # %% [markdown]
-# The text search matches the hand marks far more often than the model, which always says no. The 0.5B and 1.5B aren't
-# judges either: the 0.5B agrees on {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30
+# Looking for the fact in the reply agrees with the hand marks far more often than the small model, which always says no. The
+# larger two judge badly as well: the 0.5B agrees on
+# {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30
 # (kappa {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}}), and the 1.5B says yes to
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0"."says yes":d}} (kappa
-# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). So mark replies by hand, thirty to expose a
-# bad judge and a hundred to trust a good one, and go by
-# kappa: always saying yes agrees on 20 of these 30. The rule's own mistakes are worth
-# reading, too. It accepts *"The customer should wait for 33 months"* and rejects *"at 14:20 on Thursday"* for *Thursday at
-# 14:20*.
+# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). So mark replies by hand before you trust a
+# judge, and go by kappa, the agreement beyond chance, because always saying yes agrees on 20 of these 30. Looking for the
+# fact fails too: it accepts *"The customer should wait for 33 months"* and rejects *"at 14:20 on Thursday"* for *Thursday
+# at 14:20*.
 
 # %% [markdown]
 # ## 3 · Read twenty wrong answers
 #
-# The tree asks what is missing, and no score can tell you. Every answer is the end of a chain: there has to be a source, the
-# right passage has to be found, the model has to read it, and the answer has to come in the right form. Take twenty wrong
-# answers and ask of each where the chain broke first.
+# You can't answer the tree's third question from a score. Every answer is the end of a chain: there has to be a source, the
+# search has to find the right passage, the model has to read it, and the form and the other fields have to be right. Take
+# twenty wrong answers and ask of each where the chain broke first.
 
 # %%
 show.drawing("error-chain")
 
 # %% [markdown]
-# One by hand. A customer wants the number of the key to the drawer of the Thackle desk. The model was shown the right
-# passage and writes *"The key to the drawer of the Thackle desk is number 315. The key is no longer produced."* The source
-# was there, it was found, and it was read. The form broke first, so the first thing to try is a schema.
+# For example, a customer wants the number of the key to the drawer of the Thackle desk. The model was shown the right
+# passage and writes *"The key to the drawer of the Thackle desk is number 315. The key is no longer produced."* The
+# form broke first, so the first thing to try is a schema.
 
 # %%
 def cause(row):
@@ -368,8 +368,8 @@ cures = {
 }
 
 # %% [markdown]
-# Now sort these ten yourself. Four are the small model's, six the 0.5B's. We picked them to show every cause, so don't read
-# anything into the counts; with twenty of your own, the counts decide what you do next.
+# Now sort these ten yourself. We picked them to show every cause, so don't read anything into the counts. Sort twenty of
+# your own by eye, and their counts decide what you do next.
 
 # %%
 wrong = [json.loads(line) for line in open(lesson_01.data_file("wrong_answers"), encoding="utf-8")]
@@ -388,23 +388,20 @@ counted["what to try"] = pd.Series(cures)
 counted.rename_axis(index="what broke", columns=None)
 
 # %% [markdown]
-# In this list training comes first for none of the five causes, so don't start with "should we fine-tune?". A misread
-# passage calls for a larger model, or for training on examples with passages, which teaches reading (section 6). The
-# 0.5B's wrong judgements are another matter: it had the fact, but the wrong topic and no product. Mend the link that breaks
+# Each of our five cures begins with something other than training, so don't start with "should we fine-tune?". A misread
+# passage calls for a larger model, or for training on examples with passages, which teaches reading (section 6). In its
+# wrong judgements the 0.5B had the fact, but the wrong topic and no product. Mend the link that breaks
 # most often, measure, and sort again, because a wrong form may only show once the passage is right.
 
 # %% [markdown]
 # ## 4 · A better prompt
 #
-# Two of the cures need neither an index nor training.
+# **Similar past answers.** A solved message about the same thing holds topic, product *and* fact, so that a file of good
+# answers is a small knowledge base, limited to what somebody has asked before. Ours is the best case, because every fact has
+# been asked for in another wording.
 #
-# **Similar past answers.** A solved message about the same thing holds topic, product *and* fact. That makes a file of good
-# answers
-# a small knowledge base, limited to what somebody has asked before. Ours is the best case, since every fact has been asked
-# for in another wording. The recorded row *past answers to other questions* leaves such rewordings out.
-#
-# **The form for free.** A model writes one {{term:token}} (a piece of a word) at a time, and scores every token it knows
-# before each. {{term:constrained decoding|Constrained decoding}} crosses out the tokens after which the answer could no
+# **The form for free.** Before each {{term:token}} (a piece of a word) that it writes, a model scores every possible one.
+# {{term:constrained decoding|Constrained decoding}} crosses out the tokens after which the answer could no
 # longer become a valid record, and takes the best of the rest:
 #
 # | so far | what the model might like best | what is allowed |
@@ -413,7 +410,7 @@ counted.rename_axis(index="what broke", columns=None)
 # | `{"topic": "` | `kettle` | `product`, `delivery`, `returns`, `payment`, `account`, `service` |
 # | `{"topic": "product", "product": ` | `Corvane` | any text in quotation marks, or `null` |
 #
-# You send the schema with the request. Two cases with instructions alone, without and with it:
+# You send the schema with the request. Here two cases get instructions alone, first without a schema:
 
 # %%
 from course_utils.data_prep.catalogue import SCHEMA
@@ -427,9 +424,9 @@ for name, options in {"free": {}, "with the schema": {"response_format": form}}.
         print(f"{name:16}", made.choices[0].message.content.replace("\n", " ")[:90])
 
 # %% [markdown]
-# The schema gets the form right and can't do more: it knows which topics exist, not which of them fits. If valid JSON is all
-# you need, you have it now, without any training. In your own schema, give every text a `maxLength`; otherwise a small model
-# may never close its quotation marks.
+# With the schema the form is right and the content isn't, because a schema lists the topics but can't pick the one that
+# fits. If valid JSON is all you need, you have it now. In your own schema, give every text a `maxLength`; otherwise a small
+# model may never close its quotation marks.
 #
 # **Do you measure enough?** Suppose your prompt got 17 of 20 messages right, which is 85 %. Is it good enough?
 
@@ -439,9 +436,8 @@ for right, cases_asked in ((17, 20), (85, 100)):
     print(f"{right} of {cases_asked}: the true share is plausibly between {100 * interval.low:.0f} and {100 * interval.high:.0f} %")
 
 # %% [markdown]
-# Twenty messages can't tell you, and a hundred only roughly. So the first thing to build is a set of a hundred or more real
-# messages
-# with right answers, before any model.
+# With twenty messages the interval is too wide to decide, and with a hundred it's still rough. So first collect a hundred or
+# more real messages with right answers.
 
 # %% [markdown]
 # ## 5 · Look the facts up
@@ -482,16 +478,15 @@ recall
 
 # %% [markdown]
 # TF-IDF misses one question in five, the dense search one in seven, and a hundred questions can't settle whether that
-# difference is
-# real. (A {{term:reranking|reranker}} that only reorders these three hits could gain at most the gap between the two
-# columns.) In the recorded table every passage comes from the dense search. Where a search fails, the answer is wrong unless
-# the fact reaches the model in another way.
+# difference is real. A {{term:reranking|reranker}} that only reorders these three hits could gain at most the gap between
+# the two columns. In section 2's table of a hundred messages every passage comes from the dense search. Where a search
+# fails, the answer is wrong unless the fact reaches the model in another way.
 
 # %%
 # EXERCISE: frame-2
 
 # %% [markdown]
-# **The rival that needs no index.** The catalogue is short. Why search, if all of it fits into the prompt? Every call would
+# **The rival that needs no index.** The catalogue is so short that all of it fits into the prompt. Every call would
 # carry the whole text, but hosts keep what they've computed for the beginning of a prompt, and bill the same beginning at a
 # fraction of the price the next time ({{term:prompt caching}}).
 
@@ -510,15 +505,13 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 
 # %% [markdown]
 # With the two large models the cached catalogue costs less than one passage while the cache is warm, because a prompt of 430
-# tokens is too short for their
-# caches and is paid in full. It needs no index, and no search can miss. Whether a model can *read* it is another question:
-# on our development questions the 0.5B got
+# tokens is too short for their caches and is paid in full. The catalogue needs no index, and no search can miss. But the
+# model must be able to *read* so long a text: on other questions the 0.5B got
 # {{record:laptop-questions:runs."0.5B | choice, whole catalogue | 0".right.knowledge:.0%}} of the facts from the whole
 # catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one passage.
 # There are other drawbacks:
 #
-# - Requests must come every few minutes, or the cache is cold and the full price is due, which at thirty requests a day is
-#   still less than an index costs to build.
+# - Requests must come every few minutes, or the cache is cold and the full price is due.
 # - A longer text costs more, and it must fit the {{term:context window}}.
 # - The models of 2023 found facts in the middle of a long prompt less reliably than at its ends (Liu et al., arXiv 2307.03172).
 
@@ -528,15 +521,14 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # The facts are there and the answers still aren't what you need. Now training is worth a try. First choose what to start
 # from:
 #
-# - Take an **instruct model**, not a base model: it already answers in turns and stops. A base model suits a new language or a special
-#   style, given thousands of examples.
-# - Take the **smallest that reads well enough**. Try two or three sizes with your best prompt: section 2's program, three names.
+# - Take an **instruct model**, not a base model, because it already answers in turns and stops.
+# - Take the **smallest that reads well enough**. For example, run section 2's program with your best prompt on three sizes.
 # - Check that its **licence** lets you sell. Apache 2.0 and MIT do; others forbid some uses, or require visible credit.
-# - Prefer one that doesn't write out its **thoughts**, or lets you switch that off. Your record doesn't need those tokens.
-# - Check that **your host** tunes it, and how long it promises to serve it.
+# - Prefer a model that doesn't write out its **thoughts**, or lets you switch that off.
+# - Check that **your host** tunes the model, and for how long the host promises to serve it.
 #
-# The examples are a hundred answered messages, every second one with its passage, so that the model learns to
-# *read*. They contain no instructions: a good answer is shown, not described.
+# The examples are a hundred answered messages without instructions, every second one with its passage, so that the model
+# learns to *read*.
 
 # %%
 TASK = "Answer this customer of the shop Tarnbrook."
@@ -548,9 +540,16 @@ def plain(question, passage=""):
     return [{"role": "system", "content": TASK}, {"role": "user", "content": shown}]
 
 
+def find_fact(answer):
+    """Return what an answer has to get across: its text, or a record's field `FREE`."""
+    if isinstance(answer, str) and answer.startswith("{"):
+        answer = json.loads(answer)
+    return answer if isinstance(answer, str) else answer.get(FREE, "")
+
+
 training_rows = []
 for number, row in enumerate(answered[:: max(1, len(answered) // plan.examples)][: plan.examples]):
-    fact = json.loads(row["answer"]).get(FREE, "") if row["answer"].startswith("{") else row["answer"]
+    fact = find_fact(row["answer"])
     passages = [documents[found]["text"] for found in find_document(row["question"], 3)]
     passage = next((text for text in passages if contains(text, fact)), "") if number % 2 else ""     # one that has the fact
     training_rows.append({"messages": [*plain(row["question"], passage), {"role": "assistant", "content": row["answer"]}]})
@@ -577,7 +576,7 @@ if job.status != "succeeded":
 print(f"{job.trained_tokens:,} tokens in {job.finished_at - job.created_at} seconds: {job.fine_tuned_model}")
 
 # %% [markdown]
-# Its name goes through the program of section 2 like any other:
+# The trained model's name goes through the program of section 2 like any other:
 
 # %%
 guess = predict("Without a passage, what share of its facts will be right?", unit="%")
@@ -592,7 +591,7 @@ def with_passage(question):
 
 results["fine-tuned"] = measure(plain, job.fine_tuned_model)
 results["fine-tuned, a passage"] = measure(with_passage, job.fine_tuned_model)
-facts_right = [contains(reply, case["answer"]["answer"]) for reply, case in zip(results["fine-tuned"]["reply"], cases)]
+facts_right = [contains(reply, find_fact(case["answer"])) for reply, case in zip(results["fine-tuned"]["reply"], cases)]
 guess.reveal(round(100 * np.mean(facts_right)))
 
 # %%
@@ -604,10 +603,9 @@ show.answers([case["question"] for case in cases[:3]],
              [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# Without a passage the fine-tuned model gets most topics and products right, and hardly a fact. It has learned what an
-# answer looks like, and makes one up. Don't expect facts from one pass of training. With a passage it leads our dozen cases.
-# Does it also lead the recorded hundred, against
-# the best prompt of each model?
+# In these three messages the fine-tuned model gets topic and product right without a passage, but makes up the fact, because
+# it has learned only what an answer looks like. With a passage it leads our dozen cases. Does it also lead the recorded
+# hundred, against the best prompt of each model?
 
 # %%
 for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar past answers")):
@@ -617,24 +615,23 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
 
 # %% [markdown]
 # Both intervals include zero: no gain is shown, and a large one isn't excluded. So where customers repeat themselves, try
-# past answers first, for the small model with a passage. What training buys is a prompt of
+# past answers first, for the small model with a passage. Training buys a prompt of
 # {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead of
-# {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}}, and help where no past answer fits: in the
-# table of section 2, the small model's last row is
-# on products that it was never trained on.
+# {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}}, and help where no past answer fits: the last
+# row of section 2's table has products that the small model was never trained on.
 #
-# How many examples does it take? Train on a quarter, a half and all of yours, and test on others. As long as the share of
-# right answers rises, more will probably help.
+# To see if you have enough examples, train on a quarter, a half and all of them. As long as the share of right answers on
+# other messages rises, more will probably help.
 #
-# **Then a supplier changes the catalogue.** RAG gets a new index. But a model can also be made to know the facts by heart,
-# with many passes over them. Which of the two survives the change?
+# **Then a supplier changes the catalogue.** RAG gets a new index. But with many passes a model can also learn the facts by
+# heart. Which of the two survives the change?
 
 # %%
 lesson_01.changes_figure()
 
 # %% [markdown]
-# Nothing in an answer shows that its fact, learned by heart, has changed. The model that was trained to read gives values
-# that didn't exist when it was trained.
+# After the change the model that learned by heart gets none of the facts right, and nothing in its answers shows that. The
+# model that was trained to read gets as many right as before.
 
 # %%
 evidence.card("D5")
@@ -677,10 +674,9 @@ for name, way in ways_to_run.items():
 lesson_01.cost_figure(chosen)
 
 # %% [markdown]
-# Each line starts at its work spread over a year (printed above) and rises with its requests. The $1,920 are 24 hours on
-# prompt, search and tests; training adds 40, and 8 for a second run within the year. The title's break-even is against the
-# large model, which wasn't tested here. Against the same small model with the long prompt it comes far later,
-# so if that prompt is good enough for your task, keep it.
+# Fine-tuning pays far sooner against the large model, which wasn't tested here, than against the same small model with the
+# long prompt, as section 8's memo shows. If that prompt is good enough for your task, keep it. The $1,920 are 24 hours on
+# prompt, search and tests; training adds 40, and 8 for a second run within the year.
 #
 # Change one assumption at a time. Begin with the model that you compare with and the hours of work.
 
@@ -688,8 +684,8 @@ lesson_01.cost_figure(chosen)
 show.calculator("costs", **vars(chosen))
 
 # %% [markdown]
-# **Your prompt reaches 87 %. Is the rest worth training?** That depends on what an error costs you. Suppose that the small
-# model, fine-tuned, makes half as many errors as the large one with your prompt. (That is an assumption; measure it.)
+# **Your prompt reaches 87 %. Is the rest worth training?** Suppose, until you've measured it, that the small model,
+# fine-tuned, makes half as many errors as the large one with your prompt. Then training pays if an error costs at least:
 
 # %%
 def price_of_an_error(requests_a_day, errors=0.13, removed=0.5, against="prompted"):
@@ -707,8 +703,8 @@ pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_
 # %% [markdown]
 # ## 8 · The decision on one page
 #
-# Everything that you've measured goes into a memo that somebody can disagree with. The first lines are your project's; the
-# rest comes from your results.
+# The next cell puts your results into a memo. First replace its first lines with your project's, because even
+# `larger_reaches` is the shop's.
 
 # %%
 from IPython.display import Markdown
@@ -735,13 +731,13 @@ decision = decide(gap, reached, facts_change, examples=len(training_rows), reque
 table = report({name: results[name] for name in (prompt_name, best)})
 memo = f"""### Customers' questions: what we do next
 
-**Decision.** The tree says {decision.approach}: {decision.next_step}.
-{"" if low > 0 else f"We have not shown yet that anything beats *{prompt_name}*, so we keep that prompt until we have."}
+**Decision.** {"" if low > 0 else f"Keep *{prompt_name}*, because we have not shown that anything beats it. Try next: "}{
+decision.approach}: {decision.next_step}.
 
 **Measured** on {len(cases)} messages with {MODEL}: {prompt_name} {table.loc[prompt_name, "right, %"]} % right; {best}
 {table.loc[best, "right, %"]} %, a difference of {100 * gain:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}).
 
-**Why.** By the wrong answers that we read, what is missing is {"knowledge and behaviour" if gap == "both" else gap}.
+**Why.** From the wrong answers that we read, we take {"knowledge and behaviour" if gap == "both" else gap} to be missing.
 {". ".join(reason[0].upper() + reason[1:] for reason in decision.reasons)}.
 
 **Cost.** {requests_a_day:,} requests a day. ${table.loc[prompt_name, "$ per 1,000 requests"]} per 1,000 with the prompt,
@@ -795,7 +791,7 @@ pd.DataFrame({
 }).T
 
 # %% [markdown]
-# Both are nearly perfect on the first kind and miss many of the second, which is closer to what customers send.
+# Both searches are nearly perfect on the first kind and miss many of the second, so test with messages that customers sent.
 #
 # **Trusting an answer because it has a source.** An answer copied word for word from its passage can still be the wrong
 # value:
@@ -827,6 +823,6 @@ quiz("01")
 # %% [markdown]
 # {{words}}
 #
-# **Further reading.** Ovadia et al. (2023), arXiv 2312.05934: facts by training and by looking up, on 7B models. Li et al.
-# (2024), arXiv 2407.16833: when the whole text wins. Zhao et al. (2024), arXiv 2405.00732: 310 small trained models beside
-# one large prompted one, by a vendor. Next, lesson 02 opens the adapter that you've trained.
+# **Further reading.** Ovadia et al. (2023), arXiv 2312.05934, compare training with looking up on 7B models. Li et al.
+# (2024), arXiv 2407.16833, show when the whole text wins. Zhao et al. (2024), arXiv 2405.00732, from a vendor, compare 310
+# small trained models with one large prompted one. Next, lesson 02 opens the adapter that you've trained.

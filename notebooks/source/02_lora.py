@@ -11,10 +11,10 @@
 # | {{record:lora-seeds:untrained.1:}} | `{{record:lora-seeds:runs.0.answers.1:}}` |
 # | ✗ not a record | ✓ all four fields right |
 #
-# A program needs the record; a small language model chats. In this lesson you'll train one with 135 million parameters to
-# write the record, on your own computer. Without a GPU you'll use 80 solved tickets and about a minute, which is enough for
-# a record's form but not its content; you'll see what more tickets and a larger model add. Training writes an *adapter*, a
-# file of 20 MB, and leaves the model itself as it was.
+# Your program needs the record, but a small language model chats. In this lesson you'll train a model with 135 million
+# parameters to write the record, on your own computer. Without a GPU you'll use 80 solved tickets and about a minute, which
+# is enough for a record's form but not its content. Training writes an *adapter*, a file of 20 MB, and leaves the model
+# itself as it was.
 #
 # By the end you'll be able to
 #
@@ -24,12 +24,12 @@
 # - estimate a run's memory, and choose its learning rate by measuring,
 # - save, merge and serve what you've trained, and recognise five mistakes.
 #
-# You should know Python and have called a language model's API; no training experience needed. Reading takes about 35
+# You should know Python and have called a language model's API; you need no training experience. Reading takes about 35
 # minutes, the exercises as long again. {{timing}} If you know PyTorch, read only the label mask in section 3. If you
-# only want to use LoRA, skip sections 3 and 4. Run all cells in either case.
+# only want to use LoRA, skip sections 3 and 4. Run every cell in either case.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before
-# refilling them. To recover the recorded page, run `course restore 02` in a terminal.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter, because Run All first clears all outputs. To
+# recover the recorded page, run `course restore 02` in a terminal.
 
 # %%
 # INSTALL: trl
@@ -57,10 +57,9 @@ print(f"{plan.examples} tickets, {tickets_a_step} a step, learning rate {learnin
 print(open("train.jsonl").readline())
 
 # %% [markdown]
-# You now have three files with a solved ticket on each line. The `prompt` is what your program will send, and the
-# `completion` is the reply you want. You'll train on `train.jsonl`, make choices on `validation.jsonl`, and score your model
-# on
-# `test.jsonl` once, at the end. These settings suit your machine.
+# You now have three files with a solved ticket on each line. Your program will send the `prompt`, and the `completion` is
+# the reply you want. You'll train on `train.jsonl`, make choices on `validation.jsonl`, and score your model on
+# `test.jsonl` once, at the end. The printed settings suit your machine.
 
 # %% [markdown]
 # ## 1 · Would a good prompt be enough?
@@ -74,8 +73,8 @@ print(open("train.jsonl").readline())
 # | `product` | text or null | copied from the message, letter for letter |
 # | `order_id` | `TB-` and five digits, or null | normalised: "tb 61180" becomes `TB-61180` |
 #
-# Training is work, so try the cheap way first: ask the untrained model about a toaster, once as your program would and once
-# with the rules and three solved tickets in the prompt.
+# Because training is work, first ask the untrained model about a toaster, once as your program would and once with the
+# rules and three solved tickets in the prompt.
 
 # %% tags=["program"]
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -118,30 +117,27 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
     print(f"{name}, {tokens} tokens: {write_replies(model, [prompt])[0]}")
 
 # %% [markdown]
-# Without rules and examples the model chats. With them it writes a record; compare its escalation with the rule. You'd pay
-# for the longer prompt on every call. One reply says little, so section 2 scores such prompts on a hundred messages, next to
-# two other ways without training: a server can hold any model to the *form* by decoding under a schema, and a prompt can
-# show the eight solved tickets most similar to the message (lesson 01 does both).
+# Without rules and examples the model chats. With them it writes a record, here with a wrong escalation, and you'd pay for
+# the longer prompt on every call. One reply says little, so section 2 scores such prompts on a hundred messages,
+# next to two other ways without training: a server can enforce the *form* by decoding under a schema, and a prompt can show
+# the eight solved tickets most similar to the message. Lesson 01 does both.
 
 # %% [markdown]
 # ## 2 · The whole job, in one program
 #
-# The next three cells are the program to take to work. It trains an adapter on `train.jsonl`, watches the loss on a quarter
-# of
-# `validation.jsonl`, saves the adapter, and scores its replies. `course train-script` in a terminal writes them, together
-# with
-# `write_replies`, as one file that runs without this course.
+# The program to take to work trains an adapter on `train.jsonl`, measures the loss on a quarter of `validation.jsonl`,
+# saves the adapter, and scores its replies. `course train-script` in a terminal writes its three cells, which follow the
+# check below, and `write_replies` as one file that runs without this course.
 #
-# Most failed runs could have been stopped before they began: answers cut off, an end marker that is never learned, test rows
-# in the training file. So first check the files and the model's template (in a terminal: `course preflight`). No weights are
-# read.
+# First check the files and the model's template (in a terminal: `course preflight`), because some faults are visible before
+# a run: for example answers that are cut off, an end marker that is never learned, or test rows in the training file.
 
 # %%
 preflight.check("train.jsonl", device.tier, evaluation="validation.jsonl", learning_rate=learning_rate)
 
 # %% [markdown]
-# Notes aren't errors. Before you run the program, write down a guess: of 40 replies, how many will be valid records, and how
-# many right in every field?
+# A note doesn't stop you. Before you run the program, write down how many of 40 replies you expect to be valid records, and
+# how many to be right in every field.
 
 # %% tags=["program"]
 from datasets import load_dataset
@@ -208,35 +204,35 @@ shares = pd.DataFrame({"your model": scores.drop(columns="reply").mean(), "alway
 shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_action="ignore").fillna("–")
 
 # %% [markdown]
-# With the CPU's 80 tickets the model has learned the form: nearly all replies are valid records with the right order number.
-# The product is right about half the time, and category and escalation no more often than if you always gave the most common
-# value. Read five replies, because a mean hides how a model fails:
+# With the CPU's 80 tickets nearly all replies are valid records with the right order number, but fewer than one in ten is
+# right in every field. The product is right about half the time, and category and escalation no more often than if you
+# always gave the most common value. Read five replies, because a mean hides how a model fails:
 
 # %%
 show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": list(scores["reply"][:5])}, solutions[:5])
 
 # %% [markdown]
-# **Is that better than a prompt?** Here are all rivals on the same hundred test messages, recorded (script:
-# `benchmarks/laptop_tickets.py`) for the small model and for two that people deploy, Qwen2.5-Coder with 0.5 and 1.5 billion
-# parameters. The table counts records that are right in all four fields; put a field's name in place of "all fields" to see
-# it alone. *Tokens* is the length of the prompt, and *seeds* the number of runs of each model, each on other tickets.
+# **Is that better than a prompt?** The next table counts the records that are right in all four fields, on the same hundred
+# test messages, recorded (script: `benchmarks/laptop_tickets.py`) for the small model and for Qwen2.5-Coder with 0.5 and 1.5
+# billion parameters. Put a field's name in place of "all fields" to see that field alone. *Tokens* is the length of the
+# prompt, and *seeds* the number of runs of each model, each on other tickets.
 
 # %%
 evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
 # **For the 0.5B, 80 tickets are worth more in training than in its prompt**: about four records in ten are wholly right
-# after training, and about a quarter with the eight most similar tickets shown. After 240 tickets it gets about six in ten.
-# The small model needs more of them: at 240 it does better than with its own best prompt. These intervals reflect only which
-# messages were sampled, and another draw of tickets can move a row by ten points. Each trained model read its tickets once,
-# so more tickets also meant more steps.
+# after training, and about a quarter with the eight most similar tickets shown. After 240 tickets, about six in ten are
+# right. The small model does better than with its own best prompt at 240 tickets, but not at 80. The intervals reflect only
+# which messages were sampled, not which tickets were drawn. Each trained model read its tickets once, so more tickets also
+# meant more steps.
 #
-# With a few hundred solved tickets, fine-tune the smallest model that meets your target; with fewer, measure retrieval and
-# training side by side on your own messages, as this table does. A trained model's prompt is short as well, 30 tokens in
-# section 1. No row is good enough to file tickets unattended.
+# With a few hundred solved tickets, fine-tune the smallest model that meets your target; with fewer, measure similar tickets
+# in the prompt against training, on your own messages. A trained model's prompt is short as well, 30 tokens in section 1.
+# No row is good enough to file tickets unattended, because even the best is right on only 72 of 100.
 
 # %% [markdown]
-# `escalation` is right no more often than if the model always said "none". The row of urgent messages shows what that costs:
+# In `escalation`, the row of urgent messages shows how many your model missed:
 
 # %%
 urgent = pd.Series([solution["escalation"] != "none" for solution in solutions], name="urgent")
@@ -244,9 +240,9 @@ said = [json.loads(reply)["escalation"] if valid else "no record" for reply, val
 pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 
 # %% [markdown]
-# After 80 tickets, most urgent messages get "none". A missed danger costs more than a false alarm, so decide how many of
-# each you can live with, let a person read every message until the model gets there, and add urgent tickets to `train.jsonl`
-# (lesson 05). For the recorded `escalation` rows, put that name in place of "all fields" above.
+# After 80 tickets, most urgent messages get "none". Because a missed danger costs more than a false alarm, decide how many
+# of each you can live with, let a person read every message until the model gets there, and add urgent tickets to
+# `train.jsonl` (lesson 05).
 #
 # When you put in your own files, change the schema and look at these settings:
 #
@@ -282,7 +278,7 @@ pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 # trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
 # ```
 #
-# For the course's own loop (section 6) it's `training.Settings(…, checkpoint_folder=folder, checkpoint_every=10)`.
+# In the course's own loop (section 6), write `training.Settings(…, checkpoint_folder=folder, checkpoint_every=10)`.
 #
 # </details>
 
@@ -298,10 +294,10 @@ show.drawing("training-step")
 # ### Which tokens count? The label mask
 #
 # The {{term:chat template}} writes the conversation as one text, and the {{term:tokenizer}} cuts it into
-# {{term:token|tokens}}, each with a number. You want a model that answers customers and doesn't imitate them. So each token
-# also gets a label: its own number inside the answer, and −100 before it, because PyTorch's loss skips −100. This
-# {{term:label mask}} is what TRL made from
-# `prompt` and `completion`. (This section uses the small model in 32 bits on every machine.)
+# {{term:token|tokens}}, each with a number. You want a model that answers customers and doesn't imitate them, so each token
+# also gets a label: its own number inside the answer, and −100 before the answer, because PyTorch's loss skips −100. TRL
+# made this {{term:label mask}} from `prompt` and `completion`. This section uses the small model in 32 bits on every
+# machine.
 
 # %%
 student, student_tokenizer = models.load(tier="cpu", dtype=torch.float32)
@@ -320,15 +316,14 @@ ids, labels = encode(tickets[0])
 show.conversation(student_tokenizer, ids.tolist(), labels.tolist())
 
 # %% [markdown]
-# Only the blue tokens count. The last ones are the end marker and a line break: a model that isn't trained on the end marker
-# may not stop.
+# Only the blue tokens count. The end marker is among them, because a model that isn't trained on it may not stop.
 #
 # ### How wrong is the model? The loss, and the shift by one
 #
 # At each position the model scores every token of its {{term:vocabulary}}, and {{term:softmax}} turns these
 # {{term:logits|scores}} into probabilities. A token's {{term:loss}} is minus the natural logarithm of its probability: a
-# token that got 20 % costs −ln 0.20 = 1.61, one that got 1 % costs 4.6, and one that got 100 % costs 0. Each row of scores
-# is about the *next* token, so those for the token at position i are in row i − 1.
+# token that got 20 % costs −ln 0.20 = 1.61, and a token that got 100 % costs 0. Each row of scores is about the *next*
+# token, so the scores for the token at position i are in row i − 1.
 
 # %%
 with torch.no_grad():
@@ -342,8 +337,9 @@ print(pd.DataFrame({
 print(f"mean {losses.mean():.4f}; by transformers {student(ids[None], labels=labels[None]).loss:.4f}")
 
 # %% [markdown]
-# The opening brace costs most, then field names and values: those are what you want to teach. Colons and quotation marks
-# cost little, since the model has seen plenty of JSON. Training lowers the mean over all of the answer's tokens.
+# The opening brace costs most, then the beginnings of field names and values, which you want to teach. Colons and quotation
+# marks cost little, probably because the model has seen plenty of JSON. Training lowers the mean over all of the answer's
+# tokens.
 #
 # ### Which way is down? One weight moves
 #
@@ -363,13 +359,13 @@ optimizer.step()
 print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights[0, 0]:+.6f}")
 
 # %% [markdown]
-# The weight moved against its gradient, by 0.0003, which is the learning rate. That's AdamW: it divides each gradient by its
-# own recent size, so on the first step nearly every weight moves that far, whether its gradient is large or small.
+# The weight moved against its gradient, by 0.0003, which is the learning rate, because AdamW divides each gradient by its
+# own recent size. So on the first step nearly every weight moves that far, whether its gradient is large or small.
 #
-# Training repeats this. `SFTTrainer` does so for every batch, but leaves the model's own weights alone and updates an
-# adapter, which you'll build next.
+# `SFTTrainer` repeats such a step for every batch, but leaves the model's own weights alone and updates an adapter, which
+# you'll build next.
 #
-# **Your turn.** This loss runs, and is wrong.
+# **Your turn.** Mend a loss that runs but is wrong.
 
 # %%
 # EXERCISE: lora-1
@@ -377,13 +373,13 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 # %% [markdown]
 # ## 4 · LoRA: learn the difference, and make it thin
 #
-# **Why not train every weight?** It works, but for each weight that is trained the computer keeps four numbers of 4 bytes:
-# the weight, its gradient, and Adam's two running averages. A {{term:frozen}} weight takes 2 bytes in {{term:bfloat16}}. So
-# a model of 7 billion weights takes 7 × 16 = 112 GB if all of it is trained, and 7 × 2 = 14 GB if it's frozen. LoRA freezes
-# it and trains something small beside it.
+# **Why not train every weight?** For each trained weight the computer keeps four numbers of 4 bytes: the weight, its
+# gradient, and Adam's two running averages. A {{term:frozen}} weight takes 2 bytes in {{term:bfloat16}}. So a model of 7
+# billion weights takes 7 × 16 = 112 GB if all of them are trained, and 7 × 2 = 14 GB if they're frozen. LoRA freezes them
+# and trains something small beside them.
 #
-# **How can something small be enough?** The model already knows English and JSON. It only has to learn
-# our format and labels, which may need a small change to each layer.
+# **How can something small be enough?** The model has already learned English and JSON, so our format and labels may need
+# only a small change to each layer.
 #
 # A {{term:linear layer}} multiplies its input $x$ by a matrix $W_0$. Training would replace $W_0$ with $W_0 + \Delta W$.
 # LoRA (Hu et al., 2021) leaves $W_0$ alone and writes the difference as a product of two thin matrices, so that the layer's
@@ -419,9 +415,9 @@ print("their sum   ", (W0 @ x + alpha / r * B @ (A @ x)).tolist())
 # EXERCISE: lora-2
 
 # %% [markdown]
-# Here is a complete layer, and a function that puts it in place of the linear layers of a model. $B$ starts at zero, so the
-# adapted model starts as an exact copy of the original. A batch's inputs are the *rows* of `x`, so `x @ A.T` computes $Ax$
-# for all.
+# Here is a complete layer, and a function that puts it in place of a model's linear layers. $B$ starts at zero, so that the
+# adapted model starts as an exact copy of the original. Because a batch's inputs are the *rows* of `x`, `x @ A.T` computes
+# $Ax$ for all of them.
 
 # %% tags=["lora-from-scratch"]
 class LoRALinear(torch.nn.Module):
@@ -451,10 +447,8 @@ def inject(module, names, rank, alpha):
             inject(child, names, rank, alpha)
 
 # %% [markdown]
-# Is that all the PEFT library does? Adapt a block of the real model once with our class and once with PEFT, give both the
-# same
-# $A$, $B$ and input, and compare outputs, gradients and merged weights. Each figure is the largest difference, as a share of
-# the largest value.
+# Does the PEFT library compute the same? Adapt a block of the real model once with our class and once with PEFT, give both
+# copies the same $A$, $B$ and input, and compare. Each number is the largest difference, as a share of the largest value.
 
 # %%
 import copy
@@ -492,9 +486,8 @@ pd.DataFrame({name: {
 del student, optimizer, weights        # half a gigabyte that you don't need any more
 
 # %% [markdown]
-# Zero means the same to the last digit; a machine that sums in another order shows about 1e-07. So LoRA is these twenty
-# lines. PEFT adds saving, loading, switching and many special cases, and over a 16-bit model it keeps $A$ and $B$ in 32
-# bits.
+# Our layers and PEFT's agree to the last digit here; a machine that sums in another order shows about 1e-07. PEFT adds
+# saving, loading, switching and many special cases, and over a 16-bit model it keeps $A$ and $B$ in 32 bits.
 
 # %% [markdown]
 # ## 5 · What is trained, what is stored, what fits
@@ -521,24 +514,25 @@ pd.DataFrame([
 
 # %% [markdown]
 # Larger models have relatively smaller adapters, because a matrix grows with the product of its sides and an adapter only
-# with their sum. Now the memory. The table counts weights, gradients and optimizer states, the least that training needs;
-# {{term:activation|activations}} come on top. {{term:QLoRA}}, the subject of lesson 03, also squeezes the frozen weights to
-# 4 bits.
+# with their sum. The next table adds up the memory for weights, gradients and optimizer states;
+# {{term:activation|activations}} come on top. {{term:QLoRA}}, the subject of lesson 03, stores the frozen weights in 4
+# bits.
 
 # %%
 evidence.lesson_02.states_table()
 
 # %% [markdown]
-# `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal counts everything for your model and card.
+# LoRA takes Llama-3.1-8B from 128.5 GB to 16.7, nearly all for frozen weights. For your own model and card,
+# `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal counts everything.
 
 # %% [markdown]
 # ## 6 · Which settings matter?
 #
 # | decision | do | why |
 # | --- | --- | --- |
-# | learning rate | measure it: three or four rates, a factor of 3 apart | it decides whether anything is learned |
+# | learning rate | measure it: three or four rates, a factor of 3 apart | at too low a rate, little is learned |
 # | which layers | all linear layers | training only attention, at equal size, hurt everyday text most; large studies find it also learns less |
-# | rank | 16; raise it if more data no longer lowers the loss | in our short runs even 1 was enough, and 64 no better |
+# | rank | 16; raise it if more data no longer lowers the loss | in our short runs 1 had no higher loss, and 64 no lower |
 # | alpha | 2 × rank, and leave it | it does nearly the same job as the rate |
 # | epochs | stop when the validation loss stops falling | section 8 shows what too many do |
 #
@@ -555,31 +549,30 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
              "Which rate learns most in twelve steps?", "learning rate", "validation loss (nats per token)", log_x=rates)
 
 # %% [markdown]
-# The lowest point is where to start; this is one run and five validation messages, so at work use more of both. The rates
-# bracket section 2's, which came from longer sweeps. `training.trial` attaches a fresh adapter to the loaded model for a
-# moment; with `SFTTrainer`, build a trainer for each rate. Each model has its own best rate: our sweeps took 1e-3 for the
-# 135M and 4e-4 for the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's is about ten times that of
-# full fine-tuning (Schulman et al., 2025).
+# Start at the lowest point, here section 2's own rate, but at work use more than one run and five validation messages.
+# `training.trial` attaches a fresh adapter to the loaded model for a moment; with `SFTTrainer`, build a trainer for each
+# rate. Each model has its own best rate: the recorded runs used 1e-3 for the 135M and 4e-4 for the 0.5B
+# (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate is about ten times that of full fine-tuning
+# (Schulman et al., 2025).
 #
-# **Rank and layers** take more runs than a notebook has time for. These were recorded (script: `benchmarks/lora_sweep.py`)
-# with three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets:
+# **Rank and layers** take more runs than a notebook has time for, so these runs are recorded (script:
+# `benchmarks/lora_sweep.py`), with three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets:
 
 # %%
 evidence.lesson_02.rivals()
 
 # %% [markdown]
-# More rank didn't help here, and rank 1 learned as much as 16. Part of that may be the rate, which was the same for all
-# ranks, so measure it again when you change the rank. We take 16 because other data may need more. A low rank limits you
-# when the data hold more than the adapter can store, roughly more tokens than it has numbers (Schulman et al., 2025). Full
-# fine-tuning gets more labels right than rank 16 and needs about seven times the memory for weights and states, which at
-# this size you can afford; LoRA pays off on larger models.
+# A higher rank didn't lower the validation loss here. Part of the reason may be the rate, which was the same for all ranks,
+# so measure the rate again when you change the rank. We take 16 because other data may need more, roughly when they have
+# more tokens than the adapter has numbers (Schulman et al., 2025). Full fine-tuning gets more labels right than rank 16 and
+# needs about seven times the memory for weights and states (section 5), which at this size you can afford; LoRA pays off on
+# larger models.
 #
-# *Prose loss* is the loss on everyday text: every run made it worse,
-# attention alone most, full fine-tuning least. The last column counts everyday questions that are now answered with a
-# record. If your model has to write records and answer people, mix ordinary conversations into the training file, or switch
-# the adapter off (section 7).
+# Every run raised the *prose loss*, which is the loss on everyday text; attention alone raised it most, full fine-tuning
+# least. The last column counts everyday questions that are now answered with a record. If your model has to write records
+# and answer people, mix ordinary conversations into the training file, or switch the adapter off (section 7).
 #
-# **Challenge.** Beat a bar with forty steps of your own.
+# **Challenge.** Choose the settings for forty steps of your own.
 
 # %%
 # EXERCISE: lora-4
@@ -606,27 +599,28 @@ show.folder_sizes("ticket-adapter", "tickets-merged")
 
 # %% [markdown]
 # The merged folder loads like any model. In a terminal, `course export ticket-adapter --to gguf` writes a file for
-# llama.cpp, `--to ollama` a Modelfile as well, and `--to vllm` an adapter's folder. Each can change answers: another
-# template, a lost stop word, rounded weights.
-# `course roundtrip ticket-adapter` asks every stage the test messages and compares prompts token by token. Here it's
-# recorded for an adapter of section 2's program on the hundred test messages (`benchmarks/roundtrip.py`; vLLM wasn't run,
-# and *ollama* is llama.cpp with the Modelfile's prompts):
+# llama.cpp, `--to ollama` a Modelfile as well, and `--to vllm` an adapter's folder. Each export can change
+# answers, for example through another template, a lost stop word or rounded weights. `course roundtrip ticket-adapter` sends
+# every stage the test messages and compares prompts token by token; keep it for after section 9. The next table is recorded,
+# for adapters of section 2's program on both models (`benchmarks/roundtrip.py`); vLLM wasn't run, and *ollama* is llama.cpp
+# with the Modelfile's prompts:
 
 # %%
-stages = assets.read_record("roundtrip")["runs"]["135M"]["stages"]
+runs = assets.read_record("roundtrip")["runs"]
 pd.DataFrame([{
-    "stage": stage["name"], "same prompts": stage["same_prompts"], "answers that end": stage["ended"], "same answers": stage["same"],
-    "all fields right": f"{stage['score']['value']:.0%}",
-    "minus peft, 95 %": "" if stage is stages[0] else "{value:+.0%}, {low:+.0%} to {high:+.0%}".format(**stage["difference"]),
-} for stage in stages if not stage["skipped"]]).set_index("stage")
+    "model": model, "stage": stage["name"], "same prompts": stage["same_prompts"], "answers that end": stage["ended"],
+    "same answers": stage["same"], "all fields right": f"{stage['score']['value']:.0%}",
+    "minus peft, 95 %": "" if stage["name"] == "peft" else "{value:+.0%}, {low:+.0%} to {high:+.0%}".format(**stage["difference"]),
+} for model, run in runs.items() for stage in run["stages"] if not stage["skipped"]]).set_index(["model", "stage"])
 
 # %% [markdown]
-# Every stage got the same prompts and every answer ended, so only rounding is left. Merging and 8 bits changed some answers
-# and left the score where it was. 4 bits change most answers and get about seven fewer in a hundred right; the interval just
-# reaches zero. Measure before you serve in 4 bits.
+# Merging and 8 bits (`q8_0`) change no score by more than chance, but 4 bits (`q4_0`) take the 0.5B from
+# {{record:roundtrip:runs."0.5B".stages.0.score.value:.0%}} to {{record:roundtrip:runs."0.5B".stages.3.score.value:.0%}}. The
+# prompts were the same and every answer ended, so the cause is probably rounding. `q4_0` is the simplest 4-bit format, and
+# we haven't measured the others, so measure yours before you serve it.
 #
-# **Apart, one base serves many.** An adapter that isn't merged can be switched off, or replaced by another one
-# (`model.load_adapter(folder, "review")`, then `model.set_adapter("review")`), and the base stays what it was:
+# **One base can serve many adapters.** An adapter that isn't merged can be switched off, or replaced
+# (`model.load_adapter(folder, "review")`, then `model.set_adapter("review")`), and the base stays as it was:
 
 # %%
 everyday = [{"role": "user", "content": "Name three things to do on a rainy day."}]
@@ -647,16 +641,16 @@ print("adapted:", {name.split(".")[-4] for name, weight in typo.named_parameters
 merged = typo.unload()
 
 # %% [markdown]
-# Look at `print_trainable_parameters()` and at the names before a long run. PEFT gives no warning for {{term:mixture of
-# experts|mixture-of-experts models}} either: `"all-linear"` skips the experts of gpt-oss and Qwen3.5-MoE, which aren't
-# linear layers there (section 2's check: `experts-without-adapters`).
+# Only `q_proj` was adapted, so look at `print_trainable_parameters()` and at the names before a long run. PEFT gives no
+# warning for {{term:mixture of experts|mixture-of-experts models}} either: `"all-linear"` skips the experts of gpt-oss and
+# Qwen3.5-MoE, because experts aren't linear layers there (section 2's check: `experts-without-adapters`).
 #
 # **An adapter that stays frozen.** In section 7, PEFT printed that 0 parameters of the loaded adapter are trainable, because
 # `from_pretrained` loads it for answering. If you train it, you get an error or, with gradient checkpointing, a loss that
 # never moves. Pass `is_trainable=True`.
 #
-# **The end marker masked.** SmolLM2's tokenizer pads with its end marker. Code that masks labels by the padding's id then
-# masks the end of every answer too, and the model may never stop (`end-is-padding`). TRL masks by position.
+# **The end marker masked.** SmolLM2's tokenizer pads with its end marker. TRL masks by position, but code that masks labels
+# by the padding's id masks the end of every answer too, so that the model may never stop (`end-is-padding`).
 #
 # **The answer cut off.** A row longer than `max_length` loses its end. The loss still falls, on what is left of the answer;
 # if all of it was cut, the row teaches nothing (`answer-cut`, `nothing-to-learn`).
@@ -666,18 +660,19 @@ merged = typo.unload()
 # %%
 often = training.Settings(learning_rate=learning_rate, batch_size=4, epochs=6, evaluate_every=4, schedule="constant")
 shortest = sorted(chats, key=lambda chat: len(chat[1]["content"]))[:8]
-training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).plot("Eight tickets, again and again")
+training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).plot("Eight tickets are learned by heart")
 
 # %% [markdown]
-# The training loss falls to nearly zero, while the validation loss rises before the end. This is {{term:overfitting}}: the
-# model has begun to store the tickets instead of the rule. Keep the weights from the lowest point (with `SFTTrainer`:
-# `load_best_model_at_end=True`, with `save_strategy` and `save_steps` matching the evaluation's), and find more examples.
+# The training loss falls to nearly zero, while the validation loss rises slightly at the end. This growing gap is
+# {{term:overfitting}}: the model now improves only on the tickets it has read. Keep the weights from the lowest point
+# (with `SFTTrainer`: `load_best_model_at_end=True`, with `save_strategy` and `save_steps` matching the evaluation's), and
+# find more examples.
 
 # %% [markdown]
 # ## 9 · The test
 #
 # You've made all your choices, so score the test set, once: a hundred messages about products absent from training. The
-# second is the one at the top of this page.
+# second message is at the top of this page.
 
 # %%
 final = grade_replies(merged.to(place), "test.jsonl")
@@ -685,14 +680,15 @@ print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
-# Compare the reply with the record at the top, which the same model wrote after {{record:lora-seeds:plan.examples:d}}
-# tickets. With 80 it has the form. `escalation` is right less often than if you always said "none"; the recorded 135M beats
-# that only at 540 tickets. Your row is one run on different tickets from the recorded one, and can be ten or more points
-# away. The rows below show what helps: more tickets, or the 0.5B.
+# With 80 tickets the reply has the form, but not yet the content of the record at the top, which the same model wrote after
+# {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than if you always said "none"; the recorded 135M
+# beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows below yours show. Your row is one run on other
+# tickets than the recorded rows, and can be ten or more points away.
 #
-# > **How far to trust these numbers.** With a hundred test messages, a measured 80 % could be anything from 71 to 87. A
-# > recorded row is one to three runs (*seeds*), and the best rows of different models overlap. Yours is one run. The messages are invented, more articulate than a real inbox, and
-# > 30 % of them urgent. We looked at the test set while we wrote this lesson, so its scores may be optimistic.
+# > **How far to trust these numbers.** With a hundred test messages, your row's intervals are about as wide as the recorded
+# > ones. A recorded row is one to three runs (*seeds*), and the best rows of different models overlap. The messages are
+# > invented, more articulate than a real inbox, and 30 % of them are urgent. We looked at the test set while we wrote this
+# > lesson, so its scores may be optimistic.
 #
 # ## What you can do now
 #
@@ -714,9 +710,9 @@ quiz("02")
 # EXERCISE: lora-5
 
 # %% [markdown]
-# **Read next.** Hu et al. (2021), *LoRA*, arXiv 2106.09685, sections 4 and 7. Schulman et al. (2025), *LoRA Without Regret*:
-# large sweeps of section 6. Biderman et al. (2024), *LoRA Learns Less and Forgets Less*, arXiv 2405.09673: where thin
-# updates stop being enough. Then lesson 03, which squeezes the frozen base into 4 bits.
+# **Read next.** Begin with Hu et al. (2021), *LoRA*, arXiv 2106.09685, sections 4 and 7. Schulman et al. (2025), *LoRA
+# Without Regret*, sweep section 6's settings at scale. Biderman et al. (2024), *LoRA Learns Less and Forgets Less*, arXiv
+# 2405.09673, show where thin updates stop being enough. Then go on to lesson 03.
 
 # %% [markdown]
 # {{words}}

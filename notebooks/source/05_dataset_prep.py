@@ -11,10 +11,9 @@
 # | trained on what preparation left, {{record:data-quality:rows.cleaned:d}} short rows | {{record:data-quality:runs.cleaned.0.test.both.0:.0%}} to {{record:data-quality:runs.cleaned.2.test.both.0:.0%}} |
 # | trained on {{record:data-quality:rows.hundred:d}} rows written and labelled to one guide, each seen three times | {{record:data-quality:runs."a hundred good".1.test.both.0:.0%}} to {{record:data-quality:runs."a hundred good".0.test.both.0:.0%}} |
 #
-# Preparing the export nearly doubles the score. But look at the last row: a hundred careful rows do as well as 300
-# prepared ones. (They come from the same hands as the test, so expect less of yours; the second row was prepared by
-# `data_prep.prepare`, which takes this lesson's steps on chats.) That's the decision you have to make with your two weeks,
-# and this is the plan that follows from it:
+# Preparing the export nearly doubles the score, but a hundred careful rows do as well as 300 prepared ones. Expect less of
+# yours, because language models wrote both those rows and the test to one guide. So you have to divide your two weeks
+# between writing and preparing, and this is the plan:
 #
 # | days | read | do | stop when |
 # | --- | --- | --- | --- |
@@ -29,7 +28,7 @@
 #
 # - turn a messy table into three files to train, validate and test on, with one script that stops when the export is
 #   broken,
-# - find copies, leaks and wrong labels in ten lines each, and say what these lines miss,
+# - find copies, leaks and wrong labels, and say what the script misses,
 # - check what a model learns from a row: the mask, the empty thoughts, the tool call,
 # - decide how many rows to read, how many to write, and when to stop.
 #
@@ -60,30 +59,30 @@ pd.set_option("display.max_colwidth", 200, "display.width", 200)
 # ## 1 · The export
 #
 # The support desk belongs to Tarnbrook, a shop we invented. From each customer's message a model should write two fields:
-# the `category`, and the `escalation`, which says why somebody must act at once and is mostly `none`. This is what the
-# desk's program stored:
+# the `category`, and the `escalation`, which says why somebody must act at once and is mostly `none`. Here are four of the
+# 1,882 rows that the desk's program stored:
 
 # %%
 lesson_05.write_export("tickets.csv")
 pd.read_csv("tickets.csv", dtype=str).fillna("–").iloc[[1, 3, 675, 700]]
 
 # %% [markdown]
-# The first row is as it should be. In others an agent wrote a reply instead of filling in the form, or left the form's
-# default, "question, none". We planted every fault in this export and kept the answer key, so that you can count what each
-# step finds. At work you can't. Before you open your own export, ask your data protection officer whether it may be used for
-# training, and who may read it while it still contains names.
+# The first row is as it should be. In the second an agent wrote a reply instead of filling in the form, and the third has
+# the form's default, "question, none". We planted every fault in this export and kept the answer key, so that you can count
+# what each step finds, which you can't at work. Before you open your own export, ask your data protection officer whether
+# it may be used for training, and who may read it while it still contains names.
 
 # %%
-guess = predict("Of these rows, how many will the script keep?", unit="rows")
+guess = predict("Of the 1,882 rows, how many will the script keep?", unit="rows")
 guess
 
 # %% [markdown]
 # ## 2 · The job, in one script
 #
-# The next cells are the program to take to work: pandas for the table, datasketch for copies, scikit-learn for split and
-# labels, and this course's package for personal data. Each step takes the table and returns it with a one-line report. A
-# step drops nothing; it writes the reason into the column `why`. And it *stops* where the export probably isn't what you
-# think it is.
+# The next cells are the program to take to work. It uses pandas for the table, datasketch for copies, scikit-learn for split
+# and labels, and this course's package for personal data. Each step takes the table and returns it with a one-line report.
+# Instead of dropping a row it writes the reason into the column `why`, and it *stops* where the export probably isn't what
+# you think it is.
 #
 # **Settings.** Change these for your own table. `STOP` has four shares of the rows and a *kappa*: agreement beyond chance,
 # where 0 is chance and 1 is perfect.
@@ -127,8 +126,8 @@ def stop_unless(fine, message):
 
 
 # %% [markdown]
-# **Step 1, unusable rows.** The rules are what reading a hundred tickets taught us. The third one needs a column that
-# people write anew for each ticket: if one note stands in many rows and nearly always with the same labels, nobody wrote it.
+# **Step 1, unusable rows.** We took the rules from reading a hundred tickets. The third rule needs a column that people
+# write anew for each ticket, because a note that stands in many rows, nearly always with the same labels, is the form's own.
 
 # %% tags=["program"]
 def read_table(file):
@@ -193,9 +192,9 @@ def flag_unusable(rows):
 
 
 # %% [markdown]
-# **Step 2, what somebody has corrected**, is empty at the first run. **Step 3, copies,** uses {{term:MinHash}} (section
+# **Step 2, corrections,** does nothing at the first run. **Step 3, copies,** uses {{term:MinHash}} (section
 # 4). Where near-copies have different labels, three quarters of them outvote the rest. Without such a majority no program
-# knows which is right, so none of them goes into a training file until you've entered a label for one.
+# can tell which label is right, so no copy goes into a training file until you've entered a label for one.
 
 # %% tags=["program"]
 from datasketch import MinHash, MinHashLSH
@@ -286,11 +285,11 @@ def flag_copies(rows):
 
 # %% [markdown]
 # **Step 4, personal data,** is the only one that needs this course's package, which adds lists of names to Presidio's
-# recognisers; without it the script stops and says what to install. Whoever has the *key* can compute the pseudonym of any
-# name, so the key is 128 random bits in a file outside the project. Order numbers stay in, since a model may have to
-# repeat them; list in `NUMBERS` what else should go. So the result is pseudonymous, not anonymous. **Step 5, the
-# split,** deals customers, so that nobody is on both sides; the test is your `test.csv`, if it has labels. It hashes the
-# customer's name, so next month's export puts everybody in the same part.
+# recognisers; without it the script stops and says what to install. Anybody with the *key*, 128 random bits in a file
+# outside the project, can compute the pseudonym of any name, so the result is pseudonymous, not anonymous. Order numbers
+# stay in, since a model may have to repeat them; list in `NUMBERS` what else should go. **Step 5, the split,** deals
+# customers, so that nobody is on both sides; the test is your `test.csv`, if it has labels. With the same key, next month's
+# export puts everybody in the same part, because the split hashes the key and the column `customer`.
 
 # %% tags=["program"]
 def read_key(file="~/.clean_export.key"):
@@ -452,8 +451,8 @@ pd.Series(reports).to_frame("what the step says")
 guess.reveal(len(rows))
 
 # %% [markdown]
-# Fewer than four rows in ten are left. All the others are in `rejects.csv` with their reasons, so read twenty of each kind
-# before you believe a rule. With our answer key you can check all of them:
+# Fewer than four rows in ten are left. The others are in `rejects.csv` with their reasons, so read twenty of each kind
+# before you believe a rule. With our answer key you can check four of the rules:
 
 # %%
 key = lesson_05.answer_key()
@@ -468,10 +467,10 @@ for why, fault in planted.items():
 pd.DataFrame(counted).T
 
 # %% [markdown]
-# These four rules drop no row that's fine (eight of the messages with another ticket's number had lost their end). The other
-# untouched forms held a reply, not a record, so they went as unknown labels. They were written while looking at this export,
-# so that's the best case. They miss vague messages of more than two words, rows in other languages, and forty wrong labels,
-# which no rule can see. Rows without a label and copies aren't in this table: read those yourself. For the wrong labels the
+# Of the 422 rows that these four rules drop, 414 have the planted fault, and the other eight had lost the end of their
+# message. The other untouched forms held a reply, so they went as unknown labels. Expect more misses on yours, because we
+# wrote the rules while looking at this export. They miss vague messages of more than two words, rows in other languages, and
+# forty wrong labels. The table leaves out rows without a label and copies, so read those yourself. For the wrong labels the
 # script writes a list:
 
 # %%
@@ -479,10 +478,10 @@ to_read = pd.read_csv("to_read.csv", dtype=str)
 to_read.query("field == 'category'").head(6).drop(columns=["field", "right"]).set_index("ticket")
 
 # %% [markdown]
-# Fill in the column `right`, with the label that you'd give or with `drop`, which throws out the row and its copies, and
-# save the lines as `corrections-1.csv`, those of the next round as `corrections-2.csv`. Here our answer key plays somebody
-# who reads sixty. (Names in the list are pseudonyms.) On the second run, step 2 applies the corrections and skips fields
-# already read:
+# Names in the list are pseudonyms. Fill in the column `right` with the label that you'd give, or with `drop`, which throws
+# out the row and its copies. Save the lines as `corrections-1.csv` and the next round's as `corrections-2.csv`. Here our
+# answer key plays somebody who reads sixty rows. On the second run, step 2 applies the corrections, and the new list leaves
+# out what's been read:
 
 # %%
 somebody = to_read.query("field == 'category'").head(60).copy()                # plays the colleague who reads the top 60
@@ -507,7 +506,7 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 #
 # ## 3 · The same script on five broken exports
 #
-# Each of these happens at every company. A step of the script gets 400 usable tickets, broken in one way:
+# In each line of the table, a step of the script gets 400 usable tickets, broken in one way:
 
 # %%
 healthy = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").head(400).reset_index(drop=True)
@@ -533,15 +532,15 @@ for name, (step, table, cure) in broken.items():
 pd.DataFrame(said).T
 
 # %% [markdown]
-# All five stop, each with a number and a question. (The last limit looks only at the first column to learn, because a rare
-# label is hard for the classifier anyway. So read the second column's line yourself.) Without the limits, the wrong join
-# would have been "cleaned" to a few rows, and the slipped labels would have been trained on. But a limit only catches what's
-# broken *everywhere*. If one label in twenty has slipped, every report looks healthy, which is why you read the top of
+# All five stop, each with a number. Without the limits, the wrong join would have been "cleaned" to a few dozen rows, and
+# the slipped labels would have been trained on. The last limit applies only to the first column to learn, because a rare
+# label is hard for the classifier anyway, so read the second column's line yourself. A limit only catches what's broken
+# *everywhere*. If one label in twenty has slipped, every report looks healthy, which is why you read the top of
 # `to_read.csv` all the same.
 #
 # ## 4 · Copies
 #
-# A message that's in the file five times counts five times in training, and it ends up on both sides of your split
+# A message that's in the file five times counts five times in training, and it may end up on both sides of your split
 # (section 5). How alike must two texts be to count as copies? The *Jaccard index* is the number of pieces in both, divided
 # by the number in at least one. Our pieces are words and pairs of neighbouring words. **By hand**, with words alone: *the
 # kettle leaks at the base* and *my kettle leaks at the base* share five words (the, kettle, leaks, at, base) of six, so
@@ -571,11 +570,11 @@ for shuffles in (4, 16, 128, 1024):
     print(f"{shuffles:5} shuffles: the same piece came first in {same:.0%}")
 
 # %% [markdown]
-# That's all: the share settles near the index. The library keeps 128 such numbers for each text and files them in drawers,
-# a few numbers to a drawer, so that only texts with a drawer in common are compared (*locality-sensitive hashing*). The
-# loop in `nearest_before` does this, ignoring pieces found in more than one row in a hundred. For each pair it meets it
-# computes the exact index, with and without these pieces, and requires the same numbers in both. One *not* more still makes
-# a near-copy. Here's a group that it found:
+# The share settles near the index. The library keeps 128 such numbers for each text and files them in drawers, a few
+# numbers to a drawer, so that only texts with a drawer in common are compared (*locality-sensitive hashing*). The loop in
+# `nearest_before` does this, ignoring pieces found in more than 50 texts (in a large table, one in a hundred). For each pair
+# with a common drawer, the loop computes the exact index, with and without these pieces, and requires the same numbers in
+# both texts. Two messages that differ by a *not* still count as copies. Here's a group, cut after 150 characters:
 
 # %%
 usable = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").reset_index(drop=True)
@@ -598,9 +597,8 @@ for _, row in usable[usable["group"] == group].iterrows():
 # %% [markdown]
 # ## 5 · Split and leak
 #
-# The {{term:validation set}} tells you while you train whether the model learns the task or the rows. Split the rows at
-# random, and a customer's first message lands in training, the second, in nearly the same words, in validation. What does
-# that do to the score?
+# The {{term:validation set}} tells you while you train whether the model learns the task or the rows. If you split the
+# rows at random, a customer's first message may land in training and the second, in nearly the same words, in validation.
 
 # %%
 from sklearn.model_selection import KFold, cross_val_score
@@ -620,19 +618,18 @@ pd.DataFrame(measured).T
 
 # %% [markdown]
 # With copies in the file, dealing rows by chance makes the classifier look about ten points better than it is. Seven in
-# ten validation rows have their customer in training as well. Removing copies cures most of that here. Split by customer in
-# any case: it costs nothing, and people write twice in ways that no rule finds.
-# In your data the "customer" may be a document, a patient or a repository. If your world changes, with new products for
-# example, hold out the last weeks instead: that score is lower, and nearer to what you'll meet.
+# ten validation rows have their customer in training as well. Without copies the gap is gone here. Split by customer in any
+# case, because people write twice in ways that no rule finds. In your data the "customer" may be a document, a patient or a
+# repository. If your world changes, with new products for example, hold out the last weeks instead: that score is usually
+# lower, and nearer to what you'll meet.
 
 # %%
 # EXERCISE: data-2
 
 # %% [markdown]
 # **Has training seen the {{term:test set}}?** At work your test messages come from the same tickets, so they and their
-# copies are in the export. This is called {{term:contamination}}. Here we planted some, and the script dropped 24 rows,
-# because
-# `test.csv` was there. Put them back, and see what the report would have said:
+# copies are in the export. This is called {{term:contamination}}. Here we planted 24, and the script dropped them,
+# because `test.csv` was there. Put them back, and see what you'd have reported:
 
 # %%
 test = pd.read_csv("test.csv")
@@ -654,8 +651,8 @@ pd.DataFrame({
 }).T.map("{:.0%}".format)
 
 # %% [markdown]
-# Leaked messages are all answered correctly, the others as before, and the score rises, although nobody cheated. Look
-# for parts of messages as well, since people quote:
+# Leaked messages are all answered correctly, the others about as before, and the score rises by seven points. Look for
+# parts of messages as well, since people quote:
 
 # %%
 # EXERCISE: data-3
@@ -663,10 +660,10 @@ pd.DataFrame({
 # %% [markdown]
 # ## 6 · Wrong labels
 #
-# Forty of these rows have a wrong category in a valid record about the right message. *Most* labels are right, though, so
-# a classifier that learned from the other rows is surprised by them. It mustn't have seen the row, or it knows the wrong
-# label by heart. `judge_labels` is the whole method: cut the rows into five parts by customer, train on four, predict the
-# fifth, and look up the probability of the label that each row has. **By hand**, for three rows:
+# Forty of these rows have a wrong category in a valid record about the right message. *Most* labels are right, though, so a
+# classifier trained on the other rows gives a wrong one a low probability. It mustn't have seen the row, or it has learned
+# the wrong label by heart. `judge_labels` is the whole method: cut the rows into five parts by customer, train on four,
+# predict the fifth, and look up the probability of the label that each row has. **By hand**, for three rows:
 #
 # | message | its label | delivery | billing | returns | probability of its label |
 # | --- | --- | --- | --- | --- | --- |
@@ -683,16 +680,16 @@ wrong = ranked["ticket"].map(key["right"]).notna()
 charts.lines(
     {"from the top of the list": (list(range(0, 201, 10)), [int(wrong.head(n).sum()) for n in range(0, 201, 10)]),
      "rows read at random": ([0, 200], [0, 200 * wrong.mean()])},
-    f"Sixty rows read, {wrong.head(60).sum()} of {wrong.sum()} wrong labels found", "rows that somebody reads",
+    f"Reading sixty rows finds {wrong.head(60).sum()} of {wrong.sum()} wrong labels", "rows that somebody reads",
     "wrong labels found")
 
 # %% [markdown]
 # Nearly all of the first twenty are mislabelled. After sixty rows, a twelfth of the file, most wrong labels are found, and
-# what follows is mostly unusual rows with right labels. The classifier also reads the agent's note, which helps: a planted
+# the next 140 hold five more. Expect to find fewer on yours, because the classifier also reads the agent's note: a planted
 # label contradicts the note, while one that an agent chose with conviction doesn't. Stop when your last ten rows held hardly
 # any errors.
 #
-# **What it can't find** is what everybody gets wrong. Suppose your annotators file returns under billing, because a
+# **The list can't find** what everybody gets wrong. Suppose your annotators file returns under billing, because a
 # customer who sends something back wants money. We put that habit into labels that are right:
 
 # %%
@@ -710,12 +707,12 @@ for name, number in {"one in eight": len(returns) // 8, "one in three": len(retu
 pd.DataFrame(habit).T
 
 # %% [markdown]
-# The more often a mistake is made, the less of it is found. Once it's the majority, it *is* what the classifier learns,
-# and the list finds less than reading at random would. Few errors at the top only mean few accidentally wrong labels. For
-# habits, compare the export's labels with those that your guide gives the same fifty tickets: that's day 3 of the plan.
+# The more often a mistake is made, the less of it is found. When every return is filed as billing, the classifier
+# learns just that, and the list finds less than reading at random would. Few errors at the top only mean few accidentally
+# wrong labels. To find habits, compare the export's labels with yours and your colleague's (days 2 and 3 of the plan).
 #
-# **Read, or drop unread?** In the recorded runs (script: `benchmarks/label_noise.py`), the 135M model was trained on 300
-# rows each time. The table has the categories that it got right, in percent:
+# **Read, or drop unread?** In the recorded runs (script: `benchmarks/label_noise.py`), we trained the course's small
+# language model (135M parameters) on 300 rows each time. The table has the categories that it got right, in percent:
 
 # %%
 noise = assets.read_record("label-noise")["runs"]
@@ -723,17 +720,17 @@ pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for nam
              index=["run 1", "run 2", "run 3"]).T.assign(mean=lambda table: table.mean(axis=1).round()).astype(int)
 
 # %% [markdown]
-# With three times as many wrong labels, any repair pays: compare the means. And look at the three repairs: the top of the
-# list dropped unread (180 rows), the top read and corrected, every label right. They differ by less than the runs do. So *if
-# many labels are wrong by accident and you've rows to spare*, dropping the top unread did as well here and takes a second;
-# reading 180 rows takes a morning. With so few wrong labels, we haven't measured it on the model. Read in three cases:
+# With forty wrong labels, reading the first sixty rows adds about seven points to the mean. With three times as many, each
+# of the three repairs adds about twelve or more, and they differ by less than the runs do. So *if many labels are wrong by
+# accident and you have rows to spare*, dropping the top unread did as well here and takes a second, while reading 180 rows
+# takes a morning. We haven't measured dropping with forty. Read in three cases:
 #
 # - the rows at the top are rare kinds that you can't spare, since they're unusual and often right;
 # - they're test rows: a dropped test row makes the test easier, a corrected one makes it right;
-# - you don't know yet why labels are wrong. Twenty rows show whether it's an accident or a habit.
+# - you don't know yet why labels are wrong: read twenty first.
 #
-# **Your turn.** The paper's own rule flags a row only if another label is as probable as that label usually is. Somebody
-# wrote it down from memory. It runs, and it's wrong.
+# **Your turn.** The paper's own rule flags a row only if another label is as probable as that label usually is,
+# which the version below gets wrong.
 
 # %%
 # EXERCISE: data-4
@@ -755,9 +752,9 @@ for limit in (128, 256, 1024):
     print(f"max_length={limit}: {(lengths > limit).mean():.1%} of the rows lose the end of their answer")
 
 # %% [markdown]
-# A trainer truncates a row that's too long, and its end is the answer. TRL keeps 1,024 tokens unless you say
-# otherwise, which is plenty here and far too little for documents. Set `max_length` above your longest row. `course
-# preflight FILE --model MODEL` in a terminal looks for this and for everything else in this section.
+# At 128 tokens, one row in ten would lose the end of its answer, because the trainer truncates long rows. TRL keeps 1,024
+# tokens unless you say otherwise, which is plenty here and far too little for documents, so set `max_length` above your
+# longest row. `course preflight FILE --model MODEL` in a terminal checks this and everything else in this section.
 
 # %%
 def mask(chat, template=None, **options):
@@ -798,19 +795,19 @@ for name, lesson in {"a plain row": learned(chat, thinking), "a row with its rea
     print(f"{name}: {lesson!r}")
 
 # %% [markdown]
-# The first line is the trap: the template fills in *empty* thoughts, and they count in the loss. Train on 600 such rows, and
-# you've taught a thinking model 600 times not to think. TRL's own variant of the template (`qwen3_training.jinja`, TRL
-# 1.16) does it in every turn, and in August 2025 somebody reported that a model which never thought wrote the empty block
-# after training with TRL (QwenLM/Qwen3, issue 1618). You have three clean ways out:
+# In the first line the template fills in *empty* thoughts, which count in the loss, so 600 such rows teach a thinking model
+# 600 times not to think. TRL's own variant of the template (`qwen3_training.jinja`, TRL 1.16) adds them in every turn, and
+# in August 2025 somebody reported that a model which never thought wrote the empty block after training with TRL
+# (QwenLM/Qwen3, issue 1618). You have three clean ways out:
 #
 # - You want short records and no thoughts. Ask with `enable_thinking=False`, in training and in production, so that the
 #   empty block is part of the prompt, as in the last line. With an instruct model that doesn't think, look at what your
-#   trainer's template makes of a row: issue 1618 was about such a model.
+#   trainer's template makes of a row.
 # - You want to keep the thinking. Put thoughts into `reasoning_content`, written by the model itself on your messages and
 #   kept where the answer was right.
-# - You want both. Then mix. Qwen's documentation says three rows with thoughts to one without (its page on Unsloth), and
-#   Together's says thoughts in every row, or an instruct model (docs.together.ai; both read in November 2026). We've
-# measured   neither, so score the model with thinking on and off.
+# - You want both. Then mix. Qwen's documentation advises three rows with thoughts to one without (its page on Unsloth), and
+#   Together's advises thoughts in every row, or an instruct model (docs.together.ai; both read in November 2026). We've
+#   measured neither, so score the model with thinking on and off.
 #
 # **Rows that call a tool.** A row can teach the model to call your function (lesson 06 shows the format). Does the call
 # survive the template?
@@ -825,8 +822,8 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
     print(f"{name}: {text!r}, the call is {'learned' if 'TB-40512' in text else 'LOST'}")
 
 # %% [markdown]
-# The small model's template knows no calls, so it drops them without a word, and the row teaches an empty answer. Print
-# one row through your model's template before you train on a thousand.
+# The small model's template has no place for a call and drops it without a warning, so the row teaches an empty answer.
+# Print one row through your model's template before you train on a thousand.
 #
 # Even with the call in place, the *choice* of rows decides. We trained the 135M model on {{record:tool-rows:rows:d}} rows,
 # each seen twice, to call `find_order` if a message names an order and to ask for the number if it doesn't, and scored it
@@ -838,13 +835,13 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 # | rows that all call | {{record:tool-rows:runs."every row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every row calls".0."no call, where none is".0:.0%}} |
 # | as many rows, every second one a call | {{record:tool-rows:runs."every second row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every second row calls".0."no call, where none is".0:.0%}} |
 #
-# A log of calls holds only calls, and a model trained on it calls every time, with an invented order number where the
-# customer gave none. If every second row is a message in which the right thing is *not* to call, it nearly always asks
-# instead. It has then seen half as many calls and misses a few more of them, so collect enough of both kinds.
+# A model trained only on calls, as in a log of calls, calls even where no order is named. If every second row is a message
+# in which the right thing is *not* to call, the model nearly always refrains there. But it has then seen half as many calls
+# and misses more of them, so collect enough of both kinds.
 #
 # ## 8 · Was it worth it, and where do your two weeks go?
 #
-# The classifier trains in a second, so you can try everything on the hundred test messages:
+# The classifier trains in a second, so we score each set of rows on the hundred test messages:
 
 # %%
 by_hand = lesson_05.labelled_by_hand("train")
@@ -853,30 +850,30 @@ raw = labelled[~labelled["ticket"].map(key["faults"]).map(lambda faults: "test_s
 unread = before.drop(before["category probability"].nsmallest(60).index)
 pd.Series({
     "always the most common category": test["category"].value_counts(normalize=True).max(),
-    "the export as it came, without the leak": share_right(raw), "the script's rows": share_right(before),
+    "the export as it came, without the leak": share_right(raw), "the script's rows, pseudonymised": share_right(before),
     "the same, the top 60 dropped unread": share_right(unread), "the same, the top 60 read": share_right(rows),
-    "100 rows labelled by hand, mean of ten draws": np.mean(
+    "100 rows labelled to the guide, mean of ten draws": np.mean(
         [share_right(by_hand.sample(100, random_state=n)) for n in range(10)]),
 }).map("{:.0%}".format).to_frame("categories right, of 100 test messages")
 
 # %% [markdown]
-# The script's rows beat the export by more than twenty points, although there are only half as many. A hundred rows by hand
-# give the classifier no more than the raw export does. Not so with the language model (the table at the top): there they did
-# as well as the whole preparation. The classifier starts from nothing and has to see each word, while a language model knows
-# the words already and has to learn what *you* mean by "returns". How many rows would the classifier need?
+# The script's rows beat the export by more than twenty points, although there are only half as many. A hundred rows
+# labelled to the guide give the classifier hardly more than the raw export does, but for the language model (the table at
+# the top) they did as well as the whole preparation. The likely reason is that the classifier has to see each word, while a
+# language model knows the words already and learns what *you* mean by "returns".
 
 # %%
 sizes = [50, 100, 200, 300, 400]
 draws = {n: [by_hand.sample(n, random_state=seed) for seed in range(5)] for n in sizes}
 charts.lines(
-    {"labelled by hand": (sizes, [[100 * share_right(table) for table in draws[n]] for n in sizes]),
-     "by hand and the script's": (
+    {"labelled to the guide": (sizes, [[100 * share_right(table) for table in draws[n]] for n in sizes]),
+     "these and the script's": (
          sizes, [[100 * share_right(pd.concat([table, rows])) for table in draws[n]] for n in sizes])},
-    "How many rows by hand are worth the script's seven hundred?", "rows labelled by hand", "categories right, %",
+    "How many rows labelled to the guide match the script's 700?", "rows labelled to the guide", "categories right, %",
     levels={"the script's rows alone, 60 of them read": 100 * share_right(rows)})
 
 # %% [markdown]
-# Between 300 and 400 hand-made rows match the script's 700; from 200 on, both together beat either. Here are the recorded
+# Between 300 and 400 such rows match the script's 700; from 200 on, both together beat either. Here are the recorded
 # runs of the language model, with both fields right in percent. Each saw {{record:data-quality:examples:d}} examples of at
 # most 32 words, and "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats (script:
 # `benchmarks/data_quality.py`):
@@ -888,14 +885,14 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
              index=["run 1", "run 2", "run 3"]).T.assign(mean=lambda table: table.mean(axis=1)).round().astype(int)
 
 # %% [markdown]
-# "Mediocre" rows were labelled by keywords, "synthetic" ones by a large model. So, for two weeks:
+# The hundred did at least as well as any others. Keywords labelled the "mediocre" rows, and a large model labelled the
+# "synthetic" ones. For your two weeks that means:
 #
-# - **Write a hundred rows first.** For a language model they were worth as much as 300 short prepared rows, they take two days, and
-#   the guide that you write for them is what every later row is checked against.
-# - **Then run the script**, because it's written already, and it finds what your
-#   hundred don't have: rare kinds of tickets, and the real mixture. For the language model nobody has measured both kinds
-#   together here.
-# - **Stop cleaning after one reading of the list.** Nothing here suggests a second one pays.
+# - **Write a hundred rows first.** For a language model they were worth as much as 300 short prepared rows, they take two
+#   days, and you can check every later row against their guide.
+# - **Then run the script**, because it's written already, and its rows add what your hundred lack: rare kinds of tickets,
+#   and the real mixture. We haven't measured both kinds together on the language model.
+# - **Stop cleaning after one reading of the list**, which did as well in section 6 as correcting every label.
 #
 # | what is to be learned | rows, by rule of thumb | note |
 # | --- | --- | --- |
@@ -906,8 +903,8 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 
 # %% [markdown]
 # **If a large model writes rows for you**, send it your guide and a list of topics, and check each answer against your
-# labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad test.
-# The writer repeats its own phrases, so a score on its rows is inflated. Be as wary of a
+# labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad test,
+# because the writer repeats its own phrases, which inflates the score. Be as wary of a
 # {{term:LLM as a judge|model that judges}}: mark fifty rows by hand and compare before you let it drop any (lesson 01
 # shows how).
 #
@@ -916,9 +913,9 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # | | |
 # | --- | --- |
 # | messages | 100 for the test, so a share is accurate to about nine points either way; classifier and model saw the same ones |
-# | runs | three for each recorded row, one for the tool rows; rows "by hand" come from a language model, as explained two lines below |
-# | the export | invented, its faults planted, its rules written while looking at it: expect more misses on yours |
-# | who wrote it | export, hand-written rows and test all come from language models working to one guide, so rows by hand look better here than yours will |
+# | runs | three for each recorded row, one for the tool rows |
+# | the export | invented, its faults planted, its rules written while looking at it |
+# | who wrote it | language models wrote the export, the rows labelled to the guide, and the test |
 # | personal data | on this export one name in sixteen is missed, on messages from other shops one in eight (`tests/evidence/test_lesson_05.py`) |
 # | escalation | the classifier does little better than "always none", so its list for that field is weak |
 # | would change the answer | a larger model, which needs fewer rows; labels that are wrong by habit |
@@ -928,7 +925,7 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # | know whether an export can be used | the script on 2,000 rows; read each report, then twenty rejects of each kind |
 # | protect people | pseudonyms with a secret key, a sample read by eye, and a data-card note that some names remain |
 # | believe your validation score | copies out first, then deal by customer |
-# | believe your test score | `test.csv` beside the script |
+# | believe your test score | `test.csv`, with its customers, beside the script |
 # | find wrong labels | out-of-fold probabilities, from the top; drop or read, see section 6 |
 # | lose no answers | `max_length` above the longest row, one row printed through your model's template |
 # | keep a model thinking | rows with thoughts; score it with thinking on and off |

@@ -9,20 +9,20 @@
 # | --- | --- | --- |
 # | told in the prompt what to write | {{record:laptop-service:runs."135M | told | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told | 0".right."all fields":.0%}} |
 # | told, shown the eight most similar solved messages, and held to the form by a {{term:structured output|schema}} | {{record:laptop-service:runs."135M | told and 8 retrieved, form forced | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told and 8 retrieved, form forced | 0".right."all fields":.0%}} |
-# | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, told four words | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}} |
+# | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, with a four-word prompt | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}} |
 #
-# The table says how many records are right in both fields. The job is a handful of calls: upload a file, start, poll until
-# it's done, call the new model by name, delete it. You don't need a GPU, because somebody else's machine trains. In this
-# lesson you make these calls with the official client, on a service that runs on your own computer and really trains, and
-# then deploy the result where it can answer customers.
+# After tuning, most records are right in both fields, but about a third still aren't. A job is a handful of calls: upload a
+# file, start, poll until it's done, call the new model by name, delete it. You don't need a GPU, because the host trains. In
+# this lesson the host is a service on your own computer, which really trains; you make the calls with the official client
+# and then run the result without the host.
 #
-# **What to tell your boss today.** Nobody can promise a better model before its rivals have been measured. The cheapest of
-# them, a prompt for a current small hosted model, is untested here and takes you a day. So promise a measurement in week 1
-# and a decision after it:
+# **Tell your boss today** that nobody can promise a better model before measuring its rivals. The quickest rival, a prompt
+# for a current small hosted model, takes you a day and is untested here. So promise a measurement in week 1 and a decision
+# after it:
 #
 # | week | do | stop if |
 # | --- | --- | --- |
-# | 1 | ask who may send customers' messages where, and agree on what's good enough; collect 100 real messages with right answers; score a small hosted model with instructions, a schema and similar examples (section 4) | it's good enough: ship the prompt, you're done |
+# | 1 | ask who may send customers' messages where, and agree on what's good enough; collect 100 real messages with right answers; score a small hosted model with instructions, a schema and similar examples (section 4) | it's good enough: ship the prompt |
 # | 2 | write 240 solved messages, in part from answers you have, and tune an open model on them, at a host or with lesson 03's program; score it on the same hundred | it doesn't beat the prompt (section 4 says how to tell): collect more rows, or ship the prompt |
 # | 3 | deploy it where it would answer customers, ask it the hundred again, download the weights (section 7) | its score is worse than week 2's by section 4's test, or it costs more than the prompt and isn't better (section 8) |
 # | 4 | let it answer beside the old way, unseen by customers; rehearse the deletion and the move to another host | it does worse than in week 2: your hundred messages weren't like the real ones |
@@ -38,14 +38,14 @@
 # - train, monitor and score a model through the API, with one program for this machine and open-model hosts,
 # - write rows with tools, and with replies that shouldn't be learned,
 # - read a job's curve, choose a checkpoint, and read a failure,
-# - deploy an adapter, take it with you and delete it,
+# - take an adapter with you, run it without the host and delete it there,
 # - work out how many requests make a tuned model cheaper.
 #
 # You should have called a language model's API; you needn't have trained anything. Reading takes about 45 minutes, the
-# exercises as long again. {{timing}} If you must decide today, read this opening and sections 4, 8.
+# exercises as long again. {{timing}} If you must decide today, read this opening and sections 4 and 8.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before refilling
-# them. To recover the recorded page, run `course restore 06` in a terminal.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter, because Run All clears every output first. To
+# recover the recorded page, run `course restore 06` in a terminal.
 
 # %%
 # INSTALL: server,data
@@ -63,7 +63,7 @@ from tempfile import mkdtemp
 
 import jsonschema
 import pandas as pd
-from course_utils import assets, charts, costs, evidence, facts, models, show, training
+from course_utils import assets, charts, costs, facts, models, show, training
 from course_utils.data_prep import load_task
 from course_utils.evidence import lesson_06
 from course_utils.exercises import check, quiz
@@ -78,8 +78,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 # ## 1 · Three files
 #
 # A customer writes, and a program needs a record with two fields. `category` says what the message is about. `escalation`
-# says why somebody must act at once; mostly it's `none`. Each line of a file is one conversation with the right ending, and
-# the whole lesson uses the same three files:
+# says why somebody must act at once; mostly it's `none`. Each line of a file is a conversation that ends with the
+# right record, and the whole lesson uses three files:
 #
 # | file | rows here | at work | for |
 # | --- | --- | --- | --- |
@@ -109,18 +109,17 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
     print(message)
 
 # %% [markdown]
-# The answer is the record as {{term:JSON}}. The four-word system message is part of what the model learns, so **send the
-# same four words whenever you ask the tuned model**.
+# The answer is the record as {{term:JSON}}. The model learns to answer after this four-word system message, so
+# **send the same four words whenever you ask the tuned model**.
 #
-# Check your files before you send them. A host reads the rows when the job runs, perhaps an hour after the upload, and it
-# truncates a row that is too long, losing the answer. `course check-data hosted-train.jsonl` in a terminal checks hosts'
-# rules.
+# Before you send your files, run `course check-data hosted-train.jsonl` in a terminal, which applies hosts' rules. A host
+# reads the rows only when the job runs, perhaps an hour after the upload, and cuts the answer off a row that's too long.
 
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# Hosts differ in a few settings, so these are the program's parameters. The first column runs in a moment; the others come
-# from the hosts' own pages and were **never run**.
+# The settings in which hosts differ are the program's parameters. We run the first column; the others come from the hosts'
+# own pages and were **never run**.
 
 # %%
 folder = mkdtemp()
@@ -141,10 +140,10 @@ pd.DataFrame({
 }).fillna("–")
 
 # %% [markdown]
-# The {{term:hyperparameter|hyperparameters}} show why you test a new host with ten rows. OpenAI and Azure take them under
-# `method`, Nebius only at the top level (`at_top`). Elsewhere a `learning_rate_multiplier` of 1 means a rate that the host
-# has chosen; at Nebius the number is the rate itself, so 1 would ruin the model. For Azure, write the files with
-# `byte_order_mark=True`. The program names each host's key because the client, if it gets none, sends `OPENAI_API_KEY` to
+# Test a new host with ten rows, because even the {{term:hyperparameter|hyperparameters}} differ. OpenAI and Azure take them
+# under `method`, Nebius only at the top level (`at_top`). Elsewhere a `learning_rate_multiplier` of 1 means the host's own
+# rate; at Nebius the number is the rate itself, so 1 would ruin the model. For Azure, write the files with
+# `byte_order_mark=True`. The program names each host's key, because a client without a key sends `OPENAI_API_KEY` to
 # whatever host you name.
 
 # %%
@@ -190,8 +189,8 @@ print(f"auto chose {chosen.n_epochs} epochs, {chosen.batch_size} rows a step, mu
 
 # %% [markdown]
 # The new model's name is `ft:`, its base, the organisation, your suffix and an id. `create` returns at once, and the client
-# has no function that waits for a job. A loop until `succeeded` would never end when a job fails, and some hosts have states
-# of their own, so this loop also has a deadline.
+# has no function that waits for a job. A loop until `succeeded` would never end when a job fails, so `wait` stops at any
+# ending, and at a deadline because some hosts have states of their own.
 
 # %%
 show.drawing("hosted-job")
@@ -206,11 +205,11 @@ by_epoch = losses.dropna(subset="full_valid_loss").set_index("step")["full_valid
 charts.loss_curve(list(losses["train_loss"]), "Does the loss fall on unseen rows too?", by_epoch.to_dict(), top=1)
 
 # %% [markdown]
-# Both lines fall, so the model also improves on rows that it hasn't seen, if only in their form. The {{term:loss}} is how
-# surprised the model is by the right answer, on average per {{term:token}}. The pale line jumps because some rows are harder
-# than others; the bold one is its mean. The validation points are `full_valid_loss`, measured on all 16 rows after each
-# {{term:epoch}}, while `valid_loss` may rest on a few rows only. A gap between the lines is normal. Stop when the validation
-# line turns up (section 4).
+# The loss on unseen rows falls until the second {{term:epoch}} ends and then stays level. The {{term:loss}} is how surprised
+# the model is by the right answer, on average per {{term:token}}. The pale line jumps because some rows are harder than
+# others; the bold line is its moving average. The validation points are `full_valid_loss`, measured on all 16 rows after
+# each epoch, while `valid_loss` may rest on a few rows only. If the validation line turns up, take an earlier checkpoint
+# (section 4).
 #
 # The same numbers stay with the job as a file:
 
@@ -253,9 +252,8 @@ labels = [-100] * len(encoded.prompt) + [token if weight else -100 for token, we
 show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 
 # %% [markdown]
-# These are the row's last tokens as the service trains on them; the marked ones are learned: every assistant message unless
-# its
-# `weight` is 0. The bad reply has to stay in the text, because the next message answers it. In a {{term:tool call}},
+# In this last part of the row the service learns the marked tokens: every assistant message unless its `weight` is 0. The
+# bad reply has to stay in the text, because the next message answers it. In a {{term:tool call}},
 # `arguments` is a *string* that contains JSON, and the result names its call. OpenAI's rows have `weight` too; Nebius's
 # notebooks don't mention it.
 
@@ -265,9 +263,9 @@ show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 # %% [markdown]
 # ## 4 · Is it better than a prompt?
 #
-# The job used your rows, and a prompt may use them too: show the model the eight most similar to the message. It may
-# also be {{term:constrained decoding|held to the form}}, with one more parameter: the server crosses out every token after
-# which the answer could no longer fit the schema. A fair rival gets both. Temperature 0 takes the likeliest token each time.
+# The job used your rows, so a fair prompt gets them too: the eight most similar to the message. With one more parameter the
+# model is {{term:constrained decoding|held to the form}}, because the server crosses out every token after which the answer
+# could no longer fit the schema. Temperature 0 takes the likeliest token each time.
 
 # %%
 schema = {
@@ -342,18 +340,17 @@ ways = ("instructions", "8 similar, form forced", "trained on 40 rows")
 show.answers([prompt[-1]["content"] for prompt in prompts[:2]], {way: list(results[way]["reply"][:2]) for way in ways}, solutions[:2])
 
 # %% [markdown]
-# After a minute of training the replies are records, with the shortest prompt of all. Eight messages can't show more than
-# that, so read the wrong ones, and take a hundred for a decision. Here they are, with {{record:hosted:examples:d}} rows of
-# the same kind, on the small model and on one that people deploy (scripts: `benchmarks/hosted.py`,
-# `benchmarks/laptop_service.py`):
+# After a minute of training the replies are records, with the shortest prompt of all, but most are still wrong. Eight
+# messages are too few for a decision, so here are a hundred, with {{record:hosted:examples:d}} rows of the same kind, on the
+# small model and on a larger one (scripts: `benchmarks/hosted.py`, `benchmarks/laptop_service.py`):
 
 # %%
 lesson_06.rivals()
 
 # %% [markdown]
-# Examples or a schema are enough for the *form*, but a schema can't choose the category. On both models training beats every
-# prompt that we recorded, even the one that sees the same solved messages. The last row is a program that reads nothing, so
-# beat it in every column. We haven't measured a frontier model.
+# On both models training gets more records right than every prompt that we recorded, even the one with examples from the
+# same solved messages. A schema is enough for the *form*, but it can't choose the category. The last row is a program that
+# reads nothing, so beat it in every column.
 #
 # **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
 
@@ -364,12 +361,12 @@ only = [sum(a > b for a, b in zip(*pair)) for pair in ((tuned, prompted), (promp
 print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[1]}, p = {binomtest(only[0], sum(only)).pvalue:.4f}")
 
 # %% [markdown]
-# If neither were better, each of these messages would be a coin toss; p is the chance of a split at least this lopsided.
-# Below 0.05, believe the difference between these two models. (Another seed of the same job has moved the score by nine
-# points, section 9.)
+# Chance hardly explains this split: if neither were better, each of these messages would be a coin toss, and p is the chance
+# of a split at least this lopsided. Below 0.05, believe the difference between these two models, though another seed of the
+# small model's job moved its score by nine points.
 #
-# For week 1, run this cell with another client, here OpenAI's current small model (*not run here*). Reasoning models take no
-# temperature and have another name for the limit:
+# For week 1, score OpenAI's current small model like this (*not run here*). Reasoning models take no temperature and have
+# another name for the limit:
 #
 # ```python
 # rows = score_replies(OpenAI(), "gpt-6-luna", shown, solutions, response_format=form, max_completion_tokens=100,
@@ -378,8 +375,8 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 #
 # <details><summary><b>Your own files, for example those of lesson 05's script</b></summary>
 #
-# Give them the names of section 1 and put your schema in place of ours. Compare with the last row and, as above, with your
-# prompt.
+# The code replaces the lesson's files, `schema`, `job` and `results`, so rerun from section 1 before you read on. Compare
+# the scores with the last row and with your prompt's.
 #
 # ```python
 # from collections import Counter
@@ -419,7 +416,8 @@ for one in client.fine_tuning.jobs.checkpoints.list(job.id):          # the newe
     print(f"step {one.step_number}: validation loss {one.metrics.full_valid_loss:.3f}, both right {scored['all fields'].mean():.0%}")
 
 # %% [markdown]
-# In an earlier recorded job on {{record:hosted:examples:d}} rows the answers to the hundred messages were scored as well:
+# Sixteen rows can't separate the last two checkpoints, so here's an earlier recorded job on {{record:hosted:examples:d}}
+# rows, scored on the hundred messages:
 
 # %%
 run = assets.read_record("hosted")["runs"][0]
@@ -433,10 +431,10 @@ pd.DataFrame({
 # %% [markdown]
 # After the second epoch the validation loss turns up, while the training loss goes on falling. That's {{term:overfitting}}:
 # the model begins to store the rows instead of the task. The third epoch cost a third of the bill and brought nothing that a
-# hundred messages can show. One job isn't a law, so look at your own curve:
+# hundred messages can show. This is one job, so look at your own curve:
 #
 # - Start with `"auto"` and a validation file, because the training loss falls in any case.
-# - If answers can be scored, score the checkpoints on the validation rows, as above, with more of them than sixteen.
+# - If answers can be scored, score the checkpoints as above, on more than sixteen validation rows.
 # - If they can't, take the lowest validation loss. If that checkpoint is gone, run a job with fewer epochs.
 
 # %%
@@ -445,7 +443,7 @@ pd.DataFrame({
 # %% [markdown]
 # ## 5 · When it goes wrong
 #
-# Hosts go down. Here ours is restarted, and since its files, jobs and models are on disk, they're still there:
+# Hosts go down. After a restart of ours the trained model is still there, because it's on disk:
 
 # %%
 server.stop()
@@ -455,10 +453,9 @@ hosts["this machine"]["base_url"], os.environ["LOCAL_API_KEY"] = server.base_url
 print("still there:", [model.id for model in client.models.list()])
 
 # %% [markdown]
-# Seven rows are too few for OpenAI, and for this service. `create` succeeds all the same; the job fails later. Other
-# mistakes fail at once. The last is a closed host's reply. A customer of OpenAI's reported it on 26 May 2026
-# (github.com/ed-donner/llm_engineering, issue 3258); this service repeats the code and wording quoted in other projects'
-# public notes.
+# Seven rows are too few for OpenAI and for this service, but `create` succeeds and the job fails later. Other mistakes fail
+# at once. The last reply is a closed host's, which a customer of OpenAI's reported on 26 May 2026
+# (github.com/ed-donner/llm_engineering, issue 3258); its code and wording are quoted from other projects' public notes.
 
 # %%
 file = client.files.create(file=write_rows("hosted-seven.jsonl", read_rows("hosted-train.jsonl")[:7]).open("rb"), purpose="fine-tune")
@@ -486,16 +483,15 @@ closed.stop()
 # %% [markdown]
 # A program should decide by `job.status`, `job.error.code` and `error.code`, since messages change. Test `job.error and
 # job.error.code`, because OpenAI has sent empty errors with healthy jobs and Python treats such an object as true. Don't
-# retry
-# `training_not_available`. The client itself retries twice if a host is busy (429) or broken (500 and up). A job started by
-# mistake costs money until you call `jobs.cancel`, and then leaves no model.
+# retry `training_not_available`. The client itself retries twice if a host is busy (429) or broken (500 and up). A job
+# started by mistake costs money until you call `jobs.cancel`.
 
 # %% [markdown]
 # ## 6 · When nobody can write the right answer
 #
 # Sometimes people can only say which of two answers is better. {{term:DPO}} learns from such pairs (lesson 04), and a host
-# that offers it expects a different row format and `method`. The job starts from the model you've just trained. To show what
-# can go wrong, all pairs reject the same record:
+# that offers it expects a different row format and `method`. The job starts from the model you've just trained. All its
+# pairs reject the same record, which is a mistake:
 
 # %%
 pairs = [
@@ -515,24 +511,24 @@ right = [results[way]["all fields"].sum() for way in ("trained on 40 rows", "aft
 print(f"both fields right: {right[0]} of 8 before, {right[1]} after")
 
 # %% [markdown]
-# The loss starts at $\ln 2 = 0.693$, as in every DPO job, and falls. That doesn't mean the answers improve. Sixty such pairs
-# took two models tuned as in section 4, with different seeds, from {{record:host-preferences:runs.0.models."tuned, before
+# The loss starts near $\ln 2 = 0.693$, as in every DPO job, and falls, but eight messages can't show whether the answers
+# improve. Sixty such pairs took two models tuned as in section 4, with different seeds, from
+# {{record:host-preferences:runs.0.models."tuned, before
 # any pairs".scores.both.0:.0%}} and {{record:host-preferences:runs.1.models."tuned, before any pairs".scores.both.0:.0%}} of
 # both fields right to {{record:host-preferences:runs.0.models."pairs that punish one record".scores.both.0:.0%}} and
 # {{record:host-preferences:runs.1.models."pairs that punish one record".scores.both.0:.0%}}, because they stopped saying
 # "none". So vary the rejected answers, and where you know the right answer, put it in a row and train on that.
 #
-# **Reinforcement fine-tuning** needs only a *grader*, a program or a model that gives each answer a number. OpenAI offered
-# it for one reasoning model, o4-mini, which Azure still lists; its platform for evaluations ends, with the graders kept
-# there, on {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run it yourself: the
-# [notebook on learning from a score](further/04_reinforcement.ipynb) does, and shows how a score is gamed. OpenAI's
-# [guide to graders](https://developers.openai.com/api/docs/guides/graders) is worth reading as long as it's there.
+# **Reinforcement fine-tuning** needs a *grader* instead, a program or a model that gives each answer a number. OpenAI
+# offered it for one reasoning model, o4-mini, which Azure still lists. The last day of OpenAI's platform for evaluations,
+# with the graders kept there, is {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run the training
+# yourself, as in the [notebook on learning from a score](further/04_reinforcement.ipynb), which also
+# shows how a score is gamed.
 
 # %% [markdown]
 # ## 7 · Deploy, first answer, delete
 #
-# Where will the model answer? The local service answers at once, as OpenAI did. Most hosts of open models want one more
-# step:
+# At OpenAI and on the local service a new model answers at once. The other hosts in this table want one more step:
 
 # %%
 lesson_06.hosts_table()
@@ -541,8 +537,8 @@ lesson_06.hosts_table()
 show.folded("What differs in the program, and other dates", lesson_06.differences_table())
 
 # %% [markdown]
-# Read a date at its source before you rely on it. Here is the whole path at Nebius, which trains and serves, per its
-# documentation; **we've never run it**, having no account there.
+# Read a date at its source before you rely on it. Here's the whole path at Nebius, from its documentation; **we've never run
+# it**.
 #
 # ```python
 # import requests
@@ -566,11 +562,10 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 # ```
 #
 # W&B serves an {{term:adapter}} that you've trained elsewhere, if its rank is 16 at most and its base is one of theirs, for
-# example
-# `OpenPipe/Qwen3-14B-Instruct` with lesson 03's program: you upload the folder as an artifact and ask it by its address. On
-# Azure the deployment is a `PUT` to its management API with another token. A standard deployment is then billed by the hour;
-# a developer-tier one is billed only for tokens and deleted after 24 hours, which is enough for your test. Whatever the
-# host, first send it your test file, because another server may use another {{term:chat template}}.
+# example `OpenPipe/Qwen3-14B-Instruct` with lesson 03's program. Upload the folder as an artifact, whose address is the
+# model's name. On Azure you deploy with a `PUT` to its management API and another token. A standard deployment is billed by
+# the hour; a developer-tier one is billed only for tokens and deleted after 24 hours, which is enough for your test.
+# Whatever the host, first ask your test messages, because another server may use another {{term:chat template}}.
 #
 # **Know the end.** OpenAI's list of models has a field for it, which a program can read every morning:
 
@@ -591,7 +586,7 @@ print("a model tuned from gpt-4.1-mini at OpenAI, by the table's date:", (HOSTS[
 # | --- | --- | --- |
 # | the files | `client.files.content(id)` | training anywhere else |
 # | the test set with its scores | yours already | knowing whether the next model is as good |
-# | the model's answers to a few hundred messages | ask while it answers | {{term:distillation}}: a model trained on them got {{record:hosted:runs.0.scores."distilled from its answers".both.0:.0%}}, the old one {{record:hosted:runs.0.scores."tuned, not told".both.0:.0%}} |
+# | the model's answers to a few hundred messages | ask while it answers | {{term:distillation}}: in our record a model trained on them got {{record:hosted:runs.0.scores."distilled from its answers".both.0:.0%}}, the old one {{record:hosted:runs.0.scores."tuned, not told".both.0:.0%}} |
 # | the {{term:weight|weights}} | from hosts of open models, as files | the same model, on your machine |
 #
 # Here the adapter is a folder. Copy it, then delete at the host what shouldn't stay there:
@@ -609,8 +604,8 @@ server.stop()
 show.folder_sizes(adapter)
 
 # %% [markdown]
-# The model is gone at the host, and so is the host. Put the folder on the same base on your own machine, with the library
-# {{term:PEFT}}, and ask again:
+# The model and its host are both gone. With the library {{term:PEFT}}, put the folder on the same base on your own machine
+# and ask again:
 
 # %%
 from course_utils.generation import generate
@@ -626,9 +621,9 @@ for mine, theirs in both:
         print(f"here {mine}\nat the host {theirs}")
 
 # %% [markdown]
-# Where an answer differs, look at it. A different batch size adds numbers in a different order, one possible cause (not
-# checked here); different braces or a sentence before the record would mean another template. A server for it, which needs a
-# GPU and is *not run here*, is one line:
+# In the recorded run no answer differs. If some of yours do, another batch size may be the cause, because it adds numbers in
+# a different order; different braces or a sentence before the record would mean another template. A server for the adapter
+# needs a GPU and one line, which is *not run here*:
 # `vllm serve BASE --enable-lora --lora-modules triage=./hosted-adapter`. After that only `base_url` and `model` change in
 # your program.
 #
@@ -641,9 +636,6 @@ for mine, theirs in both:
 # | what do you pay? | tokens trained, tokens used, at some hosts hours | the machine, busy or idle |
 # | when does it end? | on the host's date | on yours |
 # | what is it best for? | a first try, few requests, the strongest models | data that may not leave, many requests, models that must last |
-
-# %%
-evidence.card("O2")
 
 # %% [markdown]
 # ## 8 · The bill
@@ -662,8 +654,8 @@ pd.DataFrame({
 # `gpt-6-luna`, costs {{fact:prices:gpt-6-luna.input:.2f}} dollars for a million tokens read and
 # {{fact:prices:gpt-6-luna.output:.2f}} written. With instructions of 170 tokens and 15 written that's 170 · 0.10 + 15 · 0.50
 # = 24.50 dollars. An adapter on a model of 14 billion parameters, with a prompt of 60, costs 60 ·
-# {{fact:prices:qwen3-14b-adapter.input:.2f}} + 15 · {{fact:prices:qwen3-14b-adapter.output:.2f}} = 6.30 dollars. So training
-# saves 18 dollars in a million requests. Now with the tokens that you've measured:
+# {{fact:prices:qwen3-14b-adapter.input:.2f}} + 15 · {{fact:prices:qwen3-14b-adapter.output:.2f}} = 6.30 dollars. So the
+# adapter saves 18 dollars in a million requests, if its answers are as good. The figure uses the tokens you've measured:
 
 # %%
 prices = {"luna": costs.price_of("gpt-6-luna"), "adapter": costs.ADAPTERS["qwen3-14b-adapter"], "azure": costs.UNTUNED["gpt-4.1-mini"]}
@@ -686,7 +678,7 @@ options = {
 volumes = [10_000, 100_000, 1_000_000, 10_000_000, 100_000_000]
 monthly = pd.DataFrame({name: [dollars_a_month(n, *option) for n in volumes] for name, option in options.items()}, index=volumes)
 charts.lines({name: (volumes, list(column)) for name, column in monthly.items()},
-             "A long prompt costs most per request, a model by the hour costs most while requests are few", "requests a month", "dollars a month",
+             "A long prompt costs most per request, but an hourly model costs most while requests are few", "requests a month", "dollars a month",
              log_x=volumes, log_y=True)
 
 # %%
@@ -696,10 +688,10 @@ for way in ("gpt-6-luna, instructions", "gpt-6-luna, 8 examples"):
 monthly.map("${:,.2f}".format)
 
 # %% [markdown]
-# **With prompts as short as these, training pays for itself only beyond the requests printed above.** A prompt of several
-# thousand tokens may change that, so enter your own number, and your host's price for a cached beginning, which is far
-# lower. A model billed hourly is never cheaper than the short prompt, because Azure's base also costs more per token than
-# today's small model. Train because the answers are better, or because data and model must stay with you.
+# **With prompts as short as these, 40 hours of your work come back only after the requests printed above.** A prompt of
+# several thousand tokens may change that, so put your number into `tokens_in`, and use your host's price for a cached
+# beginning, which is far lower. Azure's hourly model is never cheaper than the short prompt, because its base also costs
+# more per token. Train because the answers are better, or because data and model must stay with you.
 #
 # The price of an hour is an example in Azure's documentation of {{fact:prices:azure-hosting.date:%d %B %Y}},
 # {{fact:prices:azure-hosting.hour:.2f}} dollars; the other prices were read between
@@ -716,8 +708,8 @@ monthly.map("${:,.2f}".format)
 # | | |
 # | --- | --- |
 # | messages | 100 invented ones, longer than the rows that were trained on; live 8 |
-# | runs | the 135M's record is one seed, and a second one of the same job, in section 6, got nine points more; the 0.5B as in the table |
-# | hosts | read, not run: no account at any of them; what a host's page said on its date |
+# | runs | section 4 has one seed of the 135M's job; two seeds of it in section 6 lie nine points apart |
+# | hosts | each host's page on its date; no account at any of them |
 # | not found | Nebius's price for an adapter, a call that deletes one there, Crusoe's events |
 # | would change the answer | a frontier model with your prompt; messages of another kind; a host that charges more for tuned tokens, as OpenAI does |
 #
@@ -730,17 +722,17 @@ monthly.map("${:,.2f}".format)
 # | guarantee a form | `response_format` with a schema, trained or not |
 # | be ready to leave | files, test set and weights at home |
 #
-# Three mistakes, as they look when they happen to you:
+# You'll recognise three mistakes by their symptoms:
 #
-# - The program waits for ever. It waited for `succeeded`, and the job had failed an hour ago (section 2).
-# - The upload said `processed`, and an hour later the job is `failed`. Nobody had read the rows before (section 5).
-# - The answers get worse at the new host. The system message doesn't match the training rows to the letter (section 1).
+# - The program waits for ever, because it waits for `succeeded` and the job failed an hour ago (section 2).
+# - The upload is `processed`, and an hour later the job is `failed`, because nobody read the rows before (section 5).
+# - The answers get worse at the new host, perhaps because the system message differs from the training rows' (section 1).
 
 # %%
 quiz("06")
 
 # %% [markdown]
-# **The challenge** combines dates, prices, rows and epochs, and your plan is actually carried out.
+# **The challenge** combines dates, prices, rows and epochs, and a small classifier is trained by your plan.
 
 # %%
 # EXERCISE: api-5

@@ -167,7 +167,7 @@ def test_the_loss_begins_at_the_logarithm_of_two():
     assert right == pytest.approx(0.693, abs=0.001) and abs(wrong - right) > 0.03
     assert float(re.search(r"^first loss ([\d.]+)", printed("04"), re.M)[1]) > 0.693
     by_hand, by_trl = map(float, re.search(r"= ([\d.]+), TRL says ([\d.]+)", printed("04")).groups())
-    assert by_hand == pytest.approx(by_trl, abs=0.015)  # "about a hundredth": both round to 16 bits, in other batches
+    assert by_hand == pytest.approx(by_trl, abs=2e-4)  # in 32 bits, printed with four decimals
 
 
 def kept(rule, after, lines=1):
