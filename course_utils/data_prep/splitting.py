@@ -23,7 +23,7 @@ LABEL_ROWS = 3  # rows that a value has on average if it is a label
 TEMPLATE_ROWS, TEMPLATE_SHARE = 5, 0.01  # a template's three consecutive words occur in as many rows, and this share of them
 SWEEPS = 10
 UNLIKE = 0.05  # from this difference, a value's shares of the two parts are told
-WEIGHTS = {"template": 0.2, "size": 0.2}  # in how alike two parts are; a label or a source has 1
+WEIGHTS = {"template": 0.2, "size": 0.2}  # in how alike two parts are; a label has 1
 Values = Callable[[dict], Hashable] | Sequence | None
 
 
@@ -48,13 +48,12 @@ def split(
     seed: int = 0,
     threshold: float = SIMILAR,
     label: Values = None,
-    source: Values = None,
 ) -> Parts:
     """Hold out a sample of the rows that is like all rows, while rows that belong together stay on one side.
 
     What stays together is a customer's rows, rows with the same prompt, and near-copies. Rows that were made from one
     template are different rows: the words that many prompts have in common count for nothing. The two parts are alike in
-    their labels, sources, templates, instructions and sizes of groups, as far as the groups allow (iterative
+    their labels, templates, instructions and sizes of groups, as far as the groups allow (iterative
     stratification after Sechidis, Tsoumakas and Vlahavas 2011, for groups instead of rows).
 
     Args:
@@ -67,7 +66,6 @@ def split(
             only equal prompts together. With up to 4,000 rows, every pair is compared.
         label: a row's label, as a function or as one value per row; without it, answers that recur, or the fields of JSON
             answers whose values recur.
-        source: where a row is from, in the same way.
 
     Raises:
         CourseError: there are fewer than two rows, the share is not between 0 and 1, or all rows are of one group.
@@ -90,7 +88,7 @@ def split(
         notes.append("all rows have the same prompt, which is therefore in both parts")
     elif torn := _join_near(groups, prompts, threshold, max(2, round(validation * len(rows)) // 2)):
         notes.append(f"{torn:,} pairs of similar prompts may be in both parts: together they would be too large a group")
-    strata = strata_of(rows, prompts, label, source)
+    strata = _strata(rows, prompts, label)
     together = groups.members()
     held_out = _hold_out(together, strata, validation, seed)
     notes += _unlike(strata, held_out, len(rows), validation)
@@ -125,15 +123,13 @@ def _join_near(groups: Groups, prompts: Sequence[str], threshold: float, largest
     return torn
 
 
-def strata_of(rows: Sequence[dict], prompts: Sequence[str], label: Values, source: Values) -> dict[str, Sequence]:
-    """Return what two parts of the rows should be alike in: name → the value of each row, None for no value."""
+def _strata(rows: Sequence[dict], prompts: Sequence[str], label: Values) -> dict[str, Sequence]:
+    """What two parts of the rows should be alike in: name → the value of each row, None for no value."""
     strata: dict[str, Sequence] = {}
     if label is not None:
         strata["label"] = _values(rows, label)
     else:
         strata |= _recurring([formats.answer_of(row) for row in rows])
-    if source is not None:
-        strata["source"] = _values(rows, source)
     instructions = [next((str(m.get("content")) for m in row["messages"] if m["role"] == "system"), None) for row in rows]
     if len(set(instructions)) > 1:
         strata["instruction"] = instructions

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from course_utils.data_prep import formats, reading
 from course_utils.data_prep.findings import ERROR, Finding, shorten
 from course_utils.data_prep.rules import Rules, text_of
-from course_utils.data_prep.variants import UNSUPPORTED, VARIANTS, variants
+from course_utils.data_prep.variants import VARIANTS, variants
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def check(
             rules = Rules(row.line, target)
             value, others = variants(row.value) if isinstance(row.value, dict) else (row.value, [])
             for code in others:
-                if target == "trl" and code not in UNSUPPORTED:
+                if target == "trl" and code != "label_type":
                     continue  # your own trainer reads these as they are
                 rules.add("", code, _other_words(code, row.value, value))
             rules.row(value, kind)
