@@ -307,6 +307,7 @@ def _fix_data(options: argparse.Namespace) -> Result:
         copies=options.copies,
         group=options.group,
         label=options.label,
+        source=options.source,
         validation=options.validation,
         progress=partial(print, file=sys.stderr, flush=True),
     )

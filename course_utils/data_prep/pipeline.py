@@ -151,9 +151,9 @@ class Preparation:
         workers: number of processes for the slow steps: near-duplicates of more than 4,000 rows, and personal data.
         columns: fields to rename, old name → new name.
         copies: which copies are dropped: "exact", "normalised" or "near", which includes the others.
-        group, label: fields of the export's rows, such as "customer" or "metadata.user", for the split: rows of one group
-            stay together, and both parts have the same shares of labels. By default the group is the name in the user's
-            message, and labels are answers that recur; "none" stands for no group.
+        group, label, source: fields of the export's rows, such as "customer" or "metadata.user", for the split: rows of one
+            group stay together, and both parts have the same shares of labels and sources. By default the group is the
+            name in the user's message, and labels are answers that recur; "none" stands for no group.
         validation: share of the rows that is held out.
         progress: called with a line of text after each step, or None.
     """
@@ -175,6 +175,7 @@ class Preparation:
     copies: str = NEAR
     group: str | None = None
     label: str | None = None
+    source: str | None = None
     validation: float = VALIDATION_SHARE
     progress: Callable[[str], None] | None = field(default=None, compare=False)
 
@@ -182,8 +183,8 @@ class Preparation:
         """Refuse an unknown code or step, naming those that exist."""
         if self.drop is None:
             object.__setattr__(self, "drop", dropped_by_default(self.schema))
-        if self.label == "none":
-            raise CourseError("leave out --label if there is no such field; only --group takes none")
+        if field := next((name for name in ("label", "source") if getattr(self, name) == "none"), None):
+            raise CourseError(f"leave out --{field} if there is no such field; only --group takes none")
         if self.copies not in COPIES:
             raise CourseError(f"unknown copies {self.copies!r}; there are {', '.join(COPIES)}")
         if unknown := set(self.drop or ()) - set(DOUBTFUL):
@@ -204,7 +205,7 @@ class Prepared:
         rows: the rows that are left, cleaned, in the order of the export.
         lines: for each of these rows, its line in the export.
         ids: for each of these rows, its id in the export or None.
-        strata: for each of these rows, the values of the named group and label.
+        strata: for each of these rows, the values of the named group, label and source.
         owners: for each of these rows, its group for the split (its customer) or None. The files don't have it: redaction
             takes the name out of the rows, and a check of the labels still has to know which rows one person wrote.
         train, validation: indices into `rows`.
@@ -432,11 +433,13 @@ def _owners(result: Prepared) -> list[Any]:
 
 def _split(result: Prepared) -> None:
     settings, views = result.settings, [formats.as_chat(row) for row in result.rows]
-    labels = [strata["label"] for strata in result.strata] if settings.label else None
+    labels, sources = (
+        [strata[name] for strata in result.strata] if getattr(settings, name) else None for name in ("label", "source")
+    )
     if settings.kind == "unpaired_preference" and labels is None:
         labels = [view["label"] for view in views]
     try:
-        parts = split(views, settings.validation, result.owners, settings.seed, label=labels)
+        parts = split(views, settings.validation, result.owners, settings.seed, labels, sources)
     except CourseError as error:
         if len(set(result.owners)) > 1 or not 0 < settings.validation < 1:
             raise
@@ -486,7 +489,9 @@ def _read_rows(path: str | Path, settings: Preparation) -> Iterator[tuple[readin
 def _read(result: Prepared) -> None:
     """Collect the valid and fixed rows, and reject the others with their first error."""
     lines_read, settings = 0, result.settings
-    named = {name: field for name in ("group", "label") if (field := getattr(settings, name)) not in (None, "none")}
+    named = {
+        name: field for name in ("group", "label", "source") if (field := getattr(settings, name)) not in (None, "none")
+    }
     seen: set[str] = set()
     for row, value, changes in _read_rows(result.path, result.settings):
         lines_read += 1

@@ -217,8 +217,6 @@ CHAT = [
     ("tool twice", _set(("tools",), tool_row()["tools"] * 2, tool_row), "tools_duplicate"),
     ("parameters a string", _set(("tools", 0, "function", "parameters"), "order", tool_row), "tools_invalid"),
     ("parameters of another type", _set(("tools", 0, "function", "parameters", "type"), "array", tool_row), "tools_invalid"),
-    ("required is no list", _set(("tools", 0, "function", "parameters", "required"), "order", tool_row), "tools_invalid"),
-    ("required is unknown", _set(("tools", 0, "function", "parameters", "required"), ["id"], tool_row), "tools_invalid"),
     ("tools missing", changed(tool_row(), ("tools",), GONE), "tool_unknown"),
     ("parallel a string", _set(("parallel_tool_calls",), "false", tool_row), "field_type"),
     ("calls an object", _set(CALL[:3], {}, tool_row), "tool_calls_invalid"),

@@ -265,13 +265,19 @@ def test_a_named_field_is_the_group_and_blank_values_are_none(tmp_path):
     made = rows()
     for n, row in enumerate(made):
         del row["messages"][1]["name"]
-        row["metadata"] = {"user": ["", "-", "unknown", None][n % 4] if n < 20 else f"user {n % 8}"}
-    done = prepare(write(tmp_path, made), group="metadata.user", validation=0.2)
+        row["metadata"] = {"user": ["", "-", "unknown", None][n % 4] if n < 20 else f"user {n % 8}", "channel": "ab"[n % 2]}
+    done = prepare(write(tmp_path, made), group="metadata.user", source="metadata.channel", validation=0.2)
     known = [owner for owner in done.owners if owner is not None]
     assert len(known) == 40 and len(set(known)) == 8
     held, trained = ({done.owners[i] for i in part} - {None} for part in (done.validation, done.train))
     assert not held & trained
     assert len(done.validation) == 12
+    channels = {
+        part: [made[done.lines[i] - 1]["metadata"]["channel"] for i in getattr(done, part)]
+        for part in ("train", "validation")
+    }
+    train, validation = (part.count("a") / len(part) for part in channels.values())
+    assert train == pytest.approx(validation, abs=0.1)
     with pytest.raises(CourseError, match="'customer'"):
         prepare(write(tmp_path, made), group="customer")
 
