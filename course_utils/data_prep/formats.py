@@ -237,7 +237,7 @@ def _from_foreign(row: dict) -> dict:
             side = [_message_of_turn(side, key)]
         sides[key] = _as_messages(side, "assistant")
     if isinstance(prompt, str):
-        begin = _shared_beginning(*sides.values())
+        begin = shared_beginning(*sides.values())
         user_texts = [m.get("content") for m in sides["chosen"][:begin] if m.get("role") == "user"]
         if begin and prompt in user_texts:
             prompt = sides["chosen"][:begin]
@@ -312,8 +312,8 @@ def _written_call(call: dict) -> dict:
     return {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
 
 
-def _shared_beginning(one: list, other: list) -> int:
-    """How many messages two conversations have in common at their beginning."""
+def shared_beginning(one: list, other: list) -> int:
+    """Return how many messages two conversations have in common at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
@@ -348,7 +348,7 @@ def _to_openai_preference(row: dict) -> dict:
     if prompt is None:  # then the prompt is what both sides begin with
         if isinstance(chosen, str) or isinstance(rejected, str):
             raise CourseError("text without a prompt: it can't be told where the prompt ends")
-        shared = _shared_beginning(chosen, rejected)
+        shared = shared_beginning(chosen, rejected)
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
         if not prompt:
             raise CourseError("chosen and rejected have no common beginning that could be the prompt")
