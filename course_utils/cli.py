@@ -286,7 +286,6 @@ def _fix_data(options: argparse.Namespace) -> Result:
     if unknown := skipped - set(pipeline.STEPS):
         raise CourseError(f"unknown step {min(unknown)!r} to skip; there are {', '.join(pipeline.STEPS)}")
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
-    production = _prompts(options.production) if options.production else []
     columns = _columns(options.map)
     schema, codes = _json_file(options.schema) if options.schema else None, _listed(options.drop or "")
     by_default = () if "none" in codes else pipeline.dropped_by_default(schema)
@@ -295,7 +294,6 @@ def _fix_data(options: argparse.Namespace) -> Result:
         kind=options.kind or guess_kind(options.file, columns),
         steps=[step for step in pipeline.STEPS if step not in skipped],
         test=pipeline.rows_of(options.test) if options.test else (),
-        production=production,
         drop=[*by_default, *(code for code in codes if code != "none")],
         language=None if options.language == "any" else options.language,
         schema=schema,
@@ -319,7 +317,7 @@ def _fix_data(options: argparse.Namespace) -> Result:
         return Result(f"{examples}{prepared}\n  nothing was written\n  {prepared.last_word()}", prepared.as_dict(), status)
     files = prepared.write(options.fix, options.overwrite)
     expected = data_report.cost_table(prepared, tokenizer) if tokenizer else ()
-    files.append(data_report.write_html(prepared, Path(options.fix) / pipeline.REPORT, production, expected))
+    files.append(data_report.write_html(prepared, Path(options.fix) / pipeline.REPORT, expected))
     text = f"{prepared}\n  written: {', '.join(map(str, files))}\n  {prepared.last_word()}"
     return Result(text, prepared.as_dict() | {"files": files}, status)
 
@@ -374,27 +372,6 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     from course_utils import models
 
     return models.load_tokenizer(None if name == "cpu" else name, tier="cpu" if name == "cpu" else None)
-
-
-def _prompts(file: str) -> list[str]:
-    """Prompts from production: lines of text, or JSONL rows with `message` or messages."""
-    from course_utils.data_prep import formats, reading
-
-    if Path(file).suffix == ".txt":
-        try:
-            return [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise CourseError(f"cannot read {file}: {error}") from error
-    prompts = []
-    for row in reading.read(file):
-        value = row.value
-        if isinstance(value, dict) and isinstance(value.get("message"), str):
-            prompts.append(value["message"])
-        elif formats.shape_of(value) == "messages":
-            prompts.append(formats.prompt_of(value))
-        else:
-            raise CourseError(f"{file}, line {row.line}: expected a row with `message` or messages")
-    return prompts
 
 
 def _json_file(file: str) -> dict[str, Any]:

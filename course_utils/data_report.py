@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +52,10 @@ def flow(prepared: pipeline.Prepared) -> Figure:
     )
 
 
-def lengths(prepared: pipeline.Prepared, production: Sequence[str] = ()) -> Figure:
-    """Draw histograms of the prompts' lengths in words, after `prepare` and in production."""
-    sets = {"prepared": [len(formats.prompt_of(formats.as_chat(row)).split()) for row in prepared.rows]}
-    if production:
-        sets["production"] = [len(text.split()) for text in production]
-    return charts.histogram(sets, "Length of a prompt", "words")
+def lengths(prepared: pipeline.Prepared) -> Figure:
+    """Draw a histogram of the prompts' lengths in words."""
+    words = [len(formats.prompt_of(formats.as_chat(row)).split()) for row in prepared.rows]
+    return charts.histogram({"prepared": words}, "Length of a prompt", "words")
 
 
 def cost_table(prepared: pipeline.Prepared, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
@@ -74,9 +73,7 @@ def cost_table(prepared: pipeline.Prepared, tokenizer: PreTrainedTokenizerBase) 
     return rows
 
 
-def write_html(
-    prepared: pipeline.Prepared, file: str | Path, production: Sequence[str] = (), costs_of: Sequence[tuple[str, str]] = ()
-) -> Path:
+def write_html(prepared: pipeline.Prepared, file: str | Path, costs_of: Sequence[tuple[str, str]] = ()) -> Path:
     """Write the report as one HTML file: figures and styles are inside, no script runs, nothing is loaded.
 
     Dropped rows are quoted as they were, personal data included: show the file only to those who may read the export.
@@ -84,13 +81,12 @@ def write_html(
     Args:
         prepared: result of `prepare`.
         file: where to write; its folder is created if needed.
-        production: prompts of production, to compare lengths with.
         costs_of: rows of `cost_table`; no table of costs if empty.
 
     Raises:
         CourseError: the file can't be written.
     """
-    page = _page(prepared, production, costs_of)
+    page = _page(prepared, costs_of)
     try:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         return write_whole(Path(file), page.encode("utf-8", "replace"))
@@ -98,24 +94,19 @@ def write_html(
         raise CourseError(f"cannot write {file}: {error.strerror or error}") from error
 
 
-def _page(prepared: pipeline.Prepared, production: Sequence[str], costs_of: Sequence[tuple[str, str]]) -> str:
-    style: list[tuple[str, float, float]] = []
-    if prepared.distance:
-        theirs = prepared.distance.production
-        style = [(measure, value, theirs[measure]) for measure, value in prepared.distance.train.items()]
+def _page(prepared: pipeline.Prepared, costs_of: Sequence[tuple[str, str]]) -> str:
     return render(
         "templates/data_report.html.j2",
         title=f"{Path(prepared.path).name}: data report",
         prepared=prepared,
         read=prepared.counts[0][1],
         flow=flow(prepared),
-        lengths=lengths(prepared, production),
-        style=style,
+        lengths=lengths(prepared),
         contaminating=len({hit.test for hit in prepared.contaminated}),
         costs=costs_of,
         dropped=_dropped(prepared),
         flagged=_flagged(prepared),
-        redactions=_redactions(prepared),
+        redactions=Counter(c.code for c in prepared.changes if c.step == "redact" and c.action == pipeline.CHANGED),
         recurring=_recurring(prepared),
     )
 
@@ -179,15 +170,3 @@ def _recurring(prepared: pipeline.Prepared) -> dict[str, str]:
         if rows >= pipeline.RECURRING and kind != "SECRET" and len(recurring.setdefault(kind.lower(), [])) < 2 * SHOWN:
             recurring[kind.lower()].append(f"{text} ({rows:,})")
     return {kind: ", ".join(texts) for kind, texts in recurring.items()}
-
-
-def _redactions(prepared: pipeline.Prepared) -> list[tuple[str, int, list[tuple[int, str, str]]]]:
-    """(kind, how many, samples as (line, before, after)); only the first letters of a value are shown."""
-    samples_by_kind: dict[str, list[tuple[int, str, str]]] = {}
-    for line, kind, before, after in prepared.redactions:
-        samples_by_kind.setdefault(kind, []).append((line, before, after))
-    redacted = []
-    for kind, samples in samples_by_kind.items():
-        count = sum(change.step == "redact" and change.code == kind.lower() for change in prepared.changes)
-        redacted.append((kind.lower(), count, samples[: 2 * SHOWN]))
-    return redacted

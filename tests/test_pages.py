@@ -50,8 +50,7 @@ def report(folder):
     again = chat(f"Hello. {refused['messages'][1]['content']}", refused["messages"][2]["content"], "c-2")
     lines = [json.dumps(row) for row in [*rows(), rows()[0], person, refused, again]]
     export.write_text("\n".join([*lines, NASTY]) + "\n")
-    prepared = prepare(export, production=[f"where {NASTY}"] * 30)
-    return data_report.write_html(prepared, folder / "report.html", ["where"] * 30, [(NASTY, NASTY)]).read_text()
+    return data_report.write_html(prepare(export), folder / "report.html", [(NASTY, NASTY)]).read_text()
 
 
 @pytest.fixture(scope="module")

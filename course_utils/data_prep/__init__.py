@@ -17,7 +17,6 @@ _MODULE_OF = {
     **dict.fromkeys(("Deduplicated", "deduplicate"), "deduplication"),
     "Redactor": "pii",
     **dict.fromkeys(("contamination", "split"), "splitting"),
-    "distance": "distribution",
     "assess": "quality",
     **dict.fromkeys(("Catalogue", "load_catalogue"), "catalogue"),
     **dict.fromkeys(("Preparation", "Prepared", "prepare"), "pipeline"),

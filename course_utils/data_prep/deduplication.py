@@ -16,7 +16,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from course_utils.data_prep import formats
@@ -243,24 +243,40 @@ def deduplicate(
         method, workers: see `similarity.similar_pairs`.
         copies: which copies to find: "exact", "normalised" (exact ones, too) or "near" (all).
     """
-    texts = [formats.prompt_of(row) for row in rows]
-    answers = [formats.answer_of(row) for row in rows]
+    prompts, answers = [formats.prompt_of(row) for row in rows], [formats.answer_of(row) for row in rows]
     around = [surroundings(row) for row in rows]
     # Digests, because a second copy of every text would take more memory than anything else.
-    exact = [digest(t, answer, a) for t, answer, a in zip(texts, answers, around)]
+    exact = [digest(*row) for row in zip(prompts, answers, around)]
     compared = str if copies == EXACT else comparable
-    normal = [digest(compared(t), a) for t, a in zip(texts, around)]
-    replies = [digest(compared(answer)) for answer in answers]
-    firsts = first_of_each(normal)
-    pairs: list[tuple[int, int, float]] = []
-    form: frozenset[int] = frozenset()
+    prompt_keys = [digest(compared(prompt), a) for prompt, a in zip(prompts, around)]
+    answer_keys = [digest(compared(answer)) for answer in answers]
+    choice = _Choice(prompts, answers, prompt_keys, answer_keys, threshold)
     if threshold < 1 and copies == NEAR:
-        form = shared_form([texts[i] for i in firsts])
-        similar = similar_pairs([_remainder(texts[i], form) for i in firsts], threshold, method, workers)
-        pairs = [
-            (firsts[i], firsts[j], similarity) for i, j, similarity in similar if around[firsts[i]] == around[firsts[j]]
-        ]
-    return choose(exact, normal, replies, pairs, lambda i: (texts[i], answers[i]), threshold, form)
+        firsts = [next(iter(replies.values())) for replies in choice.firsts.values()]
+        choice.form = shared_form([prompts[i] for i in firsts])
+        similar = similar_pairs([_remainder(prompts[i], choice.form) for i in firsts], threshold, method, workers)
+        for i, j, similarity in sorted(similar, key=lambda pair: (pair[1], pair[0])):
+            if around[firsts[i]] == around[firsts[j]]:
+                choice.compare(prompt_keys[firsts[i]], prompt_keys[firsts[j]], similarity)
+    dropped: dict[int, list[int]] = {}
+    for index, kept in sorted(choice.kept_for.items()):
+        if kept in choice.kept_for:  # a normalised copy of a row that has itself been dropped goes with that row
+            choice.similarities[index] = choice.similarities[kept]
+            kept = choice.kept_for[kept]
+        dropped.setdefault(kept, []).append(index)
+
+    def kind_of(index: int, kept: int) -> str:
+        if exact[index] == exact[kept]:
+            return EXACT
+        same = (prompt_keys[index], answer_keys[index]) == (prompt_keys[kept], answer_keys[kept])
+        return NORMALISED if same else NEAR
+
+    clusters = []
+    for kept, members in sorted(dropped.items(), key=lambda item: min(item[0], *item[1])):
+        kinds = {index: kind_of(index, kept) for index in members}
+        similarities = {index: choice.similarities[index] for index in members}
+        clusters.append(Cluster(tuple(sorted([kept, *members])), kept, kinds, similarities))
+    return Deduplicated([i for i in range(len(rows)) if i not in choice.kept_for], clusters, choice.conflicts(dropped))
 
 
 def surroundings(row: dict) -> bytes:
@@ -280,68 +296,15 @@ def surroundings(row: dict) -> bytes:
     return digest(json.dumps(parts, sort_keys=True)) if parts else b""
 
 
-def digest(*texts: str | bytes, size: int = 16) -> bytes:
-    """Return a digest of some texts together, of `size` bytes."""
+def digest(*texts: str | bytes) -> bytes:
+    """Return a digest of some texts together, of 16 bytes."""
     pieces = [text if isinstance(text, bytes) else text.encode("utf-8", "replace") for text in texts]
-    return hashlib.blake2b(b"\0".join(pieces), digest_size=size).digest()
+    return hashlib.blake2b(b"\0".join(pieces), digest_size=16).digest()
 
 
 def comparable(text: str) -> str:
     """Return what is compared of a text: its words and signs; "???" has neither, so that the whole text is compared."""
     return normalise(text) or text
-
-
-def first_of_each(keys: Sequence) -> list[int]:
-    """Return the index of the first occurrence of each key."""
-    first: dict = {}
-    for index, key in enumerate(keys):
-        first.setdefault(key, index)
-    return sorted(first.values())
-
-
-def choose(
-    exact_keys: Sequence,
-    prompt_keys: Sequence,
-    answer_keys: Sequence,
-    pairs: Sequence[tuple[int, int, float]],
-    texts: Callable[[int], tuple[str, str]],
-    threshold: float = SIMILAR,
-    form: frozenset[int] = frozenset(),
-) -> Deduplicated:
-    """Find clusters, conflicts and the rows to keep from keys instead of rows, for corpora whose texts are elsewhere.
-
-    Args:
-        exact_keys: for each row, a key that only exact copies have in common.
-        prompt_keys: for each row, a key shared by rows whose prompts differ only in case, spacing and punctuation.
-        answer_keys: for each row, a key shared by rows whose answers differ only in that way.
-        pairs: near-duplicates among the first rows of each key in `prompt_keys`, as (index, index, similarity).
-        texts: returns prompt and answer of a row; called only for rows whose prompt is in `pairs`.
-        threshold: see `deduplicate`.
-        form: what many prompts share, see `similarity.shared_form`.
-    """
-    choice = _Choice(prompt_keys, answer_keys, texts, threshold, form)
-    for one, other, similarity in sorted(pairs, key=lambda pair: sorted(pair[:2], reverse=True)):
-        choice.compare(prompt_keys[one], prompt_keys[other], similarity)
-    copies: dict[int, list[int]] = {}
-    for index, kept in sorted(choice.kept_for.items()):
-        if kept in choice.kept_for:  # a normalised copy of a row that has itself been dropped goes with that row
-            choice.similarities[index] = choice.similarities[kept]
-            kept = choice.kept_for[kept]
-        copies.setdefault(kept, []).append(index)
-
-    def kind_of(index: int, kept: int) -> str:
-        if exact_keys[index] == exact_keys[kept]:
-            return EXACT
-        same = (prompt_keys[index], answer_keys[index]) == (prompt_keys[kept], answer_keys[kept])
-        return NORMALISED if same else NEAR
-
-    clusters = []
-    for kept, dropped in sorted(copies.items(), key=lambda item: min(item[0], *item[1])):
-        kinds = {index: kind_of(index, kept) for index in dropped}
-        similarities = {index: choice.similarities[index] for index in dropped}
-        clusters.append(Cluster(tuple(sorted([kept, *dropped])), kept, kinds, similarities))
-    kept_rows = [index for index in range(len(prompt_keys)) if index not in choice.kept_for]
-    return Deduplicated(kept_rows, clusters, choice.conflicts(copies))
 
 
 class _Choice:
@@ -353,24 +316,20 @@ class _Choice:
     """
 
     def __init__(
-        self,
-        prompt_keys: Sequence,
-        answer_keys: Sequence,
-        texts: Callable[[int], tuple[str, str]],
-        threshold: float,
-        form: frozenset[int],
+        self, prompts: list[str], answers: list[str], prompt_keys: list[bytes], answer_keys: list[bytes], threshold: float
     ) -> None:
-        self.texts, self.threshold, self.form = texts, threshold, form
+        self.prompts, self.answers, self.threshold = prompts, answers, threshold
+        self.form: frozenset[int] = frozenset()
         self.kept_for: dict[int, int] = {}
-        self.alike = Groups(len(prompt_keys))
-        self.firsts: dict[object, dict[object, int]] = {}  # prompt → answer → the first row that has both
+        self.alike = Groups(len(prompts))
+        self.firsts: dict[bytes, dict[bytes, int]] = {}  # prompt → answer → the first row that has both
         for index, (prompt, answer) in enumerate(zip(prompt_keys, answer_keys)):
             first = self.firsts.setdefault(prompt, {}).setdefault(answer, index)
             if first != index:
                 self.kept_for[index] = first
         self.similarities = dict.fromkeys(self.kept_for, 1.0)
 
-    def compare(self, one: object, other: object, similarity: float) -> None:
+    def compare(self, one: bytes, other: bytes, similarity: float) -> None:
         """Compare the rows of two near-duplicate prompts: copies where the answers agree, conflicts where they do not."""
         ones, others = sorted((self.firsts[one], self.firsts[other]), key=lambda rows: next(iter(rows.values())))
         first_few = list(ones.values())[:FEW]
@@ -408,19 +367,19 @@ class _Choice:
 
     def _similarity(self, one: int, other: int) -> float:
         """Jaccard index of two rows' prompts without what many of them share."""
-        return jaccard(*(shingles(_remainder(self.texts(index)[0], self.form)) for index in (one, other)))
+        return jaccard(*(shingles(_remainder(self.prompts[index], self.form)) for index in (one, other)))
 
     def _are_copies(self, one: int, other: int) -> bool:
         """Whether two rows with similar prompts are the same example."""
-        (mine, answer), (theirs, reply) = self.texts(one), self.texts(other)
-        if not same_answer(answer, reply):
+        answer, mine, theirs = self.answers[one], self.prompts[one], self.prompts[other]
+        if not same_answer(answer, self.answers[other]):
             return False
         length = min(len(without_form(text, self.form).split()) for text in (mine, theirs))
         return same_question(mine, theirs, answer, length)
 
     def _ask_the_same(self, one: int, other: int) -> bool:
         """Whether two similar prompts ask the same question, whatever their answers."""
-        return same_question(self.texts(one)[0], self.texts(other)[0], "")
+        return same_question(self.prompts[one], self.prompts[other], "")
 
 
 def contradictions(rows: Sequence[dict]) -> list[Conflict]:

@@ -9,7 +9,6 @@
 | preference | {"prompt"?, "chosen", "rejected"}, all text or all messages | TRL, most preference sets |
 | openai_preference | {"input": {"messages"}, "preferred_output", "non_preferred_output"} | OpenAI's DPO |
 | kto | {"prompt"?, "completion", "label": true or false}, all text or all messages | TRL's KTO |
-| oasst | {"prompt": {"text", "role", "replies": […]}} | trees of OpenAssistant |
 
 Rankings from LLaMA-Factory (chosen and rejected next to conversations or an instruction) and from UltraFeedback (both sides
 repeat the prompt) count as preferences, and are converted.
@@ -20,17 +19,10 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from typing import Any
 
 from course_utils.data_prep.reading import json_or_none
-from course_utils.data_prep.variants import (
-    best_path,
-    label_of,
-    message_of_turn,
-    shared_beginning,
-    turns_of_alpaca,
-    turns_of_sharegpt,
-    variants,
-)
+from course_utils.data_prep.variants import label_of, number_calls, variants
 from course_utils.errors import CourseError
 
 KIND_OF = {
@@ -41,10 +33,9 @@ KIND_OF = {
     "preference": "preference",
     "openai_preference": "preference",
     "kto": "unpaired_preference",
-    "oasst": "chat",
 }
 # Shapes that no trainer accepts as they are.
-CONVERTIBLE = {"sharegpt", "alpaca", "oasst"}
+CONVERTIBLE = {"sharegpt", "alpaca"}
 # Shapes that rows can be converted to.
 SHAPES = tuple(shape for shape in KIND_OF if shape not in CONVERTIBLE)
 # The fields of each shape. Any other field of a row is carried along; whoever reads the result may accept or refuse it.
@@ -56,7 +47,6 @@ FIELDS: dict[str, set[str]] = {
     "preference": {"prompt", "chosen", "rejected"},
     "openai_preference": {"input", "preferred_output", "non_preferred_output"},
     "kto": {"prompt", "completion", "label"},
-    "oasst": {"prompt"},
 }
 SHAREGPT_ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
@@ -72,7 +62,7 @@ def shape_of(row: object) -> str | None:
     keys = {key for key, value in row.items() if value is not None}
     if keys & {"preferred_output", "non_preferred_output"}:
         return "openai_preference"
-    if {"chosen", "rejected"} <= keys or {"chosen_messages", "rejected_messages"} <= keys:
+    if {"chosen", "rejected"} <= keys:
         return "preference"
     if "kto_tag" in keys or ("completion" in keys and label_of(row.get("label")) is not None) or _is_labelled_chat(row):
         return "kto"
@@ -82,8 +72,6 @@ def shape_of(row: object) -> str | None:
         return "sharegpt"
     if {"instruction", "output"} <= keys:
         return "alpaca"
-    if isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]:
-        return "oasst"
     if {"prompt", "completion"} <= set(row):
         return "prompt_completion"
     return "preference" if {"chosen", "rejected"} <= set(row) else None
@@ -238,15 +226,15 @@ def _from_foreign(row: dict) -> dict:
     sides = {key: row.pop(key) for key in ("chosen", "rejected")}
     prompt = row.pop("prompt", None)
     if shared := [key for key in ("conversations", "conversation") if row.get(key)]:
-        prompt = turns_of_sharegpt(row, SHAREGPT_ROLES)
+        prompt = _turns_of_sharegpt(row)
         used_fields = {*shared, "system"}
     elif row.get("instruction"):
-        prompt, used_fields = turns_of_alpaca(row), FIELDS["alpaca"] - {"output"}
+        prompt, used_fields = _turns_of_alpaca(row), FIELDS["alpaca"] - {"output"}
     else:
         used_fields = set()
     for key, side in sides.items():
         if isinstance(side, dict):
-            side = [message_of_turn(side, SHAREGPT_ROLES, key)]
+            side = [_message_of_turn(side, key)]
         sides[key] = _as_messages(side, "assistant")
     if isinstance(prompt, str):
         begin = shared_beginning(*sides.values())
@@ -279,12 +267,61 @@ def _as_messages(part: object, role: str) -> list[dict]:
     raise CourseError(f"the {role}'s part must be text or a list of messages")
 
 
+def _turns_of_alpaca(row: dict) -> list[dict]:
+    """System, history, instruction and input of an Alpaca row as messages, without its answer."""
+    messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    for index, pair in enumerate(row.get("history") or []):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise CourseError(f"history[{index}]: must be a question and an answer")
+        messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    prompt = "\n\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
+    return [*messages, {"role": "user", "content": prompt}]
+
+
+def _turns_of_sharegpt(row: dict) -> list[dict]:
+    """The turns of a ShareGPT row as messages; LLaMA-Factory's calls and observations as tool calls and tool answers."""
+    turns: list = next((row[key] for key in ("conversations", "conversation") if isinstance(row.get(key), list)), [])
+    messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    for index, turn in enumerate(turns):
+        messages.append(_message_of_turn(turn, f"conversations[{index}]"))
+    return number_calls({"messages": messages})["messages"]
+
+
+def _message_of_turn(turn: object, path: str) -> dict:
+    """One turn as a message; other fields of the turn are kept."""
+    speaker = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
+    if not isinstance(turn, dict) or not isinstance(speaker, str):
+        raise CourseError(f"{path}: unknown speaker {speaker!r}")
+    further = {k: v for k, v in turn.items() if k not in ("from", "role", "value", "content")}
+    content = turn.get("value", turn.get("content"))
+    if speaker.lower() == "function_call":
+        try:
+            calls: Any = json.loads(content) if isinstance(content, str) else content
+            calls = list(map(_written_call, calls if isinstance(calls, list) else [calls]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CourseError(f"{path}: a call must be JSON with name and arguments") from error
+        return {"role": "assistant", "content": None, "tool_calls": calls, **further}
+    if speaker.lower() not in SHAREGPT_ROLES:
+        raise CourseError(f"{path}: unknown speaker {speaker!r}")
+    return {"role": SHAREGPT_ROLES[speaker.lower()], "content": content, **further}
+
+
+def _written_call(call: dict) -> dict:
+    arguments = call["arguments"]
+    arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
+
+
+def shared_beginning(one: list, other: list) -> int:
+    """Return how many messages two conversations have in common at their beginning."""
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+
+
 # Shape of a conversation → its messages.
 MESSAGES_OF: dict[str, Callable[[dict], list[dict]]] = {
     "messages": lambda row: copy.deepcopy(row["messages"]),
-    "sharegpt": lambda row: turns_of_sharegpt(row, SHAREGPT_ROLES),
-    "alpaca": lambda row: [*turns_of_alpaca(row), {"role": "assistant", "content": row["output"]}],
-    "oasst": best_path,
+    "sharegpt": lambda row: _turns_of_sharegpt(row),
+    "alpaca": lambda row: [*_turns_of_alpaca(row), {"role": "assistant", "content": row["output"]}],
     "prompt_completion": lambda row: [*_as_messages(row["prompt"], "user"), *_as_messages(row["completion"], "assistant")],
 }
 

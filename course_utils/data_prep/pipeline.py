@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils.data_prep import distribution, formats, quality, reading, validation
+from course_utils.data_prep import formats, quality, reading, validation
 from course_utils.data_prep.deduplication import (
     COPIES,
     EXACT,
@@ -35,7 +35,7 @@ from course_utils.data_prep.findings import ERROR, Finding
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
 from course_utils.data_prep.pii import Redactor
-from course_utils.data_prep.pii.redaction import Redacted, not_looked_for
+from course_utils.data_prep.pii.redaction import not_looked_for
 from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import in_processes
 from course_utils.data_prep.splitting import Hit, contamination, split
@@ -74,11 +74,6 @@ def may_write(folder: str | Path, names: Iterable[str], source: str | Path, over
             raise CourseError(f"{target} exists already; name another folder, or use --overwrite (overwrite=True)")
 
 
-def write_lines(path: Path, lines: Iterable[str]) -> Path:
-    """Write lines to a file, completely or not at all, and return its path."""
-    return write_whole(path, (f"{line}\n".encode() for line in lines))
-
-
 STEPS = ("validate", "quality", "deduplicate", "contamination", "redact", "split")
 DROPPED, CHANGED, FLAGGED = "dropped", "changed", "flagged"
 CONFLICT = "conflict"
@@ -88,7 +83,6 @@ CERTAIN = (quality.USELESS,)  # those that are dropped unless `drop` says otherw
 NO_GROUP = frozenset({"", "-", "–", "n/a", "na", "none", "null", "nan", "unknown", "anonymous", "?"})
 IDS = ("id", "_id", "uuid", "row_id", "example_id", "ticket_id", "prompt_id", "custom_id")
 ONLY_PLACEHOLDERS = re.compile(r"\W*(?:\[[A-Z_ ]+\]\W*)+|[\W\d_]*\*{2,}[\W_]*")  # an answer of which nothing is left
-REDACTION_SAMPLES = 20  # redactions of each kind that the report shows
 RECURRING = 3  # rows from which a masked text may be shown in the report: what recurs is rarely one person's
 HTML_TAG = re.compile(
     r"</?(?:p|div|br|span|table|td|tr|ul|ol|li|a|b|i|em|strong|h[1-6]|img|font|html|body)\b[^<>]*>|&nbsp;", re.I
@@ -143,7 +137,6 @@ class Preparation:
             look only at answers that are meant to be good.
         steps: which of `STEPS` to run; they always run in the order of `STEPS`.
         test: rows that the model will be scored on; similar rows are dropped from the export.
-        production: prompts from production, to measure the distance to them.
         drop: codes of `DOUBTFUL` whose rows are dropped rather than only flagged: a quality rule ("refusal"), or "conflict"
             to drop all answers to a question except the most frequent one. How often these rules are right depends on the
             data, so read what is flagged first. None takes `dropped_by_default`: answers that are none, such as "N/A", and
@@ -168,7 +161,6 @@ class Preparation:
     kind: str = "chat"
     steps: Collection[str] = STEPS
     test: Sequence[dict] = ()
-    production: Sequence[str] = ()
     drop: Collection[str] | None = None
     language: str | None = None
     schema: dict | None = None
@@ -222,13 +214,10 @@ class Prepared:
         texts: line of each row that was dropped, flagged, or kept from a cluster → its text, with personal data.
         clusters: rows that are the same example, as lines.
         conflicts: rows that ask the same question and have different answers, as lines.
-        redactions: for the report, the first redactions of each kind as (line, kind, before, after); in "before" the value
-            is masked.
         redacted_labels: values of answers' fields that were taken for personal data and replaced → number of rows; a product
             with a person's name, for instance, which belongs into `allow`.
         masked: (kind, text) → number of rows in which it was taken for personal data.
         contaminated: test rows that were found in the export; `train` is a line, and these rows were dropped.
-        distance: how far the prompts that are left are from those of production; None without production prompts.
         counts: (step, number of rows that are left after it), with reading as the first.
         shapes: shape → number of lines that had it.
     """
@@ -247,11 +236,9 @@ class Prepared:
     texts: dict[int, str] = field(default_factory=dict)
     clusters: list[Cluster] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
-    redactions: list[tuple[int, str, str, str]] = field(default_factory=list)
     redacted_labels: Counter[str] = field(default_factory=Counter, repr=False)
     masked: Counter[tuple[str, str]] = field(default_factory=Counter, repr=False)
     contaminated: list[Hit] = field(default_factory=list)
-    distance: distribution.Distance | None = None
     counts: list[tuple[str, int]] = field(default_factory=list)
     shapes: Counter = field(default_factory=Counter)
 
@@ -336,7 +323,6 @@ class Prepared:
             "shapes": dict(self.shapes.most_common()),
             "left_out": self.left_out,
             "contaminated_test_rows": sorted({hit.test for hit in self.contaminated}),
-            "auc_to_production": self.distance.auc if self.distance else None,
         }
 
     def __str__(self) -> str:
@@ -383,7 +369,7 @@ class Prepared:
             if not self.validation:  # `datasets` can't read an empty file; one of an earlier run would not belong here
                 del files["validation.jsonl"]
                 (folder / "validation.jsonl").unlink(missing_ok=True)
-            return [write_lines(folder / name, lines) for name, lines in files.items()]
+            return [write_whole(folder / name, (f"{line}\n".encode() for line in lines)) for name, lines in files.items()]
         except OSError as error:
             raise CourseError(f"cannot write to {folder}: {error.strerror or error}") from error
 
@@ -397,21 +383,18 @@ class Prepared:
                 yield line.getvalue()
 
 
-def prepare(path: str | Path, kind: str = "chat", settings: Preparation | None = None, **fields: Any) -> Prepared:
+def prepare(path: str | Path, kind: str = "chat", **settings: Any) -> Prepared:
     """Clean an export step by step, and give a reason for everything that is dropped, changed or flagged.
 
     Args:
         path: a JSONL, JSON, CSV or Parquet file.
         kind: the kind of its rows, one of `validation.ROW_KINDS`.
-        settings: all settings, instead of `kind` and fields.
-        fields: further fields of `Preparation`.
+        settings: further fields of `Preparation`.
 
     Raises:
         CourseError: the file cannot be read, a step, code or mode is unknown, or nothing is left.
     """
-    if settings and fields:
-        raise CourseError(f"{', '.join(fields)}: put them into settings, or leave settings out")
-    result = Prepared(str(path), settings or Preparation(kind, **fields))
+    result = Prepared(str(path), Preparation(kind, **settings))
     steps = result.settings.steps
     _timed(result, "validate", _read)
     _remark(result)
@@ -426,13 +409,9 @@ def prepare(path: str | Path, kind: str = "chat", settings: Preparation | None =
         _timed(result, "redact", _redact)
     if not result.rows:
         raise CourseError(f"{Path(path).name}: nothing is left of {result.counts[0][1]} lines; the reasons:\n{result}")
-    production, seed = result.settings.production, result.settings.seed
-    views = [formats.as_chat(row) for row in result.rows]
-    if production:
-        result.distance = distribution.distance([formats.prompt_of(row) for row in views], production, seed)
     result.train = list(range(len(result.rows)))
     if "split" in steps and len(result.rows) > 1:
-        _timed(result, "split", lambda result: _split(result, views))
+        _timed(result, "split", _split)
     return result
 
 
@@ -452,15 +431,15 @@ def _owners(result: Prepared) -> list[Any]:
     return [None if str(group).strip().casefold() in NO_GROUP else group for group in groups]
 
 
-def _split(result: Prepared, views: Sequence[dict]) -> None:
-    settings = result.settings
-    labels = [strata["label"] for strata in result.strata] if settings.label else None
-    sources = [strata["source"] for strata in result.strata] if settings.source else None
+def _split(result: Prepared) -> None:
+    settings, views = result.settings, [formats.as_chat(row) for row in result.rows]
+    labels, sources = (
+        [strata[name] for strata in result.strata] if getattr(settings, name) else None for name in ("label", "source")
+    )
     if settings.kind == "unpaired_preference" and labels is None:
         labels = [view["label"] for view in views]
-    seed = settings.seed
     try:
-        parts = split(views, settings.validation, result.owners, seed, label=labels, source=sources)
+        parts = split(views, settings.validation, result.owners, settings.seed, labels, sources)
     except CourseError as error:
         if len(set(result.owners)) > 1 or not 0 < settings.validation < 1:
             raise
@@ -478,25 +457,8 @@ def _value_at(row: object, field: str) -> Any:
     return _value_at(row.get(outer), inner) if dot and isinstance(row, dict) else None
 
 
-def without_customers(row: dict) -> dict:
-    """Remove the names from the user's messages of a row, in place, and return the row.
-
-    The name identifies the customer for the split, and is not needed in the file.
-    """
-    for message in row.get("messages", []):
-        if message["role"] == "user":
-            message.pop("name", None)
-    return row
-
-
-def read_rows(path: str | Path, settings: Preparation) -> Iterator[tuple[reading.Row, dict[str, Any] | None, list[Change]]]:
-    """Yield each line of a file as (row as read, row to keep or None, changes).
-
-    A row is valid, is fixed if "validate" is one of the steps, or is dropped with a reason.
-
-    Raises:
-        CourseError: the file cannot be read.
-    """
+def _read_rows(path: str | Path, settings: Preparation) -> Iterator[tuple[reading.Row, dict[str, Any] | None, list[Change]]]:
+    """Each line of a file as (row as read, row to keep or None, changes): valid, fixed, or dropped with a reason."""
     rounds = MAX_FIX_ROUNDS if "validate" in settings.steps else 0
 
     def check(rows: Iterable[reading.Row]) -> Iterator[tuple[reading.Row, list[Finding]]]:
@@ -527,10 +489,11 @@ def read_rows(path: str | Path, settings: Preparation) -> Iterator[tuple[reading
 def _read(result: Prepared) -> None:
     """Collect the valid and fixed rows, and reject the others with their first error."""
     lines_read, settings = 0, result.settings
-    named = {name: getattr(settings, name) for name in ("group", "label", "source")}
-    named = {name: field for name, field in named.items() if field is not None and field != "none"}
+    named = {
+        name: field for name in ("group", "label", "source") if (field := getattr(settings, name)) not in (None, "none")
+    }
     seen: set[str] = set()
-    for row, value, changes in read_rows(result.path, result.settings):
+    for row, value, changes in _read_rows(result.path, result.settings):
         lines_read += 1
         if row.value is not None:
             result.shapes[formats.shape_of(row.value) or validation.UNKNOWN] += 1
@@ -652,7 +615,6 @@ def _redact(result: Prepared) -> None:
     redactor = Redactor(settings.redaction, settings.seed, settings.allow)
     inventor = Redactor("pseudonym", settings.seed, settings.allow)
     rescued = 0
-    samples_per_kind: Counter[str] = Counter()
     scripts: Counter[str] = Counter()
     first: dict[bytes, int] = {}
     copies: dict[int, int] = {}
@@ -665,14 +627,15 @@ def _redact(result: Prepared) -> None:
         if kept != index and redacted.findings and "deduplicate" in settings.steps:
             copies[index] = kept
             continue
-        _sample(result, index, redacted, redactor, samples_per_kind)
         result.masked.update({(entity.kind, entity.text) for _, entity in redacted.findings})
         scripts[redacted.script] += 1
         labels, changes = _texts_of_the_record(result.rows[index]), []
         result.redacted_labels.update({entity.text for _, entity in redacted.findings} & labels)
         result.rows[index] = redacted.row
-        if customer_of(redacted.row) is not None:
-            without_customers(redacted.row)
+        if customer_of(redacted.row) is not None:  # it has served the split, and is not needed in the file
+            for message in redacted.row["messages"]:
+                if message["role"] == "user":
+                    message.pop("name", None)
             changes = [("customer", "the name of the user's message")]
         # The value itself is not recorded, because the list of changes is passed around.
         changes += [(entity.kind.lower(), f"{path}, {len(entity.text)} characters") for path, entity in redacted.findings]
@@ -710,15 +673,6 @@ def _texts_of_the_record(row: dict) -> set[str]:
     """Fields of the answer that are text, where it is a record: they are labels, and a label that changes is damage."""
     record = json_or_none(formats.answer_of(row)) if "messages" in row else None
     return {value for value in record.values() if isinstance(value, str)} if isinstance(record, dict) else set()
-
-
-def _sample(result: Prepared, index: int, redacted: Redacted, redactor: Redactor, samples_per_kind: Counter[str]) -> None:
-    """Record the first redactions of each kind for the report, with masked values, because the report is passed around."""
-    for path, entity in redacted.findings:
-        if samples_per_kind[entity.kind] < REDACTION_SAMPLES:
-            samples_per_kind[entity.kind] += 1
-            masked = re.sub(r"\S" if entity.kind == "SECRET" else r"(?<=\w)\w", "*", entity.text)
-            result.redactions.append((result.lines[index], entity.kind, f"{path}: {masked}", redactor.replacement(entity)))
 
 
 def rows_of(path: str | Path) -> list[dict]:

@@ -52,6 +52,7 @@ CANNED_WORDS = 5  # a shorter answer is a label, which many messages may have in
 USUAL_FORM = 0.7  # share of the answers that must have a form before it counts as the file's
 # An answer whose long numbers are not in its message is suspicious if at least this share of such answers copy theirs from it.
 FROM_MESSAGE = 0.7
+OTHERS = 60  # random other messages that an answer is compared with
 
 
 USELESS, STUB = "useless_answer", "stub"  # no answer, and a note of a ticket system or keyboard mash
@@ -65,16 +66,7 @@ class Reason:
     message: str
 
 
-# code → what it means, for the report
-RULES = {
-    "refusal": "the answer refuses or hedges instead of answering",
-    "truncated": "the message or the answer ends in the middle",
-    "answer_format": "the answer's form differs from that of the task's other answers",
-    "language": "the message or the answer is in another language",
-    "low_information": "the message says nothing that could be answered",
-    "canned_answer": "many different messages have the same answer",
-    "other_answer": "the answer belongs to another question",
-}
+RULES = ("refusal", "truncated", "answer_format", "language", "low_information", "canned_answer", "other_answer")
 
 
 def assess(
@@ -330,7 +322,7 @@ def _canned(prompts: list[str], answers: list[str]) -> dict[int, Reason]:
     }
 
 
-def _answers_to_others(prompts: list[str], answers: list[str], seed: int, sample: int = 60) -> dict[int, Reason]:
+def _answers_to_others(prompts: list[str], answers: list[str], seed: int) -> dict[int, Reason]:
     """Rows whose answer fits many random other messages better than its own, judged by the rare word stems and numbers in common.
 
     If answers take nothing from the messages (a mere label), this can't be judged, and nothing is flagged.
@@ -352,7 +344,7 @@ def _answers_to_others(prompts: list[str], answers: list[str], seed: int, sample
     for index, stems in enumerate(answer_stems):
         if len(stems) < 3 or own_scores[index] > 6:
             continue
-        others = [sum(weight.get(s, 0) for s in stems & prompt_stems[j]) for j in draw.sample(range(n), min(sample, n))]
+        others = [sum(weight.get(s, 0) for s in stems & prompt_stems[j]) for j in draw.sample(range(n), min(OTHERS, n))]
         better = sum(other > own_scores[index] for other in others) / len(others)
         if better > 0.15:
             reasons[index] = Reason("other_answer", f"{better:.0%} of random other messages fit the answer better")

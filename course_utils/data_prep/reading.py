@@ -1,7 +1,8 @@
 """Rows from a file of any size, one at a time, whatever is in it: any encoding, compressed or not.
 
 What is in a file hardly ever raises an error: a line that is not a row is returned with the reason. Memory is bounded by
-the longest line that is allowed. No character is lost, and a guessed encoding is reported.
+the longest line that is allowed, but a JSON list or object is read whole. No character is lost, and a guessed encoding is
+reported.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import codecs
 import csv
 import gzip
 import io
-import itertools
 import json
 import re
 import zlib
@@ -24,10 +24,8 @@ from course_utils.data_prep.findings import Finding, shorten
 from course_utils.errors import CourseError
 
 MAX_LINE = 20_000_000  # bytes; an example of 65,536 tokens, the hosts' limit, has about 300,000
-MAX_WRAPPER = 2_000_000_000  # characters in an object that contains all the rows
-PIECE = 1 << 20
 MAX_DEPTH = 64
-DELIMITERS = (",", ";", "\t", "|")
+DELIMITERS = ",;\t|"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 ARCHIVES = {
@@ -90,7 +88,7 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Iterator
 
     Raises:
         CourseError: the file does not exist, cannot be read or is damaged, its ending is not one of `SUFFIXES`, a field
-            cannot be renamed, or it is not clear where the rows are (several lists, columns of different lengths).
+            cannot be renamed, or it is not clear where the rows are (several lists).
     """
     path = Path(path)
     if path.is_dir():
@@ -178,9 +176,12 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
     with open_bytes(path) as packed:
         head = packed.read(4096)
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:2]
-    if (start in (b"{\n", b"{\r") or start[:1] == b"[") and _begins_with_a_value(path):
-        yield from _read_json(path)
-        return
+    yield from _read_json(path) if start in (b"{\n", b"{\r") or start[:1] == b"[" else _read_lines(path)
+
+
+def _read_lines(path: Path) -> Iterator[Row]:
+    with open_bytes(path) as packed:
+        head = packed.read(4096)
     kind = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
     if kind:
         yield Row(0, None, [Finding(0, "", "binary", f"this is {kind}")])
@@ -213,15 +214,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
                 yield Row(number, None, [*findings, Finding(number, "", "not_utf8", message)], raw)
                 continue
             value, parse_findings = parse(line, number, raw)
-            if (rows := _rows_as_columns(value)) > 1:
-                message = f"the line has {rows:,} rows as columns; name the file .json if it is the only line"
-                value, parse_findings = None, [Finding(number, "", "not_object", message)]
             yield Row(number, value, [*findings, *parse_findings], raw)
-
-
-def _rows_as_columns(value: object) -> int:
-    columns = columns_in(value)
-    return max(map(len, columns.values())) if columns else 0
 
 
 def _lines(file: io.TextIOWrapper, end: str) -> Iterator[tuple[str, int]]:
@@ -331,105 +324,66 @@ def _read_json(path: Path) -> Iterator[Row]:
     """Rows of a JSON file.
 
     They are the elements of a list, objects one after the other, or what a single object contains. A file with one object
-    per line is read as JSONL.
+    per line is read as JSONL, and so is a file of lines that begins with a broken one.
     """
+    of_lines = suffix_of(path) in (".jsonl", ".ndjson")
     file, first = open_text(path)
     if file is None:
-        yield Row(1, None, first)
+        yield from _read_lines(path) if of_lines else [Row(1, None, first)]
         return
     with file:
-        line = next((line for line in iter(lambda: file.readline(MAX_LINE), "") if line.strip()), "")
-        more = bool(file.read(1))
-    listed = line.lstrip().startswith("[")
-    if listed or (line.lstrip().startswith("{") and json_or_none(line) is None and _begins_with_a_value(path)):
-        yield from _read_values(path)
-    elif not more and (within := rows_within(parse(line)[0])):
-        yield from _rows_within(*within, first)
+        text = next((line for line in iter(lambda: file.readline(MAX_LINE), "") if line.strip()), "")
+        an_object_a_line = text.lstrip().startswith("{") and json_or_none(text) is not None and bool(file.read(1))
+        text = "" if an_object_a_line else text + file.read()
+    start = re.match(r"\s*(\[?)[\s,]*", text)
+    assert start is not None  # it may be empty
+    listed = bool(start[1])
+    if (listed and not of_lines) or (text.startswith("{", start.end()) and _value_ends(text, start.end())):
+        yield from _values(text, start.end(), listed, of_lines, first)
     else:
-        yield from _read_jsonl(path)
+        yield from _read_lines(path)
 
 
-def _begins_with_a_value(path: Path) -> bool:
-    """Whether the file begins with a complete object, or a list of objects, rather than with a broken line."""
-    row, whole = next(_values(path, MAX_LINE), (Row(0, None), False))
-    return whole and row.raw.startswith(b"{")
+def _value_ends(text: str, start: int) -> int:
+    """Where the JSON value ends that begins at `start`; 0 if there is none."""
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return 0
 
 
-def _read_values(path: Path) -> Iterator[Row]:
-    """Elements of a list, or objects that follow each other."""
-    file, _ = open_text(path)
-    assert file is not None
-    with file:
-        single = file.read(4096).lstrip().startswith("{")
-    unusual = "an object extends over several lines" if single else ""
-    if not single and suffix_of(path) in (".jsonl", ".ndjson"):
-        unusual = "the rows are elements of a list; JSONL has no list around them"
-    first: Row | None = None  # held back: if no other follows, it may contain the rows
-    for row, whole in _values(path, MAX_WRAPPER if single else MAX_LINE):
-        if row.line == 1 and whole and unusual:
-            row.findings.append(Finding(1, "", "several_lines", unusual))
-        if row.line == 1 and whole and single:
-            first = row
-            continue
-        if first:
-            yield first
-            first = None
-        yield row
-    if first and (within := rows_within(first.value)):
-        yield from _rows_within(*within, [f for f in first.findings if f.code != "several_lines"])
-    elif first:
-        yield first
-
-
-def _values(path: Path, limit: int) -> Iterator[tuple[Row, bool]]:
-    """Each value of a file as a row, and whether it is one.
-
-    If something follows that is no value, or a value doesn't end within `limit` characters, the last row says so.
-    """
-    decoder, (file, first) = json.JSONDecoder(), open_text(path)
-    assert file is not None, "the caller has checked that the file can be decoded"
-    with file:
-        buffer, number, ended = file.read(PIECE).lstrip(), 0, False
-        listed = buffer.startswith("[")
-        buffer = buffer[1:] if listed else buffer
-        while True:
-            buffer, end = buffer.lstrip(" \t\r\n,"), 0
-            error: Exception | None = None
-            if listed and buffer.startswith("]"):
-                buffer = buffer[1:].lstrip()
-                error = json.JSONDecodeError("Extra data", buffer, 0)
-            if not buffer and (error or (ended and not listed)):
-                return
-            try:
-                end = 0 if error else decoder.raw_decode(buffer)[1]
-            except (json.JSONDecodeError, RecursionError, ValueError) as fault:
-                error = fault if ended or len(buffer) > limit else None
-            if error:
-                yield Row(number + 1, None, [_no_value(buffer, error, number)], _bytes(buffer[:1000])), False
-                return
-            if not end or (end == len(buffer) and not ended):  # a number at the end may continue in the next piece
-                more = file.read(max(PIECE, len(buffer)))
-                ended, buffer = not more, buffer + more
-                continue
-            number += 1
-            value, findings = parse(buffer[:end], number)
-            yield Row(number, value, [*first, *findings], _bytes(buffer[:end])), True
-            first, buffer = [], buffer[end:]
+def _values(text: str, at: int, listed: bool, of_lines: bool, first: list[Finding]) -> Iterator[Row]:
+    """Elements of a list or objects that follow each other, and a last row about what is no value."""
+    number = 0
+    while end := _value_ends(text, at):
+        number, raw = number + 1, text[at:end]
+        value, findings = parse(raw, number)
+        at = re.compile(r"[\s,]*").match(text, end).end()  # type: ignore[union-attr]  # it may be empty
+        alone = number == 1 and not listed and at == len(text)
+        if alone and (within := rows_within(value)):
+            yield from _rows_within(*within, [*first, *(f for f in findings if f.code == "duplicate_key")])
+            return
+        if len(raw) > MAX_LINE:
+            value, findings = None, [Finding(number, "", "line_too_long", f"over {MAX_LINE:,} bytes")]
+        if number == 1 and (of_lines if listed else "\n" in raw or not alone):
+            usual = "the rows are elements of a list; JSONL has no list around them"
+            findings.append(Finding(1, "", "several_lines", usual if listed else "an object extends over several lines"))
+        yield Row(number, value, [*first, *findings], _bytes(raw[: MAX_LINE if value is not None else 1000]))
+        first = []
+    remainder, closed = text[at:], listed and text.startswith("]", at)
+    if closed:
+        remainder = remainder[1:].strip()
+        findings = [_explain(remainder, json.JSONDecodeError("Extra data", remainder, 0), number + 1)]
+    elif listed and not remainder:
+        findings = [Finding(number, "", "not_json", "the list is not closed: the file is cut off")]
+    else:
+        findings = parse(remainder, number + 1)[1]
+    if remainder or (listed and not closed):
+        yield Row(number + 1, None, [*first, *findings], _bytes(remainder[:1000]))
 
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def _no_value(text: str, error: Exception, number: int) -> Finding:
-    """Why no value follows after the first `number` ones."""
-    if not text and number:
-        return Finding(number, "", "not_json", "the list is not closed: the file is cut off")
-    if len(text) > MAX_LINE:
-        return Finding(number + 1, "", "line_too_long", f"over {MAX_LINE:,} bytes; the file is not read any further")
-    if isinstance(error, json.JSONDecodeError):
-        return _explain(text, error, number + 1)
-    return Finding(number + 1, "", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
 
 
 def _rows_within(values: list[Any], where: str, first: list[Finding]) -> Iterator[Row]:
@@ -481,36 +435,20 @@ def _read_csv(path: Path) -> Iterator[Row]:
 
 
 def _settings(file: Any, suffix: str) -> dict[str, Any]:
-    """The settings for the CSV reader that fit most rows at the beginning of the file, which is left at its header."""
+    """The settings for the CSV reader, from the beginning of the file, which is left at its header."""
     start = file.tell()
-    named = file.readline().strip()
-    if named.lower().startswith("sep=") and len(named) == 5:  # Excel writes this
-        return {"delimiter": named[4]}
+    header = file.readline()
+    if header.lower().startswith("sep=") and len(header.strip()) == 5:  # Excel writes this
+        return {"delimiter": header[4]}
     file.seek(start)
-    sample = list(itertools.islice(file, 200))
+    sample = file.read(SAMPLE_BYTES)
     file.seek(start)
-    usual = "\t" if suffix == ".tsv" else ","
-    others = [delimiter for delimiter in DELIMITERS if delimiter != usual]
-    choices = [
-        {"delimiter": delimiter, **further}
-        for further in ({}, {"skipinitialspace": True}, {"escapechar": "\\", "doublequote": False})
-        for delimiter in (usual, *others)
-    ]
-    return max(choices, key=lambda choice: _fit(sample, choice))  # of equally good ones, the first
-
-
-def _fit(sample: list[str], settings: dict[str, Any]) -> tuple[float, int]:
-    """The share of rows that have as many cells as the header, and the number of columns."""
-    try:
-        rows = [row for row in csv.reader(sample, **settings) if row]
-    except csv.Error:
-        return 0.0, 0
-    columns = len(rows[0]) if rows else 0
-    if columns < 2:
-        return 0.0, 0
-    if len(rows) > 2 and len(sample) == 200:
-        rows = rows[:-1]  # the last one may be cut in the middle
-    return sum(len(row) == columns for row in rows) / len(rows), columns
+    delimiter = max("\t,;|" if suffix == ".tsv" else DELIMITERS, key=header.count)  # of equally frequent ones, the first
+    escaped = '\\"' in sample and '""' not in sample
+    return {
+        "delimiter": delimiter, "skipinitialspace": f"{delimiter} " in header,
+        "doublequote": not escaped, "escapechar": "\\" if escaped else None,
+    }  # fmt: skip
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -675,14 +613,9 @@ def rows_within(value: Any) -> tuple[list[Any], str] | None:
         The rows, and where they are, as words for a message; None if there are none.
 
     Raises:
-        CourseError: the object contains several lists of rows, or columns of different lengths.
+        CourseError: the object contains several lists of rows.
     """
-    if (columns := columns_in(value)) is not None:
-        if len({len(cells) for cells in columns.values()}) > 1:
-            lengths = ", ".join(f"{name} ({len(cells):,})" for name, cells in columns.items())
-            raise CourseError(
-                f"the file has a column for each field, but the columns differ in length: {lengths}; export it again"
-            )
+    if (columns := _columns_in(value)) is not None:
         # As in a Parquet file, a column has null for a row that lacks the field.
         rows = [{name: cell for name, cell in zip(columns, cells) if cell is not None} for cells in zip(*columns.values())]
         return rows, "the rows are written as columns, one for each field"
@@ -701,39 +634,24 @@ def rows_within(value: Any) -> tuple[list[Any], str] | None:
     return rows, f"the rows are inside an object, under {shorten(key, 40)}"
 
 
-def columns_in(value: Any) -> dict[str, list[Any]] | None:
-    """Return field → values of all rows, if an object is a table written column by column; None if it is not.
+def _columns_in(value: Any) -> dict[str, list[Any]] | None:
+    """Field → values of all rows, if an object is a table written column by column; None if it is not.
 
-    `datasets` writes a list for each field, and pandas' `to_json()` an object with row numbers; its orientation "split" puts
-    the names apart. The columns may differ in length.
+    `datasets` writes a list for each field, and pandas' `to_json()` an object with row numbers.
     """
     if not isinstance(value, dict) or not value:
         return None
-    if value.keys() <= {"columns", "index", "data"} and _is_split(value):
-        return {name: [row[i] for row in value["data"]] for i, name in enumerate(value["columns"])}
-    columns = list(value.values())
-    if all(isinstance(cells, dict) and all(key.isdecimal() for key in cells) for cells in columns):
-        if any(cells.keys() != columns[0].keys() for cells in columns):
-            return None
-        value = {name: list(cells.values()) for name, cells in value.items()}
-        columns = list(value.values())
-    if not all(isinstance(cells, list) and cells for cells in columns):
+    columns = [
+        list(cells.values()) if isinstance(cells, dict) and all(map(str.isdecimal, cells)) else cells
+        for cells in value.values()
+    ]
+    if not all(isinstance(cells, list) and cells for cells in columns) or len(set(map(len, columns))) > 1:
         return None
+    table = dict(zip(value, columns))
     if ROW_KEYS & value.keys():
-        return value if all(_is_column(name, cells) for name, cells in value.items()) else None
+        return table if all(_is_column(name, cells) for name, cells in table.items()) else None
     # Without a known field, a list of texts may be anything; several lists of the same length are hardly anything else.
-    alike = len(columns) > 1 and len({len(cells) for cells in columns}) == 1
-    return value if alike and not any(isinstance(cell, dict) for cells in columns for cell in cells) else None
-
-
-def _is_split(value: dict) -> bool:
-    names, rows = value.get("columns"), value.get("data")
-    return (
-        isinstance(names, list)
-        and all(isinstance(name, str) for name in names)
-        and isinstance(rows, list)
-        and all(isinstance(row, list) and len(row) == len(names) for row in rows)
-    )
+    return table if len(columns) > 1 and not any(isinstance(cell, dict) for cells in columns for cell in cells) else None
 
 
 def _is_column(name: str, cells: list[Any]) -> bool:

@@ -1,16 +1,10 @@
-"""Rules of the hosted API and of TRL for rows of any shape: their messages, contents, pictures, tools and calls.
-
-Limits of pictures are those of OpenAI's vision fine-tuning guide: 10 pictures per example, 10 MB each, as a web address or
-as base64 data.
-"""
+"""Rules of the hosted API and of TRL for rows of any shape: their messages, contents, tools and calls."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, TypeGuard
-from urllib.parse import urlsplit
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.findings import ERROR, Finding, shorten
@@ -26,10 +20,6 @@ PARTS_OF = {
     "unpaired_preference": {"completion"},
     "prompt_completion": {"prompt", "completion"},
 }
-MAX_PICTURES = 10  # per example
-MAX_BYTES = 10_000_000
-DETAILS = ("auto", "low", "high")
-DATA = re.compile(r"data:image/(?:png|jpe?g|webp|gif);base64,(?P<data>[A-Za-z0-9+/]+={0,2})", re.IGNORECASE)
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 TYPE_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number"}
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -134,8 +124,6 @@ class Rules:
             self.add("messages", "messages_empty", "the list is empty")
             return
         self._messages(messages, "messages", names)
-        if self.target == "openai" and (number := count_pictures(messages)) > MAX_PICTURES:
-            self.add("messages", "too_many_images", f"{number} pictures")
         roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
         if any(role not in ROLES for role in roles):
             return  # without all roles, nothing more can be said about the order
@@ -379,9 +367,8 @@ class Rules:
             self.add(
                 f"{path}.{kind}", "content_part", f"the part must have a field {kind} that is {TYPE_NAMES[types[kind]]}"
             )
-        elif kind == "image_url" and self.target == "openai":
-            for field_name, code, what in picture_faults(part[kind]):
-                self.add(f"{path}.{kind}.{field_name}", code, what)
+        elif kind == "image_url" and not isinstance(part[kind].get("url"), str):
+            self.add(f"{path}.{kind}.url", "content_part", f"url is {shorten(part[kind].get('url'))}, not text")
         elif kind == "text":
             if not part["text"].strip():
                 self.add(path, "content_empty", "the text of the part is empty")
@@ -431,21 +418,11 @@ class Rules:
         parameters = function.get("parameters")
         if parameters is None or self.target == "trl":  # its templates print whatever is there
             return
-        where, fault = f"{path}.parameters", ""
+        where = f"{path}.parameters"
         if not isinstance(parameters, dict):
-            fault = f"parameters must be a JSON Schema, but is {type_of(parameters)}"
+            self.add(where, "tools_invalid", f"parameters must be a JSON Schema, but is {type_of(parameters)}")
         elif parameters.get("type", "object") != "object":
-            where, fault = f"{where}.type", f"must be 'object', but is {shorten(parameters.get('type'))}"
-        elif not isinstance(parameters.get("properties", {}), dict):
-            where, fault = f"{where}.properties", "must be an object"
-        elif "required" in parameters:
-            where, required = f"{where}.required", parameters["required"]
-            if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-                fault = "must be a list of names"
-            elif missing := [name for name in required if name not in parameters.get("properties", {})]:
-                fault = f"requires {shorten(missing[0])}, which is not in properties"
-        if fault:
-            self.add(where, "tools_invalid", fault)
+            self.add(f"{where}.type", "tools_invalid", f"must be 'object', but is {shorten(parameters.get('type'))}")
 
     def _tool_calls(self, message: dict, where: str, tools: set | None, called: dict) -> dict[str, str]:
         if "tool_calls" not in message or message["tool_calls"] is None:
@@ -506,42 +483,6 @@ class Rules:
             self.add(path, "tool_answer_unknown", f"the call {shorten(identity)} has already been answered")
         else:
             del waiting[identity]
-
-
-def picture_faults(picture: dict) -> Iterator[tuple[str, str, str]]:
-    """Yield what is wrong with a picture, the object in `image_url`, as (field, code, message)."""
-    url = picture.get("url")
-    if not isinstance(url, str):
-        yield "url", "content_part", "url is missing" if "url" not in picture else f"url is {shorten(url)}, not text"
-    elif url[:5].lower() == "data:":
-        match = DATA.fullmatch(url)
-        if not match or len(match["data"]) % 4:
-            yield "url", "image_url", f"{shorten(url, 40)} is not base64 data of a PNG, JPEG, WEBP or GIF picture"
-        elif len(match["data"]) // 4 * 3 - match["data"].count("=") > MAX_BYTES:
-            yield "url", "image_too_large", f"{len(match['data']) // 4 * 3:,} bytes"
-    elif not _on_the_web(url):
-        yield "url", "image_url", f"{shorten(url, 40)} is not a web address"
-    if picture.get("detail", "auto") not in DETAILS:
-        yield "detail", "content_part", f"detail is {shorten(picture['detail'])}; known: {', '.join(DETAILS)}"
-
-
-def _on_the_web(url: str) -> bool:
-    try:
-        address = urlsplit(url)
-    except ValueError:
-        return False
-    return address.scheme in ("http", "https") and bool(address.hostname)
-
-
-def count_pictures(messages: list) -> int:
-    """Return the number of pictures in all messages."""
-    contents = (message.get("content") for message in messages if isinstance(message, dict))
-    return sum(
-        isinstance(part, dict) and part.get("type") == "image_url"
-        for content in contents
-        if isinstance(content, list)
-        for part in content
-    )
 
 
 def type_of(value: object) -> str:

@@ -1,9 +1,8 @@
 """Which texts are nearly the same? Two methods that can check each other.
 
 Two texts are compared by the Jaccard index of their shingles, here single words and pairs of neighbouring words: of all
-shingles in the two texts, the share that they have in common. The method "exact" finds every pair over a threshold by prefix
-filtering (Bayardo, Ma and Srikant 2007): sets that overlap enough must have one of their rarest members in common. The
-method "minhash" (Broder 1997) finds nearly all pairs, in memory that does not grow with the length of the texts.
+shingles in the two texts, the share that they have in common. The method "exact" counts what each pair shares; "minhash"
+(Broder 1997) finds nearly all pairs, in memory that does not grow with the length of the texts.
 """
 
 from __future__ import annotations
@@ -155,17 +154,12 @@ def similar_pairs(
     """
     if method == "auto":
         method = "exact" if len(texts) <= EXACT_UP_TO else "minhash"
-    candidates: Iterable[tuple[int, int]]
-    members: Callable[[int], np.ndarray]
     if method == "exact":
-        sets = [shingles(text) for text in texts]
-        candidates, members = _sharing_a_rare_member(sets, threshold), sets.__getitem__
-    else:
-        signatures = np.array(list(in_processes(text_signature, texts, workers))).reshape(-1, PERMUTATIONS)
-        candidates = banded(signatures)
-        # Shingles take more memory than texts, so those of the few candidates are computed again.
-        members = functools.lru_cache(maxsize=10_000)(lambda i: shingles(texts[i]))
-    pairs = ((i, j, jaccard(members(i), members(j))) for i, j in candidates)
+        return _all_pairs([shingles(text) for text in texts], threshold)
+    signatures = np.array(list(in_processes(text_signature, texts, workers))).reshape(-1, PERMUTATIONS)
+    # Shingles take more memory than texts, so those of the few candidates are computed again.
+    members = functools.lru_cache(maxsize=10_000)(lambda i: shingles(texts[i]))
+    pairs = ((i, j, jaccard(members(i), members(j))) for i, j in _banded(signatures))
     return [(i, j, index) for i, j, index in pairs if index >= threshold]
 
 
@@ -189,11 +183,8 @@ def in_processes(
         yield from pool.map(function, items, chunksize=chunk)
 
 
-def banded(signatures: np.ndarray) -> Iterable[tuple[int, int]]:
-    """Yield the pairs that agree in all positions of a band.
-
-    Each text is paired with the first text of its group and with the one before it.
-    """
+def _banded(signatures: np.ndarray) -> Iterable[tuple[int, int]]:
+    """The pairs that agree in all positions of a band: each text with the first of its group and with the one before it."""
     pairs: set[tuple[int, int]] = set()
     for start in range(0, PERMUTATIONS, ROWS_PER_BAND):
         band = np.ascontiguousarray(signatures[:, start : start + ROWS_PER_BAND]).view(f"V{4 * ROWS_PER_BAND}").ravel()
@@ -211,30 +202,23 @@ def _neighbours(group: np.ndarray) -> set[tuple[int, int]]:
     return {*zip(order[same - 1].tolist(), order[same].tolist()), *zip(first[same].tolist(), order[same].tolist())}
 
 
-def _sharing_a_rare_member(sets: list[np.ndarray], threshold: float) -> Iterable[tuple[int, int]]:
-    """All pairs that can reach the threshold: those that have one of the rarest members of both in common."""
+def _all_pairs(sets: list[np.ndarray], threshold: float) -> list[tuple[int, int, float]]:
+    """All pairs that reach the threshold, by the sizes of all intersections."""
     from scipy.sparse import csr_matrix
 
-    if not any(one.size for one in sets):
-        return []
-    members, counts = np.unique(np.concatenate(sets), return_counts=True)
-    columns = []
-    for one in sets:
-        places = np.searchsorted(members, one)
-        # Two sets with ceil(t n) of n members in common must have one of the first n - ceil(t n) + 1 in common.
-        columns.append(
-            places[np.lexsort((places, counts[places]))][: one.size - int(np.ceil(threshold * one.size - 1e-9)) + 1]
-        )
-    owners = np.repeat(np.arange(len(sets)), [column.size for column in columns])
-    rare = csr_matrix((np.ones(owners.size, np.int32), (owners, np.concatenate(columns))), (len(sets), len(members)))
     sizes = np.array([one.size for one in sets])
-    pairs: list[tuple[int, int]] = []
+    if not sizes.any():
+        return []
+    _, columns = np.unique(np.concatenate(sets), return_inverse=True)
+    owners = np.repeat(np.arange(len(sets)), sizes)
+    incidence = csr_matrix((np.ones(owners.size, np.int32), (owners, columns)))
+    pairs: list[tuple[int, int, float]] = []
     for start in range(0, len(sets), 500):  # some at a time, so that memory does not grow with the square of their number
-        both = (rare[start : start + 500] @ rare.T).tocoo()
-        i, j = both.row + start, both.col
-        # Sets whose sizes differ too much can't be similar.
-        possible = (i < j) & (np.minimum(sizes[i], sizes[j]) >= threshold * np.maximum(sizes[i], sizes[j]) - 1e-9)
-        pairs += zip(i[possible].tolist(), j[possible].tolist())
+        shared = (incidence[start : start + 500] @ incidence.T).tocoo()
+        i, j = shared.row + start, shared.col
+        index = shared.data / (sizes[i] + sizes[j] - shared.data)
+        found = (i < j) & (index >= threshold)
+        pairs += zip(i[found].tolist(), j[found].tolist(), index[found].tolist())
     return sorted(pairs)
 
 

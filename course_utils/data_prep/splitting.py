@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from course_utils.data_prep import formats
@@ -24,7 +24,6 @@ TEMPLATE_ROWS, TEMPLATE_SHARE = 5, 0.01  # a template's three consecutive words 
 SWEEPS = 10
 UNLIKE = 0.05  # from this difference, a value's shares of the two parts are told
 WEIGHTS = {"template": 0.2, "size": 0.2}  # in how alike two parts are; a label or a source has 1
-Values = Callable[[dict], Hashable] | Sequence | None
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,10 @@ class Parts:
 def split(
     rows: Sequence[dict],
     validation: float = 0.1,
-    group: Values = None,
+    group: Sequence | None = None,
     seed: int = 0,
-    threshold: float = SIMILAR,
-    label: Values = None,
-    source: Values = None,
+    label: Sequence | None = None,
+    source: Sequence | None = None,
 ) -> Parts:
     """Hold out a sample of the rows that is like all rows, while rows that belong together stay on one side.
 
@@ -60,14 +58,11 @@ def split(
     Args:
         rows: chat rows.
         validation: share of the rows for validation, from 0 to 1; met as closely as the groups allow.
-        group: a row's customer, document, author and so on, as a function or as one value per row; rows with the same value
-            stay together, and None groups a row with no other.
+        group: each row's customer, document, author and so on; rows with the same value stay together, and None groups a row
+            with no other.
         seed: seed of the shuffle.
-        threshold: Jaccard index from which two prompts stay together, without the words that many prompts share; 1 keeps
-            only equal prompts together. With up to 4,000 rows, every pair is compared.
-        label: a row's label, as a function or as one value per row; without it, answers that recur, or the fields of JSON
-            answers whose values recur.
-        source: where a row is from, in the same way.
+        label: each row's label; without it, answers that recur, or the fields of JSON answers whose values recur.
+        source: where each row is from, if both parts should have the same shares of it.
 
     Raises:
         CourseError: there are fewer than two rows, the share is not between 0 and 1, or all rows are of one group.
@@ -79,7 +74,7 @@ def split(
     notes: list[str] = []
     prompts = [formats.prompt_of(row) for row in rows]
     groups = Groups(len(rows))
-    groups.join_equal(_values(rows, group))
+    groups.join_equal(group or ())
     if len(groups.members()) < 2:
         message = "all rows have the same group, so none can be held out"
         raise CourseError(f"{message}: name another one (group=…, --group COLUMN), or none (group=None, --group none)")
@@ -88,28 +83,24 @@ def split(
     if len(groups.members()) < 2:
         groups = by_owner
         notes.append("all rows have the same prompt, which is therefore in both parts")
-    elif torn := _join_near(groups, prompts, threshold, max(2, round(validation * len(rows)) // 2)):
+    elif torn := _join_near(groups, prompts, max(2, round(validation * len(rows)) // 2)):
         notes.append(f"{torn:,} pairs of similar prompts may be in both parts: together they would be too large a group")
-    strata = strata_of(rows, prompts, label, source)
+    strata = _strata(rows, prompts, label)
+    if source is not None:
+        strata["source"] = source
     together = groups.members()
     held_out = _hold_out(together, strata, validation, seed)
     notes += _unlike(strata, held_out, len(rows), validation)
     return Parts([i for i in range(len(rows)) if i not in held_out], sorted(held_out), notes)
 
 
-def _values(rows: Sequence[dict], values: Values) -> Sequence:
-    return values if isinstance(values, Sequence) else [values(row) if values else None for row in rows]
-
-
-def _join_near(groups: Groups, prompts: Sequence[str], threshold: float, largest: int) -> int:
+def _join_near(groups: Groups, prompts: Sequence[str], largest: int) -> int:
     """Join near-copies, the most similar first, and return how many pairs would have made a group too large.
 
     Chains of similar texts end in one group of everything, and then nothing could be held out.
     """
-    if threshold >= 1:
-        return 0
     form = shared_form(prompts)
-    pairs = similar_pairs([without_form(prompt, form) for prompt in prompts], threshold)
+    pairs = similar_pairs([without_form(prompt, form) for prompt in prompts], SIMILAR)
     sizes = Counter(groups.find(i) for i in range(len(prompts)))
     torn = 0
     for i, j, _ in sorted(pairs, key=lambda pair: -pair[2]):
@@ -125,15 +116,13 @@ def _join_near(groups: Groups, prompts: Sequence[str], threshold: float, largest
     return torn
 
 
-def strata_of(rows: Sequence[dict], prompts: Sequence[str], label: Values, source: Values) -> dict[str, Sequence]:
-    """Return what two parts of the rows should be alike in: name → the value of each row, None for no value."""
+def _strata(rows: Sequence[dict], prompts: Sequence[str], label: Sequence | None) -> dict[str, Sequence]:
+    """What two parts of the rows should be alike in: name → the value of each row, None for no value."""
     strata: dict[str, Sequence] = {}
     if label is not None:
-        strata["label"] = _values(rows, label)
+        strata["label"] = label
     else:
         strata |= _recurring([formats.answer_of(row) for row in rows])
-    if source is not None:
-        strata["source"] = _values(rows, source)
     instructions = [next((str(m.get("content")) for m in row["messages"] if m["role"] == "system"), None) for row in rows]
     if len(set(instructions)) > 1:
         strata["instruction"] = instructions

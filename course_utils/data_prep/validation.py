@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from course_utils.data_prep import formats, reading
 from course_utils.data_prep.findings import ERROR, Finding, shorten
 from course_utils.data_prep.rules import Rules, text_of
-from course_utils.data_prep.variants import UNSUPPORTED, VARIANTS, variants
+from course_utils.data_prep.variants import VARIANTS, variants
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
@@ -70,11 +70,6 @@ class Report:
         """Whether the file has no errors."""
         return not self.errors
 
-    @property
-    def api_message(self) -> str | None:
-        """The message of `api_error`; None if there is none."""
-        return self.api_error and self.api_error.message
-
     def add(self, finding: Finding) -> None:
         """Count a finding, and keep it if the report is not full."""
         self.counts[finding.code] += 1
@@ -87,8 +82,9 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values that can be written as JSON."""
-        names = "path kind target ok rows bad_rows errors warnings tokens api_message".split()
+        names = "path kind target ok rows bad_rows errors warnings tokens".split()
         return {name: getattr(self, name) for name in names} | {
+            "api_message": self.api_error and self.api_error.message,
             "shapes": dict(self.shapes.most_common()),
             "counts": dict(self.counts.most_common()),
             "findings": [finding.as_dict() for finding in self.findings],
@@ -193,7 +189,7 @@ def check(
             rules = Rules(row.line, target)
             value, others = variants(row.value) if isinstance(row.value, dict) else (row.value, [])
             for code in others:
-                if target == "trl" and code not in UNSUPPORTED:
+                if target == "trl" and code != "label_type":
                     continue  # your own trainer reads these as they are
                 rules.add("", code, _other_words(code, row.value, value))
             rules.row(value, kind)

@@ -198,8 +198,5 @@ def test_torch_is_not_loaded_and_not_lost():
     assert done.returncode == 0, done.stderr
 
 
-def test_every_kind_has_a_place():
-    from course_utils.data_prep.pii.redaction import PRECEDENCE
-
-    marked = {kind for row in MARKED for kind, _ in row["pii"]}
-    assert marked == set(PII_KINDS) == set(PRECEDENCE)
+def test_every_kind_is_marked_somewhere():
+    assert {kind for row in MARKED for kind, _ in row["pii"]} == set(PII_KINDS)

@@ -12,7 +12,7 @@ from data_prep import malformed
 from data_prep.test_similarity import chat
 
 from course_utils import cli, costs, data_report
-from course_utils.data_prep import Preparation, prepare, validation
+from course_utils.data_prep import prepare
 from course_utils.data_prep.pipeline import PREPARED, STEPS, rows_of
 from course_utils.errors import CourseError
 
@@ -123,14 +123,6 @@ def test_every_step_can_be_left_out(export, left_out):
 
 def test_the_same_twice(export):
     assert prepare(export) == prepare(export)
-
-
-def test_settings_may_be_made_once_for_several_files(export):
-    settings = Preparation(steps=("validate", "quality"), drop=["refusal"])
-    one, other = prepare(export, settings=settings), prepare(export, steps=("validate", "quality"), drop=["refusal"])
-    assert one == other and one.settings is settings
-    with pytest.raises(CourseError, match="settings"):
-        prepare(export, settings=settings, drop=["stub"])
 
 
 def test_files(export, tmp_path):
@@ -439,25 +431,6 @@ def test_tools_with_names_that_only_openai_refuses_stay_for_trl(tmp_path):
         prepare(path)
 
 
-def test_layouts_with_typed_values_are_converted(tmp_path):
-    text = lambda role, value, **more: {"role": role, "content": [{"type": "text", "value": value}], **more}
-    said = [text("user", "What is a lamp?", loss_weight=0.0), text("assistant", "A light.", loss_weight=1.0)]
-    tool = {"role": "assistant", "content": [{"type": "reasoning", "value": "I look it up."},
-            {"type": "tool_call", "value": '{"name": "find", "arguments": {"what": "lamp"}}'}]}  # fmt: skip
-    declared = json.dumps([{"type": "function", "function": {"name": "find"}}])
-    path = write(tmp_path, [{"messages": said}])
-    assert [m["content"] for m in prepare(path).rows[0]["messages"]] == ["What is a lamp?", "A light."]
-    done = prepare(
-        write(tmp_path, [{"messages": [said[0], tool, text("tool", "light"), said[1]], "tools": declared}]), target="trl"
-    )
-    called = done.rows[0]["messages"][1]
-    assert called["tool_calls"][0]["function"]["name"] == "find" and called["reasoning_content"] == "I look it up."
-    other = [said[0], text("assistant", "A shoe.")]
-    path = write(tmp_path, [{"chosen_messages": said, "rejected_messages": other}])
-    row = prepare(path, validation.guess_kind(path), target="trl").rows[0]
-    assert [row[key][0]["content"] for key in ("prompt", "chosen", "rejected")] == ["What is a lamp?", "A light.", "A shoe."]
-
-
 def test_an_end_of_text_token_behind_an_answer_is_taken_off(tmp_path):
     path = write(tmp_path, [completion(n) | {"completion": f"It is {n}.<|endoftext|>"} for n in range(12)])
     assert prepare(path, "prompt_completion").rows[3]["completion"] == "It is 3."
@@ -517,16 +490,16 @@ class Page(HTMLParser):
 
 
 def test_the_report_needs_nothing_else(export, tmp_path, packaged):
-    done = prepare(export, production=["where kettle"] * 30)
+    done = prepare(export)
     table = data_report.cost_table(done, packaged[1])
-    file = data_report.write_html(done, tmp_path / "report.html", ["where kettle"] * 30, table)
+    file = data_report.write_html(done, tmp_path / "report.html", table)
     page = Page()
     page.feed(file.read_text(encoding="utf-8"))
     text = " ".join(page.text)
     assert page.loads == []
     assert len(page.images) == 2
     assert all(image["alt"] for image in page.images)
-    for word in ("near_duplicate", "As an AI I cannot say.", "area under the curve", "dollars", "not json"):
+    for word in ("near_duplicate", "As an AI I cannot say.", "dollars", "not json"):
         assert word in text
 
 
@@ -553,9 +526,7 @@ def test_the_report_shows_what_was_kept_beside_what_was_dropped_and_what_was_red
     assert shown.count("&lt;b&gt;anyone&lt;/b&gt;") == 2
     assert shown.count("KEPT&amp;SIGNED") == 2
     assert "As an AI &lt;u&gt;I&lt;/u&gt; cannot say." in shown[shown.index("Rows to check") :]
-    personal = shown[shown.index("before and after") :]
-    assert "s****@e******.o**" in personal and "[EMAIL]" in personal
-    assert "selin@" not in personal
+    assert "email: 1." in shown[shown.index("Personal data") :] and "selin@" not in text
     for markup in ("<b>", "<i>", "<u>"):
         assert markup not in text
 
@@ -599,13 +570,11 @@ def test_check_data_for_programs(export, capsys):
 
 
 def test_check_data_fix(export, tmp_path, capsys):
-    production = tmp_path / "production.txt"
-    production.write_text("where kettle\nlamp broken\n" * 20)
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps({"type": "object", "required": ["category", "product"]}))
     out = tmp_path / "clean"
     test = write(tmp_path, rows()[:2], "test.jsonl")
-    command = ["check-data", str(export), "--fix", str(out), "--production", str(production), "--schema", str(schema)]
+    command = ["check-data", str(export), "--fix", str(out), "--schema", str(schema)]
     command += ["--test", str(test), "--redact", "pseudonym", "--tokenizer", "cpu", "--drop", "refusal,low_information"]
     assert cli.main(command) == 0
     assert {path.name for path in out.iterdir()} == {*PREPARED, "report.html"}

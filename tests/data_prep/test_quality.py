@@ -1,15 +1,11 @@
-"""Rules, one by one; the distance from production."""
+"""Rules, one by one."""
 
 import json
-import random
 
-import numpy as np
 import pytest
 from data_prep.test_similarity import chat
 
-from course_utils.data_prep import distance
 from course_utils.data_prep.quality import assess, identify_language
-from course_utils.errors import CourseError
 
 RECORD = json.dumps({"category": "delivery", "product": "kettle", "summary": "Kettle has not arrived"})
 THINGS = ["kettle", "lamp", "sofa bed", "desk", "monitor", "shelf", "carpet", "toaster"]
@@ -145,52 +141,3 @@ def test_any_language_is_allowed_on_demand():
 def test_languages():
     assert identify_language("Where is the parcel that I ordered last week?")[0] == "en"
     assert identify_language("Où est le colis que j'ai commandé la semaine dernière ?")[0] == "fr"
-
-
-def prompts(n, terse, seed=0):
-    rng = random.Random(seed)
-    words = ("kettle lamp parcel order refund late broken where money card login desk sofa ").split()
-    if terse:
-        return [" ".join(rng.choices(words, k=rng.randint(2, 6))) for _ in range(n)]
-    return [
-        f"Dear team, I would like to ask about the {rng.choice(words)}. " + " ".join(rng.choices(words, k=25)) + ". Regards"
-        for _ in range(n)
-    ]
-
-
-def test_the_same_kind_of_prompts_can_not_be_told_apart():
-    assert abs(distance(prompts(200, True), prompts(200, True, 1)).auc - 0.5) < 0.1
-
-
-def test_another_kind_is_told_apart():
-    train = prompts(100, True, 2) + prompts(300, False, 3)
-    production = prompts(150, True, 4)
-    before = distance(train, production)
-    assert before.auc > 0.75
-    assert before.production["median words"] < before.train["median words"]
-    assert set(before.topics[0]) <= {"dear", "team", "would", "like", "ask", "about", "the", "regards"}, before.topics
-
-
-def test_too_few_prompts():
-    with pytest.raises(CourseError, match="20 of each"):
-        distance(["a"] * 30, ["b"] * 5)
-
-
-def test_the_area_is_the_share_of_pairs_in_the_right_order(monkeypatch):
-    """Counted pair by pair, on scores with many ties: a production prompt should score higher than a training prompt."""
-    from sklearn.linear_model import LogisticRegression
-
-    rng = np.random.default_rng(0)
-    drawn = []
-
-    def decision_function(self, features):
-        drawn.extend(scores := rng.integers(0, 5, len(features)).astype(float))
-        return scores
-
-    monkeypatch.setattr(LogisticRegression, "decision_function", decision_function)
-    auc = distance(prompts(120, True), prompts(80, False)).auc
-    # In the order in which `distance` asks: fold by fold.
-    fold = np.random.default_rng(0).permutation(200) % 5
-    scores = np.empty(200)
-    scores[np.concatenate([np.flatnonzero(fold == k) for k in range(5)])] = drawn
-    assert auc == pytest.approx(np.mean([(p > q) + 0.5 * (p == q) for p in scores[120:] for q in scores[:120]]))

@@ -131,7 +131,7 @@ def prepared(export):
     task = load_task("support_tickets")
     test = [{"messages": conversation} for conversation in task.test]
     return prepare(
-        export.path, drop=quality.RULES, language="en", test=test, production=export.production, schema=task.schema,
+        export.path, drop=quality.RULES, language="en", test=test, schema=task.schema,
         allow=[truth.OWN_ADDRESS],
     )  # fmt: skip
 
@@ -175,8 +175,3 @@ def test_hardly_a_personal_value_is_left(export, prepared):
             left += entity["text"] in text
     assert total > 400
     assert left <= 0.05 * total
-
-
-def test_prompts_of_production_are_another_world(prepared):
-    assert prepared.distance.auc > 0.9
-    assert prepared.distance.production["median words"] < prepared.distance.train["median words"]

@@ -218,9 +218,8 @@ COLUMNS = {key: [row[key] for row in ROWS] for key in ROWS[0]}
 @pytest.mark.parametrize(
     "columns",
     [COLUMNS, {key: {str(i): cell for i, cell in enumerate(cells)} for key, cells in COLUMNS.items()},
-     {"columns": list(COLUMNS), "index": list(range(12)), "data": list(map(list, zip(*COLUMNS.values())))},
      {"train": COLUMNS}],
-    ids=["lists", "pandas", "pandas, split", "within an object"],
+    ids=["lists", "pandas", "within an object"],
 )  # fmt: skip
 @pytest.mark.parametrize("indent", [None, 2])
 def test_columns_of_one_object_are_read_as_rows(tmp_path, columns, indent):
@@ -256,17 +255,6 @@ def test_a_single_row_made_of_lists_is_not_taken_for_columns(tmp_path, row):
     path = tmp_path / "file.json"
     path.write_text(json.dumps(row))
     assert values(path) == [row]
-
-
-def test_columns_that_make_no_rows_are_named(tmp_path):
-    path = tmp_path / "file.json"
-    path.write_text(json.dumps({"prompt": ["a", "b"], "completion": ["c"]}))
-    with pytest.raises(CourseError, match=r"columns differ in length: prompt \(2\), completion \(1\)"):
-        values(path)
-    path = tmp_path / "file.jsonl"
-    path.write_text(json.dumps(COLUMNS))
-    assert codes(path) == {"not_object"}
-    assert "12 rows as columns" in str(validate(path)) and ".json" in str(validate(path))
 
 
 @pytest.mark.parametrize("name", ["file.json", "file.jsonl"])

@@ -260,29 +260,6 @@ def test_system_and_history_of_a_ranking_are_in_the_prompt(tmp_path):
     assert said == ["Be brief.", "Hi", "Hello", "Bye"]
 
 
-def test_the_best_ranked_path_of_a_tree(tmp_path):
-    reply = lambda text, role, rank, *replies: {"text": text, "role": role, "rank": rank, "replies": list(replies)}
-    tree = {
-        "message_tree_id": "t",
-        "prompt": reply(
-            "Q",
-            "prompter",
-            None,
-            reply("bad", "assistant", 1),
-            reply(
-                "good",
-                "assistant",
-                0,
-                reply("More?", "prompter", None, reply("yes", "assistant", None)),
-                reply("x", "prompter", 1),
-            ),
-        ),
-    }
-    done = made_of(tmp_path, tree)
-    assert [m["content"] for m in only(done)["messages"]] == ["Q", "good", "More?", "yes"]
-    assert done.left_out == {"message_tree_id": 10}
-
-
 def test_a_conversation_with_a_label_is_no_example_to_imitate(tmp_path):
     """LLaMA-Factory's sets for KTO: taken for chats, their bad answers would be learned."""
     turns = [{"role": "user", "content": "Capital?"}, {"role": "assistant", "content": "Rome."}]

@@ -21,8 +21,8 @@ def halves(*arguments, **settings):
     return parts.train, parts.validation
 
 
-def customer(row):
-    return row["messages"][1].get("name")
+def customers(rows):
+    return [row["messages"][1].get("name") for row in rows]
 
 
 def pairs_across(made, train, validation):
@@ -35,20 +35,21 @@ def pairs_across(made, train, validation):
 def test_by_brute_force_on_2000_rows():
     made = texts(2000, seed=9)
     rows = [chat(text) for text in made]
-    train, validation = halves(rows, 0.1, seed=4, threshold=0.5)
+    train, validation = halves(rows, 0.1, seed=4)
     assert sorted(train + validation) == list(range(2000))
     assert len(validation) == 200
     assert pairs_across(made, train, validation) == []
     # Without the rule there would be many: the test could fail.
-    torn = halves(rows, 0.1, None, seed=4, threshold=1)
-    assert any(by_definition(made[i], made[j]) >= 0.5 for i, j in itertools.product(torn[1][:60], torn[0]))
+    torn = random.Random(4).sample(range(2000), 2000)
+    assert any(by_definition(made[i], made[j]) >= 0.5 for i, j in itertools.product(torn[:60], torn[200:]))
 
 
 def test_customers_stay_together_and_chains_of_similar_rows_are_cut_and_told():
     rng = random.Random(1)
     rows = [chat(text, name=f"c-{rng.randrange(900)}") for text in texts(2000, seed=9)]
-    parts = split(rows, 0.1, customer, seed=4)
-    assert not {customer(rows[i]) for i in parts.train} & {customer(rows[i]) for i in parts.validation}
+    parts = split(rows, 0.1, customers(rows), seed=4)
+    owners = customers(rows)
+    assert not {owners[i] for i in parts.train} & {owners[i] for i in parts.validation}
     assert len(parts.validation) == 200
     assert any("similar prompts" in note for note in parts.notes)
 
@@ -88,7 +89,7 @@ def test_77_labels_with_large_and_small_customers_are_all_held_out():
         chat(" ".join(rng.choices(POOL, k=8)), f"intent {rng.randrange(77)}", f"c-{int(rng.expovariate(0.005))}")
         for _ in range(3000)
     ]
-    parts = split(rows, 0.1, customer)
+    parts = split(rows, 0.1, customers(rows))
     labels = {answer_of(rows[i]) for i in parts.validation}
     assert len(labels) == 77 and len(parts.validation) == pytest.approx(300, abs=5)
     assert max(abs(one - other) for one, other in shares(parts, [answer_of(row) for row in rows])) < 0.01
@@ -102,7 +103,7 @@ def test_a_column_may_be_named_for_the_label():
 
 def test_what_cannot_be_alike_is_told():
     rows = [chat(f"thing {n} of its own", name="a" if n < 40 else f"c-{n}") for n in range(100)]
-    parts = split(rows, 0.1, customer, label=["x" if n < 40 else "y" for n in range(100)])
+    parts = split(rows, 0.1, customers(rows), label=["x" if n < 40 else "y" for n in range(100)])
     assert any("x (40 rows)" in note for note in parts.notes)
 
 
@@ -148,12 +149,12 @@ def test_share_is_met_where_groups_allow():
 )
 def test_what_cannot_be_split(rows, share, words):
     with pytest.raises(CourseError, match=words):
-        halves(rows, share, customer)
+        halves(rows, share, customers(rows))
 
 
 def test_two_groups_of_one_customer_each():
     rows = [chat(text, name="a") for text in texts(10)] + [chat("a thing of its own", name="b")]
-    train, validation = halves(rows, 0.1, customer)
+    train, validation = halves(rows, 0.1, customers(rows))
     assert validation == [10]
     assert len(train) == 10
 

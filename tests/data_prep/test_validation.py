@@ -80,7 +80,7 @@ def test_a_preference_may_call_tools(tmp_path):
 def test_nothing_is_wrong_with_good_rows(tmp_path, row):
     report = validate(write(tmp_path, malformed.line_of(row) + b"\n" + 11 * (malformed.line_of(row) + b"\n")))
     assert not report.findings
-    assert (report.rows, report.ok, report.api_message) == (12, True, None)
+    assert (report.rows, report.ok, report.as_dict()["api_message"]) == (12, True, None)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_hosts_own_words(tmp_path, lines, kind, words):
     data = b"\n".join(map(malformed.line_of, lines))
     report = validate(write(tmp_path, data), kind)
     assert not report.ok
-    assert words in report.api_message
+    assert words in report.as_dict()["api_message"]
 
 
 def held_out():

@@ -23,7 +23,8 @@ from course_utils.data_prep.pii.names import find_names
 from course_utils.data_prep.reading import json_or_none
 from course_utils.errors import CourseError
 
-PII_KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE", "SECRET")
+# The first wins where two overlap: a check digit is stronger evidence than a pattern, and a pattern than a list of words.
+PII_KINDS = ("SECRET", "IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME")
 MODES = ("label", "mask", "pseudonym")
 THRESHOLD, ADDRESS_SCORE, SECRET_SCORE = 0.5, 0.8, 0.9
 # Letters of other scripts than Latin, two or more.
@@ -33,13 +34,6 @@ NOT_LATIN = re.compile(
 UNSEARCHED_SHARE = 0.2
 CAPITALISED_SCRIPTS = ("Cyrillic", "Greek", "Armenian")  # Faker has lists of their names
 WINDOW = 2_500  # characters that are searched together
-# Which kind wins where two overlap: a check digit is stronger evidence than a pattern, and a pattern than a list of words.
-PRECEDENCE = {
-    kind: rank
-    for rank, kind in enumerate(
-        ("SECRET", "IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME")
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -275,7 +269,7 @@ def _with_repeated(
 
 def _without_overlaps(entities: list[Entity]) -> list[Entity]:
     selected: list[Entity] = []
-    for entity in sorted(entities, key=lambda e: (PRECEDENCE[e.kind], e.start - e.end)):
+    for entity in sorted(entities, key=lambda e: (PII_KINDS.index(e.kind), e.start - e.end)):
         if not any(entity.start < other.end and other.start < entity.end for other in selected):
             selected.append(entity)
     return sorted(selected, key=lambda e: e.start)

@@ -32,7 +32,7 @@ html_math_renderer = "mathml"
 
 # The package. What is not needed to read signatures and docstrings is not loaded, installed or not.
 autodoc_mock_imports = [
-    "accelerate", "bitsandbytes", "bm25s", "dask", "datasets", "datatrove", "distributed", "faker", "fastapi", "gguf",
+    "accelerate", "bitsandbytes", "bm25s", "dask", "datasets", "distributed", "faker", "fastapi", "gguf",
     "ipywidgets", "llguidance", "nbgrader", "openai", "peft", "phonenumbers", "presidio_analyzer", "py3langid", "pyarrow",
     "safetensors", "sklearn", "starlette", "stdnum", "Stemmer", "torch", "transformers", "trl", "uvicorn", "wordllama",
 ]  # fmt: skip
