@@ -90,7 +90,7 @@ def cases():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("architecture", "targets", "sizes"), cases())
+@pytest.mark.parametrize(("architecture", "targets", "sizes"), list(cases()))
 def test_lora(architecture, targets, sizes, precision):
     kernel, *batch = SHAPES[sizes]
     how = plan("lora", precision, kernel, target_modules=TARGETS[targets])
