@@ -128,7 +128,7 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/service.py lifecycle kills
 	$(BIN)/python benchmarks/hosted.py runs
 	COURSE_SOAK=1 $(BIN)/pytest -m soak
-	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py
+	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py tests/openai_server/test_fuzz.py
 	$(BIN)/python -m tests.gpu_simulation.run --record
 	$(MAKE) test-notebooks
 	$(MAKE) test-oldest-all

@@ -145,7 +145,6 @@ GENERATION = (
     "{{ '<|im_start|>' + m.role + '\\n' }}{% generation %}{{ m.content }}{% endgeneration %}{{ '<|im_end|>\\n' }}",
 )
 NO_SYSTEM = "{{ '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}"
-EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 16, "model_type": "gpt_oss"}
 LONG = [{"role": "user", "content": "Where is my parcel? " * 120}, {"role": "assistant", "content": "On its way."}]
 LONGER = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "It is on its way to you. " * 120}]
 MIXED = chats(100, **THOUGHT) + [{"messages": [*row["messages"][:-2], {"role": "user", "content": f"Q{n}"},

@@ -170,25 +170,6 @@ def test_a_lesson_prepares_its_process_in_its_first_cell(section):
     assert re.search(r'(?m)^from course_utils import session; session\.start_lesson\("[a-z,]+"\)$', first.source)
 
 
-def prepares(file):
-    """Whether a benchmark's first import, but for Python's and the course's, is `common`, or a neighbour that does so."""
-    imports = re.findall(r"(?m)^(?:import|from) (\w+)", file.read_text(encoding="utf-8"))
-    foreign = [name for name in imports if name not in {*sys.stdlib_module_names, "course_utils"}]
-    return (
-        not foreign or foreign[0] == "common" or ((found := file.with_name(f"{foreign[0]}.py")).exists() and prepares(found))
-    )
-
-
-PROGRAMS = [
-    file for file in sorted((assets.root() / "benchmarks").glob("*.py")) if "__main__" in file.read_text(encoding="utf-8")
-]
-
-
-@pytest.mark.parametrize("file", PROGRAMS, ids=lambda file: file.name)
-def test_a_benchmark_prepares_its_process_before_it_loads_torch(file):
-    assert prepares(file)
-
-
 def test_bars_and_notices_of_libraries_stay_out_of_a_lesson():
     """In a process of its own: switching them off would outlast the test."""
     done = run("""

@@ -101,7 +101,10 @@ def test_the_fold_of_lesson_02_is_taken_as_it_stands_there():
 
 @pytest.mark.slow
 @pytest.mark.model
-@pytest.mark.parametrize("way", ["course", "trl"])
+@pytest.mark.parametrize(
+    "way",
+    ["course", pytest.param("trl", marks=pytest.mark.soak("`course` loses a runtime, too, and `make colab` both ways"))],
+)
 def test_a_lost_runtime_goes_on_from_the_drive(way, tmp_path):
     """A kernel is killed in training; the same cell in a new one ends with the weights of an undisturbed run."""
     found = disconnect.lose_and_resume(way, sys.executable, tmp_path, ours(), TINY, steps=60)

@@ -1,9 +1,11 @@
 """The program of lesson 02 as one file: its cells, and that it trains, saves and scores without the course's package."""
 
 import ast
+import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jupytext
 import pytest
@@ -68,22 +70,23 @@ def test_records_of_another_form_are_named_before_anything_is_trained(tmp_path):
 
 
 @pytest.mark.slow
-def test_rows_of_messages_and_records_unlike_schema_json_are_named(tmp_path, tiny_model):
-    lesson_02.train_script(tmp_path / "train_adapter.py", base=tiny_model)
+def test_rows_of_messages_and_records_unlike_schema_json_are_named(tmp_path, tiny_model, monkeypatch):
+    """In this process, as starting the script takes longer than all that it does here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_adapter.py"])
+    lesson_02.train_script("train_adapter.py", base=tiny_model)
+    Path("schema.json").write_text('{"required": ["key"]}', encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("train_adapter", "train_adapter.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
     prompt, completion = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": '{"instrument": "lute"}'}]
-    for row, schema, message in (
-        ({"messages": prompt + completion}, {}, "train.jsonl, row 1: has messages in place of prompt and completion"),
-        (
-            {"prompt": prompt, "completion": completion},
-            {"required": ["key"]},
-            "train.jsonl, row 1: 'key' is a required property",
-        ),
+    for row, message in (
+        ({"messages": prompt + completion}, "has messages in place of prompt and completion"),
+        ({"prompt": prompt, "completion": completion}, "'key' is a required property"),
     ):
-        for name in ("train", "validation"):
-            (tmp_path / f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
-        (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
-        done = subprocess.run([sys.executable, "-I", "train_adapter.py"], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith(message)
+        Path("train.jsonl").write_text(json.dumps(row), encoding="utf-8")
+        with pytest.raises(SystemExit, match=f"^train.jsonl, row 1: {message}"):
+            script.main()
 
 
 def test_the_rate_is_the_models_and_not_the_machines(tmp_path):

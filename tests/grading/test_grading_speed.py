@@ -39,7 +39,13 @@ def marking_a_challenge(section):
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize(("section", "learners"), [("06", 40), ("01", 40), ("05", 40), ("02", 20)])
+ELSEWHERE = pytest.mark.soak("`make test` times a section without torch and one with it")
+
+
+@pytest.mark.parametrize(
+    ("section", "learners"),
+    [("06", 40), ("02", 20), *(pytest.param(section, 40, marks=ELSEWHERE) for section in ("01", "05"))],
+)
 def test_a_submission_takes_little_more_than_its_processes(section, learners, tmp_path, capsys, monkeypatch):
     heavy, begin = [], sandbox.Sandbox.__init__
 

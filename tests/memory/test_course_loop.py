@@ -1,5 +1,6 @@
 """The closed form for the course's own loop, against a trace of the very functions that `fit` calls."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -77,13 +78,23 @@ def answers(rows, length, scored):
     return [Encoded([5] * (length - scored - i % 3), [[7] * scored]) for i in range(rows)]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+TARGETS = ("all-linear", ("q_proj", "v_proj"), ("o_proj", "down_proj"))
+
+
+def cases():
+    """Numbers of architecture, targets and shape; every pair of the three is in the third that `make test` runs."""
+    soak = pytest.mark.soak("`make test` has every pair of architecture, targets and shape")
+    for case in itertools.product(range(3), range(3), range(4)):
+        yield pytest.param(*case, marks=[soak] if sum(case) % 3 else [])
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj"), ("o_proj", "down_proj")], ids=str)
-@pytest.mark.parametrize("kernel, rows, length, scored", SHAPES)
-def test_lora(architecture, precision, targets, kernel, rows, length, scored):
-    how = plan("lora", precision, kernel, target_modules=targets)
-    predicted, real = both(config(architecture), how, answers(rows, length, scored))
+@pytest.mark.parametrize(("architecture", "targets", "sizes"), list(cases()))
+def test_lora(architecture, targets, sizes, precision):
+    kernel, *batch = SHAPES[sizes]
+    how = plan("lora", precision, kernel, target_modules=TARGETS[targets])
+    predicted, real = both(config(ARCHITECTURES[architecture]), how, answers(*batch))
     assert predicted == pytest.approx(real, rel=0.04)
 
 

@@ -5,16 +5,15 @@ each kill all of it must be there again, no file may be half, and every job must
 """
 
 import hashlib
-import json
 import os
 import random
 import signal
 import threading
 import time
-import urllib.request
 from pathlib import Path
 
 from course_utils.openai_server import local_server
+from openai_server.conftest import chats, training_process
 
 MOMENTS = ("upload", "validation", "training", "checkpointing", "serving")
 VICTIMS = {"training": ("server", "worker"), "checkpointing": ("server", "worker")}
@@ -73,7 +72,7 @@ def one_round(folder: Path, model: str, moment: str, victim: str, seed: int) -> 
     dice, promises = random.Random(seed), Promises()
     with local_server(folder, model=model) as server:
         client = server.client(max_retries=0, timeout=60)
-        data = _chats(36)
+        data = chats(36)
         file = promises.file(client, data)
         job = client.fine_tuning.jobs.create(
             model=client.models.list().data[0].id,
@@ -85,7 +84,7 @@ def one_round(folder: Path, model: str, moment: str, victim: str, seed: int) -> 
         watching = threading.Thread(target=_watch, args=(server, promises, job), daemon=True)
         watching.start()
         busy = _go_to(moment, server, client, promises, job, dice)
-        pid = _training_process(server) if victim == "worker" else server.process.pid
+        pid = training_process(server) if victim == "worker" else server.process.pid
         state = client.fine_tuning.jobs.retrieve(job).status
         if pid:
             os.kill(pid, signal.SIGKILL)
@@ -128,7 +127,7 @@ def _go_to(moment: str, server, client, promises: Promises, job: str, dice: rand
         return thread
 
     if moment == "upload":
-        thread = start(lambda: [promises.file(client, _chats(20_000 + i)) for i in range(50)])
+        thread = start(lambda: [promises.file(client, chats(20_000 + i)) for i in range(50)])
         time.sleep(dice.uniform(0.05, 1.0))
         return thread
     if moment == "validation":
@@ -159,19 +158,6 @@ def _watch(server, promises: Promises, job: str) -> None:
             time.sleep(0.02)
     except Exception:
         pass
-
-
-def _training_process(server) -> int | None:
-    with urllib.request.urlopen(server.base_url.removesuffix("/v1") + "/health") as answer:
-        return json.load(answer)["training_process"]
-
-
-def _chats(count: int) -> bytes:
-    rows = []
-    for i in range(count):
-        messages = [{"role": "user", "content": f"Is {i} a number?"}, {"role": "assistant", "content": f"yes, {i}"}]
-        rows.append({"messages": messages})
-    return "\n".join(map(json.dumps, rows)).encode()
 
 
 def rounds(number: int):

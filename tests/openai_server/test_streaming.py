@@ -56,12 +56,3 @@ def test_a_stream_joined_is_the_plain_answer(client, tuned, what, model):
     plain, joined = ask(client, name, REQUESTS[what]), ask_streaming(client, name, REQUESTS[what])
     assert joined == plain
     assert len(plain) == REQUESTS[what].get("n", 1) and all(found["reason"] for found in plain.values())
-
-
-@pytest.mark.model
-def test_the_packaged_models_stream_too(start_server, tmp_path):
-    with start_server(tmp_path / "service", model=None) as server:
-        client = server.client(timeout=120, max_retries=0)
-        base = client.models.list().data[0].id
-        plain, joined = ask(client, base, {}), ask_streaming(client, base, {})
-        assert joined == plain and len(plain[0]["text"]) > 20

@@ -239,10 +239,8 @@ def test_terms_and_choices_know_what_they_are():
     assert re.findall(r'<details class="(book-\w+)"', html) == ["book-right", "book-wrong"]
 
 
-def test_reading_times_are_what_lessons_say_or_near_what_their_words_take():
-    said = {step.lesson.number: step.reading for step in sources.learning_path()}
-    assert said["02"] == 35
-    assert all(5 <= minutes <= 120 for minutes in said.values())
+def test_reading_times_are_near_what_the_words_take():
+    assert all(5 <= step.reading <= 120 for step in sources.learning_path())
     assert lesson_pages.reading_minutes(json.dumps({"cells": [{"cell_type": "markdown", "source": "word " * 1800}]})) == 10
 
 
