@@ -8,6 +8,12 @@ allocated against the card's memory, and has the card's number formats. `driver.
 whose environment has COURSE_SIMULATED_GPU, and `startup/` sees to that. `build.py` compiles, `stand_ins.py` makes small
 models under the names of the tiers' models, `run.py` runs lessons.
 
-It shows wrong devices and formats, and what is never freed. It does not show what a card's kernels do differently, nor
-speed, nor how good an answer is, nor whether a lesson has room: models are small, and their weights random.
+    python -m tests.gpu_simulation.run --true-size            has each lesson room on each card?
+    python -m tests.gpu_simulation.run --table                the newest answer to that
+
+`true_size.py` and `room.py` are for the latter: models of true size, operations on large tensors skipped, and memory counted
+over all processes of a lesson.
+
+It shows wrong devices, formats and memory. It does not show what a card's kernels do differently, nor speed, nor how good an
+answer is: the models' weights are random.
 """

@@ -5,6 +5,10 @@
 // tensors on different devices, runs the CPU's kernel on CPU tensors over the same memory, and gives its result back as a
 // tensor of the card. Every storage is counted against the card's memory.
 //
+// For models of true size, operations on large tensors can be skipped (`skip_from`): they run on PyTorch's meta device, which knows
+// shapes and no numbers, and their results lie in memory that is counted and that nobody touches. Numbers that nobody has computed
+// are zero.
+//
 // What this shows of a real card: devices, number formats, memory, which kernels the card lacks. What it does not: speed, the
 // order in which a real kernel adds up, fragmentation of memory, and what the libraries of a card take as workspace.
 //
@@ -26,6 +30,12 @@
 #include <c10/core/impl/alloc_cpu.h>
 #include <torch/library.h>
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <mutex>
 #include <set>
 #include <unordered_map>
@@ -45,6 +55,7 @@ constexpr int MOST_CARDS = 8;
 int card_count = 1;
 int capability = 75;  // 10 * major + minor
 int64_t memory_limit = INT64_MAX;  // bytes on each card
+int64_t skip_from = INT64_MAX;     // bytes of an operation's largest tensor from which on it is not computed
 thread_local DeviceIndex current_card = 0;
 
 // PyTorch's allocator keeps freed memory for its own process, until `torch.cuda.empty_cache()`: `held`.
@@ -53,15 +64,105 @@ struct {
   int64_t allocated = 0, held = 0, peak = 0, allocations = 0;
 } memory[MOST_CARDS];
 
+// Several processes on the first card, in a file that each of them maps; `run.py` reads it. Each holds a lock on a byte of the file,
+// which the system takes from it when it ends, however it ends.
+class Ledger {
+ public:
+  struct Holder {
+    std::atomic<int64_t> held, at_peak;
+    char name[112];
+  };
+  struct Page {
+    std::atomic<int64_t> peak;
+    Holder holders[31];
+  };
+
+  void join(const char* file, const char* name, int64_t bytes, int64_t of_a_context) {
+    if (page_) return;
+    file_ = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    TORCH_CHECK(file_ >= 0 && ftruncate(file_, sizeof(Page)) == 0, "cannot share a simulated card in ", file);
+    void* mapped = mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0);
+    TORCH_CHECK(mapped != MAP_FAILED, "cannot map ", file);
+    page_ = static_cast<Page*>(mapped);
+    bytes_ = bytes;
+    context_ = of_a_context;
+    for (auto& holder : page_->holders) {
+      if (!locks(F_SETLK, holder)) continue;
+      mine_ = &holder;
+      break;
+    }
+    TORCH_CHECK(mine_, "too many processes on a simulated card");
+    mine_->held = mine_->at_peak = 0;
+    std::strncpy(mine_->name, name, sizeof mine_->name - 1);
+  }
+
+  // Whether there is room for so much more; a process's first allocation makes its context.
+  bool take(int64_t more) {
+    if (!page_) return true;
+    if (mine_->held == 0) more += context_;
+    if (total() + more > bytes_) return false;
+    mine_->held += more;
+    if (const auto now = total(); now > page_->peak) {
+      page_->peak = now;
+      for (auto& holder : page_->holders) holder.at_peak = holder.held.load();
+    }
+    return true;
+  }
+
+  void give_back(int64_t bytes) {
+    if (page_) mine_->held -= bytes;
+  }
+
+  int64_t available() { return page_ ? bytes_ - total() - (mine_->held == 0 ? context_ : 0) : -1; }
+
+ private:
+  int64_t total() {
+    int64_t sum = 0;
+    for (auto& holder : page_->holders) {
+      if (holder.held && &holder != mine_ && locks(F_GETLK, holder)) holder.held = 0;  // its process is no more
+      sum += holder.held;
+    }
+    return sum;
+  }
+
+  bool locks(int command, const Holder& holder) {
+    struct flock lock {};
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = &holder - page_->holders;
+    lock.l_len = 1;
+    return fcntl(file_, command, &lock) == 0 && (command == F_SETLK || lock.l_type == F_UNLCK);
+  }
+
+  int file_ = -1;
+  Page* page_ = nullptr;
+  Holder* mine_ = nullptr;
+  int64_t bytes_ = 0, context_ = 0;
+} ledger;
+
 struct Block {
   void* start;
   int64_t bytes;
   DeviceIndex card;
+  bool mapped;
 };
+
+// Where operations are skipped, memory that nobody has written is zero, and large memory is not there before somebody touches it.
+Block* new_block(int64_t bytes, DeviceIndex card) {
+  if (bytes < skip_from) {
+    void* start = c10::alloc_cpu(bytes);
+    if (skip_from != INT64_MAX) std::memset(start, 0, bytes);
+    return new Block{start, bytes, card, false};
+  }
+  void* start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  TORCH_CHECK(start != MAP_FAILED, "no address space for ", bytes, " bytes");
+  return new Block{start, bytes, card, true};
+}
 
 void free_block(void* context) {
   auto* block = static_cast<Block*>(context);
-  c10::free_cpu(block->start);
+  if (block->mapped) munmap(block->start, block->bytes);
+  else c10::free_cpu(block->start);
   std::lock_guard<std::mutex> lock(memory_mutex);
   memory[block->card].allocated -= block->bytes;
   delete block;
@@ -76,17 +177,18 @@ struct CardAllocator final : c10::Allocator {
     {
       std::lock_guard<std::mutex> lock(memory_mutex);
       auto& mine = memory[current_card];
-      if (bytes > memory_limit - mine.allocated) {
+      const auto more = std::max<int64_t>(0, mine.allocated + bytes - mine.held);
+      if (bytes > memory_limit - mine.allocated || (more && current_card == 0 && !ledger.take(more))) {
         C10_THROW_ERROR(OutOfMemoryError, c10::str("CUDA out of memory. Tried to allocate ", bytes >> 20, " MiB. GPU ", int(current_card),
                                                    " (simulated) has ", memory_limit >> 20, " MiB, of which ",
                                                    mine.allocated >> 20, " MiB are allocated."));
       }
       mine.allocated += bytes;
-      mine.held = std::max(mine.held, mine.allocated);
+      mine.held += more;
       mine.allocations += 1;
       mine.peak = std::max(mine.peak, mine.allocated);
     }
-    auto* block = new Block{c10::alloc_cpu(bytes), bytes, current_card};
+    auto* block = new_block(bytes, current_card);
     return {block->start, block, &free_block, device};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
@@ -184,9 +286,11 @@ class Drawing {
 
 // ---- one operation, on the host ---------------------------------------------------------------------------------------------
 
-// The tensors of one operation: each of the card's has a double on the host, over the same memory.
+// The tensors of one operation: each of the card's has a double on the host, over the same memory, or on the meta device.
 class Crossing {
  public:
+  explicit Crossing(bool skips = false) : there_(skips ? at::kMeta : at::kCPU) {}
+
   Tensor to_host(const Tensor& t) {
     if (!t.defined() || !t.is_cuda()) return t;
     auto& known = doubles_[t.unsafeGetTensorImpl()];
@@ -194,11 +298,12 @@ class Crossing {
     auto* memory = t.storage().unsafeGetStorageImpl();
     auto& host = storages_[memory];
     if (!host) {  // tensors that share memory on the card share it here
-      c10::DataPtr same(memory->mutable_data(), nullptr, &c10::detail::deleteNothing, Device(at::kCPU));
-      host = c10::Storage(c10::Storage::use_byte_size_t(), memory->nbytes(), std::move(same), c10::GetAllocator(at::kCPU), true);
+      c10::DataPtr same(skips() ? nullptr : memory->mutable_data(), nullptr, &c10::detail::deleteNothing, Device(there_));
+      host = c10::Storage(c10::Storage::use_byte_size_t(), memory->nbytes(), std::move(same), c10::GetAllocator(there_), true);
       owners_.emplace(host.unsafeGetStorageImpl(), t);
     }
-    auto made = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(host), DispatchKeySet(DispatchKey::CPU), t.dtype());
+    const auto key = skips() ? DispatchKey::Meta : DispatchKey::CPU;
+    auto made = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(host), DispatchKeySet(key), t.dtype());
     auto* impl = made.unsafeGetTensorImpl();
     impl->set_sizes_and_strides(t.sizes(), t.strides(), t.storage_offset());
     if (t.unsafeGetTensorImpl()->is_wrapped_number()) impl->set_wrapped_number(true);
@@ -212,7 +317,8 @@ class Crossing {
     for (auto& entry : doubles_) {
       const auto& [original, made] = entry.second;
       auto* impl = original.unsafeGetTensorImpl();
-      if (made.storage().data() != original.storage().data())
+      const bool grown = skips() ? made.storage().nbytes() > original.storage().nbytes() : made.storage().data() != original.storage().data();
+      if (grown)
         impl->set_storage_keep_dtype(moved(made.storage(), original.device()));
       if (original.sizes() != made.sizes() || original.strides() != made.strides() || original.storage_offset() != made.storage_offset())
         impl->set_sizes_and_strides(made.sizes(), made.strides(), made.storage_offset());
@@ -234,13 +340,16 @@ class Crossing {
   }
 
  private:
+  bool skips() const { return there_ == at::kMeta; }
+
   c10::Storage moved(const c10::Storage& host, Device device) const {
     c10::DeviceGuard there(device);
     auto memory = card_allocator.allocate(host.nbytes());
-    if (host.nbytes()) std::memcpy(memory.get(), host.data(), host.nbytes());
+    if (host.nbytes() && !skips()) std::memcpy(memory.get(), host.data(), host.nbytes());
     return c10::Storage(c10::Storage::use_byte_size_t(), host.nbytes(), std::move(memory), &card_allocator, true);
   }
 
+  at::DeviceType there_;
   std::unordered_map<c10::TensorImpl*, std::pair<Tensor, Tensor>> doubles_;  // of the card → (itself, its double)
   std::unordered_map<c10::TensorImpl*, Tensor> originals_;                   // double → of the card
   std::unordered_map<c10::StorageImpl*, c10::Storage> storages_;             // of the card → of the host
@@ -273,6 +382,23 @@ IValue each_tensor(const IValue& value, F&& f) {
 const std::set<std::string> INDICES_FROM_CPU = {"aten::index",         "aten::index_put",        "aten::index_put_",
                                                 "aten::_unsafe_index", "aten::_unsafe_index_put", "aten::_index_put_impl_"};
 
+bool is_large(const Tensor& t) { return t.defined() && static_cast<int64_t>(t.numel() * t.element_size()) >= skip_from; }
+
+std::set<std::string> computed_after_all;  // operations on large tensors that the meta device does not know or whose result has
+                                           // a shape that depends on numbers
+
+// Numbers that nobody has computed are zero. So they are equal to each other and to no other number, and all of them are finite
+// (which PyTorch asks as x == x and |x| != infinity). A large answer stays unwritten; that it is finite is said at `all`.
+void answer_for_zeros(const std::string& name, const std::string& overload, const std::vector<IValue>& arguments, const Tensor& answer) {
+  if (answer.scalar_type() != at::kBool || is_large(answer)) return;
+  bool value;
+  const bool with_number = overload == "Scalar" || overload == "Scalar_out";
+  if (name == "aten::all") value = true;
+  else if (name != "aten::eq" && name != "aten::ne") return;
+  else value = (!with_number || arguments[1].toScalar().toDouble() == 0) == (name == "aten::eq");
+  std::memset(answer.data_ptr(), value, answer.numel());
+}
+
 void run_on_host(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
   const auto& schema = operation.schema();
   const size_t arguments = schema.arguments().size(), begin = stack->size() - arguments;
@@ -281,7 +407,7 @@ void run_on_host(const c10::OperatorHandle& operation, torch::jit::Stack* stack)
   std::optional<Device> device, asked;
   std::optional<Device> stray;  // a CPU tensor with dimensions
   std::optional<at::Generator> generator;
-  bool first_is_here = false;
+  bool first_is_here = false, skips = false;
   for (size_t i = 0; i < arguments; ++i) {
     each_tensor(argument(i), [&](const Tensor& t) {
       if (!t.defined()) return t;
@@ -289,6 +415,7 @@ void run_on_host(const c10::OperatorHandle& operation, torch::jit::Stack* stack)
         if (device && *device != t.device()) refuse(schema.name(), *device, t.device());
         device = t.device();
         first_is_here |= i == 0;
+        skips |= is_large(t);
       } else if (t.device().is_cpu() && t.dim() > 0) {
         stray = t.device();
       }
@@ -301,15 +428,36 @@ void run_on_host(const c10::OperatorHandle& operation, torch::jit::Stack* stack)
   if (stray && !(first_is_here && INDICES_FROM_CPU.count(schema.name()))) refuse(schema.name(), *device, *stray);
   TORCH_CHECK(!generator || generator->device().is_cuda(), "Expected a 'cuda' device type for generator but found 'cpu'");
 
-  Crossing crossing;
+  Crossing crossing(skips);
   at::AutoDispatchBelowADInplaceOrView below_autograd;
-  for (size_t i = 0; i < arguments; ++i) {
-    auto& value = argument(i);
-    if (value.isDevice() && value.toDevice().is_cuda()) value = IValue(Device(at::kCPU));
-    else if (value.isGenerator()) value = IValue();
-    else value = each_tensor(value, [&](const Tensor& t) { return crossing.to_host(t); });
+  const auto cross = [&] {
+    for (size_t i = 0; i < arguments; ++i) {
+      auto& value = argument(i);
+      if (value.isDevice() && value.toDevice().is_cuda()) value = IValue(Device(skips ? at::kMeta : at::kCPU));
+      else if (value.isGenerator()) value = IValue();
+      else value = each_tensor(value, [&](const Tensor& t) {
+        if (skips && t.defined() && t.device().is_cpu() && t.dim() > 0)  // indices
+          return at::empty_strided(t.sizes(), t.strides(), t.options().device(at::kMeta));
+        return crossing.to_host(t);
+      });
+    }
+  };
+  std::vector<IValue> kept;
+  if (skips) {
+    kept.assign(stack->begin() + begin, stack->end());
+    try {
+      cross();
+      operation.callBoxed(stack);
+    } catch (const std::exception&) {
+      computed_after_all.insert(schema.name());
+      stack->resize(begin);
+      stack->insert(stack->end(), kept.begin(), kept.end());
+      skips = false;
+      crossing = Crossing();
+    }
   }
-  {
+  if (!skips) {
+    cross();
     std::optional<Drawing> drawing;
     if (generator || operation.hasTag(at::Tag::nondeterministic_seeded)) drawing.emplace(generator ? *generator : default_generator(device->index()));
     operation.callBoxed(stack);
@@ -317,6 +465,7 @@ void run_on_host(const c10::OperatorHandle& operation, torch::jit::Stack* stack)
   crossing.settle();
   for (size_t i = stack->size() - schema.returns().size(); i < stack->size(); ++i)
     (*stack)[i] = each_tensor((*stack)[i], [&](const Tensor& t) { return crossing.to_card(t, *device); });
+  if (skips && stack->back().isTensor()) answer_for_zeros(schema.name(), schema.overload_name(), kept, stack->back().toTensor());
 }
 
 // ---- kernels that cannot be the CPU's -----------------------------------------------------------------------------------------
@@ -333,8 +482,11 @@ Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::option
   return at::detail::empty_strided_generic(size, stride, &card_allocator, DispatchKeySet(DispatchKey::CUDA), c10::dtype_or_default(dtype));
 }
 
-// The one operation that is meant to join two devices.
+// The one operation that is meant to join two devices. To the host, what is not huge is copied even where operations are skipped:
+// memory of the host is not zero by itself.
 Tensor& copy_(Tensor& self, const Tensor& source, bool) {
+  constexpr int64_t FRESH = 64 << 20;  // from here on the host's memory, too, is new and untouched
+  if (is_large(self) && (self.is_cuda() || self.numel() * self.element_size() >= FRESH)) return self;
   Crossing crossing;
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   crossing.to_host(self).copy_(crossing.to_host(source));
@@ -349,6 +501,7 @@ Tensor in_float32(const Tensor& t) { return t.scalar_type() == at::kDouble ? t :
 
 template <Tensor (*function)(const Tensor&, int64_t, bool)>
 Tensor& softmax_out(const Tensor& self, int64_t dim, bool, Tensor& out) {
+  if (is_large(self) || is_large(out)) return out;
   Crossing crossing;
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   crossing.to_host(out).copy_(function(in_float32(crossing.to_host(self)), dim, false));
@@ -358,6 +511,7 @@ Tensor& softmax_out(const Tensor& self, int64_t dim, bool, Tensor& out) {
 template <Tensor (*function)(const Tensor&, const Tensor&, int64_t, at::ScalarType)>
 Tensor& softmax_backward_out(const Tensor& grad, const Tensor& output, int64_t dim, at::ScalarType, Tensor& out) {
   if (grad.device() != output.device()) refuse("softmax backward", grad.device(), output.device());
+  if (is_large(grad) || is_large(output) || is_large(out)) return out;
   Crossing crossing;
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   const auto g = in_float32(crossing.to_host(grad)), o = in_float32(crossing.to_host(output));
@@ -376,6 +530,7 @@ Tensor& product(const char* name, std::initializer_list<const Tensor*> inputs, T
   }
   TORCH_CHECK(first.scalar_type() != at::kBFloat16 || capability >= 80, name, " in bfloat16 on a card of compute capability ", capability / 10,
               ".", capability % 10, ": it has no such units and emulates them, several times slower. The simulation refuses");
+  if (is_large(out) || std::any_of(inputs.begin(), inputs.end(), [](const Tensor* t) { return is_large(*t); })) return out;
   Crossing crossing;
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   std::vector<Tensor> wide;
@@ -430,6 +585,7 @@ Tensor& wide_sum_out(const Tensor& self, const Tensor& a, const Tensor& b, at::S
   if (self.device() != a.device()) refuse("a matrix product", a.device(), self.device());
   TORCH_CHECK(self.scalar_type() == wanted || self.scalar_type() == a.scalar_type(), "a matrix product: self must have the dtype of the result or of ",
               "the inputs, and not ", self.scalar_type());
+  if (is_large(self)) return out;
   return product("a matrix product", {&a, &b}, out, [&](auto& in) {
     Crossing crossing;
     const auto before = crossing.to_host(self).to(in[0].scalar_type());
@@ -488,6 +644,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention(const Tensor& q, const Tens
   const auto out = at::empty({batch, length, heads, v.size(3)}, q.options()).transpose(1, 2);
   const auto log_sums = at::empty({batch, heads, length}, q.options().dtype(at::kFloat));
   const auto seed = at::empty({}, q.options().dtype(at::kLong)), offset = at::empty({}, q.options().dtype(at::kLong));
+  if (is_large(q) || is_large(k) || is_large(v) || (bias && is_large(*bias))) return {out, log_sums, seed, offset};
   Crossing crossing;
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   const auto [result, sums] = at::_scaled_dot_product_flash_attention_for_cpu(
@@ -505,6 +662,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   TORCH_CHECK(!wanted[3], "the simulated card has no gradient of an attention mask");
   const auto like = [](const Tensor& t) { return at::empty({t.size(0), t.size(2), t.size(1), t.size(3)}, t.options()).transpose(1, 2); };
   const auto dq = like(q), dk = like(k), dv = like(v);
+  if (is_large(q) || is_large(k) || is_large(v) || is_large(bias)) return {dq, dk, dv, Tensor()};
   const auto heads = q.size(1);
   Crossing crossing;
   at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -590,11 +748,30 @@ REGISTER_CUDA_DISPATCH(_fused_sdp_choice_stub, &choose_attention)
 // ---- for driver.py ----------------------------------------------------------------------------------------------------------------
 
 extern "C" {
-void card_insert(int cards, int its_capability, int64_t bytes) {
+void card_insert(int cards, int its_capability, int64_t bytes, int64_t skip) {
   c10::SetAllocator(at::kCUDA, &card_allocator, 1);
   card_count = std::min(cards, MOST_CARDS);
   capability = its_capability;
   memory_limit = bytes;
+  skip_from = skip;
+}
+// From now on the first card is shared with the other processes that name the same file.
+int card_share(const char* file, const char* name, int64_t bytes, int64_t of_a_context) {
+  try {
+    ledger.join(file, name, bytes, of_a_context);
+    return 0;
+  } catch (const std::exception&) {
+    return 1;
+  }
+}
+// Bytes that nobody holds on a shared card; -1 if it is not shared.
+int64_t card_available() { return ledger.available(); }
+// Comma-separated; valid until the next call.
+const char* card_computed_after_all() {
+  static std::string names;
+  names.clear();
+  for (const auto& name : computed_after_all) names += (names.empty() ? "" : ",") + name;
+  return names.c_str();
 }
 int card_current() { return current_card; }
 int card_exchange(int card) { return card < card_count ? exchange(static_cast<DeviceIndex>(card)) : -1; }
@@ -603,7 +780,9 @@ int64_t card_held(int card) { return memory[card].held; }
 int64_t card_peak(int card) { return memory[card].peak; }
 void card_empty_cache(int card) {
   std::lock_guard<std::mutex> lock(memory_mutex);
-  memory[card].held = memory[card].allocated;
+  auto& mine = memory[card];
+  if (card == 0) ledger.give_back(mine.held - mine.allocated);
+  mine.held = mine.allocated;
 }
 int64_t card_allocations(int card) { return memory[card].allocations; }
 void card_reset_peak(int card) {

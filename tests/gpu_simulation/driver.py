@@ -20,6 +20,9 @@ from dataclasses import dataclass
 GPU = "COURSE_SIMULATED_GPU"  # "t4", or "2xt4" for two of them
 LIBRARY = "COURSE_SIMULATED_GPU_LIBRARY"  # the built card.cpp
 BYTES = "COURSE_SIMULATED_GPU_BYTES"  # memory of each card, if another than the model has
+# Operations whose largest tensor has so many bytes are not computed, only their memory is counted.
+SKIP = "COURSE_SIMULATED_GPU_SKIP_FROM"
+LEDGER = "COURSE_SIMULATED_GPU_LEDGER"  # a file through which all processes that name it share the first card
 
 # What CUDA takes for itself in each process; 0.4 to 0.5 GB by version.
 CONTEXT_BYTES = 450_000_000
@@ -33,6 +36,11 @@ class Card:
     capability: tuple[int, int]
     memory_bytes: int
     processors: int
+
+    @property
+    def number_format(self) -> str:
+        """The 16-bit format that the card multiplies."""
+        return "bfloat16" if self.capability >= (8, 0) else "float16"
 
 
 CARDS = {
@@ -52,9 +60,11 @@ def asked_for() -> tuple[str, int]:
 def preload() -> ctypes.CDLL:
     """Load the card. Must come before torch, which asks once which backends there are and remembers the answer."""
     library = ctypes.CDLL(os.environ[LIBRARY])
-    for function in ("card_allocated", "card_held", "card_peak", "card_allocations"):
+    for function in ("card_allocated", "card_held", "card_peak", "card_allocations", "card_available"):
         getattr(library, function).restype = ctypes.c_int64
-    library.card_insert.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+    library.card_insert.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    library.card_share.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
+    library.card_computed_after_all.restype = ctypes.c_char_p
     return library
 
 
@@ -64,15 +74,20 @@ def activate(torch: types.ModuleType, library: ctypes.CDLL) -> None:
     card = CARDS[kind]
     total = int(os.environ.get(BYTES, card.memory_bytes))
     major, minor = card.capability
+    skip = int(os.environ.get(SKIP, (1 << 63) - 1))
+    if os.environ.get(LEDGER):
+        name = " ".join(sys.orig_argv[1:]).encode()[:100]
+        if library.card_share(os.environ[LEDGER].encode(), name, total, CONTEXT_BYTES):
+            raise RuntimeError(f"cannot share a simulated card through {os.environ[LEDGER]}")
 
     @functools.cache
     def count() -> int:  # once, at the first question, as CUDA reads the variable
         asked = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(number))))
         shown = sum(index.strip().isdigit() and int(index) < number for index in asked.split(","))
-        library.card_insert(shown, 10 * major + minor, max(0, total - CONTEXT_BYTES))
+        library.card_insert(shown, 10 * major + minor, max(0, total - CONTEXT_BYTES), skip)
         return shown
 
-    library.card_insert(number, 10 * major + minor, max(0, total - CONTEXT_BYTES))
+    library.card_insert(number, 10 * major + minor, max(0, total - CONTEXT_BYTES), skip)
 
     def statistics(device: int) -> dict:
         now, held, peak = library.card_allocated(device), library.card_held(device), library.card_peak(device)
@@ -137,7 +152,8 @@ def activate(torch: types.ModuleType, library: ctypes.CDLL) -> None:
         )
 
     def memory_info(device: int) -> tuple[int, int]:
-        return max(0, total - CONTEXT_BYTES - library.card_held(device)), total
+        shared = library.card_available() if device == 0 else -1
+        return max(0, total - CONTEXT_BYTES - library.card_held(device)) if shared < 0 else shared, total
 
     cuda = torch.cuda
     cuda._get_device_properties = properties

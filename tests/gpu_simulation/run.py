@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from course_utils import lessons, plans
 from course_utils.publishing import builder
 
-from . import build, driver
+from . import build, driver, room
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -54,8 +54,10 @@ class LessonRun:
         gpu: the card, as COURSE_SIMULATED_GPU names it.
         cells: number of code cells that ran.
         errors: cells that failed.
-        unmet: cells whose own assertion failed, on the quality of answers: random weights cannot meet these.
+        unmet: cells whose own assertion failed, on the quality of answers: random weights cannot meet these. With models of
+            true size, whose losses are zero, also cells that divide by one.
         seconds: wall time.
+        memory: with models of true size, what it took (`room.Count.as_dict`).
     """
 
     lesson: str
@@ -64,15 +66,20 @@ class LessonRun:
     errors: list[Failure] = field(default_factory=list)
     unmet: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
+    memory: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         head = f"{self.lesson} on {self.gpu}: {self.cells} cells, {len(self.errors)} errors, {len(self.unmet)} unmet, "
         rows = [f"  cell {f.cell}: {f.first_line}\n    {f.error[:400]}" for f in self.errors]
         rows += [f"  cell {f.cell}, of random weights: {f.first_line}\n    {f.error[:400]}" for f in self.unmet]
+        if highest := self.memory.get("highest"):
+            shares = " + ".join(f"{name} {held / 1e9:.1f}" for name, held in highest["processes"].items())
+            peak = f"{highest['peak'] / 1e9:.1f} of {self.memory['card_bytes'] / 1e9:.1f} GB ({shares})"
+            rows.insert(0, f"  highest: {peak}, cell {highest['cell']}: {highest['first_line']}")
         return "\n".join([head + f"{self.seconds:.0f} s", *rows])
 
 
-def run(lesson: str, gpu: str, hub: Path, keep: Path | None = None) -> LessonRun:
+def run(lesson: str, gpu: str, hub: Path, keep: Path | None = None, count: bool = False, small: bool = True) -> LessonRun:
     """Run a lesson's code cells, solutions of exercises included, and return what happened.
 
     Args:
@@ -80,19 +87,32 @@ def run(lesson: str, gpu: str, hub: Path, keep: Path | None = None) -> LessonRun
         gpu: "t4", or "2xt4" for two cards.
         hub: folder of `stand_ins.make`.
         keep: folder for the notebook with its outputs.
+        count: whether the models in `hub` have the real ones' size: nothing large is computed, and memory is counted.
+        small: whether examples are few and answers short.
     """
-    return run_notebook(builder.instructor_edition(lesson), LessonRun(lesson, gpu), hub, keep)
+    return run_notebook(builder.instructor_edition(lesson), LessonRun(lesson, gpu), hub, keep, count, small)
 
 
-def run_notebook(notebook: NotebookNode, result: LessonRun, hub: Path, keep: Path | None = None) -> LessonRun:
+def run_notebook(
+    notebook: NotebookNode, result: LessonRun, hub: Path, keep: Path | None = None, count: bool = False, small: bool = True
+) -> LessonRun:
     """Run any notebook as `run` does; fills and returns `result`."""
     import nbformat
     from nbclient import NotebookClient
 
-    # offline: the stand-ins are all that is there; few examples and short answers
-    environment = build.environment(result.gpu) | {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1", plans.SMALL: "1"}
+    # offline: the stand-ins are all that is there
+    environment = build.environment(result.gpu) | {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
+    if small:
+        environment[plans.SMALL] = "1"
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True) as folder:
+    with contextlib.ExitStack() as stack:
+        scratch = tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True)
+        folder = stack.enter_context(scratch)
+        counted = None
+        if count:
+            files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="course-card-", ignore_cleanup_errors=True)))
+            counted, more = stack.enter_context(room.counting(files))
+            environment |= more
         client = NotebookClient(
             notebook,
             timeout=CELL_TIMEOUT,
@@ -104,15 +124,22 @@ def run_notebook(notebook: NotebookNode, result: LessonRun, hub: Path, keep: Pat
             coalesce_streams=True,
         )
 
-        client.on_cell_executed = lambda cell, cell_index, execute_reply: _say(result, cell, cell_index, started)
+        def cell_ended(cell: NotebookNode, cell_index: int, execute_reply: object) -> None:
+            if counted:
+                counted.cell_ended(cell_index, first_line(cell.source))
+            _say(result, cell, cell_index, started, counted)
+
+        client.on_cell_executed = cell_ended
         client.execute(env=environment)
+        if counted:
+            result.memory = counted.as_dict(result.gpu)
     result.seconds = round(time.monotonic() - started, 1)
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "code" and cell.execution_count:
             result.cells += 1
             for output in cell.outputs:
                 if output.output_type == "error":
-                    bad = result.unmet if _is_its_own(output) else result.errors
+                    bad = result.unmet if _is_its_own(output) or (count and _is_of_zeros(output)) else result.errors
                     bad.append(Failure(number, first_line(cell.source), f"{output.ename}: {output.evalue}"))
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
@@ -132,10 +159,16 @@ def _is_its_own(error: NotebookNode) -> bool:
     return error.ename == "AssertionError" and frames[-1:] == ["Cell In"]
 
 
-def _say(result: LessonRun, cell: NotebookNode, index: int, started: float) -> None:
+def _is_of_zeros(error: NotebookNode) -> bool:
+    """Whether a cell divided by a loss that was not computed, or drew what came of that."""
+    return error.ename == "ZeroDivisionError" or "cannot be NaN or Inf" in error.evalue
+
+
+def _say(result: LessonRun, cell: NotebookNode, index: int, started: float, counted: room.Count | None) -> None:
     failed = next((f"{o.ename}: {o.evalue[:150]}" for o in cell.outputs if o.output_type == "error"), "ok")
     seconds = time.monotonic() - started
-    print(f"{result.lesson} {result.gpu} {seconds:7.1f} s  cell {index:3}  {failed}", file=sys.stderr, flush=True)
+    peak = f"{counted.cells[-1].peak / 1e9:5.1f} GB  " if counted else ""
+    print(f"{result.lesson} {result.gpu} {seconds:7.1f} s  cell {index:3}  {peak}{failed}", file=sys.stderr, flush=True)
 
 
 def first_line(source: str) -> str:
@@ -144,27 +177,36 @@ def first_line(source: str) -> str:
 
 
 @contextlib.contextmanager
-def stand_ins(folder: Path | None = None) -> Iterator[Path]:
-    """Make the stand-ins, in a process without a card, unless `folder` has them; in a temporary folder if None."""
+def stand_ins(folder: Path | None = None, true_size: str | None = None) -> Iterator[Path]:
+    """Make the stand-ins, in a process without a card, unless `folder` has them; in a temporary folder if None.
+
+    Args:
+        folder: where.
+        true_size: as for `stand_ins.make`.
+    """
     with contextlib.ExitStack() as stack:
         hub = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="course-hub-")))
         if not (hub / "hub").exists():
             command = [sys.executable, "-m", "tests.gpu_simulation.stand_ins", str(hub)]
+            command += ["--true-size", true_size] if true_size else []
             paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
             subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths})
         yield hub
 
 
 def record(new: LessonRun) -> None:
-    """Write a run into today's record; it replaces that of the same lesson on the same card."""
+    """Write a run into today's record; it replaces that of the same lesson on the same card.
+
+    Runs with models of true size have a record of their own.
+    """
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from common import RECORDS, write_results
 
-    name = "gpu-simulation"
+    name = room.RECORD if new.memory else "gpu-simulation"
     file = RECORDS / f"{name}-{date.today().isoformat()}.json"
     runs = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.exists() else []
     runs = [run for run in runs if (run["gpu"], run["lesson"]) != (new.gpu, new.lesson)]
-    runs.append(asdict(new))
+    runs.append({name: value for name, value in asdict(new).items() if value != {}})
     runs.sort(key=lambda run: (run["gpu"], run["lesson"]))
     totals = {"cells": sum(run["cells"] for run in runs)}
     totals |= {what: sum(len(run[what]) for run in runs) for what in ("errors", "unmet")}
@@ -180,16 +222,26 @@ def main() -> int:
     parser.add_argument("--hub", type=Path, help="folder for the stand-ins, kept for the next run")
     parser.add_argument("--keep", type=Path, help="folder for the notebooks with their outputs")
     parser.add_argument("--record", action="store_true", help="write benchmarks/records/gpu-simulation-DATE.json")
+    true_size = "models of true size, nothing large computed: memory by cell and process, on all cards if none is given"
+    parser.add_argument("--true-size", action="store_true", help=true_size)
+    parser.add_argument("--small", action="store_true", help="with --true-size: few examples, as without it")
+    parser.add_argument("--table", action="store_true", help="only print the newest record of --true-size")
     options = parser.parse_args()
+    if options.table:
+        print(room.tables())
+        return 0
     if reason := build.why_not():
         print(reason, file=sys.stderr)
         return 2
     runs = []
-    with stand_ins(options.hub) as hub:
-        for tier in options.tier or TIERS:
-            gpu = tier if options.devices == 1 else f"{options.devices}x{tier}"
+    for tier in options.tier or (driver.CARDS if options.true_size else TIERS):
+        gpu = tier if options.devices == 1 else f"{options.devices}x{tier}"
+        number_format = driver.CARDS[tier].number_format if options.true_size else None
+        hub_folder = options.hub and options.hub / (number_format or "small")
+        with stand_ins(hub_folder, number_format) as hub:
             for lesson in options.lesson or sorted(lessons.NOTEBOOKS):
-                runs.append(run(lesson, gpu, hub, options.keep))
+                small = options.small or not options.true_size
+                runs.append(run(lesson, gpu, hub, options.keep, options.true_size, small))
                 print(runs[-1], flush=True)
                 if options.record:  # at once, so that what is cut off has a record of what it did
                     record(runs[-1])

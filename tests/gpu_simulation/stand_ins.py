@@ -5,6 +5,9 @@
 Everything that code may depend on is the real model's: architecture, number of blocks, tied weights, grouped heads, factors,
 special tokens, what the generation settings contain, what the chat template makes of texts. Only the widths are small, and
 the words of the vocabulary are the packaged model's.
+
+With `--true-size float16` the widths are the real models' too, and the weights, in that format, are holes in sparse files
+(`true_size`): 15 GB that take no room.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .true_size import write_sparse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,8 +32,13 @@ GRANITE_TEMPLATE = (
 )
 
 
-def make(folder: Path) -> None:
-    """Write the models of both tiers into FOLDER/hub."""
+def make(folder: Path, true_size: str | None = None) -> None:
+    """Write the models of both tiers into FOLDER/hub.
+
+    Args:
+        folder: where.
+        true_size: None for small models; the number format, "float16" or "bfloat16", of models as large as the real ones.
+    """
     import torch
     import transformers
 
@@ -52,12 +62,25 @@ def make(folder: Path) -> None:
         }
         if tier == "a100":
             small["initializer_range"] = 0.3  # of smaller random weights, those of the embedding decide: it repeats a marker
-        config = transformers.AutoConfig.for_model(**real | small | {"max_position_embeddings": 8192} | token_ids)
+        config = transformers.AutoConfig.for_model(
+            **real | ({} if true_size else small) | {"max_position_embeddings": 8192} | token_ids
+        )
         target = folder / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / ("0" * 40)
         torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        with torch.device("meta" if true_size else "cpu"):
+            dtype = getattr(torch, true_size or "bfloat16")
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        # token 0, which is what logits of zero give, ends no answer: those of models of true size are as long as they may be
         model.generation_config = transformers.GenerationConfig(**token_ids)
-        model.save_pretrained(target)
+        if true_size:
+            target.mkdir(parents=True)
+            model.config.save_pretrained(target)
+            model.generation_config.save_pretrained(target)
+            tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+            weights = {name: weight for name, weight in model.state_dict().items() if name not in tied}
+            write_sparse(weights, target / "model.safetensors", {"format": "pt"})
+        else:
+            model.save_pretrained(target)
         tokenizer.save_pretrained(target)
         references = target.parents[1] / "refs"
         references.mkdir(exist_ok=True)
@@ -81,4 +104,6 @@ def _as_granite(tokenizer: PreTrainedTokenizerBase) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    make(parser.parse_args().folder)
+    parser.add_argument("--true-size", metavar="FORMAT", choices=("float16", "bfloat16"))
+    options = parser.parse_args()
+    make(options.folder, options.true_size)

@@ -331,33 +331,102 @@ def test_the_gradient_of_an_activation_is_one_kernel(a100, function):
     assert 1 <= in_tensors < 1.01 and same
 
 
+# -- memory of what is not computed ---------------------------------------------------------------------------------------
+
+TRAINING_STEP = """
+    import sys; sys.path.insert(0, "tests")
+    from support import tiny_llama
+    from peft import LoraConfig, get_peft_model
+    dtype = torch.{dtype}
+    torch.manual_seed(0)
+    start = torch.cuda.memory_allocated()
+    model = tiny_llama().to("cuda", dtype)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for weight in model.parameters():
+        if weight.requires_grad: weight.data = weight.data.float()
+    if {checkpointing}:
+        model.gradient_checkpointing_enable({{"use_reentrant": False}})
+        model.enable_input_require_grads()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer, scaler = torch.optim.AdamW(trained), torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+    ids = torch.randint(3, 1000, (3, 40), device="cuda")
+    mask = torch.ones_like(ids); mask[0, 20:] = 0
+    peaks = []
+    for step in range(2):
+        for part in ("forward and backward", "optimizer"):
+            torch.cuda.reset_peak_memory_stats()
+            if part == "optimizer":
+                scaler.step(optimizer); scaler.update(); optimizer.zero_grad(set_to_none=True)
+            else:
+                with torch.autocast("cuda", dtype=dtype):
+                    loss = model(input_ids=ids, attention_mask=mask, labels=ids).loss
+                scaler.scale(loss).backward()
+            peaks.append(torch.cuda.max_memory_allocated() - start)
+    result = [peaks, torch.cuda.memory_allocated() - start, loss.item()]
+    del model, optimizer, scaler, trained, weight, loss, ids, mask
+"""
+
+
 @pytest.mark.slow
-def test_a_model_of_another_format_is_not_held_in_the_machines_memory(t4, tmp_path):
-    """On its way to the card: on Colab's T4 there is less of it than of the card's."""
-    code = f"""
-        import psutil, threading, time, transformers
-        from course_utils import models
-        sizes = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=8, num_attention_heads=8, vocab_size=49152)
-        config = transformers.LlamaConfig(num_key_value_heads=8, tie_word_embeddings=True, **sizes)
-        folder = {str(tmp_path)!r}
-        transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)    # 368 MB
-        transformers.AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name)).save_pretrained(folder)
-        def own():  # without what lies on the card, which is memory of this process, too
-            memory = psutil.Process().memory_info()
-            return memory.rss - memory.shared - torch.cuda.memory_allocated()
-        peak, before, ended = [0], own(), threading.Event()
-        def watch():
-            while not ended.wait(0.01):
-                peak[0] = max(peak[0], own())
-        threading.Thread(target=watch).start()
-        model, _ = models.load(folder, dtype=torch.float32)
-        ended.set()
-        size = sum(weights.numel() * weights.element_size() for weights in model.parameters())
-        result = [(peak[0] - before) / 1e6, size / 1e6, str(model.device)]
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_skipped_takes_the_memory_of_what_is_computed(on_card, dtype, checkpointing):
+    """To the byte, whether all operations are skipped or only the larger ones."""
+    code = TRAINING_STEP.format(dtype=dtype, checkpointing=checkpointing)
+    computed, *skipped = (on_card("a100", None, **{driver.SKIP: bytes_})(code) for bytes_ in ("1000000000", "1", "20000"))
+    assert computed[0][0] > 1_000_000 and computed[2] > 1
+    assert [found[:2] for found in skipped] == [computed[:2]] * 2
+    assert skipped[0][2] == 0  # nothing was computed, and numbers that nobody has computed are zero
+
+
+def test_what_is_skipped_touches_no_memory(on_card):
+    code = """
+        import psutil
+        before = psutil.Process().memory_info().rss
+        big = torch.ones(4 << 30, device="cuda", dtype=torch.uint8)          # 4 GB
+        other = (big.view(1 << 16, 1 << 16)[::2].half() * 2).softmax(-1)     # 4 GB, twice for a moment
+        result = [torch.cuda.memory_allocated() >> 30, torch.cuda.max_memory_allocated() >> 30,
+                  psutil.Process().memory_info().rss - before < 100 << 20, other.sum().item(), list(other.shape)]
     """
-    grown, size, device = t4(code)
-    assert size > 700 and device == "cuda:0"
-    assert grown < size / 3
+    assert on_card("a100", None, **{driver.SKIP: "1000000"})(code) == [8, 12, True, 0, [32768, 65536]]
+
+
+@pytest.mark.parametrize("rows", [16, 64])
+def test_what_is_skipped_is_finite(on_card, rows):
+    """Whether the comparison's own result is large enough to be skipped, or, with one byte for each of two, not quite."""
+    code = f"""
+        numbers = torch.ones({rows}, 40_000, device="cuda", dtype=torch.float16) * 2
+        result = [torch.isfinite(numbers).all().item(), torch.isnan(numbers).any().item(), (numbers == 2).any().item()]
+    """
+    assert on_card("t4", None, **{driver.SKIP: "1000000"})(code) == [True, False, False]
+
+
+def test_a_shape_that_depends_on_values_is_computed_after_all(on_card):
+    code = """
+        import sys
+        values = torch.zeros(5000, device="cuda"); few = values[:4]
+        few[2] = 1                                             # a small part of a large tensor holds numbers
+        library = sys.modules["_simulated_gpu"].library
+        result = [values.nonzero().tolist(), library.card_computed_after_all().decode()]
+    """
+    process = on_card("t4", None, **{driver.SKIP: "10000"})
+    assert process(code) == [[[2]], "aten::nonzero"]
+
+
+def test_processes_share_a_card(on_card, tmp_path):
+    ledger = {driver.LEDGER: str(tmp_path / "ledger")}
+    room = 2 * driver.CONTEXT_BYTES + 100 * (1 << 20)
+    first, second = (on_card("t4", room, **ledger, NUMBER=number) for number in "12")
+    first("held = torch.empty(60 << 20, device='cuda', dtype=torch.uint8); del held")
+    assert second.refuses("torch.empty(60 << 20, device='cuda', dtype=torch.uint8)")[0] == "OutOfMemoryError"
+    assert second("result = torch.cuda.mem_get_info()[0] >> 20") == 40  # the first keeps what it has freed
+    first("torch.cuda.empty_cache()")
+    take = "torch.empty(60 << 20, device='cuda', dtype=torch.uint8); result = torch.cuda.memory_reserved() >> 20"
+    assert second(take) == 60
+    assert first.refuses(take)[0] == "OutOfMemoryError"
+    second.process.kill()  # what a process had is free once it is no more
+    second.process.wait()
+    assert first(take) == 60
 
 
 # -- random numbers, copies, files ----------------------------------------------------------------------------------------

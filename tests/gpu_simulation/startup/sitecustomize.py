@@ -18,10 +18,11 @@ def _from_file(name, file):
 
 
 class _Finder:
-    """Finds torch and bitsandbytes as usual, and is there when they are loaded."""
+    """Finds torch, bitsandbytes and what `true_size` changes as usual, and is there when they are loaded."""
 
     def find_spec(self, name, path=None, target=None):
-        if name not in ("torch", "bitsandbytes"):
+        after = sys.modules["_true_size"].AFTER if "_true_size" in sys.modules else {}
+        if name not in ("torch", "bitsandbytes", *after):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
@@ -33,6 +34,11 @@ class _Finder:
             def exec_module(module):
                 load(module)
                 driver.activate(module, driver.library)
+        elif name in after:
+
+            def exec_module(module):
+                load(module)
+                after[name](module)
         else:
 
             def exec_module(module):
@@ -44,6 +50,8 @@ class _Finder:
 
 if os.environ.get("COURSE_SIMULATED_GPU"):
     _from_file("_simulated_gpu", HERE.parent / "driver.py")
+    if os.environ.get("COURSE_SIMULATED_GPU_SKIP_FROM"):
+        _from_file("_true_size", HERE.parent / "true_size.py")
     sys.meta_path.insert(0, _Finder())
 
 # The sitecustomize that this one hides, if there is one.
