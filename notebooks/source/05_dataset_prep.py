@@ -89,6 +89,7 @@ guess
 
 # %% tags=["program"]
 import hashlib
+import html
 import io
 import json
 import os
@@ -114,6 +115,9 @@ TEST = "test.csv"                                         # your test messages w
 DROP = "drop"                                             # what a reader writes in place of a label: out with this row
 MAJORITY = 0.75                                           # this share of a message's copies outvotes the others' labels
 ALLOW = ["info@tarnbrook.example"]                        # looks personal and isn't
+NOBODY = "- 0 unknown anonymous anonym k.a. n/a none nan unbekannt inconnu".split()       # in WHO, these are no customer
+GREETINGS = set("hi hello hey ok okay thanks thank you bye please yes no test anyone there "
+                "hallo moin guten tag danke vielen dank bitte ja nein mit freundlichen grüßen".split())
 NUMBERS = {}                                              # of your own, to take out: {r"\bTB[- ]?\d{5}\b": "[ORDER]"}
 SEED = 0                                                  # another one deals customers and folds anew
 STOP = {"unusable": 0.5, "redacted": 0.01, "one_customer": 0.2, "smallest_part": 0.05, "kappa": 0.1}
@@ -132,7 +136,9 @@ def stop_unless(fine, message):
 # %% tags=["program"]
 def read_table(file):
     """Return a CSV file as a table of texts, whatever its encoding and separator, and say which bytes were guessed."""
+    stop_unless(Path(file).exists(), f"there is no {file}")
     data = Path(file).read_bytes()
+    stop_unless(data[:2] != b"PK", f"{file} is a workbook or an archive. Save its table as CSV")
     text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "surrogateescape")
     strange = re.findall("[\udc80-\udcff]", text)
     if len(strange) > sum(not letter.isascii() for letter in text) / 2:
@@ -146,9 +152,15 @@ def read_table(file):
     return pd.read_csv(io.StringIO(rest if told else text), dtype=str, sep=separator, keep_default_na=False, na_values=[""])
 
 
-GREETINGS = set("hi hello hey ok okay thanks thank you bye please yes no test anyone there".split())
+def read_columns(file, columns):
+    """Return a file's table, if it has these columns."""
+    table = read_table(file)
+    missing = set(columns) - set(table)
+    stop_unless(not missing, f"{file} has no column {missing}, but {list(table)}. Rename them, or change the settings")
+    return table
+
+
 CLUTTER = r"(?im)</?[a-z][^<>]*>|^(?:from|sent|van|verzonden|von|gesendet) ?:|^-- ?$|confidential|vertrouwelijk|vertraulich"
-NOBODY = ["", "-", "unknown", "anonymous", "n/a", "none", "nan"]                 # in WHO, these are no customer
 
 
 def says_nothing(message):
@@ -159,7 +171,7 @@ def says_nothing(message):
 def prepare(rows):
     """Return rows with labels spelled as in LABELS, all labels in one text, and who counts as a person."""
     labels = {name: rows[name].str.strip().replace(RENAME.get(name, {})) for name in LABELS}
-    person = rows[WHO].mask(rows[WHO].str.strip().str.lower().isin(NOBODY)).fillna("alone " + rows[ID])
+    person = rows[WHO].mask(rows[WHO].str.strip().str.lower().isin(["", *NOBODY])).fillna("alone " + rows[ID])
     return rows.assign(**labels, labels=list(map(" ".join, pd.DataFrame(labels).fillna("").to_numpy())), person=person)
 
 
@@ -205,7 +217,7 @@ def apply_corrections(rows, files="corrections*.csv"):
     rows = rows.assign(read=False, dropped=False, **{f"{name} read": False for name in LABELS})
     if not list(Path().glob(files)):
         return rows, f"nobody has read any row: there is no {files}"
-    lines = pd.concat([read_table(file) for file in sorted(Path().glob(files))]).dropna(subset="right")
+    lines = pd.concat([read_columns(file, [ID, "field", "right"]) for file in sorted(Path().glob(files))]).dropna(subset="right")
     corrected, unknown = 0, Counter()
     for name, values in LABELS.items():
         right = lines[lines["field"] == name].drop_duplicates(ID, keep="last").set_index(ID)["right"].str.strip()
@@ -222,6 +234,11 @@ def apply_corrections(rows, files="corrections*.csv"):
     return rows, report
 
 
+def strip_markup(text):
+    """Return a text without HTML's tags and with its letters in place of entities."""
+    return re.sub(r"</?[a-zA-Z][^<>]*>", " ", html.unescape(text))
+
+
 def pieces_of(text):
     """Return a text's words and pairs of neighbouring words."""
     words = re.findall(r"\w+", text.lower())
@@ -235,6 +252,7 @@ def jaccard_index(one, other):
 
 def nearest_before(texts, alike=0.6):
     """Return for each text the place of the first one that it is a near-copy of, or its own place."""
+    texts = list(map(strip_markup, texts))
     pieces, numbers = list(map(pieces_of, texts)), [sorted(re.findall(r"\d+|[€$£%#+]", text)) for text in texts]
     counts = Counter(piece for own in pieces for piece in own)
     often = {piece for piece, count in counts.items() if count > max(50, len(texts) // 100)}   # greetings, footers
@@ -254,8 +272,11 @@ def nearest_before(texts, alike=0.6):
 def read_test():
     """Return your own test messages, and whether they have labels and so become test.jsonl."""
     test = read_table(TEST).fillna("") if Path(TEST).exists() else pd.DataFrame({TEXT: []}, dtype=str)
-    labelled = set(LABELS) <= set(test) and len(test) > 0
-    return prepare(test.reindex(columns=[ID, TEXT, WHO, *LABELS], fill_value="")), labelled
+    labelled, test = set(LABELS) <= set(test) and len(test) > 0, test.reindex(columns=[ID, TEXT, WHO, *LABELS], fill_value="")
+    test = prepare(test)
+    unknown = Counter(value for name, values in LABELS.items() for value in test[name] if labelled and value not in values)
+    stop_unless(not unknown, f"{TEST}: {unknown.total()} labels are not in LABELS: {dict(unknown.most_common(5))}")
+    return test, labelled
 
 
 def flag_copies(rows):
@@ -272,7 +293,8 @@ def flag_copies(rows):
                "a copy": rows.duplicated("group") & ~(rows["read"] & ~rows.duplicated(["group", "labels"]))}
     rows["why"] = np.select(list(reasons.values()), list(reasons), "")
     counts, outvoted = Counter(rows["why"]), (rows["why"] == "a copy") & ~decided & (rows["share"] < most)
-    report = f"{leaked.sum()} rows are in the test set, {(rows['tested'] & ~leaked).sum()} more are of its customers, "
+    report = f"{leaked.sum()} rows are in the test set, {(rows['tested'] & ~leaked).sum()} more are of its customers"
+    report += f" (most: {rows['person'][rows['tested']].mode()[0]!r}), " if rows["tested"].any() else ", "
     report += f"{counts['a copy']} copies ({outvoted.sum()} outvoted), {counts['contradicts a copy']} contradict a copy"
     report += f"; {TEST} names no customers, so theirs may be trained on" if len(test) and not test[WHO].any() else ""
     stop_unless(rows["tested"].mean() <= STOP["unusable"], f"{report}. Draw the test messages from fewer customers")
@@ -424,16 +446,15 @@ def write(rows, rejected, folder):
     return f"version {hashlib.sha256(b''.join(written)).hexdigest()[:12]} of {date.today()}, in {folder}"
 
 
-def main(file, folder="mine-ready"):
+def main(file, folder="mine-ready", tell=lambda report: None):
     """Run all steps, each on the rows that have no reason in `why` yet. Return the rows and a report of each step."""
-    rows = read_table(file)
-    missing = {ID, TEXT, WHO, *LABELS, *filter(None, (NOTE, NUMBER))} - set(rows)
-    stop_unless(not missing, f"{file} has no column {missing}, but {list(rows)}. Change the settings")
+    rows = read_columns(file, [ID, TEXT, WHO, *LABELS, *filter(None, (NOTE, NUMBER))])
     wrong = rows[ID][rows[ID].isna() | rows[ID].duplicated()].fillna("empty")
     stop_unless(wrong.empty, f"{ID} is empty or stands twice in {len(wrong)} rows: {dict(Counter(wrong).most_common(5))}")
     reports, rejected = {}, []
     for step in (flag_unusable, apply_corrections, flag_copies, redact, split, check_labels):
         rows, reports[step.__name__] = step(rows)
+        tell(f"{step.__name__:18}{reports[step.__name__]}")
         rejected.append(rows[rows["why"] != ""])
         rows = rows[rows["why"] == ""].reset_index(drop=True)
     reports["write"] = write(rows, pd.concat(rejected), folder)
@@ -494,7 +515,7 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # %% [markdown]
 # | file | what's in it | what you do |
 # | --- | --- | --- |
-# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl`, `schema.json` | a prompt and its completion a line, with the ticket and pseudonyms; the test is `test.csv`'s | read a sample for names (section 9); in this folder run `course preflight` and lesson 02's program (`course train-script`), or send them to a host (lesson 06) |
+# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl`, `schema.json` | a prompt and its completion a line, with the ticket and pseudonyms; the test is `test.csv`'s | read a sample for names (section 9); in this folder run `course preflight train.jsonl --model MODEL` and lesson 02's program (`course train-script`); lesson 06 has the lines that turn them into a host's form |
 # | `rejects.csv` | the ticket of each row that was left out, and why | read twenty of each kind |
 # | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv`, run again |
 # | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line a message is enough |
@@ -502,7 +523,8 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # To read rows one by one here in the notebook, with a verdict and a note for each, call `show.review(rows,
 # "verdicts.jsonl")` with a list of chats such as `{"messages": …}`. The version is a hash of the three files, so a changed
 # letter shows; keep it with the model. If your answers are texts instead of labels, `course check-data FILE --fix FOLDER`
-# does the same for chats in JSONL. Step 4 is the slowest: expect minutes for 20,000 rows.
+# does the same for chats in JSONL. Step 4 takes most of the time, some minutes
+# for 20,000 rows, each time you run the script.
 #
 # ## 3 · The same script on five broken exports
 #

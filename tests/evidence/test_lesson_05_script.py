@@ -221,7 +221,7 @@ def test_thousands_of_rows_take_seconds(script):
 def test_blank_customers_are_nobody_and_texts_like_none_are_texts(script, monkeypatch):
     monkeypatch.setitem(script.STOP, "unusable", 1)
     texts = ["None", "NA", "my unknown parcel", "it says n/a", "null"]
-    small(texts, customers=[" ", "-", "unknown", "N/A", "c-1"]).to_csv("mine.csv", index=False)
+    small(texts, customers=[" ", "-", "k.A.", "Anonym", "c-1"]).to_csv("mine.csv", index=False)
     rows, _ = script.flag_unusable(script.read_table("mine.csv"))
     assert "no message" not in set(rows["why"]) and list(rows["message"]) == texts
     assert list(rows["person"]) == ["alone t1", "alone t2", "alone t3", "alone t4", "c-1"]
@@ -408,6 +408,34 @@ def test_a_ticket_that_stands_twice_stops(script, table):
         script.main("mine.csv")
 
 
+@pytest.mark.parametrize("label", ["Sperrgut", "", "N/A"])
+def test_a_test_message_whose_label_nobody_knows_stops(script, table, label):
+    test = table.tail(20).assign(category=["billing"] * 19 + [label])
+    test.to_csv("test.csv", index=False)
+    table.head(200).to_csv("mine.csv", index=False)
+    with pytest.raises(ValueError, match=f"test.csv: 1 labels are not in LABELS: .*'{label}'"):
+        script.main("mine.csv")
+
+
+def test_it_names_the_customer_that_the_test_set_takes_most_rows_of(script):
+    small(["where is my kettle, it never came"], customers=["web form"]).to_csv("test.csv", index=False)
+    customers = ["web form"] * 3 + ["c-9"] * 4
+    rows = readable(script, small([f"my {noun} never came, please help" for noun in NOUNS[:7]], customers=customers))
+    assert "3 more are of its customers (most: 'web form')" in script.flag_copies(rows)[1]
+
+
+def test_corrections_without_a_column_of_decisions_stop(script):
+    Path("corrections.csv").write_text("ticket,field,Right\nt1,category,defect\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"corrections\.csv has no column {'right'}"):
+        script.apply_corrections(small(["a", "b", "c"]))
+
+
+def test_tags_and_entities_do_not_hide_a_copy(script):
+    one = "Die Biotonne in der Schulstraße wurde am Montag nicht geleert"
+    other = "<p>Die Biotonne in der Schulstra&szlig;e wurde am <b>Montag</b> nicht geleert</p>"
+    assert script.nearest_before([one, other]) == [0, 0]
+
+
 @pytest.mark.parametrize("line", ["t1,category,Defects", "t7,category,defect"])
 def test_corrections_of_which_none_fits_stop(script, line):
     Path("corrections.csv").write_text(f"ticket,field,right\n{line}\n", encoding="utf-8")
@@ -469,6 +497,13 @@ def test_it_runs_alone_on_several_columns(table, script):
     table.assign(customer="web form").to_csv("mine.csv", index=False)
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 1 and run.stderr.startswith("Stopped: one customer has 100%")
+    assert run.stdout.count("\n") == 4  # what the steps before it found
+    Path("sheet.csv").write_bytes(b"PK\x03\x04rest")
+    for arguments, message in (("", "Name one file"), ("nowhere.csv", "there is no nowhere.csv"), ("sheet.csv", "as CSV")):
+        run = subprocess.run(
+            [*command[:2], *arguments.split()], capture_output=True, text=True, env=environment, check=False
+        )
+        assert run.returncode == 1 and message in run.stderr and "Traceback" not in run.stderr
 
 
 def test_files_that_do_not_hold_the_table_stop(script, monkeypatch):
