@@ -86,15 +86,18 @@ def test_the_gamed_reward_rises_and_different_answers_become_fewer():
 
 def test_the_recorded_runs_are_what_the_text_says_of_them():
     """Notices a new record that tells another story: then somebody reads section 4 again."""
-    runs = assets.read_record("rewards")["runs"]
-    start, form, content = (
-        [*map(bool, runs[f"seed 0 | {way}"]["right"]["category"])] for way in ("start", "form", "content")
-    )
-    for way in (form, content):
-        difference = evaluation.paired_difference(way, start)
-        assert difference.low < 0 < difference.high
-    few, many = (mean(runs[f"seed 0 | {way}"]["curve"]["groups"]) for way in ("form", "content"))
-    assert few < 3 < many  # of six
+    ways = {"start": "start", "form": "form", "content": "content", "SFT": "SFT on the same messages"}
+    runs = {name: assets.read_record("laptop-rewards")["runs"][f"seed 0 | {way}"] for name, way in ways.items()}
+    fields = ("category", "escalation", "product", "order_id")
+    right = {name: [mean(hits) for hits in zip(*(run["right"][field] for field in fields))] for name, run in runs.items()}
+    gain = evaluation.mean([a - b for a, b in zip(right["content"], right["start"])])
+    assert gain.low > 0 and mean(right["SFT"]) > mean(right["content"]) + 0.05
+    whole = evaluation.paired_difference(*([*map(bool, runs[name]["right"]["all fields"])] for name in ("content", "start")))
+    assert whole.low < 0 < whole.high
+    assert mean(runs["form"]["right"]["valid"]) > 0.98 and not any(runs["form"]["right"]["all fields"])
+    assert len(set(runs["form"]["answers"])) == 1 and runs["form"]["nulls"] == 1
+    few, many = (mean(runs[name]["curve"]["groups"][15:]) for name in ("form", "content"))
+    assert few < 2 < 4 < many  # of six
 
 
 def test_it_is_as_short_as_what_stands_beside_a_lesson_has_to_be():
