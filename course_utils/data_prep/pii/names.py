@@ -102,6 +102,7 @@ def place_names() -> frozenset[str]:
     return frozenset(names)
 
 
+@functools.cache
 def _ordinary_words(*locales: str) -> frozenset[str]:
     return frozenset(word.lower() for provider in _providers("lorem", locales) for word in provider.word_list)
 
@@ -115,18 +116,13 @@ def foreign_words() -> frozenset[str]:
 @functools.lru_cache(maxsize=4096)
 def foreignness(text: str) -> int:
     """Return how many more words of a text are ordinary ones of another language than of English."""
-    english, other = _ordinary_words_of_english(), 0
+    english, other = _ordinary_words("en_US"), 0
     for word in re.findall(WORD, text[:1].lower() + text[1:]):
         if word.islower() and len(word) > 1:
             # English too has short words of others ("per"), and the list of common words has fragments ("es").
             foreign = word in foreign_words() and (len(word) < 4 or word not in common_words())
             other += (foreign and word not in english) - (word in english and word not in foreign_words())
     return other
-
-
-@functools.cache
-def _ordinary_words_of_english() -> frozenset[str]:
-    return _ordinary_words("en_US")
 
 
 LONGEST_ACRONYM = 4
@@ -246,10 +242,8 @@ def _has_cue(text: str, part: list[Token]) -> bool:
 
 
 def _is_common(text: str, token: str, start: int, first: bool, foreign: bool) -> bool:
-    word = token.rstrip(".").lower()
-    base = re.sub(r"['’](?:s|re|ll|ve|d|m|t)$", "", word)
-    if base != word:  # "I'm" and "Tom's" are judged by what is before the apostrophe
-        word = base
+    # "I'm" and "Tom's" are judged by what is before the apostrophe
+    word = re.sub(r"['’](?:s|re|ll|ve|d|m|t)$", "", token.rstrip(".").lower())
     given_names, family_names = name_lists()
     if ADDRESSED.search(text[max(0, start - 30) : start]):
         return False
@@ -363,11 +357,8 @@ def _in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple
             length = 0
             for word in words:
                 plain = word.lower()
-                if (
-                    plain in common_words()
-                    or plain in place_names()
-                    or plain not in (given_names | family_names if length else given_names)
-                ):
+                known = plain in given_names or (length and plain in family_names)
+                if not known or plain in common_words() or plain in place_names():
                     break
                 length += len(word) + (1 if length else 0)
             if length and not any(s < offset + length and offset < e for s, e in occupied):
