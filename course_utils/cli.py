@@ -318,7 +318,8 @@ def _fix_data(options: argparse.Namespace) -> Result:
     files = prepared.write(options.fix, options.overwrite)
     expected = data_report.cost_table(prepared, tokenizer) if tokenizer else ()
     files.append(data_report.write_html(prepared, Path(options.fix) / pipeline.REPORT, expected))
-    text = f"{prepared}\n  written: {', '.join(map(str, files))}\n  {prepared.last_word()}"
+    personal = f"{pipeline.PREPARED[2]} and {pipeline.REPORT} quote rows as they came, with their personal data"
+    text = f"{prepared}\n  written: {', '.join(map(str, files))}; {personal}\n  {prepared.last_word()}"
     return Result(text, prepared.as_dict() | {"files": files}, status)
 
 

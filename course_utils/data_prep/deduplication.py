@@ -76,7 +76,8 @@ def same_question(one: str, other: str, answer: str, length: float | None = None
         return False
     only_one, only_other = _differences(words, other_words)
     left = only_one + only_other
-    if any(DIGIT.search(word) or not word[0].isalnum() for word in left) or _negated(only_one) != _negated(only_other):
+    telling = any(DIGIT.search(word) or not word[0].isalnum() or word != word.lower() for word in left)
+    if telling or _negated(only_one) != _negated(only_other):
         return False
     sides = [[word for word in side if word not in FILLER | NEGATIONS] for side in (only_one, only_other)]
     content = sides[0] + sides[1]

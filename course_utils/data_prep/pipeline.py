@@ -41,6 +41,7 @@ from course_utils.data_prep.similarity import in_processes
 from course_utils.data_prep.splitting import Hit, contamination, split
 from course_utils.errors import CourseError
 from course_utils.files import write_whole
+from course_utils.progress import ProgressLine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -281,6 +282,8 @@ class Prepared:
         if flagged:
             message += "; flagged, and still in the files: "
             message += ", ".join(f"{rows:,} {code}" for code, rows in flagged.most_common(5))
+        if "redact" not in self.settings.steps:
+            message += "; personal data is still in all files, because the step redact was left out"
         if self.redacted_labels:
             values = ", ".join(f"{text} ({rows:,} rows)" for text, rows in self.redacted_labels.most_common(5))
             message += f"; taken for personal data and replaced in fields of answers: {values}"
@@ -618,7 +621,9 @@ def _redact(result: Prepared) -> None:
     scripts: Counter[str] = Counter()
     first: dict[bytes, int] = {}
     copies: dict[int, int] = {}
+    progress = ProgressLine(len(result.rows), "row", patience=2.0, show=settings.progress is not None)
     for index, redacted in enumerate(in_processes(redactor.row, result.rows, settings.workers, 64)):
+        progress.update(index)
         if redacted.findings and ONLY_PLACEHOLDERS.fullmatch(formats.answer_of(formats.as_chat(redacted.row, True))):
             redacted, rescued = inventor.row(result.rows[index]), rescued + 1
         view = formats.as_chat(redacted.row)
@@ -640,6 +645,7 @@ def _redact(result: Prepared) -> None:
         # The value itself is not recorded, because the list of changes is passed around.
         changes += [(entity.kind.lower(), f"{path}, {len(entity.text)} characters") for path, entity in redacted.findings]
         result.changes += [Change(result.lines[index], "redact", CHANGED, *change) for change in changes]
+    progress.finish()
     if rescued and settings.redaction != "pseudonym":
         note = (
             f"{rescued:,} answers would have been nothing but a placeholder; they and their messages have pseudonyms instead"

@@ -27,9 +27,6 @@ PATTERNS = {
     name: re.compile(pattern.replace("\n", ""), re.IGNORECASE)
     for name, pattern in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
 }
-REFUSAL_ZH = re.compile(
-    r"^(?:(?:很|非常)?(?:抱歉|对不起|遗憾)|作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型)).{0,30}?(?:无法|不能|没有能力|没有办法)"
-)
 REFUSAL_WORDS = 70
 GREETING = frozenset(
     "hi hello hey ok okay thanks thank you thx bye please pls yes no test testing asdf anyone there sir madam good morning".split()
@@ -66,7 +63,7 @@ class Reason:
     message: str
 
 
-RULES = ("refusal", "truncated", "answer_format", "language", "low_information", "canned_answer", "other_answer")
+RULES = ("refusal", "truncated", "mojibake", "answer_format", "language", "low_information", "canned_answer", "other_answer")
 
 
 def assess(
@@ -102,6 +99,7 @@ def assess(
                 stubs.get(index),
                 _refusal(prompt, answer, wrong_form),
                 _truncated(prompt, answer),
+                _mojibake(prompt, answer),
                 canned.get(index),
                 wrong_form(answer),
                 _language(prompt, answer, language),
@@ -138,7 +136,7 @@ def _refusal(prompt: str, answer: str, wrong_form: Callable[[str], Reason | None
     if answer.lstrip().startswith(("{", "[", "<", "```")) and not wrong_form(answer):
         return None
     if wrong_form(answer):
-        match = PATTERNS["refusal"].search(answer[:400])
+        match = PATTERNS["refusal"].search(answer[:400]) or PATTERNS["refusal_elsewhere"].match(answer)
         return Reason("refusal", f'the answer says "{match.group()}"') if match else None
     opening = _refuses(prompt, answer.strip())
     return Reason("refusal", f'the answer begins with "{opening[:60]}"') if opening else None
@@ -148,8 +146,8 @@ def _refuses(prompt: str, answer: str) -> str:
     """The beginning of an answer that is nothing but a refusal; "" for any other answer."""
     if len(answer) > 2 and answer.lower().strip(".!") != "no" and PATTERNS["plain_refusal"].fullmatch(answer):
         return answer
-    if match := REFUSAL_ZH.match(answer):
-        return match.group() if len(answer) < 2 * REFUSAL_WORDS else ""
+    if (match := PATTERNS["refusal_elsewhere"].match(answer)) and not PATTERNS["asks_for_text"].search(prompt):
+        return match.group() if len(answer.encode()) < 6 * REFUSAL_WORDS else ""  # a Chinese character has three bytes
     if len(answer.split()) > REFUSAL_WORDS:
         return ""
     remainder, machine = answer, False
@@ -181,6 +179,12 @@ def _truncated(prompt: str, answer: str) -> Reason | None:
             if getattr(error, "pos", 0) >= len(answer.rstrip()) - 1 or "Unterminated" in str(error):
                 return Reason("truncated", "the answer's JSON ends in the middle")
     return None
+
+
+def _mojibake(prompt: str, answer: str) -> Reason | None:
+    """The word is UTF-8 that somebody read as Windows-1252: "GeblÃ¤se"."""
+    match = PATTERNS["mojibake"].search(f"{prompt}\n{answer}")
+    return Reason("mojibake", f"{match.group()!r} is text in the wrong encoding; export it as UTF-8") if match else None
 
 
 def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str], Reason | None]:

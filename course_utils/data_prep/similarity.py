@@ -34,6 +34,10 @@ _OPERATORS = r"#(?<=[^\W\d_]#)|[-−](?=\d)(?<![\w-].)|[-*/](?=\d)(?<=\d.)|[-*/]
 _OFTEN = r"""\s.,;:'’"“”()!?_"""  # no signs; excluded first, because the list of signs is long
 WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|(?![{_OFTEN}])(?:[{_SIGNS}]|{_OPERATORS})")
 PLAIN = re.compile(rf"\w+|[$+<=>%]|{_OPERATORS}")
+# A single letter that neither begins a sentence nor follows an apostrophe, and up to three letters after a number.
+CASED = re.compile(
+    r"((?!\A\w\s|I)(?<![\w'’.\n])(?<![.!?:;] )[A-ZÀ-Þ](?!\w)|(?<=\d)[ \u00a0]?(?=[a-z]*[A-Z])[A-Za-z]{1,3}(?!\w))"
+)
 WITHOUT_SPACES = re.compile(rf"[{_ALONE}]")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,11 +50,12 @@ _OFFSETS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64)
 def normalise(text: str) -> str:
     """Return a text without what copies of the same message may differ in.
 
-    That is case, width, the encoding of accents, punctuation and spacing. Signs that carry meaning count as words.
+    That is case, width, the encoding of accents, punctuation and spacing. Signs that carry meaning count as words, and case
+    stays where it carries meaning: in units (mJ, MJ) and single letters (the notes C and c).
     """
-    if text.isascii():
-        return " ".join(PLAIN.findall(text.lower()))
-    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).lower()))
+    word, text = (PLAIN, text) if text.isascii() else (WORD, unicodedata.normalize("NFKC", text))
+    pieces = [text] if text.isupper() else CASED.split(text)
+    return " ".join(word.findall("".join(piece if i % 2 else piece.lower() for i, piece in enumerate(pieces))))
 
 
 def shingles(text: str) -> np.ndarray:

@@ -32,7 +32,6 @@ MAX_BYTES = 512_000_000  # in a file that is sent to OpenAI in one piece
 MIN_ROWS = 10
 UNKNOWN = "no known shape"
 MAX_FINDINGS = 1_000  # that a report keeps; all are counted
-SHOWN = 20  # of them, as text
 
 
 @dataclass
@@ -96,9 +95,16 @@ class Report:
         ]
         if set(self.shapes) - {"messages", "preference", "prompt_completion"}:
             lines.append(f"  shapes: {shapes_in_words(self.shapes, self.target)}")
-        lines += [f"  {finding.severity:<7} {finding}" for finding in self.findings[:SHOWN]]
-        if (more := self.errors + self.warnings - SHOWN) > 0:
-            lines.append(f"  and {more:,} more: {dict(self.counts.most_common())}")
+        found: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            found.setdefault(finding.code, []).append(finding)
+        for code, (first, *others) in found.items():
+            places = ", ".join(f"{other.line}" for other in others[:2])
+            lines.append(
+                f"  {first.severity:<7} {first}" + (f"; {self.counts[code]:,} in all, as in line {places}" if others else "")
+            )
+        if missing := set(self.counts) - set(found):
+            lines.append(f"  and {', '.join(f'{self.counts[code]:,} {code}' for code in sorted(missing))}")
         return "\n".join(lines)
 
 

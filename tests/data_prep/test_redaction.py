@@ -173,3 +173,15 @@ def test_a_pseudonym_that_is_somebody_elses_name_is_not_changed_again():
         said = re.findall(r"Mrs (.+?)\.\n?", message["content"])
         assert len(found) > 3
         assert [now for now, was in zip(said, people) if was in found] == [invented("NAME", n) for n in people if n in found]
+
+
+def test_the_value_of_a_key_for_names_is_a_name():
+    row = chat("When will you tune the pipes?", '{"customer_name": "Quendolin Zett", "product_name": "Rose"}')
+    row |= {
+        "contact": {"name": "Oliver Brown", "email": "o.brown@gmail.com"},
+        "meta": {"first_name": "Tamsin", "name": "v1"},
+    }
+    done = Redactor().row(row).row
+    assert done["messages"][2]["content"] == '{"customer_name": "[NAME]", "product_name": "Rose"}'
+    assert done["contact"] == {"name": "[NAME]", "email": "[EMAIL]"}
+    assert done["meta"] == {"first_name": "[NAME]", "name": "v1"}

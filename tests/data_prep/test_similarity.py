@@ -272,3 +272,16 @@ def test_different_cases_in_the_same_words_stay():
 def test_normalised_means_case_width_and_punctuation():
     assert similarity.normalise("  Ｈello,\tWORLD! ") == "hello world"
     assert similarity.normalise("Café") == similarity.normalise("Cafe\u0301")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "copies"),
+    [
+        ("Is a stroke of 5 mJ enough for this bell?", "Is a stroke of 5 MJ enough for this bell?", 0),
+        ("Which pipe sounds when I press the key C down here?", "Which pipe sounds when I press the key c down here?", 0),
+        ("A lamp is broken. A lid too, isn't it? What can I do", "a lamp is broken. a lid too, isn't it? what can i do", 1),
+        ("I paid twice for a lamp of mine, is that right?", "I PAID TWICE FOR A LAMP OF MINE, IS THAT RIGHT?", 1),
+    ],
+)  # fmt: skip
+def test_case_counts_for_units_and_single_letters(one, other, copies):
+    assert len(deduplicate([chat(one, "Yes."), chat(other, "Yes.")]).dropped) == copies

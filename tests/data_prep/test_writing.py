@@ -97,3 +97,20 @@ def test_the_shapes_that_were_found_are_told(tmp_path, capsys):
     assert "messages 9, sharegpt 1 (--fix converts), no known shape 1" in out
     course(path, "--fix", tmp_path / "out")
     assert "messages 9, sharegpt 1, no known shape 1" in capsys.readouterr().out
+
+
+def test_many_findings_of_one_code_are_one_line_with_examples(tmp_path, capsys):
+    path = tmp_path / "export.jsonl"
+    path.write_text("".join(f'{{"id": {n}}}\n' for n in range(30)))
+    assert cli.main(["check-data", str(path)]) == 1
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "[unknown_shape]" in line]
+    assert "line 1" in told and "30 in all, as in line 2, 3" in told
+
+
+@pytest.mark.parametrize(
+    ("skip", "told"), [([], "rejects.jsonl and report.html quote"), (["--skip", "redact"], "still in all files")]
+)
+def test_the_last_word_says_where_personal_data_is(tmp_path, capsys, skip, told):
+    path = write(tmp_path, [*rows(20), b"not json"])
+    cli.main(["check-data", str(path), "--fix", str(tmp_path / "out"), *skip])
+    assert told in capsys.readouterr().out

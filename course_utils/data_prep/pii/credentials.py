@@ -23,9 +23,10 @@ NAME = (
     r"(?:pass(?:word|wort|wd|phrase|code)|mot de passe|contraseña|wachtwoord|kennwort|pwd|senha|hasło|"
     r"(?:api|access|secret|private|auth)[ _-]?(?:key|token|schlüssel|sleutel|secret)|client[ _-]?secret|cl(?:é|e|ave) (?:d['’])?api|token)"
 )
+FOR = r"(?:\s+(?:for|of|to|on|für|zu[mr]?|vo[nm]|de[rsl]?|du|d['’]\w+|pour|para|per|voor|van)\b(?:\s+[^\W\d_][\w'’-]*){0,4}?)?"  # "for the console"
 KEY = re.compile(rf"(?:\w+[_-])?{NAME}", re.IGNORECASE)
 NAMED = re.compile(
-    rf"(?<![^\W_]){NAME}[\"']?(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|es|è|é|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>\S{{6,}})",
+    rf"(?<![^\W_]){NAME}[\"']?{FOR}(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|es|è|é|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>\S{{6,}})",
     re.IGNORECASE,
 )
 CLOSING = ".,;:)]}>\"'`»”“’"

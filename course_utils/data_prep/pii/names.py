@@ -32,13 +32,20 @@ BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|[→›]|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
     r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|®|™)"
 )
+PARTICLES_BEFORE = re.compile(rf"(?i:\b(?:{'|'.join(PARTICLES)}) )*$")
+# It makes a name of any capitalised word: "Mme de La Tour".
+ADDRESSED = re.compile(
+    r"\b(?:Mr|Mrs|Ms|Herrn?|Frau|Mme|Madame|Monsieur|Mlle)\.? (?:(?:Dr|Prof)\. )*" + PARTICLES_BEFORE.pattern
+)
 QUOTES = tuple("\"“”„'‘’«»")
 CUT = frozenset(WORDS["cut"])
 FOREIGN = tuple("de_DE nl_NL fr_FR es_ES it_IT".split())  # languages whose ordinary words Faker lists
 # Attributes of Faker's providers of addresses.
 PLACE_LISTS = "cities countries states city_names towns counties provinces regions departments".split()
 WORD = r"[^\W\d_]+(?:['’ʼ`-][^\W\d_]+)*"
-RUN = re.compile(rf"(?<![\w@./{{])(?:{WORD}\.?)(?:[ \u00a0](?:{WORD}\.?))*(?![\w@])")
+# A unit after a number ("443.2 Hz. Will") is no part of a name.
+UNIT = r"(?<=\d[ \u00a0])(?:[A-Z][a-z]?|[A-Z]{2}[A-Za-z]?)\b"
+RUN = re.compile(rf"(?<![\w@./{{])(?!{UNIT})(?:{WORD}\.?)(?:[ \u00a0](?:{WORD}\.?))*(?![\w@])")
 TOKEN = re.compile(rf"{WORD}\.?")
 LOWER_INTRODUCED = re.compile(
     r"\b(?:my name is|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:"
@@ -95,6 +102,7 @@ def place_names() -> frozenset[str]:
     return frozenset(names)
 
 
+@functools.cache
 def _ordinary_words(*locales: str) -> frozenset[str]:
     return frozenset(word.lower() for provider in _providers("lorem", locales) for word in provider.word_list)
 
@@ -108,7 +116,7 @@ def foreign_words() -> frozenset[str]:
 @functools.lru_cache(maxsize=4096)
 def foreignness(text: str) -> int:
     """Return how many more words of a text are ordinary ones of another language than of English."""
-    english, other = _ordinary_words_of_english(), 0
+    english, other = _ordinary_words("en_US"), 0
     for word in re.findall(WORD, text[:1].lower() + text[1:]):
         if word.islower() and len(word) > 1:
             # English too has short words of others ("per"), and the list of common words has fragments ("es").
@@ -117,12 +125,9 @@ def foreignness(text: str) -> int:
     return other
 
 
-@functools.cache
-def _ordinary_words_of_english() -> frozenset[str]:
-    return _ordinary_words("en_US")
-
-
 LONGEST_ACRONYM = 4
+ROMAN = re.compile(r" (?:I{1,3}|I?V|VI{1,3}|IX|XI{0,2})$")
+FEET = re.compile(r" \d{1,2}(?: \d/\d)?['’′]")
 MONTHS = frozenset("Jan Mar Apr May June July Jun Jul Aug April August".split())
 
 
@@ -139,8 +144,14 @@ def find_names(text: str) -> list[tuple[int, int, float]]:
 
 
 def _no_name(text: str, start: int, end: int) -> bool:
-    """Whether a short name is a month before a day ("Jan 28", "3 Jan"), or capitals that stand for something ("NA")."""
-    name = text[start:end]
+    """Whether a short name is a month before a day ("Jan 28", "3 Jan"), or capitals that stand for something ("NA").
+
+    Nor is what has a number as a thing has it: "EAN 40063", "Viola da Gamba 8'", "Cornet V".
+    """
+    name, after = text[start:end], text[end : end + 10]
+    numbered = ROMAN.search(name) and not name_lists()[0].intersection(name.lower().split()) - place_names()
+    if numbered or FEET.match(after) or (len(name) <= LONGEST_ACRONYM and name.isupper() and re.match(r" ?\d", after)):
+        return True
     if name in MONTHS and (re.match(r"\.?,? ?\d", text[end:]) or re.search(r"\d(?:st|nd|rd|th)?[ -]$", text[:start])):
         return True
     return len(name) < 3 and name.isupper() and name.isascii()
@@ -207,6 +218,8 @@ def _best_part(text: str, tokens: list[Token], foreign: bool) -> list[tuple[int,
                 start, end = part[0][0], part[-1][1]
                 if part[-1][2].endswith(".") and len(part[-1][2]) > 2:
                     end -= 1
+                if _ends_with_title(text[max(0, start - 60) : start]):  # "Frau von Harrach"
+                    start = PARTICLES_BEFORE.search(text, max(0, start - 30), start).start()  # type: ignore[union-attr]
                 spans.append((start, end, points))
     return spans
 
@@ -229,11 +242,11 @@ def _has_cue(text: str, part: list[Token]) -> bool:
 
 
 def _is_common(text: str, token: str, start: int, first: bool, foreign: bool) -> bool:
-    word = token.rstrip(".").lower()
-    base = re.sub(r"['’](?:s|re|ll|ve|d|m|t)$", "", word)
-    if base != word:  # "I'm" and "Tom's" are judged by what is before the apostrophe
-        word = base
+    # "I'm" and "Tom's" are judged by what is before the apostrophe
+    word = re.sub(r"['’](?:s|re|ll|ve|d|m|t)$", "", token.rstrip(".").lower())
     given_names, family_names = name_lists()
+    if ADDRESSED.search(text[max(0, start - 30) : start]):
+        return False
     again = word.endswith("ing") and word.removeprefix("re") in common_words()  # "Restarting"
     compound = "-" in word and word.split("-")[-1] in common_words() - given_names - family_names  # "Support-Team"
     if compound or word in common_words() or again or (foreign and word in foreign_words()):
@@ -255,7 +268,7 @@ def _points(text: str, part: list[Token]) -> float:
     words = [re.sub(r"['’]s$", "", token.rstrip(".").lower()) for _, _, token in part]
     start, end = part[0][0], part[-1][1]
     before, after = text[max(0, start - 60) : start], text[end : end + 40]
-    whole = " ".join(words)
+    whole, titled = " ".join(words), _ends_with_title(before)
     points = 0.0
     for word, (_, _, token) in zip(words, part):
         pieces = [word, *word.split("-")]
@@ -271,12 +284,12 @@ def _points(text: str, part: list[Token]) -> float:
         elif any(p in family_names for p in pieces):
             points += 1.3 if word not in common_words() else 0.5
         elif word in common_words():
-            points -= 1.0
+            points -= 0.5 if titled else 1.0
         else:
             points += 0.8 if word not in places else 0.0
     if len(words) > 1 and words[0] in WORDS["place_prefixes"] and not _ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN)):
         points -= 3.0
-    elif whole in places:
+    elif whole in places and not titled:
         points -= 1.0 if words[0] in given_names else 2.0
     if len(words) > 1:
         points += 0.4
@@ -319,7 +332,7 @@ def _context(text: str, before: str, after: str, start: int, end: int, words: in
 def _ends_with_title(text: str) -> bool:
     """Whether the last word is a title; in "heer van de Graaf", particles are between it and the name."""
     words = text.rstrip(" ,:").split()
-    while words and words[-1] in PARTICLES:
+    while words and words[-1].lower() in PARTICLES:
         words.pop()
     return bool(words) and words[-1].lower().rstrip(".").strip('("') in TITLES
 
@@ -344,11 +357,8 @@ def _in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple
             length = 0
             for word in words:
                 plain = word.lower()
-                if (
-                    plain in common_words()
-                    or plain in place_names()
-                    or plain not in (given_names | family_names if length else given_names)
-                ):
+                known = plain in given_names or (length and plain in family_names)
+                if not known or plain in common_words() or plain in place_names():
                     break
                 length += len(word) + (1 if length else 0)
             if length and not any(s < offset + length and offset < e for s, e in occupied):

@@ -60,7 +60,7 @@ PHONE = re.compile(
 )
 # Numbers in groups that are not phone numbers: decimals and coordinates, dates and years, versions, enumerations.
 NOT_PHONE_SHAPED = re.compile(
-    r"\d+\.\d+|.*(?<![\d.])-?\d{1,3}\.\d{4,}.*|.*(?<!\d)(?:19|20)\d\d[-/.]\d{1,2}[-/.]\d{1,2}(?!\d).*|.*(?<!\d)\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d\d(?!\d).*|"
+    r"\d+\.\d+(?:\s+[/–-]\s+\d+\.\d+)*|.*(?<![\d.])-?\d{1,3}\.\d{4,}.*|.*(?<!\d)(?:19|20)\d\d[-/.]\d{1,2}[-/.]\d{1,2}(?!\d).*|.*(?<!\d)\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d\d(?!\d).*|"
     r"(?:1\d{3}|20\d\d)(?:\W{1,3}(?:1\d{3}|20\d\d))+|[1-9]\d?(?:\.\d+){2,}|\d(?:\W{1,3}\d)+|[1-9]\d?(?:\W{1,3}\d{1,2})+"
 )
 AMERICAN = re.compile(r"\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}")
@@ -436,7 +436,9 @@ def in_context(text: str, entity: str, start: int, end: int, score: float) -> fl
         if VERSION.search(before) and not re.search(r"\bip\b", before, re.IGNORECASE):
             return 0.0
         # Version numbers look the same, and internet addresses with only small parts are rare.
-        named = re.search(r"\b(?:ip|login|logged|log|signed|sign|address|session|host|server)\b", before, re.IGNORECASE)
+        named = re.search(
+            r"\b(?:(?:ip|login|logged|log|signed|sign|address|session|host|server)\b|(?:at|unter|via|über) $)", before, re.I
+        )
         if re.fullmatch(r"\d{1,2}(?:\.\d{1,2}){3}", value) and not named:
             return 0.0
         if ":" in value and len(re.sub(r"[^0-9A-Fa-f]", "", value)) < 5:  # times such as 12:30:45

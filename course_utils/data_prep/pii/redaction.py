@@ -203,7 +203,7 @@ class Redactor:
         row, pieces = copy.deepcopy(row), list[Piece]()
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
         script = next(filter(None, (unsearched_script(piece.text) for piece in pieces)), "")
-        entities_of = [find(p.text, self.allow, p.preceding) for p in pieces]
+        entities_of = [_named_by_key(p) or find(p.text, self.allow, p.preceding) for p in pieces]
         # A name found in one message is a name in all: "Thanks, Jana" shows who "dear Jana" is. Everything is found before
         # anything is replaced, so that a pseudonym is not taken for another person.
         entity_of = {entity.text: entity for entities in entities_of for entity in entities if len(entity.text) > 2}
@@ -255,6 +255,13 @@ def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
     return Entity(kind, start, end, text[start:end], round(float(score), 2))
 
 
+def _named_by_key(piece: Piece) -> list[Entity]:
+    """The value of a key for names as a name, whatever it looks like."""
+    named = NAME_KEY.fullmatch(piece.path) or NAME_KEY.fullmatch(piece.preceding)
+    alike = named and piece.text[:1].isupper() and not re.search(r"[\d@/\n]", piece.text) and len(piece.text.split()) <= 5
+    return [_entity(piece.text, "NAME", 0, len(piece.text), SECRET_SCORE)] if alike else []
+
+
 def _with_repeated(
     text: str, entities: list[Entity], pattern: re.Pattern[str], entity_of: dict[str, Entity]
 ) -> list[Entity]:
@@ -280,6 +287,12 @@ NOT_WRITTEN = {
     "role", "type", "name", "from", "tools", "functions", "image_url", "input_audio", "file", "image", "images", "video",
     "videos", "audio", "audios", "url", "urls", "bytes", "b64_json",
 }  # fmt: skip
+# Keys whose values are names of people: "first_name", and "name" within "contact".
+NAME_KEY = re.compile(
+    r"(?:.*\.)?(?:(?:first|last|given|family|full|customer|client|contact|vor|nach|familien|kunden)[_ -]?name|surname|prénom|"
+    r"\w*(?:contact|customer|client|kunde|kontakt|person|owner|sender|recipient|patient)\w*\.name)",
+    re.IGNORECASE,
+)
 # An id identifies a thing; a key that identifies a person, or a person's number, does not count.
 ID = re.compile(r"(?:.*(?:_id|Id|ID)|id|uuid|guid|hash|sha\d*|md5|checksum)")
 OF_A_PERSON = re.compile(r"national|tax|passport|social|citizen|identity|person|e?mail|login", re.IGNORECASE)
@@ -366,7 +379,7 @@ def _texts(row: dict) -> Iterator[tuple[Any, Any, str]]:
             inner = [
                 (value, k, v, f"{path}.{k}" if path else str(k), argument or k == "arguments")
                 for k, v in value.items()
-                if not is_id(k) and (argument or k not in NOT_WRITTEN)
+                if not is_id(k) and (argument or k not in NOT_WRITTEN or NAME_KEY.fullmatch(f"{path}.{k}"))
             ]
             stack += reversed(inner)
         elif isinstance(value, list):
