@@ -196,6 +196,7 @@ def _best_part(text: str, tokens: list[Token], foreign: bool) -> list[tuple[int,
     for position, (start, end, token) in enumerate(tokens):
         plain = token.rstrip(".").lower()
         cuts = _is_common(text, token, start, position == 0 and not current, foreign) or plain in TITLES or plain in CUT
+        cuts = cuts or (not current and token[0].isupper() and plain in WORDS["determiners"])
         if cuts:
             parts.append(current)
             current = []
