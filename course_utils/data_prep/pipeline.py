@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from course_utils.data_prep import formats, quality, reading, validation
 from course_utils.data_prep.deduplication import (
     COPIES,
@@ -41,7 +43,6 @@ from course_utils.data_prep.similarity import in_processes
 from course_utils.data_prep.splitting import Hit, contamination, split
 from course_utils.errors import CourseError
 from course_utils.files import write_whole
-from course_utils.progress import ProgressLine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -621,9 +622,9 @@ def _redact(result: Prepared) -> None:
     scripts: Counter[str] = Counter()
     first: dict[bytes, int] = {}
     copies: dict[int, int] = {}
-    progress = ProgressLine(len(result.rows), "row", patience=2.0, show=settings.progress is not None)
-    for index, redacted in enumerate(in_processes(redactor.row, result.rows, settings.workers, 64)):
-        progress.update(index)
+    done = in_processes(redactor.row, result.rows, settings.workers, 64)
+    hidden = None if settings.progress else True  # None: shown in a terminal only
+    for index, redacted in enumerate(tqdm(done, "redact", len(result.rows), leave=False, delay=2, disable=hidden)):
         if redacted.findings and ONLY_PLACEHOLDERS.fullmatch(formats.answer_of(formats.as_chat(redacted.row, True))):
             redacted, rescued = inventor.row(result.rows[index]), rescued + 1
         view = formats.as_chat(redacted.row)
@@ -645,7 +646,6 @@ def _redact(result: Prepared) -> None:
         # The value itself is not recorded, because the list of changes is passed around.
         changes += [(entity.kind.lower(), f"{path}, {len(entity.text)} characters") for path, entity in redacted.findings]
         result.changes += [Change(result.lines[index], "redact", CHANGED, *change) for change in changes]
-    progress.finish()
     if rescued and settings.redaction != "pseudonym":
         note = (
             f"{rescued:,} answers would have been nothing but a placeholder; they and their messages have pseudonyms instead"

@@ -245,7 +245,7 @@ def _advise_plan(value: Any, result: float) -> str:
         return ACTIVATIONS
     if value["batch_size"] > 1:
         return TOO_MANY
-    return UPCAST if value["embeddings"] == "float32" else "Look at the table of levers in section 8."
+    return UPCAST if value["embeddings"] == "float32" else "Look at the table of levers in section 2."
 
 
 def _plan(**changed):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from course_utils.errors import CourseError
 
 SCHEDULES = ("constant", "linear", "cosine")
-FUSED = ("head", "lora", "mlp", "norm")  # names of the functions in package `fused`
+FUSED = ("head", "lora", "mlp", "norm")  # names of the functions in module `fused`
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Settings:
             cut into micro-batches, with the same gradient. None for what suits the device: on a GPU the most that the
             predicted memory leaves room for.
         share_prompt: compute the prompt once for chosen and rejected: the same result in less time.
-        fused: parts of the model's step to compute with one function each (package `fused`): the same result in less time
+        fused: parts of the model's step to compute with one function each (module `fused`): the same result in less time
             and memory.
         seed: seed of the data order and dropout.
     """

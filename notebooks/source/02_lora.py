@@ -223,8 +223,8 @@ evidence.lesson_02.rivals_table("all fields")
 # %% [markdown]
 # **For the 0.5B, 80 tickets are worth more in training than in its prompt**: about four records in ten are wholly right
 # after training, and about a quarter with the eight most similar tickets shown. After 240 tickets, about six in ten are
-# right. The small model does better than with its own best prompt at 240 tickets, but not at 80. The intervals reflect only
-# which messages were sampled, not which tickets were drawn. Each trained model read its tickets once, so more tickets also
+# right. After 240 tickets the small model also does better than with its own best prompt. The intervals reflect only which
+# messages were sampled, not which tickets were drawn. Each trained model read its tickets once, so more tickets also
 # meant more steps.
 #
 # With a few hundred solved tickets, fine-tune the smallest model that meets your target; with fewer, measure similar tickets
@@ -337,7 +337,7 @@ print(pd.DataFrame({
 print(f"mean {losses.mean():.4f}; by transformers {student(ids[None], labels=labels[None]).loss:.4f}")
 
 # %% [markdown]
-# The opening brace costs most, then the beginnings of field names and values, which you want to teach. Colons and quotation
+# Of these tokens the opening brace costs most, then the beginnings of field names and values, which you want to teach. Colons and quotation
 # marks cost little, probably because the model has seen plenty of JSON. Training lowers the mean over all of the answer's
 # tokens.
 #
@@ -523,7 +523,7 @@ evidence.lesson_02.states_table()
 
 # %% [markdown]
 # LoRA takes Llama-3.1-8B from 128.5 GB to 16.7, nearly all for frozen weights. For your own model and card,
-# `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal counts everything.
+# `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal counts these too.
 
 # %% [markdown]
 # ## 6 · Which settings matter?
@@ -565,7 +565,7 @@ evidence.lesson_02.rivals()
 # A higher rank didn't lower the validation loss here. Part of the reason may be the rate, which was the same for all ranks,
 # so measure the rate again when you change the rank. We take 16 because other data may need more, roughly when they have
 # more tokens than the adapter has numbers (Schulman et al., 2025). Full fine-tuning gets more labels right than rank 16 and
-# needs about seven times the memory for weights and states (section 5), which at this size you can afford; LoRA pays off on
+# needs about six times the memory for weights and states (section 5), which at this size you can afford; LoRA pays off on
 # larger models.
 #
 # Every run raised the *prose loss*, which is the loss on everyday text; attention alone raised it most, full fine-tuning
@@ -664,7 +664,7 @@ training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).
 
 # %% [markdown]
 # The training loss falls to nearly zero, while the validation loss rises slightly at the end. This growing gap is
-# {{term:overfitting}}: the model now improves only on the tickets it has read. Keep the weights from the lowest point
+# {{term:overfitting}}: from there on the model improves only on the tickets it has read. Keep the weights from the lowest point
 # (with `SFTTrainer`: `load_best_model_at_end=True`, with `save_strategy` and `save_steps` matching the evaluation's), and
 # find more examples.
 
@@ -682,8 +682,8 @@ evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 # %% [markdown]
 # With 80 tickets the reply has the form, but not yet the content of the record at the top, which the same model wrote after
 # {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than if you always said "none"; the recorded 135M
-# beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows below yours show. Your row is one run on other
-# tickets than the recorded rows, and can be ten or more points away.
+# beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows below yours show. Your row is one run, on
+# other tickets and at another rate than the recorded rows, and can be ten or more points away.
 #
 # > **How far to trust these numbers.** With a hundred test messages, your row's intervals are about as wide as the recorded
 # > ones. A recorded row is one to three runs (*seeds*), and the best rows of different models overlap. The messages are
