@@ -88,11 +88,11 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 
 # %% [markdown]
 # Read the last list first, because you may be close to one of its conditions. The two limits, 85 % and 100 examples, are
-# rules of thumb; section 7 replaces the first with a sum.
+# rules of thumb; section 7 replaces the first with a calculation.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
-# that does the exercise for you. Check as often as you like. Here somebody hurriedly wrote the middle of the tree as a
-# function.
+# that does the exercise for you. Check as often as you like. Here somebody in a hurry has written the middle of the tree as
+# a function.
 
 # %%
 # EXERCISE: frame-1
@@ -101,8 +101,8 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 # ## 2 · The job: measure four ways
 #
 # You need three files and a prompt, `instructions.txt`. `cases.jsonl` has messages, each with the right answer.
-# `answered.jsonl` has messages that were answered before, none of them among the cases. `documents.jsonl` has the texts with
-# the facts. At work you'd export all three; here the next cells write an invented shop's.
+# `answered.jsonl` has messages that were answered before, none of them among the cases. `documents.jsonl` has the texts
+# with the facts. At work you'd export all three; here the next cells write them for an invented shop.
 
 # %%
 def write_rows(name, rows):
@@ -127,8 +127,8 @@ print(Path("instructions.txt").read_text(), "\n\n", Path("cases.jsonl").read_tex
 
 # %% [markdown]
 # Next you need a model behind an address. The course's service runs on your own machine and speaks OpenAI's protocol, so
-# that you need no key. For a host, change the next cell; for a reasoning model, change the call in `measure` too. The
-# dollars below are computed for qwen3-8b, not for the small model that you ask here.
+# you need no key. For a host, change the next cell; for a reasoning model, change the call in `measure` too. The prices
+# below are computed for qwen3-8b, not for the small model that you use here.
 
 # %%
 from course_utils.openai_server import local_server
@@ -141,8 +141,8 @@ price = costs.price_of("qwen3-8b")            # dollars per million tokens on a 
 print(f"{MODEL}; computed with ${price.input} for input and ${price.output} for output")
 
 # %% [markdown]
-# The program has two halves. The first builds the four prompts. It finds similar messages by the words that they share,
-# weighted by how rare a word is (*TF-IDF*); section 5 compares that with a search by meaning.
+# The program has two halves. The first builds the four prompts. It finds similar messages by the words that they share, and
+# a rare word counts for more (*TF-IDF*); section 5 compares this search with a search by meaning.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -261,8 +261,8 @@ results = {name: measure(way) for name, way in ways.items()}
 report(results)
 
 # %% [markdown]
-# A passage with past answers got the most cases right, but with so few of them the 95 % intervals in brackets are too wide
-# to choose among the best. The second column compares case by case with the first way, so that easy and hard messages
+# A passage with past answers got the most cases right, but with so few cases the 95 % intervals in brackets are too wide to
+# tell the best ways apart. The second column compares each way with the first, case by case, so easy and hard messages
 # cancel out. To decide, put your best prompt first in `ways`.
 #
 # Read some replies before you believe any number:
@@ -275,11 +275,11 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
 # %% [markdown]
 # **On your own data**, leave out the cell that writes the shop's files, bring your own four with the same fields, put your
 # own `TASK` into section 6, and run sections 2, 6, 7 and 8; sections 3, 5 and 9 need each question's right passage. An
-# `answer` may be a text; in a record, `FREE` names the field that may be worded differently.
+# `answer` may be plain text; in a record, `FREE` names the field that may be worded differently.
 #
-# A dozen cases decide little. The next table has a hundred, for the small model that you've just asked and for two larger
-# ones that were made for code (script: `benchmarks/laptop_questions.py`). Each way is in the best form tried, for example
-# with eight past answers instead of three, chosen on other questions.
+# A dozen cases decide little. The next table has a hundred, for the small model that you've just used and for two larger
+# ones that were built for code (script: `benchmarks/laptop_questions.py`). Each way appears in the best form we tried on
+# other questions, for example with eight past answers instead of three.
 
 # %%
 lesson_01.rivals()
@@ -288,8 +288,9 @@ lesson_01.rivals()
 # Compare the 0.5B's usable answers with its right facts. From a passage it gets the fact for
 # {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the messages, but only
 # {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable, because a wrong topic, for
-# example, makes a record useless. That's behaviour, which similar past answers show, often with the fact. But past answers
-# age with their facts, and for a new question you must read the row *to other questions*, which leaves rewordings out.
+# example, makes a record useless. That's a matter of behaviour, which similar past answers demonstrate, often together with
+# the fact. But past answers age with their facts, and for a new question the row to read is *to other questions*, which
+# leaves rewordings out.
 #
 # **If your answers are free text**, `is_right` won't do, so people let a model judge. Check the judge first, for example on
 # these thirty replies, which were marked by hand: would you send this to the customer?

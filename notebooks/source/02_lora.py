@@ -294,9 +294,9 @@ show.drawing("training-step")
 # ### Which tokens count? The label mask
 #
 # The {{term:chat template}} writes the conversation as one text, and the {{term:tokenizer}} cuts it into
-# {{term:token|tokens}}, each with a number. You want a model that answers customers and doesn't imitate them, so each token
-# also gets a label: its own number inside the answer, and −100 before the answer, because PyTorch's loss skips −100. TRL
-# made this {{term:label mask}} from `prompt` and `completion`. This section uses the small model in 32 bits on every
+# {{term:token|tokens}}, each with a number. You want a model that answers customers instead of imitating them, so each
+# token also gets a label: its own number inside the answer, and −100 before the answer, because PyTorch's loss skips −100.
+# TRL made this {{term:label mask}} from `prompt` and `completion`. This section uses the small model in 32 bits on every
 # machine.
 
 # %%
@@ -415,8 +415,8 @@ print("their sum   ", (W0 @ x + alpha / r * B @ (A @ x)).tolist())
 # EXERCISE: lora-2
 
 # %% [markdown]
-# Here is a complete layer, and a function that puts it in place of a model's linear layers. $B$ starts at zero, so that the
-# adapted model starts as an exact copy of the original. Because a batch's inputs are the *rows* of `x`, `x @ A.T` computes
+# Here is a complete layer, and a function that puts it in place of a model's linear layers. $B$ starts at zero, so the
+# adapted model begins as an exact copy of the original. Because a batch's inputs are the *rows* of `x`, `x @ A.T` computes
 # $Ax$ for all of them.
 
 # %% tags=["lora-from-scratch"]
@@ -447,8 +447,9 @@ def inject(module, names, rank, alpha):
             inject(child, names, rank, alpha)
 
 # %% [markdown]
-# Does the PEFT library compute the same? Adapt a block of the real model once with our class and once with PEFT, give both
-# copies the same $A$, $B$ and input, and compare. Each number is the largest difference, as a share of the largest value.
+# Does the PEFT library compute the same thing? Adapt a block of the real model once with our class and once with PEFT, give
+# both copies the same $A$, $B$ and input, and compare. Each number is the largest difference, as a share of the largest
+# value.
 
 # %%
 import copy
@@ -486,14 +487,14 @@ pd.DataFrame({name: {
 del student, optimizer, weights        # half a gigabyte that you don't need any more
 
 # %% [markdown]
-# Our layers and PEFT's agree to the last digit here; a machine that sums in another order shows about 1e-07. PEFT adds
-# saving, loading, switching and many special cases, and over a 16-bit model it keeps $A$ and $B$ in 32 bits.
+# Our layers and PEFT's agree to the last digit here; a machine that sums in another order shows differences of about 1e-07.
+# PEFT adds saving, loading, switching and many special cases, and on a 16-bit model it keeps $A$ and $B$ in 32 bits.
 
 # %% [markdown]
 # ## 5 · What is trained, what is stored, what fits
 #
-# $A$ has $r$ rows and one column for each input; $B$ has one row for each output and $r$ columns. For a 4096 × 4096 matrix and
-# rank 16 that's 131,072 numbers instead of 16,777,216. Write the count for a whole model:
+# $A$ has $r$ rows and one column for each input; $B$ has one row for each output and $r$ columns. For a 4096 × 4096 matrix
+# and rank 16 that's 131,072 numbers instead of 16,777,216. Write a function that counts them for a whole model:
 
 # %%
 # EXERCISE: lora-3
@@ -515,8 +516,8 @@ pd.DataFrame([
 # %% [markdown]
 # Larger models have relatively smaller adapters, because a matrix grows with the product of its sides and an adapter only
 # with their sum. The next table adds up the memory for weights, gradients and optimizer states;
-# {{term:activation|activations}} come on top. {{term:QLoRA}}, the subject of lesson 03, stores the frozen weights in 4
-# bits.
+# {{term:activation|activations}} need memory as well. {{term:QLoRA}}, the subject of lesson 03, stores the frozen weights
+# in 4 bits.
 
 # %%
 evidence.lesson_02.states_table()
@@ -536,7 +537,7 @@ evidence.lesson_02.states_table()
 # | alpha | 2 × rank, and leave it | it does nearly the same job as the rate |
 # | epochs | stop when the validation loss stops falling | section 8 shows what too many do |
 #
-# **Find the rate by measuring.** Start a fresh adapter at each rate, train a few steps, and look at the validation loss:
+# **Find the rate by measuring.** At each rate, train a fresh adapter for a few steps, and look at the validation loss:
 
 # %%
 chats = [ticket["prompt"] + ticket["completion"] for ticket in tickets]
@@ -549,10 +550,10 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
              "Which rate learns most in twelve steps?", "learning rate", "validation loss (nats per token)", log_x=rates)
 
 # %% [markdown]
-# Start at the lowest point, here section 2's own rate, but at work use more than one run and five validation messages.
-# `training.trial` attaches a fresh adapter to the loaded model for a moment; with `SFTTrainer`, build a trainer for each
-# rate. Each model has its own best rate: the recorded runs used 1e-3 for the 135M and 4e-4 for the 0.5B
-# (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate is about ten times that of full fine-tuning
+# Start from the rate at the lowest point, here section 2's own, but at work use more than one run and more than five
+# validation messages. `training.trial` attaches a fresh adapter to the loaded model for a moment; with `SFTTrainer`, build
+# a new trainer for each rate. Each model has its own best rate: the recorded runs used 1e-3 for the 135M and 4e-4 for the
+# 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate is about ten times that of full fine-tuning
 # (Schulman et al., 2025).
 #
 # **Rank and layers** take more runs than a notebook has time for, so these runs are recorded (script:
@@ -568,9 +569,10 @@ evidence.lesson_02.rivals()
 # needs about six times the memory for weights and states (section 5), which at this size you can afford; LoRA pays off on
 # larger models.
 #
-# Every run raised the *prose loss*, which is the loss on everyday text; attention alone raised it most, full fine-tuning
-# least. The last column counts everyday questions that are now answered with a record. If your model has to write records
-# and answer people, mix ordinary conversations into the training file, or switch the adapter off (section 7).
+# Every run raised the *prose loss*, which is the loss on everyday text; training attention alone raised it most, and full
+# fine-tuning raised it least. The last column counts everyday questions that are now answered with a record. If your model
+# has to write records and answer people, mix ordinary conversations into the training file, or switch the adapter off
+# (section 7).
 #
 # **Challenge.** Choose the settings for forty steps of your own.
 

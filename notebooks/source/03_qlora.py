@@ -177,12 +177,12 @@ evidence.lesson_03.recorded()
 # - the **{{term:activation|activations}}**, which each layer keeps for the backward pass and which grow with tokens per step;
 # - the **{{term:logits}}**, a score for every token of the {{term:vocabulary}} at every position.
 #
-# Work out the logits. Llama-3.1-8B knows 128,256 tokens, so eight examples of 1,024 tokens have 8 · 1,024 · 128,256
-# scores of 4
-# bytes, 4.2 GB. The usual loop holds three such tables at once (scores, probabilities, gradient): 12.6 GB for logits alone.
+# Work out the logits. Llama-3.1-8B knows 128,256 tokens, so eight examples of 1,024 tokens have 8 · 1,024 · 128,256 scores
+# of 4 bytes each, or 4.2 GB. The usual loop holds three such tables at once (scores, probabilities, gradient): 12.6 GB for
+# logits alone.
 #
-# Some twenty lines compute all four. They need only the numbers in a model's `config.json`, so you can check before you
-# rent. A block's activations were counted from the tensors PyTorch saves for its backward pass.
+# About twenty lines of code compute all four parts. They need only the numbers in a model's `config.json`, so you can check
+# before you rent. A block's activations were counted from the tensors PyTorch saves for its backward pass.
 
 # %%
 from transformers import LlamaConfig
@@ -222,9 +222,9 @@ charts.bars(ladder, "By this estimate, Llama-3.1-8B fits on 24 GB in 16 bits", "
             {"24 GB card": memory.gpu_memory("rtx4090") / 1e9})
 
 # %% [markdown]
-# The smaller batch shrinks activations and logits, checkpointing the activations alone, and 4 bits only the weights, a
-# seventh of the first bar; float32 embeddings give some of that back. Checkpointing is on by default in TRL's trainers, but
-# not in transformers' `Trainer`.
+# The smaller batch shrinks both activations and logits. Checkpointing shrinks only the activations, and 4 bits shrink only
+# the weights, a seventh of the first bar; float32 embeddings use up some of that saving. Checkpointing is on by default in
+# TRL's trainers, but not in transformers' `Trainer`.
 #
 # The course's own estimator does the same arithmetic and covers more cases, such as full fine-tuning and several cards:
 
@@ -234,10 +234,8 @@ print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 
 # %% [markdown]
 # For small models of the same architectures it came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what
-# PyTorch's
-# allocator counted on a CPU (`benchmarks/estimates.py`). Nobody has checked it on a GPU yet, so leave a gigabyte or two, and
-# read
-# `torch.cuda.max_memory_reserved()` after a step with your longest example.
+# PyTorch's allocator counted on a CPU (`benchmarks/estimates.py`). Nobody has checked it on a GPU yet, so leave a gigabyte
+# or two free, and read `torch.cuda.max_memory_reserved()` after a step with your longest example.
 #
 # Now reverse the question: how many tokens fit on each card at once, with 1.5 GB to spare?
 
@@ -256,8 +254,8 @@ pd.DataFrame({
 
 # %% [markdown]
 # So by this estimate Llama-3.1-8B doesn't need QLoRA on 24 GB for examples of up to 3,000 tokens, with a batch of 1 and
-# checkpointing. (A larger vocabulary gets fewer: try `AutoConfig` of your own model.) Change the settings in this order, and
-# stop as soon as the run fits:
+# checkpointing. With a larger vocabulary fewer tokens fit, so try your own model's `AutoConfig`. Change the settings in
+# this order, and stop as soon as the run fits:
 #
 # | change | Llama-3.1-8B then takes | what it costs you |
 # | --- | --- | --- |
@@ -269,10 +267,9 @@ pd.DataFrame({
 # | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory in a peak |
 # | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | every longer example loses its end, which is the answer |
 #
-# **What isn't in 4 bits.** `prepare_model_for_kbit_training` makes embedding, output layer and norms float32; what the
-# blocks pass on becomes
-# float32 too. To keep 16 bits, call `model.enable_input_require_grads()` in its place and leave
-# `gradient_checkpointing=True` in the settings.
+# **What isn't in 4 bits.** `prepare_model_for_kbit_training` converts the embedding, the output layer and the norms to
+# float32, and the values that the blocks pass on become float32 too. To keep 16 bits, call
+# `model.enable_input_require_grads()` in its place and leave `gradient_checkpointing=True` in the settings.
 #
 # **Your turn, a challenge.** Try plans with `memory.estimate`; `help(memory.estimate)` lists its options.
 
@@ -286,13 +283,13 @@ pd.DataFrame({
 # EXERCISE: qlora-2
 
 # %% [markdown]
-# The same sums for your model and your card:
+# Do the same sums for your model and your card:
 
 # %%
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
 
 # %% [markdown]
-# The same sums answer a claim from many course outlines:
+# They also let you check a claim that many course outlines make:
 
 # %%
 evidence.card("Q3")
@@ -332,7 +329,7 @@ losses["adapter beside the 4-bit base"] = answer_loss(beside)
 
 # %% [markdown]
 # Now do what looks natural and call `merge_and_unload()` on this model, so that base and adapter become one 4-bit model.
-# Keep one layer's change for later.
+# Save one layer's change for later.
 
 # %%
 linear = beside.base_model.model.model.layers[10].mlp.down_proj

@@ -26,7 +26,7 @@
 # - turn a file of pairs into a trained model with `DPOTrainer`, and compare it with the cheap rival,
 # - read the log: the correct first loss, and what it means if both rewards fall,
 # - compute a reply's {{term:log-probability}}, its gain and the DPO loss, and check yours against the library,
-# - find out with the stupidest possible model what your pairs teach,
+# - use the stupidest possible model to find out what your pairs teach,
 # - choose between {{term:SFT}}, DPO and its relatives, and recognise four mistakes.
 #
 # You should know lesson 02. Reading takes about 40 minutes, the exercises as long again. {{timing}} If you must choose a
@@ -80,8 +80,8 @@ pair = next(row for row in data.train if row["kind"] == "order" and row["case"] 
 evidence.lesson_04.pair_card(pair)
 
 # %% [markdown]
-# Both replies have the same two sentences, but the chosen one says first what to do, as a customer with sparks in the living
-# room deserves. The desk's house style has five such rules, and a program checks them
+# Both replies contain the same two sentences, but the chosen one says first what to do, as a customer with sparks in the
+# living room deserves. The desk's house style has five such rules, and a program checks them
 # (`course_utils/evidence/house_style.py`):
 #
 # | rule | a reply keeps it if |
@@ -268,8 +268,8 @@ table = pd.DataFrame({"before": before[0], "now": now[0]}, index=["chosen", "rej
 table.assign(gain=table["now"] - table["before"]).round(2)
 
 # %% [markdown]
-# Neither column says which reply is *better*: a longer reply has a lower sum, and a common one a higher. But the last
-# column, the change, says what training did: the *gain* of each reply since the start.
+# Neither column says which reply is *better*: a longer reply has a lower sum, and a common one a higher sum. But the last
+# column, the change, shows what training did: it's the *gain* of each reply since the start.
 
 # %%
 # EXERCISE: align-1
@@ -277,12 +277,11 @@ table.assign(gain=table["now"] - table["before"]).round(2)
 # %% [markdown]
 # ## 4 · From a gain to a loss
 #
-# DPO's loss compares the two gains. **By hand:** let the chosen reply have had −31 and now −29.5, a gain of 1.5, and the
-# rejected one −27 and now −29, a gain of −2. DPO multiplies each gain by a small number {{term:beta|β}}, here 0.1, and calls
-# the result the {{term:implicit reward}}: 0.15 and −0.2. Their difference is the {{term:margin}}, 0.35. The S-shaped
-# function
-# $\sigma(m) = 1/(1+e^{-m})$ turns the margin into the probability that a person prefers the chosen reply, 0.59; the loss is
-# minus its logarithm, 0.53:
+# DPO's loss compares the two gains. **By hand:** suppose that the chosen reply went from −31 to −29.5, a gain of 1.5, and
+# the rejected one from −27 to −29, a gain of −2. DPO multiplies each gain by a small number {{term:beta|β}}, here 0.1, and
+# calls the result the {{term:implicit reward}}: 0.15 and −0.2. Their difference is the {{term:margin}}, 0.35. The S-shaped
+# function $\sigma(m) = 1/(1+e^{-m})$ turns the margin into the probability that a person prefers the chosen reply, 0.59;
+# the loss is minus its logarithm, 0.53:
 #
 # $$\text{loss} = -\log \sigma\big(\beta\,[\,\text{gain}(y_c) - \text{gain}(y_r)\,]\big), \qquad
 # \text{gain}(y) = \log\pi(y|x) - \log\pi_{\text{ref}}(y|x)$$
@@ -314,22 +313,21 @@ parts = dpo_loss(now, before), -now[:, 0].sum().cpu() / chosen_tokens           
 print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(parts):.4f}, TRL says {trainer.evaluate(some)['eval_loss']:.4f}")
 
 # %% [markdown]
-# In 32 bits, as on a CPU here, your loss and TRL's are one number; in 16 bits they differed by up to a hundredth. A small β
-# lets the model drift far before a pair counts as learned; a large one stops it early.
+# In 32 bits, as on a CPU here, your loss and TRL's are the same number; in 16 bits they differed by up to a hundredth. A
+# small β lets the model drift far before a pair counts as learned; a large one stops it early.
 #
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
 #
 # Suppose that somebody could give each reply a reward $r(x, y)$. We'd want a policy that scores high but stays near the
-# reference, measured by the {{term:KL divergence|Kullback-Leibler divergence, KL}}:
-# $\max_\pi \; \mathbb{E}_{y\sim\pi}\big[r(x,y)\big] - \beta\,\mathrm{KL}\big(\pi \,\|\, \pi_{\text{ref}}\big)$.
-# The best policy makes replies likelier as their reward rises:
+# reference, where nearness is measured by the {{term:KL divergence|Kullback-Leibler divergence, KL}}:
+# $\max_\pi \; \mathbb{E}_{y\sim\pi}\big[r(x,y)\big] - \beta\,\mathrm{KL}\big(\pi \,\|\, \pi_{\text{ref}}\big)$. The best
+# policy makes replies likelier as their reward rises:
 # $\pi^*(y|x) = \tfrac{1}{Z(x)}\,\pi_{\text{ref}}(y|x)\; e^{\,r(x,y)/\beta}$, where $Z$ makes the probabilities add up to
-# one. Solve
-# that for the reward: $r(x,y) = \beta \log\frac{\pi^*(y|x)}{\pi_{\text{ref}}(y|x)} + \beta\log Z(x)$, the gain times β plus
-# a term independent of the reply. Bradley and Terry (1952) say that people prefer $y_c$ with probability
+# one. Solve that for the reward: $r(x,y) = \beta \log\frac{\pi^*(y|x)}{\pi_{\text{ref}}(y|x)} + \beta\log Z(x)$, the gain
+# times β plus a term independent of the reply. Bradley and Terry (1952) say that people prefer $y_c$ with probability
 # $\sigma(r_c - r_r)$; $Z$ cancels in the difference, leaving the loss above. So DPO (Rafailov et al., 2023) looks for the
-# same policy as
-# reinforcement learning would, if people choose as Bradley and Terry say and the pairs cover the replies that matter.
+# same policy as reinforcement learning would, if people choose as Bradley and Terry say and the pairs cover the replies
+# that matter.
 #
 # </details>
 
@@ -339,9 +337,9 @@ print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(part
 # %% [markdown]
 # ## 5 · What SFT's part is for
 #
-# DPO's own loss asks for a distance only. What does a model make of that? Train twice with the same pairs and the same rate,
-# a third of the one above, once without SFT's part and once with it. `training.fit` is the course's own loop, which lesson
-# 02 compares with TRL; it saves you a minute here.
+# DPO's own loss depends only on a distance. What does a model make of that? Train twice with the same pairs and the same
+# rate, a third of the one above, once without SFT's part and once with it. `training.fit` is the course's own loop, which
+# lesson 02 compares with TRL; it saves you a minute here.
 
 # %%
 for name, objective in {"DPO alone": training.DPO(beta=0.1), "DPO + SFT": training.DPO(beta=0.1, sft_weight=1.0)}.items():
@@ -360,9 +358,10 @@ evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in 
 # %% [markdown]
 # Here DPO alone puts the step first in nearly every answer, as two in five pairs teach, and loses what no pair teaches: how
 # a reply ends. Most of its replies no longer end properly. The log shows it, too. The reward of the chosen replies has
-# fallen far below zero, so the model finds even the *good* replies less likely than before, and the loss doesn't mind as
-# long as the rejected ones fall more. SFT's part pulls towards whole good replies (Pang et al., 2024, arXiv 2404.19733). In
-# the recorded runs below, on more pairs and at nearly this rate, DPO's replies end, but lose order numbers.
+# fallen far below zero, so the model finds even the *good* replies less likely than before, and the loss still falls as
+# long as the rejected ones fall further. SFT's part pulls the model towards whole good replies (Pang et al., 2024, arXiv
+# 2404.19733). In the recorded runs below, on more pairs and at nearly this rate, DPO's replies do end properly, but they
+# lose order numbers.
 #
 # ### Does it beat the cheap rival?
 #
@@ -375,10 +374,9 @@ evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in 
 evidence.lesson_04.compared_figure()
 
 # %% [markdown]
-# By that measure three seeds don't separate the methods on this model, and all are poor. Between DPO and SFT two rules
-# differ most. DPO says the step first in nearly every answer, with SFT's part or without, and SFT in about a third; and DPO
-# names the order number less often. Section 7 has a larger model, twice the
-# pairs, and a rate chosen for each method.
+# By that measure three seeds don't separate the methods on this model, and all are poor. DPO and SFT differ most on two
+# rules. DPO puts the step first in nearly every answer, with or without SFT's part, while SFT does so in about a third; and
+# DPO names the order number less often. Section 7 has a larger model, twice the pairs, and a rate chosen for each method.
 #
 # What did the pairs teach? Count the test pairs whose chosen reply gained more than the rejected one, grouped by how the two
 # differ:
@@ -394,9 +392,9 @@ ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 
 # %% [markdown]
 # Compare the last row with the line above the table. Given two replies, DPO always raises the one with the customer's own
-# order number more (six pairs, three seeds), yet its own answers mostly break that rule. **To rank two replies isn't to
-# write one.** So judge answers, and not the share that is ranked right. Which promise
-# fits the message DPO hardly ranks better than chance, DPO + SFT does in seven pairs of ten.
+# order number more (six pairs, three seeds), yet its own answers mostly break that rule. **Ranking two replies isn't the
+# same as writing one.** So judge the answers, not the share of pairs ranked right. When the two replies differ in their
+# promise, DPO ranks them hardly better than chance, while DPO + SFT is right in seven pairs of ten.
 
 # %%
 # EXERCISE: align-3
@@ -404,9 +402,9 @@ ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 # %% [markdown]
 # ## 6 · What do your pairs teach?
 #
-# You could now train on any file of pairs. An earlier edition of this course had one: a chosen reply in house style, and a
-# rejected one that was verbose, cold, hedging or wrong. DPO ranked nine in ten of its test pairs right, which looked like
-# success. Three rules that hardly read a reply rank the same pairs:
+# You could now train on any file of pairs. An earlier edition of this course had such a file: each chosen reply was in
+# house style, and each rejected one was verbose, cold, hedging or wrong. DPO ranked nine in ten of its test pairs right,
+# which looked like success. Let three rules that barely read a reply rank the same pairs:
 
 # %% tags=["shortcuts"]
 def texts(rows, key):
@@ -446,20 +444,19 @@ for name, rows in {"earlier pairs": load_preferences("confounded"), "our pairs":
 pd.DataFrame(found).map("{:.0%}".format)
 
 # %% [markdown]
-# One number, the length, ranks the earlier pairs about as well as DPO did. So its 90 % doesn't show that DPO had learned a
+# One number, the length, ranks the earlier pairs about as well as DPO did. So DPO's 90 % doesn't show that it had learned a
 # house style; a length rule was enough. **Before you train on pairs, rank them with the stupidest model you have.** If that
 # works, it may be all that your accuracy measures.
 #
-# Three in five of our pairs avoid this: they come as twins. The others have the same sentences in another order:
+# Three in five of our pairs avoid this: they come as twins. The others have the same sentences in a different order:
 
 # %%
 show.drawing("twins")
 
 # %% [markdown]
-# Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the message is
-# right once and wrong once. What is left is how a reply begins, and that's the rule on which DPO gained most. Here it's part
-# of what
-# we wanted to teach; no program can make that judgement for you.
+# Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the message
+# is right once and wrong once. Only the way a reply begins is left to learn from, and that's the rule on which DPO gained
+# most. Here it's part of what we wanted to teach; no program can make that judgement for you.
 
 # %%
 # EXERCISE: align-4

@@ -857,13 +857,13 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 # | rows that all call | {{record:tool-rows:runs."every row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every row calls".0."no call, where none is".0:.0%}} |
 # | as many rows, every second one a call | {{record:tool-rows:runs."every second row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every second row calls".0."no call, where none is".0:.0%}} |
 #
-# A model trained only on calls, as in a log of calls, calls even where no order is named. If every second row is a message
-# in which the right thing is *not* to call, the model nearly always refrains there. But it has then seen half as many calls
-# and misses more of them, so collect enough of both kinds.
+# A model trained only on calls, for example on a log of them, makes a call even where no order is named. If every second
+# row is a message for which the right thing is *not* to call, the model nearly always refrains on such messages. But it has
+# then seen half as many calls and misses more of them, so collect enough of both kinds.
 #
 # ## 8 · Was it worth it, and where do your two weeks go?
 #
-# The classifier trains in a second, so we score each set of rows on the hundred test messages:
+# The classifier trains in a second, so we can train it on each set of rows and score it on the hundred test messages:
 
 # %%
 by_hand = lesson_05.labelled_by_hand("train")
@@ -880,9 +880,9 @@ pd.Series({
 
 # %% [markdown]
 # The script's rows beat the export by more than twenty points, although there are only half as many. A hundred rows
-# labelled to the guide give the classifier hardly more than the raw export does, but for the language model (the table at
-# the top) they did as well as the whole preparation. The likely reason is that the classifier has to see each word, while a
-# language model knows the words already and learns what *you* mean by "returns".
+# labelled to the guide help the classifier hardly more than the raw export does, but for the language model (see the table
+# at the top) they did as well as the whole preparation. The likely reason is that the classifier has to see each word,
+# while a language model knows the words already and only has to learn what *you* mean by "returns".
 
 # %%
 sizes = [50, 100, 200, 300, 400]
@@ -895,10 +895,10 @@ charts.lines(
     levels={"the script's rows alone, 60 of them read": 100 * share_right(rows)})
 
 # %% [markdown]
-# Between 300 and 400 such rows match the script's 700; from 200 on, both together beat either. Here are the recorded
-# runs of the language model, with both fields right in percent. Each saw {{record:data-quality:examples:d}} examples of at
-# most 32 words, and "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats (script:
-# `benchmarks/data_quality.py`):
+# Between 300 and 400 such rows match the script's 700; from 200 on, both together beat either alone. Here are the language
+# model's recorded runs, as the percentage of messages with both fields right. Each saw {{record:data-quality:examples:d}}
+# examples of at most 32 words, and "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats
+# (script: `benchmarks/data_quality.py`):
 
 # %%
 prepared = assets.read_record("data-quality")
@@ -907,14 +907,14 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
              index=["run 1", "run 2", "run 3"]).T.assign(mean=lambda table: table.mean(axis=1)).round().astype(int)
 
 # %% [markdown]
-# The hundred did at least as well as any others. Keywords labelled the "mediocre" rows, and a large model labelled the
-# "synthetic" ones. For your two weeks that means:
+# The hundred did at least as well as any others. The "mediocre" rows were labelled by keywords, and the "synthetic" ones by
+# a large model. For your two weeks that means:
 #
 # - **Write a hundred rows first.** For a language model they were worth as much as 300 short prepared rows, they take two
 #   days, and you can check every later row against their guide.
-# - **Then run the script**, because it's written already, and its rows add what your hundred lack: rare kinds of tickets,
+# - **Then run the script**, because it's already written and its rows add what your hundred lack: rare kinds of tickets,
 #   and the real mixture. We haven't measured both kinds together on the language model.
-# - **Stop cleaning after one reading of the list**, which did as well in section 6 as correcting every label.
+# - **Stop cleaning once you've read the list**, which did as well in section 6 as correcting every label.
 #
 # | what is to be learned | rows, by rule of thumb | note |
 # | --- | --- | --- |
@@ -926,9 +926,9 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # %% [markdown]
 # **If a large model writes rows for you**, send it your guide and a list of topics, and check each answer against your
 # labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad test,
-# because the writer repeats its own phrases, which inflates the score. Be as wary of a
-# {{term:LLM as a judge|model that judges}}: mark fifty rows by hand and compare before you let it drop any (lesson 01
-# shows how).
+# because the writer repeats its own phrases, which inflates the score. Be just as wary of a
+# {{term:LLM as a judge|model that judges}}: mark fifty rows by hand and compare before you let it drop any (lesson 01 shows
+# how).
 #
 # ## 9 · How far to trust this, and what you can do now
 #

@@ -112,7 +112,7 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
 # The answer is the record as {{term:JSON}}. The model learns to answer after this four-word system message, so
 # **send the same four words whenever you ask the tuned model**.
 #
-# Before you send your files, run `course check-data hosted-train.jsonl` in a terminal, which applies hosts' rules. A host
+# Before you send your files, run `course check-data hosted-train.jsonl` in a terminal; it applies the hosts' rules. A host
 # reads the rows only when the job runs, perhaps an hour after the upload, and cuts the answer off a row that's too long.
 
 # %% [markdown]
@@ -188,9 +188,9 @@ print(f"{job.finished_at - job.created_at} seconds for {job.trained_tokens:,} to
 print(f"auto chose {chosen.n_epochs} epochs, {chosen.batch_size} rows a step, multiplier {chosen.learning_rate_multiplier}")
 
 # %% [markdown]
-# The new model's name is `ft:`, its base, the organisation, your suffix and an id. `create` returns at once, and the client
-# has no function that waits for a job. A loop until `succeeded` would never end when a job fails, so `wait` stops at any
-# ending, and at a deadline because some hosts have states of their own.
+# The new model's name consists of `ft:`, its base, the organisation, your suffix and an id. `create` returns at once, and
+# the client has no function that waits for a job. A loop that waits for `succeeded` would never end if a job failed, so
+# `wait` stops at any final state, and also at a deadline because some hosts have states of their own.
 
 # %%
 show.drawing("hosted-job")
@@ -205,11 +205,11 @@ by_epoch = losses.dropna(subset="full_valid_loss").set_index("step")["full_valid
 charts.loss_curve(list(losses["train_loss"]), "Does the loss fall on unseen rows too?", by_epoch.to_dict(), top=1)
 
 # %% [markdown]
-# The loss on unseen rows falls until the second {{term:epoch}} ends and then stays level. The {{term:loss}} is how surprised
-# the model is by the right answer, on average per {{term:token}}. The pale line jumps because some rows are harder than
-# others; the bold line is its moving average. The validation points are `full_valid_loss`, measured on all 16 rows after
-# each epoch, while `valid_loss` may rest on a few rows only. If the validation line turns up, take an earlier checkpoint
-# (section 4).
+# The loss on unseen rows falls until the second {{term:epoch}} ends and then stays level. The {{term:loss}} measures how
+# surprised the model is by the right answer, on average per {{term:token}}. The pale line jumps because some rows are
+# harder than others; the bold line is its moving average. The validation points are `full_valid_loss`, measured on all 16
+# rows after each epoch, while `valid_loss` may rest on only a few rows. If the validation line turns up, take an earlier
+# checkpoint (section 4).
 #
 # The same numbers stay with the job as a file:
 
@@ -219,8 +219,8 @@ table = content if b"," in content else base64.b64decode(content)          # Azu
 pd.read_csv(io.BytesIO(table)).iloc[[0, 1, -1]]
 
 # %% [markdown]
-# The accuracies are shares of tokens, most of them braces and field names. One wrong token spoils a record, so they say
-# little about records.
+# The accuracies are shares of tokens, most of them braces and field names. One wrong token spoils a record, so these
+# accuracies say little about records.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
 # that does the exercise for you. Check as often as you like.
@@ -512,23 +512,22 @@ print(f"both fields right: {right[0]} of 8 before, {right[1]} after")
 
 # %% [markdown]
 # The loss starts near $\ln 2 = 0.693$, as in every DPO job, and falls, but eight messages can't show whether the answers
-# improve. Sixty such pairs took two models tuned as in section 4, with different seeds, from
-# {{record:host-preferences:runs.0.models."tuned, before
-# any pairs".scores.both.0:.0%}} and {{record:host-preferences:runs.1.models."tuned, before any pairs".scores.both.0:.0%}} of
-# both fields right to {{record:host-preferences:runs.0.models."pairs that punish one record".scores.both.0:.0%}} and
-# {{record:host-preferences:runs.1.models."pairs that punish one record".scores.both.0:.0%}}, because they stopped saying
-# "none". So vary the rejected answers, and where you know the right answer, put it in a row and train on that.
+# improve. For two models tuned as in section 4, with different seeds, sixty such pairs took the share with both fields
+# right from {{record:host-preferences:runs.0.models."tuned, before any pairs".scores.both.0:.0%}} and
+# {{record:host-preferences:runs.1.models."tuned, before any pairs".scores.both.0:.0%}} to
+# {{record:host-preferences:runs.0.models."pairs that punish one record".scores.both.0:.0%}} and
+# {{record:host-preferences:runs.1.models."pairs that punish one record".scores.both.0:.0%}}, because the models stopped
+# saying "none". So vary the rejected answers, and where you know the right answer, put it in a row and train on that.
 #
-# **Reinforcement fine-tuning** needs a *grader* instead, a program or a model that gives each answer a number. OpenAI
+# **Reinforcement fine-tuning** needs a *grader* instead, a program or a model that gives each answer a score. OpenAI
 # offered it for one reasoning model, o4-mini, which Azure still lists. The last day of OpenAI's platform for evaluations,
-# with the graders kept there, is {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run the training
-# yourself, as in the [notebook on learning from a score](further/04_reinforcement.ipynb), which also
-# shows how a score is gamed.
+# with the graders kept there, is {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run the training yourself,
+# as in the [notebook on learning from a score](further/04_reinforcement.ipynb), which also shows how a score is gamed.
 
 # %% [markdown]
 # ## 7 · Deploy, first answer, delete
 #
-# At OpenAI and on the local service a new model answers at once. The other hosts in this table want one more step:
+# At OpenAI and on the local service a new model answers at once. The other hosts in this table need one more step:
 
 # %%
 lesson_06.hosts_table()
@@ -537,8 +536,8 @@ lesson_06.hosts_table()
 show.folded("What differs in the program, and other dates", lesson_06.differences_table())
 
 # %% [markdown]
-# Read a date at its source before you rely on it. Here's the whole path at Nebius, from its documentation; **we've never run
-# it**.
+# Read a date at its source before you rely on it. Here's the whole procedure at Nebius, from its documentation; **we've
+# never run it**.
 #
 # ```python
 # import requests
@@ -561,13 +560,14 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 #     nebius.files.content(file_id).write_to_file(Path("nebius-adapter") / name)
 # ```
 #
-# W&B serves an {{term:adapter}} that you've trained elsewhere, if its rank is 16 at most and its base is one of theirs, for
-# example `OpenPipe/Qwen3-14B-Instruct` with lesson 03's program. Upload the folder as an artifact, whose address is the
-# model's name. On Azure you deploy with a `PUT` to its management API and another token. A standard deployment is billed by
-# the hour; a developer-tier one is billed only for tokens and deleted after 24 hours, which is enough for your test.
-# Whatever the host, first ask your test messages, because another server may use another {{term:chat template}}.
+# W&B serves an {{term:adapter}} that you've trained elsewhere, if its rank is at most 16 and its base is one of W&B's, for
+# example an adapter for `OpenPipe/Qwen3-14B-Instruct` trained with lesson 03's program. Upload the folder as an artifact;
+# its address is then the model's name. On Azure you deploy with a `PUT` to the management API, for which you need another
+# token. A standard deployment is billed by the hour; a developer-tier one is billed only for tokens and deleted after 24
+# hours, which is enough for your test. Whatever the host, send your test messages first, because another server may use
+# another {{term:chat template}}.
 #
-# **Know the end.** OpenAI's list of models has a field for it, which a program can read every morning:
+# **Know the closing date.** OpenAI's list of models has a field for it, which a program can read every morning:
 
 # %%
 def days_left(model, today):
