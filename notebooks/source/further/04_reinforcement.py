@@ -257,7 +257,7 @@ charts.lines({name: (range(1, len(groups) + 1), groups) for name, groups in teac
              "Once all answers are alike, a reward teaches nothing", "step", "groups, of six, whose rewards differ")
 
 # %%
-pd.Series(runs["seed 0 | form"]["answers"][:4]).to_frame("valid and short: its answers to four different messages")
+print("valid and short, four different messages:", *runs["seed 0 | form"]["answers"][:4], sep="\n")
 
 # %% [markdown]
 # **The reward for right fields works on messages that it wasn't given on**: more fields are right than at the start, mainly because
