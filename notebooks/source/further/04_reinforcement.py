@@ -7,7 +7,7 @@
 #
 # It can, and it needs no pairs. The model writes several answers to a message, the program scores them, and the better ones become
 # likelier. That's {{term:GRPO}}, with which many reasoning models are trained today. But the model learns what the program checks,
-# and nothing else. In a minute you'll watch a score climb to its maximum, and then find out that the model gives everybody the same answer.
+# and nothing else. In a minute you'll watch a score climb to its maximum, and then find out that the model gives nearly everybody the same answer.
 #
 # By the end you'll be able to
 #
@@ -156,7 +156,7 @@ def train_on(reward):
     """Return the start with a fresh adapter, trained by GRPO on a reward, and the trainer's log."""
     settings = GRPOConfig(
         output_dir="checkpoints", learning_rate=plan.learning_rate, lr_scheduler_type="constant", num_train_epochs=1,
-        num_generations=6, per_device_train_batch_size=12,      # a step: 2 messages, 6 answers to each
+        num_generations=6, per_device_train_batch_size=6, gradient_accumulation_steps=2,     # a step: 2 messages, 6 answers each
         max_completion_length=plan.answer_tokens, temperature=1.0, beta=0.0, logging_steps=1, save_strategy="no", report_to="none",
         use_cpu=on_cpu, bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16, gradient_checkpointing=False,
     )
@@ -218,9 +218,8 @@ guess.reveal(len(set(results["valid record"])))
 pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 
 # %% [markdown]
-# The reward rose, and the last column shows what the model learned: to write one record again and again, which it already wrote most often
-# before. That record is valid, so it earns the full reward, and the share of right categories is that category's share of the messages. The
-# program pays no more for reading the message. The reward began lower than the start's "valid", because it's given to answers at temperature
+# The reward rose, and the last column shows what the model learned: to write the same record to nearly every message. That record is
+# valid, so it earns the full reward, and the program pays no more for reading the message. The reward began lower than the start's "valid", because it's given to answers at temperature
 # 1, and the table shows temperature 0.
 #
 # **Your turn.** Call `train_on(right_category)` in a new cell, and `measure(answer_all(…))` on the model that it returns. Is it better?
