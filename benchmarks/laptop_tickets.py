@@ -40,6 +40,7 @@ product: the product, copied letter for letter from the message, or null.
 order_id: the order number as TB- and five digits, or null."""
 SEEDS = (0, 1, 2)
 SIZES = (80, 240, 540)
+PASSES = (3, 6)  # over 80 tickets
 RATES = {
     "135M": {"LoRA": (5e-4, 1e-3, 2e-3)},
     "0.5B": {"LoRA": (1e-4, 2e-4, 4e-4, 8e-4), "full": (1e-5, 3e-5, 1e-4)},
@@ -97,7 +98,9 @@ def prompted(size: str, shots: str, seed: int) -> dict:
     }  # fmt: skip
 
 
-def trained(size: str, method: str, examples: int, rate: float | None, seed: int, split: str = "test") -> dict:
+def trained(
+    size: str, method: str, examples: int, rate: float | None, seed: int, split: str = "test", passes: int = 1
+) -> dict:
     """Train once and score; `rate` None takes the best one of the sweep."""
     loaded.cache_clear()
     memory.release()
@@ -111,7 +114,7 @@ def trained(size: str, method: str, examples: int, rate: float | None, seed: int
     else:
         model, tokenizer = models.load(MODELS[size], quantization="nf4" if method == "QLoRA" else None)
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-    settings = training.Settings(learning_rate=rate, batch_size=BATCH, warmup_steps=4, seed=seed)
+    settings = training.Settings(learning_rate=rate, batch_size=BATCH, epochs=passes, warmup_steps=4, seed=seed)
     started = time.process_time()
     with MemoryAdded() as added:
         history = training.fit(model, tokenizer, rows, task.validation, settings=settings)
@@ -125,7 +128,7 @@ def trained(size: str, method: str, examples: int, rate: float | None, seed: int
     answering = time.process_time() - started
     right = scores_by_message(task, answers, split)
     return {
-        "rate": rate, "examples": examples, "training_seconds": round(seconds),
+        "rate": rate, "examples": examples, "passes": passes, "training_seconds": round(seconds),
         "memory_added_mb": round(added.bytes / 1e6),
         "validation_losses": history.validation_losses, "seconds_a_message": round(answering / len(answers), 2),
         "right": right, "answers": answers[:SHOWN], "summary": summary(right),
@@ -158,6 +161,9 @@ def jobs() -> dict[str, Callable[[], dict]]:
             add(size, what, seed, prompted, what, seed)
         for examples in SIZES:
             add(size, f"LoRA, {examples}", seed, trained, "LoRA", examples, None, seed)
+        # as many steps as with 240 tickets and with 480, so that steps and tickets can be told apart
+        for passes in PASSES:
+            add(size, f"LoRA, 80, {passes} passes", seed, trained, "LoRA", 80, None, seed, "test", passes)
 
     sweep("0.5B", "LoRA")
     for seed in SEEDS:

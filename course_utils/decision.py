@@ -365,6 +365,8 @@ def _next_step(approach: str, answers: dict[str, Any]) -> str:
             "write 50 to 100 real questions with right answers, and measure a prompt with instructions and three examples, "
             "once fixed and once the most similar past answers"
         )
+    if approach == "rag + fine-tune" and answers["past_answers_tried"]:
+        return "train on examples that carry passages, because the model must learn to read them (lesson 02)"
     if reached >= GOOD_ENOUGH and approach == "fine-tune":
         return "shorten the prompt and let the host cache it, compute anew whether training pays, and only then train"
     return {

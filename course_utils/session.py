@@ -18,6 +18,9 @@ torchao: from PEFT 0.18.1 on, making an adapter ends in an ImportError where an 
 quantizes nothing. Colab and Kaggle ship 0.10.0 (August 2026; unslothai/notebooks, pull request 258). In this process it is
 made to look as if it were not installed.
 
+Memory: after training, the C library keeps hundreds of megabytes of freed memory, which the next cell's server or copy of
+the model then lacks. So a notebook gives it back after each cell that took a while.
+
 bitsandbytes: on import it says on stderr that an optional kernel, which it would fetch from the hub, is missing. The course
 does not use that kernel, and PEFT imports bitsandbytes where it is installed.
 """
@@ -28,10 +31,15 @@ import importlib.metadata
 import logging
 import os
 import sys
+import time
 import warnings
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from course_utils import hardware, install
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 # Chosen with benchmarks/waiting.py on two cores (record of 2026-11-26). On an idle machine, training with 1,000 rounds takes
 # 1.1 to 1.2 times as long as with the best policy, and without spinning 1.4 to 1.8 times. Next to one busy process, 1,000
@@ -44,6 +52,7 @@ WAITING = {("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"): SPIN_COUNT, ("OMP_WAIT_POLICY"
 CARD_VARIABLES = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")  # `accelerate launch` and torchrun set the last two
 TORCHAO_FOR_PEFT = (0, 16)
 NOISY_LOGGER = "bitsandbytes.backends.cpu.ops"
+LONG_CELL_SECONDS = 1.0  # memory is given back after cells that took longer: collecting garbage takes a tenth of a second
 
 
 @dataclass
@@ -106,14 +115,37 @@ def start_lesson(extras: str = "") -> None:
         CourseError: something could not be installed, or is older than the lesson needs.
     """
     if hardware.in_notebook():
+        from IPython.core.getipython import get_ipython
         from IPython.display import clear_output
 
+        _release_after_long_cells(get_ipython())
         clear_output()  # what `%pip` printed in the line above: in Jupyter, always a note that a restart may be needed
     install.install_missing(extras)
     preparation = prepare_process()
     if preparation.too_late:
         print(preparation)
     silence_libraries()
+
+
+def _release_after_long_cells(shell: InteractiveShell) -> None:
+    """Have a notebook's kernel give freed memory back after each long cell; a second call changes nothing."""
+    if getattr(shell, "course_releases_memory", False):
+        return
+    shell.course_releases_memory = True  # type: ignore[attr-defined]
+    started = time.monotonic()
+
+    def note_start(*_: object) -> None:
+        nonlocal started
+        started = time.monotonic()
+
+    def release(*_: object) -> None:
+        if time.monotonic() - started > LONG_CELL_SECONDS:
+            from course_utils import memory
+
+            memory.release()
+
+    shell.events.register("pre_run_cell", note_start)
+    shell.events.register("post_run_cell", release)
 
 
 def silence_libraries() -> None:

@@ -183,3 +183,22 @@ Dataset.from_list([{"a": 1}] * 10).map(lambda row: row)
 """)
     assert "labels are all" in done.stderr  # what a learner can act on
     assert "v6" not in done.stderr and "Map" not in done.stderr and done.stdout == ""
+
+
+# -- memory
+
+
+def test_freed_memory_is_given_back_after_long_cells_only(monkeypatch):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from course_utils import memory
+
+    shell, releases = InteractiveShell(), []
+    monkeypatch.setattr(memory, "release", lambda: releases.append("released"))
+    monkeypatch.setattr(session, "LONG_CELL_SECONDS", 0.2)
+    for _ in range(2):  # as when the first cell is run again
+        session._release_after_long_cells(shell)
+    shell.run_cell("1 + 1")
+    assert releases == []
+    shell.run_cell("import time; time.sleep(0.3)")
+    assert releases == ["released"]

@@ -101,6 +101,8 @@ WAYS = {
     "rules + 8 of 80 retrieved": "rules and the eight most similar of 80",
     "rules + 8 retrieved": "rules and the eight most similar of 540",
     "LoRA, 80": "trained on 80 tickets",
+    "LoRA, 80, 3 passes": "trained on 80 tickets, each read three times",
+    "LoRA, 80, 6 passes": "trained on 80 tickets, each read six times",
     "LoRA, 240": "trained on 240 tickets",
     "LoRA, 540": "trained on 540 tickets",
     "QLoRA, 240": "trained on 240 tickets, base in 4 bits",

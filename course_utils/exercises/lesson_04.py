@@ -421,7 +421,7 @@ def log_probabilities_of_batch(logits, tokens, mask):
     Exercise(
         id="align-2",
         title="DPO when the annotators may be wrong",
-        statement="DPO believes every label. Write its conservative form (cDPO), which allows doubt: with probability `doubt` the pair is the wrong way round. (In TRL this is `label_smoothing=doubt`.)",
+        statement="DPO believes every label. Write its conservative form (cDPO), which allows doubt: with probability `doubt` the pair is the wrong way round. (TRL 1.16 has no such option for its sigmoid loss, which ignores `label_smoothing`; its `robust` loss is a relative.)",
         solution=conservative_dpo_loss,
         cases=_log_probability_cases,
         points=4,

@@ -49,6 +49,9 @@ class Adapters:
         self.keep = keep
         modules = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
         self._layers = {name: Layer(module) for name, module in modules.items()}
+        # Weights that were not repacked would hold the whole mapped file in memory.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
         self._loaded: OrderedDict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = OrderedDict()
         self._joined: OrderedDict[tuple[str, ...], dict[str, JoinedAdapters]] = OrderedDict()
 

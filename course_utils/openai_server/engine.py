@@ -332,7 +332,7 @@ class KeyValueCache:
 
     def clear(self) -> None:
         """Free the storage."""
-        self.storage = self._empty(0, 0)
+        self.storage = self._view = self._empty(0, 0)  # a view of the old storage would hold it
 
     def _empty(self, rows: int, columns: int) -> torch.Tensor:
         import torch

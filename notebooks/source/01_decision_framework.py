@@ -32,10 +32,11 @@ from course_utils.show import predict
 lesson_01.picture()
 
 # %% [markdown]
-# With three fixed examples none of these models gave a usable answer, because no model can know an invented shop. Similar
-# past answers bring many, since every fact asked for here stands in one of them. Training by itself brings next to nothing,
-# because one pass hardly teaches a fact. With a passage the trained models lead at their size, but not clearly, and the
-# untrained 1.5B with past answers has the highest share. The line through each mark is its
+# With three fixed examples none of these models gave a usable answer, because no model can know an invented shop. With
+# similar past answers many are usable, since every fact asked for here stands in one of them. Training alone brings next
+# to nothing, because one pass hardly teaches a fact. Given a passage, the trained models lead at their size, but not
+# clearly, and the untrained 1.5B with past answers has the highest share. We tested no large hosted model, so if you call
+# one, run section 2's program on it before you plan any training. The line through each mark is its
 # {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
 #
 # By the end you'll be able to
@@ -47,7 +48,7 @@ lesson_01.picture()
 # - compute how many requests a day make it pay, and put the whole decision on one page.
 #
 # You should have called a language model's API; you needn't have trained anything. Reading takes about 40 minutes, the
-# exercises about 35. {{timing}} If you must decide today, read sections 2, 3 and 7,
+# exercises about 35. {{timing}} If you must decide today, read sections 1 to 3 and 7,
 # and the first table of section 9.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read, because Run All first clears every
@@ -69,15 +70,15 @@ lesson_01.picture()
 show.drawing("decision-tree")
 
 # %% [markdown]
-# Work through questions 2 to 5 before you train, because any of them may make training unnecessary:
+# Work through questions 1 to 5 before you train, because any of them may make training unnecessary:
 #
 # | approach | when | what it costs |
 # | --- | --- | --- |
 # | a larger or another model | the best prompt falls short on a small one | a higher price for each request |
 # | a {{term:structured output|schema}} | the content is right, but a program can't read it | nothing |
-# | similar past answers in the prompt | somebody has answered such messages before | a longer prompt |
 # | the whole text in the prompt | facts are missing, and the text is short | a much longer prompt, which hosts cache |
-# | {{term:RAG}}: search, then answer | facts are missing, and the text is long or changes | an index to keep, a longer prompt |
+# | {{term:RAG}}: search, then answer | facts are missing, and the text is long or changes | an index, a longer prompt |
+# | similar past answers in the prompt | somebody has answered such messages before | a longer prompt |
 # | fine-tuning | the model has what it needs but still misbehaves | examples, one training run, then short prompts |
 #
 # `decide` is the same tree as a function. Suppose the best prompt, with past answers in it, gets 60 % of the test messages
@@ -126,9 +127,10 @@ Path("instructions.txt").write_text(catalogue.prompt("", instructions=True)[0]["
 print(Path("instructions.txt").read_text(), "\n\n", Path("cases.jsonl").read_text().splitlines()[0], sep="")
 
 # %% [markdown]
-# Next you need a model behind an address. The course's service runs on your own machine and speaks OpenAI's protocol, so
-# you need no key. For a host, change the next cell; for a reasoning model, change the call in `measure` too. The prices
-# below are computed for qwen3-8b, not for the small model that you use here.
+# Next you need a model that you can call. The course's service runs on your own machine and speaks OpenAI's protocol, so
+# you need no key. For a host, change the next cell; for a reasoning model or for answers longer than 48 tokens, change the
+# call in `measure` too, because a reply that is cut off counts as wrong. The prices below are computed for qwen3-8b, not
+# for the small model that you use here.
 
 # %%
 from course_utils.openai_server import local_server
@@ -137,12 +139,13 @@ from openai import OpenAI
 server = local_server()                       # what `course serve` starts in a terminal
 client = OpenAI(base_url=server.base_url, api_key=server.api_key)   # OpenAI(), or another host's address and key
 MODEL = client.models.list().data[0].id       # at a host, the name of a model
-price = costs.price_of("qwen3-8b")            # dollars per million tokens on a day; put in those of your host
+price = costs.price_of("qwen3-8b")   # dollars per million tokens; your host: costs.TokenPrice(2, 10, date="", source="")
 print(f"{MODEL}; computed with ${price.input} for input and ${price.output} for output")
 
 # %% [markdown]
-# The program has two halves. The first builds the four prompts. It finds similar messages by the words that they share, and
-# a rare word counts for more (*TF-IDF*); section 5 compares this search with a search by meaning.
+# The program that measures all four ways has two halves. The first builds the prompts. It finds similar messages by the
+# words that they share, and a rare word counts for more (*TF-IDF*); section 5 compares this search with a search by
+# meaning.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -261,9 +264,10 @@ results = {name: measure(way) for name, way in ways.items()}
 report(results)
 
 # %% [markdown]
-# A passage with past answers got the most cases right, but with so few cases the 95 % intervals in brackets are too wide to
-# tell the best ways apart. The second column compares each way with the first, case by case, so easy and hard messages
-# cancel out. To decide, put your best prompt first in `ways`.
+# A passage with past answers got the most cases right, but a dozen cases can't tell the best ways apart: the 95 %
+# intervals in brackets are too wide. The second column compares each way with the first on the same cases, so it doesn't
+# matter that some are harder than others. When you decide, put your best prompt first in `ways`, so that everything is
+# compared with it.
 #
 # Read some replies before you believe any number:
 
@@ -273,24 +277,25 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
              [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# **On your own data**, leave out the cell that writes the shop's files, bring your own four with the same fields, put your
-# own `TASK` into section 6, and run sections 2, 6, 7 and 8; sections 3, 5 and 9 need each question's right passage. An
-# `answer` may be plain text; in a record, `FREE` names the field that may be worded differently.
+# **On your own data**, skip the cell that writes the shop's files and bring four files with the same names and fields. Put
+# your own `TASK` into section 6, then run the imports and sections 2, 6, 7 and 8. Sections 3, 5 and 9 need each question's
+# right passage too. An `answer` may be plain text; in a record, `FREE` names the field that may be worded differently.
 #
 # A dozen cases decide little. The next table has a hundred, for the small model that you've just used and for two larger
-# ones that were built for code (script: `benchmarks/laptop_questions.py`). Each way appears in the best form we tried on
-# other questions, for example with eight past answers instead of three.
+# ones that were built for code (script: `benchmarks/laptop_questions.py`). Its prompts aren't quite yours: alone, past
+# answers are eight for the larger two models, a choice that we made on other questions, and beside a passage each past
+# answer comes with its own passage. *Tokens in* are the 0.5B's, and a dash means that we didn't run it.
 
 # %%
 lesson_01.rivals()
 
 # %% [markdown]
-# Compare the 0.5B's usable answers with its right facts. From a passage it gets the fact for
-# {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the messages, but only
-# {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable, because a wrong topic, for
-# example, makes a record useless. That's a matter of behaviour, which similar past answers demonstrate, often together with
-# the fact. But past answers age with their facts, and for a new question the row to read is *to other questions*, which
-# leaves rewordings out.
+# From a passage the 0.5B gets the fact for {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the
+# messages, but only {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable. A schema
+# would change little, because {{record:laptop-questions:runs."0.5B | RAG | 0".right.valid:.0%}} are valid records already,
+# only with a wrong topic, for example. That's a matter of behaviour. Similar past answers show how to fill in the other
+# fields, and often contain the fact too, but they go out of date. If your customers ask new questions, read the row *to
+# other questions*, for which we left out every past answer to the same question.
 #
 # **If your answers are free text**, `is_right` won't do, so people let a model judge. Check the judge first, for example on
 # these thirty replies, which were marked by hand: would you send this to the customer?
@@ -319,15 +324,14 @@ pd.DataFrame([
 ], index=verdicts)
 
 # %% [markdown]
-# Looking for the fact in the reply agrees with the hand marks far more often than the small model, which always says no. The
-# larger two judge badly as well: the 0.5B agrees on
-# {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30
-# (kappa {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}}), and the 1.5B says yes to
+# Before you trust a judge, mark some replies by hand. Here the small model always says no, the 0.5B agrees on
+# {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30 (kappa
+# {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}}), and the 1.5B says yes to
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0"."says yes":d}} (kappa
-# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). So mark replies by hand before you trust a
-# judge, and go by kappa, the agreement beyond chance, because always saying yes agrees on 20 of these 30. Looking for the
-# fact fails too: it accepts *"The customer should wait for 33 months"* and rejects *"at 14:20 on Thursday"* for *Thursday
-# at 14:20*.
+# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). Kappa is the agreement beyond chance. Go by
+# it, because always saying yes agrees on 20 of these 30. Looking for the fact agrees on 26, but it accepts *"The customer
+# should wait for 33 months"*, where 33 months is a guarantee, and rejects *"at 14:20 on Thursday"* for *Thursday at
+# 14:20*. To test your host's model as a judge, put its name into `judge`.
 
 # %% [markdown]
 # ## 3 · Read twenty wrong answers
@@ -363,14 +367,15 @@ def cause(row):
 cures = {
     "no source": "show the facts: search, or the whole text",
     "not found": "search better: another index, more passages",
-    "misread": "a larger model; then training on examples with passages",
+    "misread": "a larger model; then training with passages",
     "wrong form": "a schema",
     "wrong judgement": "similar past answers; then fine-tuning",
 }
 
 # %% [markdown]
-# Now sort these ten yourself. We picked them to show every cause, so don't read anything into the counts. Sort twenty of
-# your own by eye, and their counts decide what you do next.
+# Now sort these ten yourself. We picked them to show every cause, so their counts mean nothing. At work
+# `results["a passage (RAG)"].query("not right")` lists your own wrong answers; sort twenty by eye, and mend first what
+# breaks most often.
 
 # %%
 wrong = [json.loads(line) for line in open(lesson_01.data_file("wrong_answers"), encoding="utf-8")]
@@ -397,15 +402,15 @@ counted.rename_axis(index="what broke", columns=None)
 # %% [markdown]
 # ## 4 · A better prompt
 #
-# **Similar past answers.** A solved message about the same thing holds topic, product *and* fact, so that a file of good
-# answers is a small knowledge base, limited to what somebody has asked before. Ours is the best case, because every fact has
-# been asked for in another wording.
+# **Similar past answers.** A solved message about the same thing holds topic, product *and* fact, so a file of good
+# answers is a small knowledge base. It covers only what somebody has asked before. Ours is the best case, because every
+# fact has been asked for in another wording.
 #
 # **The form for free.** Before each {{term:token}} (a piece of a word) that it writes, a model scores every possible one.
 # {{term:constrained decoding|Constrained decoding}} crosses out the tokens after which the answer could no
 # longer become a valid record, and takes the best of the rest:
 #
-# | so far | what the model might like best | what is allowed |
+# | so far | what the model might write unforced | what is allowed |
 # | --- | --- | --- |
 # | (nothing) | `The` | `{` |
 # | `{"topic": "` | `kettle` | `product`, `delivery`, `returns`, `payment`, `account`, `service` |
@@ -446,11 +451,10 @@ for right, cases_asked in ((17, 20), (85, 100)):
 # Before you judge one answer with retrieval, judge the search alone, because no model can read a passage that wasn't found.
 # The share of questions whose right passage is among the first $k$ is the {{term:precision and recall|recall}} at $k$.
 #
-# A search by words works as long as customers use the shop's words. Some don't: *"my hobbin has gone dull and just chews the
-# privet. how much do you lot ask for sharpening"*. The passage says that *blades are ground at our workshop*. A *dense*
-# search goes
-# by meaning: it turns question and passage into lists of numbers ({{term:embedding|embeddings}}) that lie close together
-# when the meanings do.
+# A search by words works as long as customers use the shop's words. Some don't: *"my hobbin has gone dull and just chews
+# the privet. how much do you lot ask for sharpening"*. The passage says that *blades are ground at our workshop*. A
+# *dense* search goes by meaning: it turns question and passage into lists of numbers ({{term:embedding|embeddings}}) that
+# lie close together when the meanings do.
 
 # %%
 guess = predict("For how many of 100 questions does TF-IDF find the right passage first?")
@@ -478,18 +482,17 @@ guess.reveal(int(recall.iloc[0, 0]))
 recall
 
 # %% [markdown]
-# TF-IDF misses one question in five, the dense search one in seven, and a hundred questions can't settle whether that
+# TF-IDF misses one question in five and the dense search one in seven, but a hundred questions can't settle whether that
 # difference is real. A {{term:reranking|reranker}} that only reorders these three hits could gain at most the gap between
-# the two columns. In section 2's table of a hundred messages every passage comes from the dense search. Where a search
-# fails, the answer is wrong unless the fact reaches the model in another way.
+# the two columns. Section 2's table of a hundred messages was made with the dense search.
 
 # %%
 # EXERCISE: frame-2
 
 # %% [markdown]
-# **The rival that needs no index.** The catalogue is so short that all of it fits into the prompt. Every call would
-# carry the whole text, but hosts keep what they've computed for the beginning of a prompt, and bill the same beginning at a
-# fraction of the price the next time ({{term:prompt caching}}).
+# **The rival that needs no index.** All of the catalogue, some 5,300 tokens, fits into the prompt. Every call would carry
+# the whole text, but hosts keep what they've computed for the beginning of a prompt, and bill the same beginning at a
+# fraction of the price the next time ({{term:prompt caching}}). In dollars per 1,000 requests:
 
 # %%
 fixed_tokens, passage_tokens = results["three fixed examples"]["in"].mean(), results["a passage (RAG)"]["in"].mean()
@@ -505,26 +508,27 @@ for name in ("gpt-6.2-sol", "claude-sonnet-5.5", "qwen3-8b"):
 pd.DataFrame(prices).T.map("${:.2f}".format)
 
 # %% [markdown]
-# With the two large models the cached catalogue costs less than one passage while the cache is warm, because a prompt of 430
-# tokens is too short for their caches and is paid in full. The catalogue needs no index, and no search can miss. But the
-# model must be able to *read* so long a text: on other questions the 0.5B got
+# With the two large models the cached catalogue costs less than one passage while the cache is warm, because a prompt of
+# 430 tokens is too short for their caches and is paid in full. The catalogue needs no index, and no search can miss. But a
+# small model may not be able to *read* so long a text: on other questions the 0.5B got
 # {{record:laptop-questions:runs."0.5B | choice, whole catalogue | 0".right.knowledge:.0%}} of the facts from the whole
 # catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one passage.
-# There are other drawbacks:
+# No large model was tested, so measure both with yours. There are other drawbacks:
 #
-# - Requests must come every few minutes, or the cache is cold and the full price is due.
+# - Requests must come every few minutes, or the cache is cold and the full price is due. Some hosts also charge for filling
+#   it, which the table leaves out.
 # - A longer text costs more, and it must fit the {{term:context window}}.
 # - The models of 2023 found facts in the middle of a long prompt less reliably than at its ends (Liu et al., arXiv 2307.03172).
 
 # %% [markdown]
 # ## 6 · Train the behaviour
 #
-# The facts are there and the answers still aren't what you need. Now training is worth a try. First choose what to start
-# from:
+# If the facts are in the prompt and the answers still aren't what you need, training is worth a try. First choose a model
+# to start from:
 #
 # - Take an **instruct model**, not a base model, because it already answers in turns and stops.
 # - Take the **smallest that reads well enough**. For example, run section 2's program with your best prompt on three sizes.
-# - Check that its **licence** lets you sell. Apache 2.0 and MIT do; others forbid some uses, or require visible credit.
+# - Check that its **licence** allows commercial use. Apache 2.0 and MIT do; others forbid some, or require visible credit.
 # - Prefer a model that doesn't write out its **thoughts**, or lets you switch that off.
 # - Check that **your host** tunes the model, and for how long the host promises to serve it.
 #
@@ -564,7 +568,8 @@ for turn in training_rows[-1]["messages"]:
 
 # %%
 uploaded = client.files.create(file=open("shop-train.jsonl", "rb"), purpose="fine-tune")
-settings = {"n_epochs": 1, "batch_size": plan.batch_size, "learning_rate_multiplier": 2.0}   # passes, examples a step, its size
+# passes over the examples, examples per step, and how large a step is beside the usual one
+settings = {"n_epochs": 1, "batch_size": plan.batch_size, "learning_rate_multiplier": 2.0}
 job = client.fine_tuning.jobs.create(
     model=MODEL, training_file=uploaded.id, suffix="shop", seed=0,
     method={"type": "supervised", "supervised": {"hyperparameters": settings}},
@@ -616,10 +621,10 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
 
 # %% [markdown]
 # Both intervals include zero: no gain is shown, and a large one isn't excluded. So where customers repeat themselves, try
-# past answers first, for the small model with a passage. Training buys a prompt of
+# past answers first, for the small model with a passage. Training makes the prompt shorter,
 # {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead of
-# {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}}, and help where no past answer fits: the last
-# row of section 2's table has products that the small model was never trained on.
+# {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} for the 0.5B, and it helps most where no
+# past answer fits: in section 2's table compare the last row with *to other questions*, for the small model.
 #
 # To see if you have enough examples, train on a quarter, a half and all of them. As long as the share of right answers on
 # other messages rises, more will probably help.
@@ -632,7 +637,8 @@ lesson_01.changes_figure()
 
 # %% [markdown]
 # After the change the model that learned by heart gets none of the facts right, and nothing in its answers shows that. The
-# model that was trained to read gets as many right as before.
+# model that was trained to read gets as many right as before. The card compares this with a published claim; its 72 % are
+# of all hundred questions, the figure's 71 % of the 38 facts that changed.
 
 # %%
 evidence.card("D5")
@@ -640,8 +646,8 @@ evidence.card("D5")
 # %% [markdown]
 # ## 7 · What it costs
 #
-# You pay for training once, and for prompts on every call. So training pays above a certain number of requests a day, the
-# *break-even*.
+# You pay for training once and for the prompt on every call, so training pays above a certain number of requests a day,
+# the *break-even*.
 #
 # Take one request by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input
 # and {{fact:prices:"gpt-6.2-sol".output:g}} for output. A prompt of 400 tokens and an answer of 25 cost
@@ -649,10 +655,10 @@ evidence.card("D5")
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
 #
 # With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and
-# with a prompt of 140 tokens, a request costs 0.00004 dollars, so each saves a tenth of a cent. Against that, set 40 hours
-# of work on examples and tests. At 80 dollars an hour they cost 3,200 dollars, the savings of three million requests, or
-# some 9,000 a day for a year. The picture repeats this sum with the tokens you've just measured, at these prices per million
-# tokens:
+# with a prompt of 140 tokens, a request costs 0.00004 dollars, so each saves a tenth of a cent. Training takes 40 hours of
+# work on examples and tests, which at 80 dollars an hour cost 3,200 dollars. Three million requests save as much, and
+# that's some 9,000 a day for a year. The picture repeats this sum with the tokens you've just measured, at these prices
+# per million tokens:
 
 # %%
 pd.DataFrame({
@@ -675,9 +681,12 @@ for name, way in ways_to_run.items():
 lesson_01.cost_figure(chosen)
 
 # %% [markdown]
-# Fine-tuning pays far sooner against the large model, which wasn't tested here, than against the same small model with the
-# long prompt, as section 8's memo shows. If that prompt is good enough for your task, keep it. The $1,920 are 24 hours on
-# prompt, search and tests; training adds 40, and 8 for a second run within the year.
+# Against the large model fine-tuning pays from the volume in the title, but against the same small model with the long
+# prompt only from many times that, which section 8's memo prints. Both sums suppose equally good answers, and the large
+# model wasn't tested here. So if the small model with the long prompt is good enough for your task, keep it. In the
+# printed lines `prompted` is the large model with the long prompt, and `hosted` is the fine-tuned one, paid per token. The
+# picture spreads the start over a year, and both its axes are logarithmic. The $1,920 are 24 hours on prompt, search and
+# tests; training adds 40, and 8 for a second run within the year.
 #
 # Change one assumption at a time. Begin with the model that you compare with and the hours of work.
 
@@ -686,7 +695,8 @@ show.calculator("costs", **vars(chosen))
 
 # %% [markdown]
 # **Your prompt reaches 87 %. Is the rest worth training?** Suppose, until you've measured it, that the small model,
-# fine-tuned, makes half as many errors as the large one with your prompt. Then training pays if an error costs at least:
+# fine-tuned, makes half as many errors as the large one with your prompt. Then training pays if one error costs you at
+# least this much, and at $0.00 the cheaper requests alone pay for it:
 
 # %%
 def price_of_an_error(requests_a_day, errors=0.13, removed=0.5, against="prompted"):
@@ -704,8 +714,8 @@ pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_
 # %% [markdown]
 # ## 8 · The decision on one page
 #
-# The next cell puts your results into a memo. First replace its first lines with your project's, because even
-# `larger_reaches` is the shop's.
+# The next cell puts your results into a memo. First replace the lines under *your project's own*: even `larger_reaches` is
+# still the shop's, measured with the 1.5B.
 
 # %%
 from IPython.display import Markdown
@@ -727,6 +737,10 @@ reached = float(results[prompt_name]["right"].mean())
 gain, low, high = compare(results[prompt_name]["right"], results[best]["right"])
 dearer = price_of_an_error(requests_a_day, 1 - reached, gain / (1 - reached), "prompted small") if gain > 0 else None
 worth = "" if dearer is None else f"If the difference holds, training pays where an error costs more than ${dearer:.2f}."
+volumes = [chosen.break_even("hosted", against) for against in ("prompted small", "prompted")]
+if all(volume is None or requests_a_day < volume for volume in volumes):
+    worth = f"We have too few requests for either, so only better answers could pay for training. {worth}"
+larger = "" if larger_reaches is None else f" A larger model reaches {100 * larger_reaches:.0f} %, measured apart."
 decision = decide(gap, reached, facts_change, examples=len(training_rows), requests_a_day=requests_a_day,
                   larger_reaches=larger_reaches, text_tokens=text_tokens, past_answers_tried=True)
 table = report({name: results[name] for name in (prompt_name, best)})
@@ -735,15 +749,16 @@ memo = f"""### Customers' questions: what we do next
 **Decision.** {"" if low > 0 else f"Keep *{prompt_name}*, because we have not shown that anything beats it. Try next: "}{
 decision.approach}: {decision.next_step}.
 
-**Measured** on {len(cases)} messages with {MODEL}: {prompt_name} {table.loc[prompt_name, "right, %"]} % right; {best}
-{table.loc[best, "right, %"]} %, a difference of {100 * gain:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}).
+**Measured** on {len(cases)} messages with {MODEL}, % right: {prompt_name} {table.loc[prompt_name, "right, %"]}; {best}
+{table.loc[best, "right, %"]}; a difference of {100 * gain:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}).{larger}
 
 **Why.** From the wrong answers that we read, we take {"knowledge and behaviour" if gap == "both" else gap} to be missing.
 {". ".join(reason[0].upper() + reason[1:] for reason in decision.reasons)}.
 
 **Cost.** {requests_a_day:,} requests a day. ${table.loc[prompt_name, "$ per 1,000 requests"]} per 1,000 with the prompt,
-${table.loc[best, "$ per 1,000 requests"]} with {best}. Against the same model with the long prompt
-training pays {pays("prompted small")}, against {chosen.frontier} {pays("prompted")}. {worth}
+${table.loc[best, "$ per 1,000 requests"]} with {best}, at ${price.input} and ${price.output} per million tokens in and out.
+Against the same model with the long prompt training pays {pays("prompted small")},
+against {chosen.frontier} {pays("prompted")}. {worth}
 
 **What would change it.** {"; ".join(decision.changes)}.
 
@@ -763,10 +778,11 @@ Markdown(memo)
 #
 # | | |
 # | --- | --- |
-# | messages | 100 invented ones about an invented shop, so no model can know the answers; live only a dozen of them |
+# | messages | 100 invented ones about an invented shop, so no model can know the answers; only a dozen are asked live |
 # | models | 135 million, 0.5 and 1.5 billion parameters; the larger two were made for code, and no frontier model was tested |
 # | runs | three seeds for what was trained on the small model, one on the 0.5B; the 1.5B wasn't trained |
-# | what training saw | the same facts in other words, and always the right passage, where the live search misses one in five |
+# | what training saw | 160 examples (100 live): the same facts in other words, always with the right passage if with any |
+# | search | one question in five misses its passage live, one in seven in the recorded table |
 # | would change the answer | facts that a model knows already; thousands of pages; messages that nobody asked before |
 #
 # **Deciding by ten questions.** On all 100 questions the small model gets
@@ -810,12 +826,13 @@ for case, reply, right in zip(cases, results["fine-tuned, a passage"]["reply"], 
 # | --- | --- |
 # | nobody has measured anything | a hundred real messages with right answers, then section 2's program |
 # | a prompt that reaches about 85 % | keep it; compute what the rest is worth |
+# | a larger model that reaches it, at a price that you can pay | take that model |
 # | right content, wrong form | a schema |
 # | passages misread | a larger model, or training on examples with passages |
 # | facts missing, text short | one passage and the whole text in a cached prompt: measure both |
 # | facts missing, text long or changing | RAG; recall before answers |
 # | facts there, judged wrongly | similar past answers; then fine-tuning with 100 examples or more |
-# | both | RAG, then training on examples *with* passages |
+# | both | RAG with similar past answers; then training on examples *with* passages |
 # | facts that change | looked up, never trained in |
 
 # %%

@@ -12,9 +12,9 @@
 # | ✗ not a record | ✓ all four fields right |
 #
 # Your program needs the record, but a small language model chats. In this lesson you'll train a model with 135 million
-# parameters to write the record, on your own computer. Without a GPU you'll use 80 solved tickets and about a minute, which
-# is enough for a record's form but not its content. Training writes an *adapter*, a file of 20 MB, and leaves the model
-# itself as it was.
+# parameters to write the record, on your own computer. Without a GPU the model reads 80 solved tickets once, in about a
+# minute. That's enough for a record's form but not its content, so your reply to this message will probably be worse.
+# Training writes an *adapter*, a file of 20 MB, and leaves the model itself as it was.
 #
 # By the end you'll be able to
 #
@@ -25,8 +25,8 @@
 # - save, merge and serve what you've trained, and recognise five mistakes.
 #
 # You should know Python and have called a language model's API; you need no training experience. Reading takes about 35
-# minutes, the exercises as long again. {{timing}} If you know PyTorch, read only the label mask in section 3. If you
-# only want to use LoRA, skip sections 3 and 4. Run every cell in either case.
+# minutes, the exercises as long again. {{timing}} If you know PyTorch, you need only the label mask from section 3. If
+# you only want to use LoRA, skip sections 3 and 4. Run every cell in either case.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter, because Run All first clears all outputs. To
 # recover the recorded page, run `course restore 02` in a terminal.
@@ -117,27 +117,31 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
     print(f"{name}, {tokens} tokens: {write_replies(model, [prompt])[0]}")
 
 # %% [markdown]
-# Without rules and examples the model chats. With them it writes a record, here with a wrong escalation, and you'd pay for
-# the longer prompt on every call. One reply says little, so section 2 scores such prompts on a hundred messages,
-# next to two other ways without training: a server can enforce the *form* by decoding under a schema, and a prompt can show
-# the eight solved tickets most similar to the message. Lesson 01 does both.
+# Without rules and examples the model chats. With them it writes a record, here with a wrong escalation, and you'd pay
+# for the longer prompt on every call. One reply says little, so section 2 scores such prompts, with fuller rules, on a
+# hundred messages. It also scores two other ways without training. *Decoding under a schema* lets the model write only
+# tokens that fit the schema, so the form is enforced. Or the prompt shows the eight solved tickets most similar to the
+# message. Lesson 01 does both.
 
 # %% [markdown]
 # ## 2 · The whole job, in one program
 #
-# The program to take to work trains an adapter on `train.jsonl`, measures the loss on a quarter of `validation.jsonl`,
-# saves the adapter, and scores its replies. `course train-script` in a terminal writes its three cells, which follow the
-# check below, and `write_replies` as one file that runs without this course.
+# This program is the one to take to work. It trains an adapter on `train.jsonl`, measures the loss on a quarter of
+# `validation.jsonl`, saves the adapter, and scores its replies to all of `validation.jsonl`. In a terminal,
+# `course train-script` writes it as one file, `train_adapter.py`, which runs without this course and says what to
+# install. `python train_adapter.py` trains and scores; `python train_adapter.py test.jsonl` scores the saved adapter on
+# the test.
 #
-# First check the files and the model's template (in a terminal: `course preflight`), because some faults are visible before
-# a run: for example answers that are cut off, an end marker that is never learned, or test rows in the training file.
+# First check the files and the model's template, because some faults are visible before a run: for example answers that
+# are cut off, an end marker that is never learned, or test rows in the training file. (In a terminal:
+# `course preflight`.)
 
 # %%
 preflight.check("train.jsonl", device.tier, evaluation="validation.jsonl", learning_rate=learning_rate)
 
 # %% [markdown]
-# A note doesn't stop you. Before you run the program, write down how many of 40 replies you expect to be valid records, and
-# how many to be right in every field.
+# A note doesn't stop you (section 8 explains `end-is-padding`). Before you run the program, write down how many of 40
+# replies you expect to be valid records, and how many to be right in every field.
 
 # %% tags=["program"]
 from datasets import load_dataset
@@ -206,33 +210,39 @@ shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_act
 # %% [markdown]
 # With the CPU's 80 tickets nearly all replies are valid records with the right order number, but fewer than one in ten is
 # right in every field. The product is right about half the time, and category and escalation no more often than if you
-# always gave the most common value. Read five replies, because a mean hides how a model fails:
+# always gave the most common value. The trainer's table hides this: its loss fell steeply, and its *mean token accuracy*
+# (how many of the answer's tokens were predicted right) ended at 95 %, because most tokens of an answer are form, such as
+# braces and field names. So score whole replies, and read five of them to see how the model fails:
 
 # %%
 show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": list(scores["reply"][:5])}, solutions[:5])
 
 # %% [markdown]
-# **Is that better than a prompt?** The next table counts the records that are right in all four fields, on the same hundred
-# test messages, recorded (script: `benchmarks/laptop_tickets.py`) for the small model and for Qwen2.5-Coder with 0.5 and 1.5
-# billion parameters. Put a field's name in place of "all fields" to see that field alone. *Tokens* is the length of the
-# prompt, and *seeds* the number of runs of each model, each on other tickets.
+# **Is that better than a prompt?** The next table counts the records that are right in all four fields, on the same
+# hundred test messages. It's recorded (script: `benchmarks/laptop_tickets.py`), for the small model and for Qwen2.5-Coder
+# with 0.5 and 1.5 billion parameters. *Tokens* is the length of the prompt. *Seeds* is the number of runs of each of the
+# three models, in the columns' order and each on other tickets; where it's 0, the cell has a dash. *Base in 4 bits* is
+# lesson 03's method. Put a field's name in place of "all fields" to see that field alone.
 
 # %%
 evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
 # **For the 0.5B, 80 tickets are worth more in training than in its prompt**: about four records in ten are wholly right
-# after training, and about a quarter with the eight most similar tickets shown. After 240 tickets, about six in ten are
-# right. After 240 tickets the small model also does better than with its own best prompt. The intervals reflect only which
-# messages were sampled, not which tickets were drawn. Each trained model read its tickets once, so more tickets also
-# meant more steps.
+# after training, and about a quarter with the eight most similar of the 80 shown. After 240 tickets about six in ten are
+# right, and the small model too does better than with its own best prompt.
+#
+# The gain isn't all due to more tickets. Each trained model read its tickets once, two a step, so 240 tickets also meant
+# 120 steps instead of 40. When we gave the 0.5B its 240 tickets eight a step, in 30 steps, it got 45 of 100 right instead
+# of 66 (one seed, from the same record). So measure several passes over your file before you pay for more tickets. The
+# intervals reflect only which messages were sampled, not which tickets were drawn.
 #
 # With a few hundred solved tickets, fine-tune the smallest model that meets your target; with fewer, measure similar tickets
 # in the prompt against training, on your own messages. A trained model's prompt is short as well, 30 tokens in section 1.
 # No row is good enough to file tickets unattended, because even the best is right on only 72 of 100.
 
 # %% [markdown]
-# In `escalation`, the row of urgent messages shows how many your model missed:
+# Did your model notice the urgent messages? They're the row `True`, and those that it missed stand under "none":
 
 # %%
 urgent = pd.Series([solution["escalation"] != "none" for solution in solutions], name="urgent")
@@ -240,14 +250,16 @@ said = [json.loads(reply)["escalation"] if valid else "no record" for reply, val
 pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 
 # %% [markdown]
-# After 80 tickets, most urgent messages get "none". Because a missed danger costs more than a false alarm, decide how many
-# of each you can live with, let a person read every message until the model gets there, and add urgent tickets to
+# After 80 tickets, most urgent messages get "none". A missed danger costs more than a false alarm, so decide how many of
+# each you can live with. Let a person read every message until the model gets there, and add urgent tickets to
 # `train.jsonl` (lesson 05).
 #
-# When you put in your own files, change the schema and look at these settings:
+# When you put in your own files, change the schema (the script also reads one from `schema.json`) and look at these
+# settings:
 #
 # | setting | what it does | what to change |
 # | --- | --- | --- |
+# | `answer_tokens` | cuts off longer replies, which then count as no record | the tokens of your longest answer, and a few more |
 # | `learning_rate` | sets the size of each step | about 2e-4 for 7B models; section 6 finds it by measuring |
 # | `per_device_train_batch_size` | averages this many tickets for a step | more is faster on a GPU, but makes fewer steps: measure the rate again |
 # | `num_train_epochs` | how often the file is read | raise it while the validation loss falls (section 8) |
@@ -337,9 +349,9 @@ print(pd.DataFrame({
 print(f"mean {losses.mean():.4f}; by transformers {student(ids[None], labels=labels[None]).loss:.4f}")
 
 # %% [markdown]
-# Of these tokens the opening brace costs most, then the beginnings of field names and values, which you want to teach. Colons and quotation
-# marks cost little, probably because the model has seen plenty of JSON. Training lowers the mean over all of the answer's
-# tokens.
+# Of these tokens the opening brace costs most, then the beginnings of field names and values. These are what you want to
+# teach. Colons and quotation marks cost little, probably because the model has seen plenty of JSON. Training lowers the
+# mean over all of the answer's tokens.
 #
 # ### Which way is down? One weight moves
 #
@@ -359,7 +371,7 @@ optimizer.step()
 print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights[0, 0]:+.6f}")
 
 # %% [markdown]
-# The weight moved against its gradient, by 0.0003, which is the learning rate, because AdamW divides each gradient by its
+# The weight moved against its gradient, by 0.0003. That's the learning rate, because AdamW divides each gradient by its
 # own recent size. So on the first step nearly every weight moves that far, whether its gradient is large or small.
 #
 # `SFTTrainer` repeats such a step for every batch, but leaves the model's own weights alone and updates an adapter, which
@@ -379,16 +391,18 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 # and trains something small beside them.
 #
 # **How can something small be enough?** The model has already learned English and JSON, so our format and labels may need
-# only a small change to each layer.
+# only a simple change to each layer. We checked: when each matrix kept only the best rank-16 approximation of what full
+# fine-tuning had changed, the validation loss stayed the same, 0.14 (means of three seeds, `benchmarks/lora_sweep.py`).
 #
 # A {{term:linear layer}} multiplies its input $x$ by a matrix $W_0$. Training would replace $W_0$ with $W_0 + \Delta W$.
-# LoRA (Hu et al., 2021) leaves $W_0$ alone and writes the difference as a product of two thin matrices, so that the layer's
-# output is
+# LoRA (Hu et al., 2021) leaves $W_0$ alone and writes the difference $\Delta W$ as $\frac{\alpha}{r} B A$, a product of
+# two thin matrices and a factor. The layer's output is then
 #
 # $$h = W_0 x + \frac{\alpha}{r} B A x$$
 #
-# $A$ has only $r$ rows and $B$ only $r$ columns; this {{term:rank}} is small, 16 for instance. $A$ squeezes the input into $r$
-# numbers, and $B$ spreads them out again. {{term:alpha|Alpha}}, $\alpha$, sets how strongly the update counts.
+# $A$ has only $r$ rows and $B$ only $r$ columns; $r$ is the {{term:rank}} and is small, for instance 16. $A$ squeezes the
+# input into $r$ numbers, and $B$ spreads them out again. {{term:alpha|Alpha}}, $\alpha$, sets how strongly the update
+# counts.
 
 # %%
 show.drawing("lora")
@@ -449,7 +463,7 @@ def inject(module, names, rank, alpha):
 # %% [markdown]
 # Does the PEFT library compute the same thing? Adapt a block of the real model once with our class and once with PEFT, give
 # both copies the same $A$, $B$ and input, and compare. Each number is the largest difference, as a share of the largest
-# value.
+# value, so 0e+00 means that they agree exactly.
 
 # %%
 import copy
@@ -515,23 +529,23 @@ pd.DataFrame([
 
 # %% [markdown]
 # Larger models have relatively smaller adapters, because a matrix grows with the product of its sides and an adapter only
-# with their sum. The next table adds up the memory for weights, gradients and optimizer states;
-# {{term:activation|activations}} need memory as well. {{term:QLoRA}}, the subject of lesson 03, stores the frozen weights
-# in 4 bits.
+# with their sum. The next table adds up the memory for weights, gradients and optimizer states, but not for
+# {{term:activation|activations}}. *Full, mixed precision* trains every weight, at section 4's 16 bytes each.
+# {{term:QLoRA}}, the subject of lesson 03, stores the frozen weights in 4 bits.
 
 # %%
 evidence.lesson_02.states_table()
 
 # %% [markdown]
-# LoRA takes Llama-3.1-8B from 128.5 GB to 16.7, nearly all for frozen weights. For your own model and card,
-# `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal counts these too.
+# LoRA takes Llama-3.1-8B from 128.5 GB to 16.7, and nearly all of that is frozen weights. To count activations too, run
+# `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal, with your own model and card.
 
 # %% [markdown]
 # ## 6 · Which settings matter?
 #
 # | decision | do | why |
 # | --- | --- | --- |
-# | learning rate | measure it: three or four rates, a factor of 3 apart | at too low a rate, little is learned |
+# | learning rate | measure it: three or four rates, a factor of 3 apart | at too low a rate little is learned, at too high a rate the loss rises again |
 # | which layers | all linear layers | training only attention, at equal size, hurt everyday text most; large studies find it also learns less |
 # | rank | 16; raise it if more data no longer lowers the loss | in our short runs 1 had no higher loss, and 64 no lower |
 # | alpha | 2 × rank, and leave it | it does nearly the same job as the rate |
@@ -550,29 +564,31 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
              "Which rate learns most in twelve steps?", "learning rate", "validation loss (nats per token)", log_x=rates)
 
 # %% [markdown]
-# Start from the rate at the lowest point, here section 2's own, but at work use more than one run and more than five
-# validation messages. `training.trial` attaches a fresh adapter to the loaded model for a moment; with `SFTTrainer`, build
-# a new trainer for each rate. Each model has its own best rate: the recorded runs used 1e-3 for the 135M and 4e-4 for the
-# 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate is about ten times that of full fine-tuning
-# (Schulman et al., 2025).
+# Start from the rate at the lowest point, here section 2's own. At work, use more than one run and more than five
+# validation messages, because this search is rough: after whole runs on 80 tickets, judged by 66 validation replies, 1e-3
+# was ahead of 2e-3 for the same 135M, though only just. `training.trial` attaches a fresh adapter to the loaded model for
+# a moment; with `SFTTrainer`, load the model anew for each rate and set `max_steps`. Each model has its own best rate:
+# the recorded runs used 4e-4 for the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate is
+# about ten times that of full fine-tuning (Schulman et al., 2025).
 #
 # **Rank and layers** take more runs than a notebook has time for, so these runs are recorded (script:
-# `benchmarks/lora_sweep.py`), with three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets:
+# `benchmarks/lora_sweep.py`), with three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets read once.
+# *Both labels right* means category and escalation of a test message, and *prose loss* is the loss on everyday text:
 
 # %%
 evidence.lesson_02.rivals()
 
 # %% [markdown]
-# A higher rank didn't lower the validation loss here. Part of the reason may be the rate, which was the same for all ranks,
-# so measure the rate again when you change the rank. We take 16 because other data may need more, roughly when they have
-# more tokens than the adapter has numbers (Schulman et al., 2025). Full fine-tuning gets more labels right than rank 16 and
-# needs about six times the memory for weights and states (section 5), which at this size you can afford; LoRA pays off on
-# larger models.
+# **Full fine-tuning got more labels right than rank 16.** It needs about six times the memory for weights and states
+# (section 5), which you can afford at this size. LoRA pays off on larger models.
 #
-# Every run raised the *prose loss*, which is the loss on everyday text; training attention alone raised it most, and full
-# fine-tuning raised it least. The last column counts everyday questions that are now answered with a record. If your model
-# has to write records and answer people, mix ordinary conversations into the training file, or switch the adapter off
-# (section 7).
+# A higher rank didn't lower the validation loss here. Part of the reason may be that all ranks had the same rate, so
+# measure the rate again when you change the rank. We take 16 because other data may need more, roughly when they have
+# more tokens than the adapter has numbers (Schulman et al., 2025).
+#
+# Every run raised the prose loss. Training attention alone raised it most, and full fine-tuning least. The last column
+# counts everyday questions that are now answered with a record. If your model has to write records and answer people, mix
+# ordinary conversations into the training file, or switch the adapter off (section 7).
 #
 # **Challenge.** Choose the settings for forty steps of your own.
 
@@ -600,12 +616,16 @@ tokenizer.save_pretrained("tickets-merged")
 show.folder_sizes("ticket-adapter", "tickets-merged")
 
 # %% [markdown]
-# The merged folder loads like any model. In a terminal, `course export ticket-adapter --to gguf` writes a file for
-# llama.cpp, `--to ollama` a Modelfile as well, and `--to vllm` an adapter's folder. Each export can change
-# answers, for example through another template, a lost stop word or rounded weights. `course roundtrip ticket-adapter` sends
-# every stage the test messages and compares prompts token by token; keep it for after section 9. The next table is recorded,
-# for adapters of section 2's program on both models (`benchmarks/roundtrip.py`); vLLM wasn't run, and *ollama* is llama.cpp
-# with the Modelfile's prompts:
+# The merged folder loads like any model. (PEFT printed 0 trainable parameters because it loaded the adapter for
+# answering.) In a terminal, `course export ticket-adapter --to gguf` writes a file for llama.cpp. With `--to ollama` you
+# get a Modelfile as well, and with `--to vllm` a folder with the adapter.
+#
+# Each export can change answers, for example through another template, a lost stop word or rounded weights. To see that,
+# `course roundtrip ticket-adapter` sends the test messages through every stage and compares prompts and answers. Keep it
+# for after section 9, because it shows test scores. The next table is recorded, for adapters of section 2's program on
+# both models (`benchmarks/roundtrip.py`). Its first three columns count messages out of 100, and the last is the
+# difference from PEFT's score with its 95 % interval. vLLM wasn't run, and *ollama* is llama.cpp with the Modelfile's
+# prompts:
 
 # %%
 runs = assets.read_record("roundtrip")["runs"]
@@ -622,7 +642,8 @@ pd.DataFrame([{
 # we haven't measured the others, so measure yours before you serve it.
 #
 # **One base can serve many adapters.** An adapter that isn't merged can be switched off, or replaced
-# (`model.load_adapter(folder, "review")`, then `model.set_adapter("review")`), and the base stays as it was:
+# (`model.load_adapter(folder, "review")`, then `model.set_adapter("review")`), and the base stays as it was. Ask it
+# something that has nothing to do with tickets:
 
 # %%
 everyday = [{"role": "user", "content": "Name three things to do on a rainy day."}]
@@ -643,9 +664,10 @@ print("adapted:", {name.split(".")[-4] for name, weight in typo.named_parameters
 merged = typo.unload()
 
 # %% [markdown]
-# Only `q_proj` was adapted, so look at `print_trainable_parameters()` and at the names before a long run. PEFT gives no
-# warning for {{term:mixture of experts|mixture-of-experts models}} either: `"all-linear"` skips the experts of gpt-oss and
-# Qwen3.5-MoE, because experts aren't linear layers there (section 2's check: `experts-without-adapters`).
+# Only `q_proj` was adapted. Before a long run, look at `print_trainable_parameters()` and at the adapted names, as this
+# cell does. PEFT gives no warning for {{term:mixture of experts|mixture-of-experts models}} either: `"all-linear"` skips
+# the experts of gpt-oss and Qwen3.5-MoE, because experts aren't linear layers there. Section 2's check finds that and
+# calls it `experts-without-adapters`; the names in brackets below are such findings too.
 #
 # **An adapter that stays frozen.** In section 7, PEFT printed that 0 parameters of the loaded adapter are trainable, because
 # `from_pretrained` loads it for answering. If you train it, you get an error or, with gradient checkpointing, a loss that
@@ -654,10 +676,10 @@ merged = typo.unload()
 # **The end marker masked.** SmolLM2's tokenizer pads with its end marker. TRL masks by position, but code that masks labels
 # by the padding's id masks the end of every answer too, so that the model may never stop (`end-is-padding`).
 #
-# **The answer cut off.** A row longer than `max_length` loses its end. The loss still falls, on what is left of the answer;
-# if all of it was cut, the row teaches nothing (`answer-cut`, `nothing-to-learn`).
+# **The answer cut off.** A row longer than `max_length` loses its end. The loss still falls, on what is left of the
+# answer; if all of it was cut, the row teaches nothing. Raise `max_length` (`answer-cut`, `nothing-to-learn`).
 #
-# **Too few examples, too often.** Train on the eight shortest tickets again and again:
+# **Too few examples, too often.** Train on the eight tickets with the shortest messages, six times over:
 
 # %%
 often = training.Settings(learning_rate=learning_rate, batch_size=4, epochs=6, evaluate_every=4, schedule="constant")
@@ -665,10 +687,10 @@ shortest = sorted(chats, key=lambda chat: len(chat[1]["content"]))[:8]
 training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).plot("Eight tickets are learned by heart")
 
 # %% [markdown]
-# The training loss falls to nearly zero, while the validation loss rises slightly at the end. This growing gap is
-# {{term:overfitting}}: from there on the model improves only on the tickets it has read. Keep the weights from the lowest point
-# (with `SFTTrainer`: `load_best_model_at_end=True`, with `save_strategy` and `save_steps` matching the evaluation's), and
-# find more examples.
+# The training loss falls to nearly zero, while the validation loss reaches its lowest point and then rises slightly.
+# That's {{term:overfitting}}: after the lowest point the model improves only on the tickets it has read. Keep the weights
+# from that point and find more examples. With `SFTTrainer`, set `load_best_model_at_end=True`, and `save_strategy` and
+# `save_steps` as the evaluation's.
 
 # %% [markdown]
 # ## 9 · The test
@@ -682,10 +704,11 @@ print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
-# With 80 tickets the reply has the form, but not yet the content of the record at the top, which the same model wrote after
-# {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than if you always said "none"; the recorded 135M
-# beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows below yours show. Your row is one run, on
-# other tickets and at another rate than the recorded rows, and can be ten or more points away.
+# With the CPU's 80 tickets the reply to the strimmer has the right form, but a wrong escalation and product. The record
+# at the top is the same model's after {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than if you
+# always said "none"; the recorded 135M beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows below
+# yours show. Your row is one run, on other tickets and at another rate than the recorded rows, and can be ten or more
+# points away.
 #
 # > **How far to trust these numbers.** With a hundred test messages, your row's intervals are about as wide as the recorded
 # > ones. A recorded row is one to three runs (*seeds*), and the best rows of different models overlap. The messages are

@@ -13,9 +13,10 @@
 # | and the base in 4 bits: QLoRA | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.0f}} GB | 16 GB |
 # | and the rest kept in 16 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.0f}} GB | 12 GB |
 #
-# {{term:LoRA}} never changes the model's own {{term:weight|weights}}; it only reads them. {{term:QLoRA}} (Dettmers et al.,
-# 2023) therefore stores those of the linear layers in 4 bits instead of 16, so a model may fit on a smaller card. But look
-# at the table again: the first two changes save most, and neither touches the model. This lesson frees memory in that order.
+# {{term:LoRA}} never changes the model's own {{term:weight|weights}}; it only reads them. {{term:QLoRA}} (Dettmers et
+# al., 2023) therefore stores the linear layers' weights in 4 bits instead of 16, so that a model fits on a smaller card.
+# But look at the table again: most is saved by its first two changes, and neither of them touches the model. So try those
+# first.
 #
 # By the end you'll be able to
 #
@@ -62,8 +63,9 @@ print(f"{len(short)} tickets, {tickets_a_step} a step, learning rate {learning_r
 # %% [markdown]
 # ## 1 · The job: LoRA, and a few lines more
 #
-# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. New are the loading of
-# the model (second cell below) and the loop (third). The first checks data and template, without weights.
+# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. The first cell below checks data and template,
+# without weights. The second loads the model and the third trains it. Only the loading and one short loop before
+# `trainer.train()` are new.
 
 # %%
 preflight.check("qlora-train.jsonl", device.tier, evaluation="qlora-validation.jsonl", method="qlora", learning_rate=learning_rate)
@@ -121,8 +123,9 @@ trainer.save_model("tickets-qlora")
 tuned = trainer.model.eval()
 
 # %% [markdown]
-# The loop makes the adapter float32. In bfloat16, with only two or three correct digits, small updates late in a run are
-# rounded away (section 8), and on a T4 training stops with an error. The adapter is small, so this costs almost nothing.
+# TRL makes the adapter of a 4-bit base bfloat16, and the loop makes it float32 again. A bfloat16 number has only two or
+# three correct digits, so small updates late in a run are rounded away (section 8), and on a T4 training stops with an
+# error. The adapter is small, so float32 costs almost nothing.
 #
 # Now read some replies:
 
@@ -144,8 +147,8 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:4]], {"QLoRA": repli
 evidence.lesson_03.recorded()
 
 # %% [markdown]
-# In all fields both are far ahead of the best prompt. QLoRA's one run is a few points behind LoRA's three, well inside the
-# intervals.
+# In the last column both are far ahead of the best prompt. QLoRA's one run is a few points behind LoRA's three there, and
+# in *category* it's ahead; both differences are inside the intervals, so one run can't tell the two apart.
 #
 # On your own card, change `base`, leave out `quantization.guard`, and start from settings like these (*not run here*):
 #
@@ -153,9 +156,9 @@ evidence.lesson_03.recorded()
 # settings = SFTConfig(
 #     output_dir="checkpoints", learning_rate=2e-4, num_train_epochs=2, warmup_steps=10,
 #     per_device_train_batch_size=1, gradient_accumulation_steps=8, gradient_checkpointing=True,
-#     per_device_eval_batch_size=1,      # 8 unless you say so: out of memory at the first evaluation, before anything is
-# saved     max_length=1536,       # your longest example: TRL cuts longer ones at the end, and by default at 1,024
-#     bf16=True,             # on a T4 fp16=True
+#     per_device_eval_batch_size=1,  # the default, 8, can run out of memory at the first evaluation, before any save
+#     max_length=1536,               # your longest example: TRL cuts longer ones at the end, by default at 1,024 tokens
+#     bf16=True,                     # on a T4 fp16=True
 #     eval_strategy="epoch", save_strategy="epoch", logging_steps=10,
 # )
 # ```
@@ -163,17 +166,16 @@ evidence.lesson_03.recorded()
 # To use the adapter later, load the base with `four_bits` as above, then `PeftModel.from_pretrained(model,
 # "tickets-qlora")`. The adapter file doesn't record that its base was 4-bit.
 #
-# **For LoRA on a base in 16 bits**, leave out `quantization_config` and `prepare_model_for_kbit_training` as well: without 4
-# bits it
-# makes every weight of the model float32, and says nothing.
+# **For LoRA on a base in 16 bits**, leave out `quantization_config`, and `prepare_model_for_kbit_training` as well: on
+# such a base it makes every weight float32 without a warning, which doubles the memory of the weights.
 
 # %% [markdown]
 # ## 2 · Out of memory: what now?
 #
 # What fills a card? Four things:
 #
-# - the **weights**: 2 bytes each in 16 bits, about half a byte in 4;
-# - **what is trained**: 16 bytes for each number, 4 each for the number, its gradient and Adam's two running averages;
+# - the **weights**: 2 bytes each in 16 bits, about half a byte in 4 bits;
+# - **what is trained**, here the adapter: 16 bytes a number, 4 each for itself, its gradient and Adam's two averages;
 # - the **{{term:activation|activations}}**, which each layer keeps for the backward pass and which grow with tokens per step;
 # - the **{{term:logits}}**, a score for every token of the {{term:vocabulary}} at every position.
 #
@@ -181,8 +183,9 @@ evidence.lesson_03.recorded()
 # of 4 bytes each, or 4.2 GB. The usual loop holds three such tables at once (scores, probabilities, gradient): 12.6 GB for
 # logits alone.
 #
-# About twenty lines of code compute all four parts. They need only the numbers in a model's `config.json`, so you can check
-# before you rent. A block's activations were counted from the tensors PyTorch saves for its backward pass.
+# About twenty lines of code compute all four parts from the numbers in a model's `config.json`, so you can check before you
+# download or rent anything. Skip the formula for a block's activations if you like: it was counted from the tensors that
+# PyTorch saves for the backward pass.
 
 # %%
 from transformers import LlamaConfig
@@ -197,7 +200,7 @@ def step_memory(config, tokens, four_bit=False, checkpointing=True, rank=16):
     others = vocab * d * (1 if config.tie_word_embeddings else 2) + (2 * layers + 1) * d
     width = 4 if four_bit else 2                       # bytes of what isn't in 4 bits, after prepare_model_for_kbit_training
     trained = layers * rank * (7 * d + 2 * q + 2 * kv + 3 * f)
-    inputs = 5 * d + q + f                             # of a block's seven linear layers: PEFT keeps a float32 copy of each
+    inputs = 5 * d + q + f                             # to a block's seven linear layers; PEFT keeps each once, in float32
     kept = tokens * (4 * inputs + 8 * d + 4 * q + 4 * kv + 6 * f)    # and two norms, attention, the gated product
     way_back = kept + tokens * (12 * d + 4 * f) + 2 * d * f * four_bit                 # through one block
     logits = 3 * 4 * vocab * tokens + 2 * vocab * d * four_bit       # and a 16-bit copy of a float32 output layer
@@ -223,8 +226,11 @@ charts.bars(ladder, "By this estimate, Llama-3.1-8B fits on 24 GB in 16 bits", "
 
 # %% [markdown]
 # The smaller batch shrinks both activations and logits. Checkpointing shrinks only the activations, and 4 bits shrink only
-# the weights, a seventh of the first bar; float32 embeddings use up some of that saving. Checkpointing is on by default in
-# TRL's trainers, but not in transformers' `Trainer`.
+# the weights, a seventh of the first bar. Float32 embeddings use up some of that saving, and they make the last bar's
+# activations larger. Checkpointing is on by default in TRL's trainers, but not in transformers' `Trainer`.
+#
+# The dashed line is at 25.3 because a card's gigabytes are 2³⁰ bytes each, less a little that PyTorch doesn't see, and ours
+# are 10⁹. If the card drives your screen as well, subtract what `nvidia-smi` shows in use.
 #
 # The course's own estimator does the same arithmetic and covers more cases, such as full fine-tuning and several cards:
 
@@ -233,11 +239,14 @@ print(memory.estimate("Llama-3.1-8B", "qlora", length=1024, accumulation=8, chec
 print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 
 # %% [markdown]
-# For small models of the same architectures it came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what
+# For small models of the same architectures the estimator came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what
 # PyTorch's allocator counted on a CPU (`benchmarks/estimates.py`). Nobody has checked it on a GPU yet, so leave a gigabyte
-# or two free, and read `torch.cuda.max_memory_reserved()` after a step with your longest example.
+# or two free, and read `torch.cuda.max_memory_reserved()` after a step with your longest example. Both sums count a
+# block's activations without autocast, which `bf16=True` switches on. With it a block of a 16-bit base keeps about a
+# quarter less, because PEFT's copies are then in 16 bits. So the two bars without checkpointing are on the high side.
 #
-# Now reverse the question: how many tokens fit on each card at once, with 1.5 GB to spare?
+# Now reverse the question: how many tokens can one step have on each card, with 1.5 GB to spare? As before, QLoRA's float32
+# embeddings are counted in:
 
 # %%
 def most_tokens(config, card, **options):
@@ -253,17 +262,19 @@ pd.DataFrame({
 })
 
 # %% [markdown]
-# So by this estimate Llama-3.1-8B doesn't need QLoRA on 24 GB for examples of up to 3,000 tokens, with a batch of 1 and
-# checkpointing. With a larger vocabulary fewer tokens fit, so try your own model's `AutoConfig`. Change the settings in
-# this order, and stop as soon as the run fits:
+# The numbers are tokens per step, examples times length; 0 means that not even 256 tokens fit. So by this estimate
+# Llama-3.1-8B doesn't need QLoRA on 24 GB for examples of up to 3,000 tokens, with a batch of 1 and checkpointing. With a
+# larger vocabulary fewer tokens fit, so try your own model's `AutoConfig`.
+#
+# Change the settings in this order, and stop as soon as the run fits. Sizes are for examples of 1,024 tokens:
 #
 # | change | Llama-3.1-8B then takes | what it costs you |
 # | --- | --- | --- |
 # | `per_device_train_batch_size=1`, `gradient_accumulation_steps=8` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB instead of {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} | nothing in the result; many small steps are slower on a GPU |
 # | `gradient_checkpointing=True` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | up to half as much time again |
-# | loss in pieces: TRL from 1.16 on a GPU, before it `use_liger_kernel=True` | up to 1.6 GB less, the logits of 1,024 tokens | nothing |
+# | the loss in pieces: TRL from 1.16 does it by itself on a GPU; before, `use_liger_kernel=True` | about 1.2 GB less (the rows below still count the logits) | nothing |
 # | the base in 4 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.1f}} GB | some time; accuracy: section 7 |
-# | what isn't in 4 bits left in 16 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | nothing: they were published in 16 bits |
+# | what isn't in 4 bits left in 16 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | not measured; LoRA on a 16-bit base runs the same way |
 # | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory in a peak |
 # | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | every longer example loses its end, which is the answer |
 #
@@ -271,25 +282,30 @@ pd.DataFrame({
 # float32, and the values that the blocks pass on become float32 too. To keep 16 bits, call
 # `model.enable_input_require_grads()` in its place and leave `gradient_checkpointing=True` in the settings.
 #
+# **`paged_adamw_8bit`** does two things. *8bit* keeps Adam's two averages in one byte each instead of four. *Paged* lets
+# the driver move them to the computer's memory while the card is full, and a step that needs them back is slower. With
+# LoRA they are small, so this row saves little; in full fine-tuning they take up more than the weights.
+#
 # **Your turn, a challenge.** Try plans with `memory.estimate`; `help(memory.estimate)` lists its options.
 
 # %%
 # EXERCISE: qlora-1
 
 # %% [markdown]
-# The longest example decides how much memory a batch of 1 takes, so look at the lengths of your own data before you choose.
+# With a batch of 1 the longest example decides how much memory a run takes, so look at your own data's lengths first.
 
 # %%
 # EXERCISE: qlora-2
 
 # %% [markdown]
-# Do the same sums for your model and your card:
+# Do the same sums for your model and your card. The calculator leaves out accumulation, which keeps the adapter's gradients
+# from one small step to the next, so its QLoRA is 0.2 GB below the estimate above:
 
 # %%
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
 
 # %% [markdown]
-# They also let you check a claim that many course outlines make:
+# With the same sums you can check a claim that many course outlines make:
 
 # %%
 evidence.card("Q3")
@@ -297,8 +313,8 @@ evidence.card("Q3")
 # %% [markdown]
 # ## 3 · Merge it, serve it
 #
-# Lesson 02 {{term:merge|merged}} an adapter into its base for free. Does that work with a base in 4 bits? Measure each way
-# by the loss on the twelve reference answers, starting with the unmerged adapter:
+# Lesson 02 {{term:merge|merged}} an adapter into its base for free. With a 4-bit base, one of three ways of merging loses
+# most of what was learned. Measure the loss on the twelve reference answers for each, starting with the unmerged adapter:
 
 # %%
 def answer_loss(model):
@@ -377,12 +393,13 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
       f"{(new_scales != scales).float().mean():.0%} of the scales move")
 
 # %% [markdown]
-# The changes are far smaller than the distance between neighbouring values, so rounding puts the weights back where they
-# were. The little that survives sits in the scales. Larger changes should survive better; measure yours.
+# The changes are here about a hundred times smaller than the distance between neighbouring values, so rounding puts the
+# weights back where they were. Only the scales keep a little of the change. Larger changes should survive better; measure
+# yours.
 #
-# Both ways into 16 bits keep it here. Take the restored base, since it's the one that the adapter was trained on, unless
-# you've measured the other. For an 8B model this takes about 17 GB; put `device_map={"": "cpu"}` into the call to do it in
-# the computer's memory.
+# Both merges into 16 bits keep what was learned here. Take the restored base, since the adapter was trained on it, unless
+# you've measured the other. For an 8B model this takes about 17 GB; to do it in the computer's memory, put
+# `device_map={"": "cpu"}` into the call of `from_pretrained`.
 #
 # To make the merged model small again, use a format made for serving. Then **measure again**, since this rounds once more.
 # These commands are *not run here*:
@@ -397,8 +414,8 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 # %% [markdown]
 # ## 4 · How can sixteen values hold a weight?
 #
-# Four bits tell sixteen things apart, so each weight becomes one of sixteen values. Which ones are best depends on what has
-# to be stored. Here are the weights of one layer, each divided by the largest among 64 neighbours:
+# Four bits tell sixteen things apart, so each weight becomes one of sixteen values. Which sixteen are best depends on the
+# weights. Here are those of one layer, each divided by the largest absolute value among its block of 64:
 
 # %%
 from safetensors import safe_open
@@ -416,14 +433,15 @@ charts.histogram(
 )
 
 # %% [markdown]
-# Of evenly spaced values half lie beyond ±0.5, where fewer weights are. NF4, *4-bit NormalFloat*, assumes that weights
-# follow a bell curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*. Zero has to
-# be among them, so there are seven below it and eight above.
+# Half of the evenly spaced values lie beyond ±0.5, where few weights are; of NF4's sixteen only six do. The small towers at
+# ±1 are each block's own largest weight. NF4, *4-bit NormalFloat*, assumes that weights follow a bell curve, and takes its
+# values at equal slices of probability on each side of zero, the *quantiles*. Zero must be stored exactly, which leaves
+# fifteen values: seven below and eight above.
 
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
     """Return NF4's sixteen values, from -1 to 1."""
-    end = 1 - (1 / 30 + 1 / 32) / 2          # not 1, whose quantile is infinite
+    end = 1 - (1 / 30 + 1 / 32) / 2          # the paper's constant: not 1, whose quantile is infinite
     quantile = torch.special.ndtri           # of the normal distribution
     above = quantile(torch.linspace(end, 0.5, 9, dtype=torch.float64)[:-1])
     below = -quantile(torch.linspace(end, 0.5, 8, dtype=torch.float64)[:-1])
@@ -449,9 +467,9 @@ pd.DataFrame({
 }).round(3)
 
 # %% [markdown]
-# Follow the first row: 0.30 / 1.20 = 0.25; the nearest value is 0.246, number 10; and 0.246 · 1.20 = 0.295. The weight −1.20
-# comes back exactly, because it is the scale, and so does zero. NF4's values lie further apart toward the edges, so large
-# weights can be off by more.
+# Follow the first row: 0.30 / 1.20 = 0.25. The nearest value is 0.246, which has number 10, and 0.246 · 1.20 = 0.295. The
+# weight −1.20 comes back exactly because its absolute value is the scale, and zero does too. NF4's values lie further apart
+# toward the edges, so larger weights such as 0.58 can be off by more.
 #
 # **Your turn, before you see ours.** Quantize one block.
 
@@ -500,19 +518,18 @@ for name, weight in weights.items():
 pd.DataFrame(table).T
 
 # %% [markdown]
-# Every byte is the same. NF4's error is smaller than that of evenly spaced values, and still about a tenth of the weights'
-# size; only a model's answers tell whether it survives that (section 7).
+# Every byte is the same as bitsandbytes'. NF4's error is smaller than that of evenly spaced values, but it's still about a
+# tenth of the weights' size. Whether a model can live with that you only learn from its answers (section 7).
 #
 # ## 5 · How many bits does a weight take?
 #
-# A block of 64 has a scale of its own because of outliers: one weight ten times larger than the rest would push all others
-# into the two or three values around zero. In a block it spoils only its 63 neighbours. But a float32 scale has 32 bits,
-# half a bit for each of the 64 weights.
+# Each block of 64 has its own scale because of outliers: with one scale for a whole matrix, a weight ten times larger
+# than the rest would push all others into the two or three values around zero. In a block it spoils only its 63
+# neighbours. But a scale in float32 takes 32 bits, which is half a bit for each of the 64 weights.
 #
-# Double quantization does to the scales what was done to the weights. Their mean is subtracted, every 256 of them share one
-# float32
-# scale, and each becomes a code of 8 bits.
-
+# Double quantization does to the scales what was done to the weights. Their mean is subtracted, each becomes a code of 8
+# bits, and every 256 of them share one float32 scale.
+#
 # **Your turn:** how many bits does a weight take, for any size of block and of group (the scales that share one)?
 
 # %%
@@ -544,9 +561,8 @@ print(f"the rest stays in 16 bits: {2 * rest / 1e6:.0f} MB")
 # %% [markdown]
 # ## 6 · How does a gradient get through?
 #
-# A code is 10 or 11, with nothing in between to move to, so a gradient can't train it. It needn't. A layer restores its
-# matrix,
-# $\tilde W$, multiplies, and adds what the adapter says:
+# A code is 10 or 11, with nothing in between to move to, so a gradient can't train it. It doesn't have to, because only the
+# adapter is trained. A layer restores its matrix, $\tilde W$, in 16 bits, multiplies with it, and adds the adapter's share:
 #
 # $$h = \tilde{W} x + \frac{\alpha}{r} B A x$$
 
@@ -559,8 +575,8 @@ show.drawing("four-bit-layer")
 # −1.20, so its gradient is −2.40. In general the gradient at the input is $\tilde{W}^\top g$, and no gradient of the weights
 # is needed.
 #
-# One thing has to be prevented. PyTorch would keep the restored matrices for the way back: those of all layers, or, with
-# checkpointing, those of one block. So the product is written by hand, and its {{term:backward pass}} restores the matrix a
+# But PyTorch would keep the restored matrices for the way back: those of all layers or, with checkpointing, those of one
+# block. That would undo the saving, so the product is written by hand, and its {{term:backward pass}} restores the matrix a
 # second time.
 
 # %% tags=["qlora-from-scratch"]
@@ -662,11 +678,11 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
       f"[{extra.mean() - margin:+.3f}, {extra.mean() + margin:+.3f}] nats a token")
 
 # %% [markdown]
-# Rounding raised the loss on these passages: the whole interval lies above zero. On a CPU this is the packaged model, which
-# was stored in another 4-bit format before, so its 16 bits aren't quite the original's.
+# Rounding raised the loss on these passages: the whole interval lies above zero. On a CPU this is the packaged model,
+# which was stored in another 4-bit format before, so its 16 bits aren't quite the original's.
 #
-# **After training.** The adapter learns on top of the rounded base. Section 1 has the runs on a model that people deploy;
-# this is what three {{term:seed|seeds}} of the small one gave:
+# **After training** much of that need not remain, because the adapter is trained on the rounded base and can make up for
+# it. Section 1 has the 0.5B model's runs; this is what three {{term:seed|seeds}} of the small one gave:
 
 # %%
 evidence.card("Q5")
@@ -703,8 +719,8 @@ for tokens in (32, 128, 512, 2048):
     print(f"{tokens:5} tokens: 4 bits take {more:+.0%} time")
 
 # %% [markdown]
-# For this layer, the more tokens, the less the restoring counts. On GPUs, others measured anything from equal time to two
-# thirds more, so time ten steps of each on your own card:
+# For this layer, the more tokens, the less the restoring counts. A CPU's times say little about a GPU's. On GPUs others
+# measured anything from equal time to two thirds more, on an RTX 4090 28 %, so time ten steps of each on your own card:
 
 # %%
 evidence.lesson_03.published_pace()
@@ -723,8 +739,8 @@ alone = BitsAndBytesConfig(load_in_4bit=True)
 print(alone.bnb_4bit_quant_type, alone.bnb_4bit_use_double_quant, alone.bnb_4bit_compute_dtype)
 
 # %% [markdown]
-# **Parameters counted with `numel`.** Two weights share a byte, so the usual one-liner counts two as one, and a share of
-# trained parameters computed from it is too high. PEFT's `print_trainable_parameters()` counts correctly:
+# **Parameters counted with `numel`.** Two weights share a byte, so the usual one-liner counts two as one. A share of
+# trained parameters computed from it comes out too high. PEFT's `print_trainable_parameters()` counts correctly:
 
 # %%
 print(f"{sum(weight.numel() for weight in four_bit.parameters()):,}, and really {sixteen_bit.num_parameters():,}")
@@ -742,14 +758,14 @@ for format in (torch.bfloat16, torch.float32):
     print(f"{format}: {(moved == weight).float().mean():.0%} of the numbers stay where they were")
 
 # %% [markdown]
-# Such a step would leave half of $A$ as is. This is why section 1 turns the adapter into float32.
+# In bfloat16 such a step changes only half of the numbers in $A$, which is why section 1 makes the adapter float32.
 #
 # **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the experts.
 # With transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, gpt-oss and Qwen3.5-MoE in bfloat16,
 # `prepare_model_for_kbit_training` then makes them float32, and `target_modules="all-linear"` gives those of gpt-oss
 # and Qwen3.5-MoE no adapter. Nothing in these libraries warns you. `course preflight` does, with the base's name as
-# `--model` (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`), and so do the model's dtypes and
-# trainable names.
+# `--model` (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`). You can also print the dtypes
+# and the names of the trained parameters after loading.
 #
 # ## What you can do now
 #
@@ -759,7 +775,7 @@ for format in (torch.bfloat16, torch.float32):
 # | choose between LoRA and QLoRA | LoRA if a step fits with the base in 16 bits, else QLoRA |
 # | train on a 4-bit base | NF4, double quantization, compute dtype bfloat16 (T4: float16), adapter in float32 |
 # | know the memory before a run | section 2's twenty lines, or `course estimate` |
-# | deploy | adapter beside the 4-bit base, or merged into 16 bits; never rounded again without measuring |
+# | deploy | adapter beside the 4-bit base, or merged into 16 bits; if it's rounded again, measure again |
 #
 # > **How far to trust these numbers.** Memory is computed from published shapes and was compared with a CPU's allocator only. Your own
 # > run used a 135M model, which suffers more from rounding than a large one, and twelve messages. A recorded row is one to three runs
@@ -770,10 +786,8 @@ quiz("03")
 
 # %% [markdown]
 # **Read next.** Dettmers et al. (2023), *QLoRA*, arXiv 2305.14314: you can now read its sections 2 and 3. Huang et al.
-# (2024), *How
-# Good Are Low-bit Quantized LLaMA3 Models?*, arXiv 2404.14047: where four bits stop being free. Then lesson 04, which
-# teaches a model to
-# prefer one answer to another.
+# (2024), *How Good Are Low-bit Quantized LLaMA3 Models?*, arXiv 2404.14047, shows where four bits stop being free. Then
+# read lesson 04, which teaches a model to prefer one answer to another.
 
 # %% [markdown]
 # {{words}}

@@ -9,17 +9,16 @@
 # recorded on a model of half a billion parameters after training on {{record:laptop-house-style:pairs:d}} pairs of replies,
 # in three runs:
 #
-# | run | imitating the desk | SFT on the better replies | SFT on those keeping all rules | DPO with SFT's loss added | ORPO, without imitating first |
-# | --- | --- | --- | --- | --- | --- |
-# | 1 | {{record:laptop-house-style:runs."seed 0 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | ORPO".right."all rules":.0%}} |
-# | 2 | {{record:laptop-house-style:runs."seed 1 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} |
-# | 3 | {{record:laptop-house-style:runs."seed 2 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
+# | run | imitating the desk | SFT on the better replies | SFT on those keeping all rules | DPO | DPO with SFT's loss added | ORPO, without imitating first |
+# | --- | --- | --- | --- | --- | --- | --- |
+# | 1 | {{record:laptop-house-style:runs."seed 0 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | ORPO".right."all rules":.0%}} |
+# | 2 | {{record:laptop-house-style:runs."seed 1 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} |
+# | 3 | {{record:laptop-house-style:runs."seed 2 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
 #
-# Choosing between two answers is often easier than writing a perfect one. {{term:DPO}} is the usual method for
-# training on such choices. You'll run it, compute its {{term:loss}} by hand, and ask the question that most tutorials leave
-# out: does it, alone or with SFT, beat plain training on the better answers, which is simpler and cheaper? Section 7 says
-# how far these figures
-# can be trusted.
+# In each run DPO with SFT's loss and {{term:ORPO}} beat SFT on all better replies, while SFT on only the replies that keep
+# all rules did about as well as they did. {{term:DPO}} alone, the usual method for training on choices between two
+# answers, did worst on average. You'll run it, compute its {{term:loss}} by hand, and compare it with plain training on
+# the better answers, which is simpler and cheaper. Section 7 says how far these figures can be trusted.
 #
 # By the end you'll be able to
 #
@@ -48,7 +47,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 import torch
-from course_utils import assets, charts, evidence, hardware, memory, models, plans, preflight, show, training
+from course_utils import assets, charts, evidence, hardware, models, plans, preflight, show, training
 from course_utils.data_prep import load_preferences, load_task
 from course_utils.evidence import house_style
 from course_utils.exercises import check, quiz
@@ -92,8 +91,8 @@ evidence.lesson_04.pair_card(pair)
 # | order number right | it names the customer's order number, and no other number |
 # | finishes | it ends with a full stop, within 60 words |
 #
-# Each pair is about one of the first four. A real desk's replies are a mixture, so our model's **start** is too: the base,
-# trained as in lesson 02 on a random reply from each pair. We call it the start from here on.
+# Each pair is about one of the first four. A real desk's past replies are good and bad ones mixed, so we train the base
+# model, as in lesson 02, on a random reply from each pair. We call the result the **start**.
 
 # %%
 untrained, tokenizer = models.load()
@@ -106,15 +105,14 @@ print(training.fit(imitating, tokenizer, history[: plan.more_examples],
 imitating.merge_and_unload().save_pretrained("dpo-start")
 tokenizer.save_pretrained("dpo-start")
 del untrained, imitating
-memory.release()
 
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# This is the program to take to work, with `dtype` and `on_cpu` from the first cell. It reads `dpo-pairs.jsonl`, in which a
-# reply is a list with one message, and a model in a folder, or its name on the hub, and trains a fresh adapter on top. With
-# the adapter switched off, the model is its own {{term:reference model}}: what it was before.
-# So no second copy is needed. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the chosen reply; section 5
+# This is the program to take to work, with `dtype` and `on_cpu` from the first cell. It reads `dpo-pairs.jsonl`, in which
+# a reply is a list with one message, loads a model from a folder or the hub, and trains a fresh adapter on top. With the
+# adapter switched off, the model is what it was before, so it's its own {{term:reference model}} and no second copy is
+# needed. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the chosen reply; section 5
 # shows what that's good for. First check the file, as in lesson 02. On the small model the check notes that our learning
 # rate is far above the usual one, which is for larger models and thousands of pairs.
 
@@ -169,7 +167,7 @@ prompts = [row["prompt"] for row in asked]
 
 
 def kept(replies):
-    """Return the share of replies that keep each rule, and all five, and of those that differ from all others before them."""
+    """Return the share of replies that keep each rule, the share that keep all five, and the share of distinct replies."""
     marks = pd.DataFrame([house_style.judge(row, reply) for row, reply in zip(asked, replies)])
     return pd.concat([marks.mean(), pd.Series({"all five": marks.all(axis=1).mean(), "different replies": len(set(replies)) / len(replies)})])
 
@@ -179,22 +177,22 @@ with by_dpo.disable_adapter():
 answers["SFT on chosen"] = generate(by_sft, tokenizer, prompts, plan.answer_tokens)
 answers["DPO + SFT"] = generate(by_dpo, tokenizer, prompts, plan.answer_tokens)
 del rival, by_sft
-memory.release()
 guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 
 # %%
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# The model trained with DPO and SFT says the step first far more often than the rival. On so few messages no other rule
-# clearly moves. (*Different replies* would fall if all got one text.) Read three of its answers:
+# The model trained with DPO and SFT says the step first far more often than the rival, which fell below the start. On so
+# few messages no other rule clearly moves. (*Different replies* would fall if all got one text.) Read three of its
+# answers:
 
 # %%
 evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
 
 # %% [markdown]
-# More of its replies now begin with one of the desk's steps, but few with the right one. A model of 135 million parameters
-# didn't learn in this one run what each kind of message calls for, so the row "all five" stays low. Section 7 asks a
+# More of its replies now begin with one of the desk's steps, but few promise the right one, so the row "all five" stays
+# low. In this one run a model of 135 million parameters didn't learn what each kind of message calls for. Section 7 asks a
 # larger model.
 #
 # ### What the log says
@@ -210,11 +208,10 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 
 # %% [markdown]
 # At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's
-# $\ln 2 = 0.693$ plus SFT's first loss. If not, look at the reference (section 8) and at dropout. In a run of so few steps
-# both lines
-# wander from
-# batch to batch. What counts at the end is the gap between them, and that `rewards/chosen` isn't far below zero. All this
-# describes *training* pairs; only its answers show whether the model writes better.
+# $\ln 2 = 0.693$ plus SFT's first loss, the one that the rival's log begins with. If not, look at the reference (section
+# 8) and at dropout. In a run of so few steps both lines wander from batch to batch, as in the dip around step 8. What
+# counts at the end is that a gap has opened and that `rewards/chosen` isn't far below zero. All this describes *training*
+# pairs; only its answers show whether the model writes better.
 
 # %% [markdown]
 # ## 3 · How likely does a model find a reply?
@@ -268,8 +265,8 @@ table = pd.DataFrame({"before": before[0], "now": now[0]}, index=["chosen", "rej
 table.assign(gain=table["now"] - table["before"]).round(2)
 
 # %% [markdown]
-# Neither column says which reply is *better*: a longer reply has a lower sum, and a common one a higher sum. But the last
-# column, the change, shows what training did: it's the *gain* of each reply since the start.
+# The first two columns don't say which reply is *better*: a longer reply usually has a lower sum, and a common one a
+# higher sum. But the last column, the change, shows what training did: it's the *gain* of each reply since the start.
 
 # %%
 # EXERCISE: align-1
@@ -279,9 +276,9 @@ table.assign(gain=table["now"] - table["before"]).round(2)
 #
 # DPO's loss compares the two gains. **By hand:** suppose that the chosen reply went from −31 to −29.5, a gain of 1.5, and
 # the rejected one from −27 to −29, a gain of −2. DPO multiplies each gain by a small number {{term:beta|β}}, here 0.1, and
-# calls the result the {{term:implicit reward}}: 0.15 and −0.2. Their difference is the {{term:margin}}, 0.35. The S-shaped
-# function $\sigma(m) = 1/(1+e^{-m})$ turns the margin into the probability that a person prefers the chosen reply, 0.59;
-# the loss is minus its logarithm, 0.53:
+# calls the result the {{term:implicit reward}}: 0.15 and −0.2. Their difference is the {{term:margin}}, 0.35. DPO assumes,
+# with Bradley and Terry (1952), that a person prefers the chosen reply with probability $\sigma(m) = 1/(1+e^{-m})$, here
+# 0.59; the loss is minus its logarithm, 0.53:
 #
 # $$\text{loss} = -\log \sigma\big(\beta\,[\,\text{gain}(y_c) - \text{gain}(y_r)\,]\big), \qquad
 # \text{gain}(y) = \log\pi(y|x) - \log\pi_{\text{ref}}(y|x)$$
@@ -301,9 +298,9 @@ def dpo_loss(now, reference, beta=0.1):
 
 print(f"by hand: {dpo_loss(torch.tensor([[-29.5, -29.0]]), torch.tensor([[-31.0, -27.0]])):.3f}")
 some = pairs.select(range(8))
-exact = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)    # training rounded to 16 bits;
-if on_cpu:                                                                          # a small model can do without
-    exact.float()
+exact = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)    # without TRL's rounding to 16 bits
+if on_cpu:
+    exact.float()                                                                   # the small model fits in 32 bits
 with torch.no_grad():
     now = torch.cat([both_replies(exact, row) for row in some])
     with exact.disable_adapter():
@@ -313,8 +310,9 @@ parts = dpo_loss(now, before), -now[:, 0].sum().cpu() / chosen_tokens           
 print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(parts):.4f}, TRL says {trainer.evaluate(some)['eval_loss']:.4f}")
 
 # %% [markdown]
-# In 32 bits, as on a CPU here, your loss and TRL's are the same number; in 16 bits they differed by up to a hundredth. A
-# small β lets the model drift far before a pair counts as learned; a large one stops it early.
+# In 32 bits, as on a CPU here, your loss and TRL's are the same number; in 16 bits they differed by up to a hundredth.
+# With a small β the gains must lie far apart before the loss is small, so the model may drift far; a large β holds it
+# nearer (section 8's table has a β of 1).
 #
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
 #
@@ -324,10 +322,11 @@ print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(part
 # policy makes replies likelier as their reward rises:
 # $\pi^*(y|x) = \tfrac{1}{Z(x)}\,\pi_{\text{ref}}(y|x)\; e^{\,r(x,y)/\beta}$, where $Z$ makes the probabilities add up to
 # one. Solve that for the reward: $r(x,y) = \beta \log\frac{\pi^*(y|x)}{\pi_{\text{ref}}(y|x)} + \beta\log Z(x)$, the gain
-# times β plus a term independent of the reply. Bradley and Terry (1952) say that people prefer $y_c$ with probability
-# $\sigma(r_c - r_r)$; $Z$ cancels in the difference, leaving the loss above. So DPO (Rafailov et al., 2023) looks for the
-# same policy as reinforcement learning would, if people choose as Bradley and Terry say and the pairs cover the replies
-# that matter.
+# times β plus a term independent of the reply. Bradley and Terry say that people prefer $y_c$ with probability
+# $\sigma(r_c - r_r)$, and $Z$ cancels in the difference. Put the model in training in the place of $\pi^*$, and take minus
+# the logarithm of the probability of the choices that people made: that's the loss above. So DPO (Rafailov et al., 2023)
+# looks for the same policy as reinforcement learning would, with the same β, if people choose as Bradley and Terry say and
+# the pairs cover the replies that matter.
 #
 # </details>
 
@@ -337,9 +336,9 @@ print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(part
 # %% [markdown]
 # ## 5 · What SFT's part is for
 #
-# DPO's own loss depends only on a distance. What does a model make of that? Train twice with the same pairs and the same
-# rate, a third of the one above, once without SFT's part and once with it. `training.fit` is the course's own loop, which
-# lesson 02 compares with TRL; it saves you a minute here.
+# DPO's own loss depends only on the difference of the two gains, so both replies may become less likely. To see what that
+# does to answers, train twice with the same pairs and the same rate, a third of the one above, once without SFT's part and
+# once with it. `training.fit` is the course's own loop, which lesson 02 compares with TRL; it saves you a minute here.
 
 # %%
 for name, objective in {"DPO alone": training.DPO(beta=0.1), "DPO + SFT": training.DPO(beta=0.1, sft_weight=1.0)}.items():
@@ -356,19 +355,20 @@ pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:
 evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in list(answers)[-2:]})
 
 # %% [markdown]
-# Here DPO alone puts the step first in nearly every answer, as two in five pairs teach, and loses what no pair teaches: how
-# a reply ends. Most of its replies no longer end properly. The log shows it, too. The reward of the chosen replies has
-# fallen far below zero, so the model finds even the *good* replies less likely than before, and the loss still falls as
-# long as the rejected ones fall further. SFT's part pulls the model towards whole good replies (Pang et al., 2024, arXiv
-# 2404.19733). In the recorded runs below, on more pairs and at nearly this rate, DPO's replies do end properly, but they
-# lose order numbers.
+# Here DPO alone puts the step first in nearly every answer, as two in five pairs teach, but most of its replies no longer
+# end properly: the two above run on until they are cut off. No pair teaches how a reply ends. The log shows a sign of it:
+# the reward of the chosen replies is far below zero (divide it by β to get nats), so even the *good* replies are less
+# likely than before, and the loss still falls as long as the rejected ones fall further. SFT's part pulls the model
+# towards whole good replies (Pang et al., 2024, arXiv 2404.19733). DPO + SFT also put the step first more often than at
+# section 2's rate, which was probably too high. In the recorded runs below, on more pairs and at nearly this rate, DPO's
+# replies do end properly, but they lose order numbers.
 #
 # ### Does it beat the cheap rival?
 #
 # One run with {{record:preferences:plan.pairs:d}} pairs or fewer decides nothing. Here are recorded runs on
-# {{record:preferences:plan.pairs:d}} pairs, each method three times with another {{term:seed}}, on
-# {{record:preferences:plan.test:d}} test messages (`benchmarks/preferences.py`). One measure was fixed before training: the
-# share of answers that keep **all five rules**.
+# {{record:preferences:plan.pairs:d}} pairs, each method at one rate and three times with another {{term:seed}}, on
+# {{record:preferences:plan.test:d}} test messages (`benchmarks/preferences.py`). One measure was fixed before training:
+# the share of answers that keep **all five rules**. A mark is the mean, a bar goes from the lowest seed to the highest.
 
 # %%
 evidence.lesson_04.compared_figure()
@@ -391,10 +391,10 @@ print(f"DPO's own answers name the right order number in {number:.0%}")
 ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 
 # %% [markdown]
-# Compare the last row with the line above the table. Given two replies, DPO always raises the one with the customer's own
-# order number more (six pairs, three seeds), yet its own answers mostly break that rule. **Ranking two replies isn't the
-# same as writing one.** So judge the answers, not the share of pairs ranked right. When the two replies differ in their
-# promise, DPO ranks them hardly better than chance, while DPO + SFT is right in seven pairs of ten.
+# **Ranking two replies isn't the same as writing one.** Given two replies, DPO always raises the one with the customer's
+# own order number more (last row; six pairs, three seeds), yet its own answers mostly break that rule. So judge the
+# answers, not the share of pairs ranked right. When the two replies differ in their promise, DPO ranks them hardly better
+# than chance, while SFT and DPO + SFT are right in seven pairs of ten.
 
 # %%
 # EXERCISE: align-3
@@ -424,7 +424,7 @@ def length_scores(rows, target):
 
 
 def word_scores(train, test, first=None):
-    """Return for each test pair what a bag of words, learned on the training pairs, thinks of chosen minus rejected."""
+    """Return for each test pair how a bag of words, fitted to the training pairs, scores chosen minus rejected."""
     bag = CountVectorizer(analyzer=lambda text: re.findall(r"\w+", text.lower())[:first])
     bag.fit(texts(train, "chosen") + texts(train, "rejected"))
     known, new = (bag.transform(texts(rows, "chosen")) - bag.transform(texts(rows, "rejected")) for rows in (train, test))
@@ -448,15 +448,16 @@ pd.DataFrame(found).map("{:.0%}".format)
 # house style; a length rule was enough. **Before you train on pairs, rank them with the stupidest model you have.** If that
 # works, it may be all that your accuracy measures.
 #
-# Three in five of our pairs avoid this: they come as twins. The others have the same sentences in a different order:
+# Two in five of our pairs have the same sentences in a different order. The other three avoid the problem by coming as
+# twins:
 
 # %%
 show.drawing("twins")
 
 # %% [markdown]
 # Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the message
-# is right once and wrong once. Only the way a reply begins is left to learn from, and that's the rule on which DPO gained
-# most. Here it's part of what we wanted to teach; no program can make that judgement for you.
+# is right once and wrong once. From the other pairs such a rule can still learn how a good reply begins, and that's also
+# what DPO gained most on. Here it's part of what we wanted to teach; you have to judge whether it is in your pairs.
 
 # %%
 # EXERCISE: align-4
@@ -464,11 +465,13 @@ show.drawing("twins")
 # %% [markdown]
 # ## 7 · A model that people use, and pairs of its own answers
 #
-# All of the lesson's pairs, the same recipe for the start, 100 test messages, and a model of half a billion parameters that
-# people deploy: Qwen2.5-Coder-0.5B-Instruct. Each method has the learning rate that kept most rules on
-# {{record:laptop-house-style:validation:d}} other messages (the first column; the lowest if tied), here with one seed. "SFT, kept
-# rules" is a control that only somebody with a rule book can have: it trains on those chosen replies that keep all five rules.
-# "One stage" and ORPO start at the untrained model (script, with all rates: `benchmarks/laptop_house_style.py`).
+# This section uses all of the lesson's pairs, the same recipe for the start, 100 test messages, and a model of half a
+# billion parameters that people deploy: Qwen2.5-Coder-0.5B-Instruct. Each method has the learning rate that kept all five
+# rules most often on {{record:laptop-house-style:validation:d}} other messages (second column; the lowest if tied), here
+# with one seed. "SFT, kept rules" is a control that only somebody with a rule book can have: it trains on those chosen
+# replies that keep all five. ORPO adds to SFT's loss a term that makes the odds of the chosen reply larger than the
+# rejected one's, so it needs no reference. It starts at the untrained model, as does its control, "SFT, one stage"
+# (script, with all rates: `benchmarks/laptop_house_style.py`).
 
 # %%
 house = assets.read_record("laptop-house-style")["runs"]
@@ -481,8 +484,8 @@ print(f"{np.mean([all(house_style.judge(row, row['chosen']).values()) for row in
 right.map(lambda value: value if isinstance(value, str) else f"{value:.0%}")
 
 # %% [markdown]
-# In this run SFT is ahead on the right step, DPO alone says the step first in every reply and the right one in two of five, and
-# DPO + SFT and ORPO have most of both.
+# In this run SFT is ahead on the right step. DPO alone says the step first in every reply, but the right one in only two
+# of five. DPO + SFT and ORPO do well on both.
 #
 # One seed decides nothing. Each method ran with two more: a new start, pair order and adapter.
 
@@ -496,20 +499,21 @@ for one, rival in [("DPO + SFT", "SFT"), ("DPO + SFT", "SFT, kept rules"), ("ORP
 pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["seed 0", "seed 1", "seed 2"]).T.map("{:.0%}".format)
 
 # %% [markdown]
-# With each seed the two that learn from pairs *and* imitate the chosen reply, DPO + SFT and ORPO, keep all five rules more
-# often than SFT from the same model, once by a single reply. The interval reflects only which messages were asked; three seeds
-# that lie this far apart don't settle how much it is. Pairs may pay here because nearly half of the chosen replies break some
-# rule, and a pair still says what was better about such a reply. If somebody picks out the replies that keep all rules, three
-# seeds don't tell plain SFT on them from DPO + SFT, and that control had only one rate. ORPO needs no first stage. DPO alone
-# has the lowest mean, at a rate picked on 40 messages.
+# With each seed DPO + SFT and ORPO, which learn from pairs *and* imitate the chosen reply, keep all five rules more often
+# than SFT from the same model, once by a single reply. The interval reflects only which messages were asked, and the three
+# seeds lie so far apart that they don't settle how large the gain is. Pairs may pay here because nearly half of the chosen
+# replies break some rule, and a pair still says what was better about such a reply. If somebody picks out the replies that
+# keep all rules, plain SFT on them does about as well as DPO + SFT in three seeds, with only one rate tried. ORPO needs no
+# first stage. DPO alone has the lowest mean of the trained methods, at a rate picked on 40 messages.
 #
 # ### Pairs of the model's own answers
 #
 # Here both replies came with the file. More often you have neither: your model answers each message a few times, and
-# somebody, or a program, chooses. Such pairs are called *on-policy*, because the model itself wrote the replies.
-# Another recorded task: the same model must answer in at most 30 words, name product and order number *if the customer
-# does*, and promise nothing; a program checks six rules (`benchmarks/laptop_preferences.py`). In the first round it learns
-# from the untrained model's answers, in the second from those of the SFT model:
+# somebody, or a program, chooses. Such pairs are called *on-policy*, because the model itself wrote the replies. In
+# another recorded task the same model must answer in at most 30 words, name product and order number *if the customer
+# does*, and promise nothing. It answers each message six times, and a program checks six rules: a pair is an answer that
+# keeps all of them and one that doesn't; SFT gets the better one (`benchmarks/laptop_preferences.py`). In the first round
+# the answers are the untrained model's, in the second the SFT model's:
 
 # %%
 own = assets.read_record("laptop-preferences")["runs"]
@@ -523,16 +527,16 @@ for label, name in {"untrained": "before", "SFT": "seed 0 | SFT", "DPO": "seed 0
 pd.DataFrame(rows).T.map("{:.0%}".format)
 
 # %% [markdown]
-# Compare the first two columns in the second round. The rules ask for a number where the customer gave one and for none
-# elsewhere. Made-up numbers in rejected replies may be why numbers went down, which we didn't measure: DPO serves customers
-# who named no
-# order well and the others badly, as does DPO with a little of SFT's loss, at another rate. DPO's first round ended below
-# the untrained model. SFT on the better answers, which is also called *rejection sampling*, rose overall in both rounds.
-# It's one seed, and like pairs it needs somebody, or a program, to pick the better answers.
+# The rules ask for a number where the customer gave one, and for none elsewhere. After the second round both DPO models
+# serve the customers who named no order well and the others badly. Perhaps they learned to avoid numbers, because rejected
+# replies had made-up ones; we didn't measure that. DPO's first round ended below the untrained model. SFT on the better
+# answers rose overall in both rounds; it's also called *rejection-sampling fine-tuning*, and like pairs it needs somebody,
+# or a program, to pick the better answers. All this is one seed, and DPO + SFT had another rate than DPO.
 #
-# **If you must choose by Friday:** if a person or a program can tell which replies are good overall, train on those with
-# SFT. If all you have is which of two is better, try ORPO and DPO + SFT (one model, three seeds), run SFT beside them, and check
-# each rule: on these last pairs DPO + SFT lost.
+# **If you must choose by Friday:** if a person or a program can tell which replies are good overall, collect those
+# verdicts and train on the good replies with SFT, because here pairs added nothing measurable to that. If people can only
+# say which of two replies is better, collect pairs, try ORPO and DPO + SFT with SFT beside them, and check each rule. The
+# case for pairs is one model and three seeds, and on the model's own answers DPO + SFT lost to SFT.
 
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
@@ -550,21 +554,24 @@ print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with
 # %% [markdown]
 # Save the merged model and load it from there, as section 1 did, or pass a copy as `ref_model`.
 #
-# **Both rewards fall, far.** In section 5 one did. If `rewards/chosen` keeps falling, read answers at once, and then add
-# SFT's loss, lower the learning rate, or raise β.
+# **Both rewards fall, far.** In section 5 DPO alone did this to the chosen replies. If `rewards/chosen` keeps falling,
+# read answers at once, and then add SFT's loss, lower the learning rate, or raise β.
 #
-# **A rate that is too high.** The share of training pairs ranked right looks as good as ever. The distance from the start
-# doesn't:
+# **A rate that is too high.** The share of training pairs ranked right looks as good as ever, but the answers and the KL
+# from the start show the damage:
 
 # %%
 evidence.lesson_04.failures_table()
 
 # %% [markdown]
-# KL is measured on sampled answers: how much likelier the trained model finds them than the start does. The run with the
-# high rate is somewhere else entirely. The last row's pairs occur twice, the second time the other way round. Its accuracy
-# lies far below a half, perhaps because by the second time the model has learned the opposite.
+# KL is measured on answers that the trained model samples: how much higher their log-probability is under it than under
+# the start, on average. A β of 1 in place of 0.1 keeps the model nearer, with as many steps first. The run with the high
+# rate ranks as many pairs right as the healthy one, but its KL is about forty times as large and few of its answers say
+# the step first. The last row's pairs occur twice, the second time the other way
+# round. Its accuracy lies far below a half, perhaps because by the second time the model has learned the opposite.
 #
-# **Pairs of another system message.** What's in `prompt` is part of what is learned. Send the same words when you ask.
+# **Pairs of another system message.** The model learns its replies for the `prompt` of the pairs, so send the same system
+# message when you ask.
 
 # %% [markdown]
 # ## 9 · Which method, and when?
@@ -585,23 +592,26 @@ for method in ("SFT on chosen", "DPO", "DPO + SFT", "ORPO", "KTO", "IPO", "SimPO
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# These are means of three seeds. ORPO began at the untrained model, the others at the start. By the first column none stands
-# out on so small a model. On average, SFT and ORPO keep the number, and the rest put the step first.
+# These are means of three seeds. ORPO began at the untrained model, the others at the start. IPO replaces DPO's logarithm
+# by a squared distance; SimPO compares mean log-probabilities without a reference. By the first column none stands out on
+# so small a model. On average, SFT and ORPO keep the number, and the rest put the step first. DPO + SFT wasn't timed, but
+# makes the same passes through the model as DPO.
 #
 # | method | what it needs | take it when |
 # | --- | --- | --- |
 # | SFT on the chosen replies | good replies | first, always: it's the control |
 # | SFT on your model's better answers, in rounds | a program, or a person, who chooses | answers are cheap |
 # | DPO + SFT (2404.19733) | pairs, and a start that can already write | people can choose and can't write |
-# | DPO (2305.18290) | the same | as a control: alone it lost the ends of replies in section 5, and had few right steps in section 7 |
+# | DPO (2305.18290) | the same | here only as a control: lost ends of replies (section 5), few right steps (7) |
 # | ORPO (2403.07691) | pairs, and no start | you have pairs and no trained model: one stage, level with DPO + SFT in section 7 (`trl.experimental.orpo`) |
-# | {{term:KTO}} (2402.01306) | thumbs up and down | there are no pairs |
-# | {{term:GRPO}} (2402.03300) | a program that scores | something can score each reply |
+# | {{term:KTO}} (2402.01306) | thumbs up and down | each reply was judged alone, so that there are no pairs |
+# | {{term:GRPO}} (2402.03300) | a score for each reply, from a program or a reward model | a program can check a reply |
 #
-# In {{term:RLHF}} (Ouyang et al., 2022) a {{term:reward model}} learns the pairs first, with the loss you know, and then
-# scores what the model writes, while {{term:PPO}} raises its scores and a KL penalty keeps it near its start. DPO needs no
-# reward model and generates no answers during training, so it never sees what it has become. [The next
-# notebook](further/04_reinforcement.ipynb) trains with GRPO and shows a score that is gamed.
+# In {{term:RLHF}} (Ouyang et al., 2022) a {{term:reward model}} first learns the pairs, by the same loss with its own
+# scores in the place of β times the gain. Then {{term:PPO}} trains the policy to write answers that score well, while a KL
+# penalty keeps it near its start. DPO needs no reward model and generates no answers during training, so its loss says
+# nothing about what the model would write by now. [The next notebook](further/04_reinforcement.ipynb) trains with GRPO and
+# shows a score that is gamed.
 
 # %% [markdown]
 # ## How far to trust this, and what you can do now
@@ -617,8 +627,8 @@ pd.DataFrame(rows).T
 # | you want to | do |
 # | --- | --- |
 # | begin | SFT on your best replies; it's the control for everything else |
-# | trust your pairs | a length rule, a bag of words and the first words on the test pairs |
-# | train | `DPOTrainer` with `loss_type=["sigmoid", "sft"]` on the saved SFT model, a fresh adapter, β 0.1, one epoch, three rates (around 3e-4 here, 1e-4 for 0.5B; larger models untried) |
+# | trust your pairs | rank the test pairs by length, a bag of words and the first words; near 50 % is good news |
+# | train | `DPOTrainer` with `loss_type=["sigmoid", "sft"]` on the saved SFT model, a fresh adapter, β 0.1, one epoch, three rates (around 3e-4 here, 1e-4 for 0.5B; for larger models, which we didn't try, the check suggests 1e-5) |
 # | know that it's set up right | first rewards 0; first loss 0.69, plus SFT's if you add it |
 # | know that it works | answers to unseen messages beside the control's, by a measure set before |
 # | keep it sane | KL from the start, `rewards/chosen`, and answers read by eye |

@@ -5,33 +5,37 @@
 #
 # > *"Everybody has one. I want our own fine-tuned model by the end of the month."*
 #
-# | asked about the same hundred invented messages | SmolLM2, 135 million parameters | Qwen2.5-Coder, 0.5 billion |
+# A customer writes, and the model must answer with a record of two fields, `category` and `escalation`. The table says
+# how many of the same hundred invented messages got both fields right:
+#
+# | way of asking | SmolLM2, 135 million parameters | Qwen2.5-Coder, 0.5 billion |
 # | --- | --- | --- |
 # | told in the prompt what to write | {{record:laptop-service:runs."135M | told | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told | 0".right."all fields":.0%}} |
 # | told, shown the eight most similar solved messages, and held to the form by a {{term:structured output|schema}} | {{record:laptop-service:runs."135M | told and 8 retrieved, form forced | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told and 8 retrieved, form forced | 0".right."all fields":.0%}} |
 # | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, with a four-word prompt | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}} |
 #
-# After tuning, most records are right in both fields, but about a third still aren't. A job is a handful of calls: upload a
-# file, start, poll until it's done, call the new model by name, delete it. You don't need a GPU, because the host trains. In
-# this lesson the host is a service on your own computer, which really trains; you make the calls with the official client
-# and then run the result without the host.
+# Tuning wins on both models, but about a third of the records are still wrong. A job is a handful of calls: upload a
+# file, start, poll until it's done, call the new model by name, delete it. You don't need a GPU, because the host trains.
+# Here the host is a service on your own computer, which really trains. You call it with OpenAI's own client, and at the
+# end you run the model without the host.
 #
-# **Tell your boss today** that nobody can promise a better model before measuring its rivals. The quickest rival, a prompt
-# for a current small hosted model, takes you a day and is untested here. So promise a measurement in week 1 and a decision
-# after it:
+# **Tell your boss today** that nobody can promise a better model before measuring its rivals, and that with this lesson's
+# prompts and prices, tuning saves less than 60 dollars in a million requests (section 8). The quickest rival is a prompt for
+# a current small hosted model. It takes you a day to try, and we haven't tried it. So promise a measurement in week 1 and
+# a decision after it:
 #
 # | week | do | stop if |
 # | --- | --- | --- |
 # | 1 | ask who may send customers' messages where, and agree on what's good enough; collect 100 real messages with right answers; score a small hosted model with instructions, a schema and similar examples (section 4) | it's good enough: ship the prompt |
 # | 2 | write 240 solved messages, in part from answers you have, and tune an open model on them, at a host or with lesson 03's program; score it on the same hundred | it doesn't beat the prompt (section 4 says how to tell): collect more rows, or ship the prompt |
 # | 3 | deploy it where it would answer customers, ask it the hundred again, download the weights (section 7) | its score is worse than week 2's by section 4's test, or it costs more than the prompt and isn't better (section 8) |
-# | 4 | let it answer beside the old way, unseen by customers; rehearse the deletion and the move to another host | it does worse than in week 2: your hundred messages weren't like the real ones |
+# | 4 | put it behind a flag; let it answer beside the old way, unseen by customers; rehearse switching back, the deletion and the move to another host | it does worse than in week 2: your hundred messages weren't like the real ones |
 #
-# **Don't plan with OpenAI.** Its fine-tuning closes in stages: to organisations that had never tuned there on
-# {{fact:prices:"gpt-4.1-mini".no_new_customers:%d %B %Y}}, to those that hadn't used a tuned model for 60 days on
-# {{fact:hosts:openai.stages.idle:%d %B %Y}}, and to everybody on {{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}}. A
-# tuned model ends with its base, and the last four bases end on {{fact:hosts:openai.ends:%d %B %Y}}. The training calls
-# outlive all this, because other hosts accept them.
+# **Don't plan with OpenAI.** On {{fact:prices:"gpt-4.1-mini".no_new_customers:%d %B %Y}} it closed fine-tuning to
+# organisations that had never tuned there, and on {{fact:hosts:openai.stages.idle:%d %B %Y}} to those that hadn't used a
+# tuned model for 60 days. On {{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}} everybody else follows. A tuned model
+# ends with its base, and the last four bases end on {{fact:hosts:openai.ends:%d %B %Y}}. You can still learn the calls,
+# because other hosts accept them.
 #
 # By the end you'll be able to
 #
@@ -113,13 +117,14 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
 # **send the same four words whenever you ask the tuned model**.
 #
 # Before you send your files, run `course check-data hosted-train.jsonl` in a terminal; it applies the hosts' rules. A host
-# reads the rows only when the job runs, perhaps an hour after the upload, and cuts the answer off a row that's too long.
+# reads the rows only when the job runs, perhaps an hour after the upload. It shortens a row that's too long at the end,
+# which is where the answer stands.
 
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# The settings in which hosts differ are the program's parameters. We run the first column; the others come from the hosts'
-# own pages and were **never run**.
+# Hosts differ in a few settings, so those are the program's parameters. We run the first column; the others come from the
+# hosts' own pages and were **never run**.
 
 # %%
 folder = mkdtemp()
@@ -141,10 +146,10 @@ pd.DataFrame({
 
 # %% [markdown]
 # Test a new host with ten rows, because even the {{term:hyperparameter|hyperparameters}} differ. OpenAI and Azure take them
-# under `method`, Nebius only at the top level (`at_top`). Elsewhere a `learning_rate_multiplier` of 1 means the host's own
-# rate; at Nebius the number is the rate itself, so 1 would ruin the model. For Azure, write the files with
-# `byte_order_mark=True`. The program names each host's key, because a client without a key sends `OPENAI_API_KEY` to
-# whatever host you name.
+# under `method`, Nebius only at the top level (`at_top`). On the others a `learning_rate_multiplier` of 1 means the host's
+# default learning rate, which says how far each step changes the model. At Nebius the number is the rate itself, so 1 would
+# ruin the model. For Azure, write the files with `byte_order_mark=True`. Always pass the key, as the program does, because
+# a client without one sends your `OPENAI_API_KEY` to whatever host you name.
 
 # %%
 def wait(client, job, every=60, hours=24):
@@ -190,7 +195,8 @@ print(f"auto chose {chosen.n_epochs} epochs, {chosen.batch_size} rows a step, mu
 # %% [markdown]
 # The new model's name consists of `ft:`, its base, the organisation, your suffix and an id. `create` returns at once, and
 # the client has no function that waits for a job. A loop that waits for `succeeded` would never end if a job failed, so
-# `wait` stops at any final state, and also at a deadline because some hosts have states of their own.
+# `wait` stops at any final state, and also at a deadline because some hosts have states of their own. If your program dies
+# meanwhile, the job goes on. Don't start it again: `wait(client, client.fine_tuning.jobs.retrieve("ftjob-…"))` picks it up.
 
 # %%
 show.drawing("hosted-job")
@@ -205,8 +211,9 @@ by_epoch = losses.dropna(subset="full_valid_loss").set_index("step")["full_valid
 charts.loss_curve(list(losses["train_loss"]), "Does the loss fall on unseen rows too?", by_epoch.to_dict(), top=1)
 
 # %% [markdown]
-# The loss on unseen rows falls until the second {{term:epoch}} ends and then stays level. The {{term:loss}} measures how
-# surprised the model is by the right answer, on average per {{term:token}}. The pale line jumps because some rows are
+# The loss on unseen rows falls until the second {{term:epoch}} ends, at step 40, and then stays level. The {{term:loss}}
+# measures how surprised the model is by the right answer, on average per {{term:token}}; its unit is the nat, and 0 means
+# no surprise. A step trains on two rows, so 40 rows make 20 steps an epoch. The pale line jumps because some rows are
 # harder than others; the bold line is its moving average. The validation points are `full_valid_loss`, measured on all 16
 # rows after each epoch, while `valid_loss` may rest on only a few rows. If the validation line turns up, take an earlier
 # checkpoint (section 4).
@@ -219,8 +226,8 @@ table = content if b"," in content else base64.b64decode(content)          # Azu
 pd.read_csv(io.BytesIO(table)).iloc[[0, 1, -1]]
 
 # %% [markdown]
-# The accuracies are shares of tokens, most of them braces and field names. One wrong token spoils a record, so these
-# accuracies say little about records.
+# The accuracies count tokens, and most tokens are braces and field names. One wrong token spoils a record, so don't report
+# these accuracies as your score.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
 # that does the exercise for you. Check as often as you like.
@@ -248,14 +255,15 @@ row = {"tools": [find_order], "messages": [
 tokenizer = models.load_tokenizer()
 encoded = training.SFT(turns="all").encode(tokenizer, flatten(row["messages"], row["tools"]), 1024, "row")    # as this service does
 answers, weights = encoded.completions[0], encoded.token_values["weight"]
+# A label of -100 means that the token is read but not learned.
 labels = [-100] * len(encoded.prompt) + [token if weight else -100 for token, weight in zip(answers, weights)]
 show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 
 # %% [markdown]
-# In this last part of the row the service learns the marked tokens: every assistant message unless its `weight` is 0. The
-# bad reply has to stay in the text, because the next message answers it. In a {{term:tool call}},
-# `arguments` is a *string* that contains JSON, and the result names its call. OpenAI's rows have `weight` too; Nebius's
-# notebooks don't mention it.
+# This is the end of the row as the model reads it, with a special token where each message starts and ends. The service
+# learns the bold tokens: every assistant message unless its `weight` is 0. The bad reply has to stay in the text, because
+# the next message answers it. In a {{term:tool call}}, `arguments` is a *string* that contains JSON, and the result repeats
+# the call's id. OpenAI's rows have `weight` too; Nebius's notebooks don't mention it.
 
 # %%
 # EXERCISE: api-2
@@ -263,9 +271,9 @@ show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 # %% [markdown]
 # ## 4 · Is it better than a prompt?
 #
-# The job used your rows, so a fair prompt gets them too: the eight most similar to the message. With one more parameter the
-# model is {{term:constrained decoding|held to the form}}, because the server crosses out every token after which the answer
-# could no longer fit the schema. Temperature 0 takes the likeliest token each time.
+# The job used your rows, so a fair prompt gets them too: it shows the eight solved messages most similar to the new one.
+# With `response_format` the model is {{term:constrained decoding|held to the form}}, because the server crosses out every
+# token after which the answer could no longer fit the schema. Temperature 0 takes the likeliest token each time.
 
 # %%
 schema = {
@@ -314,12 +322,15 @@ guess
 chats = [row["messages"] for row in read_rows("hosted-test.jsonl")]
 prompts, solutions = [chat[:-1] for chat in chats], [json.loads(chat[-1]["content"]) for chat in chats]
 solved = [row["messages"] for row in read_rows("hosted-train.jsonl")]
-words = TfidfVectorizer(sublinear_tf=True).fit([chat[1]["content"] for chat in solved])
-likeness = words.transform([prompt[-1]["content"] for prompt in prompts]) @ words.transform([chat[1]["content"] for chat in solved]).T
+texts = {"asked": [chat[1]["content"] for chat in chats], "solved": [chat[1]["content"] for chat in solved]}
+words = TfidfVectorizer(sublinear_tf=True).fit(texts["solved"])         # two texts are alike if they share rare words
+likeness = words.transform(texts["asked"]) @ words.transform(texts["solved"]).T
 instructions = {"role": "system", "content": lesson_06.INSTRUCTIONS}
 told = [[instructions, prompt[-1]] for prompt in prompts]
-shown = [[instructions, *[part for row in order[-8:] for part in solved[row][1:]], prompt[-1]]       # the most similar last
-         for prompt, order in zip(prompts, likeness.toarray().argsort())]
+shown = []
+for prompt, order in zip(prompts, likeness.toarray().argsort()):
+    examples = [message for number in order[-8:] for message in solved[number][1:]]       # the most similar last
+    shown.append([instructions, *examples, prompt[-1]])
 results = {
     "instructions": score_replies(client, base, told, solutions, **short_answer),
     "instructions, form forced": score_replies(client, base, told, solutions, **short_answer, response_format=form),
@@ -340,17 +351,18 @@ ways = ("instructions", "8 similar, form forced", "trained on 40 rows")
 show.answers([prompt[-1]["content"] for prompt in prompts[:2]], {way: list(results[way]["reply"][:2]) for way in ways}, solutions[:2])
 
 # %% [markdown]
-# After a minute of training the replies are records, with the shortest prompt of all, but most are still wrong. Eight
-# messages are too few for a decision, so here are a hundred, with {{record:hosted:examples:d}} rows of the same kind, on the
-# small model and on a larger one (scripts: `benchmarks/hosted.py`, `benchmarks/laptop_service.py`):
+# After a minute of training every reply is a valid record, with the shortest prompt of all, but most are still wrong. Eight
+# messages are too few for a decision. So here are a hundred, on the small model and on a larger one, and the jobs had
+# {{record:hosted:examples:d}} rows of the same kind (scripts: `benchmarks/hosted.py`, `benchmarks/laptop_service.py`):
 
 # %%
 lesson_06.rivals()
 
 # %% [markdown]
 # On both models training gets more records right than every prompt that we recorded, even the one with examples from the
-# same solved messages. A schema is enough for the *form*, but it can't choose the category. The last row is a program that
-# reads nothing, so beat it in every column.
+# same solved messages. A schema is enough for the *form*, but it can't choose the category. The last row always gives the
+# most common answer and reads nothing, so beat it in every column. With eight examples the small model still doesn't: its
+# escalations are right less often than that.
 #
 # **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
 
@@ -361,16 +373,17 @@ only = [sum(a > b for a, b in zip(*pair)) for pair in ((tuned, prompted), (promp
 print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[1]}, p = {binomtest(only[0], sum(only)).pvalue:.4f}")
 
 # %% [markdown]
-# Chance hardly explains this split: if neither were better, each of these messages would be a coin toss, and p is the chance
-# of a split at least this lopsided. Below 0.05, believe the difference between these two models, though another seed of the
-# small model's job moved its score by nine points.
+# Chance hardly explains this split. If neither were better, each of these messages would be a coin toss, and p is the chance
+# of a split at least this lopsided. Below 0.05, believe that these two models differ. A second training may still give
+# another score: with another seed, so other rows and another start, the small model's job differed by nine points.
 #
-# For week 1, score OpenAI's current small model like this (*not run here*). Reasoning models take no temperature and have
-# another name for the limit:
+# For week 1, score OpenAI's current small model like this (*not run here*). It sends the messages to OpenAI. Reasoning
+# models take no temperature and have another name for the limit:
 #
 # ```python
 # rows = score_replies(OpenAI(), "gpt-6-luna", shown, solutions, response_format=form, max_completion_tokens=100,
-# reasoning_effort="none")
+#                      reasoning_effort="none")
+# rows.select_dtypes(bool).mean()
 # ```
 #
 # <details><summary><b>Your own files, for example those of lesson 05's script</b></summary>
@@ -387,8 +400,8 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # chats = {part: [row["messages"] for row in read_rows(f"hosted-{part}.jsonl")] for part in ("train", "test")}
 # records = {part: [json.loads(chat[-1]["content"]) for chat in chats[part]] for part in chats}
 # prompts, solutions, fields = [chat[:-1] for chat in chats["test"]], records["test"], list(records["train"][0])
-# schema = {"type": "object", "required": fields, "additionalProperties": False, "properties": {field: {} for field in
-# fields}}
+# schema = {"type": "object", "required": fields, "additionalProperties": False,
+#           "properties": {field: {} for field in fields}}
 #
 # client, job = run_job(**hosts["this machine"])
 # usual = {field: Counter(json.dumps(record[field]) for record in records["train"]).most_common(1)[0][0] for field in fields}
@@ -405,8 +418,8 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # %% [markdown]
 # ### How long should it train?
 #
-# A host keeps the models of the last epochs as {{term:checkpoint|checkpoints}}. Yours answer like any model, so score them
-# on the validation rows, not on the test:
+# A host keeps the model as it was after each of the last epochs; these are its {{term:checkpoint|checkpoints}}. Here each
+# answers under a name of its own, so score them on the validation rows, not on the test:
 
 # %%
 held_out = [row["messages"] for row in read_rows("hosted-validation.jsonl")]
@@ -416,8 +429,9 @@ for one in client.fine_tuning.jobs.checkpoints.list(job.id):          # the newe
     print(f"step {one.step_number}: validation loss {one.metrics.full_valid_loss:.3f}, both right {scored['all fields'].mean():.0%}")
 
 # %% [markdown]
-# Sixteen rows can't separate the last two checkpoints, so here's an earlier recorded job on {{record:hosted:examples:d}}
-# rows, scored on the hundred messages:
+# Sixteen rows can't separate the last two checkpoints, so here's a recorded job of the small model on
+# {{record:hosted:examples:d}} rows, scored on the hundred messages (another run than in the table above, so its score
+# differs a little):
 
 # %%
 run = assets.read_record("hosted")["runs"][0]
@@ -430,8 +444,8 @@ pd.DataFrame({
 
 # %% [markdown]
 # After the second epoch the validation loss turns up, while the training loss goes on falling. That's {{term:overfitting}}:
-# the model begins to store the rows instead of the task. The third epoch cost a third of the bill and brought nothing that a
-# hundred messages can show. This is one job, so look at your own curve:
+# the model begins to learn the rows by heart. The third epoch cost a third of the bill, and the score didn't rise. This is
+# one job, so look at your own curve:
 #
 # - Start with `"auto"` and a validation file, because the training loss falls in any case.
 # - If answers can be scored, score the checkpoints as above, on more than sixteen validation rows.
@@ -454,8 +468,8 @@ print("still there:", [model.id for model in client.models.list()])
 
 # %% [markdown]
 # Seven rows are too few for OpenAI and for this service, but `create` succeeds and the job fails later. Other mistakes fail
-# at once. The last reply is a closed host's, which a customer of OpenAI's reported on 26 May 2026
-# (github.com/ed-donner/llm_engineering, issue 3258); its code and wording are quoted from other projects' public notes.
+# at once. The last error is what OpenAI answers if you may no longer train, as a customer reported on 26 May 2026
+# (github.com/ed-donner/llm_engineering, issue 3258). Our service imitates it, with code and wording from public notes.
 
 # %%
 file = client.files.create(file=write_rows("hosted-seven.jsonl", read_rows("hosted-train.jsonl")[:7]).open("rb"), purpose="fine-tune")
@@ -481,17 +495,17 @@ for name, attempt in attempts.items():
 closed.stop()
 
 # %% [markdown]
-# A program should decide by `job.status`, `job.error.code` and `error.code`, since messages change. Test `job.error and
-# job.error.code`, because OpenAI has sent empty errors with healthy jobs and Python treats such an object as true. Don't
-# retry `training_not_available`. The client itself retries twice if a host is busy (429) or broken (500 and up). A job
+# Let your program decide by `job.status`, `job.error.code` and `error.code`, since messages change. OpenAI has sent empty
+# error objects with healthy jobs, and Python treats such an object as true, so test `job.error and job.error.code`. The
+# client itself retries twice if a host is busy (429) or broken (500 and up). Don't retry `training_not_available`. A job
 # started by mistake costs money until you call `jobs.cancel`.
 
 # %% [markdown]
 # ## 6 · When nobody can write the right answer
 #
 # Sometimes people can only say which of two answers is better. {{term:DPO}} learns from such pairs (lesson 04), and a host
-# that offers it expects a different row format and `method`. The job starts from the model you've just trained. All its
-# pairs reject the same record, which is a mistake:
+# that offers it expects a different row format and `method`. This job starts from the model you've just trained. It has a
+# mistake on purpose, which is that all its pairs reject the same record:
 
 # %%
 pairs = [
@@ -517,11 +531,17 @@ print(f"both fields right: {right[0]} of 8 before, {right[1]} after")
 # {{record:host-preferences:runs.1.models."tuned, before any pairs".scores.both.0:.0%}} to
 # {{record:host-preferences:runs.0.models."pairs that punish one record".scores.both.0:.0%}} and
 # {{record:host-preferences:runs.1.models."pairs that punish one record".scores.both.0:.0%}}, because the models stopped
-# saying "none". So vary the rejected answers, and where you know the right answer, put it in a row and train on that.
+# saying "none". Varied rejections hardly helped: with the models' own mistakes in their place the shares were
+# {{record:host-preferences:runs.0.models."pairs of its own mistakes".scores.both.0:.0%}} and
+# {{record:host-preferences:runs.1.models."pairs of its own mistakes".scores.both.0:.0%}}. Smaller steps did help: with
+# `"learning_rate_multiplier": 0.1` and the same pairs as at first they were
+# {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} and
+# {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}}.
+# No kind of pairs beat the model it started from. Where you know the right answer, put it in a row and train on that.
 #
 # **Reinforcement fine-tuning** needs a *grader* instead, a program or a model that gives each answer a score. OpenAI
-# offered it for one reasoning model, o4-mini, which Azure still lists. The last day of OpenAI's platform for evaluations,
-# with the graders kept there, is {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run the training yourself,
+# offered it for one reasoning model, o4-mini, which Azure still lists. OpenAI ends its platform for evaluations, with the
+# graders kept there, on {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run the training yourself,
 # as in the [notebook on learning from a score](further/04_reinforcement.ipynb), which also shows how a score is gamed.
 
 # %% [markdown]
@@ -560,14 +580,16 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 #     nebius.files.content(file_id).write_to_file(Path("nebius-adapter") / name)
 # ```
 #
-# W&B serves an {{term:adapter}} that you've trained elsewhere, if its rank is at most 16 and its base is one of W&B's, for
-# example an adapter for `OpenPipe/Qwen3-14B-Instruct` trained with lesson 03's program. Upload the folder as an artifact;
-# its address is then the model's name. On Azure you deploy with a `PUT` to the management API, for which you need another
-# token. A standard deployment is billed by the hour; a developer-tier one is billed only for tokens and deleted after 24
-# hours, which is enough for your test. Whatever the host, send your test messages first, because another server may use
-# another {{term:chat template}}.
+# Whatever the host, send your test messages before any customer's, because another server may use another
+# {{term:chat template}}.
 #
-# **Know the closing date.** OpenAI's list of models has a field for it, which a program can read every morning:
+# W&B serves an {{term:adapter}} that you've trained elsewhere, for example with lesson 03's program on
+# `OpenPipe/Qwen3-14B-Instruct`. Its base must be one of W&B's and its rank, which sets its size (lesson 02), at most 16.
+# Upload the folder as an artifact; its address is then the model's name. On Azure you deploy with a `PUT` to the management
+# API, for which you need another token. A standard deployment is billed by the hour. A developer-tier one is billed only
+# for tokens and deleted after 24 hours, which is enough for your test.
+#
+# **Know the closing date.** In OpenAI's list of models it's the field `shutdown_date`, so a daily job can warn you:
 
 # %%
 def days_left(model, today):
@@ -604,8 +626,9 @@ server.stop()
 show.folder_sizes(adapter)
 
 # %% [markdown]
-# The model and its host are both gone. With the library {{term:PEFT}}, put the folder on the same base on your own machine
-# and ask again:
+# The cell deletes one model and one file. At a host, also delete the validation file, the pairs, the result files and the
+# model tuned on pairs, and ask what becomes of checkpoints, because OpenAI documents nothing about them. Here the host
+# itself is gone now. With the library {{term:PEFT}}, put the folder on the same base on your own machine and ask again:
 
 # %%
 from course_utils.generation import generate
@@ -627,6 +650,10 @@ for mine, theirs in both:
 # `vllm serve BASE --enable-lora --lora-modules triage=./hosted-adapter`. After that only `base_url` and `model` change in
 # your program.
 #
+# **Behind a feature flag**, switch `base_url`, key, `model` and system message together, because the tuned model wants its
+# four words and the old way its long instructions. If the call fails or `read_record` returns `None`, use the old way. Log
+# which model answered, so that you can compare the two afterwards.
+#
 # | question | somebody else's host | your own machine |
 # | --- | --- | --- |
 # | what do you need to start? | a key, and a card to charge | a GPU or a slow evening, and somebody who keeps it running |
@@ -640,7 +667,8 @@ for mine, theirs in both:
 # %% [markdown]
 # ## 8 · The bill
 #
-# You pay for the job once: the file's tokens, times the epochs, times the price. Yours would have cost:
+# You pay for the job once: the file's tokens, times the epochs, times the price. Yours would have cost this at OpenAI and,
+# in the last row, at another host, Tinker:
 
 # %%
 pd.DataFrame({
@@ -652,10 +680,11 @@ pd.DataFrame({
 # %% [markdown]
 # The job costs next to nothing, so look at the requests. **By hand**, for a million requests: today's small model,
 # `gpt-6-luna`, costs {{fact:prices:gpt-6-luna.input:.2f}} dollars for a million tokens read and
-# {{fact:prices:gpt-6-luna.output:.2f}} written. With instructions of 170 tokens and 15 written that's 170 · 0.10 + 15 · 0.50
-# = 24.50 dollars. An adapter on a model of 14 billion parameters, with a prompt of 60, costs 60 ·
-# {{fact:prices:qwen3-14b-adapter.input:.2f}} + 15 · {{fact:prices:qwen3-14b-adapter.output:.2f}} = 6.30 dollars. So the
-# adapter saves 18 dollars in a million requests, if its answers are as good. The figure uses the tokens you've measured:
+# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. If a request has 170 tokens and its answer 15, that's
+# 170 · 0.10 + 15 · 0.50 = 24.50 dollars. An adapter on a model of 14 billion parameters at W&B needs a prompt of only 60, so
+# it costs 60 · {{fact:prices:qwen3-14b-adapter.input:.2f}} + 15 · {{fact:prices:qwen3-14b-adapter.output:.2f}} = 6.30
+# dollars. The adapter saves 18 dollars in a million requests, if its answers are as good. The figure uses the tokens you've
+# measured. On both axes each mark is ten times the one before:
 
 # %%
 prices = {"luna": costs.price_of("gpt-6-luna"), "adapter": costs.ADAPTERS["qwen3-14b-adapter"], "azure": costs.UNTUNED["gpt-4.1-mini"]}
@@ -688,10 +717,10 @@ for way in ("gpt-6-luna, instructions", "gpt-6-luna, 8 examples"):
 monthly.map("${:,.2f}".format)
 
 # %% [markdown]
-# **With prompts as short as these, 40 hours of your work come back only after the requests printed above.** A prompt of
-# several thousand tokens may change that, so put your number into `tokens_in`, and use your host's price for a cached
-# beginning, which is far lower. Azure's hourly model is never cheaper than the short prompt, because its base also costs
-# more per token. Train because the answers are better, or because data and model must stay with you.
+# **With prompts as short as these, 40 hours of work at 80 dollars come back only after more than 50 million requests.** A
+# prompt of several thousand tokens may change that, so put your number into `tokens_in`. Use your host's price for cached
+# input, which is far lower. Azure's hourly model is never cheaper than `gpt-6-luna` with instructions, because its base
+# also costs more per token. Train because the answers are better, or because data and model must stay with you.
 #
 # The price of an hour is an example in Azure's documentation of {{fact:prices:azure-hosting.date:%d %B %Y}},
 # {{fact:prices:azure-hosting.hour:.2f}} dollars; the other prices were read between
@@ -708,16 +737,16 @@ monthly.map("${:,.2f}".format)
 # | | |
 # | --- | --- |
 # | messages | 100 invented ones, longer than the rows that were trained on; live 8 |
-# | runs | section 4 has one seed of the 135M's job; two seeds of it in section 6 lie nine points apart |
+# | runs | section 4 has one job for each model; the two small ones in section 6, with different seeds, lie nine points apart |
 # | hosts | each host's page on its date; no account at any of them |
 # | not found | Nebius's price for an adapter, a call that deletes one there, Crusoe's events |
-# | would change the answer | a frontier model with your prompt; messages of another kind; a host that charges more for tuned tokens, as OpenAI does |
+# | would change the answer | a current hosted model with your prompt; messages of another kind; a host that charges more for tuned tokens, as OpenAI does |
 #
 # | you want to | do |
 # | --- | --- |
 # | know whether to train | a hundred messages, the best prompt, a schema, similar examples; then one job |
 # | know whether it worked | the validation curve first, then scored answers beside the prompt's |
-# | train elsewhere | the same program with another row of parameters, first with ten rows |
+# | train elsewhere | the same program with another host's settings, first with ten rows |
 # | keep a bad reply out | `weight: 0` |
 # | guarantee a form | `response_format` with a schema, trained or not |
 # | be ready to leave | files, test set and weights at home |
@@ -725,14 +754,14 @@ monthly.map("${:,.2f}".format)
 # You'll recognise three mistakes by their symptoms:
 #
 # - The program waits for ever, because it waits for `succeeded` and the job failed an hour ago (section 2).
-# - The upload is `processed`, and an hour later the job is `failed`, because nobody read the rows before (section 5).
+# - The upload is `processed`, and an hour later the job is `failed`, because the host reads the rows only then (section 5).
 # - The answers get worse at the new host, perhaps because the system message differs from the training rows' (section 1).
 
 # %%
 quiz("06")
 
 # %% [markdown]
-# **The challenge** combines dates, prices, rows and epochs, and a small classifier is trained by your plan.
+# In **the challenge** you plan twelve jobs for a dollar, and the marker trains a small classifier by your plan.
 
 # %%
 # EXERCISE: api-5

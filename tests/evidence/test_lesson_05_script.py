@@ -65,8 +65,8 @@ def small(texts, labels=None, customers=None, **columns):
 
 
 def readable(script, rows):
-    """The rows that step 1 leaves, as step 3 gets them."""
-    return script.apply_corrections(kept(script.flag_unusable(rows)[0]))[0]
+    """The rows that steps 1 and 2 leave, as step 3 gets them."""
+    return kept(script.flag_unusable(script.apply_corrections(rows)[0])[0])
 
 
 def test_rows_that_cannot_be_used_have_a_reason(script, monkeypatch):
@@ -378,6 +378,21 @@ def test_what_somebody_corrected_is_applied(script, monkeypatch, text, labels, r
     assert list(rows["category"]) == labels and said == report
 
 
+def test_labels_written_by_hand_need_neither_an_old_label_nor_a_filled_in_form(script, monkeypatch):
+    """The hundred tickets that somebody labels for training are drawn from all of them, unlabelled ones too."""
+    monkeypatch.setitem(script.STOP, "unusable", 1)
+    texts = [f"where is parcel number {n}" for n in range(49)] + [" "]
+    rows = small(texts, [None] + ["billing"] * 49, note=["customer wrote"] * 50)
+    fields = [("category", "delivery"), ("escalation", "none")]
+    lines = [f"t{n},{field},{right}" for n in (1, 2, 50, 99) for field, right in fields] + ["t3,category,delivery"]
+    Path("corrections-0.csv").write_text("\n".join(["ticket,field,right", *lines]), encoding="utf-8")
+    corrected, report = script.apply_corrections(rows)
+    assert "1 tickets are not in the table" in report
+    why = script.flag_unusable(corrected)[0].set_index("ticket")["why"]
+    assert list(why.index[why == ""]) == ["t1", "t2"]
+    assert why["t3"] == "form left as it opened" and why["t50"] == "no message"
+
+
 def test_every_round_of_corrections_counts_and_each_field_is_read_apart(script, table):
     table.to_csv("mine.csv", index=False)
     script.main("mine.csv")
@@ -484,7 +499,7 @@ def test_it_runs_alone_on_several_columns(table, script):
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     assert [line.split()[0] for line in run.stdout.splitlines()] == [
-        "flag_unusable", "apply_corrections", "flag_copies", "redact", "split", "check_labels", "write"
+        "apply_corrections", "flag_unusable", "flag_copies", "redact", "split", "check_labels", "write"
     ]  # fmt: skip
     for part in ("train", "validation", "test"):
         assert validate(f"mine-ready/{part}.jsonl", "prompt_completion", target="trl").ok

@@ -1,8 +1,10 @@
 """Adapters in one batch give what each gives alone, and PEFT; the engine's answers are those of `generation`."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -344,3 +346,14 @@ def test_freed_memory_goes_back_after_a_pause_once_and_not_during_work(packaged,
                 texts(ask(engine, [{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 200}] * 6))
     finally:
         engine.close()
+
+
+def test_an_idle_cache_holds_no_memory():
+    from course_utils.openai_server.engine import KeyValueCache
+
+    columns = KeyValueCache(tiny_llama())
+    columns.open(torch.tensor([5, 7]))
+    storage = weakref.ref(columns.storage.untyped_storage())
+    columns.clear()
+    gc.collect()
+    assert storage() is None
