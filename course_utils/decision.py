@@ -294,7 +294,7 @@ def _recommend(
     over_volume_limit, latency_is_tight = volume_limit is not None and requests_a_day >= volume_limit, latency == "tight"
     reasons, evidence_keys, enough = [], [], prompt_reaches >= GOOD_ENOUGH
     if enough:
-        reached = f"the prompt reaches {_percent(prompt_reaches)} of the goal"
+        reached = f"the prompt reaches {_percent(prompt_reaches)} of the messages"
         if not over_volume_limit and not latency_is_tight:
             return "prompt", [f"{reached}; the rest rarely pays for a second system"], ["tokens"]
         volume = f"{requests_a_day:,} requests a day" + ", more than one GPU takes with a long prompt," * own_machines
@@ -302,7 +302,7 @@ def _recommend(
         reasons.append(f"{reached}, but with {causes} the length of the prompt counts in each call")
         evidence_keys += ["tokens", "volume"] if over_volume_limit and not own_machines else ["tokens"]
     else:
-        reasons.append(f"the prompt reaches only {_percent(prompt_reaches)} of the goal")
+        reasons.append(f"the prompt reaches only {_percent(prompt_reaches)} of the messages")
         if larger_reaches is not None and larger_reaches >= GOOD_ENOUGH and not (over_volume_limit or latency_is_tight):
             reasons.append(
                 f"a larger model reaches {_percent(larger_reaches)} with it, and at this volume its price is no reason"

@@ -118,7 +118,8 @@ def start_lesson(extras: str = "") -> None:
         from IPython.core.getipython import get_ipython
         from IPython.display import clear_output
 
-        _release_after_long_cells(get_ipython())
+        if shell := get_ipython():
+            _release_after_long_cells(shell)
         clear_output()  # what `%pip` printed in the line above: in Jupyter, always a note that a restart may be needed
     install.install_missing(extras)
     preparation = prepare_process()

@@ -38,7 +38,7 @@ LOOKS = {
     "frontier model, long prompt": ("#a0457f", "D"),
     "small model, long prompt": ("#7a5d00", "v"),
     "fine-tuned, hosted": ("#0072b2", "o"),
-    "fine-tuned, own GPU": (QUIET, "s"),
+    "fine-tuned, rented GPU": (QUIET, "s"),
 }
 # All other lines, in their order.
 SERIES = (("#0072b2", "o"), ("#08783e", "s"), ("#a0457f", "D"), ("#7a5d00", "v"), ("#b34700", "^"), (QUIET, "X"))

@@ -35,7 +35,14 @@ WAYS = {
     "fine-tuned, a passage": ("fine-tuned + RAG", "fine-tuned + RAG"),
     "fine-tuned, a passage about a product it never saw": ("fine-tuned + RAG, unseen products", ""),
 }
-SHOWN = ("three fixed examples", "similar past answers", "a passage and past answers", "fine-tuned", "fine-tuned, a passage")
+SHOWN = (
+    "three fixed examples",
+    "similar past answers",
+    "a passage (RAG)",
+    "a passage and past answers",
+    "fine-tuned",
+    "fine-tuned, a passage",
+)
 
 
 def data_file(name: str) -> Path:
@@ -111,7 +118,7 @@ def changes_figure() -> Figure:
 
 # -- money --------------------------------------------------------------------------------------------------------------------
 
-LINES = ("frontier model, long prompt", "small model, long prompt", "fine-tuned, hosted", "fine-tuned, own GPU")
+LINES = ("frontier model, long prompt", "small model, long prompt", "fine-tuned, hosted", "fine-tuned, rented GPU")
 
 
 def cost_figure(chosen: costs.Assumptions) -> Figure:

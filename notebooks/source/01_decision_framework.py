@@ -34,8 +34,9 @@ lesson_01.picture()
 # %% [markdown]
 # With three fixed examples none of these models gave a usable answer, because no model can know an invented shop. With
 # similar past answers many are usable, since every fact asked for here stands in one of them. Training alone brings next
-# to nothing, because one pass hardly teaches a fact. Given a passage, the trained models lead at their size, but not
-# clearly, and the untrained 1.5B with past answers has the highest share. We tested no large hosted model, so if you call
+# to nothing, because going through the examples once hardly teaches a fact. Given a passage of the catalogue, the trained
+# models lead at their size, but not clearly. The untrained 1.5B (1.5 billion parameters) with past answers has the highest
+# share. We tested no large hosted model, so if you call
 # one, run section 2's program on it before you plan any training. The line through each mark is its
 # {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
 #
@@ -45,7 +46,7 @@ lesson_01.picture()
 # - tell from twenty wrong answers what is missing, and what to try,
 # - measure a search before you blame the model, and know when the whole text belongs in the prompt,
 # - train a model through an API, and say what training changed and what it didn't,
-# - compute how many requests a day make it pay, and put the whole decision on one page.
+# - compute how many requests a day make training pay, and put the whole decision on one page.
 #
 # You should have called a language model's API; you needn't have trained anything. Reading takes about 40 minutes, the
 # exercises about 35. {{timing}} If you must decide today, read sections 1 to 3 and 7,
@@ -61,10 +62,10 @@ lesson_01.picture()
 # hand her the manual. Or she knows, but writes a page of pleasantries where the form has one line: the manual won't help,
 # practice will.
 #
-# A model fails in the same two ways, for lack of *knowledge* or by its *behaviour*. Retrieval is the manual, opened at the
-# right page. Fine-tuning is the practice: it costs time once and changes how she works, but facts learned that way go out of
-# date. Before either, you'd simply tell her what you want and show her how similar customers were answered. So the questions
-# come in this order:
+# A model fails in the same two ways, for lack of *knowledge* or by its *behaviour*. Retrieval is the manual: a program
+# finds the right page and puts it into the prompt. Fine-tuning is the practice: it costs time once and changes how she
+# works, but facts learned that way go out of date. Before either, you'd simply tell her what you want. Before any practice,
+# you'd also show her how similar customers were answered. So the questions come in this order:
 
 # %%
 show.drawing("decision-tree")
@@ -81,8 +82,8 @@ show.drawing("decision-tree")
 # | similar past answers in the prompt | somebody has answered such messages before | a longer prompt |
 # | fine-tuning | the model has what it needs but still misbehaves | examples, one training run, then short prompts |
 #
-# `decide` is the same tree as a function. Suppose the best prompt, with past answers in it, gets 60 % of the test messages
-# right, a larger model 70 %, and there are 300 good examples:
+# `decide` is the same tree as a function. Suppose the behaviour is wrong, and 500 requests come a day. The best prompt,
+# with past answers in it, gets 60 % of the test messages right, a larger model 70 %, and there are 300 good examples:
 
 # %%
 decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=True, examples=300, requests_a_day=500)
@@ -101,7 +102,8 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 # %% [markdown]
 # ## 2 · The job: measure four ways
 #
-# You need three files and a prompt, `instructions.txt`. `cases.jsonl` has messages, each with the right answer.
+# You need three files and a prompt, `instructions.txt`. `cases.jsonl` has messages, each with the right answer and, if
+# you like, other wordings to accept (`accepted`).
 # `answered.jsonl` has messages that were answered before, none of them among the cases. `documents.jsonl` has the texts
 # with the facts. At work you'd export all three; here the next cells write them for an invented shop.
 
@@ -282,9 +284,9 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
 # right passage too. An `answer` may be plain text; in a record, `FREE` names the field that may be worded differently.
 #
 # A dozen cases decide little. The next table has a hundred, for the small model that you've just used and for two larger
-# ones that were built for code (script: `benchmarks/laptop_questions.py`). Its prompts aren't quite yours: alone, past
-# answers are eight for the larger two models, a choice that we made on other questions, and beside a passage each past
-# answer comes with its own passage. *Tokens in* are the 0.5B's, and a dash means that we didn't run it.
+# ones that were built for code (script: `benchmarks/laptop_questions.py`). Its prompts aren't quite yours. Without a
+# passage, the larger two models see eight past answers, not three (we chose eight on other questions). Beside a passage,
+# each past answer comes with its own passage. *Tokens in* are the 0.5B's, and a dash means that we didn't run it.
 
 # %%
 lesson_01.rivals()
@@ -293,7 +295,7 @@ lesson_01.rivals()
 # From a passage the 0.5B gets the fact for {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the
 # messages, but only {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable. A schema
 # would change little, because {{record:laptop-questions:runs."0.5B | RAG | 0".right.valid:.0%}} are valid records already,
-# only with a wrong topic, for example. That's a matter of behaviour. Similar past answers show how to fill in the other
+# most with a wrong topic or product. That's a matter of behaviour. Similar past answers show how to fill in the other
 # fields, and often contain the fact too, but they go out of date. If your customers ask new questions, read the row *to
 # other questions*, for which we left out every past answer to the same question.
 #
@@ -328,10 +330,10 @@ pd.DataFrame([
 # {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30 (kappa
 # {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}}), and the 1.5B says yes to
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0"."says yes":d}} (kappa
-# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). Kappa is the agreement beyond chance. Go by
-# it, because always saying yes agrees on 20 of these 30. Looking for the fact agrees on 26, but it accepts *"The customer
-# should wait for 33 months"*, where 33 months is a guarantee, and rejects *"at 14:20 on Thursday"* for *Thursday at
-# 14:20*. To test your host's model as a judge, put its name into `judge`.
+# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). Kappa is the agreement beyond chance:
+# 0 is no better than chance, and 1 is perfect. Go by it, because always saying yes agrees on 20 of these 30. Looking for
+# the fact agrees on 26, but it accepts *"The customer should wait for 33 months"*, where 33 months is a guarantee, and
+# rejects *"at 14:20 on Thursday"* for *Thursday at 14:20*. To test your host's model as a judge, put its name into `judge`.
 
 # %% [markdown]
 # ## 3 · Read twenty wrong answers
@@ -374,8 +376,7 @@ cures = {
 
 # %% [markdown]
 # Now sort these ten yourself. We picked them to show every cause, so their counts mean nothing. At work
-# `results["a passage (RAG)"].query("not right")` lists your own wrong answers; sort twenty by eye, and mend first what
-# breaks most often.
+# `results["a passage (RAG)"].query("not right")` lists your own wrong answers. Sort twenty of them by eye.
 
 # %%
 wrong = [json.loads(line) for line in open(lesson_01.data_file("wrong_answers"), encoding="utf-8")]
@@ -396,13 +397,13 @@ counted.rename_axis(index="what broke", columns=None)
 # %% [markdown]
 # Each of our five cures begins with something other than training, so don't start with "should we fine-tune?". A misread
 # passage calls for a larger model, or for training on examples with passages, which teaches reading (section 6). In its
-# wrong judgements the 0.5B had the fact, but the wrong topic and no product. Mend the link that breaks
-# most often, measure, and sort again, because a wrong form may only show once the passage is right.
+# wrong judgements the 0.5B had the fact, but the wrong topic and no product. Fix the link that breaks most often,
+# measure, and sort again, because a wrong form may only show once the passage is right.
 
 # %% [markdown]
 # ## 4 · A better prompt
 #
-# **Similar past answers.** A solved message about the same thing holds topic, product *and* fact, so a file of good
+# **Similar past answers.** An answered message about the same thing holds topic, product *and* fact, so a file of good
 # answers is a small knowledge base. It covers only what somebody has asked before. Ours is the best case, because every
 # fact has been asked for in another wording.
 #
@@ -528,7 +529,7 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 #
 # - Take an **instruct model**, not a base model, because it already answers in turns and stops.
 # - Take the **smallest that reads well enough**. For example, run section 2's program with your best prompt on three sizes.
-# - Check that its **licence** allows commercial use. Apache 2.0 and MIT do; others forbid some, or require visible credit.
+# - Check that its **licence** allows commercial use. Apache 2.0 and MIT do; others forbid some uses or require credit.
 # - Prefer a model that doesn't write out its **thoughts**, or lets you switch that off.
 # - Check that **your host** tunes the model, and for how long the host promises to serve it.
 #
@@ -624,7 +625,8 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
 # past answers first, for the small model with a passage. Training makes the prompt shorter,
 # {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead of
 # {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} for the 0.5B, and it helps most where no
-# past answer fits: in section 2's table compare the last row with *to other questions*, for the small model.
+# past answer fits: in section 2's table compare the last row with *to other questions*, for the small model. That last row
+# is also well below the row above it, so test yours on products that the training didn't cover.
 #
 # To see if you have enough examples, train on a quarter, a half and all of them. As long as the share of right answers on
 # other messages rises, more will probably help.
@@ -637,8 +639,9 @@ lesson_01.changes_figure()
 
 # %% [markdown]
 # After the change the model that learned by heart gets none of the facts right, and nothing in its answers shows that. The
-# model that was trained to read gets as many right as before. The card compares this with a published claim; its 72 % are
-# of all hundred questions, the figure's 71 % of the 38 facts that changed.
+# model that was trained to read gets as many right as before. The card compares this with a published claim. Its 36 %, 53 %
+# and 72 % are of all hundred questions, and its 53 % comes from a run with more passes than the figure's 46 %. The
+# figure's shares are of the 38 facts that changed.
 
 # %%
 evidence.card("D5")
@@ -656,9 +659,9 @@ evidence.card("D5")
 #
 # With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and
 # with a prompt of 140 tokens, a request costs 0.00004 dollars, so each saves a tenth of a cent. Training takes 40 hours of
-# work on examples and tests, which at 80 dollars an hour cost 3,200 dollars. Three million requests save as much, and
-# that's some 9,000 a day for a year. The picture repeats this sum with the tokens you've just measured, at these prices
-# per million tokens:
+# work on examples and tests, which costs 3,200 dollars at 80 dollars an hour. It takes about three million requests to save
+# that, or some 9,000 a day for a year. The picture repeats this sum with the tokens you've just measured and 8 more hours
+# for a second run within the year, at these prices per million tokens:
 
 # %%
 pd.DataFrame({
@@ -681,12 +684,12 @@ for name, way in ways_to_run.items():
 lesson_01.cost_figure(chosen)
 
 # %% [markdown]
-# Against the large model fine-tuning pays from the volume in the title, but against the same small model with the long
-# prompt only from many times that, which section 8's memo prints. Both sums suppose equally good answers, and the large
+# Fine-tuning pays against the large model from the volume in the title. Against the same small model with the long prompt
+# it takes many times that volume, which section 8's memo prints. Both sums suppose equally good answers, and the large
 # model wasn't tested here. So if the small model with the long prompt is good enough for your task, keep it. In the
-# printed lines `prompted` is the large model with the long prompt, and `hosted` is the fine-tuned one, paid per token. The
-# picture spreads the start over a year, and both its axes are logarithmic. The $1,920 are 24 hours on prompt, search and
-# tests; training adds 40, and 8 for a second run within the year.
+# printed lines `prompted` is the large model with the long prompt, `hosted` is the fine-tuned one, paid per token, and
+# `self-hosted` is the same on rented GPUs. The picture spreads what is paid at the start over a year, and both its axes
+# are logarithmic. The $1,920 is for 24 hours on prompt, search and tests; training adds 48.
 #
 # Change one assumption at a time. Begin with the model that you compare with and the hours of work.
 
@@ -714,8 +717,8 @@ pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_
 # %% [markdown]
 # ## 8 · The decision on one page
 #
-# The next cell puts your results into a memo. First replace the lines under *your project's own*: even `larger_reaches` is
-# still the shop's, measured with the 1.5B.
+# The next cell puts your results into a memo. First replace the lines under *your project's own*. Even `larger_reaches` is
+# the shop's, measured with the 1.5B on the recorded hundred.
 
 # %%
 from IPython.display import Markdown
@@ -780,7 +783,7 @@ Markdown(memo)
 # | --- | --- |
 # | messages | 100 invented ones about an invented shop, so no model can know the answers; only a dozen are asked live |
 # | models | 135 million, 0.5 and 1.5 billion parameters; the larger two were made for code, and no frontier model was tested |
-# | runs | three seeds for what was trained on the small model, one on the 0.5B; the 1.5B wasn't trained |
+# | runs | three training runs of the small model, differing only in chance, one of the 0.5B; the 1.5B wasn't trained |
 # | what training saw | 160 examples (100 live): the same facts in other words, always with the right passage if with any |
 # | search | one question in five misses its passage live, one in seven in the recorded table |
 # | would change the answer | facts that a model knows already; thousands of pages; messages that nobody asked before |
@@ -832,8 +835,8 @@ for case, reply, right in zip(cases, results["fine-tuned, a passage"]["reply"], 
 # | facts missing, text short | one passage and the whole text in a cached prompt: measure both |
 # | facts missing, text long or changing | RAG; recall before answers |
 # | facts there, judged wrongly | similar past answers; then fine-tuning with 100 examples or more |
-# | both | RAG with similar past answers; then training on examples *with* passages |
-# | facts that change | looked up, never trained in |
+# | facts missing, and the rest judged wrongly | RAG with similar past answers; then training on examples *with* passages |
+# | facts that change | look them up, never train them in |
 
 # %%
 quiz("01")

@@ -126,11 +126,11 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
 # %% [markdown]
 # ## 2 · The whole job, in one program
 #
-# This program is the one to take to work. It trains an adapter on `train.jsonl`, measures the loss on a quarter of
-# `validation.jsonl`, saves the adapter, and scores its replies to all of `validation.jsonl`. In a terminal,
-# `course train-script` writes it as one file, `train_adapter.py`, which runs without this course and says what to
-# install. `python train_adapter.py` trains and scores; `python train_adapter.py test.jsonl` scores the saved adapter on
-# the test.
+# This program is the one to take to work. It trains an adapter on `train.jsonl`, measures the loss (one number for how
+# wrong the model still is) on a quarter of `validation.jsonl`, saves the adapter, and scores its replies to all of
+# `validation.jsonl`. In a terminal, `course train-script` writes it as one file, `train_adapter.py`, which runs without
+# this course and says what to install. `python train_adapter.py` trains and scores; `python train_adapter.py test.jsonl`
+# scores the saved adapter on the test file.
 #
 # First check the files and the model's template, because some faults are visible before a run: for example answers that
 # are cut off, an end marker that is never learned, or test rows in the training file. (In a terminal:
@@ -208,21 +208,21 @@ shares = pd.DataFrame({"your model": scores.drop(columns="reply").mean(), "alway
 shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_action="ignore").fillna("–")
 
 # %% [markdown]
-# With the CPU's 80 tickets nearly all replies are valid records with the right order number, but fewer than one in ten is
-# right in every field. The product is right about half the time, and category and escalation no more often than if you
-# always gave the most common value. The trainer's table hides this: its loss fell steeply, and its *mean token accuracy*
-# (how many of the answer's tokens were predicted right) ended at 95 %, because most tokens of an answer are form, such as
-# braces and field names. So score whole replies, and read five of them to see how the model fails:
+# After the CPU's 80 tickets, nearly all replies are valid and nearly all order numbers are right, but fewer than one reply
+# in ten is right in every field. The product is right about half the time, and category and escalation no more often than
+# if you always gave the most common value. The trainer's table hides this: its loss fell steeply, and its *mean token
+# accuracy* (how many of the answer's tokens were predicted right) ended at 95 %, because most tokens of an answer are form,
+# such as braces and field names. So score whole replies, and read five of them to see how the model fails:
 
 # %%
 show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": list(scores["reply"][:5])}, solutions[:5])
 
 # %% [markdown]
-# **Is that better than a prompt?** The next table counts the records that are right in all four fields, on the same
-# hundred test messages. It's recorded (script: `benchmarks/laptop_tickets.py`), for the small model and for Qwen2.5-Coder
-# with 0.5 and 1.5 billion parameters. *Tokens* is the length of the prompt. *Seeds* is the number of runs of each of the
-# three models, in the columns' order and each on other tickets; where it's 0, the cell has a dash. *Base in 4 bits* is
-# lesson 03's method. Put a field's name in place of "all fields" to see that field alone.
+# **Is that better than a prompt?** The next table shows how many of the same hundred test messages got a record that's
+# right in all four fields. We recorded it (script: `benchmarks/laptop_tickets.py`) for the small model and for
+# Qwen2.5-Coder with 0.5 and 1.5 billion parameters. *Tokens* is the length of the prompt. *Seeds* says how many runs each
+# of the three models had, in the order of the columns. Each run used different tickets, and a dash means no run. *Base in
+# 4 bits* is lesson 03's method. Put a field's name in place of "all fields" to see that field alone.
 
 # %%
 evidence.lesson_02.rivals_table("all fields")
@@ -232,17 +232,22 @@ evidence.lesson_02.rivals_table("all fields")
 # after training, and about a quarter with the eight most similar of the 80 shown. After 240 tickets about six in ten are
 # right, and the small model too does better than with its own best prompt.
 #
-# The gain isn't all due to more tickets. Each trained model read its tickets once, two a step, so 240 tickets also meant
-# 120 steps instead of 40. When we gave the 0.5B its 240 tickets eight a step, in 30 steps, it got 45 of 100 right instead
-# of 66 (one seed, from the same record). So measure several passes over your file before you pay for more tickets. The
-# intervals reflect only which messages were sampled, not which tickets were drawn.
+# **Before you pay for more tickets, train on yours more than once.** Unless the row says otherwise, a model read each
+# ticket once, two a step, so 240 tickets also meant three times as many steps as 80. Reading the first seed's 80 tickets
+# three times takes the small model from {{record:laptop-tickets:runs."135M | LoRA, 80 | 0".right."all fields":.0%}} to
+# {{record:laptop-tickets:runs."135M | LoRA, 80, 3 passes | 0".right."all fields":.0%}} and the 0.5B from
+# {{record:laptop-tickets:runs."0.5B | LoRA, 80 | 0".right."all fields":.0%}} to
+# {{record:laptop-tickets:runs."0.5B | LoRA, 80, 3 passes | 0".right."all fields":.0%}}. Six times is better still for
+# the small model, and no better for the 0.5B. Our program reads them once because a laptop needs a minute for each pass:
+# set `num_train_epochs`, and stop when replies to validation messages no longer get better. The table's intervals reflect
+# only which messages were sampled, not which tickets the model was trained on.
 #
 # With a few hundred solved tickets, fine-tune the smallest model that meets your target; with fewer, measure similar tickets
 # in the prompt against training, on your own messages. A trained model's prompt is short as well, 30 tokens in section 1.
 # No row is good enough to file tickets unattended, because even the best is right on only 72 of 100.
 
 # %% [markdown]
-# Did your model notice the urgent messages? They're the row `True`, and those that it missed stand under "none":
+# Did your model notice the urgent messages? They're in the row `True`, and it missed those under "none" or "no record":
 
 # %%
 urgent = pd.Series([solution["escalation"] != "none" for solution in solutions], name="urgent")
@@ -251,7 +256,7 @@ pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 
 # %% [markdown]
 # After 80 tickets, most urgent messages get "none". A missed danger costs more than a false alarm, so decide how many of
-# each you can live with. Let a person read every message until the model gets there, and add urgent tickets to
+# each you can live with. Until the model stays within that, let a person read every message, and add urgent tickets to
 # `train.jsonl` (lesson 05).
 #
 # When you put in your own files, change the schema (the script also reads one from `schema.json`) and look at these
@@ -261,10 +266,10 @@ pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 # | --- | --- | --- |
 # | `answer_tokens` | cuts off longer replies, which then count as no record | the tokens of your longest answer, and a few more |
 # | `learning_rate` | sets the size of each step | about 2e-4 for 7B models; section 6 finds it by measuring |
-# | `per_device_train_batch_size` | averages this many tickets for a step | more is faster on a GPU, but makes fewer steps: measure the rate again |
-# | `num_train_epochs` | how often the file is read | raise it while the validation loss falls (section 8) |
+# | `per_device_train_batch_size` | averages this many tickets for a step | a larger batch is faster on a GPU, but makes fewer steps: measure the rate again |
+# | `num_train_epochs` | how often the file is read | 3 or more for a small file, while validation replies get better (section 8) |
 # | `warmup_steps` | raises the rate from zero over the first steps; afterwards TRL lowers it to zero in a straight line | leave it |
-# | `max_length` | 1,024 tokens unless you set it; TRL cuts off the end of longer rows, which is the answer | your longest row |
+# | `max_length` | 1,024 tokens unless you set it; TRL cuts off the end of longer rows, which is the answer | at least the tokens of your longest row |
 # | `gradient_checkpointing` | saves memory and costs time | remove this argument if memory is short: TRL has it on |
 # | `bf16`, `fp16`, `dtype` | the number format: bfloat16 where that's fast, float16 on a T4, else 32 bits | – |
 #
@@ -334,8 +339,8 @@ show.conversation(student_tokenizer, ids.tolist(), labels.tolist())
 #
 # At each position the model scores every token of its {{term:vocabulary}}, and {{term:softmax}} turns these
 # {{term:logits|scores}} into probabilities. A token's {{term:loss}} is minus the natural logarithm of its probability: a
-# token that got 20 % costs −ln 0.20 = 1.61, and a token that got 100 % costs 0. Each row of scores is about the *next*
-# token, so the scores for the token at position i are in row i − 1.
+# token that got 20 % costs −ln 0.20 = 1.61, and a token that got 100 % costs 0. The unit is the *nat*. Each row of scores
+# is about the *next* token, so the scores for the token at position i are in row i − 1.
 
 # %%
 with torch.no_grad():
@@ -356,8 +361,8 @@ print(f"mean {losses.mean():.4f}; by transformers {student(ids[None], labels=lab
 # ### Which way is down? One weight moves
 #
 # For each {{term:weight}}, `backward()` computes the {{term:gradient}}: how the loss would change if that weight grew a
-# little. The {{term:optimizer}} then moves every weight a small step the other way. Only the last four of the model's 30
-# layers learn here, to save memory.
+# little. The {{term:optimizer}} then moves each trained weight a small step the other way. Here we train only the last
+# four of the model's 30 layers, to save memory.
 
 # %%
 student.requires_grad_(False)
@@ -372,7 +377,7 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 
 # %% [markdown]
 # The weight moved against its gradient, by 0.0003. That's the learning rate, because AdamW divides each gradient by its
-# own recent size. So on the first step nearly every weight moves that far, whether its gradient is large or small.
+# own recent size. So on the first step nearly every trained weight moves that far, however large its gradient is.
 #
 # `SFTTrainer` repeats such a step for every batch, but leaves the model's own weights alone and updates an adapter, which
 # you'll build next.
@@ -549,7 +554,7 @@ evidence.lesson_02.states_table()
 # | which layers | all linear layers | training only attention, at equal size, hurt everyday text most; large studies find it also learns less |
 # | rank | 16; raise it if more data no longer lowers the loss | in our short runs 1 had no higher loss, and 64 no lower |
 # | alpha | 2 × rank, and leave it | it does nearly the same job as the rate |
-# | epochs | stop when the validation loss stops falling | section 8 shows what too many do |
+# | epochs | stop when validation replies stop getting better | section 8 shows what too many do |
 #
 # **Find the rate by measuring.** At each rate, train a fresh adapter for a few steps, and look at the validation loss:
 
@@ -579,16 +584,16 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
 evidence.lesson_02.rivals()
 
 # %% [markdown]
-# **Full fine-tuning got more labels right than rank 16.** It needs about six times the memory for weights and states
-# (section 5), which you can afford at this size. LoRA pays off on larger models.
+# **Full fine-tuning got more labels right than rank 16.** For weights and optimizer states it needs 2.2 GB
+# instead of 0.3 (section 5), which you can afford at this size. LoRA pays off on larger models.
 #
 # A higher rank didn't lower the validation loss here. Part of the reason may be that all ranks had the same rate, so
-# measure the rate again when you change the rank. We take 16 because other data may need more, roughly when they have
-# more tokens than the adapter has numbers (Schulman et al., 2025).
+# measure the rate again when you change the rank. We take 16 because a larger data set may need more, roughly when it
+# has more tokens than the adapter has numbers (Schulman et al., 2025).
 #
 # Every run raised the prose loss. Training attention alone raised it most, and full fine-tuning least. The last column
-# counts everyday questions that are now answered with a record. If your model has to write records and answer people, mix
-# ordinary conversations into the training file, or switch the adapter off (section 7).
+# gives the share of everyday questions that are now answered with a record. If your model has to write records and answer
+# people, mix ordinary conversations into the training file, or switch the adapter off (section 7).
 #
 # **Challenge.** Choose the settings for forty steps of your own.
 
@@ -616,16 +621,16 @@ tokenizer.save_pretrained("tickets-merged")
 show.folder_sizes("ticket-adapter", "tickets-merged")
 
 # %% [markdown]
-# The merged folder loads like any model. (PEFT printed 0 trainable parameters because it loaded the adapter for
-# answering.) In a terminal, `course export ticket-adapter --to gguf` writes a file for llama.cpp. With `--to ollama` you
-# get a Modelfile as well, and with `--to vllm` a folder with the adapter.
+# The merged folder loads like any model. (Section 8 explains the 0 trainable parameters.) In a terminal,
+# `course export ticket-adapter --to gguf` writes a file for llama.cpp. With `--to ollama` you get a Modelfile as well, and
+# with `--to vllm` a folder with the adapter.
 #
-# Each export can change answers, for example through another template, a lost stop word or rounded weights. To see that,
-# `course roundtrip ticket-adapter` sends the test messages through every stage and compares prompts and answers. Keep it
-# for after section 9, because it shows test scores. The next table is recorded, for adapters of section 2's program on
-# both models (`benchmarks/roundtrip.py`). Its first three columns count messages out of 100, and the last is the
-# difference from PEFT's score with its 95 % interval. vLLM wasn't run, and *ollama* is llama.cpp with the Modelfile's
-# prompts:
+# Each export can change answers, for example through another template, a lost stop word or rounded weights. To check,
+# run `course roundtrip ticket-adapter`, which sends the test messages through every stage and compares prompts and
+# answers. Run it after section 9, because it shows test scores. We recorded the next table with adapters that section 2's
+# program trained on the 135M and the 0.5B (`benchmarks/roundtrip.py`). Its first three columns count messages out of 100,
+# and the last is the difference from PEFT's score with its 95 % interval. We didn't run vLLM, and *ollama* means llama.cpp
+# with the Modelfile's prompts:
 
 # %%
 runs = assets.read_record("roundtrip")["runs"]
@@ -664,7 +669,7 @@ print("adapted:", {name.split(".")[-4] for name, weight in typo.named_parameters
 merged = typo.unload()
 
 # %% [markdown]
-# Only `q_proj` was adapted. Before a long run, look at `print_trainable_parameters()` and at the adapted names, as this
+# Only `q_proj` was adapted. Before a long run, call `print_trainable_parameters()`, and print the adapted names as this
 # cell does. PEFT gives no warning for {{term:mixture of experts|mixture-of-experts models}} either: `"all-linear"` skips
 # the experts of gpt-oss and Qwen3.5-MoE, because experts aren't linear layers there. Section 2's check finds that and
 # calls it `experts-without-adapters`; the names in brackets below are such findings too.
@@ -704,16 +709,16 @@ print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
-# With the CPU's 80 tickets the reply to the strimmer has the right form, but a wrong escalation and product. The record
-# at the top is the same model's after {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than if you
-# always said "none"; the recorded 135M beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows below
-# yours show. Your row is one run, on other tickets and at another rate than the recorded rows, and can be ten or more
-# points away.
+# After the CPU's 80 tickets, the reply about the strimmer has the right form, but a wrong escalation and product. The
+# record at the top is the same model's after {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than
+# if you always said "none"; the recorded 135M beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows
+# below yours show. Your row is one run, with different tickets and a different rate, so it can be ten or more points away
+# from the recorded one.
 #
 # > **How far to trust these numbers.** With a hundred test messages, your row's intervals are about as wide as the recorded
-# > ones. A recorded row is one to three runs (*seeds*), and the best rows of different models overlap. The messages are
-# > invented, more articulate than a real inbox, and 30 % of them are urgent. We looked at the test set while we wrote this
-# > lesson, so its scores may be optimistic.
+# > ones. A recorded row is one to three runs (*seeds*), and the best rows' intervals overlap between models. The messages
+# > are invented, more articulate than those in a real inbox, and 30 % of them are urgent. We looked at the test set while
+# > we wrote this lesson, so its scores may be optimistic.
 #
 # ## What you can do now
 #
@@ -722,7 +727,7 @@ evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 # | start | rank 16, alpha 32, all linear layers; the rate by measuring |
 # | know whether it learned | validation loss while training; then, once, test scores beside a baseline and a good prompt |
 # | use less memory | gradient checkpointing, a smaller batch, then QLoRA (lesson 03) |
-# | serve one behaviour, or many | merge; or one base, adapters apart |
+# | serve one behaviour, or many | for one, merge it; for many, keep the adapters apart from one base |
 # | find out what went wrong | count the trainable parameters, watch the loss of the first steps, read ten replies |
 
 # %%

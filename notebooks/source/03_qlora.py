@@ -63,8 +63,8 @@ print(f"{len(short)} tickets, {tickets_a_step} a step, learning rate {learning_r
 # %% [markdown]
 # ## 1 · The job: LoRA, and a few lines more
 #
-# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. The first cell below checks data and template,
-# without weights. The second loads the model and the third trains it. Only the loading and one short loop before
+# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. The first cell below checks the data and the chat
+# template. The second loads the model and the third trains it. Only the loading and one short loop before
 # `trainer.train()` are new.
 
 # %%
@@ -123,9 +123,9 @@ trainer.save_model("tickets-qlora")
 tuned = trainer.model.eval()
 
 # %% [markdown]
-# TRL makes the adapter of a 4-bit base bfloat16, and the loop makes it float32 again. A bfloat16 number has only two or
-# three correct digits, so small updates late in a run are rounded away (section 8), and on a T4 training stops with an
-# error. The adapter is small, so float32 costs almost nothing.
+# TRL makes the adapter of a 4-bit base bfloat16, and the loop makes it float32 again. Without the loop, many small updates
+# late in a run are rounded away, because bfloat16 has only two or three correct digits (section 8), and on a T4 training
+# stops with an error. The adapter is small, so float32 costs almost nothing.
 #
 # Now read some replies:
 
@@ -147,8 +147,8 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:4]], {"QLoRA": repli
 evidence.lesson_03.recorded()
 
 # %% [markdown]
-# In the last column both are far ahead of the best prompt. QLoRA's one run is a few points behind LoRA's three there, and
-# in *category* it's ahead; both differences are inside the intervals, so one run can't tell the two apart.
+# In the last column both are far ahead of the best prompt. QLoRA's one run is a few points behind LoRA's three there and a
+# few ahead in *category*, but the intervals overlap, so one run can't tell the two apart.
 #
 # On your own card, change `base`, leave out `quantization.guard`, and start from settings like these (*not run here*):
 #
@@ -183,9 +183,9 @@ evidence.lesson_03.recorded()
 # of 4 bytes each, or 4.2 GB. The usual loop holds three such tables at once (scores, probabilities, gradient): 12.6 GB for
 # logits alone.
 #
-# About twenty lines of code compute all four parts from the numbers in a model's `config.json`, so you can check before you
-# download or rent anything. Skip the formula for a block's activations if you like: it was counted from the tensors that
-# PyTorch saves for the backward pass.
+# About twenty lines of code compute all four from the numbers in a model's `config.json` and add an allowance for the
+# card's own needs, so you can check before you download or rent anything. Skip the formula for a block's activations if you
+# like: it was counted from the tensors that PyTorch saves for the backward pass.
 
 # %%
 from transformers import LlamaConfig
@@ -241,9 +241,9 @@ print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 # %% [markdown]
 # For small models of the same architectures the estimator came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what
 # PyTorch's allocator counted on a CPU (`benchmarks/estimates.py`). Nobody has checked it on a GPU yet, so leave a gigabyte
-# or two free, and read `torch.cuda.max_memory_reserved()` after a step with your longest example. Both sums count a
-# block's activations without autocast, which `bf16=True` switches on. With it a block of a 16-bit base keeps about a
-# quarter less, because PEFT's copies are then in 16 bits. So the two bars without checkpointing are on the high side.
+# or two free, and read `torch.cuda.max_memory_reserved()` after a step with your longest example. Both
+# calculations count PEFT's copies of the linear layers' inputs in float32. With `bf16=True` the copies are in 16 bits and a
+# block of a 16-bit base keeps about a quarter less, so the two bars without checkpointing are on the high side.
 #
 # Now reverse the question: how many tokens can one step have on each card, with 1.5 GB to spare? As before, QLoRA's float32
 # embeddings are counted in:
@@ -274,7 +274,7 @@ pd.DataFrame({
 # | `gradient_checkpointing=True` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | up to half as much time again |
 # | the loss in pieces: TRL from 1.16 does it by itself on a GPU; before, `use_liger_kernel=True` | about 1.2 GB less (the rows below still count the logits) | nothing |
 # | the base in 4 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.1f}} GB | some time; accuracy: section 7 |
-# | what isn't in 4 bits left in 16 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | not measured; LoRA on a 16-bit base runs the same way |
+# | what isn't in 4 bits left in 16 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | not measured; in LoRA the whole base is in 16 bits |
 # | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory in a peak |
 # | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | every longer example loses its end, which is the answer |
 #
@@ -284,7 +284,7 @@ pd.DataFrame({
 #
 # **`paged_adamw_8bit`** does two things. *8bit* keeps Adam's two averages in one byte each instead of four. *Paged* lets
 # the driver move them to the computer's memory while the card is full, and a step that needs them back is slower. With
-# LoRA they are small, so this row saves little; in full fine-tuning they take up more than the weights.
+# LoRA the averages are small, so this row saves little. In full fine-tuning they take up more than the weights.
 #
 # **Your turn, a challenge.** Try plans with `memory.estimate`; `help(memory.estimate)` lists its options.
 
@@ -314,7 +314,7 @@ evidence.card("Q3")
 # ## 3 · Merge it, serve it
 #
 # Lesson 02 {{term:merge|merged}} an adapter into its base for free. With a 4-bit base, one of three ways of merging loses
-# most of what was learned. Measure the loss on the twelve reference answers for each, starting with the unmerged adapter:
+# most of what was learned. Measure the loss on the twelve reference answers, first with no adapter, then with it unmerged:
 
 # %%
 def answer_loss(model):
@@ -393,12 +393,12 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
       f"{(new_scales != scales).float().mean():.0%} of the scales move")
 
 # %% [markdown]
-# The changes are here about a hundred times smaller than the distance between neighbouring values, so rounding puts the
-# weights back where they were. Only the scales keep a little of the change. Larger changes should survive better; measure
-# yours.
+# A stored weight lies exactly on one of the sixteen values, so rounding undoes any change of less than half the distance to
+# its neighbour. The changes here are about a hundred times smaller than that distance. Only the scales keep a little of
+# them. Larger changes should survive better; measure yours.
 #
-# Both merges into 16 bits keep what was learned here. Take the restored base, since the adapter was trained on it, unless
-# you've measured the other. For an 8B model this takes about 17 GB; to do it in the computer's memory, put
+# Both merges into 16 bits keep what was learned here. Use the restored base, because the adapter was trained on it, unless
+# the original measures better. For an 8B model this takes about 17 GB; to do it in the computer's memory, put
 # `device_map={"": "cpu"}` into the call of `from_pretrained`.
 #
 # To make the merged model small again, use a format made for serving. Then **measure again**, since this rounds once more.
@@ -433,10 +433,10 @@ charts.histogram(
 )
 
 # %% [markdown]
-# Half of the evenly spaced values lie beyond ±0.5, where few weights are; of NF4's sixteen only six do. The small towers at
-# ±1 are each block's own largest weight. NF4, *4-bit NormalFloat*, assumes that weights follow a bell curve, and takes its
-# values at equal slices of probability on each side of zero, the *quantiles*. Zero must be stored exactly, which leaves
-# fifteen values: seven below and eight above.
+# Half of the evenly spaced values lie beyond ±0.5, where fewer than a fifth of the weights are; of NF4's
+# sixteen only six do. The small towers at ±1 are each block's own largest weight. NF4, *4-bit NormalFloat*, assumes that
+# weights follow a bell curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*.
+# Zero must be stored exactly, which leaves fifteen values: seven below and eight above.
 
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
@@ -468,8 +468,8 @@ pd.DataFrame({
 
 # %% [markdown]
 # Follow the first row: 0.30 / 1.20 = 0.25. The nearest value is 0.246, which has number 10, and 0.246 · 1.20 = 0.295. The
-# weight −1.20 comes back exactly because its absolute value is the scale, and zero does too. NF4's values lie further apart
-# toward the edges, so larger weights such as 0.58 can be off by more.
+# weight −1.20 comes back exactly because its absolute value is the scale, and 0.00 because NF4 has a zero.
+# NF4's values lie further apart toward the edges, so larger weights such as 0.58 can be off by more.
 #
 # **Your turn, before you see ours.** Quantize one block.
 
@@ -518,8 +518,8 @@ for name, weight in weights.items():
 pd.DataFrame(table).T
 
 # %% [markdown]
-# Every byte is the same as bitsandbytes'. NF4's error is smaller than that of evenly spaced values, but it's still about a
-# tenth of the weights' size. Whether a model can live with that you only learn from its answers (section 7).
+# Every byte is the same as bitsandbytes'. The error (the length of the vector of errors over that of the
+# weights) is smaller with NF4 than with even spacing, but it's still about a tenth. Section 7 measures the consequences.
 #
 # ## 5 · How many bits does a weight take?
 #
@@ -527,10 +527,10 @@ pd.DataFrame(table).T
 # than the rest would push all others into the two or three values around zero. In a block it spoils only its 63
 # neighbours. But a scale in float32 takes 32 bits, which is half a bit for each of the 64 weights.
 #
-# Double quantization does to the scales what was done to the weights. Their mean is subtracted, each becomes a code of 8
-# bits, and every 256 of them share one float32 scale.
+# Double quantization rounds these scales too. It subtracts the scales' mean, makes each a code of 8 bits, and gives every
+# 256 of them one float32 scale.
 #
-# **Your turn:** how many bits does a weight take, for any size of block and of group (the scales that share one)?
+# **Your turn:** how many bits does a weight take, for blocks of any size and any number of scales that share one float32?
 
 # %%
 # EXERCISE: qlora-4
@@ -570,14 +570,14 @@ print(f"the rest stays in 16 bits: {2 * rest / 1e6:.0f} MB")
 show.drawing("four-bit-layer")
 
 # %% [markdown]
-# To the layers before it, $\tilde W$ is a table of fixed numbers. Take the eight restored weights as its only row, and let
+# On the way back, $\tilde W$ is just a table of fixed numbers. Take the eight restored weights as its only row, and let
 # the gradient at the output be 2: the first input is multiplied by 0.295, so its gradient is 2 · 0.295 = 0.59; the second by
-# −1.20, so its gradient is −2.40. In general the gradient at the input is $\tilde{W}^\top g$, and no gradient of the weights
-# is needed.
+# −1.20, so its gradient is −2.40. In general a gradient $g$ at the output becomes $\tilde{W}^\top g$ at the input, to which
+# the adapter adds its part, and no gradient of the weights is needed.
 #
-# But PyTorch would keep the restored matrices for the way back: those of all layers or, with checkpointing, those of one
-# block. That would undo the saving, so the product is written by hand, and its {{term:backward pass}} restores the matrix a
-# second time.
+# But PyTorch would keep the restored matrices for the way back. Without checkpointing those of all layers would be
+# kept, which would undo the saving. So the product is written by hand, and its {{term:backward pass}} restores the matrix
+# a second time.
 
 # %% tags=["qlora-from-scratch"]
 class FourBitProduct(torch.autograd.Function):
@@ -643,8 +643,8 @@ for name, (mine, library) in pairs.items():
     print(f"{name:22} {(mine - library).abs().max() / library.abs().max():.0e}")
 
 # %% [markdown]
-# The largest differences are just 32-bit rounding. The last line is the point of this section: our 4-bit
-# layer passes back the same gradient as the library's.
+# The differences, as shares of the largest value, are just float32 rounding. The last line shows that our 4-bit layer
+# passes back the same gradient as the library's.
 #
 # **Your turn.** Somebody wrote a function that measures the error of 4 bits. It has three bugs.
 
@@ -688,8 +688,8 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
 evidence.card("Q5")
 
 # %% [markdown]
-# **Time.** However many tokens go through it, each matrix is restored once on the way forward and once on the way back, and
-# with checkpointing once more. Time one layer both ways:
+# **Time.** Each matrix is restored once on the way forward, once on the way back, and once more with checkpointing, however
+# many tokens there are. Time one layer in 16 and in 4 bits:
 
 # %%
 import time
@@ -719,8 +719,8 @@ for tokens in (32, 128, 512, 2048):
     print(f"{tokens:5} tokens: 4 bits take {more:+.0%} time")
 
 # %% [markdown]
-# For this layer, the more tokens, the less the restoring counts. A CPU's times say little about a GPU's. On GPUs others
-# measured anything from equal time to two thirds more, on an RTX 4090 28 %, so time ten steps of each on your own card:
+# For this layer, restoring counts for less as tokens increase. A CPU's times say little about a GPU's. On GPUs others found
+# anything from equal time to two thirds more (28 % on an RTX 4090), so time ten steps of each on your own card:
 
 # %%
 evidence.lesson_03.published_pace()

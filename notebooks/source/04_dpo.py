@@ -17,8 +17,14 @@
 #
 # In each run DPO with SFT's loss and {{term:ORPO}} beat SFT on all better replies, while SFT on only the replies that keep
 # all rules did about as well as they did. {{term:DPO}} alone, the usual method for training on choices between two
-# answers, did worst on average. You'll run it, compute its {{term:loss}} by hand, and compare it with plain training on
-# the better answers, which is simpler and cheaper. Section 7 says how far these figures can be trusted.
+# answers, beat only imitation on average. You'll run it, compute its {{term:loss}} by hand, and compare it with plain
+# training on the better answers, which is simpler and cheaper. Section 7 says how far these figures can be trusted.
+#
+# **If you must choose by Friday:** if a person or a program can tell which replies are good overall, collect those
+# verdicts and train on the good replies with SFT, because here pairs added nothing measurable to that. If people can only
+# say which of two replies is better, collect pairs, try ORPO and DPO + SFT with SFT beside them, and check each rule. The
+# case for pairs rests on one model and three seeds, and on the model's own answers DPO + SFT lost to SFT
+# (section 7).
 #
 # By the end you'll be able to
 #
@@ -28,8 +34,8 @@
 # - use the stupidest possible model to find out what your pairs teach,
 # - choose between {{term:SFT}}, DPO and its relatives, and recognise four mistakes.
 #
-# You should know lesson 02. Reading takes about 40 minutes, the exercises as long again. {{timing}} If you must choose a
-# method by Friday, read sections 2, 5 and 7 and the table of section 9.
+# You should know lesson 02. Reading takes about 40 minutes, the exercises as long again. {{timing}} In a hurry,
+# read sections 1, 2, 5 and 7 and the tables of section 9.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before
 # refilling
@@ -92,7 +98,7 @@ evidence.lesson_04.pair_card(pair)
 # | finishes | it ends with a full stop, within 60 words |
 #
 # Each pair is about one of the first four. A real desk's past replies are good and bad ones mixed, so we train the base
-# model, as in lesson 02, on a random reply from each pair. We call the result the **start**.
+# model, as in lesson 02, on random replies from the pairs. We call the result the **start**.
 
 # %%
 untrained, tokenizer = models.load()
@@ -153,12 +159,12 @@ by_sft = rival.model.eval()
 # %% [markdown]
 # ### Did the answers get better?
 #
-# Ask all three the same two dozen messages, about products absent from the pairs, at temperature 0. With your own pairs, write a
-# `judge` of your own, and score the start before you train: a rule that it keeps already can't show a gain. Before you look,
-# guess:
+# Ask the start and both new models the same messages, about products absent from the pairs, at temperature 0. With your
+# own pairs, write a `judge` of your own, and score the start before you train: a rule that it keeps already can't show a
+# gain. Before you look, guess:
 
 # %%
-guess = predict("How many of a hundred answers of DPO's model say the step first? The start does in at most a third.", unit="%")
+guess = predict("How many of 100 answers of DPO + SFT say the step first? At most 33 of the start's do.", unit="%")
 guess
 
 # %%
@@ -208,10 +214,10 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 
 # %% [markdown]
 # At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's
-# $\ln 2 = 0.693$ plus SFT's first loss, the one that the rival's log begins with. If not, look at the reference (section
-# 8) and at dropout. In a run of so few steps both lines wander from batch to batch, as in the dip around step 8. What
+# $\ln 2 = 0.693$ plus SFT's first loss, about what the rival's log begins with. If yours isn't, check the reference
+# (section 8) and dropout. In a run of so few steps both lines wander from batch to batch, as in the dip around step 8. What
 # counts at the end is that a gap has opened and that `rewards/chosen` isn't far below zero. All this describes *training*
-# pairs; only its answers show whether the model writes better.
+# pairs; to see whether the model writes better, read its answers.
 
 # %% [markdown]
 # ## 3 · How likely does a model find a reply?
@@ -265,8 +271,8 @@ table = pd.DataFrame({"before": before[0], "now": now[0]}, index=["chosen", "rej
 table.assign(gain=table["now"] - table["before"]).round(2)
 
 # %% [markdown]
-# The first two columns don't say which reply is *better*: a longer reply usually has a lower sum, and a common one a
-# higher sum. But the last column, the change, shows what training did: it's the *gain* of each reply since the start.
+# The first two columns don't say which reply is *better*: a longer reply usually has a lower sum, and everyday
+# wording a higher one. The last column, the change, shows what training did: it's the *gain* of each reply since the start.
 
 # %%
 # EXERCISE: align-1
@@ -359,16 +365,16 @@ evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in 
 # end properly: the two above run on until they are cut off. No pair teaches how a reply ends. The log shows a sign of it:
 # the reward of the chosen replies is far below zero (divide it by β to get nats), so even the *good* replies are less
 # likely than before, and the loss still falls as long as the rejected ones fall further. SFT's part pulls the model
-# towards whole good replies (Pang et al., 2024, arXiv 2404.19733). DPO + SFT also put the step first more often than at
-# section 2's rate, which was probably too high. In the recorded runs below, on more pairs and at nearly this rate, DPO's
+# towards whole good replies (Pang et al., 2024, arXiv 2404.19733). DPO + SFT did about as
+# well as at section 2's rate. In the recorded runs below, on more pairs and at nearly this rate, DPO's
 # replies do end properly, but they lose order numbers.
 #
 # ### Does it beat the cheap rival?
 #
 # One run with {{record:preferences:plan.pairs:d}} pairs or fewer decides nothing. Here are recorded runs on
-# {{record:preferences:plan.pairs:d}} pairs, each method at one rate and three times with another {{term:seed}}, on
+# {{record:preferences:plan.pairs:d}} pairs, each method at one rate with three {{term:seed|seeds}}, on
 # {{record:preferences:plan.test:d}} test messages (`benchmarks/preferences.py`). One measure was fixed before training:
-# the share of answers that keep **all five rules**. A mark is the mean, a bar goes from the lowest seed to the highest.
+# the share of answers that keep **all five rules**. Marks are means, and bars run from the lowest seed to the highest.
 
 # %%
 evidence.lesson_04.compared_figure()
@@ -448,16 +454,16 @@ pd.DataFrame(found).map("{:.0%}".format)
 # house style; a length rule was enough. **Before you train on pairs, rank them with the stupidest model you have.** If that
 # works, it may be all that your accuracy measures.
 #
-# Two in five of our pairs have the same sentences in a different order. The other three avoid the problem by coming as
-# twins:
+# Two in five of our pairs have the same sentences in a different order. The other three in five avoid the problem by coming
+# as twins:
 
 # %%
 show.drawing("twins")
 
 # %% [markdown]
 # Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the message
-# is right once and wrong once. From the other pairs such a rule can still learn how a good reply begins, and that's also
-# what DPO gained most on. Here it's part of what we wanted to teach; you have to judge whether it is in your pairs.
+# is right once and wrong once. From pairs that differ only in order such a rule can learn how a good reply begins, which is
+# also what DPO gained most on. Here it's part of what we wanted to teach; you have to judge whether it is in your pairs.
 
 # %%
 # EXERCISE: align-4
@@ -467,7 +473,7 @@ show.drawing("twins")
 #
 # This section uses all of the lesson's pairs, the same recipe for the start, 100 test messages, and a model of half a
 # billion parameters that people deploy: Qwen2.5-Coder-0.5B-Instruct. Each method has the learning rate that kept all five
-# rules most often on {{record:laptop-house-style:validation:d}} other messages (second column; the lowest if tied), here
+# rules most often on {{record:laptop-house-style:validation:d}} other messages (third column; the lowest if tied), here
 # with one seed. "SFT, kept rules" is a control that only somebody with a rule book can have: it trains on those chosen
 # replies that keep all five. ORPO adds to SFT's loss a term that makes the odds of the chosen reply larger than the
 # rejected one's, so it needs no reference. It starts at the untrained model, as does its control, "SFT, one stage"
@@ -479,15 +485,16 @@ methods = ["SFT", "SFT, kept rules", "DPO", "DPO + SFT", "SFT, one stage", "ORPO
 best = {name: house[f"seed 0 | {name}"] for name in methods}
 right = pd.DataFrame({name: pd.DataFrame(evidence.lesson_04.with_todays_names(run["right"])).mean() for name, run in best.items()}).T
 right.insert(0, "validation: all five", [np.mean(run["validation"]["all rules"]) for run in best.values()])
+right.insert(0, "best rate", [f"{run['rate']:g}" for run in best.values()])
 right.insert(0, "rates tried", [str(sum(name.startswith(f"seed 0 | {method}, rate") for name in house)) for method in methods])
 print(f"{np.mean([all(house_style.judge(row, row['chosen']).values()) for row in data.train]):.0%} of the chosen replies keep all five rules")
 right.map(lambda value: value if isinstance(value, str) else f"{value:.0%}")
 
 # %% [markdown]
-# In this run SFT is ahead on the right step. DPO alone says the step first in every reply, but the right one in only two
-# of five. DPO + SFT and ORPO do well on both.
+# In this run SFT and ORPO promise the right step most often. DPO alone says the step first in every reply, but the right
+# one in only two of five; adding SFT's loss raises that to two in three. Most methods score lower here than on validation.
 #
-# One seed decides nothing. Each method ran with two more: a new start, pair order and adapter.
+# Each method ran with two more seeds, which change the start, the pair order and the adapter.
 
 # %%
 marks = {name: np.array([house[f"seed {seed} | {name}"]["right"]["all rules"] for seed in range(3)]) for name in ["start", *methods]}
@@ -504,7 +511,7 @@ pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["
 # seeds lie so far apart that they don't settle how large the gain is. Pairs may pay here because nearly half of the chosen
 # replies break some rule, and a pair still says what was better about such a reply. If somebody picks out the replies that
 # keep all rules, plain SFT on them does about as well as DPO + SFT in three seeds, with only one rate tried. ORPO needs no
-# first stage. DPO alone has the lowest mean of the trained methods, at a rate picked on 40 messages.
+# first stage. DPO alone has the lowest mean of the six methods, although four rates were tried.
 #
 # ### Pairs of the model's own answers
 #
@@ -527,16 +534,12 @@ for label, name in {"untrained": "before", "SFT": "seed 0 | SFT", "DPO": "seed 0
 pd.DataFrame(rows).T.map("{:.0%}".format)
 
 # %% [markdown]
-# The rules ask for a number where the customer gave one, and for none elsewhere. After the second round both DPO models
-# serve the customers who named no order well and the others badly. Perhaps they learned to avoid numbers, because rejected
+# The rules ask for a number where the customer gave one, and for none elsewhere. In the second round both DPO models
+# began as the SFT model and ended below the first round's SFT; only customers who named no order are served well.
+# Perhaps they learned to avoid numbers, because rejected
 # replies had made-up ones; we didn't measure that. DPO's first round ended below the untrained model. SFT on the better
 # answers rose overall in both rounds; it's also called *rejection-sampling fine-tuning*, and like pairs it needs somebody,
 # or a program, to pick the better answers. All this is one seed, and DPO + SFT had another rate than DPO.
-#
-# **If you must choose by Friday:** if a person or a program can tell which replies are good overall, collect those
-# verdicts and train on the good replies with SFT, because here pairs added nothing measurable to that. If people can only
-# say which of two replies is better, collect pairs, try ORPO and DPO + SFT with SFT beside them, and check each rule. The
-# case for pairs is one model and three seeds, and on the model's own answers DPO + SFT lost to SFT.
 
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
@@ -552,7 +555,7 @@ with torch.no_grad():
 print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with the base {dpo_loss(before, wrong):.3f}")
 
 # %% [markdown]
-# Save the merged model and load it from there, as section 1 did, or pass a copy as `ref_model`.
+# Save the merged model and load it from there, as sections 1 and 2 did, or pass a copy as `ref_model`.
 #
 # **Both rewards fall, far.** In section 5 DPO alone did this to the chosen replies. If `rewards/chosen` keeps falling,
 # read answers at once, and then add SFT's loss, lower the learning rate, or raise β.
@@ -565,8 +568,8 @@ evidence.lesson_04.failures_table()
 
 # %% [markdown]
 # KL is measured on answers that the trained model samples: how much higher their log-probability is under it than under
-# the start, on average. A β of 1 in place of 0.1 keeps the model nearer, with as many steps first. The run with the high
-# rate ranks as many pairs right as the healthy one, but its KL is about forty times as large and few of its answers say
+# the start, on average. A β of 1 instead of 0.1 keeps the model nearer, and the step still comes first. The run at the high
+# rate ranks even more pairs right than the healthy one, but its KL is about forty times as large and few of its answers say
 # the step first. The last row's pairs occur twice, the second time the other way
 # round. Its accuracy lies far below a half, perhaps because by the second time the model has learned the opposite.
 #
@@ -602,7 +605,7 @@ pd.DataFrame(rows).T
 # | SFT on the chosen replies | good replies | first, always: it's the control |
 # | SFT on your model's better answers, in rounds | a program, or a person, who chooses | answers are cheap |
 # | DPO + SFT (2404.19733) | pairs, and a start that can already write | people can choose and can't write |
-# | DPO (2305.18290) | the same | here only as a control: lost ends of replies (section 5), few right steps (7) |
+# | DPO (2305.18290) | the same | here only as a control: few order numbers (section 5), few right steps (7) |
 # | ORPO (2403.07691) | pairs, and no start | you have pairs and no trained model: one stage, level with DPO + SFT in section 7 (`trl.experimental.orpo`) |
 # | {{term:KTO}} (2402.01306) | thumbs up and down | each reply was judged alone, so that there are no pairs |
 # | {{term:GRPO}} (2402.03300) | a score for each reply, from a program or a reward model | a program can check a reply |

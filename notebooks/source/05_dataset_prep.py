@@ -7,20 +7,20 @@
 #
 # | the same small model, {{record:data-quality:examples:d}} examples each, three runs | category and escalation both right, of 100 test messages |
 # | --- | --- |
-# | trained on the export as it came, {{record:data-quality:rows.raw:,}} short rows | {{record:data-quality:runs.raw.0.test.both.0:.0%}} to {{record:data-quality:runs.raw.1.test.both.0:.0%}} |
+# | trained on the export as it came, {{record:data-quality:rows.raw:,}} rows of at most 32 words | {{record:data-quality:runs.raw.0.test.both.0:.0%}} to {{record:data-quality:runs.raw.1.test.both.0:.0%}} |
 # | trained on what preparation left, {{record:data-quality:rows.cleaned:d}} short rows | {{record:data-quality:runs.cleaned.0.test.both.0:.0%}} to {{record:data-quality:runs.cleaned.2.test.both.0:.0%}} |
 # | trained on {{record:data-quality:rows.hundred:d}} rows written and labelled to one guide, each seen three times | {{record:data-quality:runs."a hundred good".1.test.both.0:.0%}} to {{record:data-quality:runs."a hundred good".0.test.both.0:.0%}} |
 #
 # Preparing the export nearly doubles the score, but a hundred careful rows do as well as 300 prepared ones. Expect less
 # from your own hundred, because language models wrote both our hundred and the test to one guide. This plan divides your
-# two weeks between writing and preparing:
+# two weeks between labelling and preparing:
 #
 # | days | read | do | stop when |
 # | --- | --- | --- | --- |
 # | 1 | 100 tickets, drawn at random | write down what a right answer is, with an example for each label, and list what's wrong with the export | ten tickets in a row tell you nothing new |
-# | 2 and 3 | 200 more | label 100 for training and 100 for the test, 50 of them with a colleague, separately; compare both with the export's labels | you two agree on each field, well beyond "always none"; if not, the guide has a gap |
-# | 4 | the wrong answers | score the best prompt, then train on the hundred (lessons 01 and 02) | it's good enough: ship it, you're done |
-# | 5 to 7 | 20 of the rows that each rule drops | save the test as `test.csv` and your hundred's labels as `corrections-0.csv` (`ticket`, `field`, `right`: a line for each label), run this lesson's script on 2,000 tickets, then on all | each rule drops at most one good row in 20; if not, change it |
+# | 2 and 3 | 200 more | label 100 for training and 100 for the test; a colleague labels 50 of these 200 too, without seeing your labels; compare both people's labels with the export's | you two agree on each field, well beyond "always none"; if not, the guide has a gap |
+# | 4 | wrong answers to validation messages | save the test as `test.csv` and your hundred's labels as `corrections-0.csv` (`ticket`, `field`, `right`: a line for each label); run this lesson's script on a table of the hundred alone, which writes the files to train on; score the best prompt, then train (lessons 01 and 02) | it's good enough: ship it, you're done |
+# | 5 to 7 | 20 of the rows that each rule drops | run the script on 2,000 tickets that include your hundred, then on all | each rule drops at most one good row in 20; if not, change it |
 # | 8 and 9 | the top of `to_read.csv` for each field, then of `contradictions.csv` | write the right label or `drop`, and run it again | your last ten rows held hardly any errors |
 # | 10 | 20 wrong answers | train on both kinds of rows, score once | you know which to ship: the new model if it clearly wins where the two differ (lesson 06, section 4), or else the one trained on the hundred |
 #
@@ -30,7 +30,7 @@
 #   broken,
 # - find copies, leaks and wrong labels, and say what the script misses,
 # - check what a model learns from a row: the mask, the empty thoughts, the tool call,
-# - decide how many rows to read, how many to write, and when to stop.
+# - decide how many rows to read, how many to label, and when to stop.
 #
 # You should know pandas; you needn't have trained anything. Reading takes about 50 minutes, the exercises as long again.
 # {{timing}} If you have a file to clean today, take the script of section 2 (`course clean-script` in a terminal writes
@@ -85,9 +85,9 @@ guess
 # Instead of dropping a row it writes the reason into the column `why`, and it *stops* where the export probably isn't what
 # you think it is.
 #
-# **Settings.** Change these for your own table. `STOP` has the limits: at most this share of unusable rows and of one
-# customer's rows, and at least this share with personal data, in the smallest part, and this *kappa*: agreement beyond
-# chance, where 0 is chance and 1 is perfect.
+# **Settings.** Change these for your own table. The script stops if the share of unusable rows or of one customer's rows
+# is above its limit in `STOP`, or if the share with personal data, the smallest part's share or *kappa* is below. Kappa
+# is agreement beyond chance: 0 is chance and 1 is perfect.
 
 # %% tags=["program"]
 import hashlib
@@ -132,8 +132,8 @@ def stop_unless(fine, message):
 
 
 # %% [markdown]
-# **Step 1, corrections,** enters labels that a person has written, and does nothing at the first run. **Step 2, unusable
-# rows.** We took the rules from reading a hundred tickets. The third rule needs a column that people write anew for each
+# **Step 1, corrections,** enters labels that a person has written. **Step 2, unusable rows,** has five rules, which we
+# took from reading a hundred tickets. The rule "form left as it opened" needs a column that people write anew for each
 # ticket: if one note stands in many rows, nearly always with the same labels, nobody filled in the form.
 
 # %% tags=["program"]
@@ -296,7 +296,8 @@ def flag_copies(rows):
     rows = rows.sort_values(["tested", "read", "share"], ascending=[True, False, False], kind="stable")    # 1st stays
     groups, leaked = rows.groupby("group"), rows["group"] < len(test)
     decided, most = groups["read"].transform("any"), groups["share"].transform("max")
-    reasons = {"in the test set": leaked, "dropped by a reader": groups["dropped"].transform("any") & ~rows["read"],
+    dropped = rows["dropped"] | groups["dropped"].transform("any") & ~rows["read"]
+    reasons = {"in the test set": leaked, "dropped by a reader": dropped,
                "its customer is in the test set": rows["tested"], "contradicts a copy": ~decided & (most < MAJORITY),
                "a copy": rows.duplicated("group") & ~(rows["read"] & ~rows.duplicated(["group", "labels"]))}
     rows["why"] = np.select(list(reasons.values()), list(reasons), "")
@@ -483,9 +484,9 @@ pd.Series(reports).to_frame("what the step says")
 guess.reveal(len(rows))
 
 # %% [markdown]
-# Fewer than four rows in ten are left. (The 864 missing labels in the first report are two for each of 432 rows.) The
-# others are in `rejects.csv` with their reasons, so read twenty of each kind before you believe a rule. With our answer
-# key you can check four of the rules:
+# Fewer than four rows in ten are left. (The 864 missing labels in `flag_unusable`'s report are two for each of 432
+# rows.) The others are in `rejects.csv` with their reasons, so read twenty of each kind before you believe a rule. With
+# our answer key you can check four of the rules:
 
 # %%
 key = lesson_05.answer_key()
@@ -512,9 +513,9 @@ to_read.query("field == 'category'").head(6).drop(columns=["field", "right"]).se
 
 # %% [markdown]
 # Names, e-mail addresses and card numbers in the list are invented ones. Fill in the column `right` with the label that
-# you'd give, or with `drop`, which throws out the row and its copies. Save the lines as `corrections-1.csv` and the next
-# round's as `corrections-2.csv`. Here our answer key plays somebody who reads sixty rows. On the second run, step 1
-# applies the corrections, and the new list leaves out what's been read:
+# you'd give, even if it's there already, or with `drop`, which throws out the row and its copies. Lines left empty come
+# back. Save yours as `corrections-1.csv`, the next round's as `corrections-2.csv`. Here our answer key plays somebody who
+# reads sixty rows. On the second run, step 1 applies the corrections, and the new list leaves out what's been read:
 
 # %%
 somebody = to_read.query("field == 'category'").head(60).copy()                # plays the colleague who reads the top 60
@@ -528,9 +529,9 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # | file | what's in it | what you do |
 # | --- | --- | --- |
 # | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl`, `schema.json` | on each line a ticket's number, its prompt and the answer to learn (`completion`), with pseudonyms; the test rows are those of `test.csv` | read a sample for names (section 9); in this folder run `course preflight train.jsonl --model MODEL` and lesson 02's program (`course train-script`); lesson 06 turns them into the form that a hosted service wants |
-# | `rejects.csv` | the ticket of each row that was left out, and why | read twenty of each kind |
-# | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv`, run again |
-# | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line a message is enough |
+# | `rejects.csv` | the ticket of each row that was left out, and why, without its message | read twenty of each kind: `export.merge(rejects).groupby("why").head(20)`, both tables read with `dtype=str` |
+# | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv` (each run overwrites this file), run again |
+# | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line for each message and field is enough |
 #
 # To read rows one by one here in the notebook, with a verdict and a note for each, call
 # `show.review(rows, "verdicts.jsonl")` with a list of chats such as `{"messages": …}`. If your answers are texts instead
@@ -568,7 +569,7 @@ for name, (step, table, cure) in broken.items():
 pd.DataFrame(said).T
 
 # %% [markdown]
-# All five stop, each with a number. Without the limits, the wrong join would have been "cleaned" to a few dozen rows, and
+# All five stop and report a number. Without the limits, the wrong join would have been "cleaned" to 55 of 800 rows, and
 # the slipped labels would have been trained on. The last limit applies only to the first column to learn, because a rare
 # label is hard for the classifier anyway, so read the second column's line yourself. A limit only catches what's broken
 # *everywhere*. If one label in twenty has slipped, every report looks healthy, which is why you read the top of
@@ -606,17 +607,17 @@ for shuffles in (4, 16, 128, 1024):
     print(f"{shuffles:5} shuffles: the same piece came first in {same:.0%}")
 
 # %% [markdown]
-# The share settles near the index. For each text, the library keeps the hashes of its 128 first pieces. It files them in
+# The share settles near the index. For each text, the library keeps 128 hashes, one for each shuffle. It files them in
 # drawers, a few to a drawer, and compares only texts with a drawer in common (*locality-sensitive hashing*).
 #
-# The loop in `nearest_before` files each text without its commonest pieces, such as greetings: those found in more than 50
-# texts or, in a large table, in one of a hundred. For each pair with a common drawer it computes the exact index, with and
-# without the commonest pieces. Both must reach 0.6, and the same numbers, such as order numbers, must be in both texts.
-# Two messages that differ by a *not* still count as copies. Here are two that the script calls copies:
+# The loop in `nearest_before` first leaves out pieces found in more than 50 texts (in a large table, in more than one in a
+# hundred), such as greetings. For each pair with a common drawer it computes the exact index, with and without these
+# pieces. Both must reach 0.6, and the same numbers, such as order numbers, must be in both texts. Two messages that differ
+# by a *not* can still count as copies. The script rightly calls these two copies:
 
 # %%
-usable = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").reset_index(drop=True)
-usable, report = flag_copies(apply_corrections(usable)[0])
+usable = flag_unusable(apply_corrections(read_table("tickets.csv"))[0])[0].query("why == ''").reset_index(drop=True)
+usable, report = flag_copies(usable)
 group = usable["group"][usable["message"].str.startswith("Second try: smmart")].iloc[0]
 print(report)
 for _, row in usable[usable["group"] == group].iterrows():
@@ -758,14 +759,14 @@ pd.DataFrame(habit).T
 # %%
 noise = assets.read_record("label-noise")["runs"]
 pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for name, runs in noise.items()},
-             index=["run 1", "run 2", "run 3"]).T.assign(mean=lambda table: table.mean(axis=1).round()).astype(int)
+             index=["run 1", "run 2", "run 3"]).T.assign(mean=lambda table: table.mean(axis=1)).round().astype(int)
 
 # %% [markdown]
-# With forty wrong labels, reading the first sixty rows adds about seven points to the mean. With three times as many, each
-# of the three repairs adds about twelve or more, and they differ by less than the runs do. So *if many labels are wrong by
-# accident and you have rows to spare*, dropping the top unread did as well here and takes a second, while reading 180 rows
-# takes a morning. With forty wrong labels we've tried dropping only on the classifier, where it gained one point and
-# reading gained four (section 8). Read in three cases:
+# With forty wrong labels, reading the first sixty rows adds seven to eight points to the mean. With three times as
+# many, each of the three repairs adds twelve to fourteen, and the repairs differ by less than the runs do. So *if many
+# labels are wrong by accident and you have rows to spare*, dropping the top unread did as well here and takes a second,
+# while reading 180 rows takes a morning. With forty wrong labels we've tried dropping only on the classifier, where it
+# gained one point and reading gained four (section 8). Read in three cases:
 #
 # - the rows at the top are rare kinds that you can't spare, since they're unusual and often right;
 # - they're test rows: a dropped test row makes the test easier, a corrected one makes it right;
@@ -880,9 +881,9 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 # | rows that all call | {{record:tool-rows:runs."every row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every row calls".0."no call, where none is".0:.0%}} |
 # | as many rows, every second one a call | {{record:tool-rows:runs."every second row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every second row calls".0."no call, where none is".0:.0%}} |
 #
-# A log of calls is such a set of rows. If every second row is a message for which the right thing is *not* to call, the
-# model nearly always refrains on such messages. But it has then seen half as many calls and misses more of them, so
-# collect enough of both kinds.
+# A log of tool calls holds only rows that call. If every second row is a message for which the right thing is *not* to
+# call, the model nearly always refrains on such messages. But it has then seen half as many calls and misses more of
+# them, so collect enough of both kinds.
 #
 # ## 8 · Was it worth it, and where do your two weeks go?
 #
@@ -935,7 +936,7 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # {{record:data-quality:"labels wrong by keyword":.0%}} of records wrong, and the "synthetic" ones by a large model. For
 # your two weeks that means:
 #
-# - **Write a hundred rows first.** For a language model they were worth as much as 300 short prepared rows, they take two
+# - **Label a hundred rows first.** For a language model they were worth as much as 300 short prepared rows, they take two
 #   days, and you can check every later row against their guide.
 # - **Then run the script**, because it's already written and its rows add what your hundred lack: rare kinds of tickets,
 #   and the real mixture. We haven't measured both kinds together on the language model.
@@ -964,7 +965,7 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # | the export | invented, its faults planted, its rules written while looking at it |
 # | who wrote it | language models wrote the export, the rows labelled to the guide, and the test |
 # | personal data | on this export one name in sixteen is missed, on messages from other shops one in eight (`tests/evidence/test_lesson_05.py`) |
-# | escalation | the classifier does little better than "always none", so its list for that field is weak |
+# | escalation | the classifier agrees with 78% of the labels, "always none" with 69%, so its list for that field is weak |
 # | would change the answer | a larger model, which needs fewer rows; labels that are wrong by habit |
 #
 # | you want to | do |

@@ -5,8 +5,8 @@
 #
 # > *"Everybody has one. I want our own fine-tuned model by the end of the month."*
 #
-# A customer writes, and the model must answer with a record of two fields, `category` and `escalation`. The table says
-# how many of the same hundred invented messages got both fields right:
+# A customer writes, and the model must answer with a record of two fields, `category` and `escalation`. The table gives
+# the share of the same hundred invented messages for which both were right:
 #
 # | way of asking | SmolLM2, 135 million parameters | Qwen2.5-Coder, 0.5 billion |
 # | --- | --- | --- |
@@ -19,10 +19,10 @@
 # Here the host is a service on your own computer, which really trains. You call it with OpenAI's own client, and at the
 # end you run the model without the host.
 #
-# **Tell your boss today** that nobody can promise a better model before measuring its rivals, and that with this lesson's
-# prompts and prices, tuning saves less than 60 dollars in a million requests (section 8). The quickest rival is a prompt for
-# a current small hosted model. It takes you a day to try, and we haven't tried it. So promise a measurement in week 1 and
-# a decision after it:
+# **Tell your boss today** that nobody can promise a better model without measuring the alternatives, and that with this
+# lesson's prompts and prices, tuning saves less than 60 dollars in a million requests (section 8). The quickest alternative
+# is to prompt a current small hosted model, which takes a day. We haven't tried it, so promise a measurement in
+# week 1 and a decision after it:
 #
 # | week | do | stop if |
 # | --- | --- | --- |
@@ -83,7 +83,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 #
 # A customer writes, and a program needs a record with two fields. `category` says what the message is about. `escalation`
 # says why somebody must act at once; mostly it's `none`. Each line of a file is a conversation that ends with the
-# right record, and the whole lesson uses three files:
+# right record, and the first job needs three files:
 #
 # | file | rows here | at work | for |
 # | --- | --- | --- | --- |
@@ -117,8 +117,8 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
 # **send the same four words whenever you ask the tuned model**.
 #
 # Before you send your files, run `course check-data hosted-train.jsonl` in a terminal; it applies the hosts' rules. A host
-# reads the rows only when the job runs, perhaps an hour after the upload. It shortens a row that's too long at the end,
-# which is where the answer stands.
+# reads the rows only when the job runs, perhaps an hour after the upload. It cuts the end off a row that's too long,
+# and the answer is at the end.
 
 # %% [markdown]
 # ## 2 · The job, in one program
@@ -213,10 +213,10 @@ charts.loss_curve(list(losses["train_loss"]), "Does the loss fall on unseen rows
 # %% [markdown]
 # The loss on unseen rows falls until the second {{term:epoch}} ends, at step 40, and then stays level. The {{term:loss}}
 # measures how surprised the model is by the right answer, on average per {{term:token}}; its unit is the nat, and 0 means
-# no surprise. A step trains on two rows, so 40 rows make 20 steps an epoch. The pale line jumps because some rows are
-# harder than others; the bold line is its moving average. The validation points are `full_valid_loss`, measured on all 16
-# rows after each epoch, while `valid_loss` may rest on only a few rows. If the validation line turns up, take an earlier
-# checkpoint (section 4).
+# no surprise. A step trains on two rows, so 40 rows make 20 steps an epoch. The pale line is each step's training loss. It
+# jumps because some rows are harder than others; the bold line is its moving average. The validation points are
+# `full_valid_loss`, measured on all 16 rows after each epoch, while `valid_loss` may rest on only a few. If the
+# validation line turns up, take an earlier checkpoint (section 4).
 #
 # The same numbers stay with the job as a file:
 
@@ -226,8 +226,8 @@ table = content if b"," in content else base64.b64decode(content)          # Azu
 pd.read_csv(io.BytesIO(table)).iloc[[0, 1, -1]]
 
 # %% [markdown]
-# The accuracies count tokens, and most tokens are braces and field names. One wrong token spoils a record, so don't report
-# these accuracies as your score.
+# `NaN` means that nothing was validated at that step. The accuracies count tokens, and most tokens are braces and field
+# names. One wrong token spoils a record, so don't report these accuracies as your score.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
 # that does the exercise for you. Check as often as you like.
@@ -260,8 +260,9 @@ labels = [-100] * len(encoded.prompt) + [token if weight else -100 for token, we
 show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 
 # %% [markdown]
-# This is the end of the row as the model reads it, with a special token where each message starts and ends. The service
-# learns the bold tokens: every assistant message unless its `weight` is 0. The bad reply has to stay in the text, because
+# This is the end of the row as the model reads it, with a special token where each message starts and ends. This model's
+# template writes the function's result as a `user` message. The model learns the bold tokens: every assistant
+# message unless its `weight` is 0. The bad reply has to stay in the text, because
 # the next message answers it. In a {{term:tool call}}, `arguments` is a *string* that contains JSON, and the result repeats
 # the call's id. OpenAI's rows have `weight` too; Nebius's notebooks don't mention it.
 
@@ -352,17 +353,17 @@ show.answers([prompt[-1]["content"] for prompt in prompts[:2]], {way: list(resul
 
 # %% [markdown]
 # After a minute of training every reply is a valid record, with the shortest prompt of all, but most are still wrong. Eight
-# messages are too few for a decision. So here are a hundred, on the small model and on a larger one, and the jobs had
-# {{record:hosted:examples:d}} rows of the same kind (scripts: `benchmarks/hosted.py`, `benchmarks/laptop_service.py`):
+# messages are too few for a decision, so here are a hundred, for a larger model too. The recorded jobs had
+# {{record:hosted:examples:d}} rows as short as ours (scripts: `benchmarks/hosted.py`, `benchmarks/laptop_service.py`):
 
 # %%
 lesson_06.rivals()
 
 # %% [markdown]
 # On both models training gets more records right than every prompt that we recorded, even the one with examples from the
-# same solved messages. A schema is enough for the *form*, but it can't choose the category. The last row always gives the
-# most common answer and reads nothing, so beat it in every column. With eight examples the small model still doesn't: its
-# escalations are right less often than that.
+# same solved messages. A schema is enough for the *form*, but it can't choose the category. The last row gives every
+# message the most common answer, so your model should beat it in every column. Even with eight examples the small model
+# doesn't, because it gets fewer escalations right.
 #
 # **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
 
@@ -374,8 +375,8 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 
 # %% [markdown]
 # Chance hardly explains this split. If neither were better, each of these messages would be a coin toss, and p is the chance
-# of a split at least this lopsided. Below 0.05, believe that these two models differ. A second training may still give
-# another score: with another seed, so other rows and another start, the small model's job differed by nine points.
+# of a split at least this lopsided. Below 0.05, believe that these two models differ. Training again may still give
+# another score: another seed, which draws other rows and another start, moved the small model's score by nine points.
 #
 # For week 1, score OpenAI's current small model like this (*not run here*). It sends the messages to OpenAI. Reasoning
 # models take no temperature and have another name for the limit:
@@ -430,8 +431,8 @@ for one in client.fine_tuning.jobs.checkpoints.list(job.id):          # the newe
 
 # %% [markdown]
 # Sixteen rows can't separate the last two checkpoints, so here's a recorded job of the small model on
-# {{record:hosted:examples:d}} rows, scored on the hundred messages (another run than in the table above, so its score
-# differs a little):
+# {{record:hosted:examples:d}} rows, scored on the hundred test messages. We don't choose by these scores; this is another
+# run than in the table above, so they differ a little:
 
 # %%
 run = assets.read_record("hosted")["runs"][0]
@@ -447,7 +448,7 @@ pd.DataFrame({
 # the model begins to learn the rows by heart. The third epoch cost a third of the bill, and the score didn't rise. This is
 # one job, so look at your own curve:
 #
-# - Start with `"auto"` and a validation file, because the training loss falls in any case.
+# - Start with `"auto"`, and always pass a validation file, because the training loss falls in any case.
 # - If answers can be scored, score the checkpoints as above, on more than sixteen validation rows.
 # - If they can't, take the lowest validation loss. If that checkpoint is gone, run a job with fewer epochs.
 
@@ -468,7 +469,7 @@ print("still there:", [model.id for model in client.models.list()])
 
 # %% [markdown]
 # Seven rows are too few for OpenAI and for this service, but `create` succeeds and the job fails later. Other mistakes fail
-# at once. The last error is what OpenAI answers if you may no longer train, as a customer reported on 26 May 2026
+# at once. The `closed host` error is OpenAI's answer if you may no longer train, as a customer reported on 26 May 2026
 # (github.com/ed-donner/llm_engineering, issue 3258). Our service imitates it, with code and wording from public notes.
 
 # %%
@@ -504,8 +505,8 @@ closed.stop()
 # ## 6 · When nobody can write the right answer
 #
 # Sometimes people can only say which of two answers is better. {{term:DPO}} learns from such pairs (lesson 04), and a host
-# that offers it expects a different row format and `method`. This job starts from the model you've just trained. It has a
-# mistake on purpose, which is that all its pairs reject the same record:
+# that offers it expects a different row format and `method`. This job starts from the model you've just trained. We built
+# in a mistake: all its pairs reject the same record.
 
 # %%
 pairs = [
@@ -526,23 +527,25 @@ print(f"both fields right: {right[0]} of 8 before, {right[1]} after")
 
 # %% [markdown]
 # The loss starts near $\ln 2 = 0.693$, as in every DPO job, and falls, but eight messages can't show whether the answers
-# improve. For two models tuned as in section 4, with different seeds, sixty such pairs took the share with both fields
-# right from {{record:host-preferences:runs.0.models."tuned, before any pairs".scores.both.0:.0%}} and
-# {{record:host-preferences:runs.1.models."tuned, before any pairs".scores.both.0:.0%}} to
-# {{record:host-preferences:runs.0.models."pairs that punish one record".scores.both.0:.0%}} and
-# {{record:host-preferences:runs.1.models."pairs that punish one record".scores.both.0:.0%}}, because the models stopped
-# saying "none". Varied rejections hardly helped: with the models' own mistakes in their place the shares were
-# {{record:host-preferences:runs.0.models."pairs of its own mistakes".scores.both.0:.0%}} and
-# {{record:host-preferences:runs.1.models."pairs of its own mistakes".scores.both.0:.0%}}. Smaller steps did help: with
-# `"learning_rate_multiplier": 0.1` and the same pairs as at first they were
-# {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} and
-# {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}}.
-# No kind of pairs beat the model it started from. Where you know the right answer, put it in a row and train on that.
+# improve. Here's what sixty pairs did to two models tuned as in section 4, with different seeds, on the hundred messages
+# (script: `benchmarks/hosted.py`):
+#
+# | sixty pairs | both fields right | escalation right | both, other seed | escalation, other seed |
+# | --- | --- | --- | --- | --- |
+# | before any pairs | {{record:host-preferences:runs.0.models."tuned, before any pairs".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."tuned, before any pairs".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."tuned, before any pairs".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."tuned, before any pairs".scores.escalation.0:.0%}} |
+# | pairs that all reject one record, as above | {{record:host-preferences:runs.0.models."pairs that punish one record".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."pairs that punish one record".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record".scores.escalation.0:.0%}} |
+# | pairs that reject the model's own mistakes | {{record:host-preferences:runs.0.models."pairs of its own mistakes".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."pairs of its own mistakes".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."pairs of its own mistakes".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."pairs of its own mistakes".scores.escalation.0:.0%}} |
+# | as many pairs for "none" as against it | {{record:host-preferences:runs.0.models."as many for “none” as against it".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."as many for “none” as against it".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."as many for “none” as against it".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."as many for “none” as against it".scores.escalation.0:.0%}} |
+# | pairs that all reject one record, with `"learning_rate_multiplier": 0.1` | {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.escalation.0:.0%}} |
+#
+# **No kind of pairs beat the model it started from.** Pairs that all reject one record taught the models not to say "none";
+# smaller steps did the least harm. Where you know the right answer, put it in a row and train on that.
 #
 # **Reinforcement fine-tuning** needs a *grader* instead, a program or a model that gives each answer a score. OpenAI
-# offered it for one reasoning model, o4-mini, which Azure still lists. OpenAI ends its platform for evaluations, with the
-# graders kept there, on {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run the training yourself,
-# as in the [notebook on learning from a score](further/04_reinforcement.ipynb), which also shows how a score is gamed.
+# offered it for one reasoning model, o4-mini, which Azure still lists. OpenAI's platform for evaluations, with the
+# graders kept there, was due to close on {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run the
+# training yourself, as in the [notebook on learning from a score](further/04_reinforcement.ipynb), which also shows how a
+# score is gamed.
 
 # %% [markdown]
 # ## 7 · Deploy, first answer, delete
@@ -586,10 +589,10 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 # W&B serves an {{term:adapter}} that you've trained elsewhere, for example with lesson 03's program on
 # `OpenPipe/Qwen3-14B-Instruct`. Its base must be one of W&B's and its rank, which sets its size (lesson 02), at most 16.
 # Upload the folder as an artifact; its address is then the model's name. On Azure you deploy with a `PUT` to the management
-# API, for which you need another token. A standard deployment is billed by the hour. A developer-tier one is billed only
-# for tokens and deleted after 24 hours, which is enough for your test.
+# API, for which you need another token. A standard deployment is billed by the hour and by the
+# token. A developer-tier one is billed only by the token and deleted after 24 hours, which is enough for your test.
 #
-# **Know the closing date.** In OpenAI's list of models it's the field `shutdown_date`, so a daily job can warn you:
+# **Know the closing date.** In OpenAI's list of models it's the field `shutdown_date`, so a daily check can warn you:
 
 # %%
 def days_left(model, today):
@@ -608,7 +611,7 @@ print("a model tuned from gpt-4.1-mini at OpenAI, by the table's date:", (HOSTS[
 # | --- | --- | --- |
 # | the files | `client.files.content(id)` | training anywhere else |
 # | the test set with its scores | yours already | knowing whether the next model is as good |
-# | the model's answers to a few hundred messages | ask while it answers | {{term:distillation}}: in our record a model trained on them got {{record:hosted:runs.0.scores."distilled from its answers".both.0:.0%}}, the old one {{record:hosted:runs.0.scores."tuned, not told".both.0:.0%}} |
+# | the model's answers to a few hundred messages | ask while it's still hosted | {{term:distillation}}: in our record a model of the same size, trained on them, got {{record:hosted:runs.0.scores."distilled from its answers".both.0:.0%}}, the old one {{record:hosted:runs.0.scores."tuned, not told".both.0:.0%}} |
 # | the {{term:weight|weights}} | from hosts of open models, as files | the same model, on your machine |
 #
 # Here the adapter is a folder. Copy it, then delete at the host what shouldn't stay there:
@@ -627,7 +630,7 @@ show.folder_sizes(adapter)
 
 # %% [markdown]
 # The cell deletes one model and one file. At a host, also delete the validation file, the pairs, the result files and the
-# model tuned on pairs, and ask what becomes of checkpoints, because OpenAI documents nothing about them. Here the host
+# model tuned on pairs, and ask whether checkpoints go too, because OpenAI doesn't document it. Here the host
 # itself is gone now. With the library {{term:PEFT}}, put the folder on the same base on your own machine and ask again:
 
 # %%
@@ -680,8 +683,8 @@ pd.DataFrame({
 # %% [markdown]
 # The job costs next to nothing, so look at the requests. **By hand**, for a million requests: today's small model,
 # `gpt-6-luna`, costs {{fact:prices:gpt-6-luna.input:.2f}} dollars for a million tokens read and
-# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. If a request has 170 tokens and its answer 15, that's
-# 170 · 0.10 + 15 · 0.50 = 24.50 dollars. An adapter on a model of 14 billion parameters at W&B needs a prompt of only 60, so
+# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. If a prompt has 170 tokens and its answer 15, that's
+# 170 · 0.10 + 15 · 0.50 = 24.50 dollars. An adapter on a 14-billion-parameter model at W&B needs only 60 prompt tokens, so
 # it costs 60 · {{fact:prices:qwen3-14b-adapter.input:.2f}} + 15 · {{fact:prices:qwen3-14b-adapter.output:.2f}} = 6.30
 # dollars. The adapter saves 18 dollars in a million requests, if its answers are as good. The figure uses the tokens you've
 # measured. On both axes each mark is ten times the one before:

@@ -393,6 +393,12 @@ def test_labels_written_by_hand_need_neither_an_old_label_nor_a_filled_in_form(s
     assert why["t3"] == "form left as it opened" and why["t50"] == "no message"
 
 
+def test_drop_in_one_list_outweighs_a_label_in_the_other(script):
+    Path("corrections-1.csv").write_text("ticket,field,right\nt2,category,drop\nt2,escalation,money\n", encoding="utf-8")
+    flagged = script.flag_copies(script.apply_corrections(small(COPIES))[0])[0].set_index("ticket")
+    assert flagged.loc["t2", "why"] == "dropped by a reader"
+
+
 def test_every_round_of_corrections_counts_and_each_field_is_read_apart(script, table):
     table.to_csv("mine.csv", index=False)
     script.main("mine.csv")
