@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_utils import hardware, install, memory, models, packaged
+from course_utils import assets, hardware, install, memory, models, packaged
 
 GB = 1e9
 # Notebook hosts with less RAM than this kill the kernel in the larger lessons.
@@ -56,6 +56,7 @@ class Diagnosis:
             f"model     {models.PACKAGED.name}: {'ready' if self.model_ready else 'not fetched yet'}",
             f"lessons   with {tier.name} ({tier.licence}; {tier.note})"
             f"{'' if self.tier_model_ready else ', not fetched yet'}",
+            *([f"run all   {_recorded_run_all()}"] if self.device.tier == "laptop" else []),
             f"disk      {self.disk_free_bytes / GB:.1f} GB free for the model cache",
             "fits      weights and adapter states only; activations come on top",
         ]
@@ -90,11 +91,30 @@ def examine() -> Diagnosis:
     diagnosis.fits = _fits(device)
     if device.memory_bytes < COMFORTABLE_BYTES:
         diagnosis.advice.append(f"{device.memory_bytes / GB:.1f} GB of memory: close other notebooks before a lesson")
+    if device.tier == "laptop" and device.memory_bytes < (needed := _recorded_peak()):
+        diagnosis.advice.append(
+            f"{device.memory_bytes / GB:.1f} GB of memory, and the longest lesson took {needed / GB:.1f} GB on this tier: "
+            "leave COURSE_TIER out"
+        )
     if device.compute_capability is not None and device.compute_capability < (7, 0):
         diagnosis.advice.append(f"{device.name} is older than current PyTorch builds support: use the CPU, or another GPU")
     if device.kind == "cpu" and shutil.which("nvidia-smi"):
         diagnosis.advice.append("there is an NVIDIA driver, but this PyTorch is a CPU build: install a CUDA build of torch")
     return diagnosis
+
+
+def _recorded_run_all() -> str:
+    """How long the lessons took on the laptop tier, where that was recorded."""
+    record = assets.read_record("laptop-lessons")
+    minutes = sorted(run["run_seconds"] / 60 for run in record["runs"].values())
+    return (
+        f"{minutes[0]:.0f} to {minutes[-1]:.0f} minutes a lesson, {sum(minutes):.0f} in all, and up to "
+        f"{_recorded_peak() / GB:.1f} GB of memory, on {record['machine']} ({record['date']})"
+    )
+
+
+def _recorded_peak() -> int:
+    return max(run["peak_bytes"] for run in assets.read_record("laptop-lessons")["runs"].values())
 
 
 def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:

@@ -19,7 +19,10 @@ quantizes nothing. Colab and Kaggle ship 0.10.0 (August 2026; unslothai/notebook
 made to look as if it were not installed.
 
 Memory: after training, the C library keeps hundreds of megabytes of freed memory, which the next cell's server or copy of
-the model then lacks. So a notebook gives it back after each cell that took a while.
+the model then lacks. So a notebook gives it back after each cell that took a while. On a CPU, oneDNN and
+PyTorch's bridge to it keep what they prepare for a matrix product of each shape, by default of a thousand shapes. When
+SmolLM2 trains on batches of many lengths, that is 14 MB a length. Kept for 128 shapes, which is more than a step needs, it
+is 0.22 GB less after 20 steps, and the steps take no longer.
 
 bitsandbytes: on import it says on stderr that an optional kernel, which it would fetch from the hub, is missing. The course
 does not use that kernel, and PEFT imports bitsandbytes where it is installed.
@@ -49,6 +52,8 @@ SPIN_COUNT = "1000"  # rounds of GNU's waiting loop, a few tens of microseconds
 BLOCK_TIME = "1"  # milliseconds, LLVM's
 # Each library's waiting policy is left alone if one of its variables is set; the last is the one to set.
 WAITING = {("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"): SPIN_COUNT, ("OMP_WAIT_POLICY", "KMP_BLOCKTIME"): BLOCK_TIME}
+PREPARED_PRODUCTS = "128"  # kept by oneDNN, and by PyTorch's bridge; with none, training takes four times as long
+CACHES = {("ONEDNN_PRIMITIVE_CACHE_CAPACITY",): PREPARED_PRODUCTS, ("LRU_CACHE_CAPACITY",): PREPARED_PRODUCTS}
 CARD_VARIABLES = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")  # `accelerate launch` and torchrun set the last two
 TORCHAO_FOR_PEFT = (0, 16)
 NOISY_LOGGER = "bitsandbytes.backends.cpu.ops"
@@ -87,7 +92,7 @@ def prepare_process() -> Preparation:
     loaded already keep their waiting policy.
     """
     preparation, torch_is_loaded = Preparation(), "torch" in sys.modules
-    for names, value in WAITING.items():
+    for names, value in (WAITING | CACHES).items():
         if not any(name in os.environ for name in names):
             preparation.variables[names[-1]] = value
     preparation.too_late = torch_is_loaded and bool(preparation.variables)

@@ -66,6 +66,15 @@ def test_doctor_advises_in_one_line(monkeypatch, changes, advice):
     assert any(advice in line and "\n" not in line for line in diagnose(monkeypatch, **changes).advice)
 
 
+def test_doctor_says_what_the_laptop_tier_takes(monkeypatch):
+    laptop = {"kind": "cpu", "tier": "laptop", "compute_capability": None}
+    small, large = (diagnose(monkeypatch, memory_bytes=size, **laptop) for size in (4_000_000_000, 16_000_000_000))
+    assert re.search(r"^run all   \d+ to \d+ minutes a lesson, \d+ in all, and up to [4-9]\.\d GB", str(large), re.M)
+    assert any("leave COURSE_TIER out" in line for line in small.advice)
+    assert not any("COURSE_TIER" in line for line in large.advice)
+    assert "run all" not in str(diagnose(monkeypatch, **laptop | {"tier": "cpu"}))
+
+
 def test_doctor_on_a_gpu_does_not_send_for_the_cpus_model(monkeypatch, tmp_path):
     monkeypatch.setattr(packaged.PackagedModel, "is_ready", lambda _: False)
     monkeypatch.setattr(models, "hub_model_ready", lambda name: False, raising=False)

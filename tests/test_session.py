@@ -12,7 +12,8 @@ from course_utils import assets, lessons, session
 from course_utils.publishing import builder
 
 INHERITED = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR")
-WAITING = {"GOMP_SPINCOUNT": session.SPIN_COUNT, "KMP_BLOCKTIME": session.BLOCK_TIME}
+CACHES = dict.fromkeys(("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), session.PREPARED_PRODUCTS)
+VARIABLES = {"GOMP_SPINCOUNT": session.SPIN_COUNT, "KMP_BLOCKTIME": session.BLOCK_TIME} | CACHES
 STATE = """
 import importlib, logging, os, sys, types, warnings
 def state():
@@ -88,15 +89,15 @@ CARD = {"CUDA_VISIBLE_DEVICES": "0"}
 @pytest.mark.parametrize(
     ("already", "modules", "changed"),
     [
-        ({}, ("sys",), WAITING),  # a script, or the service, may use all cards
-        ({}, KERNEL, WAITING | CARD),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, KERNEL, CARD),
-        ({"GOMP_SPINCOUNT": "7"}, ("sys",), {"KMP_BLOCKTIME": session.BLOCK_TIME}),
-        ({"KMP_BLOCKTIME": "7"}, ("sys",), {"GOMP_SPINCOUNT": session.SPIN_COUNT}),
-        ({"CUDA_VISIBLE_DEVICES": "0,1"}, KERNEL, WAITING),
-        ({"LOCAL_RANK": "1"}, KERNEL, WAITING),  # accelerate launch, notebook_launcher
-        ({}, (*KERNEL, "torch"), WAITING),  # it may have counted the cards; the variables are for processes started later
-        (WAITING, (*KERNEL, "torch"), {}),
+        ({}, ("sys",), VARIABLES),  # a script, or the service, may use all cards
+        ({}, KERNEL, VARIABLES | CARD),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, KERNEL, CARD | CACHES),
+        ({"GOMP_SPINCOUNT": "7"}, ("sys",), {"KMP_BLOCKTIME": session.BLOCK_TIME} | CACHES),
+        ({"KMP_BLOCKTIME": "7"}, ("sys",), {"GOMP_SPINCOUNT": session.SPIN_COUNT} | CACHES),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, KERNEL, VARIABLES),
+        ({"LOCAL_RANK": "1"}, KERNEL, VARIABLES),  # accelerate launch, notebook_launcher
+        ({}, (*KERNEL, "torch"), VARIABLES),  # it may have counted the cards; the variables are for processes started later
+        (VARIABLES, (*KERNEL, "torch"), {}),
     ],
 )
 def test_what_the_user_has_set_stays_and_nothing_is_set_twice(monkeypatch, already, modules, changed):
@@ -114,7 +115,8 @@ def test_what_the_user_has_set_stays_and_nothing_is_set_twice(monkeypatch, alrea
 def test_a_prepared_process_in_one_line(with_torchao):
     done = with_torchao("0.10.0", f"{PREPARE}print(preparation)")
     silenced = f"silenced {session.NOISY_LOGGER}"
-    assert done.stdout == f"set GOMP_SPINCOUNT=1000, set KMP_BLOCKTIME=1, hid torchao 0.10.0, {silenced}\n", done.stderr
+    variables = ", ".join(f"set {name}={value}" for name, value in VARIABLES.items())
+    assert done.stdout == f"{variables}, hid torchao 0.10.0, {silenced}\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -186,6 +188,32 @@ Dataset.from_list([{"a": 1}] * 10).map(lambda row: row)
 
 
 # -- memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the memory that glibc has given out")
+def test_products_of_many_shapes_do_not_fill_the_memory():
+    """Where oneDNN multiplies: after a hundred lengths its caches are full, and a hundred more take nothing."""
+    code = f"""{PREPARE}
+import ctypes, torch
+class Counts(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+def in_use():
+    counts = ctypes.CDLL(None).mallinfo2
+    counts.restype = Counts
+    return counts().uordblks
+layers = [torch.nn.Linear(576, size, dtype=torch.bfloat16) for size in (192, 576, 1536)]
+def multiply(length):
+    for layer in layers:
+        layer(torch.ones(1, length, 576, dtype=torch.bfloat16)).sum().backward()
+for length in range(50, 250):
+    if length == 150:
+        before = in_use()
+    multiply(length)
+print((in_use() - before) / 1e6)
+"""
+    done = run(code)
+    assert float(done.stdout) < 10, done.stderr
 
 
 def test_freed_memory_is_given_back_after_long_cells_only(monkeypatch):
