@@ -363,7 +363,7 @@ def loss_of(model: Model, ids: torch.Tensor, plan: StepPlan) -> torch.Tensor:
     if plan.padded:
         inputs["attention_mask"] = torch.ones_like(ids)
         inputs["attention_mask"][0, -1] = 0
-    with torch.autocast(ids.device.type, torch.bfloat16, enabled=plan.precision == "amp"):
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=plan.autocast):
         if plan.objective == "sft":
             loss: torch.Tensor = model(**inputs, labels=ids).loss
             return loss

@@ -106,11 +106,11 @@ def kept_by_block(shape: Shape, plan: StepPlan) -> float:
     if shape.qk_norm:
         norms += 4 * (q + kv) + 4 * (heads + shape.kv_heads) + (width * (q + kv) if full else 0)
     inputs = sum(_kept_inputs(shape, plan, group, targets) for group in dict.fromkeys(GROUP_OF_LAYER.values()))
-    adapter_inputs = (2 if amp else 4) * plan.rank * len(targets)
+    adapter_inputs = (2 if plan.autocast else 4) * plan.rank * len(targets)
     kept_bytes = norms + inputs + adapter_inputs + _kept_by_attention(shape, plan)
     kept_bytes += kept_by_experts(shape, plan) if shape.experts else 3 * width * f
-    if amp:  # autocast's 16-bit copies of the weights are kept too; their size does not depend on the tokens
-        cast_values = sum(x.weights for x in shape.linears) + sum(plan.rank * (x.inputs + x.outputs) for x in targets)
+    if plan.autocast:  # its 16-bit copies of float32 weights are kept too; their size does not depend on the tokens
+        cast_values = sum(x.weights for x in shape.linears) * amp + sum(plan.rank * (x.inputs + x.outputs) for x in targets)
         kept_bytes += 2 * cast_values / plan.tokens
     return kept_bytes
 
@@ -150,7 +150,7 @@ def _kept_inputs(shape: Shape, plan: StepPlan, group: str, targets: tuple[Linear
         return 0 if kept_by_attention and full else 2 * input_size * (1 if group == "product" else len(adapted))
     if full or width == 4:
         return 0 if kept_by_attention else width * input_size
-    return 4 * input_size * len(adapted)
+    return (2 if plan.autocast else 4) * input_size * len(adapted)
 
 
 def _kept_by_course_block(shape: Shape, plan: StepPlan) -> float:
