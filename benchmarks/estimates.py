@@ -55,6 +55,8 @@ def seen() -> list[tuple[str, str, dict]]:
                     options = {"precision": precision, "checkpointing": checkpointing, "batch_size": 4, "length": 128}
                     rows.append((architecture, size, {"method": method, **options}))
     rows += [("llama", "6M", {"method": m, "precision": "amp", "batch_size": 4, "length": 128}) for m in ("lora", "full")]
+    prepared = {"method": "qlora", "embeddings": "float32", "batch_size": 4, "length": 128}
+    rows += [("qwen3", "50M", prepared | {"checkpointing": checkpointing}) for checkpointing in (False, True)]
     return rows
 
 

@@ -1,5 +1,7 @@
 """Predicted against real on a GPU: allocated, reserved and process memory of training steps on random weights (for gpu.py).
 
+    python benchmarks/gpu_memory.py        the same rows on the simulated A100, which counts tensors and computes nothing
+
 Every row runs in a process of its own, so that each has its own context and an empty allocator. Rows marked T4 run in
 float16 with the memory capped to that of a T4, as they would there. Process memory is the card's memory in use after the
 step, minus what the allocator then reserves, plus the most that it reserved.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,14 +29,15 @@ def rows() -> list[dict]:
     table = []
     for length, checkpointing in ((512, False), (1024, True), (2048, True)):
         common = {"length": length, "checkpointing": checkpointing, "batch_size": 1}
-        for method in ("lora", "qlora"):
-            table.append({"model": "Llama-3.1-8B", "cap": False, "plan": {"method": method, **common}})
+        for method in ({"method": "lora"}, {"method": "qlora"}, {"method": "qlora", "embeddings": "float32"}):
+            table.append({"model": "Llama-3.1-8B", "cap": False, "plan": method | common})
         table.append({"model": "SmolLM2-1.7B", "cap": False, "plan": {"method": "full", **common}})
         table.append({"model": "Llama-3.1-8B", "cap": True, "plan": {"method": "qlora", "precision": "fp16", **common}})
     for batch in (4, 8):
         common = {"length": 256, "batch_size": batch}
         for method in ("lora", "qlora"):
-            table.append({"model": "Llama-3.1-8B", "cap": False, "plan": {"method": method, **common}})
+            for model in ("Llama-3.1-8B", "Qwen3-8B"):
+                table.append({"model": model, "cap": False, "plan": {"method": method, **common}})
         table.append({"model": "SmolLM2-1.7B", "cap": True, "plan": {"method": "lora", "precision": "fp16", **common}})
     return table
 
@@ -65,7 +69,7 @@ def build_piecewise(config: Any, plan: memory.StepPlan, device: str) -> Any:
     import training_step as step
 
     with torch.device("meta"):
-        model = step.build(config, replace(plan, method="full", objective="sft", checkpointing=False))
+        model = step.build(config, replace(plan, method="full", embeddings="bfloat16", objective="sft", checkpointing=False))
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if hasattr(child, "inv_freq"):  # rotary tables are computed from the configuration
@@ -148,5 +152,22 @@ def compare(row: dict) -> dict:
     return result
 
 
+def on_simulated_card() -> None:
+    """Compare the rows on a simulated A100 and write a record; only the tensors are compared, for nothing else is simulated."""
+    from common import write_results
+    from tests.gpu_simulation import build, driver, room
+
+    os.environ.update(build.environment("a100") | {driver.SKIP: str(room.SKIP_FROM)})  # for the rows' processes
+    compared = []
+    for row in rows():
+        compared.append(compare(row | {"cap": False}))
+        print(described(row), compared[-1].get("tensors_error", compared[-1]), flush=True)
+    worst = max(abs(row["tensors_error"]) for row in compared)
+    write_results("estimates-card", {"card": "simulated A100", "worst_percent": 100 * worst, "rows": compared})
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(json.loads(sys.argv[1]))))
+    if sys.argv[1:]:
+        print(json.dumps(measure(json.loads(sys.argv[1]))))
+    else:
+        on_simulated_card()

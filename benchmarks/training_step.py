@@ -214,6 +214,10 @@ def build(config: PreTrainedConfig, plan: StepPlan) -> Model:
 
 def adapted(model: Model, plan: StepPlan) -> Model:
     """Add the plan's adapter and checkpointing; returns the model ready for training."""
+    if plan.embeddings == "float32":  # as `prepare_model_for_kbit_training` makes everything that isn't in 4 bits
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.float()
     if plan.method != "full":
         from peft import LoraConfig, get_peft_model
 
@@ -296,8 +300,8 @@ def _four_bit_shape(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
 
     class FourBitShape(Linear4bit):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            output: torch.Tensor = FourBitProduct.apply(x, self.weight, self.bias)
-            return output
+            output: torch.Tensor = FourBitProduct.apply(x.to(dtype), self.weight, self.bias)
+            return output.to(x.dtype)
 
     layer_shape = FourBitShape(
         layer.in_features, layer.out_features, layer.bias is not None, dtype, quant_type="nf4", device="meta"
@@ -363,7 +367,8 @@ def loss_of(model: Model, ids: torch.Tensor, plan: StepPlan) -> torch.Tensor:
     if plan.padded:
         inputs["attention_mask"] = torch.ones_like(ids)
         inputs["attention_mask"][0, -1] = 0
-    with torch.autocast(ids.device.type, torch.bfloat16, enabled=plan.precision == "amp"):
+    dtype = torch.float16 if plan.precision == "fp16" else torch.bfloat16
+    with torch.autocast(ids.device.type, dtype, enabled=plan.autocast):
         if plan.objective == "sft":
             loss: torch.Tensor = model(**inputs, labels=ids).loss
             return loss

@@ -106,11 +106,11 @@ def kept_by_block(shape: Shape, plan: StepPlan) -> float:
     if shape.qk_norm:
         norms += 4 * (q + kv) + 4 * (heads + shape.kv_heads) + (width * (q + kv) if full else 0)
     inputs = sum(_kept_inputs(shape, plan, group, targets) for group in dict.fromkeys(GROUP_OF_LAYER.values()))
-    adapter_inputs = (2 if amp else 4) * plan.rank * len(targets)
+    adapter_inputs = (2 if plan.autocast else 4) * plan.rank * len(targets)
     kept_bytes = norms + inputs + adapter_inputs + _kept_by_attention(shape, plan)
-    kept_bytes += kept_by_experts(shape, plan) if shape.experts else 3 * width * f
-    if amp:  # autocast's 16-bit copies of the weights are kept too; their size does not depend on the tokens
-        cast_values = sum(x.weights for x in shape.linears) + sum(plan.rank * (x.inputs + x.outputs) for x in targets)
+    kept_bytes += kept_by_experts(shape, plan) if shape.experts else 3 * _gate_width(plan) * f
+    if plan.autocast:  # its 16-bit copies of float32 weights are kept too; their size does not depend on the tokens
+        cast_values = sum(x.weights for x in shape.linears) * amp + sum(plan.rank * (x.inputs + x.outputs) for x in targets)
         kept_bytes += 2 * cast_values / plan.tokens
     return kept_bytes
 
@@ -138,7 +138,11 @@ def expert_width(shape: Shape) -> int:
 
 
 def _kept_inputs(shape: Shape, plan: StepPlan, group: str, targets: tuple[Linear, ...]) -> float:
-    """The kept input of layers that share it. PEFT makes a float32 copy of a 16-bit input for each layer it adapts."""
+    """The kept input of layers that share it.
+
+    PEFT makes a float32 copy of a 16-bit input for each layer it adapts, of which autocast makes one in 16 bits, and keeps
+    that. On a GPU under autocast its layer for 4 bits leaves the input alone.
+    """
     width, full = plan.bytes_per_value, plan.method == "full"
     members = [x for x in shape.linears if GROUP_OF_LAYER.get(x.name) == group]
     adapted = [x for x in members if full or x in targets]
@@ -150,7 +154,15 @@ def _kept_inputs(shape: Shape, plan: StepPlan, group: str, targets: tuple[Linear
         return 0 if kept_by_attention and full else 2 * input_size * (1 if group == "product" else len(adapted))
     if full or width == 4:
         return 0 if kept_by_attention else width * input_size
-    return 4 * input_size * len(adapted)
+    if plan.method == "qlora" and plan.autocast and plan.device == "cuda":
+        copied = plan.embeddings == "float32" and group != "attention"
+        return 0 if kept_by_attention else 2 * input_size * (len(adapted) if copied else 1)
+    return (2 if plan.autocast else 4) * input_size * len(adapted)
+
+
+def _gate_width(plan: StepPlan) -> int:
+    """Bytes per value of gate and up: bitsandbytes' layers answer in the format of their input."""
+    return 4 if plan.embeddings == "float32" else plan.bytes_per_value
 
 
 def _kept_by_course_block(shape: Shape, plan: StepPlan) -> float:
@@ -354,7 +366,7 @@ def kept_by_feed_forward(shape: Shape, plan: StepPlan) -> float:
     residual_width = 4 if plan.precision == "amp" else width
     inputs = sum(_kept_inputs(shape, plan, group, targets) for group in ("norm2", "product"))
     kept_bytes = inputs + (4 * d + 4) + (residual_width * d if full else 0)
-    kept_bytes += kept_by_experts(shape, plan) if shape.experts else 3 * width * _width_of(shape, "gate_proj")
+    kept_bytes += kept_by_experts(shape, plan) if shape.experts else 3 * _gate_width(plan) * _width_of(shape, "gate_proj")
     if plan.precision == "amp":
         kept_bytes += (
             2 * sum(x.weights for x in shape.linears if GROUP_OF_LAYER.get(x.name) in ("norm2", "product")) / plan.tokens

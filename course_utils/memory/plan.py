@@ -112,6 +112,12 @@ class StepPlan:
         return self.attention == "eager" or (self.attention == "sdpa" and bool(self.padded))
 
     @property
+    def autocast(self) -> bool:
+        """Whether products run under autocast: with weights in float32, and where transformers' trainers train adapters."""
+        adapters_of_trainer = self.loop == "transformers" and self.method != "full" and self.precision in ("bf16", "fp16")
+        return self.precision == "amp" or adapters_of_trainer
+
+    @property
     def bytes_per_value(self) -> int:
         """Bytes that an activation value takes."""
         return 4 if self.precision == "fp32" else 2

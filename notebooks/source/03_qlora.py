@@ -200,8 +200,8 @@ def step_memory(config, tokens, four_bit=False, checkpointing=True, rank=16):
     others = vocab * d * (1 if config.tie_word_embeddings else 2) + (2 * layers + 1) * d
     width = 4 if four_bit else 2                       # bytes of what isn't in 4 bits, after prepare_model_for_kbit_training
     trained = layers * rank * (7 * d + 2 * q + 2 * kv + 3 * f)
-    inputs = 5 * d + q + f                             # to a block's seven linear layers; PEFT keeps each once, in float32
-    kept = tokens * (4 * inputs + 8 * d + 4 * q + 4 * kv + 6 * f)    # and two norms, attention, the gated product
+    inputs = 5 * d + f + (0 if four_bit else q)        # to a block's seven linear layers; PEFT keeps them, in 16 bits
+    kept = tokens * (2 * inputs + 8 * d + 4 * q + 4 * kv + 3 * width * f)    # and two norms, attention, the gated product
     way_back = kept + tokens * (12 * d + 4 * f) + 2 * d * f * four_bit                 # through one block
     logits = 3 * 4 * vocab * tokens + 2 * vocab * d * four_bit       # and a 16-bit copy of a float32 output layer
     parts = {
@@ -226,7 +226,7 @@ charts.bars(ladder, "By this estimate, Llama-3.1-8B fits on 24 GB in 16 bits", "
 
 # %% [markdown]
 # The smaller batch shrinks both activations and logits. Checkpointing shrinks only the activations, and 4 bits shrink only
-# the weights, a seventh of the first bar. Float32 embeddings use up some of that saving, and they make the last bar's
+# the weights, under a fifth of the first bar. Float32 embeddings use up some of that saving, and they make the last bar's
 # activations larger. Checkpointing is on by default in TRL's trainers, but not in transformers' `Trainer`.
 #
 # The dashed line is at 25.3 because a card's gigabytes are 2³⁰ bytes each, less a little that PyTorch doesn't see, and ours
@@ -240,10 +240,10 @@ print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 
 # %% [markdown]
 # For small models of the same architectures the estimator came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what
-# PyTorch's allocator counted on a CPU (`benchmarks/estimates.py`). Nobody has checked it on a GPU yet, so leave a gigabyte
-# or two free, and read `torch.cuda.max_memory_reserved()` after a step with your longest example. Both
-# calculations count PEFT's copies of the linear layers' inputs in float32. With `bf16=True` the copies are in 16 bits and a
-# block of a 16-bit base keeps about a quarter less, so the two bars without checkpointing are on the high side.
+# PyTorch's allocator counted on a CPU (`benchmarks/estimates.py`), and for 1.7B and 8B models within
+# {{record:estimates-card:worst_percent:.2f}} % on a simulated A100, which counts every tensor of a step and computes none
+# (`benchmarks/gpu_memory.py`). Nobody has checked it on a real GPU, whose libraries need memory of their own. So leave a
+# gigabyte or two free, and read `torch.cuda.max_memory_reserved()` after a step with your longest example.
 #
 # Now reverse the question: how many tokens can one step have on each card, with 1.5 GB to spare? As before, QLoRA's float32
 # embeddings are counted in:

@@ -206,7 +206,7 @@ def test_advice_fits():
     text = memory.advice(found, "Llama-3.1-8B", "t4")
     assert (
         text.startswith("does not fit on t4 (15.8 GB)")
-        and "it would with checkpointing on, method qlora: " in text
+        and "it would with batch size 1, method qlora: " in text
         and "to spare" not in text
     )
     changed, after = what_fits("Llama-3.1-8B", "t4", "full", batch_size=4, length=1024)
