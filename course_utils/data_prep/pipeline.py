@@ -83,6 +83,13 @@ CONFLICT = "conflict"
 DOUBTFUL = (quality.USELESS, quality.STUB, *quality.RULES, CONFLICT)
 CERTAIN = (quality.USELESS,)  # those that are dropped unless `drop` says otherwise
 NO_GROUP = frozenset({"", "-", "–", "n/a", "na", "none", "null", "nan", "unknown", "anonymous", "?"})
+# Fields of an export that usually name a row's customer, at the top or in "metadata"; the first that fits is the group.
+OWNERS = tuple(
+    f"{place}{name}{ending}"
+    for name in ("customer", "user", "client", "account", "contact", "requester", "patient", "conversation", "thread")
+    for place in ("", "metadata.")
+    for ending in ("_id", "")
+)
 IDS = ("id", "_id", "uuid", "row_id", "example_id", "ticket_id", "prompt_id", "custom_id")
 ONLY_PLACEHOLDERS = re.compile(r"\W*(?:\[[A-Z_ ]+\]\W*)+|[\W\d_]*\*{2,}[\W_]*")  # an answer of which nothing is left
 RECURRING = 3  # rows from which a masked text may be shown in the report: what recurs is rarely one person's
@@ -154,8 +161,9 @@ class Preparation:
         columns: fields to rename, old name → new name.
         copies: which copies are dropped: "exact", "normalised" or "near", which includes the others.
         group, label, source: fields of the export's rows, such as "customer" or "metadata.user", for the split: rows of one
-            group stay together, and both parts have the same shares of labels and sources. By default the group is the
-            name in the user's message, and labels are answers that recur; "none" stands for no group.
+            group stay together, and both parts have the same shares of labels and sources. By default the group is a
+            field such as "customer_id", or else the name in the user's message, and labels are answers that recur; "none"
+            stands for no group.
         validation: share of the rows that is held out.
         progress: called with a line of text after each step, or None.
     """
@@ -430,8 +438,7 @@ def _owners(result: Prepared) -> list[Any]:
     """The group of each row for the split; a blank or "unknown" is no group."""
     if result.settings.group == "none":
         return [None] * len(result.rows)
-    named = result.settings.group is not None
-    groups = [strata["group"] if named else customer_of(row) for row, strata in zip(result.rows, result.strata)]
+    groups = [strata["group"] if "group" in strata else customer_of(row) for row, strata in zip(result.rows, result.strata)]
     return [None if str(group).strip().casefold() in NO_GROUP else group for group in groups]
 
 
@@ -497,6 +504,7 @@ def _read(result: Prepared) -> None:
         name: field for name in ("group", "label", "source") if (field := getattr(settings, name)) not in (None, "none")
     }
     seen: set[str] = set()
+    owners: dict[str, list[Any]] = {field: [] for field in OWNERS} if settings.group is None else {}
     for row, value, changes in _read_rows(result.path, result.settings):
         lines_read += 1
         if row.value is not None:
@@ -511,10 +519,26 @@ def _read(result: Prepared) -> None:
             strata = {name: _value_at(row.value, field) for name, field in named.items()}
             seen |= {named[name] for name, found in strata.items() if found is not None}
             result.strata.append({name: found if isinstance(found, str | int) else None for name, found in strata.items()})
+            for field, values in owners.items():
+                values.append(_value_at(row.value, field))
             result.ids.append(next((row.value[key] for key in IDS if row.value.get(key) is not None), None))
     if result.rows and (unknown := set(named.values()) - seen):
         raise CourseError(f"no row has a field {min(unknown)!r} to split by; name a field of the export's rows")
+    _take_owners(result, owners)
     result.counts += [("read", lines_read), ("validate", len(result.rows))]
+
+
+def _take_owners(result: Prepared, owners: dict[str, list[Any]]) -> None:
+    """Group rows by the field that names their customer, if the user has named none and a field has values that recur."""
+    for name, values in owners.items():
+        named = Counter(v for v in values if isinstance(v, str | int) and str(v).strip().casefold() not in NO_GROUP)
+        recurring, largest = named.total() - len(named), max(named.values(), default=0)
+        if recurring and 2 * named.total() >= len(values) and 2 * largest <= len(values):
+            for strata, value in zip(result.strata, values):
+                strata["group"] = value if isinstance(value, str | int) else None
+            if "split" in result.settings.steps:
+                result.notes.append(f"rows with the same {name!r} stay in one part; --group names another field, or none")
+            return
 
 
 def _remark(result: Prepared) -> None:
@@ -602,6 +626,10 @@ def _deduplicate(result: Prepared) -> None:
                 _record(result, "deduplicate", member, CONFLICT, reason)
             elif member != conflict.preferred and member not in reasons:
                 reasons[member] = (CONFLICT, reason)
+    if settled := sum(code == CONFLICT for code, _ in reasons.values()):
+        result.notes.append(
+            f"of answers that contradict each other, the most frequent or the first is kept; dropped: {settled:,}"
+        )
     _drop(result, "deduplicate", reasons)
 
 

@@ -82,6 +82,37 @@ def test_an_unknown_mode_is_refused():
         Redactor("blur")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Gardez-le.", "Redémarrez-le et dites-nous.", "Madame, Monsieur, J'ai reçu la facture.",
+        "Das Angebot gilt 30 Tage.", "Der Link zum Zurücksetzen kommt nie an.", "Hallo, Welche Heizkurve ist richtig?",
+        "Welche Klemme passt?",
+    ],
+)  # fmt: skip
+def test_ordinary_words_of_french_and_german_name_nobody(text):
+    assert [entity.text for entity in find(text)] == []
+
+
+def test_an_allowed_value_stays_within_what_is_found():
+    allow = ["Helio Fix 24", "Anna Öko"]
+    assert find("Im Helio Fix 24 Tarif steht ein Preis", allow=allow) == []
+    assert find("Ich bin Kundin des Anna Öko Vertrags", allow=allow) == []
+    assert [entity.text for entity in find("Mein Anna Öko. Viele Grüße, Anna Bauer", allow=allow)] == ["Anna Bauer"]
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("Mein WLAN-Schlüssel: Sonne!5467 und nun?", "Sonne!5467"),
+        ("wifi key: Kaktus-59-Blau", "Kaktus-59-Blau"),
+        ("La clé wifi est Soleil#22", "Soleil#22"),
+    ],
+)
+def test_keys_of_a_wireless_network_are_secrets(text, secret):
+    assert [(entity.kind, entity.text) for entity in find(text)] == [("SECRET", secret)]
+
+
 def test_allowed_values_may_come_from_a_generator():
     redactor = Redactor(allow=(value for value in ["info@tarnbrook.example"]))
     assert redactor.text("selin@example.org, info@tarnbrook.example")[0] == "[EMAIL], info@tarnbrook.example"

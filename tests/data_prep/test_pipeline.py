@@ -282,6 +282,26 @@ def test_a_named_field_is_the_group_and_blank_values_are_none(tmp_path):
         prepare(write(tmp_path, made), group="customer")
 
 
+@pytest.mark.parametrize("field", ["customer", "metadata.client_id"])
+def test_a_field_that_names_the_customer_is_the_group_unasked(tmp_path, field):
+    made = rows()
+    for n, row in enumerate(made):
+        del row["messages"][1]["name"]
+        owner = f"no. {n % 15}" if n > 4 else "unknown"
+        row |= {"customer": owner} if field == "customer" else {"metadata": {"client_id": owner}}
+    done = prepare(write(tmp_path, made), validation=0.2)
+    held, trained = ({done.owners[i] for i in part} - {None} for part in (done.validation, done.train))
+    assert held and not held & trained
+    assert any(f"the same {field!r} stay in one part" in note for note in done.notes)
+    assert set(prepare(write(tmp_path, made), group="none").owners) == {None}
+
+
+def test_a_field_without_customers_is_no_group(tmp_path):
+    for value in (lambda n: f"only {n}", lambda n: "all", lambda n: None if n % 3 else "few"):
+        made = [row | {"user_id": value(n)} for n, row in enumerate(rows())]
+        assert not any("stay in one part" in note for note in prepare(write(tmp_path, made)).notes)
+
+
 def test_kept_rows_can_be_found_in_the_export(tmp_path):
     export = tmp_path / "export.csv"
     lines = [f'{n + 100},"question {n}\nof two lines","answer, {n}"' for n in range(12)]
@@ -311,7 +331,8 @@ def test_answers_that_are_none_are_dropped(tmp_path, answer):
 @pytest.mark.parametrize(
     "answer",
     ["Done.", "Erledigt, siehe Ticket 4711", "Merged into #4712", "closing, duplicate", "spam, closed", "asdf", "asdfjklö",
-     "Weitergeleitet an Tier 2", "Forwarded to the second level."],
+     "Weitergeleitet an Tier 2", "Forwarded to the second level.", "see above", "s. Anhang", "fatto", "Wie besprochen.",
+     "Ich bin bis zum 27.12. nicht im Büro und habe keinen Zugriff.", "We have received your request (WO303527/2)."],
 )  # fmt: skip
 def test_notes_of_a_ticket_system_are_flagged(tmp_path, answer):
     path = write(tmp_path, [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": answer}])
@@ -320,7 +341,8 @@ def test_notes_of_a_ticket_system_are_flagged(tmp_path, answer):
 
 def test_answers_that_begin_like_a_note_are_answers(tmp_path):
     answers = ["Done: the lamp is on its way to you.", "Closed on Sunday.", "[1, 2]",
-               "Forwarded to Anna, who writes to you today.", "Fixed costs 12", "{\"answer\": 1}"]  # fmt: skip
+               "Forwarded to Anna, who writes to you today.", "Fixed costs 12", "See above the lamp.",
+               "We have received your request and sent the lamp.", "{\"answer\": 1}"]  # fmt: skip
     path = write(
         tmp_path, [*(completion(n) for n in range(12)), *({"prompt": f"Say {a}?", "completion": a} for a in answers)]
     )

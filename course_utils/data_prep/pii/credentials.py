@@ -21,7 +21,8 @@ ISSUED = re.compile(
 )
 NAME = (
     r"(?:pass(?:word|wort|wd|phrase|code)|mot de passe|contraseña|wachtwoord|kennwort|pwd|senha|hasło|"
-    r"(?:api|access|secret|private|auth)[ _-]?(?:key|token|schlüssel|sleutel|secret)|client[ _-]?secret|cl(?:é|e|ave) (?:d['’])?api|token)"
+    r"(?:api|access|secret|private|auth)[ _-]?(?:key|token|schlüssel|sleutel|secret)|client[ _-]?secret|cl(?:é|e|ave) (?:d['’])?api|token|"
+    r"(?:wi-?fi|wlan|router|netzwerk|network)[ _-]?(?:key|schlüssel|code)|(?:cl(?:é|ef|e)|chiave|clave) (?:de |du |del )?(?:wi-?fi|réseau|rete))"
 )
 FOR = r"(?:\s+(?:for|of|to|on|für|zu[mr]?|vo[nm]|de[rsl]?|du|d['’]\w+|pour|para|per|voor|van)\b(?:\s+[^\W\d_][\w'’-]*){0,4}?)?"  # "for the console"
 KEY = re.compile(rf"(?:\w+[_-])?{NAME}", re.IGNORECASE)

@@ -27,6 +27,7 @@ TITLES, PARTICLES = frozenset(WORDS["titles"]), frozenset(WORDS["particles"])
 # What comes before a name; tuples, because `str.endswith` is far faster than a pattern that ends in $.
 STRONG, INTRODUCES, KIN = tuple(WORDS["strong"]), tuple(WORDS["introduces"]), tuple(WORDS["kin"])
 GREETS, CLOSES, ARTICLES = tuple(WORDS["greets"]), tuple(WORDS["closes"]), tuple(WORDS["articles"])
+DETERMINERS = tuple(WORDS["determiners"])
 LOCATIVE_PREPOSITIONS = tuple(WORDS["locative_prepositions"])
 BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|[→›]|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
@@ -45,6 +46,10 @@ PLACE_LISTS = "cities countries states city_names towns counties provinces regio
 WORD = r"[^\W\d_]+(?:['’ʼ`-][^\W\d_]+)*"
 # A unit after a number ("443.2 Hz. Will") is no part of a name.
 UNIT = r"(?<=\d[ \u00a0])(?:[A-Z][a-z]?|[A-Z]{2}[A-Za-z]?)\b"
+FRENCH_VERB = re.compile(
+    r"(?:[CDJLMNST]|Qu)['’][^\W\d_A-ZÀ-Þ]"
+    r"|.+-(?:t-)?(?:je|tu|ils?|elles?|on|nous|vous|ce|l[ae]s?|lui|leur|moi|toi|y|en|ci|là)\.?$"
+)
 RUN = re.compile(rf"(?<![\w@./{{])(?!{UNIT})(?:{WORD}\.?)(?:[ \u00a0](?:{WORD}\.?))*(?![\w@])")
 TOKEN = re.compile(rf"{WORD}\.?")
 LOWER_INTRODUCED = re.compile(
@@ -146,11 +151,13 @@ def find_names(text: str) -> list[tuple[int, int, float]]:
 def _no_name(text: str, start: int, end: int) -> bool:
     """Whether a short name is a month before a day ("Jan 28", "3 Jan"), or capitals that stand for something ("NA").
 
-    Nor is what has a number as a thing has it: "EAN 40063", "Viola da Gamba 8'", "Cornet V".
+    Nor is what has a number as a thing has it: "EAN 40063", "Viola da Gamba 8'", "Cornet V", "gilt 30 Tage".
     """
     name, after = text[start:end], text[end : end + 10]
     numbered = ROMAN.search(name) and not name_lists()[0].intersection(name.lower().split()) - place_names()
     if numbered or FEET.match(after) or (len(name) <= LONGEST_ACRONYM and name.isupper() and re.match(r" ?\d", after)):
+        return True
+    if " " not in name and re.search(r"\w[ \u00a0]\d+[ \u00a0]$", text[max(0, start - 12) : start]):  # "gilt 30 Tage"
         return True
     if name in MONTHS and (re.match(r"\.?,? ?\d", text[end:]) or re.search(r"\d(?:st|nd|rd|th)?[ -]$", text[:start])):
         return True
@@ -174,7 +181,12 @@ def _in_run(text: str, start: int, end: int, foreign: bool) -> list[tuple[int, i
 
 
 def _may_belong(token: str) -> bool:
-    """Whether a token may be part of a name: it begins with a capital, and is not an adjective such as "Protein-rich"."""
+    """Whether a token may be part of a name: it begins with a capital, and is not an adjective such as "Protein-rich".
+
+    Nor is it French "Gardez-le" or "J'ai".
+    """
+    if FRENCH_VERB.match(token):
+        return False
     pieces = token.split("-")
     if any(piece[:1].islower() and piece in common_words() and piece not in PARTICLES for piece in pieces[1:]):
         return False
@@ -233,6 +245,8 @@ def _has_cue(text: str, part: list[Token]) -> bool:
     tail = before.lower().rstrip(" ,:")
     if _ends(tail, (*STRONG, *KIN, *GREETS)) or _ends_with_title(before):
         return True
+    if _ends(tail, DETERMINERS):  # "Der Link zum Zurücksetzen"
+        return False
     known = [word for word in words if word in given_names | family_names and word not in foreign_words()]
     own_line = before.endswith("\n") and not after.strip(" .!,x:)")
     if known and (own_line or _ends(before.lower().rstrip(" ,.!:;\n"), CLOSES)) and not after.strip(" .!,x:)"):

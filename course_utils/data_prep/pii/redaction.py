@@ -19,7 +19,7 @@ from typing import Any
 
 from course_utils.data_prep.pii.addresses import find_addresses
 from course_utils.data_prep.pii.credentials import find_secrets
-from course_utils.data_prep.pii.names import find_names
+from course_utils.data_prep.pii.names import find_names, name_lists
 from course_utils.data_prep.reading import json_or_none
 from course_utils.errors import CourseError
 
@@ -90,8 +90,20 @@ def find(text: str, allow: Iterable[str] = (), preceding: str = "") -> list[Enti
     for secret in secrets:
         searched = searched[: secret.start] + BLOT * len(secret.text) + searched[secret.end :]
     entities = sorted([*search(searched, preceding), *secrets], key=lambda entity: entity.start)
-    allowed = {value.casefold() for value in allow}
-    return [entity for entity in entities if BLOT not in entity.text and entity.text.casefold() not in allowed]
+    allowed = [re.compile(rf"(?<!\w){re.escape(value)}(?!\w)", re.IGNORECASE) for value in allow]
+    return [e for e in entities if BLOT not in e.text and not any(_covers(value, text, e) for value in allowed)]
+
+
+def _covers(value: re.Pattern[str], text: str, entity: Entity) -> bool:
+    """Whether an entity is an allowed value, a part of it, or more only by words that name nobody: "Im Helio Fix 24"."""
+    for match in value.finditer(text, max(0, entity.start - 100), entity.end + 100):
+        if match.start() < entity.end and match.end() > entity.start:
+            outside = (
+                text[entity.start : max(entity.start, match.start())] + text[max(entity.start, match.end()) : entity.end]
+            )
+            words = set(re.findall(r"[^\W\d_]+", outside.lower()))
+            return not re.search(r"\d", outside) and not any(words & known for known in name_lists())
+    return False
 
 
 def unsearched_script(text: str) -> str:
