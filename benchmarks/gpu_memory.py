@@ -153,8 +153,9 @@ def compare(row: dict) -> dict:
 
 
 def on_simulated_card() -> None:
-    """Compare the rows on a simulated A100 and write a record; only the tensors are compared, for nothing else is simulated."""
+    """Compare the rows on a simulated A100 and write a record; only the tensors, for nothing else is simulated."""
     from common import write_results
+
     from tests.gpu_simulation import build, driver, room
 
     os.environ.update(build.environment("a100") | {driver.SKIP: str(room.SKIP_FROM)})  # for the rows' processes

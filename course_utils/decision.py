@@ -323,6 +323,8 @@ def _recommend(
         reasons.append(
             f"what it lacks are facts, and all {text_tokens:,} tokens of them fit into a cached prompt: no search can miss"
             if short
+            else "facts stay in the passages that the prompt gets: looked up at the time of the question, they can change"
+            if trains_both
             else "what it lacks are facts: they are looked up at the time of the question, with a source to cite"
         )
         if enough:

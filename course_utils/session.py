@@ -19,10 +19,10 @@ quantizes nothing. Colab and Kaggle ship 0.10.0 (August 2026; unslothai/notebook
 made to look as if it were not installed.
 
 Memory: after training, the C library keeps hundreds of megabytes of freed memory, which the next cell's server or copy of
-the model then lacks. So a notebook gives it back after each cell that took a while. On a CPU, oneDNN and
-PyTorch's bridge to it keep what they prepare for a matrix product of each shape, by default of a thousand shapes. When
-SmolLM2 trains on batches of many lengths, that is 14 MB a length. Kept for 128 shapes, which is more than a step needs, it
-is 0.22 GB less after 20 steps, and the steps take no longer.
+the model then lacks. So a notebook gives it back after each cell that took a while or deletes something. On a CPU,
+oneDNN and PyTorch's bridge to it keep what they prepare for a matrix product of each shape, by default of a thousand
+shapes. When SmolLM2 trains on batches of many lengths, that is 14 MB a length. Kept for 128 shapes, which is more than a
+step needs, it is 0.22 GB less after 20 steps, and the steps take no longer.
 
 bitsandbytes: on import it says on stderr that an optional kernel, which it would fetch from the hub, is missing. The course
 does not use that kernel, and PEFT imports bitsandbytes where it is installed.
@@ -33,6 +33,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -42,7 +43,7 @@ from typing import TYPE_CHECKING
 from course_utils import hardware, install
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
 # Chosen with benchmarks/waiting.py on two cores (record of 2026-11-26). On an idle machine, training with 1,000 rounds takes
 # 1.1 to 1.2 times as long as with the best policy, and without spinning 1.4 to 1.8 times. Next to one busy process, 1,000
@@ -134,7 +135,7 @@ def start_lesson(extras: str = "") -> None:
 
 
 def _release_after_long_cells(shell: InteractiveShell) -> None:
-    """Have a notebook's kernel give freed memory back after each long cell; a second call changes nothing."""
+    """Have a notebook's kernel give freed memory back after long cells and such as delete; a second call changes nothing."""
     if getattr(shell, "course_releases_memory", False):
         return
     shell.course_releases_memory = True  # type: ignore[attr-defined]
@@ -144,8 +145,10 @@ def _release_after_long_cells(shell: InteractiveShell) -> None:
         nonlocal started
         started = time.monotonic()
 
-    def release(*_: object) -> None:
-        if time.monotonic() - started > LONG_CELL_SECONDS:
+    def release(result: ExecutionResult) -> None:
+        code = getattr(result.info, "raw_cell", None) or ""
+        deletes = re.search(r"^del ", code, re.MULTILINE)
+        if deletes or time.monotonic() - started > LONG_CELL_SECONDS:
             from course_utils import memory
 
             memory.release()

@@ -216,7 +216,7 @@ print((in_use() - before) / 1e6)
     assert float(done.stdout) < 10, done.stderr
 
 
-def test_freed_memory_is_given_back_after_long_cells_only(monkeypatch):
+def test_freed_memory_is_given_back_after_long_cells_and_deletions_only(monkeypatch):
     from IPython.core.interactiveshell import InteractiveShell
 
     from course_utils import memory
@@ -230,3 +230,5 @@ def test_freed_memory_is_given_back_after_long_cells_only(monkeypatch):
     assert releases == []
     shell.run_cell("import time; time.sleep(0.3)")
     assert releases == ["released"]
+    shell.run_cell("x = 1\ndel x")
+    assert releases == ["released"] * 2
