@@ -29,8 +29,8 @@ def rows() -> list[dict]:
     table = []
     for length, checkpointing in ((512, False), (1024, True), (2048, True)):
         common = {"length": length, "checkpointing": checkpointing, "batch_size": 1}
-        for method in ({"method": "lora"}, {"method": "qlora"}, {"method": "qlora", "embeddings": "float32"}):
-            table.append({"model": "Llama-3.1-8B", "cap": False, "plan": method | common})
+        for base in ({"method": "lora"}, {"method": "qlora"}, {"method": "qlora", "embeddings": "float32"}):
+            table.append({"model": "Llama-3.1-8B", "cap": False, "plan": base | common})
         table.append({"model": "SmolLM2-1.7B", "cap": False, "plan": {"method": "full", **common}})
         table.append({"model": "Llama-3.1-8B", "cap": True, "plan": {"method": "qlora", "precision": "fp16", **common}})
     for batch in (4, 8):

@@ -134,6 +134,5 @@ def test_the_twenty_lines_give_what_the_estimator_gives(name, tokens, options):
         name, "qlora" if four_bit else "lora", length=tokens, accumulation=8,
         checkpointing=options.get("checkpointing", True), **four_bit,
     ).total  # fmt: skip
-    assert total == pytest.approx(
-        estimate / 1e9, rel=0.015
-    )  # the estimator counts autocast's copies of the adapters as well
+    # The estimator counts autocast's copies of the adapters as well.
+    assert total == pytest.approx(estimate / 1e9, rel=0.015)
