@@ -488,7 +488,7 @@ def _read_rows(path: str | Path, settings: Preparation) -> Iterator[tuple[readin
             findings = [finding for _, row_findings in check([reading.Row(line, fixed)]) for finding in row_findings]
         errors, blank = _errors(findings), [finding for finding in row.findings if finding.code == "blank_line"]
         if errors or blank:
-            first = (errors or blank)[0]
+            first = next((e for e in errors if not e.fixable), (errors or blank)[0])  # the others alone would be repaired
             changes = [c for c in changes if c.code in FILE_LEVEL_CODES] + [
                 Change(line, "validate", DROPPED, first.code, first.message)
             ]

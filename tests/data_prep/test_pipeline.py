@@ -282,6 +282,13 @@ def test_a_named_field_is_the_group_and_blank_values_are_none(tmp_path):
         prepare(write(tmp_path, made), group="customer")
 
 
+def test_a_row_is_dropped_for_what_cannot_be_repaired(tmp_path):
+    made = [row | {"ticket": str(n)} for n, row in enumerate(rows())]
+    made[3]["messages"][-1]["content"] = ""
+    done = prepare(write(tmp_path, made))
+    assert done.dropped[4].code != "extra_key" and "content" in done.dropped[4].reason
+
+
 @pytest.mark.parametrize("field", ["customer", "metadata.client_id"])
 def test_a_field_that_names_the_customer_is_the_group_unasked(tmp_path, field):
     made = rows()
