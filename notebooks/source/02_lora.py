@@ -196,7 +196,7 @@ def grade_replies(model, file):
     """Return a model's replies to the rows of a file, and the grades of each."""
     rows, solutions = read_rows(file)
     prompts = [row["prompt"] for row in rows]
-    replies = [reply for i in range(0, len(prompts), 20) for reply in write_replies(model, prompts[i : i + 20])]
+    replies = [reply for i in range(0, len(prompts), 10) for reply in write_replies(model, prompts[i : i + 10])]
     return pd.DataFrame(map(grade, replies, solutions)).assign(reply=replies)
 
 
