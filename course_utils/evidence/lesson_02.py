@@ -197,8 +197,8 @@ def train_script(file: str | Path, base: str = "") -> str:
 
     Args:
         file: a new file.
-        base: the model to train, a name on the hub or a folder; by default that of this machine's tier, which on a CPU is
-            the packaged model's folder.
+        base: the model to train: a name on the hub, a folder, or a tier; by default that of this machine's tier, which on
+            a CPU is the packaged model's folder.
 
     Raises:
         CourseError: the file exists.
@@ -216,8 +216,9 @@ def train_script(file: str | Path, base: str = "") -> str:
     )
     answering = "\n".join(line for line in answering.splitlines() if not re.match("(base|model) = ", line))
     *steps, table = scoring.replace('"validation.jsonl"', "file").splitlines()
-    own = models.TIERS[hardware.detect().tier].name
-    plan = plans.plan("02", models.tier_of(base))  # a rate is a model's
+    tier, base = (base, "") if base in models.TIERS else (models.tier_of(base), base)
+    own = models.TIERS[tier or hardware.detect().tier].name
+    plan = plans.plan("02", tier)  # a rate is a model's
     values = f"{plan.learning_rate}, {plan.batch_size}, {plan.answer_tokens}"
     script = (assets.PACKAGE / "evidence" / "train_adapter.txt").read_text(encoding="utf-8")
     script = script.format(

@@ -174,7 +174,8 @@ def says_nothing(message):
 def prepare(rows):
     """Return rows with labels spelled as in LABELS, all labels in one text, and who counts as a person."""
     labels = {name: rows[name].str.strip().replace(RENAME.get(name, {})) for name in LABELS}
-    person = rows[WHO].mask(rows[WHO].str.strip().str.lower().isin(["", *NOBODY])).fillna("alone " + rows[ID])
+    person = rows[WHO].str.strip().str.lower()
+    person = person.mask(person.isin(["", *NOBODY])).fillna("alone " + rows[ID])
     together = list(map(" ".join, pd.DataFrame(labels).fillna("").to_numpy()))
     return rows.assign(**labels, labels=together, person=person, why="")
 
@@ -197,6 +198,8 @@ def apply_corrections(rows, files="corrections*.csv"):
                            **{f"{name} read": entered, name: right.where(entered, rows[name])})
     report = f"{rows['read'].sum()} rows read, {corrected} labels corrected, {rows['dropped'].sum()} rows to drop"
     report += f"; not in LABELS: {dict(unknown)}" if unknown else ""
+    fields = set(lines["field"].dropna()) - {*LABELS, "field"}
+    report += f"; no such field: {fields}" if fields else ""
     elsewhere = set(lines[ID][lines["field"].isin(LABELS)]) - set(rows[ID])
     report += f"; {len(elsewhere)} tickets are not in the table" if elsewhere else ""
     stop_unless(lines.empty or (rows["read"] | rows["dropped"]).any(), f"{report}. Are {files} this export's, in LABELS' words?")
@@ -258,13 +261,19 @@ def jaccard_index(one, other):
     return len(one & other) / max(1, len(one | other))
 
 
+def only_names(text, pieces):
+    """Return True if the pieces hold at most three of the text's words, and none in lower case: a signature at most."""
+    words = [word for word in re.findall(r"\w+", text) if word.lower() in pieces]
+    return len(words) <= 3 and not any(map(str.islower, words))
+
+
 def nearest_before(texts, alike=0.6):
     """Return for each text the place of the first one that it is a near-copy of, or its own place."""
     texts = list(map(strip_markup, texts))
     pieces, numbers = list(map(pieces_of, texts)), [sorted(re.findall(r"\d+|[€$£%#+]", text)) for text in texts]
     counts = Counter(piece for own in pieces for piece in own)
     often = {piece for piece, count in counts.items() if count > max(50, len(texts) // 100)}   # greetings, footers
-    rest = [own - often or own for own in pieces]                # a template that is sent every day has no others
+    rest = [own if only_names(text, own - often) else own - often for text, own in zip(texts, pieces)]     # of a mass mailing
     places, index = [], MinHashLSH(threshold=alike - 0.1, num_perm=128)
     for place, own in enumerate(pieces):
         signature = MinHash(num_perm=128)

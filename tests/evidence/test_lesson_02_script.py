@@ -48,6 +48,13 @@ def test_it_takes_its_functions_and_settings_from_the_lesson(tmp_path):
     }
 
 
+def test_a_tier_is_its_model(tmp_path):
+    for tier in ("cpu", "laptop"):
+        lesson_02.train_script(tmp_path / f"{tier}.py", base=tier)
+        text = (tmp_path / f"{tier}.py").read_text(encoding="utf-8")
+        assert f'"{models.fetch() if tier == "cpu" else models.TIERS[tier].name}"' in text and f'base = "{tier}"' not in text
+
+
 def test_a_file_that_exists_is_left_alone(tmp_path):
     (tmp_path / "mine.py").write_text("mine")
     with pytest.raises(CourseError, match="exists"):

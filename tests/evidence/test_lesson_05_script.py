@@ -210,6 +210,23 @@ def test_a_template_that_is_sent_every_day_is_a_copy(script):
     assert places == [*range(200), *[200] * 60]
 
 
+def test_a_mass_mailing_is_a_copy_whoever_signs_it(script):
+    """All pieces of its text are often there, so that only the names under it are left."""
+    rng = random.Random(0)
+    texts = [" ".join(f"word{rng.randrange(3000)}" for _ in range(8)) for _ in range(200)]
+    first, last = ("Ana Ben Cleo Dov Eda Fay Gus Hal".split(), "Ruiz Stone Turk Unger Vale Wirth Xu Young".split())
+    petition = "Please give the bicycles of the station at the park a roof, because they rust in the rain. "
+    places = script.nearest_before([*texts, *(f"{petition}{one} {other}" for one in first for other in last)])
+    assert places == [*range(200), *[200] * 64]
+    footer = " This message and what is attached to it are confidential and meant for its reader only."
+    assert script.nearest_before([text + footer for text in texts]) == list(range(200))
+
+
+def test_a_customer_spelled_with_spaces_or_capitals_is_one(script):
+    rows = script.prepare(small(["a", "b", "c"], customers=["R-1", "r-1 ", "R-2"]))
+    assert rows["person"].nunique() == 2
+
+
 def test_thousands_of_rows_take_seconds(script):
     rng = random.Random(1)
     texts = [" ".join(f"word{rng.randrange(20_000)}" for _ in range(16)) for _ in range(4_000)]
@@ -366,6 +383,8 @@ def test_an_export_without_the_named_columns_says_which_it_has(script):
          ["account", "billing", "billing"], "1 rows read, 1 labels corrected, 0 rows to drop"),
         ("ticket,field,right\nt2,category,Defect\n", ["billing", "defect", "billing"],
          "1 rows read, 1 labels corrected, 0 rows to drop"),
+        ("ticket,field,right\nt1,Category,defect\nt2,category,defect\n", ["billing", "defect", "billing"],
+         "1 rows read, 1 labels corrected, 0 rows to drop; no such field: {'Category'}"),
         ("ticket,field,right\nt2,category,billing\n", ["billing"] * 3, "1 rows read, 0 labels corrected, 0 rows to drop"),
         (None, ["billing"] * 3, "nobody has read any row: there is no corrections*.csv"),
     ],

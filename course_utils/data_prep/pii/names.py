@@ -387,7 +387,7 @@ def _repeated(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int,
     all_spans = list(spans)
     occupied = [(start, end) for start, end, _ in spans]
     for start, end, _ in spans:
-        for part in {text[start:end], *text[start:end].split()}:
+        for part in sorted({text[start:end], *text[start:end].split()}, key=lambda part: (-len(part), part)):
             if len(part) < 3 or part.lower().rstrip(".") in common_words() or part.lower() in PARTICLES:
                 continue
             at = text.find(part)
