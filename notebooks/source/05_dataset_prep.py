@@ -329,10 +329,11 @@ def flag_copies(rows):
 # outside the project, can compute the pseudonym of any name, so the result is pseudonymous, not anonymous. Order numbers
 # stay in, since a model may have to repeat them; list in `NUMBERS` what else should go.
 #
-# **Step 5, the split,** deals customers, so that nobody is on both sides: about a tenth of them go to validation. The test
-# is your `test.csv`, with the columns `message`, `category` and `escalation`. Give it `customer` too, or the script can't
-# keep its customers out of training. Without labels in `test.csv`, another tenth becomes the test. With the same key, next
-# month's export puts everybody in the same part, because the split hashes the key and the column `customer`.
+# **Step 5, the split,** deals customers, so that nobody is on both sides: about a tenth of them go to validation. Spaces and
+# capitals in a customer's name don't matter; other spellings do. The test is your `test.csv`, with the columns `message`,
+# `category` and `escalation`. Give it `customer` too, or the script can't keep its customers out of training. Without
+# labels in `test.csv`, another tenth becomes the test. With the same key, next month's export puts everybody in the same
+# part, because the split hashes the key and the column `customer`.
 
 # %% tags=["program"]
 def read_key(file="~/.clean_export.key"):
@@ -537,15 +538,15 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # %% [markdown]
 # | file | what's in it | what you do |
 # | --- | --- | --- |
-# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl`, `schema.json` | on each line a ticket's number, its prompt and the answer to learn (`completion`), with pseudonyms; the test rows are those of `test.csv` | read a sample for names (section 9); in this folder run `course preflight train.jsonl --model MODEL` and lesson 02's program (`course train-script`); lesson 06 turns them into the form that a hosted service wants |
-# | `rejects.csv` | the ticket of each row that was left out, and why, without its message | read twenty of each kind: `export.merge(rejects).groupby("why").head(20)`, both tables read with `dtype=str` |
+# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl`, `schema.json` | on each line a ticket's number, its prompt and the answer to learn (`completion`), with pseudonyms; the test rows are those of `test.csv` | read a sample for names (section 9); in this folder run `course preflight train.jsonl --model MODEL` and lesson 02's program (`course train-script`), without a GPU on the first few hundred lines; lesson 06 turns them into the form that a hosted service wants |
+# | `rejects.csv` | the ticket of each row that was left out, and why, without its message | read twenty of each kind: `read_table("tickets.csv").merge(read_table("rejects.csv")).groupby("why").head(20)` |
 # | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv` (each run overwrites this file), run again |
 # | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line for each message and field is enough |
 #
 # To read rows one by one here in the notebook, with a verdict and a note for each, call
 # `show.review(rows, "verdicts.jsonl")` with a list of chats such as `{"messages": …}`. If your answers are texts instead
 # of labels, `course check-data FILE --fix FOLDER` cleans chats in JSONL. Step 4 takes most of the time, some minutes for
-# 20,000 rows.
+# 20,000 rows. A forwarded or quoted message isn't compared with the original, so both may stay, in different parts.
 #
 # The version that step 7 prints is a hash of the three files and changes if one letter does. Hand it over with the files,
 # so that your colleague can say which data a model was trained on.
