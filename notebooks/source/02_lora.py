@@ -90,7 +90,8 @@ def write_replies(model, prompts):
         prompts, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
     ).to(model.device)
     output = model.generate(
-        **inputs, max_new_tokens=answer_tokens, do_sample=False, repetition_penalty=1.0, use_cache=True
+        **inputs, max_new_tokens=answer_tokens, do_sample=False, repetition_penalty=1.0, use_cache=True,
+        logits_to_keep=[-1],        # scores of the last token; 1 means the same, but copies a matrix for each prompt on a CPU
     )
     return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
 
@@ -196,7 +197,7 @@ def grade_replies(model, file):
     """Return a model's replies to the rows of a file, and the grades of each."""
     rows, solutions = read_rows(file)
     prompts = [row["prompt"] for row in rows]
-    replies = [reply for i in range(0, len(prompts), 10) for reply in write_replies(model, prompts[i : i + 10])]
+    replies = [reply for i in range(0, len(prompts), 20) for reply in write_replies(model, prompts[i : i + 20])]
     return pd.DataFrame(map(grade, replies, solutions)).assign(reply=replies)
 
 

@@ -219,8 +219,8 @@ pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 
 # %% [markdown]
 # The reward rose, and the last column shows what the model learned: to write the same record to nearly every message. That record is
-# valid, so it earns the full reward, and the program pays no more for reading the message. The reward began lower than the start's "valid", because it's given to answers at temperature
-# 1, and the table shows temperature 0.
+# valid, so it earns the full reward, and the program pays no more for reading the message. The reward began lower than the start's
+# "valid", because it's given to answers at temperature 1, and the table shows temperature 0.
 #
 # **Your turn.** Call `train_on(right_category)` in a new cell, and `measure(answer_all(…))` on the model that it returns. Is it better?
 # With such a start and so few steps it may not be, which is why section 4 takes recorded runs.
@@ -237,18 +237,30 @@ pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 #   who pays by the token;
 # - the cheap rival goes on with {{term:SFT}} on the right answers to the same messages.
 #
-# The table has one run of each, on lesson 02's hundred test messages:
+# *right fields* and its rival ran three times, each from a start of its own, *valid and short* once. Shares are means over the runs, on
+# lesson 02's hundred test messages:
 
 # %%
 runs = assets.read_record("laptop-rewards")["runs"]
 ways = {"the start": "start", "valid and short": "form", "right fields": "content", "SFT on the right answers": "SFT on the same messages"}
 fields = ["category", "escalation", "product", "order_id"]
-right = {name: pd.DataFrame(runs[f"seed 0 | {way}"]["right"]) for name, way in ways.items()}        # 1 or 0 for each message
-gains = {name: (hits[fields] - right["the start"][fields]).mean(axis=1) for name, hits in right.items()}
-pd.DataFrame({name: {
-    **{column: f"{hits[column].mean():.0%}" for column in ["valid", *fields, "all fields"]},
-    "more fields right than the start": "" if name == "the start" else str(evaluation.mean(list(gains[name]))),
-} for name, hits in right.items()}).T
+
+
+def recorded_hits(way):
+    """Return 1 or 0 for each test message, one table a run."""
+    return [pd.DataFrame(runs[f"seed {seed} | {way}"]["right"]) for seed in range(3) if f"seed {seed} | {way}" in runs]
+
+
+rows, starts = {}, recorded_hits("start")
+for name, way in ways.items():
+    hits = recorded_hits(way)
+    gains = sum(after[fields] - before[fields] for after, before in zip(hits, starts)).mean(axis=1) / len(hits)
+    rows[name] = {
+        **{column: f"{100 * sum(run[column].mean() for run in hits) / len(hits):.0f} %" for column in ["valid", *fields]},
+        "all fields, run by run": " ".join(f"{run['all fields'].sum():.0f}" for run in hits),
+        "more fields right than the start": "" if way == "start" else str(evaluation.mean(list(gains))),
+    }
+pd.DataFrame(rows).T
 
 # %%
 teaching = {name: runs[f"seed 0 | {ways[name]}"]["curve"]["groups"] for name in ("right fields", "valid and short")}
@@ -259,9 +271,9 @@ charts.lines({name: (range(1, len(groups) + 1), groups) for name, groups in teac
 print("valid and short, four different messages:", *runs["seed 0 | form"]["answers"][:4], sep="\n")
 
 # %% [markdown]
-# **The reward for right fields works on messages that it wasn't given on**: more fields are right than at the start, mainly because
-# more records are valid and more products and order numbers right. But no more records are right as a whole, and the category didn't
-# improve. A reward only says "more like this one", so GRPO makes likelier what the model already gets right now and then.
+# **The reward for right fields makes more fields right, but no more records.** Escalations, products and order numbers gained in the mean,
+# partly because more records are valid, but the category lost in every run, and whole records went from 18, 15 and 25 to 16, 21 and 21. A
+# reward only says "more like this one", so GRPO makes likelier what the model already gets right now and then.
 #
 # **The reward for short, valid records was gamed within fifteen steps.** Every answer is valid, and it's the same record for every
 # message. Nearly half of its order numbers are "right", because so many messages have none. The chart shows how you'd notice: when
