@@ -124,7 +124,7 @@ def grade(
     if roster and canvas:  # each says whose row is whose
         raise CourseError("--roster and --canvas: name one, then grade again with the other; what is graded stays")
     if roster:  # report problems with it now, not after the grading
-        intake.table(Path(roster))
+        tables.read_roster(Path(roster))
     if canvas:
         tables.canvas_column(intake.table(Path(canvas))[0], sections, column)
     if jobs < 1:
@@ -191,7 +191,8 @@ class _Grader:
         answers = intake.Answers()
         try:
             answers = intake.answers(reading.contents(*submission.paths), list(self.section_of))
-            name = [os.fsencode(submission.paths[0].name), submission.learner.encode(), "; ".join(submission.notes).encode()]
+            names = (submission.learner, submission.name, submission.platform_id, "; ".join(submission.notes))
+            name = [os.fsencode(submission.paths[0].name), *map(str.encode, names)]
             key = digest(self.base.encode(), *name, *answers.digests)
             earlier_results = results.read(folder)
             if earlier_results is not None and earlier_results["extra_data"]["key"] == key:

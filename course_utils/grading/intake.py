@@ -21,7 +21,7 @@ from typing import NamedTuple
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import strip_solution
-from course_utils.grading.reading import AROUND_BYTES, EXERCISE_MARKER, Cells, File, is_folder, shown
+from course_utils.grading.reading import AROUND_BYTES, EXERCISE_MARKER, Cells, File, in_order, is_folder, shown
 
 MOST_NAMES = 3  # files named in one reason
 # How Canvas and Moodle begin the names of what they let an instructor download: a learner's name and number. They write this
@@ -44,7 +44,7 @@ class Submission:
         notes: notes on the name.
         clash: whether another submission has the same name except for capitals, accents and punctuation; only a person can
             then say whose it is.
-        canvas_id: the number that Canvas has for the learner, by the file's name; "" if it has not the form of Canvas.
+        platform_id: "Canvas 704" or "Moodle 31", the number that the platform put into the file's name; "" if none did.
     """
 
     learner: str
@@ -52,7 +52,7 @@ class Submission:
     paths: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     clash: bool = False
-    canvas_id: str = ""
+    platform_id: str = ""
 
 
 class Sender(NamedTuple):
@@ -75,6 +75,7 @@ class Answers:
         notes_on: exercise id → notes on the answer.
         faults: what failed in the grader itself, which a person is told and the learner is not.
         problems: reasons why a person has to look at the submission; if `cells` is empty, nothing can be graded.
+        unread: whether one of the files cannot be read.
         files: names of the notebooks that were read.
         digests: hashes of all files that were examined.
     """
@@ -85,6 +86,7 @@ class Answers:
     notes_on: dict[str, list[str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    unread: bool = False
     files: list[str] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
 
@@ -99,7 +101,7 @@ def submissions(inbox: Path) -> list[Submission]:
         with os.scandir(inbox) as folder_entries:
             entries = sorted(
                 (entry for entry in folder_entries if not entry.name.startswith((".", "__MACOSX"))),
-                key=lambda entry: entry.name,
+                key=lambda entry: in_order(entry.name),
             )
     except OSError as error:
         raise CourseError(f"cannot read the inbox {inbox}: {error.strerror}; name a folder with the submissions") from error
@@ -125,19 +127,19 @@ def submissions(inbox: Path) -> list[Submission]:
         if len(group) > 1:
             names_shown = [shown(entry.name) for entry in group[:MOST_NAMES]] + ["…"] * (len(group) > MOST_NAMES)
             notes += (f"{len(group)} files of one learner, as their names say: {', '.join(names_shown)}",)
-        canvas_id = sender.number if isinstance(sender, Sender) and sender.platform == "Canvas" else ""
-        submitted.append(Submission(name, cleaned, tuple(Path(entry.path) for entry in group), notes, clash, canvas_id))
+        id = f"{sender.platform} {sender.number}" if isinstance(sender, Sender) else ""
+        submitted.append(Submission(name, cleaned, tuple(Path(entry.path) for entry in group), notes, clash, id))
     return submitted
 
 
 def _is_canvas_download(entries: list[os.DirEntry[str]]) -> bool:
-    """Whether Canvas named most of what is here: each of its files has a number of its own, which no two share.
+    """Whether Canvas named most of what is here: nearly each of its files has a number of its own.
 
     Otherwise `hw_2026_11_anna.ipynb` and `hw_2026_11_bob.ipynb`, named by an instructor, would be one learner's.
     """
     matches = [CANVAS.fullmatch(entry.name) for entry in entries if not MOODLE.fullmatch(entry.name)]
     numbers = [match["file"] for match in matches if match]
-    return 2 * len(numbers) >= max(1, len(matches)) and len(set(numbers)) == len(numbers)
+    return 2 * len(numbers) >= max(1, len(matches)) and 10 * len(set(numbers)) >= 9 * len(numbers)
 
 
 def _sender(name: str, from_canvas: bool) -> Sender | None:
@@ -217,6 +219,7 @@ def answers(files: Iterable[File], exercise_ids: list[str]) -> Answers:
             collected.around[id] = (_definable_code(parts[0]), _definable_code(parts[1]), _definable_code(parts[2]))
     _tell_of_copies(collected, in_several, attempts)
     collected.problems += map(_in_one, unread.values())
+    collected.unread = bool(unread)
     if not collected.digests:
         collected.problems.append("no notebook (.ipynb) in the folder")
     if not collected.cells and not collected.problems:
@@ -393,10 +396,13 @@ def table(file: Path) -> list[list[str]]:
         CourseError: the file cannot be read or has no rows.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        rows = [row for row in csv.reader(text.splitlines(keepends=True)) if row]
+        lines = file.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        separator = max(",;\t", key=lines[0].count) if lines else ","  # a comma if there is none
+        rows = [row for row in csv.reader(lines, delimiter=separator) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CourseError(f"cannot read {file}: {error}; expected a CSV file in UTF-8 with a header") from error
+        raise CourseError(
+            f"cannot read {file}: {error}; save it as CSV in UTF-8 (Excel: 'CSV UTF-8'), with a header"
+        ) from error
     if not rows:
         raise CourseError(f"{file} is empty; expected a CSV file with a header")
     return rows

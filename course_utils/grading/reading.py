@@ -77,6 +77,13 @@ def _digest(name: str, content: bytes) -> bytes:
     return hashlib.sha256(hashlib.sha256(os.fsencode(name)).digest() + content).digest()
 
 
+def in_order(name: str) -> tuple[str, int, str]:
+    """Return what sorts the names of files so that a later download follows: a.ipynb, a-1.ipynb (Canvas), a (2).ipynb."""
+    stem = name.rpartition(".")[0] or name
+    base, _, one, other = re.fullmatch(r"(.*?)( ?\((\d+)\)|-(\d+))?", stem, re.DOTALL).groups()  # type: ignore[union-attr]
+    return base, int(one or other or 0), name
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry is a real folder, not a link to one."""
     try:
@@ -107,7 +114,7 @@ def _candidate_files(path: Path) -> Iterator[tuple[str, Path | Unreadable]]:
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         notebooks = [name for name in names if name.lower().endswith(".ipynb")]
         folders[:] = sorted(name for name in folders if name not in links and not name.startswith(HIDDEN))
-        for name in sorted(name for name in (*notebooks, *links) if not name.startswith(HIDDEN)):
+        for name in sorted((name for name in (*notebooks, *links) if not name.startswith(HIDDEN)), key=in_order):
             files += 1
             if files > MOST_FILES:
                 yield "", Unreadable(TOO_MANY)

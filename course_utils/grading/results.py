@@ -72,7 +72,9 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
     not_graded = [id for id, mark in marks.items() if mark.outcome == "not graded"]
     shown_problems = [*answers.problems, *_missing(marks, key.assignment)]
     faults = [*answers.faults, *(f"{id} {marks[id].message}" for id in not_graded)]
-    complete = bool(marks) and not faults
+    # What is missing may stand in the file that cannot be read, so that it is no zero.
+    unread = answers.unread and any(mark.outcome == "missing" for mark in marks.values())
+    complete = bool(marks) and not faults and not unread
     tests = []
     for id, mark in marks.items():
         exercise = EXERCISES[id]
@@ -95,6 +97,7 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
         )
     if marks:
         no_mark = [f"There is no mark yet: {', '.join(not_graded)} {NOT_YOURS}"] if not_graded else []
+        no_mark += ["There is no mark yet, because of the file that cannot be read"] if unread else []
         output = "; ".join([*notes, *answers.notes, *shown_problems, *no_mark])
     else:
         reasons = [*shown_problems, *([f"it {NOT_YOURS.removesuffix('.')}"] if faults else [])]
@@ -111,7 +114,7 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
             "clash": submission.clash,
             "assignment": list(key.assignment),
             "files": answers.files,
-            "canvas_id": submission.canvas_id,
+            "platform_id": submission.platform_id,
             "outcomes": {id: mark.outcome for id, mark in marks.items()},
             "points": {id: None if id in not_graded else mark.points for id, mark in marks.items()},
             "mistakes": {id: mark.mistake for id, mark in marks.items() if mark.mistake},

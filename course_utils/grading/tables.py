@@ -18,7 +18,8 @@ from course_utils.grading.results import write
 from course_utils.pages import render
 
 EMAIL = ("email", "email address", "e-mail", "mail")
-NUMBER = ("id number", "sis user id", "student id", "id", "sis login id", "login", "username")
+NUMBER = ("id number", "sis user id", "student id", "id", "sis login id", "login", "username", "integration id")
+WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")  # what may be a first or last name alone, and so many people's
 GROUPS = ("section", "group", "points possible")  # columns that do not tell one learner from another
 MOST_FILES = 5  # named in a row of needs-a-person.csv
 OUTCOMES = ("right", "partly", "wrong", "unsolved", "missing", "error", "died", "not graded")
@@ -31,37 +32,54 @@ class Roster:
         people: the rows, each as column (in lower case) → field.
     """
 
-    def __init__(self, rows: list[list[str]], canvas_ids: bool = False) -> None:
+    def __init__(self, rows: list[list[str]], canvas: bool = False) -> None:
         """Take in a table.
 
         Args:
-            rows: the rows, with the header first. Any column may name the learner.
-            canvas_ids: whether the column ID has the numbers that Canvas puts into the names of files, as only its own
-                export has.
+            rows: the rows, with the header first. Any column may name the learner, and so may two columns side by side, such
+                as first and last name.
+            canvas: whether this is Canvas's own export, whose column ID has the numbers that it puts into the names of files.
         """
         header = [name.strip().lower() for name in rows[0]]
         self.people = [dict(zip(header, map(str.strip, row))) for row in rows[1:]]
-        self._canvas_ids = canvas_ids
+        self.email = (*EMAIL, *filter(self._has_addresses, header))
+        self._ids: dict[str, int] = {}
         self._whole: dict[str, set[int]] = {}
+        self._words: dict[str, set[int]] = {}
         for index, person in enumerate(self.people):
-            for form in {
-                form for column, field in person.items() if field and column not in GROUPS for form in _forms(field)
-            }:
-                self._whole.setdefault(folded(form), set()).add(index)
+            if canvas and person.get("id"):
+                self._ids[f"Canvas {person['id']}"] = index
+            if number := re.search(r"\d+$", person.get("identifier", "")):  # "Participant 31", in Moodle's grading worksheet
+                self._ids[f"Moodle {number[0]}"] = index
+            fields = [(column, field) for column, field in person.items() if field and column not in GROUPS]
+            for (column, field), (_, following) in zip(fields, [*fields[1:], ("", "")]):
+                alone = WORD.fullmatch(field) and column not in (*self.email, *NUMBER)
+                self._add(self._words if alone else self._whole, field, index)
+                if not re.search(r"[\d@]", field + following):
+                    self._add(self._whole, f"{field} {following}", index)
+                    self._add(self._whole, f"{following} {field}", index)
 
-    def index(self, name: str) -> int | None:
-        """Return the number of the row that a name leads to; None if it leads to no row, or to more than one.
+    def _has_addresses(self, column: str) -> bool:
+        fields = [person[column] for person in self.people if person.get(column)]
+        return bool(fields) and all("@" in field for field in fields)
+
+    @staticmethod
+    def _add(table: dict[str, set[int]], field: str, index: int) -> None:
+        for form in _forms(field):
+            table.setdefault(folded(form), set()).add(index)
+
+    def candidates(self, name: str) -> set[int]:
+        """Return the numbers of the rows that a name leads to.
 
         The name is a field of the row, or contains one: Canvas and Moodle put a learner's name and number before the file's
-        own name, with `_` between.
+        own name, with `_` between. A first or last name alone leads to a row only if it is the whole name.
         """
         plain = folded(name)
-        rows = self._whole.get(plain, set())
-        if not rows:
-            words = plain.split("_")
-            runs = {"_".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
-            rows = set().union(*(self._whole.get(run, set()) for run in runs if len(run) > 2))
-        return next(iter(rows)) if len(rows) == 1 else None
+        if rows := self._whole.get(plain) or self._words.get(plain):
+            return rows
+        words = plain.split("_")
+        runs = {"_".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+        return set().union(*(self._whole.get(run, set()) for run in runs if len(run) > 2))
 
     def first(self, index: int, columns: tuple[str, ...]) -> str:
         """Return the first of these fields of a row that is not empty, or ""."""
@@ -73,8 +91,9 @@ class Roster:
         A row that several submissions want is nobody's, however well each name fits: everybody chooses their own file's
         name, so that the better one proves nothing, and a person has to say whose row it is.
 
-        Where Canvas named the file, its number for the learner decides alone: the names of two learners may be nearly the
-        same. A number that Canvas's export does not have gives no row, whatever row the name would lead to.
+        Where Canvas or Moodle named the file and the table has its numbers, the number decides alone: the names of two
+        learners may be nearly the same. A number that the table does not have gives no row, whatever row the name would lead
+        to.
 
         Args:
             all_results: the results of all learners.
@@ -84,17 +103,19 @@ class Roster:
         """
         wanted: dict[str, int] = {}
         doubts: dict[str, str] = {}
+        platforms = {id.split()[0] for id in self._ids}
         for data in (results["extra_data"] for results in all_results):
-            learner, number = data["learner"], data["canvas_id"] if self._canvas_ids else ""
-            index = next((i for i, person in enumerate(self.people) if number and person.get("id") == number), None)
-            if index is None:
-                index = self.index(data["name"])
-                if index is None:
-                    doubts[learner] = "leads to no row, or to several"
-                elif number:
-                    doubts[learner] = f"has no row: nobody has its number {number}; its name leads to {self._name(index)}"
-            if index is not None:
-                wanted[learner] = index
+            learner, (platform, _, number) = data["learner"], data["platform_id"].partition(" ")
+            found = {self._ids[data["platform_id"]]} if data["platform_id"] in self._ids else self.candidates(data["name"])
+            names = ", ".join(map(self._name, sorted(found)[:MOST_FILES])) + ", …" * (len(found) > MOST_FILES)
+            if not found:
+                doubts[learner] = "leads to no row"
+            elif len(found) > 1:
+                doubts[learner] = f"may be any of {names}"
+            else:
+                (wanted[learner],) = found
+                if platform in platforms and data["platform_id"] not in self._ids:
+                    doubts[learner] = f"has no row: nobody has its number {number}; its name leads to {names}"
         row_of: dict[str, int] = {}
         for learner, index in wanted.items():
             rivals = [other for other, its in wanted.items() if its == index and other != learner]
@@ -110,7 +131,24 @@ class Roster:
     def _name(self, index: int) -> str:
         """The name by which a person finds the row."""
         any_field = next(filter(None, self.people[index].values()), "nobody")
-        return self.first(index, (*EMAIL, "student", "name", *NUMBER)) or any_field
+        return self.first(index, (*self.email, "student", "name", *NUMBER)) or any_field
+
+
+def read_roster(file: Path) -> Roster:
+    """Read the class's table.
+
+    Raises:
+        CourseError: it cannot be read, or has nothing by which Moodle could find a learner.
+    """
+    rows = table(file)
+    people = Roster(rows)
+    known = {column for person in people.people for column in person}
+    if not known & {*people.email, *NUMBER}:
+        raise CourseError(
+            f"{file} has no column with e-mail addresses or ID numbers, by which a gradebook finds its learners; call one "
+            f"of its columns 'Email address' or 'ID number': {', '.join(rows[0])}"
+        )
+    return people
 
 
 def _forms(field: str) -> set[str]:
@@ -188,19 +226,23 @@ def write_all(
         CourseError: the roster or Canvas's export cannot be used.
     """
     export = table(canvas) if canvas else None
-    people = _in_canvas(export) if export else Roster(table(roster)) if roster else None
+    people = _in_canvas(export) if export else read_roster(roster) if roster else None
     row_of, doubts = people.rows(all_results) if people else ({}, {})
     place = "Canvas's export" if export else "the roster"
     needing = needs_a_person(all_results, {who: f"in {place}: {why}" for who, why in doubts.items()})
     needing += [["", name, "begins with a dot, as hidden files do, and was not graded: rename it"] for name in passed_over]
+    mark = "\N{ZERO WIDTH NO-BREAK SPACE}"  # without it Excel takes UTF-8 for another encoding
     texts = {
-        "grades.csv": as_csv(_grades(exercise_ids, all_results)),
-        "moodle.csv": as_csv(_moodle(all_results, people if roster else None, row_of)),
+        "grades.csv": mark + as_csv(_grades(exercise_ids, all_results)),
         "class.html": class_view(exercise_ids, all_results),
-        "needs-a-person.csv": as_csv([["learner", "files", "reason"], *needing]),
+        "needs-a-person.csv": mark + as_csv([["learner", "files", "reason"], *needing]),
     }
     if export:  # whose own fields stay as they are
         texts["canvas.csv"] = _csv(filled_in(export, all_results, exercise_ids, row_of, column))
+    elif len(moodle := _moodle(all_results, people, row_of)) > 1:
+        texts["moodle.csv"] = as_csv(moodle)
+    for name in {"canvas.csv", "moodle.csv"} - texts.keys():  # with the marks of an earlier call
+        (out / name).unlink(missing_ok=True)
     for name, text in texts.items():
         write(out / name, text)
     return [out / name for name in texts]
@@ -213,13 +255,13 @@ def needs_a_person(all_results: list[dict], doubts: dict[str, str]) -> list[list
         all_results: the results of all learners.
         doubts: learner → why they have no row in the class's table.
     """
-    rows = []
+    problems, without_row = [], []
     for data in (results["extra_data"] for results in all_results):
         more = len(data["files"]) - MOST_FILES
         files = " ".join(data["files"][:MOST_FILES] + [f"and {more} more"] * (more > 0))
-        reasons = [*data["problems"], *filter(None, [doubts.get(data["learner"])])]
-        rows += [[data["learner"], files, reason] for reason in reasons]
-    return rows
+        problems += [[data["learner"], files, reason] for reason in data["problems"]]
+        without_row += [[data["learner"], files, reason] for reason in filter(None, [doubts.get(data["learner"])])]
+    return problems + without_row  # which may be many, for one reason
 
 
 def _grades(exercise_ids: list[str], all_results: list[dict]) -> list[list]:
@@ -235,17 +277,20 @@ def _grades(exercise_ids: list[str], all_results: list[dict]) -> list[list]:
 
 
 def _moodle(all_results: list[dict], roster: Roster | None, row_of: dict[str, int]) -> list[list]:
+    """The rows for Moodle's import: only learners that it can find, and who have a mark.
+
+    Moodle would give the mark of a row without a user to the user of the row before, and empty a mark that is there.
+    """
     rows = [["Email address", "ID number", "Learner", "Grade", "Feedback comments"]]
     for results in all_results:
         learner = results["extra_data"]["learner"]
         plain = not roster and not results["extra_data"]["clash"] and re.fullmatch(r"[\w.-]+@[\w.-]+", learner)
         email, id_number = learner if plain else "", ""
         if roster and learner in row_of:
-            email, id_number = (roster.first(row_of[learner], columns) for columns in (EMAIL, NUMBER))
-        comment = results["output"] if results["score"] is None else "; ".join(
-            f"{test['number']} {test['score']:g}/{test['max_score']:g}" for test in results["tests"]
-        )  # fmt: skip
-        rows.append([email, id_number, learner, number(results["score"]), comment])
+            email, id_number = (roster.first(row_of[learner], columns) for columns in (roster.email, NUMBER))
+        if results["score"] is not None and (email or id_number):
+            marks = "; ".join(f"{test['number']} {test['score']:g}/{test['max_score']:g}" for test in results["tests"])
+            rows.append([email, id_number, learner, number(results["score"]), marks])
     return rows
 
 
@@ -290,7 +335,7 @@ def _in_canvas(export: list[list[str]]) -> Roster:
     key = ("Student", "ID", "SIS User ID", "SIS Login ID", "Integration ID")
     places = [index for index, name in enumerate(export[0]) if name in key]
     rows = [[row[i] if i < len(row) else "" for i in places] for row in [export[0], *_learners_of(export)]]
-    return Roster(rows, canvas_ids=True)
+    return Roster(rows, canvas=True)
 
 
 def canvas_column(header: list[str], sections: list[str], column: str | None) -> int:

@@ -5,8 +5,9 @@ import csv
 import pytest
 from grading_fixtures import full, hand_in, points, results, run
 
+from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
-from course_utils.grading import intake
+from course_utils.grading import intake, tables
 
 POINTS = {section: round(sum(full(section).values())) for section in ("03", "06")}
 CANVAS = f"""Student,ID,SIS User ID,SIS Login ID,Section,Homework (77)
@@ -23,7 +24,7 @@ def wrong(section):
 
 
 def rows(file):
-    with open(file, newline="") as handle:
+    with open(file, newline="", encoding="utf-8-sig") as handle:
         return list(csv.reader(handle))
 
 
@@ -110,3 +111,90 @@ def test_other_files_stay_apart(tmp_path, names):
     for name in names:
         (tmp_path / name).write_text("{}")
     assert sorted(submission.learner for submission in intake.submissions(tmp_path)) == sorted(name[:-6] for name in names)
+
+
+MOODLE_TABLE = """First name,Last name,Email address,ID number
+Anna,Müller,a@x.org,2
+Anna Maria,Müller,c@x.org,3
+Björn,Müller,b@x.org,1
+Kim,Lee,k@x.org,4
+Lee,Kim,l@x.org,5
+"""
+
+
+def in_roster(folder, text, name):
+    """The e-mail addresses of the rows that a submission's name leads to."""
+    (folder / "roster.csv").write_text(text)
+    people = tables.read_roster(folder / "roster.csv")
+    return {people.first(index, people.email) for index in people.candidates(intake.clean_name(name))}
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("Björn Müller_4002_assignsubmission_file", "b@x.org"),
+        ("Bjorn_Muller", "b@x.org"),
+        ("müllerannamaria_7013_1_hw", "c@x.org"),
+        ("Anna Müller_4003_assignsubmission_file", "a@x.org"),
+        ("k@x.org", "k@x.org"),
+        ("Kim Lee", None),  # there's also a Lee Kim
+        ("Kim Nobody_4002_assignsubmission_file", None),
+        ("anna stranger", None),
+        ("Anna", "a@x.org"),
+        ("müller_hw", None),
+    ],
+)
+def test_first_and_last_names_in_two_columns_are_one_name(name, address, tmp_path):
+    for text in (MOODLE_TABLE, MOODLE_TABLE.replace("First name,Last name,Email address,ID number", "Etunimi,Sukunimi,Posti,Nro")):
+        found = in_roster(tmp_path, text, name)
+        assert found == {address} if address else len(found) != 1, text
+
+
+def test_a_table_in_another_language_has_its_addresses_recognised_and_its_separator(tmp_path):
+    text = MOODLE_TABLE.replace("First name,Last name,Email address,ID number", "Vorname,Nachname,E-Mail-Adresse,ID-Nummer")
+    assert in_roster(tmp_path, text.replace(",", ";"), "b@x.org") == {"b@x.org"}
+    with pytest.raises(CourseError, match=r"no column with e-mail addresses or ID numbers.*Vorname, Nachname, Punkte"):
+        in_roster(tmp_path, "Vorname,Nachname,Punkte\nAnna,Alm,\n", "Anna Alm")
+
+
+def test_moodles_participant_number_decides(tmp_path):
+    hand_in(tmp_path / "in", "Min Kim_32_assignsubmission_file_x", "06")
+    (tmp_path / "roster.csv").write_text(
+        "Identifier,Full name,Email address\nParticipant 31,Min Kim,a@x.org\nParticipant 32,Min Kim,b@x.org\n"
+    )
+    run("06", tmp_path / "in", tmp_path / "out", roster=tmp_path / "roster.csv")
+    assert [row[0] for row in rows(tmp_path / "out" / "moodle.csv")[1:]] == ["b@x.org"]
+
+
+def test_one_shared_number_does_not_make_a_canvas_download_into_something_else(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(20):
+        (tmp_path / "in" / f"learner{number:02}_{700 + number}_{min(number, 18)}_hw.ipynb").write_text("{}")
+    assert {s.platform_id for s in intake.submissions(tmp_path / "in")} == {f"Canvas {700 + n}" for n in range(20)}
+
+
+def test_a_file_that_Canvas_numbers_otherwise_is_graded_again(tmp_path):
+    hand_in(tmp_path / "in", "almanna_704_91_hw", "06")
+    run("06", tmp_path / "in", tmp_path / "out")
+    (found,) = intake.submissions(tmp_path / "in")
+    found.paths[0].rename(tmp_path / "in" / "almanna_705_91_hw.ipynb")
+    assert run("06", tmp_path / "in", tmp_path / "out").new == 1
+
+
+def test_what_is_missing_beside_a_file_that_cannot_be_read_is_no_zero(tmp_path):
+    hand_in(tmp_path / "in" / "ann", "03", "03")
+    (tmp_path / "in" / "ann" / "06.ipynb").write_text('{"cells": [')
+    run("03,06", tmp_path / "in", tmp_path / "out")
+    found = results(tmp_path / "out", "ann")
+    assert found["score"] is None and "because of the file that cannot be read" in found["output"]
+    run("03", tmp_path / "in", tmp_path / "out-03")  # nothing is missing, so that it counts
+    assert results(tmp_path / "out-03", "ann")["score"] == sum(full("03").values())
+
+
+@pytest.mark.parametrize("later", ["hw (1)", "hw-1", "hw (10)"])
+def test_of_two_downloads_the_later_one_counts(later, tmp_path):
+    hand_in(tmp_path / "in" / "ann", "hw", "06", wrong("06"))
+    hand_in(tmp_path / "in" / "ann", "hw (2)" if later == "hw (10)" else "hw", "06", wrong("06"))
+    hand_in(tmp_path / "in" / "ann", later, "06")
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert results(tmp_path / "out", "ann")["score"] == sum(full("06").values())

@@ -117,7 +117,7 @@ def test_what_was_not_read_is_for_a_person(graded, learner, reason):
 
 def test_what_strangers_wrote_is_harmless_in_everything_that_is_written(graded):
     for file in graded[1].rglob("*.*"):
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         assert all(c.isprintable() or c == "\n" for c in text), file
         for separator in ",;\t|" if file.suffix == ".csv" else "":
             with open(file, newline="", encoding="utf-8") as handle:
@@ -169,7 +169,7 @@ def test_a_name_that_fits_two_submissions_takes_nobodys_row(tmp_path):
         hand_in(tmp_path / "in", name, "06", {"api-4": "# EXERCISE: api-4\n1 / 0"} if name == "Twin" else None)
     (tmp_path / "canvas.csv").write_text(CANVAS)
     run("06", tmp_path / "in", tmp_path / "out", canvas=tmp_path / "canvas.csv")
-    with open(tmp_path / "out" / "canvas.csv", newline="") as file:
+    with open(tmp_path / "out" / "canvas.csv", newline="", encoding="utf-8-sig") as file:
         assert [row[4] for row in csv.reader(file)] == ["06 OpenAI API (56)", "8", "", "", "", "8"]
     # 3 is jdoe's number in Canvas. That one of two is spelled as Canvas spells twin proves nothing.
     listed = {row[0] for row in needing(tmp_path / "out")}
@@ -202,10 +202,9 @@ def test_a_row_that_two_submissions_want_is_nobodys(own, like, tmp_path):
     hand_in(tmp_path / "in" / "bo", "a", "06", stub=True)
     (tmp_path / "roster.csv").write_text(ROSTER)
     run("06", tmp_path / "in", tmp_path / "out", roster=tmp_path / "roster.csv")
-    with open(tmp_path / "out" / "moodle.csv", newline="") as file:
+    with open(tmp_path / "out" / "moodle.csv", newline="", encoding="utf-8-sig") as file:
         moodle = list(csv.DictReader(file))
-    assert [row["Learner"] for row in moodle if row["Email address"]] == ["bo"]
-    assert sorted(row["Grade"] for row in moodle) == ["0", "0", str(EXERCISES["api-1"].points)]
+    assert [(row["Learner"], row["Grade"]) for row in moodle] == [("bo", "0")]
     told = {row[0]: row[2] for row in needing(tmp_path / "out") if "the row of jane@example.org" in row[2]}
     assert len(told) == 2 and all("nobody has it" in text for text in told.values()), told
 
@@ -246,10 +245,10 @@ def test_no_row_is_taken_by_a_second_name_for_it(honest, hostile, tmp_path):
     for option, place in (("canvas", "Canvas's export"), ("roster", "the roster")):
         run("06", tmp_path / "in", tmp_path / "out", **{option: tmp_path / f"{option}.csv"})
         assert {row[0] for row in needing(tmp_path / "out") if row[2].startswith(f"in {place}:")} == learners, place
-    with open(tmp_path / "out" / "canvas.csv", newline="") as file:
-        assert [row[5] for row in csv.reader(file)][2:] == ["", "", "", ""]
-    with open(tmp_path / "out" / "moodle.csv", newline="") as file:
-        assert not any(row["Email address"] for row in csv.DictReader(file))
+        if option == "canvas":
+            with open(tmp_path / "out" / "canvas.csv", newline="", encoding="utf-8-sig") as file:
+                assert [row[5] for row in csv.reader(file)][2:] == ["", "", "", ""]
+    assert not (tmp_path / "out" / "moodle.csv").exists()  # it would have no row
 
 
 def test_a_result_is_not_kept_when_a_twin_arrives(tmp_path):

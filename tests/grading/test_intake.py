@@ -205,7 +205,7 @@ def graded(tmp_path_factory):
     hand_in(parts, "b", "06", {"api-4": "# EXERCISE: api-4\ndef requests_until_paid(*a): return 0"})
     (parts / "c.ipynb").write_text("{")
     run("06", inbox, out)
-    with open(out / "needs-a-person.csv", newline="") as file:
+    with open(out / "needs-a-person.csv", newline="", encoding="utf-8-sig") as file:
         needing = list(csv.reader(file))[1:]
     return inbox, out, needing
 
@@ -232,7 +232,7 @@ def test_what_cannot_be_read_is_for_a_person_and_has_no_score(graded, name):
     assert found["score"] is None
     assert found["tests"] == []
     assert re.search(UNREADABLE[name][1], reasons(graded, name)), reasons(graded, name)
-    with open(graded[1] / "grades.csv", newline="") as file:
+    with open(graded[1] / "grades.csv", newline="", encoding="utf-8-sig") as file:
         row = next(row for row in csv.DictReader(file) if row["learner"] == name)
     assert (row["status"], row["score"], row["api-1"]) == ("not graded", "", "")
 
@@ -298,7 +298,7 @@ def test_a_notebook_that_is_hidden_is_not_passed_over_in_silence(tmp_path):
     (tmp_path / "in" / ".DS_Store").write_bytes(b"x")
     (tmp_path / "in" / ".ipynb_checkpoints").mkdir()
     done = run("06", tmp_path / "in", tmp_path / "out")
-    with open(tmp_path / "out" / "needs-a-person.csv", newline="") as file:
+    with open(tmp_path / "out" / "needs-a-person.csv", newline="", encoding="utf-8-sig") as file:
         needing = list(csv.reader(file))[1:]
     assert done.problems == 4 and {row[0] for row in needing} == {""}
     assert [row[1] for row in needing] == ["..ipynb", ".hidden.ipynb", ".hid\N{REPLACEMENT CHARACTER}den.IPYNB", ".ipynb"]
@@ -307,7 +307,7 @@ def test_a_notebook_that_is_hidden_is_not_passed_over_in_silence(tmp_path):
 
 
 def test_names_in_tables_and_folders_are_harmless(graded):
-    with open(graded[1] / "grades.csv", newline="") as file:
+    with open(graded[1] / "grades.csv", newline="", encoding="utf-8-sig") as file:
         assert all(row[0][0] not in "=+-@" for row in csv.reader(file))
     assert "<script" not in (graded[1] / "class.html").read_text()
 
@@ -327,7 +327,7 @@ def test_lessons_not_handed_in_are_one_line_and_a_missing_cell_is_one_of_its_own
     hand_in(tmp_path / "in" / "diligent", "three", "03")
     hand_in(tmp_path / "in" / "diligent", "six", "06")
     done = run("02,03,06", tmp_path / "in", tmp_path / "out")
-    with open(tmp_path / "out" / "needs-a-person.csv", newline="") as file:
+    with open(tmp_path / "out" / "needs-a-person.csv", newline="", encoding="utf-8-sig") as file:
         needing = [(learner, reason) for learner, _, reason in list(csv.reader(file))[1:]]
     absent = "no answer cell for any exercise of 02_lora"
     assert needing == [("someone", "no answer cell for api-2"), ("someone", absent)] and done.problems == 2
