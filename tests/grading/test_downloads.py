@@ -173,12 +173,14 @@ def test_one_shared_number_does_not_make_a_canvas_download_into_something_else(t
     assert {s.platform_id for s in intake.submissions(tmp_path / "in")} == {f"Canvas {700 + n}" for n in range(20)}
 
 
-def test_a_file_that_Canvas_numbers_otherwise_is_graded_again(tmp_path):
-    hand_in(tmp_path / "in", "almanna_704_91_hw", "06")
-    run("06", tmp_path / "in", tmp_path / "out")
-    (found,) = intake.submissions(tmp_path / "in")
-    found.paths[0].rename(tmp_path / "in" / "almanna_705_91_hw.ipynb")
-    assert run("06", tmp_path / "in", tmp_path / "out").new == 1
+def test_a_learner_whose_number_is_known_later_is_found_by_it(tmp_path):
+    for name in ("kimmin_701_1_a", "kimmin_702_2_a", "almanna_LATE_704_2_a"):  # two have one number: not Canvas's names
+        hand_in(tmp_path / "in", name, "06")
+    found, told = marks(tmp_path, "06")
+    assert found["701"] == "" and told
+    (tmp_path / "in" / "almanna_LATE_704_2_a.ipynb").rename(tmp_path / "in" / "almanna_LATE_704_3_a.ipynb")
+    found, told = marks(tmp_path, "06")
+    assert float(found["701"]) == sum(POINTS.values()) and not told  # on the scale of the column
 
 
 def test_what_is_missing_beside_a_file_that_cannot_be_read_is_no_zero(tmp_path):
