@@ -299,18 +299,25 @@ def read_test():
 def flag_copies(rows):
     """3. Keep one row of each group of near-copies: none of a test message, none whose labels stay undecided."""
     test, _ = read_test()
-    rows = rows.assign(group=nearest_before([*test[TEXT], *rows[TEXT]])[len(test):],
-                       labels=rows[list(LABELS)].agg(" ".join, axis=1), tested=rows["person"].isin(test["person"]))
+    rows = rows.assign(group=nearest_before([*test[TEXT], *rows[TEXT]])[len(test):], labels="", apart=False,
+                       tested=rows["person"].isin(test["person"]))
+    for name in LABELS:                                     # what a person wrote for one copy holds for all of them
+        by_hand = rows[name].where(rows[f"{name} read"]).groupby(rows["group"])
+        rows["apart"] |= rows[f"{name} read"] & (by_hand.transform("nunique") > 1)      # two people disagree
+        rows[name] = rows[name].where(rows[f"{name} read"], by_hand.transform("first").fillna(rows[name]))
+        rows[f"{name} read"] = by_hand.transform("first").notna()
+        rows["labels"] += " " + rows[name].mask(rows[f"{name} read"], "")               # what is left to the majority
     rows["share"] = rows.groupby(["group", "labels"])[ID].transform("size") / rows.groupby("group")[ID].transform("size")
-    rows = rows.sort_values(["tested", "read", "share"], ascending=[True, False, False], kind="stable")    # 1st stays
+    best = {"tested": True, "dropped": True, "share": False, "read": False}             # the first of these stays
+    rows = rows.sort_values(list(best), ascending=list(best.values()), kind="stable")
     groups, leaked = rows.groupby("group"), rows["group"] < len(test)
-    decided, most = groups["read"].transform("any"), groups["share"].transform("max")
+    most = groups["share"].transform("max")
     dropped = rows["dropped"] | groups["dropped"].transform("any") & ~rows["read"]
     reasons = {"in the test set": leaked, "dropped by a reader": dropped,
-               "its customer is in the test set": rows["tested"], "contradicts a copy": ~decided & (most < MAJORITY),
-               "a copy": rows.duplicated("group") & ~(rows["read"] & ~rows.duplicated(["group", "labels"]))}
+               "its customer is in the test set": rows["tested"], "contradicts a copy": most < MAJORITY,
+               "a copy": rows.duplicated("group") & ~(rows["apart"] & ~rows.duplicated(["group", *LABELS]))}
     rows["why"] = np.select(list(reasons.values()), list(reasons), "")
-    counts, outvoted = Counter(rows["why"]), (rows["why"] == "a copy") & ~decided & (rows["share"] < most)
+    counts, outvoted = Counter(rows["why"]), (rows["why"] == "a copy") & (rows["share"] < most)
     report = f"{leaked.sum()} rows are in the test set, {(rows['tested'] & ~leaked).sum()} more are of its customers"
     report += f" (most: {rows['person'][rows['tested']].mode()[0]!r}), " if rows["tested"].any() else ", "
     report += f"{counts['a copy']} copies ({outvoted.sum()} outvoted), {counts['contradicts a copy']} contradict a copy"
@@ -460,7 +467,7 @@ def write(rows, rejected, folder):
     for name in LABELS:
         table = rows[~rows[f"{name} read"]].sort_values(f"{name} probability").head(len(rows) // 10)
         doubtful.append(table.assign(field=name, right="", label=table[name], likeliest=table[f"{name} likeliest"]))
-        table = undecided[undecided.groupby("group")[name].transform("nunique") > 1]
+        table = undecided[~undecided[f"{name} read"] & (undecided.groupby("group")[name].transform("nunique") > 1)]
         contradictions.append(table.assign(field=name, right="", label=table[name]))
     for file, tables, more in (("to_read.csv", doubtful, "likeliest"), ("contradictions.csv", contradictions, "copies")):
         pd.concat(tables).reindex(columns=[ID, "field", "right", "label", more, TEXT]).to_csv(file, index=False)
@@ -557,7 +564,7 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 
 # %%
 healthy = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").head(400).reset_index(drop=True)
-healthy = healthy.assign(read=False, dropped=False)
+healthy = healthy.assign(read=False, dropped=False, **{f"{name} read": False for name in LABELS})
 slipped = healthy.assign(category=np.roll(healthy["category"], 1))
 broken = {
     "labels in capitals": (flag_unusable, healthy.assign(category=healthy["category"].str.upper()),

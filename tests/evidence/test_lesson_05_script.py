@@ -156,6 +156,27 @@ def test_a_persons_decision_settles_a_contradiction(script):
     assert list(script.flag_copies(readable(script, rows))[0]["why"]) == ["", "a copy", "", "", ""]
 
 
+def test_a_field_that_somebody_read_decides_no_other_field_of_the_copies(script):
+    """The label that a person wrote holds for all copies of the message; the rest of the record is as open as before."""
+    rows = small([LEAKS, LEAKS + " please"], ["defect", "returns"], escalation=["none", "money"])
+    lines = pd.DataFrame({"ticket": ["t1"], "field": "category", "right": "defect"})
+    lines.to_csv("corrections-1.csv", index=False)
+    flagged, report = script.flag_copies(readable(script, rows))
+    assert list(flagged["why"]) == ["contradicts a copy"] * 2 and report.endswith("2 contradict a copy")
+    assert list(flagged["category"]) == ["defect"] * 2
+    lines.assign(ticket="t2", field="escalation", right="money").to_csv("corrections-2.csv", index=False)
+    flagged, report = script.flag_copies(readable(script, rows))  # each field was read, in another copy
+    assert list(flagged["why"]) == ["", "a copy"] and report.endswith("0 contradict a copy")
+    assert list(flagged.loc[0, ["category", "escalation"]]) == ["defect", "money"]
+
+
+def test_a_majority_settles_the_fields_that_nobody_read(script):
+    rows = small([LEAKS] * 4, ["defect"] * 2 + ["returns"] * 2, escalation=["none"] * 3 + ["money"])
+    pd.DataFrame({"ticket": ["t4"], "field": "category", "right": "returns"}).to_csv("corrections.csv", index=False)
+    stays = kept(script.flag_copies(readable(script, rows))[0])
+    assert stays[["ticket", "category", "escalation"]].values.tolist() == [["t1", "returns", "none"]]
+
+
 def test_whoever_wrote_a_test_message_is_not_trained_on(script):
     pd.DataFrame({"message": ["gift wrap please now"], "customer": ["c2"]}).to_csv("test.csv", index=False)
     rows, report = script.flag_copies(
@@ -269,6 +290,19 @@ def test_a_contradiction_goes_to_a_person_without_names(script, table):
     first.head(1).assign(right=first["label"]).to_csv("corrections.csv", index=False)
     _, reports = script.main("mine.csv")
     assert "0 contradict" in reports["flag_copies"]
+
+
+def test_contradictions_leave_out_the_fields_that_were_read(script, table):
+    disputed = small([LEAKS, LEAKS + " please"], ["defect", "returns"], escalation=["none", "money"])
+    pd.concat([table, disputed]).to_csv("mine.csv", index=False)
+    lines = pd.DataFrame({"ticket": ["t1"], "field": "category", "right": "returns"})
+    lines.to_csv("corrections-1.csv", index=False)
+    script.main("mine.csv")
+    asked = pd.read_csv("contradictions.csv", dtype=str)
+    assert set(asked["field"]) == {"escalation"} and set(asked["label"]) == {"none", "money"}
+    lines.assign(ticket="t2", right="defect").to_csv("corrections-2.csv", index=False)  # a second reader disagrees
+    script.main("mine.csv")
+    assert set(pd.read_csv("contradictions.csv", dtype=str)["field"]) == {"escalation"}
 
 
 def test_the_key_is_made_once_and_for_nobody_else(script, tmp_path, monkeypatch):
