@@ -137,8 +137,8 @@ def stop_unless(fine, message):
 # ticket: if one note stands in many rows, nearly always with the same labels, nobody filled in the form.
 
 # %% tags=["program"]
-def read_table(file):
-    """Return a CSV file as a table of texts, whatever its encoding and separator, and say which bytes were guessed."""
+def read_table(file, columns=()):
+    """Return a CSV file that has these columns as texts, whatever its encoding and separator; say which bytes were guessed."""
     stop_unless(Path(file).exists(), f"there is no {file}")
     data = Path(file).read_bytes()
     stop_unless(data[:2] != b"PK", f"{file} is a workbook or an archive. Save its table as CSV")
@@ -152,15 +152,12 @@ def read_table(file):
     first, _, rest = text.partition("\n")
     told = first.strip('\r" ').lower().startswith("sep=")                          # Excel's own first line
     separator = first.strip('\r" ')[4:] if told else max(",;\t|", key=first.count)
-    return pd.read_csv(io.StringIO(rest if told else text), dtype=str, sep=separator, keep_default_na=False, na_values=[""])
-
-
-def read_columns(file, columns):
-    """Return a file's table, if it has these columns."""
-    table = read_table(file)
+    table = pd.read_csv(io.StringIO(rest if told else text), dtype=str, sep=separator, keep_default_na=False, na_values=[""],
+                        index_col=False)                   # or a separator at the end of each line shifts the columns
+    table = table.drop(columns=[name for name in table if name.startswith("Unnamed: ") and table[name].isna().all()])
     missing = set(columns) - set(table)
     stop_unless(not missing, f"{file} has no column {missing}, but {list(table)}. Rename them, or change the settings")
-    return table
+    return table.assign(**{ID: table[ID].str.strip()}) if ID in table else table
 
 
 CLUTTER = r"(?im)</?[a-z][^<>]*>|^(?:from|sent|van|verzonden|von|gesendet) ?:|^-- ?$|confidential|vertrouwelijk|vertraulich"
@@ -185,7 +182,7 @@ def apply_corrections(rows, files="corrections*.csv"):
     rows = prepare(rows).assign(read=False, dropped=False, **{f"{name} read": False for name in LABELS})
     if not list(Path().glob(files)):
         return rows, f"nobody has read any row: there is no {files}"
-    lines = pd.concat([read_columns(file, [ID, "field", "right"]) for file in sorted(Path().glob(files))]).dropna(subset="right")
+    lines = pd.concat([read_table(file, [ID, "field", "right"]) for file in sorted(Path().glob(files))]).dropna(subset="right")
     corrected, unknown = 0, Counter()
     for name, values in LABELS.items():
         right = lines[lines["field"] == name].drop_duplicates(ID, keep="last").set_index(ID)["right"].str.strip()
@@ -200,8 +197,8 @@ def apply_corrections(rows, files="corrections*.csv"):
     report += f"; not in LABELS: {dict(unknown)}" if unknown else ""
     fields = set(lines["field"].dropna()) - {*LABELS, "field"}
     report += f"; no such field: {fields}" if fields else ""
-    elsewhere = set(lines[ID][lines["field"].isin(LABELS)]) - set(rows[ID])
-    report += f"; {len(elsewhere)} tickets are not in the table" if elsewhere else ""
+    elsewhere = sorted(set(lines[ID][lines["field"].isin(LABELS)].fillna("")) - set(rows[ID]))
+    report += f"; {len(elsewhere)} tickets are not in the table: {elsewhere[:5]}" if elsewhere else ""
     stop_unless(lines.empty or (rows["read"] | rows["dropped"]).any(), f"{report}. Are {files} this export's, in LABELS' words?")
     return rows, report
 
@@ -477,7 +474,7 @@ def write(rows, rejected, folder):
 
 def main(file, folder="mine-ready", tell=lambda report: None):
     """Run all steps, each on the rows that have no reason in `why` yet. Return the rows and a report of each step."""
-    rows = read_columns(file, [ID, TEXT, WHO, *LABELS, *filter(None, (NOTE, NUMBER))])
+    rows = read_table(file, [ID, TEXT, WHO, *LABELS, *filter(None, (NOTE, NUMBER))])
     wrong = rows[ID][rows[ID].isna() | rows[ID].duplicated()].fillna("empty")
     stop_unless(wrong.empty, f"{ID} is empty or stands twice in {len(wrong)} rows: {dict(Counter(wrong).most_common(5))}")
     reports, rejected = {}, []

@@ -401,6 +401,16 @@ def test_a_line_of_excels_and_bytes_of_another_encoding_are_no_trouble(script, c
     assert list(script.read_table("mine.csv")["message"]) == list(rows["message"]) and not capsys.readouterr().out
 
 
+@pytest.mark.parametrize("separator", [";", ","])
+@pytest.mark.parametrize("header", ["with", "without"])
+def test_a_separator_at_the_end_of_each_line_makes_no_column(script, separator, header):
+    rows = small(["where is my parcel", "the lamp; it's broken, alas", None], right=[None] * 3)  # empty, but it has a name
+    first, *lines = rows.to_csv(index=False, sep=separator).splitlines()
+    lines = [first + separator * (header == "with"), *(line + separator for line in lines)]
+    Path("mine.csv").write_text("\n".join(lines), encoding="utf-8")
+    assert script.read_table("mine.csv").fillna("").to_dict("list") == rows.fillna("").to_dict("list")
+
+
 def test_an_export_without_the_named_columns_says_which_it_has(script):
     small(["a"]).rename(columns={"customer": "who"}).to_csv("mine.csv", index=False)
     with pytest.raises(ValueError, match=r"no column \{'customer'\}, but \[.*'who'"):
@@ -429,6 +439,16 @@ def test_what_somebody_corrected_is_applied(script, monkeypatch, text, labels, r
         Path("corrections.csv").write_text(text, encoding="cp1252")
     rows, said = script.apply_corrections(small(["a", "b", "c"]))
     assert list(rows["category"]) == labels and said == report
+
+
+def test_spaces_around_a_ticket_do_not_matter_and_unknown_tickets_are_named(script):
+    Path("corrections.csv").write_text("ticket,field,right\n  t2 ,category,defect\nT-9 ,category,defect\n", encoding="utf-8")
+    rows, report = script.apply_corrections(small(["a", "b", "c"]))
+    assert list(rows["category"]) == ["billing", "defect", "billing"]
+    assert report == "1 rows read, 1 labels corrected, 0 rows to drop; 1 tickets are not in the table: ['T-9']"
+    many = "".join(f"x{n},category,defect\n" for n in range(7))
+    Path("corrections.csv").write_text(f"ticket,field,right\nt2,category,defect\n,category,defect\n{many}", encoding="utf-8")
+    assert "8 tickets are not in the table: ['', 'x0', 'x1', 'x2', 'x3']" in script.apply_corrections(rows)[1]
 
 
 def test_labels_written_by_hand_need_neither_an_old_label_nor_a_filled_in_form(script, monkeypatch):
