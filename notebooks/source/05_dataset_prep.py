@@ -242,11 +242,6 @@ def flag_unusable(rows):
 from datasketch import MinHash, MinHashLSH
 
 
-def strip_markup(text):
-    """Return a text without HTML's tags and with its letters in place of entities."""
-    return re.sub(r"</?[a-zA-Z][^<>]*>", " ", html.unescape(text))
-
-
 def pieces_of(text):
     """Return a text's words and pairs of neighbouring words."""
     words = re.findall(r"\w+", text.lower())
@@ -264,9 +259,24 @@ def only_names(text, pieces):
     return len(words) <= 3 and not any(map(str.islower, words))
 
 
+def join_quoted(places, pieces, rest, numbers):
+    """Return the places, with one for a text of ten words or more and all that hold it whole: forwards, quotations."""
+    counts, rarest = Counter(piece for own in rest for piece in own), {}
+    for place, own in enumerate(rest):
+        if len(pieces[place]) >= 20:
+            rarest.setdefault(min(own, key=lambda piece: (counts[piece], piece)), []).append(place)
+    for place, own in enumerate(rest):
+        for other in (other for piece in own for other in rarest.get(piece, [])):
+            first, second = sorted((places[place], places[other]))
+            if first < second and Counter(numbers[other]) <= Counter(numbers[place]) and all(
+                    len(sets[other] & sets[place]) >= 0.9 * len(sets[other]) for sets in (pieces, rest)):
+                places = [first if old == second else old for old in places]
+    return places
+
+
 def nearest_before(texts, alike=0.6):
-    """Return for each text the place of the first one that it is a near-copy of, or its own place."""
-    texts = list(map(strip_markup, texts))
+    """Return for each text the place of the first one that it is a near-copy of or quotes, or its own place."""
+    texts = [re.sub(r"</?[a-zA-Z][^<>]*>", " ", html.unescape(text)) for text in texts]     # of HTML, the words
     pieces, numbers = list(map(pieces_of, texts)), [sorted(re.findall(r"\d+|[€$£%#+]", text)) for text in texts]
     counts = Counter(piece for own in pieces for piece in own)
     often = {piece for piece, count in counts.items() if count > max(50, len(texts) // 100)}   # greetings, footers
@@ -280,7 +290,7 @@ def nearest_before(texts, alike=0.6):
         places.append(near[0] if near else place)
         if not near:
             index.insert(place, signature)
-    return places
+    return join_quoted(places, pieces, rest, numbers)
 
 
 def read_test():

@@ -214,6 +214,49 @@ def test_copies_are_not_found_by_way_of_a_third_and_marks_make_a_difference(scri
     assert list(rows["why"]) == ["", "a copy", "", "", "", "", "a copy"]
 
 
+ASKED = {
+    "en": "The left ear of the headphones I bought in January is dead.\nDo I send them back to you or to the shop?",
+    "de": "Mein Paket wurde laut Verfolgung zugestellt, aber bei mir\nist bis heute nichts angekommen.",
+    "fr": "L'écran de ma tablette reste noir depuis la mise à jour,\nque dois-je faire pour qu'elle soit réparée ?",
+}
+QUOTES = [
+    ("en", "Fwd: headphones\n\n{text}"),
+    ("en", "FW: ear\n\n-----Original Message-----\nFrom: Lee\nSent: 3 March 2025\nTo: Service\nSubject: ear\n\n{text}"),
+    ("en", "Any news on this?\n\nOn Wed, 5 Mar 2025 at 17:45, Lee\n<lee@example.com> wrote:\n{quoted}\n\nI'd like an answer."),
+    ("en", "---------- Forwarded message ---------\nFrom: Lee <lee@example.com>\nDate: 4 Mar 2025\nSubject: ear\n\n{text}"),
+    ("de", "WG: Paket\n\n-----Ursprüngliche Nachricht-----\nVon: Eva\nGesendet: 3. März 2025\nBetreff: Paket\n\n{text}"),
+    ("de", "Noch keine Antwort!\n\nAm 03.03.2025 um 10:12 schrieb Eva Klein:\n>> {quoted}"),
+    ("fr", "TR : tablette\n\nDe : Jean\nEnvoyé : lundi 3 mars 2025 09:14\nÀ : Service\nObjet : tablette\n\n{text}"),
+    ("fr", "Je relance ma demande.\n\nLe 3 mars 2025 à 10:12, Jean a écrit :\n{quoted}"),
+]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(("language", "form"), QUOTES)
+def test_a_forward_or_a_quotation_is_a_copy_of_what_it_holds(script, language, form, flat):
+    text = ASKED[language]
+    other = form.format(text=text, quoted=text.replace("\n", "\n> "))
+    texts = [" ".join(one.split()) if flat else one for one in (text, other)]
+    assert script.nearest_before(texts) == script.nearest_before(texts[::-1]) == [0, 0]
+
+
+def test_messages_above_the_same_quotation_are_no_copies(script):
+    """People answer the desk's own mails, some of which stand in the export too."""
+    sent = "Thank you for your message. We have received it and will answer within two working days. Your service team"
+    asked = [f"the {noun} has a scratch on its {side} side" for noun in NOUNS for side in ("left", "right", "upper", "lower")]
+    answers = [f"{text}\n\nOn 3 May, Service wrote:\n> {sent}" for text in asked]
+    assert script.nearest_before([*answers, sent]) == list(range(len(answers) + 1))
+    few = ["it is late\n> and I have paid for express delivery, so where is it", "it is late\n> and I need another one by Monday"]
+    assert script.nearest_before(few) == [0, 1]
+    assert script.nearest_before(["where is my parcel", f"where is my parcel? {asked[0]}"]) == [0, 1]  # short, so anybody's
+
+
+def test_a_message_that_a_test_message_quotes_is_not_trained_on(script):
+    pd.DataFrame({"message": [f"Any news on this? On 3 March I wrote:\n> {ASKED['en']}"]}).to_csv("test.csv", index=False)
+    rows, _ = script.flag_copies(readable(script, small([ASKED["en"], "where is my parcel"])))
+    assert list(rows["why"]) == ["in the test set", ""]
+
+
 def test_an_instruction_that_all_messages_share_changes_nothing(script):
     rng = random.Random(0)
     texts = [" ".join(f"word{rng.randrange(3000)}" for _ in range(8)) for _ in range(200)]
