@@ -543,6 +543,12 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv` (each run overwrites this file), run again |
 # | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line for each message and field is enough |
 #
+# ```text
+# ticket,field,right,label,copies,message
+# 2801,category,,defect,2,"The toaster trips the fuse, I want my money back"
+# 2802,category,,returns,1,"The toaster trips the fuse, I want my money back please"
+# ```
+#
 # To read rows one by one here in the notebook, with a verdict and a note for each, call
 # `show.review(rows, "verdicts.jsonl")` with a list of chats such as `{"messages": …}`. If your answers are texts instead
 # of labels, `course check-data FILE --fix FOLDER` cleans chats in JSONL. Step 4 takes most of the time, some minutes for

@@ -222,7 +222,7 @@ ASKED = {
 QUOTES = [
     ("en", "Fwd: headphones\n\n{text}"),
     ("en", "FW: ear\n\n-----Original Message-----\nFrom: Lee\nSent: 3 March 2025\nTo: Service\nSubject: ear\n\n{text}"),
-    ("en", "Any news on this?\n\nOn Wed, 5 Mar 2025 at 17:45, Lee\n<lee@example.com> wrote:\n{quoted}\n\nI'd like an answer."),
+    ("en", "Any news on this?\n\nOn Wed, 5 Mar 2025 at 17:45, Lee\n<lee@example.com> wrote:\n{quoted}\n\nPlease answer."),
     ("en", "---------- Forwarded message ---------\nFrom: Lee <lee@example.com>\nDate: 4 Mar 2025\nSubject: ear\n\n{text}"),
     ("de", "WG: Paket\n\n-----Ursprüngliche Nachricht-----\nVon: Eva\nGesendet: 3. März 2025\nBetreff: Paket\n\n{text}"),
     ("de", "Noch keine Antwort!\n\nAm 03.03.2025 um 10:12 schrieb Eva Klein:\n>> {quoted}"),
@@ -243,10 +243,11 @@ def test_a_forward_or_a_quotation_is_a_copy_of_what_it_holds(script, language, f
 def test_messages_above_the_same_quotation_are_no_copies(script):
     """People answer the desk's own mails, some of which stand in the export too."""
     sent = "Thank you for your message. We have received it and will answer within two working days. Your service team"
-    asked = [f"the {noun} has a scratch on its {side} side" for noun in NOUNS for side in ("left", "right", "upper", "lower")]
+    sides = ("left", "right", "upper", "lower")
+    asked = [f"the {noun} has a scratch on its {side} side" for noun in NOUNS for side in sides]
     answers = [f"{text}\n\nOn 3 May, Service wrote:\n> {sent}" for text in asked]
     assert script.nearest_before([*answers, sent]) == list(range(len(answers) + 1))
-    few = ["it is late\n> and I have paid for express delivery, so where is it", "it is late\n> and I need another one by Monday"]
+    few = ["it is late\n> and I have paid for express delivery", "it is late\n> and I need another one by Monday"]
     assert script.nearest_before(few) == [0, 1]
     assert script.nearest_before(["where is my parcel", f"where is my parcel? {asked[0]}"]) == [0, 1]  # short, so anybody's
 
@@ -336,16 +337,25 @@ def test_a_contradiction_goes_to_a_person_without_names(script, table):
 
 
 def test_contradictions_leave_out_the_fields_that_were_read(script, table):
-    disputed = small([LEAKS, LEAKS + " please"], ["defect", "returns"], escalation=["none", "money"])
+    """The category of one message is disputed, as in the lesson's example, and of another one both fields are."""
+    fuse, more = "The toaster trips the fuse, I want my money back", " please"
+    disputed = small(
+        [fuse, fuse + more, fuse, LEAKS, LEAKS + more], ["defect", "returns", "defect", "defect", "returns"],
+        ticket=["2801", "2802", "2803", "t1", "t2"], escalation=["none"] * 4 + ["money"],
+    )  # fmt: skip
     pd.concat([table, disputed]).to_csv("mine.csv", index=False)
     lines = pd.DataFrame({"ticket": ["t1"], "field": "category", "right": "returns"})
     lines.to_csv("corrections-1.csv", index=False)
     script.main("mine.csv")
-    asked = pd.read_csv("contradictions.csv", dtype=str)
-    assert set(asked["field"]) == {"escalation"} and set(asked["label"]) == {"none", "money"}
+    written = Path("contradictions.csv").read_text(encoding="utf-8").splitlines()
+    example = "\n".join(f"# {line}" for line in ["```text", *written[:3], "```"])
+    assert example in source_file("05_dataset_prep").read_text(encoding="utf-8"), example
+    assert [line.split(",")[:5] for line in written[3:]] == [
+        ["t1", "escalation", "", "none", "1"], ["t2", "escalation", "", "money", "1"]
+    ]  # fmt: skip
     lines.assign(ticket="t2", right="defect").to_csv("corrections-2.csv", index=False)  # a second reader disagrees
     script.main("mine.csv")
-    assert set(pd.read_csv("contradictions.csv", dtype=str)["field"]) == {"escalation"}
+    assert Path("contradictions.csv").read_text(encoding="utf-8").splitlines() == written
 
 
 def test_the_key_is_made_once_and_for_nobody_else(script, tmp_path, monkeypatch):
