@@ -137,8 +137,8 @@ def stop_unless(fine, message):
 # ticket: if one note stands in many rows, nearly always with the same labels, nobody filled in the form.
 
 # %% tags=["program"]
-def read_table(file):
-    """Return a CSV file as a table of texts, whatever its encoding and separator, and say which bytes were guessed."""
+def read_table(file, columns=()):
+    """Return a CSV file with these columns as texts, whatever its encoding and separator; say which bytes were guessed."""
     stop_unless(Path(file).exists(), f"there is no {file}")
     data = Path(file).read_bytes()
     stop_unless(data[:2] != b"PK", f"{file} is a workbook or an archive. Save its table as CSV")
@@ -152,32 +152,23 @@ def read_table(file):
     first, _, rest = text.partition("\n")
     told = first.strip('\r" ').lower().startswith("sep=")                          # Excel's own first line
     separator = first.strip('\r" ')[4:] if told else max(",;\t|", key=first.count)
-    return pd.read_csv(io.StringIO(rest if told else text), dtype=str, sep=separator, keep_default_na=False, na_values=[""])
-
-
-def read_columns(file, columns):
-    """Return a file's table, if it has these columns."""
-    table = read_table(file)
+    table = pd.read_csv(io.StringIO(rest if told else text), dtype=str, sep=separator, keep_default_na=False, na_values=[""],
+                        index_col=False)                   # or a separator at the end of each line shifts the columns
+    table = table.drop(columns=[name for name in table if name.startswith("Unnamed: ") and table[name].isna().all()])
     missing = set(columns) - set(table)
     stop_unless(not missing, f"{file} has no column {missing}, but {list(table)}. Rename them, or change the settings")
-    return table
+    return table.assign(**{ID: table[ID].str.strip()}) if ID in table else table
 
 
 CLUTTER = r"(?im)</?[a-z][^<>]*>|^(?:from|sent|van|verzonden|von|gesendet) ?:|^-- ?$|confidential|vertrouwelijk|vertraulich"
 
 
-def says_nothing(message):
-    """Return True if fewer than three different words or numbers are left without greetings."""
-    return len(set(re.findall(r"[^\W\d_]{2,}|\d{4,}", message.lower())) - GREETINGS) < 3
-
-
 def prepare(rows):
-    """Return rows with labels spelled as in LABELS, all labels in one text, and who counts as a person."""
+    """Return rows with labels spelled as in LABELS, and who counts as a person."""
     labels = {name: rows[name].str.strip().replace(RENAME.get(name, {})) for name in LABELS}
     person = rows[WHO].str.strip().str.lower()
     person = person.mask(person.isin(["", *NOBODY])).fillna("alone " + rows[ID])
-    together = list(map(" ".join, pd.DataFrame(labels).fillna("").to_numpy()))
-    return rows.assign(**labels, labels=together, person=person, why="")
+    return rows.assign(**labels, person=person, why="")
 
 
 def apply_corrections(rows, files="corrections*.csv"):
@@ -185,7 +176,7 @@ def apply_corrections(rows, files="corrections*.csv"):
     rows = prepare(rows).assign(read=False, dropped=False, **{f"{name} read": False for name in LABELS})
     if not list(Path().glob(files)):
         return rows, f"nobody has read any row: there is no {files}"
-    lines = pd.concat([read_columns(file, [ID, "field", "right"]) for file in sorted(Path().glob(files))]).dropna(subset="right")
+    lines = pd.concat([read_table(one, [ID, "field", "right"]) for one in sorted(Path().glob(files))]).dropna(subset="right")
     corrected, unknown = 0, Counter()
     for name, values in LABELS.items():
         right = lines[lines["field"] == name].drop_duplicates(ID, keep="last").set_index(ID)["right"].str.strip()
@@ -197,11 +188,10 @@ def apply_corrections(rows, files="corrections*.csv"):
         rows = rows.assign(read=rows["read"] | entered, dropped=rows["dropped"] | (right == DROP),
                            **{f"{name} read": entered, name: right.where(entered, rows[name])})
     report = f"{rows['read'].sum()} rows read, {corrected} labels corrected, {rows['dropped'].sum()} rows to drop"
-    report += f"; not in LABELS: {dict(unknown)}" if unknown else ""
-    fields = set(lines["field"].dropna()) - {*LABELS, "field"}
-    report += f"; no such field: {fields}" if fields else ""
-    elsewhere = set(lines[ID][lines["field"].isin(LABELS)]) - set(rows[ID])
-    report += f"; {len(elsewhere)} tickets are not in the table" if elsewhere else ""
+    elsewhere = sorted(set(lines[ID][lines["field"].isin(LABELS)].fillna("")) - set(rows[ID]))
+    misfits = {"not in LABELS": dict(unknown), "no such field": set(lines["field"].dropna()) - {*LABELS, "field"},
+               f"{len(elsewhere)} tickets are not in the table": elsewhere[:5]}
+    report += "".join(f"; {what}: {found}" for what, found in misfits.items() if found)
     stop_unless(lines.empty or (rows["read"] | rows["dropped"]).any(), f"{report}. Are {files} this export's, in LABELS' words?")
     return rows, report
 
@@ -211,21 +201,20 @@ def flag_unusable(rows):
     rows, messages = prepare(rows), rows[TEXT].fillna("")
     known = pd.DataFrame({name: rows[name].isin(values) for name, values in LABELS.items()})
     copied = rows[NUMBER].fillna("") if NUMBER else [""] * len(rows)
-    notes = rows[known.all(axis=1)].groupby(NOTE)["labels"] if NOTE else {}
+    notes = rows[known.all(axis=1)].groupby(NOTE)[list(LABELS)] if NOTE else {}
     opened = [note for note, labels in notes if len(labels) >= max(8, len(rows) // 250)
               and labels.value_counts(normalize=True).iloc[0] > 0.9]
     opened = opened if len(opened) <= 3 else []             # a form opens in one way, and people choose among many texts
     reasons = {
         "no message": messages.str.strip() == "",
+        "": pd.DataFrame({name: rows.get(f"{name} read", False) for name in LABELS}, index=rows.index).all(axis=1),
         "unknown label": ~known.all(axis=1),
         "form left as it opened": rows[NOTE].isin(opened) if NOTE else messages.isna(),
         "another ticket's number": [re.sub(r"\D", "", number) not in re.sub(r"\D", "", message)
                                     for number, message in zip(copied, messages)],
-        "says nothing": messages.map(says_nothing),
+        "says nothing": [len(set(re.findall(r"[^\W\d_]{2,}|\d{4,}", text.lower())) - GREETINGS) < 3 for text in messages],
     }
     rows["why"] = np.select(list(reasons.values()), list(reasons), "")
-    by_hand = pd.DataFrame({name: rows.get(f"{name} read", False) for name in LABELS}, index=rows.index).all(axis=1)
-    rows["why"] = rows["why"].mask(by_hand & (rows["why"] != "no message"), "")
     unknown = Counter(value for name in LABELS for value in rows[name][~known[name]].fillna("no label")).most_common()
     report = f"{len(rows)} rows: {dict(Counter(rows['why'][rows['why'] != '']))}. Not in LABELS: {dict(unknown[:9])}"
     report += f" and {len(unknown) - 9} others, in {sum(count for _, count in unknown[9:])} rows" if unknown[9:] else ""
@@ -239,15 +228,10 @@ def flag_unusable(rows):
 # %% [markdown]
 # **Step 3, copies,** uses {{term:MinHash}} (section 4). Where
 # near-copies have different labels, three quarters of them outvote the rest. Without such a majority no program can tell
-# which label is right, so all of them wait in `contradictions.csv` until you've entered a label for one.
+# which label is right, so all of them wait in `contradictions.csv` until you've entered each disputed label once.
 
 # %% tags=["program"]
 from datasketch import MinHash, MinHashLSH
-
-
-def strip_markup(text):
-    """Return a text without HTML's tags and with its letters in place of entities."""
-    return re.sub(r"</?[a-zA-Z][^<>]*>", " ", html.unescape(text))
 
 
 def pieces_of(text):
@@ -267,23 +251,37 @@ def only_names(text, pieces):
     return len(words) <= 3 and not any(map(str.islower, words))
 
 
+def join_quoted(places, pieces, rest, numbers):
+    """Return the places, with one for a text of ten words or more and all that hold it whole: forwards, quotations."""
+    counts, rarest = Counter(piece for own in rest for piece in own), {}
+    for place, own in enumerate(rest):
+        if len(pieces[place]) >= 20:
+            rarest.setdefault(min(own, key=lambda piece: (counts[piece], piece)), []).append(place)
+    for place, own in enumerate(rest):
+        for other in (other for piece in own for other in rarest.get(piece, [])):
+            first, second = sorted((places[place], places[other]))
+            if first < second and Counter(numbers[other]) <= Counter(numbers[place]) and all(
+                    len(sets[other] & sets[place]) >= 0.9 * len(sets[other]) for sets in (pieces, rest)):
+                places = [first if old == second else old for old in places]
+    return places
+
+
 def nearest_before(texts, alike=0.6):
-    """Return for each text the place of the first one that it is a near-copy of, or its own place."""
-    texts = list(map(strip_markup, texts))
+    """Return for each text the place of the first one that it is a near-copy of or quotes, or its own place."""
+    texts = [re.sub(r"</?[a-zA-Z][^<>]*>", " ", html.unescape(text)) for text in texts]     # of HTML, the words
     pieces, numbers = list(map(pieces_of, texts)), [sorted(re.findall(r"\d+|[€$£%#+]", text)) for text in texts]
     counts = Counter(piece for own in pieces for piece in own)
     often = {piece for piece, count in counts.items() if count > max(50, len(texts) // 100)}   # greetings, footers
     rest = [own if only_names(text, own - often) else own - often for text, own in zip(texts, pieces)]     # of a mass mailing
     places, index = [], MinHashLSH(threshold=alike - 0.1, num_perm=128)
-    for place, own in enumerate(pieces):
-        signature = MinHash(num_perm=128)
-        signature.update_batch([piece.encode() for piece in rest[place]])
+    signatures = MinHash.generator(([piece.encode() for piece in own] for own in rest), num_perm=128)
+    for place, (own, signature) in enumerate(zip(pieces, signatures)):
         near = [other for other in sorted(index.query(signature)) if numbers[other] == numbers[place]
                 and jaccard_index(own, pieces[other]) >= alike <= jaccard_index(rest[place], rest[other])]
         places.append(near[0] if near else place)
         if not near:
             index.insert(place, signature)
-    return places
+    return join_quoted(places, pieces, rest, numbers)
 
 
 def read_test():
@@ -299,26 +297,30 @@ def read_test():
 def flag_copies(rows):
     """3. Keep one row of each group of near-copies: none of a test message, none whose labels stay undecided."""
     test, _ = read_test()
-    rows = rows.assign(group=nearest_before([*test[TEXT], *rows[TEXT]])[len(test):],
-                       labels=rows[list(LABELS)].agg(" ".join, axis=1), tested=rows["person"].isin(test["person"]))
-    rows["share"] = rows.groupby(["group", "labels"])[ID].transform("size") / rows.groupby("group")[ID].transform("size")
-    rows = rows.sort_values(["tested", "read", "share"], ascending=[True, False, False], kind="stable")    # 1st stays
-    groups, leaked = rows.groupby("group"), rows["group"] < len(test)
-    decided, most = groups["read"].transform("any"), groups["share"].transform("max")
-    dropped = rows["dropped"] | groups["dropped"].transform("any") & ~rows["read"]
+    rows = rows.assign(group=nearest_before([*test[TEXT], *rows[TEXT]])[len(test):], labels="", apart=False,
+                       tested=rows["person"].isin(test["person"]))
+    for name in LABELS:                                     # what a person wrote for one copy holds for all of them
+        by_hand = rows[name].where(rows[f"{name} read"]).groupby(rows["group"])
+        rows["apart"] |= rows[f"{name} read"] & (by_hand.transform("nunique") > 1)      # two people disagree
+        rows[name] = rows[name].where(rows[f"{name} read"], by_hand.transform("first").fillna(rows[name]))
+        rows[f"{name} read"] = by_hand.transform("first").notna()
+        rows["labels"] += " " + rows[name].mask(rows[f"{name} read"], "")               # what is left to the majority
+    rows["copies"], rows["all"] = (rows.groupby(by)[ID].transform("size") for by in (["group", "labels"], "group"))
+    rows = rows.sort_values(["tested", "dropped", "copies", "read"], ascending=[True, True, False, False], kind="stable")
+    groups, leaked = rows.groupby("group"), rows["group"] < len(test)                   # of a group, the first stays
+    most, dropped = groups["copies"].transform("max"), rows["dropped"] | groups["dropped"].transform("any") & ~rows["read"]
     reasons = {"in the test set": leaked, "dropped by a reader": dropped,
-               "its customer is in the test set": rows["tested"], "contradicts a copy": ~decided & (most < MAJORITY),
-               "a copy": rows.duplicated("group") & ~(rows["read"] & ~rows.duplicated(["group", "labels"]))}
+               "its customer is in the test set": rows["tested"], "contradicts a copy": most < MAJORITY * rows["all"],
+               "a copy": rows.duplicated("group") & ~(rows["apart"] & ~rows.duplicated(["group", *LABELS]))}
     rows["why"] = np.select(list(reasons.values()), list(reasons), "")
-    counts, outvoted = Counter(rows["why"]), (rows["why"] == "a copy") & ~decided & (rows["share"] < most)
+    counts, outvoted = Counter(rows["why"]), (rows["why"] == "a copy") & (rows["copies"] < most)
     report = f"{leaked.sum()} rows are in the test set, {(rows['tested'] & ~leaked).sum()} more are of its customers"
     report += f" (most: {rows['person'][rows['tested']].mode()[0]!r}), " if rows["tested"].any() else ", "
     report += f"{counts['a copy']} copies ({outvoted.sum()} outvoted), {counts['contradicts a copy']} contradict a copy"
     report += f"; {TEST} names no customers, so theirs may be trained on" if len(test) and not test[WHO].any() else ""
     stop_unless(rows["tested"].mean() <= STOP["unusable"], f"{report}. Draw the test messages from fewer customers")
-    first, second = rows.drop_duplicates("group"), rows[rows.duplicated("group") & ~leaked].drop_duplicates("group")
-    one, other = (table.set_index("group")[next(iter(LABELS))] for table in (first, second))
-    kappa = cohen_kappa_score(one[other.index], other) if len(other) > 30 else 1
+    label, second = next(iter(LABELS)), rows[(groups.cumcount() == 1) & ~leaked]
+    kappa = cohen_kappa_score(groups[label].transform("first")[second.index], second[label]) if len(second) > 30 else 1
     stop_unless(not kappa <= STOP["kappa"], f"{report}. Copies agree by chance (kappa {kappa:.2f}). Were two tables joined wrongly?")
     return rows.sort_index(), report
 
@@ -452,15 +454,13 @@ def write(rows, rejected, folder):
     schema = {"type": "object", "required": list(LABELS), "additionalProperties": False,
               "properties": {name: {"enum": values} for name, values in LABELS.items()}}
     Path(folder, "schema.json").write_text(json.dumps(schema), encoding="utf-8")
-    undecided = redact(rejected[rejected["why"] == "contradicts a copy"], export=False)[0]
-    undecided["copies"] = undecided.groupby(["group", "labels"])[ID].transform("size")
-    undecided["rows"] = undecided.groupby("group")[ID].transform("size")
-    undecided = undecided.drop_duplicates(["group", "labels"]).sort_values(["rows", "group"], ascending=False, kind="stable")
+    undecided = redact(rejected[rejected["why"] == "contradicts a copy"], export=False)[0].astype({"copies": int})
+    undecided = undecided.drop_duplicates(["group", "labels"]).sort_values(["all", "group"], ascending=False, kind="stable")
     doubtful, contradictions = [], []
     for name in LABELS:
         table = rows[~rows[f"{name} read"]].sort_values(f"{name} probability").head(len(rows) // 10)
         doubtful.append(table.assign(field=name, right="", label=table[name], likeliest=table[f"{name} likeliest"]))
-        table = undecided[undecided.groupby("group")[name].transform("nunique") > 1]
+        table = undecided[~undecided[f"{name} read"] & (undecided.groupby("group")[name].transform("nunique") > 1)]
         contradictions.append(table.assign(field=name, right="", label=table[name]))
     for file, tables, more in (("to_read.csv", doubtful, "likeliest"), ("contradictions.csv", contradictions, "copies")):
         pd.concat(tables).reindex(columns=[ID, "field", "right", "label", more, TEXT]).to_csv(file, index=False)
@@ -470,7 +470,7 @@ def write(rows, rejected, folder):
 
 def main(file, folder="mine-ready", tell=lambda report: None):
     """Run all steps, each on the rows that have no reason in `why` yet. Return the rows and a report of each step."""
-    rows = read_columns(file, [ID, TEXT, WHO, *LABELS, *filter(None, (NOTE, NUMBER))])
+    rows = read_table(file, [ID, TEXT, WHO, *LABELS, *filter(None, (NOTE, NUMBER))])
     wrong = rows[ID][rows[ID].isna() | rows[ID].duplicated()].fillna("empty")
     stop_unless(wrong.empty, f"{ID} is empty or stands twice in {len(wrong)} rows: {dict(Counter(wrong).most_common(5))}")
     reports, rejected = {}, []
@@ -543,10 +543,16 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv` (each run overwrites this file), run again |
 # | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line for each message and field is enough |
 #
+# ```text
+# ticket,field,right,label,copies,message
+# 2801,category,,defect,2,"The toaster trips the fuse, I want my money back"
+# 2802,category,,returns,1,"The toaster trips the fuse, I want my money back please"
+# ```
+#
 # To read rows one by one here in the notebook, with a verdict and a note for each, call
 # `show.review(rows, "verdicts.jsonl")` with a list of chats such as `{"messages": …}`. If your answers are texts instead
 # of labels, `course check-data FILE --fix FOLDER` cleans chats in JSONL. Step 4 takes most of the time, some minutes for
-# 20,000 rows. A forwarded or quoted message isn't compared with the original, so both may stay, in different parts.
+# 20,000 rows. A message that another quotes whole counts as its copy, unless it has fewer than ten words.
 #
 # The version that step 7 prints is a hash of the three files and changes if one letter does. Hand it over with the files,
 # so that your colleague can say which data a model was trained on.
@@ -557,7 +563,7 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 
 # %%
 healthy = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").head(400).reset_index(drop=True)
-healthy = healthy.assign(read=False, dropped=False)
+healthy = healthy.assign(read=False, dropped=False, **{f"{name} read": False for name in LABELS})
 slipped = healthy.assign(category=np.roll(healthy["category"], 1))
 broken = {
     "labels in capitals": (flag_unusable, healthy.assign(category=healthy["category"].str.upper()),

@@ -156,6 +156,27 @@ def test_a_persons_decision_settles_a_contradiction(script):
     assert list(script.flag_copies(readable(script, rows))[0]["why"]) == ["", "a copy", "", "", ""]
 
 
+def test_a_field_that_somebody_read_decides_no_other_field_of_the_copies(script):
+    """The label that a person wrote holds for all copies of the message; the rest of the record is as open as before."""
+    rows = small([LEAKS, LEAKS + " please"], ["defect", "returns"], escalation=["none", "money"])
+    lines = pd.DataFrame({"ticket": ["t1"], "field": "category", "right": "defect"})
+    lines.to_csv("corrections-1.csv", index=False)
+    flagged, report = script.flag_copies(readable(script, rows))
+    assert list(flagged["why"]) == ["contradicts a copy"] * 2 and report.endswith("2 contradict a copy")
+    assert list(flagged["category"]) == ["defect"] * 2
+    lines.assign(ticket="t2", field="escalation", right="money").to_csv("corrections-2.csv", index=False)
+    flagged, report = script.flag_copies(readable(script, rows))  # each field was read, in another copy
+    assert list(flagged["why"]) == ["", "a copy"] and report.endswith("0 contradict a copy")
+    assert list(flagged.loc[0, ["category", "escalation"]]) == ["defect", "money"]
+
+
+def test_a_majority_settles_the_fields_that_nobody_read(script):
+    rows = small([LEAKS] * 4, ["defect"] * 2 + ["returns"] * 2, escalation=["none"] * 3 + ["money"])
+    pd.DataFrame({"ticket": ["t4"], "field": "category", "right": "returns"}).to_csv("corrections.csv", index=False)
+    stays = kept(script.flag_copies(readable(script, rows))[0])
+    assert stays[["ticket", "category", "escalation"]].values.tolist() == [["t1", "returns", "none"]]
+
+
 def test_whoever_wrote_a_test_message_is_not_trained_on(script):
     pd.DataFrame({"message": ["gift wrap please now"], "customer": ["c2"]}).to_csv("test.csv", index=False)
     rows, report = script.flag_copies(
@@ -191,6 +212,50 @@ def test_copies_are_not_found_by_way_of_a_third_and_marks_make_a_difference(scri
     prices = [f"{LEAKS} and it cost me {price}" for price in ("€1", "$1")]
     rows, _ = script.flag_copies(readable(script, small([*chain, *prices, "gift wrap please now", "Gift  wrap please now"])))
     assert list(rows["why"]) == ["", "a copy", "", "", "", "", "a copy"]
+
+
+ASKED = {
+    "en": "The left ear of the headphones I bought in January is dead.\nDo I send them back to you or to the shop?",
+    "de": "Mein Paket wurde laut Verfolgung zugestellt, aber bei mir\nist bis heute nichts angekommen.",
+    "fr": "L'écran de ma tablette reste noir depuis la mise à jour,\nque dois-je faire pour qu'elle soit réparée ?",
+}
+QUOTES = [
+    ("en", "Fwd: headphones\n\n{text}"),
+    ("en", "FW: ear\n\n-----Original Message-----\nFrom: Lee\nSent: 3 March 2025\nTo: Service\nSubject: ear\n\n{text}"),
+    ("en", "Any news on this?\n\nOn Wed, 5 Mar 2025 at 17:45, Lee\n<lee@example.com> wrote:\n{quoted}\n\nPlease answer."),
+    ("en", "---------- Forwarded message ---------\nFrom: Lee <lee@example.com>\nDate: 4 Mar 2025\nSubject: ear\n\n{text}"),
+    ("de", "WG: Paket\n\n-----Ursprüngliche Nachricht-----\nVon: Eva\nGesendet: 3. März 2025\nBetreff: Paket\n\n{text}"),
+    ("de", "Noch keine Antwort!\n\nAm 03.03.2025 um 10:12 schrieb Eva Klein:\n>> {quoted}"),
+    ("fr", "TR : tablette\n\nDe : Jean\nEnvoyé : lundi 3 mars 2025 09:14\nÀ : Service\nObjet : tablette\n\n{text}"),
+    ("fr", "Je relance ma demande.\n\nLe 3 mars 2025 à 10:12, Jean a écrit :\n{quoted}"),
+]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(("language", "form"), QUOTES)
+def test_a_forward_or_a_quotation_is_a_copy_of_what_it_holds(script, language, form, flat):
+    text = ASKED[language]
+    other = form.format(text=text, quoted=text.replace("\n", "\n> "))
+    texts = [" ".join(one.split()) if flat else one for one in (text, other)]
+    assert script.nearest_before(texts) == script.nearest_before(texts[::-1]) == [0, 0]
+
+
+def test_messages_above_the_same_quotation_are_no_copies(script):
+    """People answer the desk's own mails, some of which stand in the export too."""
+    sent = "Thank you for your message. We have received it and will answer within two working days. Your service team"
+    sides = ("left", "right", "upper", "lower")
+    asked = [f"the {noun} has a scratch on its {side} side" for noun in NOUNS for side in sides]
+    answers = [f"{text}\n\nOn 3 May, Service wrote:\n> {sent}" for text in asked]
+    assert script.nearest_before([*answers, sent]) == list(range(len(answers) + 1))
+    few = ["it is late\n> and I have paid for express delivery", "it is late\n> and I need another one by Monday"]
+    assert script.nearest_before(few) == [0, 1]
+    assert script.nearest_before(["where is my parcel", f"where is my parcel? {asked[0]}"]) == [0, 1]  # short, so anybody's
+
+
+def test_a_message_that_a_test_message_quotes_is_not_trained_on(script):
+    pd.DataFrame({"message": [f"Any news on this? On 3 March I wrote:\n> {ASKED['en']}"]}).to_csv("test.csv", index=False)
+    rows, _ = script.flag_copies(readable(script, small([ASKED["en"], "where is my parcel"])))
+    assert list(rows["why"]) == ["in the test set", ""]
 
 
 def test_an_instruction_that_all_messages_share_changes_nothing(script):
@@ -269,6 +334,28 @@ def test_a_contradiction_goes_to_a_person_without_names(script, table):
     first.head(1).assign(right=first["label"]).to_csv("corrections.csv", index=False)
     _, reports = script.main("mine.csv")
     assert "0 contradict" in reports["flag_copies"]
+
+
+def test_contradictions_leave_out_the_fields_that_were_read(script, table):
+    """The category of one message is disputed, as in the lesson's example, and of another one both fields are."""
+    fuse, more = "The toaster trips the fuse, I want my money back", " please"
+    disputed = small(
+        [fuse, fuse + more, fuse, LEAKS, LEAKS + more], ["defect", "returns", "defect", "defect", "returns"],
+        ticket=["2801", "2802", "2803", "t1", "t2"], escalation=["none"] * 4 + ["money"],
+    )  # fmt: skip
+    pd.concat([table, disputed]).to_csv("mine.csv", index=False)
+    lines = pd.DataFrame({"ticket": ["t1"], "field": "category", "right": "returns"})
+    lines.to_csv("corrections-1.csv", index=False)
+    script.main("mine.csv")
+    written = Path("contradictions.csv").read_text(encoding="utf-8").splitlines()
+    example = "\n".join(f"# {line}" for line in ["```text", *written[:3], "```"])
+    assert example in source_file("05_dataset_prep").read_text(encoding="utf-8"), example
+    assert [line.split(",")[:5] for line in written[3:]] == [
+        ["t1", "escalation", "", "none", "1"], ["t2", "escalation", "", "money", "1"]
+    ]  # fmt: skip
+    lines.assign(ticket="t2", right="defect").to_csv("corrections-2.csv", index=False)  # a second reader disagrees
+    script.main("mine.csv")
+    assert Path("contradictions.csv").read_text(encoding="utf-8").splitlines() == written
 
 
 def test_the_key_is_made_once_and_for_nobody_else(script, tmp_path, monkeypatch):
@@ -367,6 +454,16 @@ def test_a_line_of_excels_and_bytes_of_another_encoding_are_no_trouble(script, c
     assert list(script.read_table("mine.csv")["message"]) == list(rows["message"]) and not capsys.readouterr().out
 
 
+@pytest.mark.parametrize("separator", [";", ","])
+@pytest.mark.parametrize("header", ["with", "without"])
+def test_a_separator_at_the_end_of_each_line_makes_no_column(script, separator, header):
+    rows = small(["where is my parcel", "the lamp; it's broken, alas", None], right=[None] * 3)  # empty, but it has a name
+    first, *lines = rows.to_csv(index=False, sep=separator).splitlines()
+    lines = [first + separator * (header == "with"), *(line + separator for line in lines)]
+    Path("mine.csv").write_text("\n".join(lines), encoding="utf-8")
+    assert script.read_table("mine.csv").fillna("").to_dict("list") == rows.fillna("").to_dict("list")
+
+
 def test_an_export_without_the_named_columns_says_which_it_has(script):
     small(["a"]).rename(columns={"customer": "who"}).to_csv("mine.csv", index=False)
     with pytest.raises(ValueError, match=r"no column \{'customer'\}, but \[.*'who'"):
@@ -395,6 +492,16 @@ def test_what_somebody_corrected_is_applied(script, monkeypatch, text, labels, r
         Path("corrections.csv").write_text(text, encoding="cp1252")
     rows, said = script.apply_corrections(small(["a", "b", "c"]))
     assert list(rows["category"]) == labels and said == report
+
+
+def test_spaces_around_a_ticket_do_not_matter_and_unknown_tickets_are_named(script):
+    Path("corrections.csv").write_text("ticket,field,right\n  t2 ,category,defect\nT-9 ,category,defect\n", encoding="utf-8")
+    rows, report = script.apply_corrections(small(["a", "b", "c"]))
+    assert list(rows["category"]) == ["billing", "defect", "billing"]
+    assert report == "1 rows read, 1 labels corrected, 0 rows to drop; 1 tickets are not in the table: ['T-9']"
+    many = "".join(f"x{n},category,defect\n" for n in range(7))
+    Path("corrections.csv").write_text(f"ticket,field,right\nt2,category,defect\n,category,defect\n{many}", encoding="utf-8")
+    assert "8 tickets are not in the table: ['', 'x0', 'x1', 'x2', 'x3']" in script.apply_corrections(rows)[1]
 
 
 def test_labels_written_by_hand_need_neither_an_old_label_nor_a_filled_in_form(script, monkeypatch):
