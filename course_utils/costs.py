@@ -59,7 +59,13 @@ def _token_price(name: str, row: facts.Row) -> TokenPrice:
     for key in ("input", "output"):
         if key not in row:
             raise CourseError(f"data/prices.toml, [{name}]: add {key} = US dollars per million tokens")
-    return TokenPrice(**{field.name: row[field.name] for field in fields(TokenPrice) if field.name in row})
+    known = {field.name for field in fields(TokenPrice)}
+    for key, value in row.items():
+        if key not in known | OTHER_COLUMNS:
+            raise CourseError(f"data/prices.toml, [{name}]: there is no column {key!r}; there are {', '.join(sorted(known))}")
+        if key in known - {"date", "source"} and not (type(value) in (int, float) and value > 0):
+            raise CourseError(f"data/prices.toml, [{name}]: {key} is {value!r}; it must be a number above 0, without quotes")
+    return TokenPrice(**{key: value for key, value in row.items() if key in known})
 
 
 def prices_of_kind(kind: str, rows: Mapping[str, facts.Row]) -> dict[str, TokenPrice]:
@@ -75,6 +81,7 @@ def prices_of_kind(kind: str, rows: Mapping[str, facts.Row]) -> dict[str, TokenP
 
 
 KINDS = ("tunable", "prompted", "adapter", "hosting")
+OTHER_COLUMNS = {"kind", "untuned", "no_new_jobs", "no_new_customers", "hour"}  # of the same table
 _ROWS, _GPUS = facts.table("prices"), facts.table("gpus")
 # Models that can be fine-tuned and are then served per token at these prices; models to prompt; bases on which
 # a host serves an adapter; prices of some of the first before they are tuned.

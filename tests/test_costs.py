@@ -149,6 +149,11 @@ def test_assumptions_that_are_none_are_named(wrong):
             r"prices.toml, \[acme\]: kind is 'promted'; it must be tunable, ",
         ),
         ({"kind": "prompted", "output": 2.0}, r"prices.toml, \[acme\]: add input = US dollars"),
+        ({"kind": "prompted", "input": 1.0, "output": "0.50"}, r"\[acme\]: output is '0.50'; it must be a number above 0"),
+        (
+            {"kind": "prompted", "input": 1.0, "output": 2.0, "cached_inptu": 0.1},
+            r"\[acme\]: there is no column 'cached_inptu'; there are cache_from, cached_input",
+        ),
     ],
 )
 def test_a_row_of_prices_that_is_not_whole_is_named(row, message):

@@ -239,10 +239,15 @@ def _installs(cell: NotebookNode) -> bool:
     return "install" in cell.metadata.get("tags", [])
 
 
-def build(section: str, report: Callable[[str], object] = print) -> Path:
+def build(section: str, report: Callable[[str], object] = print, run: bool = False) -> Path:
     """Build both editions of a section; execute the learner's, check it, and store it.
 
     If only text or exercises have changed, a stale notebook is not executed completely (`refresh`).
+
+    Args:
+        section: which one.
+        report: is called with each line that says what was done.
+        run: whether to execute all cells in any case: outputs may rest on facts, records or package code that have changed.
 
     Raises:
         CourseError: a cell failed, wrote to stderr, or the result is too large.
@@ -253,7 +258,7 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
     instructor = assets.root() / "build" / "instructor" / f"{name}.ipynb"
     write(instructor_edition(section), instructor)
     report(f"{name}: instructor's edition in {instructor}")
-    if is_stale(section) and refresh(section):
+    if not run and is_stale(section) and refresh(section):
         report(f"{name}: only text or exercises have changed; {learner_file(name)} keeps its other outputs")
         return learner_file(name)
     notebook = learner_edition(section)
@@ -261,7 +266,7 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
     from course_utils.hardware import detect
 
     device, packages = detect(), ("torch", "transformers", "peft", "accelerate")
-    run = {
+    this_run = {
         "date": date.today().isoformat(),
         "machine": f"{device.name}, {device.cores} cores",
         "tier": device.tier,
@@ -269,11 +274,11 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
         "peak_mb": round(cost.peak_bytes / 1e6),
         "versions": {package: version(package).split("+")[0] for package in packages},
     }
-    for cell, refilled in zip(notebook.cells, learner_edition(section, run=run).cells):
+    for cell, refilled in zip(notebook.cells, learner_edition(section, run=this_run).cells):
         if cell.cell_type == "markdown":
             cell.source = refilled.source
     _clean(notebook)
-    notebook.metadata["course"] |= run
+    notebook.metadata["course"] |= this_run
     write(notebook, learner_file(name))
     cost_text = f"{cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB"
     report(f"{name}: learner's edition ran in {cost_text}, in {learner_file(name)}")

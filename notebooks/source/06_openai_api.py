@@ -683,15 +683,17 @@ pd.DataFrame({
 # %% [markdown]
 # The job costs next to nothing, so look at the requests. **By hand**, for a million requests: today's small model,
 # `gpt-6-luna`, costs {{fact:prices:gpt-6-luna.input:.2f}} dollars for a million tokens read and
-# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. If a prompt has 170 tokens and its answer 15, that's
-# 170 · 0.10 + 15 · 0.50 = 24.50 dollars. An adapter on a 14-billion-parameter model at W&B needs only 60 prompt tokens, so
-# it costs 60 · {{fact:prices:qwen3-14b-adapter.input:.2f}} + 15 · {{fact:prices:qwen3-14b-adapter.output:.2f}} = 6.30
-# dollars. The adapter saves 18 dollars in a million requests, if its answers are as good. The figure uses the tokens you've
+# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. If a prompt has 170 tokens and its answer 15, you pay 170 and
+# 15 times as much. An adapter on a 14-billion-parameter model at W&B needs only 60 prompt tokens, at
+# {{fact:prices:qwen3-14b-adapter.input:.2f}} and {{fact:prices:qwen3-14b-adapter.output:.2f}} dollars. The first line below has
+# both sums. The adapter saves their difference, if its answers are as good. The figure uses the tokens you've
 # measured. On both axes each mark is ten times the one before:
 
 # %%
 prices = {"luna": costs.price_of("gpt-6-luna"), "adapter": costs.ADAPTERS["qwen3-14b-adapter"], "azure": costs.UNTUNED["gpt-4.1-mini"]}
 hour = facts.table("prices")["azure-hosting"]["hour"]
+print("a million requests by hand:", ", ".join(
+    f"{way} {tokens * prices[way].input + 15 * prices[way].output:.2f} dollars" for way, tokens in {"luna": 170, "adapter": 60}.items()))
 tokens_in = {way: results[way]["tokens in"].mean() for way in results}
 tokens_out = results["trained on 40 rows"]["tokens out"].mean()
 

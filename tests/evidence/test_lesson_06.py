@@ -55,9 +55,6 @@ FINDINGS = {
         after < before - 0.3
         for before, after in zip(preferred("tuned, before any pairs"), preferred("pairs that punish one record"))
     ),
-    "by hand, a million requests": lambda: (
-        million(LUNA, 170) == pytest.approx(24.5) and million(ADAPTER, 60) == pytest.approx(6.3)
-    ),
     "40 hours come back after more than a hundred million requests": lambda: (
         40 * 80 / (million(LUNA, 170) - million(ADAPTER, 60)) > 100
     ),
