@@ -266,8 +266,8 @@ def test_run_and_build_tell_programs_what_they_did(capsys, monkeypatch, tmp_path
         report("it runs")
         return RunCost(1.5, 2, [("python", 2)], [CellCost(0, 1.5, 2, "x = 1")])
 
-    def build(lesson, report):
-        report("it builds")
+    def build(lesson, report, whole):
+        report("it builds whole" if whole else "it builds")
         return tmp_path / f"{lesson}.ipynb"
 
     monkeypatch.setattr(publishing, "run", run)
@@ -278,6 +278,7 @@ def test_run_and_build_tell_programs_what_they_did(capsys, monkeypatch, tmp_path
     cost = {"seconds": 1.5, "peak_bytes": 2, "parts": [["python", 2]], "cells": [cell]}
     assert told(capsys, "run", tmp_path / "x.ipynb") == ([{"notebook": str(tmp_path / "x.ipynb"), **cost}], "it runs\n")
     assert told(capsys, "build", "02") == ({"built": [str(tmp_path / "02.ipynb")]}, "it builds\n")
+    assert told(capsys, "build", "--rerun", "02")[1] == "it builds whole\n"
     assert told(capsys, "build", "--check", "02", "03", status=1)[0] == {"stale": ["03"]}
     assert told(capsys, "build", "--check", "02")[0] == {"stale": []}
 

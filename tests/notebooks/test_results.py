@@ -77,7 +77,7 @@ def test_every_price_is_shown_with_its_date_and_source():
     assert {"gpt-6.2-sol", "claude-sonnet-5.5", "qwen3-8b"} <= shown
     for name in shown:
         price = costs.price_of(name)
-        assert re.search(rf"^{re.escape(name)} .*{price.date}", printed("01"), re.M), f"{name}: run `course build 01 --run`"
+        assert re.search(rf"^{re.escape(name)} .*{price.date}", printed("01"), re.M), f"{name}: run `course build 01 --rerun`"
 
 
 # -- 02 ---------------------------------------------------------------------------------------------------------------------
