@@ -57,10 +57,14 @@ LOWER_INTRODUCED = re.compile(
     + "|".join(KIN)
     + r")s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)",
 )
-LOWER_CLOSING = re.compile(
-    r"(?:thx|thanks|thank you|cheers|regards|best|ta|bye|greetings|wishes|love|xx?|ty|tia|pls|please|–|—|-)[ ,.!:\n]+((?:[^\W\d_]{2,} ){0,1}[^\W\d_]{2,})[ .!x:)]*$",
-    re.IGNORECASE,
+# A closing formula, and what stands behind it up to the end of the line, a comma or a number. The name is in a lookahead because
+# it may be the formula's own end: "Merci d'avance".
+SIGNED = re.compile(
+    rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted((*CLOSES, 'please', 'pls', 'tia'), key=len, reverse=True)))})"
+    rf"(?=(?P<gap>[ ,.!:;\n]+)(?P<name>(?:(?:{WORD}\.?-?)+ ){{0,4}}{WORD})[ .!x:)]*(?:$|[,|(\d]))",
+    re.IGNORECASE | re.MULTILINE,
 )
+INITIALS = re.compile(r"(?!(?i:p\.s|n\.b|z\.b)\.)[^\W\d_]\.(?:-?[^\W\d_]\.)*|[A-ZÀ-Þ]")
 
 
 @functools.cache
@@ -143,8 +147,10 @@ def find_names(text: str) -> list[tuple[int, int, float]]:
     for run in RUN.finditer(text):
         line = text[text.rfind("\n", 0, run.start()) + 1 :].partition("\n")[0]
         spans += _in_run(text, run.start(), run.end(), (foreignness(line) or whole) > 0)
+    signed = _signed(text, whole)
+    spans = [*signed, *(span for span in spans if not any(s < span[1] and span[0] < e for s, e, _ in signed))]
     if whole <= 0:
-        spans += _in_lower_case(text, spans)
+        spans += _introduced_in_lower_case(text, spans)
     return sorted(span for span in _repeated(text, spans) if not _no_name(text, *span[:2]))
 
 
@@ -360,26 +366,53 @@ def _ends(text: str, phrases: tuple[str, ...]) -> bool:
     return len(text) == len(phrase) or not (text[-len(phrase) - 1].isalnum() and phrase[0].isalnum())
 
 
-def _in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
-    """Names that a hasty writer left in lower case; only where the words before announce a name, or at the end of the text."""
+def _introduced_in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+    """Names that a hasty writer left in lower case, where the words before announce a name."""
     given_names, family_names = name_lists()
-    occupied = [(start, end) for start, end, _ in spans]
-    added = []
     hasty = text[:1].islower() or " i " in text or " im " in text
-    for pattern, first in ((LOWER_INTRODUCED, 0 if hasty else len(text)), (LOWER_CLOSING, max(0, len(text) - 60))):
-        for match in pattern.finditer(text, first):
-            words, offset = match.group(1).split(" "), match.start(1)
-            length = 0
-            for word in words:
-                plain = word.lower()
-                known = plain in given_names or (length and plain in family_names)
-                if not known or plain in common_words() or plain in place_names():
-                    break
-                length += len(word) + (1 if length else 0)
-            if length and not any(s < offset + length and offset < e for s, e in occupied):
-                added.append((offset, offset + length, THRESHOLD))
-                occupied.append((offset, offset + length))
+    added = []
+    for match in LOWER_INTRODUCED.finditer(text) if hasty else ():
+        offset, length = match.start(1), 0
+        for word in match.group(1).split(" "):
+            plain = word.lower()
+            known = plain in given_names or (length and plain in family_names)
+            if not known or plain in common_words() or plain in place_names():
+                break
+            length += len(word) + (1 if length else 0)
+        if length and not any(s < offset + length and offset < e for s, e, _ in spans):
+            added.append((offset, offset + length, THRESHOLD))
     return added
+
+
+def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
+    """Names behind a closing formula that are in lower case or have initials: "mvg, jan de boer", "Best, K. Smith"."""
+    given_names, family_names = name_lists()
+    spans = []
+    for match in SIGNED.finditer(text):
+        words, start = match["name"].split(" "), match.start("name")
+        while len(words) > 1 and words[0].lower().rstrip(".") in TITLES:
+            start += len(words.pop(0)) + 1
+        initials = next((i for i, word in enumerate(words) if not INITIALS.fullmatch(word)), len(words))
+        rest = [word for word in words[initials:] if word.lower() not in PARTICLES]
+        last = rest[-1].lower() if rest else ""
+        known = last in family_names or last in given_names
+        if len(last) < 2 or last in CUT or _ends(last, CLOSES):
+            continue
+        if initials:
+            spelt_out = all(word[0].isupper() for word in [words[0], *rest]) and last not in common_words()
+            known = known and words[0].islower() == last.islower()
+            signs = len(rest) <= 2 and (known or (spelt_out and words[0].endswith(".")))
+        else:
+            lists = (common_words(), foreign_words()) if foreign > 0 else (common_words(),)
+            ordinary = all(any(word in words_of for words_of in lists) for word in (words[0], last))
+            signs = known and match["name"].islower() and words[0] in given_names and not ordinary
+            if len(words) == 1:  # only the last word; in other languages than English only behind a comma or on its own line
+                ends = not text[match.end("name") :].strip(" .!x:)\n") and (foreign <= 0 or match["gap"] != " ")
+                signs = signs and ends and last not in place_names()
+            signs = signs and len(rest) <= 3
+        if signs and not any(s < match.end("name") and start < e for s, e, _ in spans):
+            spans.append((start, match.end("name"), THRESHOLD))
+    return spans
 
 
 def _repeated(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
@@ -390,6 +423,8 @@ def _repeated(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int,
         for part in sorted({text[start:end], *text[start:end].split()}, key=lambda part: (-len(part), part)):
             if len(part) < 3 or part.lower().rstrip(".") in common_words() or part.lower() in PARTICLES:
                 continue
+            if part.islower() and part != text[start:end] and part not in name_lists()[0] - foreign_words():
+                continue  # behind "mvg, jan de boer", any "boer" may be a farmer
             at = text.find(part)
             while at >= 0:
                 until = at + len(part)
