@@ -61,9 +61,7 @@ WEAK = [
 ]
 # Korinthou 221, 262 21 Patras
 BARE = rf"\b{NAME}[ ]\d{{1,4}}[a-z]?(?=(?:,[ ]|\n)(?:\d{{4,5}}|\d{{3}} \d{{2}}|\d{{2}}-\d{{3}})(?: [A-Z]{{2}})? {UP})"
-START = re.compile(
-    "|".join([*(f"(?:{pattern})" for pattern in PATTERNS), f"(?P<weak>{'|'.join(WEAK)})", f"(?P<bare>{BARE})"])
-)
+START = re.compile("|".join([*PATTERNS, f"(?P<weak>{'|'.join(WEAK)})", f"(?P<bare>{BARE})"]))
 CUE = re.compile(
     r"(?:\b(?:to|at|nach|an|bei|aan|naar|à) $|(?:ad+ress|anschrift|adres|direcci|indirizzo|wohn|umgezogen|umzug|\bzieh|liefer|schick|versand|\blive|\bmov|"
     r"\bsen[dt]|\bship|deliver|domicil|habit|livr|envo[iy]|vivo|enví|abit|sped|woon|bezorg|verzend)[^\n.!?]*\n?[^\n.!?]*$)",
@@ -106,11 +104,8 @@ def find_addresses(text: str) -> list[tuple[int, int]]:
     spans, position = [], 0
     while match := START.search(text, position):
         start, end = match.span()
-        if _is_date_or_time(text, match):
-            position = match.start() + 1
-            continue
         end = _extend(text, end)
-        if match.lastgroup and not _has_evidence(text, match, end):
+        if _is_date_or_time(text, match) or (match.lastgroup and not _has_evidence(text, match, end)):
             position = match.start() + 1
             continue
         spans.append((start, end))
@@ -120,16 +115,12 @@ def find_addresses(text: str) -> list[tuple[int, int]]:
 
 def _has_evidence(text: str, match: re.Match, end: int) -> bool:
     """Whether words before a weak match, or what follows it up to `end`, say that it is an address."""
-    before, lines = text[max(0, match.start() - 60) : match.start()], ("", "\n")
-    alone = text[end : end + 1] in (*lines, *",.;)!?")
-    if AFTER_THE.search(before):
-        return False
-    if CUE.search(before) or re.search(r"\d[a-z]$", match.group()):
-        return True
+    before, after = text[max(0, match.start() - 60) : match.start()], text[end : end + 1]
+    if AFTER_THE.search(before) or CUE.search(before) or re.search(r"\d[a-z]$", match.group()):
+        return not AFTER_THE.search(before)
     if match["bare"]:
-        return alone and (before[-1:] in lines or before.endswith((": ", ", ")))
-    on_its_line = before.endswith("\n") and text[end : end + 1] in lines
-    return on_its_line or bool(HAS_POSTCODE.search(text, match.end(), end))
+        return (not before or before.endswith(("\n", ": ", ", "))) and after in "\n,.;)!?"
+    return bool((before.endswith("\n") and after in "\n") or HAS_POSTCODE.search(text, match.end(), end))
 
 
 def _extend(text: str, end: int) -> int:
