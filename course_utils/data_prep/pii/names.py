@@ -61,7 +61,7 @@ LOWER_INTRODUCED = re.compile(
 # it may be the formula's own end: "Merci d'avance".
 SIGNED = re.compile(
     rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted((*CLOSES, 'please', 'pls', 'tia'), key=len, reverse=True)))})"
-    rf"(?=(?P<gap>[ ,.!:;\n]+)(?P<name>(?:(?:{WORD}\.?-?)+ ){{0,4}}{WORD})[ .!x:)]*(?:$|[,|(\d]))",
+    rf"(?=(?P<gap>[ ,.!:;\n]+)(?:(?:{'|'.join(TITLES)})\.? )*(?P<name>(?:(?:{WORD}\.?-?)+ ){{0,4}}{WORD})[ .!x:)]*(?:$|[,|(\d]))",
     re.IGNORECASE | re.MULTILINE,
 )
 INITIALS = re.compile(r"(?!(?i:p\.s|n\.b|z\.b)\.)[^\W\d_]\.(?:-?[^\W\d_]\.)*|[A-ZÀ-Þ]")
@@ -387,11 +387,9 @@ def _introduced_in_lower_case(text: str, spans: list[tuple[int, int, float]]) ->
 def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
     """Names behind a closing formula that are in lower case or have initials: "mvg, jan de boer", "Best, K. Smith"."""
     given_names, family_names = name_lists()
-    spans = []
+    spans: list[tuple[int, int, float]] = []
     for match in SIGNED.finditer(text):
         words, start = match["name"].split(" "), match.start("name")
-        while len(words) > 1 and words[0].lower().rstrip(".") in TITLES:
-            start += len(words.pop(0)) + 1
         initials = next((i for i, word in enumerate(words) if not INITIALS.fullmatch(word)), len(words))
         rest = [word for word in words[initials:] if word.lower() not in PARTICLES]
         last = rest[-1].lower() if rest else ""
@@ -405,6 +403,7 @@ def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
         else:
             lists = [common_words(), *([foreign_words()] if foreign > 0 else [])]
             ordinary = all(any(word in words_of for words_of in lists) for word in (words[0], last))
+            known = known or (foreign <= 0 and last not in common_words())
             signs = known and len(rest) <= 3 and match["name"].islower() and words[0] in given_names and not ordinary
             if len(words) == 1:  # only the last word; in other languages than English only behind a comma or on its own line
                 is_last = not text[match.end("name") :].strip(" .!x:)\n") and (foreign <= 0 or match["gap"] != " ")

@@ -104,10 +104,8 @@ EMAIL = re.compile(
     re.IGNORECASE,
 )
 # "jan (at) mail.example", "jan.boer [at] mail (dot) example": only in brackets, because "at" is a word.
-AT, DOT = (
-    rf"[ ]?[\[({{<][ ]?(?:{words})[ ]?[\])}}>][ ]?"
-    for words in ("at|ät|@|arroba|a[ -]?t[ -]?sign", "dot|punkt|point|punto|punt|\\.")
-)
+AT = r"[ ]?[\[({<][ ]?(?:at|ät|@|arroba|a[ -]?t[ -]?sign)[ ]?[\])}>][ ]?"
+DOT = r"[ ]?[\[({<][ ]?(?:dot|punkt|point|punto|punt|\.)[ ]?[\])}>][ ]?"
 BRACKETED_EMAIL = re.compile(
     rf"(?<![\w.+%-])[\w+-]+(?:(?:\.|{DOT})[\w+-]+)*{AT}[\w-]+(?:(?:\.|{DOT})[\w-]+)*(?:\.|{DOT})[^\W\d_]{{2,}}(?!\w)",
     re.IGNORECASE,
