@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from course_utils import charts, costs
 from course_utils.data_prep import formats, pipeline
+from course_utils.data_prep.findings import in_words
 from course_utils.data_prep.validation import count_tokens
 from course_utils.errors import CourseError
 from course_utils.figures import Figure
@@ -99,6 +100,7 @@ def _page(prepared: pipeline.Prepared, costs_of: Sequence[tuple[str, str]]) -> s
         "templates/data_report.html.j2",
         title=f"{Path(prepared.path).name}: data report",
         prepared=prepared,
+        in_words=in_words,
         read=prepared.counts[0][1],
         flow=flow(prepared),
         lengths=lengths(prepared),
@@ -115,7 +117,7 @@ def examples(prepared: pipeline.Prepared) -> str:
     """Return the first `SHOWN` dropped rows of each reason as text, a copy beside the row that was kept for it."""
     lines = []
     for group in _dropped(prepared):
-        lines.append(f"dropped as {group.code}: {group.count:,}")
+        lines.append(f"dropped, {group.count:,} {in_words(group.code)} ({group.code}):")
         for example in group.examples:
             lines.append(f"  line {example.line}: {example.reason}")
             lines += [f"    {name}: {' '.join(quote.split())[:SHORTENED]}" for name, quote in example.quotes.items()]

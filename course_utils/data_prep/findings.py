@@ -15,8 +15,22 @@ from typing import Any
 
 ERROR, WARNING = "error", "warning"
 
-# code → "severity", "fix" (how to), and "fixable" (whether `course check-data --fix` fixes it without losing anything)
+# code → "words" (see `in_words`), "severity", "fix" (how to), and "fixable" (whether `course check-data --fix` repairs it)
 CODES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+# The same for what other steps than validation find.
+WORDS = {
+    "useless_answer": "without a real answer", "stub": "with a note in place of an answer", "refusal": "with a refusal",
+    "truncated": "cut off", "mojibake": "in the wrong encoding", "answer_format": "with an answer of the wrong form",
+    "language": "in another language", "low_information": "that say too little", "canned_answer": "with a canned answer",
+    "other_answer": "with an answer to something else", "conflict": "that contradict others", "test_set": "like test rows",
+    "exact_duplicate": "exact copies", "normalised_duplicate": "copies but for case and punctuation",
+    "near_duplicate": "near copies", "customer": "with a customer's name",
+}  # fmt: skip
+
+
+def in_words(code: str) -> str:
+    """Return what a code means, in words that stand behind a number: "with spaces at an edge"."""
+    return CODES[code]["words"] if code in CODES else WORDS.get(code, f"with personal data: {code.replace('_', ' ')}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class Finding:
 
     @property
     def fixable(self) -> bool:
-        """Whether `--fix` can repair the fault without losing anything."""
+        """Whether `--fix` can repair the fault without losing anything that would be learned."""
         return CODES[self.code]["fixable"]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Fix what can be fixed without losing anything; a person has to decide about everything else."""
+"""Fix what can be fixed without losing anything that would be learned; a person has to decide about everything else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REMOVABLE = {"\u200b", "\ufeff", "\u2060", "\u200e", "\u200f"}
 
 
 def fix(row: object, findings: list[Finding], kind: str = "chat", target: str = "openai") -> tuple[dict | None, list[str]]:
-    """Repair what can be repaired in a row without losing anything.
+    """Repair what can be repaired in a row without losing anything that would be learned.
 
     Args:
         row: the parsed row.
@@ -124,5 +124,9 @@ FIXES: dict[str, Callable[[dict], dict]] = {
     "weight_role": _drop_weights,
     "end_token": _strip_ends,
     "edge_whitespace": _strip_answers,
+    "last_not_assistant": lambda row: (
+        row
+        | {"messages": [m for i, m in enumerate(row["messages"]) if {n["role"] for n in row["messages"][i:]} != {"user"}]}
+    ),
     "arguments_type": _write_arguments,
 }

@@ -33,7 +33,7 @@ from course_utils.data_prep.deduplication import (
     digest,
     surroundings,
 )
-from course_utils.data_prep.findings import ERROR, Finding
+from course_utils.data_prep.findings import ERROR, Finding, in_words
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
 from course_utils.data_prep.pii import Redactor
@@ -284,13 +284,13 @@ class Prepared:
             f"{'only ' if few else ''}{len(self.rows):,} of {lines_read:,} lines ({100 * self.share_left:.0f} %) are left"
         )
         if reasons := Counter(change.code for change in self.dropped.values()):
-            message += ": " + ", ".join(f"{rows:,} {code}" for code, rows in reasons.most_common(5))
+            message += ": " + ", ".join(f"{rows:,} {in_words(code)}" for code, rows in reasons.most_common(5))
         if few:
             message += "; look into rejects.jsonl before you train on them"
         flagged = Counter(code for changes in self.flagged.values() for code in {change.code for change in changes})
         if flagged:
             message += "; flagged, and still in the files: "
-            message += ", ".join(f"{rows:,} {code}" for code, rows in flagged.most_common(5))
+            message += ", ".join(f"{rows:,} {in_words(code)}" for code, rows in flagged.most_common(5))
         if "redact" not in self.settings.steps:
             message += "; personal data is still in all files, because the step redact was left out"
         if self.redacted_labels:
@@ -339,7 +339,7 @@ class Prepared:
 
     def __str__(self) -> str:
         lines = [f"{Path(self.path).name}: {self.counts[0][1]:,} lines, {len(self.rows):,} rows left"]
-        lines += [f"  {step:<14}{action:<9}{code:<24}{n:>6,}" for step, action, code, n in self.table()]
+        lines += [f"  {step:<14}{action:<9}{code:<24}{n:>6,}  {in_words(code)}" for step, action, code, n in self.table()]
         if set(self.shapes) - {TARGET_SHAPE.get(self.settings.kind)}:
             lines.insert(1, f"  shapes: {validation.shapes_in_words(self.shapes)}")
         if self.left_out:
@@ -546,6 +546,8 @@ def _remark(result: Prepared) -> None:
     views = [formats.as_chat(row) for row in result.rows]
     if tagged := sum(bool(HTML_TAG.search(f"{formats.prompt_of(v)}\n{formats.answer_of(v)}")) for v in views):
         result.notes.append(f"the texts have HTML, which is left as it is; rows: {tagged:,}")
+    if cut := sum(change.code == "last_not_assistant" for change in result.changes):
+        result.notes.append(f"what the user says after the last answer was cut: nothing is learned from it; rows: {cut:,}")
     if quoting := sum(bool(QUOTED_MAIL.search(formats.prompt_of(view))) for view in views):
         result.notes.append(
             f"prompts quote earlier mails, which are left in them and count as their text; rows: {quoting:,}"

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from course_utils.data_prep import formats
+from course_utils.data_prep.pii.names import CLOSES, ends
 from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import WITHOUT_SPACES, normalise
 
@@ -45,6 +46,7 @@ CODE = re.compile(
     r"```|[{};]\s*$|^\s*(?:def|import|from|function|const|let|var|class|SELECT|#include|<\?php|<\w+>)\b|\w\(.*\)\s*[:;{]?\s*$",
     re.MULTILINE,
 )
+SENTENCE = 6  # words; a shorter answer may be a title or a label
 CANNED_WORDS = 5  # a shorter answer is a label, which many messages may have in common
 USUAL_FORM = 0.7  # share of the answers that must have a form before it counts as the file's
 # An answer whose long numbers are not in its message is suspicious if at least this share of such answers copy theirs from it.
@@ -172,6 +174,8 @@ def _truncated(prompt: str, answer: str) -> Reason | None:
             continue
         if PATTERNS["cut"].search(text):
             return Reason("truncated", f"the {side} ends with {text.rstrip()[-12:]!r}")
+    if _breaks_off(answer) and not PATTERNS["about_language"].search(prompt):
+        return Reason("truncated", f"the answer breaks off: {answer.rstrip()[-20:]!r}")
     if answer.lstrip().startswith(("{", "[")):
         try:
             json.loads(answer)
@@ -179,6 +183,16 @@ def _truncated(prompt: str, answer: str) -> Reason | None:
             if getattr(error, "pos", 0) >= len(answer.rstrip()) - 1 or "Unterminated" in str(error):
                 return Reason("truncated", "the answer's JSON ends in the middle")
     return None
+
+
+def _breaks_off(answer: str) -> bool:
+    """Whether prose ends in the middle of a sentence; the comma of "Best regards," ends a letter whose name was cut away."""
+    text = answer.rstrip()
+    match = PATTERNS["breaks_off"].search(text)
+    if not match or formats.written_in(answer) != [answer] or CODE.search(answer):
+        return False
+    sentence = text.splitlines()[-1] if match["comma"] else text
+    return len(sentence.split()) >= SENTENCE and not (match["comma"] and ends(text.lower().rstrip(" ,"), CLOSES))
 
 
 def _mojibake(prompt: str, answer: str) -> Reason | None:

@@ -34,10 +34,14 @@ _OPERATORS = r"#(?<=[^\W\d_]#)|[-−](?=\d)(?<![\w-].)|[-*/](?=\d)(?<=\d.)|[-*/]
 _OFTEN = r"""\s.,;:'’"“”()!?_"""  # no signs; excluded first, because the list of signs is long
 WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|(?![{_OFTEN}])(?:[{_SIGNS}]|{_OPERATORS})")
 PLAIN = re.compile(rf"\w+|[$+<=>%]|{_OPERATORS}")
-# A single letter that neither begins a sentence nor follows an apostrophe, and up to three letters after a number.
-CASED = re.compile(
-    r"((?!\A\w\s|I)(?<![\w'’.\n])(?<![.!?:;] )[A-ZÀ-Þ](?!\w)|(?<=\d)[ \u00a0]?(?=[a-z]*[A-Z])[A-Za-z]{1,3}(?!\w))"
-)
+# Where case carries meaning: calls and names in code; unless all is in capitals or titles, also single letters that begin no
+# sentence, and after a number a letter or a unit that is another one in the other case (mJ and MJ, Mb and MB).
+_CODE = r"(?<!\S)[^\s@]*\w(?:\((?!(?:e?[snr]|e|in)\))[^\s()]*\)|_\w)[^\s@]*(?!\S)"
+_UNIT = r"(?<=\d)[ \u00a0]?(?:[A-Z]|[MGTKk]b|[mp](?!Ah|L)[A-Z][a-z]?)(?!\w)"
+CASED = re.compile(rf"({_CODE}|(?!\A\w\s|I)(?<![\w'’.\n])(?<![.!?:;] )[A-ZÀ-Þ](?![\w'’])|{_UNIT})")
+SHOUTED_CASED = re.compile(
+    rf"({_CODE}|(?:(?<![\w'’.])|(?<=\d))[B-DF-HJ-NP-TVX](?![\w'’.]))"
+)  # letters that are no word: "PLAN B"
 WITHOUT_SPACES = re.compile(rf"[{_ALONE}]")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,10 +55,12 @@ def normalise(text: str) -> str:
     """Return a text without what copies of the same message may differ in.
 
     That is case, width, the encoding of accents, punctuation and spacing. Signs that carry meaning count as words, and case
-    stays where it carries meaning: in units (mJ, MJ) and single letters (the notes C and c).
+    stays where it carries meaning: in code, units (mJ, MJ), and single letters (the notes C and c).
     """
     word, text = (PLAIN, text) if text.isascii() else (WORD, unicodedata.normalize("NFKC", text))
-    pieces = [text] if text.isupper() else CASED.split(text)
+    shouted = text.istitle() or sum(map(str.isupper, text)) > 0.8 * sum(map(str.isalpha, text))
+    pieces = (SHOUTED_CASED if shouted else CASED).split(text)
+    pieces = ["", text] if text.isupper() and len(text.strip()) < 3 else pieces  # "US" alone
     return " ".join(word.findall("".join(piece if i % 2 else piece.lower() for i, piece in enumerate(pieces))))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils.data_prep import formats, reading
-from course_utils.data_prep.findings import ERROR, Finding, shorten
+from course_utils.data_prep.findings import ERROR, Finding, in_words, shorten
 from course_utils.data_prep.rules import Rules, text_of
 from course_utils.data_prep.variants import VARIANTS, variants
 from course_utils.errors import CourseError
@@ -104,7 +104,7 @@ class Report:
                 f"  {first.severity:<7} {first}" + (f"; {self.counts[code]:,} in all, as in line {places}" if others else "")
             )
         if missing := set(self.counts) - set(found):
-            lines.append(f"  and {', '.join(f'{self.counts[code]:,} {code}' for code in sorted(missing))}")
+            lines.append(f"  and {', '.join(f'{self.counts[code]:,} {in_words(code)}' for code in sorted(missing))}")
         return "\n".join(lines)
 
 

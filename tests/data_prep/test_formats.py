@@ -89,6 +89,7 @@ FIXED = (
     "extra_key",
     "weight_role",
     "edge_whitespace",
+    "last_not_assistant",
     "control_character",
     "invisible_character",
     "arguments_type",

@@ -40,6 +40,19 @@ def test_a_year_is_no_part_of_an_address(text):
     assert "ADDRESS" not in {entity.kind for entity in find(text)}
 
 
+ADDRESSES = json.loads(Path(__file__).with_name("addresses.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("text", ADDRESSES["addresses"])
+def test_addresses_in_four_languages_are_found(text):
+    assert "ADDRESS" in {entity.kind for entity in find(text)}
+
+
+@pytest.mark.parametrize("text", ADDRESSES["others"])
+def test_a_product_a_date_or_a_page_with_a_number_is_no_address(text):
+    assert "ADDRESS" not in {entity.kind for entity in find(text)}
+
+
 def test_a_secret_in_the_arguments_of_a_call_goes():
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"password": "Segel#boot", "n": 1}'}}
     row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]}]}

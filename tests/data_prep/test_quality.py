@@ -68,6 +68,18 @@ GERMAN = "Der Wasserkocher, den ich im März gekauft habe, ist undicht und tropf
         ("Das GeblÃ¤se lÃ¤uft nicht, was soll ich tun?", "Bitte den Schalter hinten umlegen.", ["mojibake"]),
         ("CAFÉ «LUNE», MANHÃ ou soirée ?", "Le café ouvre à 8 h, et à 20 h le soir.", []),
         ("Welche Farbe hat die Glocke?", "k. A.", ["useless_answer"]),
+        # answers that break off, and such as only look like it
+        ("Why is my kettle late?", "The parcel is late because of the", ["truncated"]),
+        ("Why is my kettle late?", "The parcel was held up at the border,", ["truncated"]),
+        ("Why is my kettle late?", "The parcel was held up by the trans-", ["truncated"]),
+        ("Warum kommt mein Paket nicht?", "Das Paket kommt später, weil die Adresse auf dem", ["truncated"]),
+        ("Pourquoi ce retard ?", "Le colis a du retard parce que l'adresse sur les", ["truncated"]),
+        ("¿Dónde está mi pedido?", "Su pedido llega tarde por un error en la dirección de", ["truncated"]),
+        ("Where is my kettle?", "It is on its way to you now.\n\nWe wish you a pleasant day and send kind regards,", []),
+        ("Where is my kettle?", "It is on its way and arrives on Monday\n\nYour Tarnbrook support team,", []),
+        ("Which plan is it?", "In your case the one to take is plan A", []),
+        ("What is French for 'of' in this language?", "The word that you are looking for is de", []),
+        ("Give me a title", "The end of the", []),
         # words of a refusal in an answer that is none
         ("Write a letter that declines an invitation", "Dear Tom, I'm sorry, but I cannot come to the party on Sunday.", []),
         ("What is a black hole?", "A region from which light cannot escape. I can't think of a stranger object.", []),

@@ -281,6 +281,17 @@ def test_normalised_means_case_width_and_punctuation():
         ("Which pipe sounds when I press the key C down here?", "Which pipe sounds when I press the key c down here?", 0),
         ("A lamp is broken. A lid too, isn't it? What can I do", "a lamp is broken. a lid too, isn't it? what can i do", 1),
         ("I paid twice for a lamp of mine, is that right?", "I PAID TWICE FOR A LAMP OF MINE, IS THAT RIGHT?", 1),
+        ("RESET MY PASSWORD", "reset my password", 1),
+        ("How do I get 10 GB more on plan B?", "HOW DO I GET 10 GB MORE ON PLAN B?", 1),
+        ("How do I get 10 GB more for my phone?", "how do i get 10 gb more for my phone?", 1),
+        ("Can I have A Refund For My Order of 5 Dec, please?", "can i have a refund for my order of 5 dec, please?", 0),
+        ("I Want A Refund For My Order", "i want a refund for my order", 1),
+        ("WHERE IS A PARCEL OF MINE? I wait", "where is a parcel of mine? i wait", 1),
+        ("Bonjour, L'application ne marche plus", "bonjour, l'application ne marche plus", 1),
+        ("WHICH PIPE SOUNDS WHEN I PRESS THE KEY C DOWN HERE?", "Which pipe sounds when I press the key c down here?", 0),
+        ("What does print(Name) write?", "what does print(name) write?", 0),
+        ("What is max_size for?", "What is MAX_SIZE for?", 0),
+        ("US", "us", 0), ("C", "c", 0),
     ],
 )  # fmt: skip
 def test_case_counts_for_units_and_single_letters(one, other, copies):

@@ -4,9 +4,13 @@ import json
 
 import pytest
 from data_prep.test_pipeline import rows, write
+from data_prep.test_similarity import chat
 
 from course_utils import cli
-from course_utils.data_prep import prepare
+from course_utils.data_prep import prepare, validate, validation
+from course_utils.data_prep.deduplication import COPIES
+from course_utils.data_prep.findings import CODES, WORDS
+from course_utils.data_prep.pipeline import DOUBTFUL
 from course_utils.errors import CourseError
 
 
@@ -68,7 +72,7 @@ def test_few_rows_left_are_the_last_word_and_an_exit_status_of_their_own(tmp_pat
     path = write(tmp_path, [*rows(4), *[b"no row"] * 96])
     assert course(path, "--fix", tmp_path / "out") == 3
     last = capsys.readouterr().out.splitlines()[-1]
-    assert "only 4 of 100 lines (4 %) are left: 96 not_json" in last
+    assert "only 4 of 100 lines (4 %) are left: 96 that can't be read as JSON" in last
     assert "rejects.jsonl" in last
     assert course(path, "--fix", tmp_path / "again", "--json") == 3
     assert json.loads(capsys.readouterr().out)["share_left"] == 0.04
@@ -77,7 +81,33 @@ def test_few_rows_left_are_the_last_word_and_an_exit_status_of_their_own(tmp_pat
 def test_most_rows_left_are_the_last_word_too(tmp_path, capsys):
     path = write(tmp_path, [*rows(9), b"no row"])
     assert course(path, "--fix", tmp_path / "out") == 0
-    assert capsys.readouterr().out.splitlines()[-1].strip() == "9 of 10 lines (90 %) are left: 1 not_json"
+    assert capsys.readouterr().out.splitlines()[-1].strip() == "9 of 10 lines (90 %) are left: 1 that can't be read as JSON"
+
+
+def test_codes_that_are_no_words_are_told_in_words(tmp_path, capsys, monkeypatch):
+    assert {code for code in CODES if "words" not in CODES[code]} == set()
+    assert {code for code in (*DOUBTFUL, *(f"{kind}_duplicate" for kind in COPIES)) if code not in WORDS} == set()
+    path = write(tmp_path, [*rows(12), chat("When does the parcel come?", " Tomorrow. ")])
+    monkeypatch.setattr(validation, "MAX_FINDINGS", 0)
+    assert course(path) == 0
+    assert "and 1 with spaces at an edge" in capsys.readouterr().out
+    copies = [*rows(12), *rows(2), b"no row"]
+    assert course(write(tmp_path, copies, "copies.jsonl"), "--fix", tmp_path / "out") == 0
+    last, page = capsys.readouterr().out.splitlines()[-1], (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "2 exact copies" in last and "_" not in last
+    assert "2 exact copies" in page
+
+
+def test_what_the_user_says_after_the_last_answer_is_cut_and_told(tmp_path, capsys):
+    thanks = chat("When does the parcel come?", "Tomorrow.")
+    thanks["messages"] += [{"role": "user", "content": "Thanks!"}, {"role": "user", "content": "Bye"}]
+    path = write(tmp_path, [*rows(12), thanks])
+    assert course(path, "--fix", tmp_path / "out", "--validation", "0.1") == 0
+    told = capsys.readouterr().out
+    assert "what the user says after the last answer was cut" in told and "rows: 1" in told
+    written = "".join((tmp_path / "out" / f"{part}.jsonl").read_text() for part in ("train", "validation"))
+    assert "Tomorrow." in written and "Thanks!" not in written and "Bye" not in written
+    assert "with a message after the last answer" not in str(validate(tmp_path / "out" / "train.jsonl"))
 
 
 def test_exit_statuses_are_documented(capsys):

@@ -15,18 +15,21 @@ NAME = rf"(?:{CAP}|\d{{1,3}}(?:st|nd|rd|th))(?:[ -](?:{SMALL}[ -])*{CAP}){{0,3}}
 NUMBER = r"\d{1,5}(?:[ ]?(?:bis|ter))?(?:[ ]?[a-zA-Z](?!\w|\.[ ]?\d))?(?:[-/–]\d{1,4}[a-zA-Z]?){0,2}"
 TYPES = (
     r"Street|Str|St|Road|Rd|Lane|Ln|Avenue|Ave|Av|Close|Cl|Drive|Dr|Way|Crescent|Cres|Court|Ct|Terrace|Ter|Gardens|Gdns|Grove|Hill|Place|Pl|"
-    r"Square|Sq|Boulevard|Blvd|Parkway|Pkwy|Highway|Hwy|Row|Mews|Walk|Rise|View|Wynd|Quay|Park|Green|Parade|Circle|Cir|Trail|Trl|Loop|Path|Pike|"
-    r"Plaza|Point|Steps|Bank|Gate|Yard|Wharf|Alley|Bend|Run|Ridge|Fields?|Meadows?|Vale|Croft|Drove|Estate|Heights|Hollow|Landing|Pass|Crossing|"
+    r"Square|Sq|Boulevard|Blvd|Parkway|Pkwy|Highway|Hwy|Row|Mews|Walk|Rise|View|Wynd|Quay|Green|Parade|Circle|Cir|Trail|Trl|Loop|Path|Pike|"
+    r"Plaza|Point|Steps|Bank|Gate|Yard|Wharf|Alley|Bend|Ridge|Fields?|Meadows?|Vale|Croft|Drove|Estate|Heights|Hollow|Landing|Crossing|"
     r"Turnpike|Esplanade|Promenade|Broadway|Strand|Dene|Chase|Orchard|Paddock|Brae|Loan|Causeway|Mount|Common|Garth|Spur|Bridge|End|Corner|Side"
 )
 UNIT = (
     r"(?:Flat|Apt\.?|Apartment|Unit|Suite|Ste\.?|Room|Rm\.?|Floor|Block|House|Building|Bldg\.?|Studio|Villa|Door|Penthouse|Basement|Plot|Lot|Shop|Office|Level|"
     r"Wohnung|Whg\.?|Appt\.?|Bât(?:iment|\.)|Escalier|Tầng|Số|P\.|Phòng|Piso|Daire|Kat|lok\.|lgh|interno|int\.|scala)[ ]?#?[\w/.-]{1,6}"
 )
-PATTERNS = [
-    # 14 Mill Lane; Flat 3, 9 Harbour View; 2210 Alder Creek Rd Apt 4B; 1640 N Halstead St #3F
+# 14 Mill Lane; Flat 3, 9 Harbour View; 2210 Alder Creek Rd Apt 4B; 1640 N Halstead St #3F
+ENGLISH = (
     rf"(?:\b{UNIT},?[ \n]+)?(?:\b(?:The )?{CAP}(?: {CAP})?(?: (?:House|Cottage|Lodge|Court|Farm|Barn|Forge|Mill|Manor|Hall|Villa|Towers?|Mansions|Building)),?[ \n]+)?"
-    rf"(?:\b(?:Flat|Unit|Apt|Suite|Plot|House|No\.?)[ ])?\b{NUMBER},?[ ](?:[NSEW]{{1,2}}\.? )?(?:{NAME}[ ])(?:{TYPES})\b\.?(?: (?:[NSEW]|NE|NW|SE|SW|North|South|East|West|Upper|Lower)\b)?(?:,? (?:{UNIT}|#[ ]?\w{{1,5}}))?",
+    rf"(?:\b(?:Flat|Unit|Apt|Suite|Plot|House|No\.?)[ ])?\b{NUMBER},?[ ](?:[NSEW]{{1,2}}\.? )?(?:{NAME}[ ])(?:TYPES)\b\.?(?: (?:[NSEW]|NE|NW|SE|SW|North|South|East|West|Upper|Lower)\b)?(?:,? (?:{UNIT}|#[ ]?\w{{1,5}}))?"
+)  # fmt: skip
+PATTERNS = [
+    ENGLISH.replace("TYPES", TYPES),
     # 9031 148 St; 350 5th Ave; 12877 76 Ave
     rf"\b\d{{2,5}}[ ](?:[NSEW]{{1,2}}\.? )?\d{{1,3}}(?:st|nd|rd|th)?[ ](?:Street|St|Avenue|Ave|Road|Rd|Drive|Dr)\b\.?(?:,? (?:{UNIT}|#[ ]?\w{{1,5}}))?",
     # 12 rue des Lilas; 8 bis avenue Foch; 48, boulevard de la Villette; 1180 Rue Saint-Viateur
@@ -35,9 +38,8 @@ PATTERNS = [
     # Hauptstr. 12; Lindenallee 44; Am Mühlbach 3a; Nieuwstraat 88; Storgatan 18; Lange Leemstraat 62 bus 4
     rf"\b(?:{CAP}[ -]){{0,3}}{UP}[\w-]*(?:straße|strasse|str\.|[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|weg|platz|gasse|ring|damm|ufer|markt|steig|chaussee|straat|boulevard|laan|gracht|plein|kade|dreef|singel|steeg|dijk|gatan|vägen|gränd|väg|gade|vej|gata|veien|katu|tie)[ ]{NUMBER}(?: bus \w+| m\. \d+| lgh \d+)?",
     rf"\b(?:{CAP}[ -]){{1,3}}(?:Straße|Strasse|Str\.|Allee|Weg|Platz|Gasse|Ring|Damm|Ufer)[ ]{NUMBER}",
-    rf"\b(?:Am|An der|Auf der|Im|In der|Zum|Zur|Unter den|Hinter der)[ ]{NAME}[ ]{NUMBER}",
     # Calle Betis 31, 2º izq.; C/ Mayor 5; Carrer de la Marina 88, bajos; Rua do Poço 15; Via dei Mille 27; Corso Garibaldi 112
-    rf"(?:\b(?:Calle|Acceso|Pasaje|Avenida|Avda\.?|Paseo|Plaza|Pza\.?|Carrer|Camino|Ronda|Travessera|Rua|Praça|Travessa|Estrada|Alameda|Av\.|Via|Viale|Corso|Piazza|Vicolo|Largo|Strada|Piazzale|Odos|Plateia|Leoforos|Str\.|Strada|Ulica|Ulitsa|Jalan|Jl\.)|C/)[ ]?"
+    rf"(?:\b(?:Calle|Acceso|Pasaje|Avenida|Avda\.?|Paseo|Plaza|Pza\.?|Carrer|Camino|Ronda|Travessera|Rua|Praça|Travessa|Estrada|Alameda|Av\.|Viale|Corso|Piazza|Vicolo|Strada|Piazzale|Odos|Plateia|Leoforos|Str\.|Strada|Ulica|Ulitsa|Jalan|Jl\.)|C/)[ ]?"
     rf"(?:{SMALL}[ ])*{NAME},?[ ](?:n\.?º?[ ]?|nr\.?[ ]?|No:?[ ]?)?{NUMBER}(?:,? \d{{1,2}}[.ºª°]+ ?[\w.]{{0,4}}| bajos)?",
     # ul. Długa 8/12; al. Niepodległości 141 m. 6; UL. POLNA 17/4
     rf"\b(?:[Uu][Ll]|[Aa][Ll]|[Oo][Ss]|[Pp][Ll])\.[ ]{NAME}[ ]{NUMBER}(?:[ ]?m\.?[ ]?\d+)?",
@@ -45,14 +47,26 @@ PATTERNS = [
     rf"\b(?:{CAP} )?{NAME}[ ](?:Caddesi|Cad\.|Sokak|Sokağı|Sok\.|Sk\.|Mahallesi|Mah\.|Bulvarı),?[ ](?:[Nn]o[:.]? ?)?{NUMBER}",
     # 215/8 Nguyễn Trãi, Phường 2; K82/11 Hải Phòng; Số 7, ngách 42/15
     rf"(?:\b(?:Tầng|Số)[ ]\d+,[ ])?\b(?:K|số |Số |kiệt )?\d{{1,4}}(?:/\d{{1,4}})*(?:,? (?:ngách|ngõ|hẻm|kiệt)[ ][\d/]+)*,?[ ]{NAME}(?=,? ?(?:Phường|Quận|P\.|Q\.|TP|Hà Nội|Đà Nẵng|Ba Đình|Thạch|Thanh|Huyện))",
-    # 1400 Harbour Gate, Suite 900, Vancouver, BC V6E 4A2; Korinthou 221, 262 21 Patras: recognised by the postcode after it
+    # 1400 Harbour Gate, Suite 900, Vancouver, BC V6E 4A2: recognised by the postcode after it
     rf"(?:\b{UNIT},?[ \n]+)?\b\d{{1,5}},?[ ]{NAME}(?=(?:,[ ]|\n)(?:{UNIT},?[ \n])?(?:{CAP}[ ,]+){{0,3}}(?:[A-Z]{{2}} \d{{5}}|[A-Z]\d[A-Z] \d[A-Z]\d|[A-Z]{{1,2}}\d{{1,2}}[A-Z]? \d[A-Z]{{2}}))",
-    rf"\b{NAME}[ ]\d{{1,4}}[a-z]?(?=(?:,[ ]|\n)(?:\d{{4,5}}|\d{{3}} \d{{2}}|\d{{2}}-\d{{3}})(?: [A-Z]{{2}})? {UP})",
     # Room 508, Building 3, 268 Wenhui Road
     rf"\b{UNIT},[ ]{UNIT},[ ]\d{{1,5}}[ ]{NAME}",
     r"\bP\.?[ ]?O\.?[ ]?Box[ ]\d{1,6}",
 ]  # fmt: skip
-START = re.compile("|".join(f"(?:{pattern})" for pattern in PATTERNS))
+# What may as well be a thing with a number ("Im Flex 15", "a 30 Day Pass", "via App 15") counts only with further evidence.
+WEAK = [
+    ENGLISH.replace("TYPES", "Park|Run|Pass"),
+    rf"\b(?:Am|An der|Auf der|Im|In der|Zum|Zur|Unter den|Hinter der)[ ]{NAME}[ ]{NUMBER}",
+    rf"\b(?:Via|Largo)[ ](?:{SMALL}[ ])*{NAME},?[ ](?:n\.?º?[ ]?)?{NUMBER}",
+]
+# Korinthou 221, 262 21 Patras
+BARE = rf"\b{NAME}[ ]\d{{1,4}}[a-z]?(?=(?:,[ ]|\n)(?:\d{{4,5}}|\d{{3}} \d{{2}}|\d{{2}}-\d{{3}})(?: [A-Z]{{2}})? {UP})"
+START = re.compile("|".join([*PATTERNS, f"(?P<weak>{'|'.join(WEAK)})", f"(?P<bare>{BARE})"]))
+CUE = re.compile(
+    r"(?:\b(?:to|at|nach|an|bei|aan|naar|à) $|(?:ad+ress|anschrift|adres|direcci|indirizzo|wohn|umgezogen|umzug|\bzieh|liefer|schick|versand|\blive|\bmov|"
+    r"\bsen[dt]|\bship|deliver|domicil|habit|livr|envo[iy]|vivo|enví|abit|sped|woon|bezorg|verzend)[^\n.!?]*\n?[^\n.!?]*$)",
+    re.IGNORECASE,
+)
 POSTCODE = (
     r"(?:[A-Z]{1,2}\d{1,2}[A-Z]?[ ]?\d[A-Z]{2}|[A-Z]\d[A-Z\d][ ]?[A-Z\d]{4}|[A-Z]\d[A-Z][ ]?\d[A-Z]\d|(?:[A-Z]{1,2}-)?\d{5}(?:-\d{4})?|\d{2}-\d{3}|\d{3}[ ]\d{2}|"
     r"\d{4}[ ]?[A-Z]{2}|\d{4}-\d{3}|\d{4}|\d{6}|BT\d{1,2}[ ]\d[A-Z]{2})"
@@ -81,7 +95,7 @@ DATE = re.compile(
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.? \d{1,2}, \d{4}"
 )
 YEAR = re.compile(r"(?:1[5-9]|20)\d\d\b")
-AFTER_THE = re.compile(r"\bthe $", re.IGNORECASE)
+AFTER_THE = re.compile(r"\b(?:the|my|your|our|a|this) $", re.IGNORECASE)
 IN_YEAR = re.compile(r"\b(?:in|since|by|until|from|of|during|year) $", re.IGNORECASE)
 
 
@@ -90,13 +104,23 @@ def find_addresses(text: str) -> list[tuple[int, int]]:
     spans, position = [], 0
     while match := START.search(text, position):
         start, end = match.span()
-        if _is_date_or_time(text, match):
+        end = _extend(text, end)
+        if _is_date_or_time(text, match) or (match.lastgroup and not _has_evidence(text, match, end)):
             position = match.start() + 1
             continue
-        end = _extend(text, end)
         spans.append((start, end))
         position = max(end, position + 1)
     return spans
+
+
+def _has_evidence(text: str, match: re.Match, end: int) -> bool:
+    """Whether words before a weak match, or what follows it up to `end`, say that it is an address."""
+    before, after = text[max(0, match.start() - 60) : match.start()], text[end : end + 1]
+    if AFTER_THE.search(before) or CUE.search(before) or re.search(r"\d[a-z]$", match.group()):
+        return not AFTER_THE.search(before)
+    if match["bare"]:
+        return (not before or before.endswith(("\n", ": ", ", "))) and after in "\n,.;)!?"
+    return bool((before.endswith("\n") and after in "\n") or HAS_POSTCODE.search(text, match.end(), end))
 
 
 def _extend(text: str, end: int) -> int:

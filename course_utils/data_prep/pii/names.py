@@ -57,10 +57,14 @@ LOWER_INTRODUCED = re.compile(
     + "|".join(KIN)
     + r")s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)",
 )
-LOWER_CLOSING = re.compile(
-    r"(?:thx|thanks|thank you|cheers|regards|best|ta|bye|greetings|wishes|love|xx?|ty|tia|pls|please|–|—|-)[ ,.!:\n]+((?:[^\W\d_]{2,} ){0,1}[^\W\d_]{2,})[ .!x:)]*$",
-    re.IGNORECASE,
+# A closing formula, and what stands behind it up to the end of the line, a comma or a number. The name is in a lookahead because
+# it may be the formula's own end: "Merci d'avance".
+SIGNED = re.compile(
+    rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted((*CLOSES, 'please', 'pls', 'tia'), key=len, reverse=True)))})"
+    rf"(?=(?P<gap>[ ,.!:;\n]+)(?:(?:{'|'.join(TITLES)})\.? )*(?P<name>(?:(?:{WORD}\.?-?)+ ){{0,4}}{WORD})[ .!x:)]*(?:$|[,|(\d]))",
+    re.IGNORECASE | re.MULTILINE,
 )
+INITIALS = re.compile(r"(?!(?i:p\.s|n\.b|z\.b)\.)[^\W\d_]\.(?:-?[^\W\d_]\.)*|[A-ZÀ-Þ]")
 
 
 @functools.cache
@@ -143,8 +147,10 @@ def find_names(text: str) -> list[tuple[int, int, float]]:
     for run in RUN.finditer(text):
         line = text[text.rfind("\n", 0, run.start()) + 1 :].partition("\n")[0]
         spans += _in_run(text, run.start(), run.end(), (foreignness(line) or whole) > 0)
+    signed = _signed(text, whole)
+    spans = [*signed, *(span for span in spans if not any(s < span[1] and span[0] < e for s, e, _ in signed))]
     if whole <= 0:
-        spans += _in_lower_case(text, spans)
+        spans += _introduced_in_lower_case(text, spans)
     return sorted(span for span in _repeated(text, spans) if not _no_name(text, *span[:2]))
 
 
@@ -243,13 +249,13 @@ def _has_cue(text: str, part: list[Token]) -> bool:
     words = [token.rstrip(".").lower() for _, _, token in part]
     before, after = text[max(0, part[0][0] - 60) : part[0][0]], text[part[-1][1] :].partition("\n")[0]
     tail = before.lower().rstrip(" ,:")
-    if _ends(tail, (*STRONG, *KIN, *GREETS)) or _ends_with_title(before):
+    if ends(tail, (*STRONG, *KIN, *GREETS)) or _ends_with_title(before):
         return True
-    if _ends(tail, DETERMINERS):  # "Der Link zum Zurücksetzen"
+    if ends(tail, DETERMINERS):  # "Der Link zum Zurücksetzen"
         return False
     known = [word for word in words if word in given_names | family_names and word not in foreign_words()]
     own_line = before.endswith("\n") and not after.strip(" .!,x:)")
-    if known and (own_line or _ends(before.lower().rstrip(" ,.!:;\n"), CLOSES)) and not after.strip(" .!,x:)"):
+    if known and (own_line or ends(before.lower().rstrip(" ,.!:;\n"), CLOSES)) and not after.strip(" .!,x:)"):
         return True
     if len(words) > 1 and not text[part[-1][1] :].strip(" .!,x:)\n") and _starts_sentence(text, part[0][0]):
         return words[-1] not in foreign_words()  # the last words of the text
@@ -266,7 +272,7 @@ def _is_common(text: str, token: str, start: int, first: bool, foreign: bool) ->
     compound = "-" in word and word.split("-")[-1] in common_words() - given_names - family_names  # "Support-Team"
     if compound or word in common_words() or again or (foreign and word in foreign_words()):
         # "Rose" and "Grant" are names only inside a sentence, where a common word would have no capital letter.
-        signs = text[:start].endswith("\n") and _ends(text[max(0, start - 60) : start].lower().rstrip(" ,.!:;\n"), CLOSES)
+        signs = text[:start].endswith("\n") and ends(text[max(0, start - 60) : start].lower().rstrip(" ,.!:;\n"), CLOSES)
         capital_by_rule = first and _starts_sentence(text, start) and not (signs and word in given_names)
         return not (word in given_names or word in family_names) or capital_by_rule or token.isupper()
     return word == "i"
@@ -302,13 +308,13 @@ def _points(text: str, part: list[Token]) -> float:
             points -= 0.5 if titled else 1.0
         else:
             points += 0.8 if word not in places else 0.0
-    if len(words) > 1 and words[0] in WORDS["place_prefixes"] and not _ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN)):
+    if len(words) > 1 and words[0] in WORDS["place_prefixes"] and not ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN)):
         points -= 3.0
     elif whole in places and not titled:
         points -= 1.0 if words[0] in given_names else 2.0
     if len(words) > 1:
         points += 0.4
-    if words[0] in given_names and after.startswith(",\n") and _ends(before.lower().rstrip(" ,"), GREETS):
+    if words[0] in given_names and after.startswith(",\n") and ends(before.lower().rstrip(" ,"), GREETS):
         points += 0.5  # "Hi Mark,"
     points += _context(text, before, after, start, end, len(words))
     return points
@@ -319,25 +325,25 @@ def _context(text: str, before: str, after: str, start: int, end: int, words: in
     alone = (not before or before[-1] == "\n") and (not after or after[0] == "\n" or after[:2] in (",\n", ".\n"))
     lowered = before.lower()
     tail = lowered.rstrip(" ,:")
-    if _ends(tail, STRONG) or _ends_with_title(before):
+    if ends(tail, STRONG) or _ends_with_title(before):
         points += 2.0
-    elif _ends(tail, KIN) or _ends(tail.removesuffix("s"), KIN):
+    elif ends(tail, KIN) or ends(tail.removesuffix("s"), KIN):
         points += 1.6
-    elif _ends(lowered.rstrip(" ,.!:;\n"), CLOSES) and not text[end:].partition("\n")[0].strip(" .!,x:)"):
+    elif ends(lowered.rstrip(" ,.!:;\n"), CLOSES) and not text[end:].partition("\n")[0].strip(" .!,x:)"):
         points += 1.5
-    elif _ends(tail, INTRODUCES):
+    elif ends(tail, INTRODUCES):
         points += 0.7
-    elif _ends(lowered.rstrip(" ,"), GREETS):
+    elif ends(lowered.rstrip(" ,"), GREETS):
         points += 0.9
     if alone and start > 0:
         points += 1.0 if words <= 4 else -1.0
     if start > 20 and not text[end:].strip(" .!,x\n:)"):  # the last words of the text
         points += 1.2 if _starts_sentence(text, start) or before.rstrip(" ").endswith((",", "\n")) else 0.5
-    if (lowered.endswith(" ") and _ends(lowered.rstrip(" "), ARTICLES)) or (
+    if (lowered.endswith(" ") and ends(lowered.rstrip(" "), ARTICLES)) or (
         before.endswith(QUOTES) and after.startswith(QUOTES)
     ):
         points -= 2.0
-    if words == 1 and lowered.endswith(" ") and _ends(lowered.rstrip(" "), LOCATIVE_PREPOSITIONS):
+    if words == 1 and lowered.endswith(" ") and ends(lowered.rstrip(" "), LOCATIVE_PREPOSITIONS):
         points -= 0.8
     if BRAND_AFTER.match(after) and not after.startswith(("'s", "’s")):
         points -= 2.0
@@ -352,34 +358,59 @@ def _ends_with_title(text: str) -> bool:
     return bool(words) and words[-1].lower().rstrip(".").strip('("') in TITLES
 
 
-def _ends(text: str, phrases: tuple[str, ...]) -> bool:
-    """Whether the text ends with one of the phrases, as whole words."""
+def ends(text: str, phrases: tuple[str, ...]) -> bool:
+    """Return whether the text ends with one of the phrases, as whole words."""
     if not text.endswith(phrases):
         return False
     phrase = max((p for p in phrases if text.endswith(p)), key=len)
     return len(text) == len(phrase) or not (text[-len(phrase) - 1].isalnum() and phrase[0].isalnum())
 
 
-def _in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
-    """Names that a hasty writer left in lower case; only where the words before announce a name, or at the end of the text."""
+def _introduced_in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+    """Names that a hasty writer left in lower case, where the words before announce a name."""
     given_names, family_names = name_lists()
-    occupied = [(start, end) for start, end, _ in spans]
-    added = []
     hasty = text[:1].islower() or " i " in text or " im " in text
-    for pattern, first in ((LOWER_INTRODUCED, 0 if hasty else len(text)), (LOWER_CLOSING, max(0, len(text) - 60))):
-        for match in pattern.finditer(text, first):
-            words, offset = match.group(1).split(" "), match.start(1)
-            length = 0
-            for word in words:
-                plain = word.lower()
-                known = plain in given_names or (length and plain in family_names)
-                if not known or plain in common_words() or plain in place_names():
-                    break
-                length += len(word) + (1 if length else 0)
-            if length and not any(s < offset + length and offset < e for s, e in occupied):
-                added.append((offset, offset + length, THRESHOLD))
-                occupied.append((offset, offset + length))
+    added = []
+    for match in LOWER_INTRODUCED.finditer(text) if hasty else ():
+        offset, length = match.start(1), 0
+        for word in match.group(1).split(" "):
+            plain = word.lower()
+            known = plain in given_names or (length and plain in family_names)
+            if not known or plain in common_words() or plain in place_names():
+                break
+            length += len(word) + (1 if length else 0)
+        if length and not any(s < offset + length and offset < e for s, e, _ in spans):
+            added.append((offset, offset + length, THRESHOLD))
     return added
+
+
+def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
+    """Names behind a closing formula that are in lower case or have initials: "mvg, jan de boer", "Best, K. Smith"."""
+    given_names, family_names = name_lists()
+    spans: list[tuple[int, int, float]] = []
+    for match in SIGNED.finditer(text):
+        words, start = match["name"].split(" "), match.start("name")
+        initials = next((i for i, word in enumerate(words) if not INITIALS.fullmatch(word)), len(words))
+        rest = [word for word in words[initials:] if word.lower() not in PARTICLES]
+        last = rest[-1].lower() if rest else ""
+        known = last in family_names or last in given_names
+        if len(last) < 2 or last in CUT or ends(last, CLOSES):
+            continue
+        if initials:
+            spelt_out = all(word[0].isupper() for word in [words[0], *rest]) and last not in common_words()
+            known = known and words[0].islower() == last.islower()
+            signs = len(rest) <= 2 and (known or (spelt_out and words[0].endswith(".")))
+        else:
+            lists = [common_words(), *([foreign_words()] if foreign > 0 else [])]
+            ordinary = all(any(word in words_of for words_of in lists) for word in (words[0], last))
+            known = known or (foreign <= 0 and last not in common_words())
+            signs = known and len(rest) <= 3 and match["name"].islower() and words[0] in given_names and not ordinary
+            if len(words) == 1:  # only the last word; in other languages than English only behind a comma or on its own line
+                is_last = not text[match.end("name") :].strip(" .!x:)\n") and (foreign <= 0 or match["gap"] != " ")
+                signs = signs and is_last and last not in place_names()
+        if signs and not any(s < match.end("name") and start < e for s, e, _ in spans):
+            spans.append((start, match.end("name"), THRESHOLD))
+    return spans
 
 
 def _repeated(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
@@ -388,7 +419,9 @@ def _repeated(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int,
     occupied = [(start, end) for start, end, _ in spans]
     for start, end, _ in spans:
         for part in sorted({text[start:end], *text[start:end].split()}, key=lambda part: (-len(part), part)):
-            if len(part) < 3 or part.lower().rstrip(".") in common_words() or part.lower() in PARTICLES:
+            # Behind "mvg, jan de boer", any "boer" may be a farmer.
+            plain = part.islower() and part != text[start:end] and part not in name_lists()[0] - foreign_words()
+            if plain or len(part) < 3 or part.lower().rstrip(".") in common_words() or part.lower() in PARTICLES:
                 continue
             at = text.find(part)
             while at >= 0:

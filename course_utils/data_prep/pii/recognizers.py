@@ -103,6 +103,13 @@ EMAIL = re.compile(
     r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+",
     re.IGNORECASE,
 )
+# "jan (at) mail.example", "jan.boer [at] mail (dot) example": only in brackets, because "at" is a word.
+AT = r"[ ]?[\[({<][ ]?(?:at|ät|@|arroba|a[ -]?t[ -]?sign)[ ]?[\])}>][ ]?"
+DOT = r"[ ]?[\[({<][ ]?(?:dot|punkt|point|punto|punt|\.)[ ]?[\])}>][ ]?"
+BRACKETED_EMAIL = re.compile(
+    rf"(?<![\w.+%-])[\w+-]+(?:(?:\.|{DOT})[\w+-]+)*{AT}[\w-]+(?:(?:\.|{DOT})[\w-]+)*(?:\.|{DOT})[^\W\d_]{{2,}}(?!\w)",
+    re.IGNORECASE,
+)
 
 
 Span = tuple[int, int, float]  # start and end in characters, end exclusive, and the score
@@ -293,6 +300,7 @@ def find_emails(text: str) -> Iterator[Span]:
     Presidio's recogniser looks up the ending in the public suffix list, which it first downloads, and misses addresses in
     companies' internal domains.
     """
+    yield from ((*match.span(), 0.9) for match in BRACKETED_EMAIL.finditer(text))
     for match in EMAIL.finditer(text):
         start, end = match.span()
         local, _, domain = match.group().partition("@")
@@ -475,7 +483,7 @@ def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
         ("ES_NIF", re.compile(r"\d{7}-?[A-Za-z]"), _of_presidio(EsNifRecognizer())),
         ("IT_FISCAL_CODE", re.compile(r"[A-Za-z]{6}\w{2}[A-Za-z]"), _of_presidio(ItFiscalCodeRecognizer())),
         ("PL_PESEL", re.compile(r"\d{11}"), _of_presidio(PlPeselRecognizer())),
-        ("EMAIL", re.compile("@"), find_emails),
+        ("EMAIL", re.compile(rf"@|{AT}", re.IGNORECASE), find_emails),
         ("NL_BSN", LONG_NUMBER, checked(
             r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False)),
         ("UK_NHS", LONG_NUMBER, find_nhs_numbers),

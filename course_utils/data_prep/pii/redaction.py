@@ -134,7 +134,7 @@ def _find(text: str, preceding: str) -> list[Entity]:
         return []
     recognizers = _recognizers()
     entities: list[Entity] = []
-    if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
+    if re.search(r"[\d@:\[({<]", text):
         context = preceding[-100:] + "\n" if preceding else ""
         whole = context + text
         separated = recognizers.separated(whole)
