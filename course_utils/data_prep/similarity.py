@@ -36,7 +36,7 @@ WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|(?![{_OFTEN}])(?:[{_SIGNS}]|{_OPE
 PLAIN = re.compile(rf"\w+|[$+<=>%]|{_OPERATORS}")
 # Where case carries meaning: calls and names in code; unless all is in capitals or titles, also single letters that begin no
 # sentence, and after a number a letter or a unit that is another one in the other case (mJ and MJ, Mb and MB).
-_CODE = r"(?<!\S)[^\s@]*\w(?:\((?!(?:e?[snr]|e|in)\))[^\s()]*\)|_\w)[^\s@]*(?!\S)"
+_CODE = r"(?<!\S)(?!\S*@)\S*\w(?:\((?!(?:e?[snr]|e|in)\))[^\s()]*\)|_\w)\S*"
 _UNIT = r"(?<=\d)[ \u00a0]?(?:[A-Z]|[MGTKk]b|[mp](?!Ah|L)[A-Z][a-z]?)(?!\w)"
 CASED = re.compile(rf"({_CODE}|(?!\A\w\s|I)(?<![\w'’.\n])(?<![.!?:;] )[A-ZÀ-Þ](?![\w'’])|{_UNIT})")
 SHOUTED_CASED = re.compile(

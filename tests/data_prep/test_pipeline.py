@@ -440,7 +440,7 @@ def test_plain_refusals_are_flagged_and_the_last_word_counts_them(tmp_path, answ
     path = write(tmp_path, [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": answer}])
     done = prepare(path, "prompt_completion")
     assert [change.code for change in done.flagged[13]] == ["refusal"]
-    assert "1 refusal" in done.last_word()
+    assert "1 with a refusal" in done.last_word()
 
 
 def test_answers_that_do_not_fit_the_schema_are_dropped(tmp_path):

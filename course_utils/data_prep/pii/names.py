@@ -61,7 +61,7 @@ LOWER_INTRODUCED = re.compile(
 # it may be the formula's own end: "Merci d'avance".
 SIGNED = re.compile(
     rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted((*CLOSES, 'please', 'pls', 'tia'), key=len, reverse=True)))})"
-    rf"(?=(?P<gap>[ ,.!:;\n]+)(?:(?:{'|'.join(TITLES)})\.? )*(?P<name>(?:(?:{WORD}\.?-?)+ ){{0,4}}{WORD})[ .!x:)]*(?:$|[,|(\d]))",
+    rf"(?=(?P<gap>[ ,.!:;\n]+)(?:(?:{'|'.join(TITLES)})\.? )*(?P<name>(?:(?>(?:[^\W\d_]\.-?)++|{WORD}) ){{0,4}}{WORD})[ .!x:)]*(?:$|[,|(\d]))",
     re.IGNORECASE | re.MULTILINE,
 )
 INITIALS = re.compile(r"(?!(?i:p\.s|n\.b|z\.b)\.)[^\W\d_]\.(?:-?[^\W\d_]\.)*|[A-ZÀ-Þ]")
