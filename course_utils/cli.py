@@ -190,7 +190,8 @@ def _build(options: argparse.Namespace) -> Result:
         stale_lessons = [lesson for lesson in lessons_to_build if publishing.is_stale(lesson)]
         lines = [f"{lesson}: the notebook is older than its source; run `course build {lesson}`" for lesson in stale_lessons]
         return Result("\n".join(lines), {"stale": stale_lessons}, 1 if stale_lessons else 0)
-    return Result("", {"built": [publishing.build(lesson, _progress(options), options.rerun) for lesson in lessons_to_build]})
+    built = [publishing.build(lesson, _progress(options), options.rerun) for lesson in lessons_to_build]
+    return Result("", {"built": built})
 
 
 WITHOUT_PYTHON = (

@@ -62,7 +62,9 @@ def _token_price(name: str, row: facts.Row) -> TokenPrice:
     known = {field.name for field in fields(TokenPrice)}
     for key, value in row.items():
         if key not in known | OTHER_COLUMNS:
-            raise CourseError(f"data/prices.toml, [{name}]: there is no column {key!r}; there are {', '.join(sorted(known))}")
+            raise CourseError(
+                f"data/prices.toml, [{name}]: no column is called {key!r}; there are {', '.join(sorted(known))}"
+            )
         if key in known - {"date", "source"} and not (type(value) in (int, float) and value > 0):
             raise CourseError(f"data/prices.toml, [{name}]: {key} is {value!r}; it must be a number above 0, without quotes")
     return TokenPrice(**{key: value for key, value in row.items() if key in known})

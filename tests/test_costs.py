@@ -152,7 +152,7 @@ def test_assumptions_that_are_none_are_named(wrong):
         ({"kind": "prompted", "input": 1.0, "output": "0.50"}, r"\[acme\]: output is '0.50'; it must be a number above 0"),
         (
             {"kind": "prompted", "input": 1.0, "output": 2.0, "cached_inptu": 0.1},
-            r"\[acme\]: there is no column 'cached_inptu'; there are cache_from, cached_input",
+            r"\[acme\]: no column is called 'cached_inptu'; there are cache_from, cached_input",
         ),
     ],
 )

@@ -38,7 +38,7 @@ class Roster:
         Args:
             rows: the rows, with the header first. Any column may name the learner, and so may two columns side by side, such
                 as first and last name.
-            canvas: whether this is Canvas's own export, whose column ID has the numbers that it puts into the names of files.
+            canvas: whether this is Canvas's own export, whose column ID has the numbers in the names of its files.
         """
         header = [name.strip().lower() for name in rows[0]]
         self.people = [dict(zip(header, map(str.strip, row))) for row in rows[1:]]

@@ -113,7 +113,8 @@ def test_other_files_stay_apart(tmp_path, names):
     assert sorted(submission.learner for submission in intake.submissions(tmp_path)) == sorted(name[:-6] for name in names)
 
 
-MOODLE_TABLE = """First name,Last name,Email address,ID number
+HEADER = "First name,Last name,Email address,ID number"
+MOODLE_TABLE = f"""{HEADER}
 Anna,Müller,a@x.org,2
 Anna Maria,Müller,c@x.org,3
 Björn,Müller,b@x.org,1
@@ -145,13 +146,13 @@ def in_roster(folder, text, name):
     ],
 )
 def test_first_and_last_names_in_two_columns_are_one_name(name, address, tmp_path):
-    for text in (MOODLE_TABLE, MOODLE_TABLE.replace("First name,Last name,Email address,ID number", "Etunimi,Sukunimi,Posti,Nro")):
+    for text in (MOODLE_TABLE, MOODLE_TABLE.replace(HEADER, "Etunimi,Sukunimi,Posti,Nro")):
         found = in_roster(tmp_path, text, name)
         assert found == {address} if address else len(found) != 1, text
 
 
 def test_a_table_in_another_language_has_its_addresses_recognised_and_its_separator(tmp_path):
-    text = MOODLE_TABLE.replace("First name,Last name,Email address,ID number", "Vorname,Nachname,E-Mail-Adresse,ID-Nummer")
+    text = MOODLE_TABLE.replace(HEADER, "Vorname,Nachname,E-Mail-Adresse,ID-Nummer")
     assert in_roster(tmp_path, text.replace(",", ";"), "b@x.org") == {"b@x.org"}
     with pytest.raises(CourseError, match=r"no column with e-mail addresses or ID numbers.*Vorname, Nachname, Punkte"):
         in_roster(tmp_path, "Vorname,Nachname,Punkte\nAnna,Alm,\n", "Anna Alm")

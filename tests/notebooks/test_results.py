@@ -73,11 +73,14 @@ def test_a_schema_gives_the_form():
 
 def test_every_price_is_shown_with_its_date_and_source():
     """Notices a price that was changed or dated anew without a build."""
-    shown = {name for name in costs.PRICES | costs.FRONTIER if re.search(rf"^{re.escape(name)} .*\d{{4}}-", printed("01"), re.M)}
+    shown = {
+        name for name in costs.PRICES | costs.FRONTIER if re.search(rf"^{re.escape(name)} .*20\d\d-", printed("01"), re.M)
+    }
     assert {"gpt-6.2-sol", "claude-sonnet-5.5", "qwen3-8b"} <= shown
     for name in shown:
         price = costs.price_of(name)
-        assert re.search(rf"^{re.escape(name)} .*{price.date}", printed("01"), re.M), f"{name}: run `course build 01 --rerun`"
+        found = re.search(rf"^{re.escape(name)} .*{price.date}", printed("01"), re.M)
+        assert found, f"{name}: run `course build 01 --rerun`"
 
 
 # -- 02 ---------------------------------------------------------------------------------------------------------------------
