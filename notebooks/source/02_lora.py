@@ -209,8 +209,8 @@ shares = pd.DataFrame({"your model": scores.drop(columns="reply").mean(), "alway
 shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_action="ignore").fillna("–")
 
 # %% [markdown]
-# After the CPU's 80 tickets, nearly all replies are valid and nearly all order numbers are right, but fewer than one reply
-# in ten is right in every field. The product is right about half the time, and category and escalation no more often than
+# After the CPU's 80 tickets, nearly all replies are valid and nearly all order numbers are right, but about one reply in
+# ten is right in every field. The product is right about half the time, and category and escalation no more often than
 # if you always gave the most common value. The trainer's table hides this: its loss fell steeply, and its *mean token
 # accuracy* (how many of the answer's tokens were predicted right) ended at 95 %, because most tokens of an answer are form,
 # such as braces and field names. So score whole replies, and read five of them to see how the model fails:

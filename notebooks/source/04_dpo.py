@@ -215,7 +215,7 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 # %% [markdown]
 # At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's
 # $\ln 2 = 0.693$ plus SFT's first loss, about what the rival's log begins with. If yours isn't, check the reference
-# (section 8) and dropout. In a run of so few steps both lines wander from batch to batch, as in the dip around step 8. What
+# (section 8) and dropout. In a run of so few steps both lines wander from batch to batch. What
 # counts at the end is that a gap has opened and that `rewards/chosen` isn't far below zero. All this describes *training*
 # pairs; to see whether the model writes better, read its answers.
 
@@ -365,8 +365,8 @@ evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in 
 # end properly: the two above run on until they are cut off. No pair teaches how a reply ends. The log shows a sign of it:
 # the reward of the chosen replies is far below zero (divide it by β to get nats), so even the *good* replies are less
 # likely than before, and the loss still falls as long as the rejected ones fall further. SFT's part pulls the model
-# towards whole good replies (Pang et al., 2024, arXiv 2404.19733). DPO + SFT did about as
-# well as at section 2's rate. In the recorded runs below, on more pairs and at nearly this rate, DPO's
+# towards whole good replies (Pang et al., 2024, arXiv 2404.19733). DPO + SFT did at least
+# as well as at section 2's rate. In the recorded runs below, on more pairs and at nearly this rate, DPO's
 # replies do end properly, but they lose order numbers.
 #
 # ### Does it beat the cheap rival?
