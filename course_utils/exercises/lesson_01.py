@@ -91,7 +91,7 @@ def recall_at(rankings, relevant, k):
         k: how many of those found go into the prompt.
 
     Returns:
-        Share of the questions, from 0 to 1.
+        Share of the questions, from 0 to 1, not rounded.
     """
     ### BEGIN SOLUTION
     hits = [right in found[:k] for found, right in zip(rankings, relevant)]
@@ -386,6 +386,9 @@ def diagnose(gap, reached, examples, moves):
             Mistake(lambda rankings, relevant, k: recall_at(rankings, relevant, None), "The whole ranking is looked at; only the first k go into the prompt."),
             Mistake(_number_of_hits, "That is the number of hits; divide it by the number of questions."),
             Mistake(lambda rankings, relevant, k: 1 - recall_at(rankings, relevant, k), "This is the share of misses; recall is the share of hits."),
+            Mistake(lambda rankings, relevant, k: 100 * recall_at(rankings, relevant, k), "This is a percentage; asked for is a share from 0 to 1."),
+            Mistake(lambda rankings, relevant, k: round(recall_at(rankings, relevant, k), 2), "The share is rounded; return it as it is."),
+            Mistake(lambda rankings, relevant, k: round(recall_at(rankings, relevant, k), 3), "The share is rounded; return it as it is."),
             Mistake(_of_those_found, "You divide by the questions whose passage was found at all; recall counts every question."),
             Mistake(_reciprocal_ranks, "This is the mean reciprocal rank, which gives less for a later place. In recall each hit among the first k counts 1."),
             Mistake(_counted_twice, "A passage that appears twice among the first k is counted twice; the question is answered once."),
@@ -433,7 +436,7 @@ measured three shares. Multiply them to get the share of right answers.
 A message has {TOKENS["message"]} tokens, an answer {TOKENS["answer"]}, the instructions {TOKENS["instructions"]}, a passage {TOKENS["passage"]}. Work costs ${WAGE} an hour: {HOURS["prompt"]} hours for any plan,
 {HOURS["index"]} more for an index (not needed for `"all"`), {HOURS["tuning"]} more for tuning, which makes two passes over {EXAMPLES:,} examples. Work and training are spread
 over a year. Prices are those of `course_utils.costs`, per million tokens; whatever is the same at the beginning of each prompt is cached if it has at least
-`costs.price_of(model).cache_from` tokens (`from course_utils import costs`).
+`costs.price_of(model).cache_from` tokens. Compute in another cell (`from course_utils import costs`), and let `my_plan` return what you found.
 
 Find the cheapest plan that meets the target. Full marks within 5 % of the best price, half marks within 50 %.""",
         solution=my_plan,

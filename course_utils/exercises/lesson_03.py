@@ -399,7 +399,7 @@ EXERCISES = (
         cases=_bits_cases,
         points=3,
         mistakes=(
-            Mistake(_only_codes, "These are the codes alone; every block stores a scale as well."),
+            Mistake(_only_codes, "These are the codes alone; every block stores a scale as well. (Or did `//` round its part down to 0?)"),
             Mistake(_second_scales_forgotten, "With double quantization the 8-bit scales have scales of their own: one float32 for each group."),
             Mistake(_second_scales_a_block, "The second float32 is shared by group x block weights, not by group weights."),
             Mistake(_bytes_taken_for_bits, "A float32 has 32 bits and an 8-bit scale 8; you counted bytes."),
