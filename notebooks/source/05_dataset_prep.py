@@ -163,6 +163,11 @@ def read_table(file, columns=()):
 CLUTTER = r"(?im)</?[a-z][^<>]*>|^(?:from|sent|van|verzonden|von|gesendet) ?:|^-- ?$|confidential|vertrouwelijk|vertraulich"
 
 
+def says_nothing(message):
+    """Return True if fewer than three different words or numbers are left without greetings."""
+    return len(set(re.findall(r"[^\W\d_]{2,}|\d{4,}", message.lower())) - GREETINGS) < 3
+
+
 def prepare(rows):
     """Return rows with labels spelled as in LABELS, and who counts as a person."""
     labels = {name: rows[name].str.strip().replace(RENAME.get(name, {})) for name in LABELS}
@@ -212,7 +217,7 @@ def flag_unusable(rows):
         "form left as it opened": rows[NOTE].isin(opened) if NOTE else messages.isna(),
         "another ticket's number": [re.sub(r"\D", "", number) not in re.sub(r"\D", "", message)
                                     for number, message in zip(copied, messages)],
-        "says nothing": [len(set(re.findall(r"[^\W\d_]{2,}|\d{4,}", text.lower())) - GREETINGS) < 3 for text in messages],
+        "says nothing": messages.map(says_nothing),
     }
     rows["why"] = np.select(list(reasons.values()), list(reasons), "")
     unknown = Counter(value for name in LABELS for value in rows[name][~known[name]].fillna("no label")).most_common()
