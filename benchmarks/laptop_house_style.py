@@ -12,6 +12,7 @@ drawn at random, as a desk's past replies would be. From there
     SFT, kept rules     trains on those preferred replies that keep all rules; it needs a program that knows the rules
     DPO                 trains on the pairs
     DPO + SFT           adds SFT's loss on the preferred reply, with weight 1
+    KTO, IPO, SimPO     train on the pairs: KTO on each reply alone, IPO with a squared distance, SimPO without a reference
     ORPO                trains on the pairs as well, from the model that has imitated nothing: one stage instead of two
     SFT, one stage      its control: the preferred replies, from the same model
 
@@ -46,6 +47,9 @@ RATES = {
     "SFT, kept rules": (2e-4,),
     "DPO": (1e-5, 2e-5, 5e-5, 1e-4),
     "DPO + SFT": (1e-4, 2e-4),
+    "KTO": (2e-5, 1e-4),
+    "IPO": (2e-5, 1e-4),
+    "SimPO": (2e-5, 1e-4),
     "ORPO": (2e-4, 4e-4, 8e-4),
     "SFT, one stage": (2e-4, 4e-4),
 }
@@ -130,7 +134,7 @@ def jobs() -> dict[str, Callable[[], dict]]:
             table[f"seed {seed} | {method}"] = (
                 partial(trained, method, None, seed) if seed else partial(best_of_sweep, method)
             )
-    for method in ("DPO", "DPO + SFT", "ORPO"):
+    for method in ("DPO", "DPO + SFT", "KTO", "IPO", "SimPO", "ORPO"):
         for rival in ("SFT", "SFT, kept rules", "SFT, one stage"):
             table[f"{method} − {rival}"] = partial(paired_difference, NAME, method, rival, "all rules", SEEDS)
     return table | {"before": before}

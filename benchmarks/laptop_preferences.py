@@ -36,10 +36,12 @@ from course_utils import memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
 from laptop_runs import MODELS, SHOWN, Prompt, copy_run, paired_difference, recorded_run, run_command, summary
-from objectives import ORPO
+from objectives import IPO, ORPO, SimPO
 
 import torch
 from peft import LoraConfig, get_peft_model
+
+from preferences import kto
 
 NAME = "laptop-preferences"
 MODEL = MODELS["0.5B"]
@@ -72,6 +74,8 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
     "DPO, β = 0.02": lambda: training.DPO(beta=0.02),
     "DPO, β = 0.5": lambda: training.DPO(beta=0.5),
     "ORPO": lambda: ORPO(beta=0.5),
+    "IPO": lambda: IPO(beta=BETA),
+    "SimPO": SimPO,
 }
 # round 2: fewer answers and pairs, and the rates between which the validation messages choose
 SAMPLES_2, PAIRS_2 = 4, 160
@@ -181,12 +185,16 @@ def learn(start: str, method: str, rows: Sequence[dict], rate: float, seed: int)
     memory.release()
     torch.manual_seed(seed)
     model, tokenizer = models.load(start)
+    started = time.process_time()
+    if method == "KTO":  # TRL's own trainer
+        model = kto(model, tokenizer, rows, rate, {"batch": BATCH}, seed)
+        seconds = time.process_time() - started
+        return model.merge_and_unload(), tokenizer, {"rate": rate, "pairs": len(rows), "training_seconds": round(seconds)}
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     examples: Sequence[Any] = rows
     if method == "SFT":
         examples = [[*row["prompt"], {"role": "assistant", "content": row["chosen"]}] for row in rows]
     settings = training.Settings(learning_rate=rate, batch_size=BATCH, warmup_steps=4, seed=seed)
-    started = time.process_time()
     history = training.fit(model, tokenizer, examples, None, OBJECTIVES[method](), settings)
     seconds = time.process_time() - started
     watched = [name for name in ("reward_chosen", "reward_rejected", "accuracy") if name in history.metrics]

@@ -1,4 +1,4 @@
-"""What only the records of lesson 04 use: ORPO, equal to TRL's (tests/training), likelihoods, log-ratios to a reference."""
+"""What only the records of lesson 04 use: ORPO, equal to TRL's (tests/training), IPO, SimPO, likelihoods, log-ratios."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from course_utils.batching import (
 )
 from course_utils.scoring import chat_token_ids, completion_log_probabilities, sum_by_completion, token_log_probabilities
 from course_utils.training.objectives import (
+    DPO,
     Loss,
     Objective,
     check_reference,
@@ -107,6 +108,40 @@ class ORPO(Objective):
         odds = self.beta * odds_ratio_loss(means).sum() / totals["pairs"]
         metrics = pair_metrics(self.beta * means.detach(), totals["pairs"])
         return Loss(sft + odds, metrics | {"sft_loss": sft.detach(), "odds_loss": odds.detach()})
+
+
+@dataclass(frozen=True)
+class IPO(DPO):
+    """DPO with a squared distance to a margin (Azar et al., 2023, arXiv 2310.12036, equation 17)."""
+
+    name: str = "ipo"
+
+    def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
+        """Mean over the batch's pairs."""
+        log_probabilities = sum_by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
+        log_ratios = log_probabilities - batch["reference_log_probabilities"]
+        metrics = pair_metrics(self.beta * log_ratios.detach(), totals["pairs"])
+        return Loss((log_ratios[:, 0] - log_ratios[:, 1] - 1 / (2 * self.beta)).square().sum() / totals["pairs"], metrics)
+
+
+@dataclass(frozen=True)
+class SimPO(ORPO):
+    """Mean log-probabilities, a target, no reference (Meng et al., 2024, arXiv 2405.14734, equation 6)."""
+
+    beta: float = 2.0
+    target: float = 0.5
+    name: str = "simpo"
+
+    def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
+        """Mean over the batch's pairs."""
+        import torch
+
+        scores = token_log_probabilities(model, batch)
+        sums, counts = sum_by_completion(scores, batch), sum_by_completion(torch.ones_like(scores), batch)
+        means = (sums / counts).view(-1, 2)
+        metrics = pair_metrics(self.beta * means.detach(), totals["pairs"])
+        losses = -torch.nn.functional.logsigmoid(self.beta * (means[:, 0] - means[:, 1]) - self.target)
+        return Loss(losses.sum() / totals["pairs"], metrics)
 
 
 def log_ratios(

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,8 @@ from course_utils import memory, models, training
 from course_utils.data_prep import load_preferences
 from course_utils.evidence import house_style, lesson_04
 from course_utils.generation import complete, generate
-from course_utils.scoring import chat_token_ids, sum_by_completion, token_log_probabilities
-from course_utils.training.objectives import Loss, pair_metrics
-from objectives import ORPO, likelihoods, log_ratios
+from course_utils.scoring import chat_token_ids
+from objectives import IPO, ORPO, SimPO, likelihoods, log_ratios
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -45,38 +43,6 @@ TRY = PLAN | {"start": 4, "pairs": 4, "test": 2, "sampled": 2, "answer_tokens": 
               "grpo_steps": 1, "grpo_messages": 1, "grpo_answers": 2}  # fmt: skip
 RATE, IMITATION_RATE = 3e-4, 1e-3
 START, CONTROL = lesson_04.START, lesson_04.CONTROL
-
-
-@dataclass(frozen=True)
-class IPO(training.DPO):
-    """DPO with a squared distance to a margin (Azar et al., 2023, arXiv 2310.12036, equation 17)."""
-
-    name: str = "ipo"
-
-    def loss(self, model: torch.nn.Module, batch: Any, totals: Mapping[str, float]) -> Loss:
-        """Mean over the batch's pairs."""
-        log_probabilities = sum_by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
-        log_ratios = log_probabilities - batch["reference_log_probabilities"]
-        metrics = pair_metrics(self.beta * log_ratios.detach(), totals["pairs"])
-        return Loss((log_ratios[:, 0] - log_ratios[:, 1] - 1 / (2 * self.beta)).square().sum() / totals["pairs"], metrics)
-
-
-@dataclass(frozen=True)
-class SimPO(ORPO):
-    """Mean log-probabilities, a target, no reference (Meng et al., 2024, arXiv 2405.14734, equation 6)."""
-
-    beta: float = 2.0
-    target: float = 0.5
-    name: str = "simpo"
-
-    def loss(self, model: torch.nn.Module, batch: Any, totals: Mapping[str, float]) -> Loss:
-        """Mean over the batch's pairs."""
-        scores = token_log_probabilities(model, batch)
-        sums, counts = sum_by_completion(scores, batch), sum_by_completion(torch.ones_like(scores), batch)
-        means = (sums / counts).view(-1, 2)
-        metrics = pair_metrics(self.beta * means.detach(), totals["pairs"])
-        losses = -torch.nn.functional.logsigmoid(self.beta * (means[:, 0] - means[:, 1]) - self.target)
-        return Loss(losses.sum() / totals["pairs"], metrics)
 
 
 # Method → (objective, learning rate). SFT on chosen is the control.
