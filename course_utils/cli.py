@@ -135,7 +135,7 @@ def _lab(options: argparse.Namespace) -> None:
     if importlib.util.find_spec("jupyterlab") is None:
         raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")
     models.prepare_packaged_model()
-    folder = lessons.update_copies(_copies_folder(options))
+    folder = lessons.update_copies(_copies_folder(options), original=_original_in(options.language))
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
     command += [f"--LabApp.default_url=/lab/tree/{lessons.NAMES[0]}.ipynb"]
     # JupyterLab's defaults but for two: it asks nobody whether to fetch news, and doesn't look for updates.
@@ -157,13 +157,26 @@ def _lab(options: argparse.Namespace) -> None:
 def _copies_folder(options: argparse.Namespace) -> Path:
     from course_utils import lessons
 
-    return Path(options.folder).resolve() if options.folder else lessons.copies_folder()
+    folder = Path(options.folder).resolve() if options.folder else lessons.copies_folder()
+    return folder if options.language == "en" or folder.name == options.language else folder / options.language
+
+
+def _original_in(language: str) -> Callable[[str], Path]:
+    """Return the function that finds the notebook of a lesson, given its full name; translated ones are made first."""
+    from course_utils import lessons
+
+    if language == "en":
+        return lessons.learner_file
+    from course_utils.publishing import languages
+
+    return languages.write_all(language)
 
 
 def _restore(options: argparse.Namespace) -> Result:
     from course_utils import lessons
 
-    copy, kept = lessons.restore_copy(lessons.find(options.lesson).name, _copies_folder(options))
+    name = lessons.find(options.lesson).name
+    copy, kept = lessons.restore_copy(name, _copies_folder(options), _original_in(options.language))
     text = f"{copy} is as it was handed out" + (f"; yours is now {kept.name}" if kept else "")
     return Result(text, {"lesson": copy, "yours": kept})
 
@@ -194,6 +207,16 @@ def _build(options: argparse.Namespace) -> Result:
     return Result("", {"built": built})
 
 
+def _translate(options: argparse.Namespace) -> Result:
+    """Status 1 if a translation has lost or changed a marker."""
+    from course_utils.publishing import languages
+
+    found = languages.update(options.language)
+    text = f"{languages.catalogue_file(options.language)}: {found.translated} of {found.messages} paragraphs"
+    lines = [f"  markers differ, so the English is shown: {message[:80]!r}" for message in found.faulty]
+    return Result("\n".join([text, *lines]), asdict(found), 1 if found.faulty else 0)
+
+
 WITHOUT_PYTHON = (
     "built without live Python: calculators show the answers of the build; `course book --live` fetches what is missing"
 )
@@ -203,7 +226,7 @@ def _book(options: argparse.Namespace) -> Result:
     """Status 0 if the book is whole, 1 if Sphinx found something wrong in it."""
     from course_utils.publishing.book import build_book
 
-    book = build_book(options.out, options.live)
+    book = build_book(options.out, options.live, options.language)
     size = f"{len(book.pages)} pages, {book.bytes / 1e6:.1f} MB, in {book.seconds:.1f} s"
     lines = [f"{size}: open {book.folder / 'index.html'}"]
     if not book.live:

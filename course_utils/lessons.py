@@ -116,12 +116,15 @@ def copies_folder() -> Path:
     return here if here.name == FOLDER else here / FOLDER
 
 
-def update_copies(folder: Path, report: Callable[[str], object] = print) -> Path:
+def update_copies(
+    folder: Path, report: Callable[[str], object] = print, original: Callable[[str], Path] = learner_file
+) -> Path:
     """Copy the lessons that are missing, and replace those that are older than the course and were never changed.
 
     Args:
         folder: where the copies are; created if it is missing.
         report: called with a line for each copy that holds work and is older than the course.
+        original: finds the notebook of a lesson, given its full name.
 
     Returns:
         `folder`.
@@ -130,38 +133,38 @@ def update_copies(folder: Path, report: Callable[[str], object] = print) -> Path
     handed_out = _handed_out(folder)
     for number, lesson in NOTEBOOKS.items():
         name = lesson.name
-        original, copy = learner_file(name), folder / f"{name}.ipynb"
-        digest = sha256(original)
+        copy, digest = folder / f"{name}.ipynb", sha256(original(name))
         if copy.exists() and handed_out.get(name) == digest:
             continue
         if copy.exists() and sha256(copy) not in (digest, handed_out.get(name)):
             report(f"{copy.name} holds your work and is older than the course; `course restore {number}` makes a new one")
             continue
         copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(original, copy)
+        shutil.copyfile(original(name), copy)
         handed_out[name] = digest
     write_whole(folder / HANDED_OUT, json.dumps(handed_out, indent=1).encode())
     return folder
 
 
-def restore_copy(name: str, folder: Path) -> tuple[Path, Path | None]:
+def restore_copy(name: str, folder: Path, original: Callable[[str], Path] = learner_file) -> tuple[Path, Path | None]:
     """Put a lesson back as it was handed out, with its recorded outputs.
 
     Args:
         name: the lesson's full name.
         folder: where the copies are.
+        original: finds the notebook of a lesson, given its full name.
 
     Returns:
         The restored copy, and where the one with the learner's work is now; None if there was none.
     """
-    original, copy, kept = learner_file(name), folder / f"{name}.ipynb", None
+    source, copy, kept = original(name), folder / f"{name}.ipynb", None
     copy.parent.mkdir(parents=True, exist_ok=True)
-    if copy.exists() and sha256(copy) != sha256(original):
+    if copy.exists() and sha256(copy) != sha256(source):
         names = (folder / f"{name}-mine-{number}.ipynb" for number in itertools.count(1))
         kept = next(file for file in names if not file.exists())
         copy.rename(kept)
-    shutil.copyfile(original, copy)
-    write_whole(folder / HANDED_OUT, json.dumps(_handed_out(folder) | {name: sha256(original)}, indent=1).encode())
+    shutil.copyfile(source, copy)
+    write_whole(folder / HANDED_OUT, json.dumps(_handed_out(folder) | {name: sha256(source)}, indent=1).encode())
     return copy, kept
 
 

@@ -98,13 +98,19 @@ def _repository() -> str:
     return assets.repository_url().removeprefix("https://github.com/")
 
 
-def instructor_edition(section: str, source: str | None = None, run: Mapping[str, Any] | None = None) -> NotebookNode:
+def instructor_edition(
+    section: str,
+    source: str | None = None,
+    run: Mapping[str, Any] | None = None,
+    translate: Callable[[str], str] | None = None,
+) -> NotebookNode:
     """Notebook node with solutions and without outputs.
 
     Args:
         section: which one.
         source: replaces the text of the section's file (for tests).
         run: what `{{timing}}` tells of; None for the run whose outputs are stored (`recorded_run`).
+        translate: is given each Markdown cell with its markers, and returns it in another language (`languages`).
     """
     import jupytext
     import nbformat
@@ -115,7 +121,7 @@ def instructor_edition(section: str, source: str | None = None, run: Mapping[str
     for cell in jupytext.reads(text, fmt="py:percent").cells:
         notebook.cells += _expand(cell, name)
     for cell in _markdown_cells(notebook):  # before the hash is taken: a new record makes a notebook stale
-        cell.source = markers.expand(cell.source, name)
+        cell.source = markers.expand(translate(cell.source) if translate else cell.source, name)
     _write_out_terms(notebook, name)
     _set_ids(notebook, name)
     digest = _hash(notebook)  # before filling in what depends on the address or on the last run
@@ -130,9 +136,14 @@ def instructor_edition(section: str, source: str | None = None, run: Mapping[str
     return notebook
 
 
-def learner_edition(section: str, source: str | None = None, run: Mapping[str, Any] | None = None) -> NotebookNode:
+def learner_edition(
+    section: str,
+    source: str | None = None,
+    run: Mapping[str, Any] | None = None,
+    translate: Callable[[str], str] | None = None,
+) -> NotebookNode:
     """Notebook node with stubs, not yet executed; arguments are those of `instructor_edition`."""
-    notebook = instructor_edition(section, source, run)
+    notebook = instructor_edition(section, source, run, translate)
     for cell in notebook.cells:
         cell.source = strip_solution(cell.source)
     notebook.metadata["course"]["edition"] = "learner"

@@ -49,13 +49,14 @@ class Book:
     live: bool
 
 
-def build_book(out: str | Path, live: bool | None = None) -> Book:
+def build_book(out: str | Path, live: bool | None = None, language: str = "en") -> Book:
     """Build the book from the stored notebooks, without running anything.
 
     Args:
         out: folder for the website. It must be new, empty, or an earlier book, which is replaced as a whole at the end.
         live: whether pages get Python, which is Pyodide. True fetches it with npm unless it is in the course's cache; None
             takes it from there and fetches nothing; where it is not, or False, answers stay those of the build.
+        language: of the lessons' prose and of the pages' buttons.
 
     Raises:
         CourseError: a library is missing (extra `book`), the folder has files that no book has, it cannot be written, Sphinx
@@ -70,7 +71,7 @@ def build_book(out: str | Path, live: bool | None = None) -> Book:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".book-", dir=out.parent) as work:
-            warnings = _run_sphinx(Path(work), runtime)
+            warnings = _run_sphinx(Path(work), runtime, language)
             _finish(Path(work) / "html")
             _move(Path(work) / "html", out)
     except OSError as error:
@@ -93,7 +94,7 @@ def _may_replace(out: Path) -> None:
         raise CourseError(f"{out} has files and is no book of this course; name an empty or a new folder")
 
 
-def _run_sphinx(work: Path, runtime: Path | None) -> list[str]:
+def _run_sphinx(work: Path, runtime: Path | None, language: str) -> list[str]:
     """Lay out the sources and build them into `work/html`; return Sphinx's warnings, without paths of this machine.
 
     What computes in pages is there first, as Sphinx looks at the files that pages load.
@@ -102,13 +103,14 @@ def _run_sphinx(work: Path, runtime: Path | None) -> list[str]:
     has loaded them.
     """
     html, source, warned = work / "html", work / "source", work / "warnings"
-    write_sources(source, pyodide.megabytes(runtime) if runtime else None)
+    write_sources(source, pyodide.megabytes(runtime) if runtime else None, language)
     if runtime:
         calculators.write_static(html, runtime)
     else:
         calculators.write_style(html)
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(HERE), "-d", str(work / "doctrees")]
-    command += ["-D", f"book_live={int(runtime is not None)}", "-w", str(warned), str(source), str(html)]
+    command += ["-D", f"book_live={int(runtime is not None)}", "-D", f"language={language}", "-w", str(warned)]
+    command += [str(source), str(html)]
     environment = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": calculators.import_path()}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     if run.returncode:

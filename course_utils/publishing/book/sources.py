@@ -17,7 +17,7 @@ from course_utils.exercises import EXERCISES
 from course_utils.in_browser import on_page
 from course_utils.lessons import FURTHER, LESSONS, NOTEBOOKS, Lesson
 from course_utils.pages import render
-from course_utils.publishing import builder, calculators
+from course_utils.publishing import builder, calculators, languages
 from course_utils.publishing.book.lesson_pages import markdown_of, page_text, reading_minutes
 from course_utils.publishing.book.twins import calculator_for, raw
 from course_utils.show.calculators import CALCULATORS
@@ -67,19 +67,23 @@ class PathStep:
     cheat_sheet: str
 
 
-def write_sources(folder: Path, python: float | None = None) -> None:
+def write_sources(folder: Path, python: float | None = None, language: str = "en") -> None:
     """Write everything that Sphinx reads into a new folder.
 
     Args:
         folder: where to.
         python: MB that a page loads before its Python starts; None if pages have no Python.
+        language: of the lessons' prose.
 
     Raises:
         CourseError: a lesson's notebook is missing.
     """
     (folder / "notebooks/further").mkdir(parents=True)
+    translated = languages.write_all(language) if language != "en" else None
     for lesson in NOTEBOOKS.values():
-        shutil.copyfile(_notebook(lesson), folder / "notebooks" / f"{lesson.name}.ipynb")
+        shutil.copyfile(
+            translated(lesson.name) if translated else _notebook(lesson.name), folder / "notebooks" / f"{lesson.name}.ipynb"
+        )
     for name, values in _pages(learning_path(), python).items():
         _write(folder / f"{name}.md", render(f"{TEMPLATES}/{name}.md.j2", **values))
     for module in (module for modules in API.values() for module in modules):
@@ -134,7 +138,7 @@ def module_file(module: str) -> Path:
 
 def before_and_after() -> str:
     """Return the Markdown above all code of lesson 02: a message, and the answers before and after training."""
-    cells = json.loads(_notebook(LESSONS["02"]).read_text(encoding="utf-8"))["cells"]
+    cells = json.loads(_notebook(LESSONS["02"].name).read_text(encoding="utf-8"))["cells"]
     found = re.search(r"^> .*?\n\n\|.*?(?=\n\n)", "".join(cells[0]["source"]), re.DOTALL | re.MULTILINE)
     return found[0] if found else ""
 
@@ -203,7 +207,7 @@ def _lessons_with(calculator: str) -> list[Lesson]:
 def _calculators_in(lesson: Lesson) -> set[str]:
     return {
         calculator_for("".join(cell["source"]))
-        for cell in json.loads(_notebook(lesson).read_text(encoding="utf-8"))["cells"]
+        for cell in json.loads(_notebook(lesson.name).read_text(encoding="utf-8"))["cells"]
     }
 
 
@@ -214,7 +218,7 @@ def summary(module: str) -> str:
 
 
 def _step(lesson: Lesson) -> PathStep:
-    text = _notebook(lesson).read_text(encoding="utf-8")
+    text = _notebook(lesson.name).read_text(encoding="utf-8")
     texts = markdown_of(text)
     title = re.search(r"^# (?:\d+ · )?(.+)$", "\n".join(texts), re.MULTILINE)
     seconds = builder.recorded_run(lesson.name).get("seconds")
@@ -231,8 +235,8 @@ def _step(lesson: Lesson) -> PathStep:
     )
 
 
-def _notebook(lesson: Lesson) -> Path:
-    return assets.path(f"notebooks/{lesson.name}.ipynb")
+def _notebook(name: str) -> Path:
+    return assets.path(f"notebooks/{name}.ipynb")
 
 
 def _write(file: Path, text: str) -> None:
