@@ -33,9 +33,9 @@ lesson_01.picture()
 
 # %% [markdown]
 # With three fixed examples none of these models gave a usable answer, because no model can know an invented shop. With
-# similar past answers many are usable, since every fact asked for here stands in one of them. Training alone brings next
-# to nothing, because going through the examples once hardly teaches a fact. Given a passage of the catalogue, the trained
-# models lead at their size, but not clearly. The untrained 1.5B (1.5 billion parameters) with past answers has the highest
+# similar past answers many are usable, since every fact asked for here stands in one of them. Training alone achieves next
+# to nothing, because one pass over the examples hardly teaches a fact. Given a passage, each trained model does best
+# for its size, though not clearly. The untrained 1.5B (1.5 billion parameters) with past answers has the highest
 # share. We tested no large hosted model, so if you call
 # one, run section 2's program on it before you plan any training. The line through each mark is its
 # {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
@@ -63,9 +63,9 @@ lesson_01.picture()
 # practice will.
 #
 # A model fails in the same two ways, for lack of *knowledge* or by its *behaviour*. Retrieval is the manual: a program
-# finds the right page and puts it into the prompt. Fine-tuning is the practice: it costs time once and changes how she
-# works, but facts learned that way go out of date. Before either, you'd simply tell her what you want. Before any practice,
-# you'd also show her how similar customers were answered. So the questions come in this order:
+# finds the right page and puts it into the prompt. Fine-tuning is the practice: it costs time once and changes habits, but
+# facts learned that way go out of date. First, though, you'd simply tell her what you want. Before any practice, you'd also
+# show her how similar customers were answered. So the questions come in this order:
 
 # %%
 show.drawing("decision-tree")
@@ -284,9 +284,9 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
 # right passage too. An `answer` may be plain text; in a record, `FREE` names the field that may be worded differently.
 #
 # A dozen cases decide little. The next table has a hundred, for the small model that you've just used and for two larger
-# ones that were built for code (script: `benchmarks/laptop_questions.py`). Its prompts aren't quite yours. Without a
-# passage, the larger two models see eight past answers, not three (we chose eight on other questions). Beside a passage,
-# each past answer comes with its own passage. *Tokens in* are the 0.5B's, and a dash means that we didn't run it.
+# ones that were built for code (script: `benchmarks/laptop_questions.py`). Its prompts differ from yours. Without a passage,
+# the two larger models see eight past answers, not three; we chose eight on other questions. With a passage, each past
+# answer also comes with its own. *Tokens in* are the 0.5B's, and a dash means that we didn't run it.
 
 # %%
 lesson_01.rivals()
@@ -295,12 +295,12 @@ lesson_01.rivals()
 # From a passage the 0.5B gets the fact for {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the
 # messages, but only {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable. A schema
 # would change little, because {{record:laptop-questions:runs."0.5B | RAG | 0".right.valid:.0%}} are valid records already,
-# most with a wrong topic or product. That's a matter of behaviour. Similar past answers show how to fill in the other
+# most with a wrong topic or product, a fault of behaviour. Similar past answers show how to fill in the other
 # fields, and often contain the fact too, but they go out of date. If your customers ask new questions, read the row *to
 # other questions*, for which we left out every past answer to the same question.
 #
-# **If your answers are free text**, `is_right` won't do, so people let a model judge. Check the judge first, for example on
-# these thirty replies, which were marked by hand: would you send this to the customer?
+# **If your answers are free text**, `is_right` won't do, so people let a model judge. Check the judge first, here on thirty
+# replies marked by hand with the question: would you send this to the customer?
 
 # %%
 from sklearn.metrics import cohen_kappa_score
@@ -331,7 +331,7 @@ pd.DataFrame([
 # {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}}), and the 1.5B says yes to
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0"."says yes":d}} (kappa
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). Kappa is the agreement beyond chance:
-# 0 is no better than chance, and 1 is perfect. Go by it, because always saying yes agrees on 20 of these 30. Looking for
+# 0 is no better than chance, and 1 is perfect. Go by kappa: always saying yes agrees on 20 of these 30. Looking for
 # the fact agrees on 26, but it accepts *"The customer should wait for 33 months"*, where 33 months is a guarantee, and
 # rejects *"at 14:20 on Thursday"* for *Thursday at 14:20*. To test your host's model as a judge, put its name into `judge`.
 
@@ -621,7 +621,7 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
     print(f"{size}: {100 * gain:+.0f} points over {rival} ({100 * (gain - half):+.0f} to {100 * (gain + half):+.0f})")
 
 # %% [markdown]
-# Both intervals include zero: no gain is shown, and a large one isn't excluded. So where customers repeat themselves, try
+# Both intervals include zero, so there may be no gain, or a large one. So where customers repeat themselves, try
 # past answers first, for the small model with a passage. Training makes the prompt shorter,
 # {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead of
 # {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} for the 0.5B, and it helps most where no
@@ -640,8 +640,8 @@ lesson_01.changes_figure()
 # %% [markdown]
 # After the change the model that learned by heart gets none of the facts right, and nothing in its answers shows that. The
 # model that was trained to read gets as many right as before. The card compares this with a published claim. Its 36 %, 53 %
-# and 72 % are of all hundred questions, and its 53 % comes from a run with more passes than the figure's 46 %. The
-# figure's shares are of the 38 facts that changed.
+# and 72 % count all hundred questions, the figure only the 38 facts that changed; and its 53 % comes from a run with more
+# passes than the figure's 46 %.
 
 # %%
 evidence.card("D5")
@@ -784,7 +784,7 @@ Markdown(memo)
 # | messages | 100 invented ones about an invented shop, so no model can know the answers; only a dozen are asked live |
 # | models | 135 million, 0.5 and 1.5 billion parameters; the larger two were made for code, and no frontier model was tested |
 # | runs | three training runs of the small model, differing only in chance, one of the 0.5B; the 1.5B wasn't trained |
-# | what training saw | 160 examples (100 live): the same facts in other words, always with the right passage if with any |
+# | what training saw | 160 examples (100 live): the same facts in other words, each with the right passage or none |
 # | search | one question in five misses its passage live, one in seven in the recorded table |
 # | would change the answer | facts that a model knows already; thousands of pages; messages that nobody asked before |
 #

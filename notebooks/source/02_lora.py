@@ -121,8 +121,8 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
 # Without rules and examples the model chats. With them it writes a record, here with a wrong escalation, and you'd pay
 # for the longer prompt on every call. One reply says little, so section 2 scores such prompts, with fuller rules, on a
 # hundred messages. It also scores two other ways without training. *Decoding under a schema* lets the model write only
-# tokens that fit the schema, so the form is enforced. Or the prompt shows the eight solved tickets most similar to the
-# message. Lesson 01 does both.
+# tokens that fit the schema, so the form is enforced. The second puts the eight most similar solved tickets in the
+# prompt.
 
 # %% [markdown]
 # ## 2 · The whole job, in one program
@@ -133,9 +133,8 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
 # this course and says what to install. `python train_adapter.py` trains and scores; `python train_adapter.py test.jsonl`
 # scores the saved adapter on the test file.
 #
-# First check the files and the model's template, because some faults are visible before a run: for example answers that
-# are cut off, an end marker that is never learned, or test rows in the training file. (In a terminal:
-# `course preflight`.)
+# First check the files and the model's template (in a terminal, with `course preflight`), because some faults show before a
+# run: for example, answers cut off, an end marker never learned, or test rows in the training file.
 
 # %%
 preflight.check("train.jsonl", device.tier, evaluation="validation.jsonl", learning_rate=learning_rate)
@@ -209,8 +208,8 @@ shares = pd.DataFrame({"your model": scores.drop(columns="reply").mean(), "alway
 shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_action="ignore").fillna("–")
 
 # %% [markdown]
-# After the CPU's 80 tickets, nearly all replies are valid and nearly all order numbers are right, but about one reply in
-# ten is right in every field. The product is right about half the time, and category and escalation no more often than
+# After 80 tickets on a CPU, nearly all replies are valid and nearly all order numbers right, but only about one in ten is
+# right in every field. The product is right about half the time, and category and escalation no more often than
 # if you always gave the most common value. The trainer's table hides this: its loss fell steeply, and its *mean token
 # accuracy* (how many of the answer's tokens were predicted right) ended at 95 %, because most tokens of an answer are form,
 # such as braces and field names. So score whole replies, and read five of them to see how the model fails:
@@ -229,9 +228,9 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": lis
 evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
-# **For the 0.5B, 80 tickets are worth more in training than in its prompt**: about four records in ten are wholly right
-# after training, and about a quarter with the eight most similar of the 80 shown. After 240 tickets about six in ten are
-# right, and the small model too does better than with its own best prompt.
+# **For the 0.5B, 80 tickets are worth more in training than in its prompt**: training on them gets about four records in ten
+# wholly right, showing the eight most similar about a quarter. After 240 tickets about six in ten are right, and even the
+# small model beats its own best prompt.
 #
 # **Before you pay for more tickets, train on yours more than once.** Unless the row says otherwise, a model read each
 # ticket once, two a step, so 240 tickets also meant three times as many steps as 80. Reading the first seed's 80 tickets
@@ -414,7 +413,7 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 show.drawing("lora")
 
 # %% [markdown]
-# Work one through with a pencil: three inputs, two outputs, rank 1, $\alpha = 2$.
+# Work an example by hand: three inputs, two outputs, rank 1, $\alpha = 2$.
 
 # %%
 W0 = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]])
@@ -553,7 +552,7 @@ evidence.lesson_02.states_table()
 # | --- | --- | --- |
 # | learning rate | measure it: three or four rates, a factor of 3 apart | at too low a rate little is learned, at too high a rate the loss rises again |
 # | which layers | all linear layers | training only attention, at equal size, hurt everyday text most; large studies find it also learns less |
-# | rank | 16; raise it if more data no longer lowers the loss | in our short runs 1 had no higher loss, and 64 no lower |
+# | rank | 16; raise it if more data no longer lowers the loss | in our short runs, 1 did no worse and 64 no better |
 # | alpha | 2 × rank, and leave it | it does nearly the same job as the rate |
 # | epochs | stop when validation replies stop getting better | section 8 shows what too many do |
 #
@@ -622,7 +621,7 @@ tokenizer.save_pretrained("tickets-merged")
 show.folder_sizes("ticket-adapter", "tickets-merged")
 
 # %% [markdown]
-# The merged folder loads like any model. (Section 8 explains the 0 trainable parameters.) In a terminal,
+# The merged folder loads like any model; section 8 explains the 0 trainable parameters. In a terminal,
 # `course export ticket-adapter --to gguf` writes a file for llama.cpp. With `--to ollama` you get a Modelfile as well, and
 # with `--to vllm` a folder with the adapter.
 #
@@ -695,8 +694,8 @@ training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).
 # %% [markdown]
 # The training loss falls to nearly zero, while the validation loss reaches its lowest point and then rises slightly.
 # That's {{term:overfitting}}: after the lowest point the model improves only on the tickets it has read. Keep the weights
-# from that point and find more examples. With `SFTTrainer`, set `load_best_model_at_end=True`, and `save_strategy` and
-# `save_steps` as the evaluation's.
+# from that point and find more examples. `SFTTrainer` needs `load_best_model_at_end=True`, and `save_strategy` and
+# `save_steps` like the evaluation's.
 
 # %% [markdown]
 # ## 9 · The test
@@ -710,8 +709,8 @@ print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
-# After the CPU's 80 tickets, the reply about the strimmer has the right form, but a wrong escalation and product. The
-# record at the top is the same model's after {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than
+# After 80 tickets on a CPU, the strimmer reply has the right form, but a wrong escalation and product. The one at the top is
+# the same model's after {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than
 # if you always said "none"; the recorded 135M beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows
 # below yours show. Your row is one run, with different tickets and a different rate, so it can be ten or more points away
 # from the recorded one.

@@ -15,8 +15,7 @@
 #
 # {{term:LoRA}} never changes the model's own {{term:weight|weights}}; it only reads them. {{term:QLoRA}} (Dettmers et
 # al., 2023) therefore stores the linear layers' weights in 4 bits instead of 16, so that a model fits on a smaller card.
-# But look at the table again: most is saved by its first two changes, and neither of them touches the model. So try those
-# first.
+# But look at the table again: its first two changes save the most, and neither touches the model. So try those first.
 #
 # By the end you'll be able to
 #
@@ -58,7 +57,7 @@ print(f"{len(short)} tickets, {tickets_a_step} a step, learning rate {learning_r
 
 # %% [markdown]
 # The task is lesson 02's: a customer's message becomes a record. On a CPU you'll train the small model on a few short
-# tickets, to see every part of a QLoRA run work. Larger runs are shown alongside.
+# tickets, to see every part of a QLoRA run work.
 
 # %% [markdown]
 # ## 1 · The job: LoRA, and a few lines more
@@ -147,8 +146,8 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:4]], {"QLoRA": repli
 evidence.lesson_03.recorded()
 
 # %% [markdown]
-# In the last column both are far ahead of the best prompt. QLoRA's one run is a few points behind LoRA's three there and a
-# few ahead in *category*, but the intervals overlap, so one run can't tell the two apart.
+# In the last column both methods beat the best prompt by far. There QLoRA's one run is a few points behind LoRA's three, in
+# *category* a few ahead; but the intervals overlap, so one run can't tell them apart.
 #
 # On your own card, change `base`, leave out `quantization.guard`, and start from settings like these (*not run here*):
 #
@@ -225,9 +224,9 @@ charts.bars(ladder, "By this estimate, Llama-3.1-8B fits on 24 GB in 16 bits", "
             {"24 GB card": memory.gpu_memory("rtx4090") / 1e9})
 
 # %% [markdown]
-# The smaller batch shrinks both activations and logits. Checkpointing shrinks only the activations, and 4 bits shrink only
-# the weights, under a fifth of the first bar. Float32 embeddings use up some of that saving, and they make the last bar's
-# activations larger. Checkpointing is on by default in TRL's trainers, but not in transformers' `Trainer`.
+# The smaller batch shrinks both activations and logits. Checkpointing shrinks only the activations, and 4 bits only the
+# weights, which are under a fifth of the first bar. Float32 embeddings undo some of that saving and enlarge the last bar's
+# activations. Checkpointing is on by default in TRL's trainers, but not in transformers' `Trainer`.
 #
 # The dashed line is at 25.3 because a card's gigabytes are 2³⁰ bytes each, less a little that PyTorch doesn't see, and ours
 # are 10⁹. If the card drives your screen as well, subtract what `nvidia-smi` shows in use.
@@ -305,7 +304,7 @@ pd.DataFrame({
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
 
 # %% [markdown]
-# With the same sums you can check a claim that many course outlines make:
+# The same sums can check a claim of many course outlines:
 
 # %%
 evidence.card("Q3")
@@ -414,7 +413,7 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 # %% [markdown]
 # ## 4 · How can sixteen values hold a weight?
 #
-# Four bits tell sixteen things apart, so each weight becomes one of sixteen values. Which sixteen are best depends on the
+# Four bits tell sixteen things apart, so each weight becomes one of sixteen values. The best sixteen depend on the
 # weights. Here are those of one layer, each divided by the largest absolute value among its block of 64:
 
 # %%
@@ -518,8 +517,8 @@ for name, weight in weights.items():
 pd.DataFrame(table).T
 
 # %% [markdown]
-# Every byte is the same as bitsandbytes'. The error (the length of the vector of errors over that of the
-# weights) is smaller with NF4 than with even spacing, but it's still about a tenth. Section 7 measures the consequences.
+# Every byte is the same as bitsandbytes'. The error (the length of the error vector over that of the weights) is smaller
+# with NF4 than with even spacing, but still about a tenth. Section 7 measures what that costs.
 #
 # ## 5 · How many bits does a weight take?
 #
@@ -575,8 +574,8 @@ show.drawing("four-bit-layer")
 # −1.20, so its gradient is −2.40. In general a gradient $g$ at the output becomes $\tilde{W}^\top g$ at the input, to which
 # the adapter adds its part, and no gradient of the weights is needed.
 #
-# But PyTorch would keep the restored matrices for the way back. Without checkpointing those of all layers would be
-# kept, which would undo the saving. So the product is written by hand, and its {{term:backward pass}} restores the matrix
+# But PyTorch would keep the restored matrices for the way back and, without checkpointing, those of all layers, which would
+# undo the saving. So the product is written by hand, and its {{term:backward pass}} restores the matrix
 # a second time.
 
 # %% tags=["qlora-from-scratch"]
@@ -681,7 +680,7 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
 # Rounding raised the loss on these passages: the whole interval lies above zero. On a CPU this is the packaged model,
 # which was stored in another 4-bit format before, so its 16 bits aren't quite the original's.
 #
-# **After training** much of that need not remain, because the adapter is trained on the rounded base and can make up for
+# **After training**, much of that may be gone, because the adapter was trained on the rounded base and can make up for
 # it. Section 1 has the 0.5B model's runs; this is what three {{term:seed|seeds}} of the small one gave:
 
 # %%
@@ -739,8 +738,8 @@ alone = BitsAndBytesConfig(load_in_4bit=True)
 print(alone.bnb_4bit_quant_type, alone.bnb_4bit_use_double_quant, alone.bnb_4bit_compute_dtype)
 
 # %% [markdown]
-# **Parameters counted with `numel`.** Two weights share a byte, so the usual one-liner counts two as one. A share of
-# trained parameters computed from it comes out too high. PEFT's `print_trainable_parameters()` counts correctly:
+# **Parameters counted with `numel`.** Two weights share a byte, so the usual one-liner counts them as one, and the share of
+# trained parameters comes out too high. PEFT's `print_trainable_parameters()` counts correctly:
 
 # %%
 print(f"{sum(weight.numel() for weight in four_bit.parameters()):,}, and really {sixteen_bit.num_parameters():,}")

@@ -97,7 +97,7 @@ evidence.lesson_04.pair_card(pair)
 # | order number right | it names the customer's order number, and no other number |
 # | finishes | it ends with a full stop, within 60 words |
 #
-# Each pair is about one of the first four. A real desk's past replies are good and bad ones mixed, so we train the base
+# Each pair is about one of the first four rules. A real desk's past replies mix good and bad, so we train the base
 # model, as in lesson 02, on random replies from the pairs. We call the result the **start**.
 
 # %%
@@ -117,8 +117,8 @@ del untrained, imitating
 #
 # This is the program to take to work, with `dtype` and `on_cpu` from the first cell. It reads `dpo-pairs.jsonl`, in which
 # a reply is a list with one message, loads a model from a folder or the hub, and trains a fresh adapter on top. With the
-# adapter switched off, the model is what it was before, so it's its own {{term:reference model}} and no second copy is
-# needed. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the chosen reply; section 5
+# adapter switched off, the model is what it was before: its own {{term:reference model}}, so it needs no second
+# copy. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the chosen reply; section 5
 # shows what that's good for. First check the file, as in lesson 02. On the small model the check notes that our learning
 # rate is far above the usual one, which is for larger models and thousands of pairs.
 
@@ -189,15 +189,14 @@ guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# The model trained with DPO and SFT says the step first far more often than the rival, which fell below the start. On so
-# few messages no other rule clearly moves. (*Different replies* would fall if all got one text.) Read three of its
-# answers:
+# The model trained with DPO and SFT says the step first far more often than the rival, which fell below the start. On so few
+# messages no other rule clearly moves. If everybody got one text, *different replies* would fall. Read some answers:
 
 # %%
 evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
 
 # %% [markdown]
-# More of its replies now begin with one of the desk's steps, but few promise the right one, so the row "all five" stays
+# More DPO + SFT replies begin with one of the desk's steps, but few promise the right one, so the row "all five" stays
 # low. In this one run a model of 135 million parameters didn't learn what each kind of message calls for. Section 7 asks a
 # larger model.
 #
@@ -215,14 +214,14 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 # %% [markdown]
 # At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's
 # $\ln 2 = 0.693$ plus SFT's first loss, about what the rival's log begins with. If yours isn't, check the reference
-# (section 8) and dropout. In a run of so few steps both lines wander from batch to batch. What
-# counts at the end is that a gap has opened and that `rewards/chosen` isn't far below zero. All this describes *training*
+# (section 8) and dropout. In a run of so few steps both lines wander from batch to batch. By the end a gap should have
+# opened, with `rewards/chosen` not far below zero. All this describes *training*
 # pairs; to see whether the model writes better, read its answers.
 
 # %% [markdown]
 # ## 3 · How likely does a model find a reply?
 #
-# A choice gives no grade. It says that A is better than B, so what can we compute a loss from? The model gives every text a
+# A choice gives no grade, only that A is better than B, so what can we compute a loss from? The model gives every text a
 # probability, so we can ask how likely it finds A, and how likely B. A reply's probability is the product of its tokens'
 # probabilities, each given what precedes it. The product is tiny, so we add logarithms. The sum, the reply's
 # log-probability, is negative, and closer to zero is likelier; its unit is the {{term:nat}}. Three steps compute it:
@@ -292,7 +291,7 @@ table.assign(gain=table["now"] - table["before"]).round(2)
 # Here $\pi$ is the model in training (the {{term:policy}}), $\pi_{\text{ref}}$ the reference, $x$ the message, and $y_c$,
 # $y_r$ are the replies. Before the first step both gains are zero, so the loss is $-\log \tfrac12 = 0.69$ whatever the data
 # are. The chosen
-# reply's log-probability may even fall: the rejected one's only has to fall further.
+# reply's log-probability may even fall, as long as the rejected one's falls further.
 
 # %% tags=["dpo-from-scratch"]
 def dpo_loss(now, reference, beta=0.1):
@@ -344,7 +343,7 @@ print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(part
 #
 # DPO's own loss depends only on the difference of the two gains, so both replies may become less likely. To see what that
 # does to answers, train twice with the same pairs and the same rate, a third of the one above, once without SFT's part and
-# once with it. `training.fit` is the course's own loop, which lesson 02 compares with TRL; it saves you a minute here.
+# once with it. `training.fit` is the course's own loop, which saves you a minute here.
 
 # %%
 for name, objective in {"DPO alone": training.DPO(beta=0.1), "DPO + SFT": training.DPO(beta=0.1, sft_weight=1.0)}.items():
@@ -408,7 +407,7 @@ ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 # %% [markdown]
 # ## 6 · What do your pairs teach?
 #
-# You could now train on any file of pairs. An earlier edition of this course had such a file: each chosen reply was in
+# An earlier edition of this course had a file of pairs in which each chosen reply was in
 # house style, and each rejected one was verbose, cold, hedging or wrong. DPO ranked nine in ten of its test pairs right,
 # which looked like success. Let three rules that barely read a reply rank the same pairs:
 
@@ -463,7 +462,7 @@ show.drawing("twins")
 # %% [markdown]
 # Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the message
 # is right once and wrong once. From pairs that differ only in order such a rule can learn how a good reply begins, which is
-# also what DPO gained most on. Here it's part of what we wanted to teach; you have to judge whether it is in your pairs.
+# also what DPO gained most on. Here a good beginning was part of the aim; judge whether it is in your pairs.
 
 # %%
 # EXERCISE: align-4
@@ -536,10 +535,10 @@ pd.DataFrame(rows).T.map("{:.0%}".format)
 # %% [markdown]
 # The rules ask for a number where the customer gave one, and for none elsewhere. In the second round both DPO models
 # began as the SFT model and ended below the first round's SFT; only customers who named no order are served well.
-# Perhaps they learned to avoid numbers, because rejected
-# replies had made-up ones; we didn't measure that. DPO's first round ended below the untrained model. SFT on the better
+# Perhaps these models avoid numbers because rejected replies had made-up ones; we didn't measure
+# that. DPO's first round ended below the untrained model. SFT on the better
 # answers rose overall in both rounds; it's also called *rejection-sampling fine-tuning*, and like pairs it needs somebody,
-# or a program, to pick the better answers. All this is one seed, and DPO + SFT had another rate than DPO.
+# or a program, to pick the better answers. All this is one seed; DPO's rate differed from DPO + SFT's.
 
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
@@ -567,14 +566,14 @@ print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with
 evidence.lesson_04.failures_table()
 
 # %% [markdown]
-# KL is measured on answers that the trained model samples: how much higher their log-probability is under it than under
-# the start, on average. A β of 1 instead of 0.1 keeps the model nearer, and the step still comes first. The run at the high
+# KL is measured on answers sampled from the trained model: how much higher, on average, their log-probability is there than
+# under the start. A β of 1 instead of 0.1 keeps the model nearer, and the step still comes first. The run at the high
 # rate ranks even more pairs right than the healthy one, but its KL is about forty times as large and few of its answers say
-# the step first. The last row's pairs occur twice, the second time the other way
-# round. Its accuracy lies far below a half, perhaps because by the second time the model has learned the opposite.
+# the step first. In the last row every pair occurs twice, the second time reversed. The accuracy is far below a half,
+# perhaps because by then the model has learned the opposite.
 #
-# **Pairs of another system message.** The model learns its replies for the `prompt` of the pairs, so send the same system
-# message when you ask.
+# **Another system message.** The model has learned to reply to the `prompt` of the pairs, so send the same system message
+# when you ask.
 
 # %% [markdown]
 # ## 9 · Which method, and when?
@@ -640,7 +639,7 @@ pd.DataFrame(rows).T
 quiz("04")
 
 # %% [markdown]
-# **The challenge.** A policy that trains in a second, a budget of KL, and a win rate to reach.
+# **The challenge.** Train a tiny policy to a given win rate within a budget of KL.
 
 # %%
 # EXERCISE: align-5

@@ -85,8 +85,8 @@ guess
 # Instead of dropping a row it writes the reason into the column `why`, and it *stops* where the export probably isn't what
 # you think it is.
 #
-# **Settings.** Change these for your own table. The script stops if the share of unusable rows or of one customer's rows
-# is above its limit in `STOP`, or if the share with personal data, the smallest part's share or *kappa* is below. Kappa
+# **Settings.** Change these for your own table. The script stops if too many rows are unusable or one customer's, if too few
+# hold personal data, or if a part is too small or *kappa* too low; `STOP` has the limits. Kappa
 # is agreement beyond chance: 0 is chance and 1 is perfect.
 
 # %% tags=["program"]
@@ -339,8 +339,8 @@ def flag_copies(rows):
 # **Step 5, the split,** deals customers, so that nobody is on both sides: about a tenth of them go to validation. Spaces and
 # capitals in a customer's name don't matter; other spellings do. The test is your `test.csv`, with the columns `message`,
 # `category` and `escalation`. Give it `customer` too, or the script can't keep its customers out of training. Without
-# labels in `test.csv`, another tenth becomes the test. With the same key, next month's export puts everybody in the same
-# part, because the split hashes the key and the column `customer`.
+# labels in `test.csv`, another tenth becomes the test. With the same key, a customer lands in the same part next month,
+# because the split hashes the key and the column `customer`.
 
 # %% tags=["program"]
 def read_key(file="~/.clean_export.key"):
@@ -499,8 +499,8 @@ pd.Series(reports).to_frame("what the step says")
 guess.reveal(len(rows))
 
 # %% [markdown]
-# Fewer than four rows in ten are left. (The 864 missing labels in `flag_unusable`'s report are two for each of 432
-# rows.) The others are in `rejects.csv` with their reasons, so read twenty of each kind before you believe a rule. With
+# Fewer than four rows in ten are left. The others are in `rejects.csv` with their reasons, so read twenty of each kind
+# before you believe a rule. The 864 missing labels in `flag_unusable`'s report are two for each of 432 rows. With
 # our answer key you can check four of the rules:
 
 # %%
@@ -517,10 +517,10 @@ pd.DataFrame(counted).T
 
 # %% [markdown]
 # Of the 422 rows that these four rules drop, 414 have the planted fault, and the other eight had lost the end of their
-# message. In the other 192 untouched forms the agent had written a reply and chosen no label, so those rows went as
-# unknown labels. The rules miss vague messages of more than two words, messages that break off, rows in other languages,
+# message. In 192 more untouched forms the agent had written a reply and chosen no label, so those rows went as unknown
+# labels. The rules miss vague messages of more than two words, messages that break off, rows in other languages,
 # and forty wrong labels. Expect more misses on yours, because we wrote the rules while looking at this export. The table
-# leaves out rows without a label and copies, so read those yourself. For the wrong labels the script writes a list:
+# leaves out copies and rows without a label, so read those yourself. For the wrong labels the script writes a list:
 
 # %%
 to_read = pd.read_csv("to_read.csv", dtype=str)
@@ -554,10 +554,8 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # 2802,category,,returns,1,"The toaster trips the fuse, I want my money back please"
 # ```
 #
-# To read rows one by one here in the notebook, with a verdict and a note for each, call
-# `show.review(rows, "verdicts.jsonl")` with a list of chats such as `{"messages": …}`. If your answers are texts instead
-# of labels, `course check-data FILE --fix FOLDER` cleans chats in JSONL. Step 4 takes most of the time, some minutes for
-# 20,000 rows. A message that another quotes whole counts as its copy, unless it has fewer than ten words.
+# If your answers are texts instead of labels, `course check-data FILE --fix FOLDER` cleans chats in JSONL. Step 4 takes most
+# of the time, some minutes for 20,000 rows. A message that another quotes whole counts as its copy, unless it has fewer than ten words.
 #
 # The version that step 7 prints is a hash of the three files and changes if one letter does. Hand it over with the files,
 # so that your colleague can say which data a model was trained on.
@@ -610,10 +608,10 @@ print(f"in both: {sorted(pieces_of(one) & pieces_of(other))}")
 print(f"Jaccard index {jaccard_index(pieces_of(one), pieces_of(other)):.2f}")
 
 # %% [markdown]
-# For two thousand rows you could compare all pairs. A million rows have 500 billion. {{term:MinHash}} (Broder, 1997)
+# With two thousand rows you could compare all pairs, but a million have 500 billion. {{term:MinHash}} (Broder, 1997)
 # avoids that with one idea. Put all pieces of both texts into a bag, shuffle it, and look at the piece that comes first.
 # The chance that both texts contain it is the Jaccard index. So shuffle 128 times, note for each text which of its pieces
-# comes first, and count how often two texts noted the same one:
+# comes first, and count how often the two texts agree:
 
 # %%
 def sign(text, shuffles):
@@ -649,7 +647,7 @@ for _, row in usable[usable["group"] == group].iterrows():
 # false alarms.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
-# that does the exercise for you. Check as often as you like.
+# that does the exercise for you.
 
 # %%
 # EXERCISE: data-1
@@ -711,8 +709,8 @@ pd.DataFrame({
 }).T.map("{:.0%}".format)
 
 # %% [markdown]
-# Leaked messages are all answered correctly, the others about as before, and the score rises by seven points. A test
-# message may also be in training as a part of a longer one, since people quote, so look for runs of words as well:
+# Leaked messages are all answered correctly, the others about as before, and the score rises by seven points. Because people
+# quote, a longer training message may also contain a test message, so look for runs of words as well:
 
 # %%
 # EXERCISE: data-3
@@ -785,8 +783,8 @@ pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for nam
 # %% [markdown]
 # With forty wrong labels, reading the first sixty rows adds seven to eight points to the mean. With three times as
 # many, each of the three repairs adds twelve to fourteen, and the repairs differ by less than the runs do. So *if many
-# labels are wrong by accident and you have rows to spare*, dropping the top unread did as well here and takes a second,
-# while reading 180 rows takes a morning. With forty wrong labels we've tried dropping only on the classifier, where it
+# labels are wrong by accident and you have rows to spare*, drop the top unread: that did as well here and takes a second;
+# reading 180 rows takes a morning. With forty wrong labels we've tried dropping only on the classifier, where it
 # gained one point and reading gained four (section 8). Read in three cases:
 #
 # - the rows at the top are rare kinds that you can't spare, since they're unusual and often right;
@@ -892,7 +890,7 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 # The small model's template has no place for a call and drops it without a warning, so the row teaches an empty answer.
 # Print one row through your model's template before you train on a thousand.
 #
-# Even if the call is learned, rows that all call teach the model to call every time. We trained the 135M model on
+# And if every row holds a call, the model learns to call every time. We trained the 135M model on
 # {{record:tool-rows:rows:d}} rows, each seen twice, to call `find_order` if a message names an order and to ask for the
 # number if it doesn't, and scored it on the hundred test messages (one run each, script: `benchmarks/tool_rows.py`):
 #
@@ -902,9 +900,8 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 # | rows that all call | {{record:tool-rows:runs."every row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every row calls".0."no call, where none is".0:.0%}} |
 # | as many rows, every second one a call | {{record:tool-rows:runs."every second row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every second row calls".0."no call, where none is".0:.0%}} |
 #
-# A log of tool calls holds only rows that call. If every second row is a message for which the right thing is *not* to
-# call, the model nearly always refrains on such messages. But it has then seen half as many calls and misses more of
-# them, so collect enough of both kinds.
+# A log of tool calls holds only rows that call. If every second row answers a message that needs *no* call, the model nearly
+# always refrains on such messages. But it has then seen half as many calls and misses more, so collect enough of both kinds.
 #
 # ## 8 · Was it worth it, and where do your two weeks go?
 #

@@ -81,8 +81,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 # %% [markdown]
 # ## 1 · Three files
 #
-# A customer writes, and a program needs a record with two fields. `category` says what the message is about. `escalation`
-# says why somebody must act at once; mostly it's `none`. Each line of a file is a conversation that ends with the
+# Each record has two fields: `category`, what the message is about, and `escalation`, why somebody must act at once (mostly
+# `none`). Each line of a file is a conversation that ends with the
 # right record, and the first job needs three files:
 #
 # | file | rows here | at work | for |
@@ -146,9 +146,9 @@ pd.DataFrame({
 
 # %% [markdown]
 # Test a new host with ten rows, because even the {{term:hyperparameter|hyperparameters}} differ. OpenAI and Azure take them
-# under `method`, Nebius only at the top level (`at_top`). On the others a `learning_rate_multiplier` of 1 means the host's
-# default learning rate, which says how far each step changes the model. At Nebius the number is the rate itself, so 1 would
-# ruin the model. For Azure, write the files with `byte_order_mark=True`. Always pass the key, as the program does, because
+# under `method`, Nebius only at the top level (`at_top`). Elsewhere, a `learning_rate_multiplier` of 1 means the host's
+# default learning rate (how far each step changes the model). At Nebius it's the rate itself, so 1 would ruin the
+# model. For Azure, write the files with `byte_order_mark=True`. Always pass the key, as the program does, because
 # a client without one sends your `OPENAI_API_KEY` to whatever host you name.
 
 # %%
@@ -230,7 +230,7 @@ pd.read_csv(io.BytesIO(table)).iloc[[0, 1, -1]]
 # names. One wrong token spoils a record, so don't report these accuracies as your score.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
-# that does the exercise for you. Check as often as you like.
+# that does the exercise for you.
 
 # %%
 # EXERCISE: api-1
@@ -352,7 +352,7 @@ ways = ("instructions", "8 similar, form forced", "trained on 40 rows")
 show.answers([prompt[-1]["content"] for prompt in prompts[:2]], {way: list(results[way]["reply"][:2]) for way in ways}, solutions[:2])
 
 # %% [markdown]
-# After a minute of training every reply is a valid record, with the shortest prompt of all, but most are still wrong. Eight
+# After the job every reply is a valid record, with the shortest prompt of all, but most are still wrong. Eight
 # messages are too few for a decision, so here are a hundred, for a larger model too. The recorded jobs had
 # {{record:hosted:examples:d}} rows as short as ours (scripts: `benchmarks/hosted.py`, `benchmarks/laptop_service.py`):
 
@@ -375,10 +375,10 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 
 # %% [markdown]
 # Chance hardly explains this split. If neither were better, each of these messages would be a coin toss, and p is the chance
-# of a split at least this lopsided. Below 0.05, believe that these two models differ. Training again may still give
-# another score: another seed, which draws other rows and another start, moved the small model's score by nine points.
+# of a split at least this lopsided. If p is below 0.05, believe these two models differ. Training again may still change the
+# score: another seed, with other rows and another start, moved the small model's by nine points.
 #
-# For week 1, score OpenAI's current small model like this (*not run here*). It sends the messages to OpenAI. Reasoning
+# For week 1, score OpenAI's current small model like this (*not run here*); the messages go to OpenAI. Reasoning
 # models take no temperature and have another name for the limit:
 #
 # ```python
@@ -431,8 +431,8 @@ for one in client.fine_tuning.jobs.checkpoints.list(job.id):          # the newe
 
 # %% [markdown]
 # Sixteen rows can't separate the last two checkpoints, so here's a recorded job of the small model on
-# {{record:hosted:examples:d}} rows, scored on the hundred test messages. We don't choose by these scores; this is another
-# run than in the table above, so they differ a little:
+# {{record:hosted:examples:d}} rows, scored on the hundred test messages. We don't choose by these scores; they're from
+# another run than the table above and differ a little:
 
 # %%
 run = assets.read_record("hosted")["runs"][0]
@@ -630,8 +630,8 @@ show.folder_sizes(adapter)
 
 # %% [markdown]
 # The cell deletes one model and one file. At a host, also delete the validation file, the pairs, the result files and the
-# model tuned on pairs, and ask whether checkpoints go too, because OpenAI doesn't document it. Here the host
-# itself is gone now. With the library {{term:PEFT}}, put the folder on the same base on your own machine and ask again:
+# model tuned on pairs, and ask whether checkpoints go too, because OpenAI doesn't document it. Now that the host is gone,
+# put the folder on the same base on your own machine, with the library {{term:PEFT}}, and ask again:
 
 # %%
 from course_utils.generation import generate
@@ -776,4 +776,4 @@ quiz("06")
 #
 # **Read next.** OpenAI, [*Deprecations*](https://developers.openai.com/api/docs/deprecations): what ends when. Hinton et al.
 # (2015), *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531. Rafailov et al. (2023), *Direct Preference
-# Optimization*, arXiv 2305.18290. That was the last lesson; lesson 01 says which tool to reach for first.
+# Optimization*, arXiv 2305.18290.
