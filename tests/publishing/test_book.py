@@ -665,6 +665,18 @@ class TestALesson:
         assert row.locator("td").last.evaluate("cell => getComputedStyle(cell, '::before').content") not in ("none", '""')
         someone.context.close()
 
+    def test_folds_long_cells_on_a_phone(self, browser, address):
+        someone = Visitor(browser, address, 390)
+        page = someone.go(LESSON_PAGES[1])
+        folded = page.locator(".book-folded").count()
+        assert folded > 5
+        cell = page.locator(".book-folded").first.element_handle()
+        before = cell.evaluate("cell => cell.offsetHeight")
+        page.locator(".book-unfold").first.click()
+        assert page.locator(".book-folded").count() == folded - 1
+        assert cell.evaluate("cell => cell.offsetHeight") > before
+        someone.context.close()
+
     def test_has_buttons_for_colab_binder_download_and_edit(self, visitor):
         page = visitor.go(LESSON_PAGES[1])
         links = page.eval_on_selector_all(".bd-header-article a", "links => links.map(link => link.getAttribute('href'))")

@@ -261,6 +261,27 @@ function askForGuesses() {
   });
 }
 
+// -- long cells on a phone -----------------------------------------------------------------------------------------------
+
+function foldLongCells() {
+  if (!matchMedia("(max-width: 37.5rem)").matches) return;
+  document.querySelectorAll(".cell_input, .cell_output").forEach((cell) => {
+    const most = innerHeight * (cell.matches(".cell_input") ? 0.2 : 0.35);
+    if (cell.closest("details") || cell.offsetHeight < 1.5 * most) return;
+    const button = element("button", { type: "button", class: "book-quiet book-unfold" }, "Show all");
+    const unfold = () => {
+      cell.style.maxHeight = "";
+      cell.classList.remove("book-folded");
+      button.remove();
+    };
+    cell.style.maxHeight = `${most}px`;
+    cell.classList.add("book-folded");
+    cell.addEventListener("focusin", unfold, { once: true }); // who comes by keyboard sees where the focus is
+    button.addEventListener("click", unfold);
+    cell.after(button);
+  });
+}
+
 // -- where the theme leaves something to do ------------------------------------------------------------------------------
 
 // From a file, a page may not read its neighbours: search then shows titles without passages.
@@ -276,6 +297,7 @@ function start() {
   explainTerms();
   openPictures();
   askForGuesses();
+  foldLongCells();
 }
 
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
