@@ -52,6 +52,8 @@ def _table(soup: BeautifulSoup, table: Tag) -> None:
     for cell in rows[0].find_all("th") if rows else []:
         if not cell.get_text().strip():
             _name(soup, cell)
+    for cell in (cell for row in rows[1:] for cell in row.find_all("th") if not cell.get_text().strip()):
+        cell.name = "td"  # beside the name of pandas' index
     for name, role in ROLES.items():
         for part in [table, *table.find_all(name)] if name == "table" else table.find_all(name):
             part["role"] = role
