@@ -137,7 +137,7 @@ def _translate(text: str, known: dict[str, str]) -> str:
 
 
 def _message(paragraph: str) -> str:
-    return paragraph if paragraph[:1] in "#|<" else _WRAPPED.sub(" ", paragraph)
+    return paragraph if paragraph[:1] in "#|<" or "```" in paragraph else _WRAPPED.sub(" ", paragraph)
 
 
 def _keeps_markers(message: Message) -> bool:

@@ -63,6 +63,11 @@ def test_only_a_new_wrapping_keeps_the_translation(catalogue, monkeypatch):
     assert "hizo" in prose(SOURCE.replace("{{term:logits}},\n# on two", "{{term:logits}}, on\n# two"), monkeypatch)
 
 
+def test_lines_of_code_stay_lines(catalogue, monkeypatch):
+    write(catalogue, {"```\none\ntwo\n```": "```\nuna\ndos\n```"})
+    assert "```\nuna\ndos\n```" in prose(SOURCE.replace("A second paragraph.", "```\n# one\n# two\n# ```"), monkeypatch)
+
+
 def test_a_lost_marker_is_named_and_the_english_is_shown(catalogue, monkeypatch):
     write(catalogue, {KEY: "Hizo 540 de {{term:logits|logits}}."})
     assert languages.progress("es").faulty == (KEY,)
