@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PARAGRAPHS = re.compile(r"\n{2,}")
 _MARKERS = re.compile(r"{{(?!term:).*?}}|{{term:[^|}]*")
+_FORMAT = re.compile(r":[^:{}]*}}$")
 # A line break that is nothing but a space: so a paragraph that is only wrapped anew keeps its translation.
 _WRAPPED = re.compile(r"\n(?![|\-#><+=:!\s\d]|\$\$)")
 _WORDS = re.compile(r"[^\W\d_]{2}")
@@ -141,8 +142,11 @@ def _message(paragraph: str) -> str:
 
 
 def _keeps_markers(message: Message) -> bool:
-    """Whether a translation has the markers of the English, in any order."""
-    return sorted(_MARKERS.findall(str(message.id))) == sorted(_MARKERS.findall(str(message.string)))
+    """Whether a translation has the markers of the English, in any order; formats may differ, as those of dates do."""
+    english, other = (
+        sorted(_FORMAT.sub("", marker) for marker in _MARKERS.findall(str(text))) for text in (message.id, message.string)
+    )
+    return english == other
 
 
 def _read(language: str) -> Catalog:
