@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 SIZE_LIMIT = 1_000_000
+TIMING = "*Run All* took {minutes:.1f} minutes and {gigabytes:.1f} GB of memory on {machine} ({date})."
 RUN = ("date", "machine", "tier", "seconds", "peak_mb", "versions")  # of a stored notebook's metadata
 # A lesson's first cell. Until the course is published under an address of its own it comes from a file and from no package
 # index, since anybody could take its name there and run code on learners' machines. pip needs no network where the course is
@@ -125,7 +126,7 @@ def instructor_edition(
     _write_out_terms(notebook, name)
     _set_ids(notebook, name)
     digest = _hash(notebook)  # before filling in what depends on the address or on the last run
-    timing = timing_line(recorded_run(name) if run is None else run)
+    timing = timing_line(recorded_run(name) if run is None else run, translate(TIMING) if translate else TIMING)
     for cell in _markdown_cells(notebook):
         cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing).strip()
     notebook.metadata = {
@@ -160,14 +161,11 @@ def recorded_run(section: str) -> dict[str, Any]:
     return {key: stored[key] for key in RUN if key in stored}
 
 
-def timing_line(run: Mapping[str, Any]) -> str:
+def timing_line(run: Mapping[str, Any], sentence: str = TIMING) -> str:
     """Markdown of how long Run All took; empty if `run`, as `recorded_run` returns it, lacks one of its figures."""
     if not run.keys() >= {"date", "machine", "seconds", "peak_mb"}:
         return ""
-    return (
-        f"*Run All* took {run['seconds'] / 60:.1f} minutes and {run['peak_mb'] / 1000:.1f} GB of memory on {run['machine']} "
-        f"({run['date']})."
-    )
+    return sentence.format(minutes=run["seconds"] / 60, gigabytes=run["peak_mb"] / 1000, **run)
 
 
 def is_stale(section: str, source: str | None = None) -> bool:

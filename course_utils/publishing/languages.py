@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from course_utils import assets
 from course_utils.errors import CourseError
 from course_utils.files import write_whole
 from course_utils.lessons import NOTEBOOKS, find, learner_file
+from course_utils.publishing import markers
 
 if TYPE_CHECKING:
     from babel.messages import Catalog, Message
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 _PARAGRAPHS = re.compile(r"\n{2,}")
 _MARKERS = re.compile(r"{{(?!term:).*?}}|{{term:[^|}]*")
-_FORMAT = re.compile(r":[^:{}]*}}$")
+_FIGURE = re.compile(r"{{(?:record|fact|estimate):[^{}]*:(?P<form>[^{}:]*)}}")
+DATES = {"%d %B %Y": "yMMMMd", "%B %Y": "yMMMM", "%B": ""}  # Python's format → Unicode's skeleton; none for a month alone
 # A line break that is nothing but a space: so a paragraph that is only wrapped anew keeps its translation.
 _WRAPPED = re.compile(r"\n(?![|\-#><+=:!\s\d]|\$\$)")
 _WORDS = re.compile(r"[^\W\d_]{2}")
@@ -66,7 +69,7 @@ def translated(section: str, language: str) -> NotebookNode:
     from course_utils.publishing import builder
 
     known = {str(m.id): str(m.string) for m in _read(language) if m.id and m.string and not m.fuzzy and _keeps_markers(m)}
-    notebook = builder.learner_edition(section, translate=lambda text: _translate(text, known))
+    notebook = builder.learner_edition(section, translate=lambda text: _translate(text, known, language))
     name = find(section).name
     stored = nbformat.read(learner_file(name), as_version=4)
     code, outputs = ([cell for cell in book.cells if cell.cell_type == "code"] for book in (notebook, stored))
@@ -133,8 +136,26 @@ def messages(section: str) -> Iterator[str]:
     yield from seen
 
 
-def _translate(text: str, known: dict[str, str]) -> str:
-    return "\n\n".join(known.get(_message(part), part) for part in _PARAGRAPHS.split(text))
+def _translate(text: str, known: dict[str, str], language: str) -> str:
+    return "\n\n".join(
+        _localize(known[_message(part)], language) if _message(part) in known else part for part in _PARAGRAPHS.split(text)
+    )
+
+
+def _localize(text: str, language: str) -> str:
+    """Write dates, thousands and percent signs as the language does; other figures are left to the builder."""
+    from babel.dates import format_date, format_skeleton
+
+    def written(marker: re.Match[str]) -> str:
+        form = marker["form"]
+        if form in DATES:
+            day = date.fromisoformat(markers.expand(marker[0].replace(f":{form}}}}}", ":%Y-%m-%d}}"), language))
+            return format_skeleton(DATES[form], day, locale=language) if DATES[form] else format_date(day, "MMMM", language)
+        if form[-1:] in ("%", ","):
+            return markers.expand(marker[0], language).replace("%", "\u00a0%").replace(",", "\u00a0")
+        return marker[0]
+
+    return _FIGURE.sub(written, text)
 
 
 def _message(paragraph: str) -> str:
@@ -142,11 +163,8 @@ def _message(paragraph: str) -> str:
 
 
 def _keeps_markers(message: Message) -> bool:
-    """Whether a translation has the markers of the English, in any order; formats may differ, as those of dates do."""
-    english, other = (
-        sorted(_FORMAT.sub("", marker) for marker in _MARKERS.findall(str(text))) for text in (message.id, message.string)
-    )
-    return english == other
+    """Whether a translation has the markers of the English, in any order."""
+    return sorted(_MARKERS.findall(str(message.id))) == sorted(_MARKERS.findall(str(message.string)))
 
 
 def _read(language: str) -> Catalog:

@@ -17,14 +17,15 @@ SOURCE = """\
 # # 02 · LoRA
 #
 # It made {{record:lora-seeds:plan.examples:d}} of {{term:logits}},
-# on two lines.
+# on two lines, {{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}}.
 #
 # A second paragraph.
 #
 # {{words}}
 """
-KEY = "It made {{record:lora-seeds:plan.examples:d}} of {{term:logits}}, on two lines."
-SPANISH = "De {{term:logits|logits}} hizo {{record:lora-seeds:plan.examples:.0f}}."  # a format of its own
+FIGURE, DAY = "{{record:lora-seeds:plan.examples:d}}", '{{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}}'
+KEY = f"It made {FIGURE} of {{{{term:logits}}}}, on two lines, {DAY}."
+SPANISH = f"De {{{{term:logits|logits}}}} hizo {FIGURE}, el {DAY}."
 
 
 @pytest.fixture
@@ -54,7 +55,8 @@ def prose(source: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_paragraph_is_translated_with_its_figure_and_the_rest_stays_english(catalogue, monkeypatch):
     write(catalogue, {KEY: SPANISH})
     text = prose(SOURCE, monkeypatch)
-    assert text.splitlines()[2].startswith("De *[logits]") and text.splitlines()[2].endswith("hizo 540.")
+    sentence = text.splitlines()[2]
+    assert sentence.startswith("De *[logits]") and sentence.endswith("hizo 540, el 6 de enero de 2027.")
     assert "# 02 · LoRA" in text and "A second paragraph." in text and "It made" not in text
 
 
@@ -69,7 +71,7 @@ def test_lines_of_code_stay_lines(catalogue, monkeypatch):
 
 
 def test_a_lost_marker_is_named_and_the_english_is_shown(catalogue, monkeypatch):
-    write(catalogue, {KEY: "Hizo 540 de {{term:logits|logits}}."})
+    write(catalogue, {KEY: SPANISH.replace(FIGURE, "540")})
     assert languages.progress("es").faulty == (KEY,)
     assert "It made" in prose(SOURCE, monkeypatch)
 
