@@ -1,6 +1,7 @@
 """Lesson 04: does DPO beat plain training on the better replies, on a model that people deploy?
 
-    python benchmarks/laptop_house_style.py                every run that the record does not have yet; two hours
+    python benchmarks/laptop_house_style.py                every run that the record does not have yet; two hours, and
+                                                           forty minutes for each of KTO's four
     python benchmarks/laptop_house_style.py "seed 0"       the runs whose names begin so
     python benchmarks/laptop_house_style.py --list         the runs, and which of them are recorded
 

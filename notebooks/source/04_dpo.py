@@ -361,7 +361,7 @@ evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in 
 
 # %% [markdown]
 # Here DPO alone puts the step first in nearly every answer, as two in five pairs teach, but most of its replies no longer
-# end properly: the two above run on until they are cut off. No pair teaches how a reply ends. The log shows a sign of it:
+# end properly: the first above runs on until it's cut off. No pair teaches how a reply ends. The log shows a sign of it:
 # the reward of the chosen replies is far below zero (divide it by β to get nats), so even the *good* replies are less
 # likely than before, and the loss still falls as long as the rejected ones fall further. SFT's part pulls the model
 # towards whole good replies (Pang et al., 2024, arXiv 2404.19733). DPO + SFT did at least
