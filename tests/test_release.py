@@ -19,7 +19,8 @@ from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import END
 from course_utils.exercises.quizzes import questions
 from course_utils.grading import batch
-from course_utils.grading.marking import Attempt, LearnerAnswer
+from course_utils.grading.intake import LearnerAnswer
+from course_utils.grading.marking import Attempt
 from course_utils.lessons import LESSONS, NAMES, NOTEBOOKS, learner_file
 from course_utils.publishing.wheel import write_wheel
 

@@ -22,7 +22,7 @@ from course_utils.errors import CourseError
 from course_utils.files import remove_drafts
 from course_utils.grading import intake, reading, results, tables
 from course_utils.grading.cluster import DaskCluster
-from course_utils.grading.marking import LearnerAnswer, Mark, Marker, digest, grading_fingerprint
+from course_utils.grading.marking import Mark, Marker, digest, grading_fingerprint
 from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import Isolation, require
 
@@ -176,7 +176,7 @@ def grade(
 class _Grader:
     """Reads one submission after the other, lets `mark` mark it, and writes the results."""
 
-    mark: Callable[[dict[str, LearnerAnswer]], dict[str, Mark]]
+    mark: Callable[[dict[str, intake.LearnerAnswer]], dict[str, Mark]]
     sections: list[str]
     section_of: dict[str, str]
     out: Path
@@ -198,13 +198,7 @@ class _Grader:
             if earlier_results is not None and earlier_results["extra_data"]["key"] == key:
                 return earlier_results, True
             if answers.cells:
-                marks = self.mark(
-                    {
-                        id: LearnerAnswer(answers.cells[id], *answers.around[id])
-                        for id in self.section_of
-                        if id in answers.cells
-                    }
-                )
+                marks = self.mark(answers.cells)
         except CourseError:
             raise
         except Exception as error:  # one submission must not stop the grading of the others; a person is told

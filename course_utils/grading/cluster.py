@@ -14,7 +14,8 @@ from pathlib import Path
 
 from course_utils import assets
 from course_utils.errors import CourseError
-from course_utils.grading.marking import LearnerAnswer, Mark, Marker, grading_fingerprint
+from course_utils.grading.intake import LearnerAnswer
+from course_utils.grading.marking import Mark, Marker, grading_fingerprint
 from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import Isolation, require
 

@@ -33,6 +33,7 @@ from course_utils.exercises import EXERCISES, checking, libraries
 from course_utils.exercises.checking import CaseSet
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.values import encode
+from course_utils.grading.intake import LearnerAnswer
 from course_utils.grading.protocol import Died, Limits, Starved, value_of
 from course_utils.grading.sandbox import (
     ALL_LIBRARIES,
@@ -94,28 +95,6 @@ class Mark:
     mistake: str = ""
     notes: tuple[str, ...] = ()
     sealed: bool | None = None
-
-
-@dataclass(frozen=True)
-class LearnerAnswer:
-    """An answer cell, and the code cells around it, which may define what it uses.
-
-    Attributes:
-        cell: source of the answer cell.
-        before: sources of the code cells above it, in the notebook's order.
-        between: sources of the cells between the answer and its check, which were run before the check.
-        after: sources of the cells below.
-    """
-
-    cell: str
-    before: tuple[str, ...] = ()
-    between: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-
-    @property
-    def around(self) -> tuple[str, ...]:
-        """The sources of all other code cells."""
-        return self.before + self.between + self.after
 
 
 @dataclass
@@ -381,7 +360,7 @@ class Marker:
         """`right`: id → cell of the learner's other answers that are right."""
         if answer is None:
             return missing(EXERCISES[id])
-        own = frozenset(other for other, cell in right.items() if cell in answer.around)
+        own = frozenset(other for other, cell in right.items() if cell in (*answer.before, *answer.between, *answer.after))
         attempt = Attempt(EXERCISES[id], self.section_of[id], self.seed, answer, own)
         try:
             ran = self._run(attempt, attempt.draw_cases())

@@ -16,13 +16,14 @@ import __future__
 import ast
 import builtins
 import linecache
+import os
 import re
 import signal
 import symtable
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
@@ -106,7 +107,7 @@ def run(
     own = [*tree, *(statement for _, statement in in_between)]
     if missing(own, {*space, *dir(builtins)}) or not all(map(_importable, tree)):
         around = others()
-        sys.meta_path.insert(0, WrittenModules([*around["before"], *between], around["after"]))
+        write_modules([*around["after"], *around["before"], *between])
         surroundings.run_around(around["before"], around["after"], set().union(*map(bound, own)))
     answer_index = max((index for index, statement in enumerate(tree) if name in bound(statement)), default=len(tree) - 1)
     for index, statement in enumerate(tree[: answer_index + 1]):
@@ -228,55 +229,30 @@ def _execute(statement: ast.stmt, space: Space, filename: str) -> None:
 
 def _importable(statement: ast.stmt) -> bool:
     """Whether every module is there that a statement imports."""
-    modules = []
+    roots = set()
     for node in _outside_functions(statement):
         if isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names]
+            roots |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            modules.append(node.module)
+            roots.add(node.module.split(".")[0])
     try:
-        return all(root in sys.modules or find_spec(root) for root in (module.split(".")[0] for module in modules))
+        return all(root in sys.modules or find_spec(root) for root in roots)
     except Exception:
         return False
 
 
-class WrittenModules:
-    """Finds and loads the modules that cells write with `%%writefile`; they are kept in memory."""
-
-    def __init__(self, above: list[str], below: list[str]) -> None:
-        """Collect the modules that cells write.
-
-        Args:
-            above: sources of the cells that were run before the check; of a module that they write twice, the last version
-                counts.
-            below: sources of the other cells; of a module that they write twice, the first version counts.
-        """
-        self._sources: dict[str, str] = {}
-        later: dict[str, str] = {}
-        for cells, into in ((above, self._sources), (below, later)):
-            for cell in cells:
-                if written := WRITTEN_MODULE.match(cell):
-                    append, path, text = written.groups()
-                    module = ".".join(part for part in path.split("/") if part != ".").removesuffix(".__init__")
-                    if append:
-                        into[module] = into.get(module, "") + text
-                    elif into is self._sources or module not in into:
-                        into[module] = text
-        self._sources = later | self._sources
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Find a module that a cell has written; Python's `import` calls this."""
-        is_package = any(other.startswith(f"{name}.") for other in self._sources)
-        return ModuleSpec(name, self, is_package=is_package) if is_package or name in self._sources else None  # type: ignore[arg-type]
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Let Python make the module; `import` calls this."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Execute the module's code; `import` calls this."""
-        filename, source = f"<{module.__name__}.py>", self._sources.get(module.__name__, "")
-        _show_source(filename, source)
-        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
+def write_modules(cells: Iterable[str]) -> None:
+    """Let Python import the modules that cells write with `%%writefile`; of one that they write twice, the last counts."""
+    written = [match.groups() for match in map(WRITTEN_MODULE.match, cells) if match]
+    if not written:
+        return
+    folder = tempfile.mkdtemp()
+    for append, path, text in written:
+        file = folder + os.path.normpath(f"/{path}.py")
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with open(file, "a" if append else "w", encoding="utf-8") as handle:
+            handle.write(text)
+    sys.path.insert(0, folder)
 
 
 def parsed(cell: str) -> tuple[list[ast.stmt], int]:

@@ -6,8 +6,8 @@ import pytest
 
 from course_utils.exercises import EXERCISES
 from course_utils.grading import results, tables
-from course_utils.grading.intake import Answers, Submission
-from course_utils.grading.marking import Attempt, LearnerAnswer, Run
+from course_utils.grading.intake import Answers, LearnerAnswer, Submission
+from course_utils.grading.marking import Attempt, Run
 
 ORDINARY = {id: exercise for id, exercise in EXERCISES.items() if not exercise.challenge}
 

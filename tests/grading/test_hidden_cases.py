@@ -9,7 +9,8 @@ from grading_fixtures import SHORT, code, full, hand_in, notebook, points, run, 
 from course_utils.exercises import EXERCISES, checking
 from course_utils.exercises.comparing import key
 from course_utils.grading import batch
-from course_utils.grading.marking import Attempt, LearnerAnswer, Marker
+from course_utils.grading.intake import LearnerAnswer
+from course_utils.grading.marking import Attempt, Marker
 from course_utils.grading.protocol import Channel
 from course_utils.grading.sandbox import require
 

@@ -9,7 +9,8 @@ from course_utils.cli import main
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES, check, checking
 from course_utils.grading import batch, sandbox
-from course_utils.grading.marking import Attempt, LearnerAnswer
+from course_utils.grading.intake import LearnerAnswer
+from course_utils.grading.marking import Attempt
 from course_utils.lessons import FURTHER
 
 # Answers that compute what a typical mistake computes, as learners would write them.

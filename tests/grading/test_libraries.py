@@ -10,7 +10,8 @@ from grading_fixtures import PAID_ANSWER, SHORT, in_the_notebook, with_marker
 from course_utils.exercises import EXERCISES, check
 from course_utils.exercises.libraries import foreign
 from course_utils.grading import batch
-from course_utils.grading.marking import Attempt, LearnerAnswer, Marker
+from course_utils.grading.intake import LearnerAnswer
+from course_utils.grading.marking import Attempt, Marker
 from course_utils.grading.sandbox import require
 
 ANSWER = "def jaccard(one, other):"

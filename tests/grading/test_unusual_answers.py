@@ -14,14 +14,13 @@ from grading_fixtures import code, notebook, run, said, with_marker
 from course_utils.exercises import EXERCISES, checking
 from course_utils.exercises.values import decode, encode
 from course_utils.grading import intake, reading
-from course_utils.grading.marking import LearnerAnswer
 
 
 def graded(marker, id, *sources):
     """The mark of a notebook of these cells."""
     text = notebook([code(source) for source in sources])
     found = intake.answers([reading.File("a.ipynb", b"", reading.cells_of(text.encode()))], list(EXERCISES))
-    return marker._mark(id, LearnerAnswer(found.cells[id], *found.around[id]))
+    return marker._mark(id, found.cells[id])
 
 
 @pytest.mark.parametrize(
