@@ -210,8 +210,8 @@ class _Grader:
             )
         if any(mark.outcome == "not graded" for mark in marks.values()):
             key = ""
-        result_key = results.ResultKey(tuple(self.sections), self.isolation, key)
-        learner_results = results.compose(submission, answers, marks, result_key, time.monotonic() - started_at)
+        seconds = time.monotonic() - started_at
+        learner_results = results.compose(submission, answers, marks, self.sections, self.isolation, key, seconds)
         results.save(folder, learner_results)
         return learner_results, False
 

@@ -19,6 +19,6 @@ def test_the_class_is_shown_the_diagnosis_that_the_learner_was_told(id):
     for mistake, outputs in zip(exercise.mistakes, attempt.draw_cases().mistake_outputs):
         mark = attempt.verdict(Run(list(outputs), ready=True, is_defined=True))
         assert mistake.diagnosis in mark.message
-        key = results.ResultKey(("02_lora",), "bubblewrap", "digest")
-        told = results.compose(Submission("a", "a", (Path("a"),)), Answers(), {id: mark}, key, 1.0)
+        submission = Submission("a", "a", (Path("a"),))
+        told = results.compose(submission, Answers(), {id: mark}, ["02_lora"], "bubblewrap", "digest", 1.0)
         assert [said for _, _, said in tables._misconceptions([id], [told])] == [mistake.diagnosis]

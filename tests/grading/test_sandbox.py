@@ -130,7 +130,7 @@ def test_the_server_tells_what_a_process_computes_and_whether_it_sleeps(work, sl
         with box.question() as question:
             with pytest.raises(Died, match="timed out"):
                 question.channel.ask({"setup": "", "cell": f"{work}\nf = 1", "name": "f", "between": [], "kept": []}, 1)
-            seconds, asleep = question._look()
+            seconds, asleep = box.look()
             assert asleep == sleeps
             assert (seconds < 0.5) if sleeps else (seconds > 0.5)
     finally:
