@@ -12,6 +12,7 @@ The course is not installed in the sandbox: this file imports only the standard 
 beside it.
 """
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -96,18 +97,15 @@ def main() -> None:
 def _preload(modules: list[str]) -> None:
     """Load what answers import, and what a library loads at its first use, so that no answer's time is spent on it."""
     for module in (*STANDARD, *modules):
-        try:
+        with contextlib.suppress(ImportError):  # not on this machine
             importlib.import_module(module)
-        except ImportError:  # not on this machine
-            continue
+    _seed()
     if "numpy" in sys.modules:
         numpy = sys.modules["numpy"]
-        numpy.random.seed(0)
         numpy.linalg.norm(numpy.ones((2, 2)) @ numpy.ones((2, 2)))
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         torch.set_num_threads(1)  # only one thread survives a fork
-        torch.manual_seed(0)
         torch.nn.functional.log_softmax(torch.ones(2, 2) @ torch.ones(2, 2), dim=-1).sum().item()
 
 
@@ -226,19 +224,15 @@ def _end(pid: int | None, spaces: bool) -> list[int] | None:
     """Kill the process and everything it started; [signal or 0, exit status], or None if there was no process."""
     if pid is None:
         return None
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL) if spaces else os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     try:
         status = os.waitpid(pid, 0)[1]
     except ChildProcessError:
         return None
-    try:
+    with contextlib.suppress(ChildProcessError):  # none is left
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    except ChildProcessError:  # none is left
-        pass
     return [os.WTERMSIG(status), 0] if os.WIFSIGNALED(status) else [0, os.WEXITSTATUS(status)]
 
 

@@ -99,11 +99,7 @@ def run(
     if left_out:
         notes.append(f"{left_out} line(s) for IPython only were left out")
     surroundings = Surroundings(space, describe)
-    in_between = [
-        (f"<between {number}>", statement) for number, source in enumerate(between) for statement in statements_of(source)
-    ]
-    for number, source in enumerate(between):
-        _show_source(f"<between {number}>", source)
+    in_between = [pair for number, source in enumerate(between) for pair in _cell(f"<between {number}>", source)]
     own = [*tree, *(statement for _, statement in in_between)]
     if missing(own, {*space, *dir(builtins)}) or not all(map(_importable, tree)):
         around = others()
@@ -145,16 +141,15 @@ class Surroundings:
         """
         fixed, failed = dict(self._space), []
         for number, source in enumerate([*before, *after]):
-            filename, statements = f"<cell {number}>", statements_of(source)
-            _show_source(filename, source)
+            statements = _cell(f"<cell {number}>", source)
             if number >= len(before):
-                new = set().union(*map(bound, statements)) - own - self._space.keys()
-                statements = [s for s in statements if (bound(s) or used(s)[0]) & new]
-            failed += self.run([(filename, statement) for statement in statements])
+                new = set().union(*(bound(statement) for _, statement in statements)) - own - self._space.keys()
+                statements = [pair for pair in statements if (bound(pair[1]) or used(pair[1])[0]) & new]
+            failed += self.run(statements)
             self._space |= fixed
         # A notebook's cells can be run in any order.
         self._failed = []
-        self.run([(filename, statement) for filename, statement in failed if not bound(statement) & self._space.keys()])
+        self.run([pair for pair in failed if not bound(pair[1]) & self._space.keys()])
 
     def run(self, statements: Iterable[tuple[str, ast.stmt]]) -> list[tuple[str, ast.stmt]]:
         """Run statements, given with the names of their files; returns those that failed."""
@@ -220,6 +215,12 @@ def _show_source(filename: str, source: str) -> None:
     """Let `inspect` and TorchScript read a cell's source, as they can in a notebook."""
     plain = without_magics(source)[0]
     linecache.cache[filename] = (len(plain), None, [f"{line}\n" for line in plain.split("\n")], filename)
+
+
+def _cell(filename: str, source: str) -> list[tuple[str, ast.stmt]]:
+    """The statements of another cell, each with the file's name."""
+    _show_source(filename, source)
+    return [(filename, statement) for statement in statements_of(source)]
 
 
 def _execute(statement: ast.stmt, space: Space, filename: str) -> None:

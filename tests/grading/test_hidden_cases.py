@@ -10,7 +10,7 @@ from course_utils.exercises import EXERCISES, checking
 from course_utils.exercises.comparing import key
 from course_utils.grading import batch
 from course_utils.grading.intake import LearnerAnswer
-from course_utils.grading.marking import Attempt, Marker
+from course_utils.grading.marking import Marker, draw_cases
 from course_utils.grading.protocol import Channel
 from course_utils.grading.sandbox import require
 
@@ -101,7 +101,7 @@ def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker):
     cell = "# EXERCISE: qlora-4\nKNOWN = {known!r}\ndef bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
     earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell.format(known=known)))
     assert earned == [0.0] * 9
-    examples = Attempt(EXERCISES["qlora-4"], "03_qlora", SEED, LearnerAnswer("")).draw_examples()
+    examples = draw_cases(EXERCISES["qlora-4"], SEED, "shown")
     assert set(known) == set(examples.cases)  # all that there is to be shown
     assert "None of them is shown" in marker._mark("qlora-4", LearnerAnswer(cell.format(known=known))).message
 
@@ -117,8 +117,7 @@ def test_all_examples_together_earn_nothing(id):
     """Whoever has collected every example, of exercises whose cases are alike from draw to draw."""
     exercise = EXERCISES[id]
     for seed in range(5):
-        attempt = Attempt(exercise, "02_lora", seed, LearnerAnswer(""))
-        examples, cases = attempt.draw_examples(), attempt.draw_cases()
+        examples, cases = draw_cases(exercise, seed, "shown"), draw_cases(exercise, seed)
         known = dict(zip(map(key, examples.cases), examples.expected))
         assert checking.judge(exercise, cases, [known.get(key(case)) for case in cases.cases])[0] == 0.0
 
@@ -132,11 +131,11 @@ TELLING = (
 @pytest.mark.parametrize("body", TELLING)
 def test_no_case_that_counts_is_ever_shown(marker, body):
     """Not even by an answer that tells what it is asked, or what it was asked before."""
-    attempt = Attempt(EXERCISES["api-4"], "06_openai_api", SEED, LearnerAnswer(""))
+    examples, cases = (draw_cases(EXERCISES["api-4"], SEED, purpose).cases for purpose in ("shown", "marked"))
     cell = f"# EXERCISE: api-4\nseen = []\ndef requests_until_paid(*a):\n    {body}"
     message = marker._mark("api-4", LearnerAnswer(cell)).message
-    assert str(attempt.draw_examples().cases[0])[1:-1] in message, message
-    assert not any(str(case[0]) in message for case in attempt.draw_cases().cases), message
+    assert str(examples[0])[1:-1] in message, message
+    assert not any(str(case[0]) in message for case in cases), message
 
 
 HALF = """def with_weights(messages, thumbs):
@@ -165,8 +164,8 @@ def test_the_same_code_has_the_same_mark_however_it_is_written(marker):
 
 
 def test_another_seed_has_other_cases_and_no_example_counts():
-    attempts = [Attempt(EXERCISES["api-4"], "06_openai_api", seed, LearnerAnswer("a")) for seed in (SEED, SEED + 1)]
-    sets = [tuple(map(key, drawn.cases)) for a in attempts for drawn in (a.draw_cases(), a.draw_examples())]
+    drawn = [draw_cases(EXERCISES["api-4"], SEED + more, purpose) for more in (0, 1) for purpose in ("marked", "shown")]
+    sets = [tuple(map(key, one.cases)) for one in drawn]
     assert not any(set(one) & set(other) for at, one in enumerate(sets) for other in sets[:at])
 
 

@@ -9,8 +9,7 @@ from course_utils.cli import main
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES, check, checking
 from course_utils.grading import batch, sandbox
-from course_utils.grading.intake import LearnerAnswer
-from course_utils.grading.marking import Attempt
+from course_utils.grading.marking import draw_cases
 from course_utils.lessons import FURTHER
 
 # Answers that compute what a typical mistake computes, as learners would write them.
@@ -64,8 +63,8 @@ def test_every_stub_has_nothing_and_no_error(graded):
 @pytest.mark.parametrize("id", WRONG)
 def test_a_wrong_answer_gets_what_the_notebook_says(graded, id, monkeypatch):
     """Points and diagnosis, to the word; the check is given the grading's cases, for its own are new each time."""
-    exercise, section = EXERCISES[id], batch.exercises_of("all")[1][id]
-    asked = Attempt(exercise, section, 7, LearnerAnswer(f"# EXERCISE: {id}\n{WRONG[id]}")).draw_cases()
+    exercise = EXERCISES[id]
+    asked = draw_cases(exercise, 7)
     monkeypatch.setattr(
         checking.CaseSet, "of", classmethod(lambda cls, wanted, random, **_: asked if wanted is exercise else 1 / 0)
     )
@@ -121,9 +120,7 @@ def test_other_seeds_other_cases_same_marks(tmp_path):
     run("06", tmp_path / "in", tmp_path / "one", seed=1)
     run("06", tmp_path / "in", tmp_path / "two", seed=2)
     assert points(tmp_path / "one", "a") == points(tmp_path / "two", "a") == full("06")
-    first, second = (
-        Attempt(EXERCISES["api-4"], "06_openai_api", seed, LearnerAnswer(constant)).draw_cases() for seed in (1, 2)
-    )
+    first, second = (draw_cases(EXERCISES["api-4"], seed) for seed in (1, 2))
     assert first.expected != second.expected
     hand_in(tmp_path / "in", "knows-the-first", "06", {"api-4": constant.format(first.expected[0])})
     run("06", tmp_path / "in", tmp_path / "two", seed=2)
