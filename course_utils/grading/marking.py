@@ -125,7 +125,7 @@ class Run:
 
 @lru_cache(maxsize=256)
 def draw_cases(exercise: Exercise, seed: int, purpose: str = "marked") -> CaseSet:
-    """Return cases of an exercise: "marked" are those that count, which are never shown; "shown" are others, for feedback."""
+    """Return cases of an exercise: "marked" are those that count, which nobody sees; "shown" are others, for feedback."""
     import numpy as np
 
     digest = hashlib.sha256(json.dumps([seed, exercise.id, purpose]).encode()).digest()
@@ -209,7 +209,7 @@ class Attempt:
                     elif not isinstance(reply.get("changed"), bool):  # not the reply that this course's own code writes
                         raise Died("sent a reply that the grader cannot read")
                     ran.outputs.append(checking.Changed(value) if reply.get("changed") else value)
-                    if to_first_wrong and not case_set.all_right(ran.outputs):
+                    if to_first_wrong and case_set.hits(ran.outputs) < len(ran.outputs):
                         break
             except Died as end:
                 ran.died = str(end)
@@ -222,13 +222,9 @@ class Attempt:
 
         The examples are for another process: this one has seen cases that count, and could show them as its values.
         """
-        calls = len(ran.outputs)
-        return (
-            bool(calls)
-            and not ran.died
-            and not self.exercise.challenge
-            and not draw_cases(self.exercise, self.seed).all_right(ran.outputs)
-        )
+        if ran.died or self.exercise.challenge:
+            return False
+        return draw_cases(self.exercise, self.seed).hits(ran.outputs) < len(ran.outputs)
 
     def verdict(self, ran: Run, shown: Run | None = None) -> Mark:
         """Return the mark of the answer.
