@@ -301,12 +301,7 @@ def _line_of(error: Exception) -> str:
     if isinstance(error, Raised):  # in grading the call ran in another process
         return ""
     frames = traceback.extract_tb(error.__traceback__)
-    others = (
-        str(assets.PACKAGE),
-        sysconfig.get_path("stdlib"),
-        sysconfig.get_path("purelib"),
-        sysconfig.get_path("platlib"),
-    )
+    others = (str(assets.PACKAGE), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
     own = [frame for frame in frames if not frame.filename.startswith(others)]
     return f" in line {own[-1].lineno}: `{own[-1].line}`" if own and own[-1].line else ""
 
