@@ -296,10 +296,12 @@ def _serve_question(
 
     question = receive()
     _seed()
-    cell_run = running.run(question.pop("setup"), question["cell"], question["name"], question["between"], others, _describe)
-    function: Any = cell_run.names.get(question["name"])
+    cell, name, between = question["cell"], question["name"], question["between"]
+    # Nothing here keeps the setup: it may hold solutions of earlier exercises, and an answer can look into this frame.
+    names, notes, error = running.run(question.pop("setup"), cell, name, between, others, _describe)
+    function: Any = names.get(name)
     library = foreign(function) if callable(function) else ""
-    send({"ready": {"notes": cell_run.notes, "error": cell_run.error, "defined": callable(function), "library": library}})
+    send({"ready": {"notes": notes, "error": error, "defined": callable(function), "library": library}})
     encode, describe = values.encode, _describe
     while True:
         call = receive()

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
@@ -53,14 +52,6 @@ class Submission:
     notes: tuple[str, ...] = ()
     clash: bool = False
     platform_id: str = ""
-
-
-class Sender(NamedTuple):
-    """Who sent a file, by the name that Canvas or Moodle gave it."""
-
-    platform: str
-    name: str
-    number: str
 
 
 @dataclass(frozen=True)
@@ -120,29 +111,32 @@ def submissions(inbox: Path) -> list[Submission]:
     except OSError as error:
         raise CourseError(f"cannot read the inbox {inbox}: {error.strerror}; name a folder with the submissions") from error
     from_canvas = _is_canvas_download(entries)
-    together: dict[Sender | str, list[os.DirEntry[str]]] = {}
+    together: dict[tuple[str, str, str], list[os.DirEntry[str]]] = {}
     for entry in entries:
-        together.setdefault(_sender(entry.name, from_canvas) or entry.name, []).append(entry)
+        together.setdefault(_sender(entry.name, from_canvas), []).append(entry)
     for sender, group in together.items():  # as in a learner's folder, a report beside the notebook is not looked at
         readable = [entry for entry in group if is_folder(entry) or entry.name.lower().endswith(".ipynb")]
         together[sender] = readable or group
-    names = [_name_of(sender, group) for sender, group in together.items()]
+    names = []
+    for (platform, name, number), group in together.items():
+        whole_name = group[0].name if is_folder(group[0]) else Path(group[0].name).stem
+        names.append(clean_name(f"{name}_{number}" if platform and len(group) > 1 else whole_name))
     count = Counter(map(folded, names))
-    taken_names = {name for name, number in count.items() if number == 1}  # a numbered name must not equal one
+    taken_names = {name for name, times in count.items() if times == 1}  # a numbered name must not equal one
     submitted = []
-    for (sender, group), cleaned in zip(together.items(), names):
-        clash, name, number = count[folded(cleaned)] > 1, cleaned, 2
-        while clash and folded(name) in taken_names:
-            name, number = f"{cleaned}-{number}", number + 1
-        taken_names.add(folded(name))
+    for ((platform, _, number), group), cleaned in zip(together.items(), names):
+        clash, learner, suffix = count[folded(cleaned)] > 1, cleaned, 2
+        while clash and folded(learner) in taken_names:
+            learner, suffix = f"{cleaned}-{suffix}", suffix + 1
+        taken_names.add(folded(learner))
         notes: tuple[str, ...] = ()
         if clash:
             notes += (f"another submission is called {cleaned} too; this one is {shown(group[0].name)!r}",)
         if len(group) > 1:
             names_shown = [shown(entry.name) for entry in group[:MOST_NAMES]] + ["…"] * (len(group) > MOST_NAMES)
             notes += (f"{len(group)} files of one learner, as their names say: {', '.join(names_shown)}",)
-        id = f"{sender.platform} {sender.number}" if isinstance(sender, Sender) else ""
-        submitted.append(Submission(name, cleaned, tuple(Path(entry.path) for entry in group), notes, clash, id))
+        paths = tuple(Path(entry.path) for entry in group)
+        submitted.append(Submission(learner, cleaned, paths, notes, clash, f"{platform} {number}".strip()))
     return submitted
 
 
@@ -156,18 +150,12 @@ def _is_canvas_download(entries: list[os.DirEntry[str]]) -> bool:
     return 2 * len(numbers) >= max(1, len(matches)) and 10 * len(set(numbers)) >= 9 * len(numbers)
 
 
-def _sender(name: str, from_canvas: bool) -> Sender | None:
-    """Who sent a file, if its name tells."""
+def _sender(name: str, from_canvas: bool) -> tuple[str, str, str]:
+    """(platform, learner's name, learner's number) if Canvas or Moodle named the file; else ("", name, "")."""
     for platform, pattern in (("Moodle", MOODLE), ("Canvas", CANVAS)):
         if (found := pattern.fullmatch(name)) and (platform == "Moodle" or from_canvas):
-            return Sender(platform, clean_name(found["name"]), found["number"])
-    return None
-
-
-def _name_of(sender: Sender | str, group: list[os.DirEntry[str]]) -> str:
-    if isinstance(sender, Sender) and len(group) > 1:
-        return clean_name(f"{sender.name}_{sender.number}")
-    return clean_name(group[0].name if is_folder(group[0]) else Path(group[0].name).stem)
+            return platform, clean_name(found["name"]), found["number"]
+    return "", name, ""
 
 
 def hidden_notebooks(inbox: Path) -> list[str]:

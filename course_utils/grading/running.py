@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from types import FrameType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 LAZY = __future__.annotations.compiler_flag  # a type hint that cannot be resolved here is not an error
 MAGIC = re.compile(r"(%%?[A-Za-z]|!|\?{1,2}\w)|[\w.]+\?{1,2}\s*$")
@@ -51,20 +51,6 @@ Cells = dict[str, list[str]]
 Space = dict[str, Any]
 
 
-class CellRun(NamedTuple):
-    """The result of running a cell.
-
-    Attributes:
-        names: the names that it defined, with their values.
-        notes: notes for the learner.
-        error: the error that ended it, or "".
-    """
-
-    names: Space
-    notes: list[str]
-    error: str
-
-
 class TooLong(Exception):
     """A statement that may not even be needed took too long and was stopped."""
 
@@ -76,7 +62,7 @@ def run(
     between: list[str],
     others: Callable[[], Cells],
     describe: Callable[[BaseException], str],
-) -> CellRun:
+) -> tuple[Space, list[str], str]:
     """Run an answer cell, and the notebook's other cells if it uses what they define.
 
     Args:
@@ -86,6 +72,9 @@ def run(
         between: sources of the code cells between the answer and its check.
         others: returns the sources of the notebook's other code cells, {"before": ..., "after": ...}; called only if needed.
         describe: turns an error into text.
+
+    Returns:
+        The names that the cell defined, with their values; notes for the learner; and the error that ended the cell, or "".
     """
     space = _main_module()
     notes: list[str] = []
@@ -94,7 +83,7 @@ def run(
         del setup  # it may hold solutions of earlier exercises, and an answer can look into this frame
         tree, left_out = parsed(cell)
     except BaseException as error:
-        return CellRun(space, notes, describe(error))
+        return space, notes, describe(error)
     _show_source("<answer>", cell)
     if left_out:
         notes.append(f"{left_out} line(s) for IPython only were left out")
@@ -114,13 +103,13 @@ def run(
             # available here, and the answer may only seem to need it.
             seems_needed = not isinstance(error, (NameError, ImportError)) and _is_used(statement, tree[index + 1 :])
             if seems_needed or name in bound(statement) or isinstance(error, MemoryError):  # which may not be free again
-                return CellRun(space, notes[:MOST_NOTES], describe(error))
+                return space, notes[:MOST_NOTES], describe(error)
             notes.append(f"line {statement.lineno} was left out, as it raised {describe(error)}")
         except BaseException as error:
-            return CellRun(space, notes[:MOST_NOTES], describe(error))
+            return space, notes[:MOST_NOTES], describe(error)
     surroundings.run([*(("<answer>", statement) for statement in tree[answer_index + 1 :]), *in_between])
     notes += surroundings.notes(own)
-    return CellRun(space, notes[:MOST_NOTES], "")
+    return space, notes[:MOST_NOTES], ""
 
 
 class Surroundings:
