@@ -219,19 +219,17 @@ class _Grader:
 def _seed(out: Path, sections: list[str], seed: int | None) -> int:
     """The seed to use; stored in `out`, so that a grading that is resumed uses the same one."""
     file = out / "grading.json"
-    stored_sections: list[str] | None = None
-    stored_seed: int | None = None
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         stored_sections, stored_seed = stored["assignment"], int(stored["seed"])
     except FileNotFoundError:
-        pass
+        stored_sections, stored_seed = sections, secrets.randbelow(2**62)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{file} cannot be read ({error}); name another folder for the results, or remove it") from error
-    if stored_sections is not None and stored_sections != sections:
+    if stored_sections != sections:
         raise CourseError(
             f"{out} holds the results of {', '.join(stored_sections)}; name another folder for {', '.join(sections)}"
         )
-    seed = seed if seed is not None else stored_seed if stored_seed is not None else secrets.randbelow(2**62)
+    seed = stored_seed if seed is None else seed
     results.write(file, json.dumps({"assignment": sections, "seed": seed}, indent=1) + "\n")
     return seed
