@@ -86,30 +86,26 @@ def test_only_the_arguments_of_one_call_reach_the_process_at_a_time(marker, monk
     assert str(SEED) not in str(sent)
 
 
-def shown_examples(marker, number, answer_for):
-    """Points at so many gradings of an answer that knows all that feedback has shown, and what it knows in the end."""
-    known, earned = {}, []
-    for _ in range(number):
-        mark = marker._mark("qlora-4", answer_for(known))
-        earned.append(mark.points)
-        if shown := re.search(r"For (\(.+?\)) expected (\S+), got", mark.message):
+KNOWS = "# EXERCISE: qlora-4\n{}def bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
+
+
+@pytest.mark.parametrize("in_another_cell", [False, True])
+def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker, in_another_cell):
+    known = {}
+
+    def mark():
+        """The mark of an answer that knows all that feedback has shown."""
+        table = f"KNOWN = {known!r}\n"
+        answer = LearnerAnswer(KNOWS.format(""), (table,)) if in_another_cell else LearnerAnswer(KNOWS.format(table))
+        return marker._mark("qlora-4", answer)
+
+    for _ in range(9):
+        found = mark()
+        assert found.points == 0.0
+        if shown := re.search(r"For (\(.+?\)) expected (\S+), got", found.message):
             known[ast.literal_eval(shown[1])] = ast.literal_eval(shown[2])
-    return earned, known
-
-
-def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker):
-    cell = "# EXERCISE: qlora-4\nKNOWN = {known!r}\ndef bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
-    earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell.format(known=known)))
-    assert earned == [0.0] * 9
-    examples = draw_cases(EXERCISES["qlora-4"], SEED, "shown")
-    assert set(known) == set(examples.cases)  # all that there is to be shown
-    assert "None of them is shown" in marker._mark("qlora-4", LearnerAnswer(cell.format(known=known))).message
-
-
-def test_nor_does_it_help_in_another_cell(marker):
-    cell = "# EXERCISE: qlora-4\ndef bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
-    earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell, (f"KNOWN = {known!r}",)))
-    assert earned == [0.0] * 9 and len(known) >= 3
+    assert set(known) == set(draw_cases(EXERCISES["qlora-4"], SEED, "shown").cases)  # all that there is to be shown
+    assert "None of them is shown" in mark().message
 
 
 @pytest.mark.parametrize("id", ["frame-1", "data-2", "lora-5", "api-1"])

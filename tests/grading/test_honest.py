@@ -1,7 +1,5 @@
 """Honest submissions: full marks for solutions, nothing for stubs, the notebook's own verdict for wrong answers."""
 
-import json
-
 import pytest
 from grading_fixtures import code, full, hand_in, notebook, points, results, run, said
 
@@ -231,20 +229,8 @@ def test_a_mistake_of_the_grader_costs_one_question_and_is_for_a_person(tmp_path
     assert points(tmp_path / "out", "a") == full("06")
 
 
-def test_what_the_notebook_checks_never_raises_either():
-    for value in (10**400, 10**5000, 1j):
-        assert float(check("lora-3", lambda *a, value=value: value)) == 0
-    assert float(check("lora-2", lambda *a: EXERCISES["lora-2"].solution(*a) + 1j)) == 0  # its real part would be right
-
-
 def test_nothing_in_the_sandbox_tells_of_the_machine():
     for file in sandbox.INSIDE:
         text = file.read_text()
         assert "course_utils" not in text
         assert "import course" not in text
-
-
-def test_json_files_are_whole(graded):
-    for file in graded.rglob("*.json"):
-        json.loads(file.read_text())
-    assert not list(graded.rglob("*.tmp"))
