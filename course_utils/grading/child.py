@@ -236,12 +236,6 @@ def _end(pid: int | None, spaces: bool) -> list[int] | None:
     return [os.WTERMSIG(status), 0] if os.WIFSIGNALED(status) else [0, os.WEXITSTATUS(status)]
 
 
-def _drop_rights() -> None:
-    _libc.prctl(38, 1, 0, 0, 0)  # no new privileges
-    header, nothing = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *[0] * 6)
-    _call(_libc.capset(header, nothing), "capset")
-
-
 def _answer(channel: int, options: dict[str, Any]) -> NoReturn:
     """The question's process; never returns."""
     try:
@@ -255,7 +249,9 @@ def _answer(channel: int, options: dict[str, Any]) -> NoReturn:
         if options["scratch"]:
             os.chdir("/tmp")
         if options["spaces"]:
-            _drop_rights()
+            _libc.prctl(38, 1, 0, 0, 0)  # no new privileges
+            header, nothing = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *[0] * 6)
+            _call(_libc.capset(header, nothing), "capset")
         sealed = confine()
         _serve_question(3, sealed, options["reply_bytes"])
     finally:

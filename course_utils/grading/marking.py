@@ -481,12 +481,6 @@ def grading_fingerprint() -> str:
     return digest(_LOADED_CODE, *(text.encode() for text in (*versions, *imports)))
 
 
-def _source_code() -> bytes:
-    folders = Path(__file__).parent, Path(exercises.__file__).parent
-    files = sorted(file for folder in folders for file in folder.glob("*.py") if file.name != "quizzes.py")
-    return b"".join(file.read_bytes() for file in files)
-
-
 def digest(*parts: bytes) -> str:
     """Return the SHA-256 of the parts, each preceded by its length."""
     hasher = hashlib.sha256()
@@ -496,4 +490,6 @@ def digest(*parts: bytes) -> str:
     return hasher.hexdigest()
 
 
-_LOADED_CODE = _source_code()  # read at import: the files may change while this process still runs the old code
+# Read at import: the files may change while this process still runs the old code.
+_FILES = (*Path(__file__).parent.glob("*.py"), *Path(exercises.__file__).parent.glob("*.py"))
+_LOADED_CODE = b"".join(file.read_bytes() for file in sorted(_FILES) if file.name != "quizzes.py")

@@ -147,19 +147,15 @@ def remove_others(folder: Path, learners: set[str]) -> None:
         learners: whose results stay.
     """
     for other in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if other.name in learners or other.is_symlink() or not _written_by_a_grading(other):
+        if other.name in learners or other.is_symlink():
+            continue
+        earlier = read(other)
+        if earlier is None or earlier["extra_data"].get("learner") != other.name:
             continue
         for name in (RESULTS, FEEDBACK):
             (other / name).unlink(missing_ok=True)
         if not any(other.iterdir()):
             other.rmdir()
-
-
-def _written_by_a_grading(folder: Path) -> bool:
-    try:
-        return json.loads((folder / RESULTS).read_text(encoding="utf-8"))["extra_data"]["learner"] == folder.name
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def feedback(results: dict) -> str:

@@ -101,7 +101,8 @@ def run(
         except Exception as error:
             # The answer may not need it. Where a name is missing or a package, it may belong to the lesson, which is not
             # available here, and the answer may only seem to need it.
-            seems_needed = not isinstance(error, (NameError, ImportError)) and _is_used(statement, tree[index + 1 :])
+            is_read = any(bound(statement) & names for other in tree[index + 1 :] for names in used(other))
+            seems_needed = is_read and not isinstance(error, (NameError, ImportError))
             if seems_needed or name in bound(statement) or isinstance(error, MemoryError):  # which may not be free again
                 return space, notes[:MOST_NOTES], describe(error)
             notes.append(f"line {statement.lineno} was left out, as it raised {describe(error)}")
@@ -192,12 +193,8 @@ def _main_module() -> Space:
     module = ModuleType("__main__")
     sys.modules["__main__"] = module
     space = module.__dict__
-    space |= {"__builtins__": builtins, "display": _shown_nowhere}
+    space |= {"__builtins__": builtins, "display": lambda *_, **__: None}
     return space
-
-
-def _shown_nowhere(*_: object, **__: object) -> None:
-    """Replaces IPython's `display`."""
 
 
 def _show_source(filename: str, source: str) -> None:
@@ -266,12 +263,9 @@ def _statements(source: str) -> list[ast.stmt]:
     tree = compile(source, "<answer>", "exec", flags, dont_inherit=True)
     # The compiler finds syntax errors that the parser does not.
     compile(source, "<answer>", "exec", LAZY | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-    return [statement for statement in tree.body if not _awaits(statement)]
-
-
-def _awaits(statement: ast.stmt) -> bool:
-    """Whether a statement awaits at the top level of the cell, which works in a notebook but not in a plain process."""
-    return any(isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)) for node in _outside_functions(statement))
+    # What awaits at the top level of the cell works in a notebook, but not in a plain process.
+    waits = ast.Await, ast.AsyncFor, ast.AsyncWith
+    return [s for s in tree.body if not any(isinstance(node, waits) for node in _outside_functions(s))]
 
 
 def without_magics(cell: str) -> tuple[str, int]:
@@ -348,11 +342,6 @@ def missing(statements: list[ast.stmt], available: set[str]) -> set[str]:
         unknown |= (at_once - earlier - own) | (later - everything)
         earlier |= bound(statement)
     return unknown
-
-
-def _is_used(statement: ast.stmt, others: list[ast.stmt]) -> bool:
-    """Whether others read what a statement defines."""
-    return any(bound(statement) & part for other in others for part in used(other))
 
 
 def statements_of(source: str) -> list[ast.stmt]:
