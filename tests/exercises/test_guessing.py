@@ -47,16 +47,6 @@ def commonest(values):
 
 
 @pytest.mark.parametrize("id", ORDINARY)
-def test_the_best_constant_earns_nothing(id, learned):
-    every = [value for values in learned[id] for value in values]
-    for _, value in zip(range(3), dict.fromkeys(key(value) for value in every)):
-        best = next(other for other in every if key(other) == value)
-        assert set(marks(EXERCISES[id], lambda cases, best=best: [best] * len(cases))) == {0.0}
-    best = commonest(every)
-    assert set(marks(EXERCISES[id], lambda cases: [best] * len(cases))) == {0.0}
-
-
-@pytest.mark.parametrize("id", ORDINARY)
 def test_the_best_answer_by_the_number_of_the_call_earns_nothing(id, learned):
     by_call = [commonest(values) for values in learned[id]]
     strange = object()  # so that it is no constant
