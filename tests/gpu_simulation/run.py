@@ -225,11 +225,7 @@ def main() -> int:
     true_size = "models of true size, nothing large computed: memory by cell and process, on all cards if none is given"
     parser.add_argument("--true-size", action="store_true", help=true_size)
     parser.add_argument("--small", action="store_true", help="with --true-size: few examples, as without it")
-    parser.add_argument("--table", action="store_true", help="only print the newest record of --true-size")
     options = parser.parse_args()
-    if options.table:
-        print(room.tables())
-        return 0
     if reason := build.why_not():
         print(reason, file=sys.stderr)
         return 2

@@ -20,21 +20,6 @@ def test_torch_sees_the_card(t4, a100):
     assert a100(look) == [True, 1, "NVIDIA A100-SXM4-40GB", [8, 0], 42_474_471_424, True]
 
 
-def test_the_course_takes_it_for_the_tier(t4, a100):
-    look = "from course_utils import hardware; d = hardware.detect(); result = [d.kind, d.tier, d.dtype]"
-    assert t4(look) == ["cuda", "t4", "float16"]
-    assert a100(look) == ["cuda", "a100", "bfloat16"]
-
-
-def test_a_child_sees_it_too(t4):
-    code = """
-        import subprocess, sys
-        ask = "import torch; print(torch.cuda.get_device_name())"
-        result = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True).stdout
-    """
-    assert t4(code) == "Tesla T4\n"
-
-
 @pytest.mark.parametrize(
     "planted",
     [
@@ -59,29 +44,11 @@ def test_a_forgotten_cpu_is_found(t4):
     assert t4("result = torch.ones(3, device='cuda').cpu().numpy().tolist()") == [1, 1, 1]
 
 
-def test_what_a_card_allows_is_allowed(t4):
-    assert t4("result = (torch.ones(2, device='cuda') * torch.tensor(3.0)).tolist()") == [3, 3]  # a number
-    assert t4("result = torch.arange(5, device='cuda')[torch.tensor([3, 1])].tolist()") == [3, 1]  # indices
-
-
 def test_two_cards_refuse_each_other(pair):
     error, words = pair.refuses("torch.ones(3, device='cuda:0') + torch.ones(3, device='cuda:1')")
     assert error == "RuntimeError" and SAME_DEVICE in words
     assert pair("result = (torch.ones(3, device='cuda:0').to('cuda:1') + torch.ones(3, device='cuda:1')).device.index") == 1
     assert pair.refuses("torch.ones(3, device='cuda:2')")[1].startswith("CUDA error: invalid device ordinal")
-
-
-def test_data_parallel_splits_a_batch_over_two_cards(pair):
-    code = """
-        layer = torch.nn.Linear(4, 3).cuda()
-        x = torch.randn(6, 4, device="cuda")
-        seen = []
-        layer.register_forward_hook(lambda module, inputs, out: seen.append((inputs[0].device.index, len(inputs[0]))))
-        out = torch.nn.DataParallel(layer)(x)
-        out.sum().backward()
-        result = [sorted(seen), torch.allclose(out, layer(x)), torch.allclose(layer.weight.grad[0], x.sum(0), atol=1e-5)]
-    """
-    assert pair(code) == [[[0, 3], [1, 3]], True, True]
 
 
 def test_a_card_can_be_hidden(on_card):
@@ -451,27 +418,6 @@ def test_a_generator_belongs_to_a_device(t4):
     draw = "result = torch.rand(3, device='cuda', generator=torch.Generator({!r}).manual_seed(1)).tolist()"
     assert t4(draw.format("cuda")) == t4(draw.format("cuda"))
     assert "generator" in t4.refuses(draw.format("cpu"))[1]
-
-
-def test_states_of_two_cards_do_not_fit_one(pair, t4):
-    states = pair("result = [state.tolist() for state in torch.cuda.get_rng_state_all()]")
-    assert len(states) == 2
-    restored = t4.refuses(f"torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in {states}])")
-    assert restored[0] == "IndexError"
-
-
-def test_layers_can_be_copied_and_kept(t4, tmp_path):
-    code = f"""
-        import copy
-        layer = torch.nn.Linear(4, 3).cuda()
-        copied = copy.deepcopy(layer)
-        with torch.no_grad(): layer.weight.zero_()
-        torch.save(copied.state_dict(), {str(tmp_path / "layer.pt")!r})
-        there = torch.load({str(tmp_path / "layer.pt")!r})["weight"]
-        here = torch.load({str(tmp_path / "layer.pt")!r}, map_location="cpu")["weight"]
-        result = [copied.weight.abs().sum().item() > 0, there.device.type, torch.equal(there.cpu(), here), here.device.type]
-    """
-    assert t4(code) == [True, "cuda", True, "cpu"]
 
 
 # -- where there can be none ----------------------------------------------------------------------------------------------

@@ -106,27 +106,6 @@ def test_a_model_of_true_size_is_counted_trained_saved_and_loaded(hub):
     assert "highest" in str(found)
 
 
-def test_tables_say_what_is_needed_and_where_the_estimate_is_furthest_off():
-    def step(predicted, rows):
-        return {
-            "time": rows,
-            "loop": "course",
-            "method": "lora",
-            "rows": rows,
-            "length": 96,
-            "predicted": predicted,
-            "counted": 10**9,
-        }
-
-    cell = {"cell": 7, "first_line": "", "peak": 11.1e9, "processes": {}}
-    memory = {"highest": cell, "steps": [step(950_000_000, 4), step(1_200_000_000, 8), step(1_200_000_000, 8)]}
-    table = room.tables({"runs": [{"lesson": "02", "gpu": "t4", "errors": [], "memory": memory}]})
-    lines = table.splitlines()
-    assert lines[0].split()[-2:] == ["t4", "(15.8)"] and lines[1].split() == ["lesson", "02", "11.1", "(cell", "7)"]
-    assert table.count("20.0 %") == 2 and "-5.0 %" in table  # the same size once, and once more at the end
-    assert lines[-1].startswith("the largest difference: 02") and lines[-1].endswith("20.0 %")
-
-
 @pytest.mark.slow
 def test_a_model_of_another_format_is_not_held_in_the_machines_memory(on_card, tmp_path):
     """On its way to the card: on Colab's T4 there is less of it than of the card's."""
