@@ -141,6 +141,51 @@ def conversation(prompt="Where is my parcel?", completion='{"category": "deliver
     ]
 
 
+PAIRS = [
+    {
+        "prompt": conversation(prompt)[:2],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+    for prompt, chosen, rejected in [
+        ("Where is my parcel?", "On its way", "I do not know and I will not look"),
+        ("Is it blue?", "It is blue, yes", "No"),
+        ("The kettle leaks and the floor is wet, what now?", "Sorry! We send you a new one today", "Mop it"),
+    ]
+]
+
+
+def trl_tokenizer(pad="<|endoftext|>"):
+    """A fresh one, since trainers change it; it does not pad with the stop token, so that searches for the end find it."""
+    from transformers import AutoTokenizer
+
+    from course_utils import models
+
+    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
+    tokenizer.pad_token = pad
+    return tokenizer
+
+
+def trl_arguments(kind, folder, **more):
+    """A trainer's configuration: CPU, float32, all `PAIRS` in one batch."""
+    settings = {
+        "output_dir": str(folder), "per_device_train_batch_size": 3, "use_cpu": True, "bf16": False,
+        "gradient_checkpointing": False, "report_to": "none",
+    }  # fmt: skip
+    return kind(**settings | more)
+
+
+def nudge(model, scale=0.05):
+    """Move what is trained away from where it began, so that policy and reference differ."""
+    import torch
+
+    made = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += scale * torch.randn(weight.shape, generator=made)
+
+
 def table_rows(printed, start):
     """Row name → column → cell of the `show.table` whose text begins with `start`: its caption, or its first header."""
     import re

@@ -1,6 +1,7 @@
 """What is wrong with preference data, and with the reference, is named: with the row where it is a row's fault."""
 
 import copy
+import re
 
 import pytest
 from support import conversation, tiny_llama, with_lora
@@ -24,29 +25,28 @@ def refused(rows, objective=None, model=None, tokenizer=None):
     return str(error.value)
 
 
-def test_chosen_equal_to_rejected(packaged):
-    text = refused([GOOD, GOOD | {"rejected": GOOD["chosen"]}], tokenizer=packaged[1])
-    assert "train[1]" in text
-    assert "the same" in text
+OTHER = conversation("Where is my kettle?")[:2]
+LONGER = [*PROMPT, answer("Which one?"), {"role": "user", "content": "The blue one."}]
 
 
-def test_prompts_that_differ_inside_a_pair(packaged):
-    other = conversation("Where is my kettle?")[:2]
-    bad = {"chosen": [*PROMPT, answer("Tomorrow.")], "rejected": [*other, answer("No idea.")]}
-    text = refused([GOOD, GOOD, bad], tokenizer=packaged[1])
-    assert "train[2]: the prompts of the pair differ in message 1" in text
-    assert "kettle" in text
+def after(prompt, rejected_after):
+    return {"chosen": [*prompt, answer("Tomorrow.")], "rejected": [*rejected_after, answer("No idea.")]}
 
 
-def test_prompts_of_different_length(packaged):
-    longer = [*PROMPT, answer("Which one?"), {"role": "user", "content": "The blue one."}]
-    bad = {"chosen": [*PROMPT, answer("Tomorrow.")], "rejected": [*longer, answer("No idea.")]}
-    text = refused([GOOD, bad], tokenizer=packaged[1])
-    assert "train[1]: the prompts of the pair differ: 2 messages before chosen, 4 before rejected" in text
-
-
-def test_no_prompt_at_all(packaged):
-    assert "train[0]: there is no prompt" in refused([{"chosen": "Yes.", "rejected": "No."}], tokenizer=packaged[1])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([GOOD, GOOD | {"rejected": GOOD["chosen"]}], r"train\[1\].*the same"),
+        ([GOOD, GOOD, after(PROMPT, OTHER)], r"train\[2\]: the prompts of the pair differ in message 1.*kettle"),
+        (
+            [GOOD, after(PROMPT, LONGER)],
+            r"train\[1\]: the prompts of the pair differ: 2 messages before chosen, 4 before rej",
+        ),
+        ([{"chosen": "Yes.", "rejected": "No."}], r"train\[0\]: there is no prompt"),
+    ],
+)
+def test_what_is_wrong_with_a_pair_is_named_with_its_row(packaged, rows, said):
+    assert re.search(said, refused(rows, tokenizer=packaged[1]), re.DOTALL)
 
 
 def test_an_implicit_prompt_gives_what_an_explicit_one_gives(packaged):

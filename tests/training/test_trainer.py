@@ -1,4 +1,5 @@
 import math
+import sys
 
 import pytest
 from support import conversation, tiny_llama, with_lora
@@ -80,9 +81,17 @@ def test_schedules():
     assert learning_rate_factor(6, 10, training.Settings(schedule="cosine")) == pytest.approx(0.5)
 
 
-def test_a_model_with_nothing_to_train_is_refused(tokenizer):
-    with pytest.raises(CourseError, match="add an adapter"):
-        run(tokenizer, model=tiny_llama().requires_grad_(False))
+@pytest.mark.parametrize(
+    ("model", "data", "said"),
+    [
+        (lambda: tiny_llama().requires_grad_(False), DATA, "add an adapter"),
+        (lambda: with_lora(tiny_llama().half()), DATA, "float16 on a CPU"),
+        (lambda: with_lora(tiny_llama()), [], "the train set is empty"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(tokenizer, model, data, said):
+    with pytest.raises(CourseError, match=said):
+        run(tokenizer, data, model=model())
 
 
 @pytest.mark.parametrize("what", ["train", "validation"])
@@ -91,11 +100,6 @@ def test_broken_rows_are_named_by_position(tokenizer, what):
     data = {"data": DATA, "validation": DATA[:2], ("data" if what == "train" else what): broken}
     with pytest.raises(CourseError, match=rf"^{what}\[3\]"):
         run(tokenizer, **data)
-
-
-def test_an_empty_set_is_refused(tokenizer):
-    with pytest.raises(CourseError, match="the train set is empty"):
-        run(tokenizer, data=[])
 
 
 def test_a_loss_that_is_nan_stops_the_run_with_a_reason(tokenizer):
@@ -126,14 +130,9 @@ def test_settings_that_cannot_work_are_refused(settings, said):
         training.Settings(**settings)
 
 
-def test_progress_is_silent_where_nobody_looks(tokenizer, capsys):
+def test_progress_shows_loss_and_speed_in_a_terminal_and_is_silent_elsewhere(tokenizer, capsys, monkeypatch):
     run(tokenizer, max_steps=2)
     assert capsys.readouterr() == ("", "")
-
-
-def test_progress_in_a_terminal_shows_loss_and_speed(tokenizer, capsys, monkeypatch):
-    import sys
-
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     run(tokenizer, max_steps=2)
     shown = capsys.readouterr().err
@@ -148,11 +147,6 @@ def test_history_says_and_draws_what_happened(tokenizer):
     assert figure.data.startswith(b"\x89PNG")
     assert "in 4 steps" in figure.alt
     assert history.tokens > history.scored_tokens > 0
-
-
-def test_float16_on_a_cpu_is_refused(tokenizer):
-    with pytest.raises(CourseError, match="float16 on a CPU"):
-        run(tokenizer, model=with_lora(tiny_llama().half()))
 
 
 @pytest.mark.parametrize(
@@ -319,8 +313,6 @@ def test_after_training_the_model_computes_as_before_it_was_wrapped(tokenizer, m
 
 def test_what_waits_for_the_device_is_a_step_and_not_each_micro_batch(tokenizer):
     """Each number that is copied from a GPU waits until it has computed everything before it."""
-    import sys
-
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
