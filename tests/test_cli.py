@@ -157,7 +157,7 @@ def test_run_runs_a_notebook_and_says_which_cell_fails(tmp_path):
     assert done.returncode == 0 and "good.ipynb: " in done.stdout, done.stderr
     assert done.stderr == ""  # nothing that a learner would have to look up
     done = course("run", str(tmp_path / "bad.ipynb"))
-    assert done.returncode != 0 and "not so" in done.stderr + done.stdout
+    assert done.returncode == 2 and "cell 2 failed: AssertionError: not so" in done.stderr
 
 
 def test_run_says_which_cells_cost_most(tmp_path):
