@@ -202,6 +202,27 @@ def table_rows(printed, start):
     return rows
 
 
+def lesson_code(section, tag=None, constants=(), **given):
+    """A lesson's imports, functions and classes as they stand in its cells, or in those with a tag; nothing else has run.
+
+    `constants` are names whose assignments are taken, too; `given` is there before.
+    """
+    import ast
+
+    import jupytext
+
+    from course_utils import lessons
+
+    space = dict(given)
+    for cell in jupytext.read(lessons.source_file(lessons.find(section).name)).cells:
+        if cell.cell_type == "code" and (tag is None or tag in cell.metadata.get("tags", [])):
+            for node in ast.parse(cell.source).body:
+                constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in constants
+                if constant or isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom):
+                    exec(compile(ast.Module([node], []), f"lesson {section}", "exec"), space)
+    return space
+
+
 def solution_lines(source):
     """The lines that a learner's stub lacks, stripped; an import gives nothing away."""
     from course_utils.exercises.definitions import strip_solution

@@ -1,35 +1,16 @@
 """Lesson 04: the code that readers see against TRL's losses, and the programs for work as they stand."""
 
-import ast
-import re
-from pathlib import Path
-
 import pytest
-from support import PAIRS, nudge, tiny_llama, trl_arguments, trl_tokenizer, with_lora
+from support import PAIRS, lesson_code, nudge, tiny_llama, trl_arguments, trl_tokenizer, with_lora
 
-from course_utils import assets
 from course_utils.data_prep import load_preferences
 from course_utils.exercises import lesson_04 as exercises
-
-SOURCE = Path(assets.path("notebooks/source/04_dpo.py")).read_text(encoding="utf-8")
-TAGGED = re.compile(r'^# %% tags=\["(?:dpo-from-scratch|shortcuts)"\]\n(.*?)(?=^# %%)', re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def lesson():
     """The functions of the cells that are written from scratch, as they stand there."""
-    import numpy as np
-    import scipy.sparse
-    import torch
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    given = {"CountVectorizer": CountVectorizer, "LogisticRegression": LogisticRegression}
-    space = given | {"torch": torch, "np": np, "re": re, "scipy": scipy}
-    for code in TAGGED.findall(SOURCE):
-        functions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
-        exec(compile(ast.Module(functions, []), "lesson 04", "exec"), space)
-    return space
+    return lesson_code("04")
 
 
 def test_dpo_from_scratch_is_trls(lesson, tmp_path):

@@ -5,31 +5,19 @@ from statistics import mean
 
 import nbformat
 import pytest
-from support import conversation, tiny_llama, trl_arguments, trl_tokenizer, with_lora
+from support import conversation, lesson_code, tiny_llama, trl_arguments, trl_tokenizer, with_lora
 
 from benchmarks import budgets
 from course_utils import assets, evaluation, lessons
 
 LESSON = lessons.find("further/04")
-SOURCE = lessons.source_file(LESSON.name).read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def functions():
-    """The functions of the cell that is written from scratch, as they stand there."""
-    import torch
-
-    (code,) = re.findall(r'^# %% tags=\["grpo-from-scratch"\]\n(.*?)(?=^# %%)', SOURCE, re.MULTILINE | re.DOTALL)
-    space = {"torch": torch}
-    exec(code, space)
-    return space
-
-
-def test_grpo_from_scratch_is_trls(functions, tmp_path):
+def test_grpo_from_scratch_is_trls(tmp_path):
     import datasets
     import torch
 
-    trl = pytest.importorskip("trl")
+    trl, functions = pytest.importorskip("trl"), lesson_code("further/04", "grpo-from-scratch", torch=torch)
     # Newer versions weight the KL term by the ratio, too; the notebook says that it leaves this out.
     plain = {"use_bias_correction_kl": False} if hasattr(trl.GRPOConfig, "use_bias_correction_kl") else {}
     trainer = trl.GRPOTrainer(

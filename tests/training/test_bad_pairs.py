@@ -85,29 +85,3 @@ def test_a_reference_of_its_own_is_measured_from(packaged):
     assert own.losses[0] == pytest.approx(0.6931, abs=1e-3)
     assert measured.losses[0] == pytest.approx(-torch.nn.functional.logsigmoid(margins).mean().item(), abs=1e-3)
     assert abs(measured.losses[0] - 0.6931) > 1e-2
-
-
-def test_likelihoods_and_log_ratios_are_those_of_a_plain_loop(packaged):
-    import torch
-
-    model, tokenizer = with_lora(tiny_llama()), packaged[1]
-    rows = [GOOD, GOOD | {"chosen": "Tomorrow, by ten, I promise.", "rejected": "Who knows."}]
-
-    def plain(ids, start):
-        with torch.no_grad():
-            logs = model(input_ids=torch.tensor([ids])).logits.log_softmax(-1)[0]
-        return sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
-
-    for row, found in zip(rows, likelihoods(model, tokenizer, rows)):
-        encoded = training.DPO().encode(tokenizer, row, 512, "x")
-        chosen, rejected = encoded.completions
-        assert (found.chosen_tokens, found.rejected_tokens) == (len(chosen), len(rejected))
-        assert found.chosen == pytest.approx(plain(encoded.prompt + chosen, len(encoded.prompt)), rel=1e-4)
-        assert found.rejected == pytest.approx(plain(encoded.prompt + rejected, len(encoded.prompt)), rel=1e-4)
-    (ratio,) = log_ratios(model, tokenizer, [PROMPT], [chosen])
-    with model.disable_adapter():
-        base = plain(encoded.prompt + chosen, len(encoded.prompt))
-    assert ratio == pytest.approx(plain(encoded.prompt + chosen, len(encoded.prompt)) - base, abs=1e-3)
-    assert abs(ratio) > 1e-3
-    (same,) = log_ratios(model, tokenizer, [PROMPT], [chosen], reference=tiny_llama())
-    assert same == pytest.approx(ratio, abs=1e-3)

@@ -20,11 +20,6 @@ DATA = [conversation(f"Message number {i} about {'things ' * (i % 5)}", f"Answer
 PAIRS = [{"prompt": f"Question {i}", "chosen": f"Yes, number {i}", "rejected": "No"} for i in range(7)]
 
 
-@pytest.fixture
-def tokenizer(packaged):
-    return packaged[1]
-
-
 def run(tokenizer, folder, data=DATA, objective=None, validation=None, **settings):
     defaults = {"learning_rate": 5e-3, "batch_size": 4, "epochs": 3, "checkpoint_every": 2, "checkpoint_folder": folder}
     model = with_lora(tiny_llama(), random_b=False, dropout=0.2)

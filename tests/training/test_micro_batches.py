@@ -12,11 +12,6 @@ from course_utils.training import footprint
 DATA = [conversation(f"Message number {i}", f"Answer {i % 8} " + "word " * 40) for i in range(16)]
 
 
-@pytest.fixture
-def tokenizer(packaged):
-    return packaged[1]
-
-
 @pytest.fixture(autouse=True)
 def only_tensors(monkeypatch):
     """Count no libraries: they take as much of a CPU's process as a hundred of these models."""

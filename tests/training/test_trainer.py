@@ -21,11 +21,6 @@ def run(tokenizer, data=DATA, validation=None, model=None, **settings):
     return model, training.fit(model, tokenizer, data, validation, settings=training.Settings(**(defaults | settings)))
 
 
-@pytest.fixture
-def tokenizer(packaged):
-    return packaged[1]
-
-
 def test_loss_falls_and_only_the_adapter_moves(tokenizer):
     model = with_lora(tiny_llama(), random_b=False)
     before = weights(model)
