@@ -380,22 +380,6 @@ def test_a_shape_that_depends_on_values_is_computed_after_all(on_card):
     assert process(code) == [[[2]], "aten::nonzero"]
 
 
-def test_processes_share_a_card(on_card, tmp_path):
-    ledger = {driver.LEDGER: str(tmp_path / "ledger")}
-    room = 2 * driver.CONTEXT_BYTES + 100 * (1 << 20)
-    first, second = (on_card("t4", room, **ledger, NUMBER=number) for number in "12")
-    first("held = torch.empty(60 << 20, device='cuda', dtype=torch.uint8); del held")
-    assert second.refuses("torch.empty(60 << 20, device='cuda', dtype=torch.uint8)")[0] == "OutOfMemoryError"
-    assert second("result = torch.cuda.mem_get_info()[0] >> 20") == 40  # the first keeps what it has freed
-    first("torch.cuda.empty_cache()")
-    take = "torch.empty(60 << 20, device='cuda', dtype=torch.uint8); result = torch.cuda.memory_reserved() >> 20"
-    assert second(take) == 60
-    assert first.refuses(take)[0] == "OutOfMemoryError"
-    second.process.kill()  # what a process had is free once it is no more
-    second.process.wait()
-    assert first(take) == 60
-
-
 # -- random numbers, copies, files ----------------------------------------------------------------------------------------
 
 

@@ -47,24 +47,30 @@ def test_the_longest_rows_are_taken_in_their_order():
     assert true_size._longest([{"input_ids": [1]}, {"input_ids": [1, 2]}], 1) == [1]
 
 
-def test_what_processes_hold_together_is_read_cell_by_cell(on_card, tmp_path):
-    ledger = room.Ledger(tmp_path / "ledger")
-    first, second = (on_card("t4", None, **{driver.LEDGER: str(tmp_path / "ledger")}, NUMBER=str(i)) for i in range(2))
-    context = driver.CONTEXT_BYTES
-    first("held = torch.empty(30 << 20, device='cuda', dtype=torch.uint8)")
-    assert ledger.lap()[0] == context + 30 * MEGABYTE
-    second("kept = torch.empty(20 << 20, device='cuda', dtype=torch.uint8); torch.keep = kept")
-    peak, shares = ledger.lap()
-    assert peak == 2 * context + 50 * MEGABYTE and sum(shares.values()) == peak
-    second("del torch.keep")
-    second("torch.cuda.empty_cache()")
+def test_processes_share_a_card_and_what_they_hold_is_read_cell_by_cell(on_card, tmp_path):
+    ledger, context = room.Ledger(tmp_path / "ledger"), driver.CONTEXT_BYTES
+    shared = {driver.LEDGER: str(tmp_path / "ledger")}
+    first, second = (on_card("t4", 2 * context + 100 * MEGABYTE, **shared, NUMBER=number) for number in "12")
+    take = "torch.kept = torch.empty(60 << 20, device='cuda', dtype=torch.uint8)"
+    first(take)
+    assert ledger.lap()[0] == context + 60 * MEGABYTE
+    first("del torch.kept")
+    assert second.refuses(take)[0] == "OutOfMemoryError"
+    assert second("result = torch.cuda.mem_get_info()[0] >> 20") == 40  # the first keeps what it has freed
     first("torch.cuda.empty_cache()")
+    second(take)
+    peak, shares = ledger.lap()
+    assert peak == 2 * context + 60 * MEGABYTE and sum(shares.values()) == peak
+    assert first.refuses(take)[0] == "OutOfMemoryError"
+    second("del torch.kept; torch.cuda.empty_cache()")
     ledger.lap()
     assert ledger.lap()[0] == 2 * context
-    second.process.kill()
+    second(take)
+    second.process.kill()  # what a process had is free once it is no more
     second.process.wait()
+    first(take)
     ledger.lap()
-    assert ledger.lap()[0] == context
+    assert ledger.lap()[0] == context + 60 * MEGABYTE
     ledger.close()
 
 

@@ -155,22 +155,22 @@ def test_four_bit_weights_take_4_127_bits():
     assert 8 * formula.four_bit(values) / values == 4 + 8 / 64 + 32 / (64 * 256)
 
 
+def stored_bytes(parameters):
+    """Bytes of parameters and, of those in 4 bits, of their scales."""
+    total = 0
+    for parameter in parameters:
+        total += parameter.numel() * parameter.element_size()
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            more = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
+            total += sum(t.numel() * t.element_size() for t in more)
+    return total
+
+
 def test_a_quantised_model_takes_the_bytes_that_bitsandbytes_takes():
     pytest.importorskip("bitsandbytes")
     plan = memory.StepPlan(method="qlora")
     model = step.build(small(), plan).get_base_model()
-    total = 0
-    for tensor in {
-        id(p): p for p in [*model.parameters(), *(b for n, b in model.named_buffers() if "inv_freq" not in n)]
-    }.values():
-        if tensor.requires_grad:
-            continue
-        total += tensor.numel() * tensor.element_size()
-        state = getattr(tensor, "quant_state", None)
-        if state is not None:
-            more = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
-            total += sum(t.numel() * t.element_size() for t in more)
-    assert formula.weight_bytes(shape(small()), plan) == total
+    assert formula.weight_bytes(shape(small()), plan) == stored_bytes(p for p in model.parameters() if not p.requires_grad)
 
 
 def test_70b_takes_under_a_second_and_no_weights(monkeypatch):
@@ -259,9 +259,6 @@ def test_bad_input_is_one_sentence(change, sentence):
     options = {"model": "SmolLM2-135M", "method": "lora"} | change
     with pytest.raises(CourseError, match=sentence.replace("(", r"\(")):
         memory.estimate(**options)
-
-
-def test_an_unknown_card_is_named():
     with pytest.raises(CourseError, match="unknown GPU 't5'; known are t4"):
         memory.estimate("SmolLM2-135M").fits("t5")
 
@@ -328,14 +325,8 @@ def test_experts_take_the_bytes_that_4_bit_loading_and_preparing_leave_them(tmp_
     model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=settings, dtype=torch.bfloat16)
     if embeddings == "float32":
         model = prepare_model_for_kbit_training(model)
-    stored = 0
-    for parameter in model.parameters():
-        stored += parameter.numel() * parameter.element_size()
-        if (state := getattr(parameter, "quant_state", None)) is not None:
-            more = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
-            stored += sum(t.numel() * t.element_size() for t in more)
     plan = memory.StepPlan(method="qlora", embeddings=embeddings)
-    assert formula.weight_bytes(shape(config), plan) == stored
+    assert formula.weight_bytes(shape(config), plan) == stored_bytes(model.parameters())
 
 
 @pytest.mark.parametrize(
