@@ -62,9 +62,7 @@ PROMPT, COMPLETION = [{"role": "user", "content": "Hi"}], [{"role": "assistant",
         ('{"required": ["key"]}', {"prompt": PROMPT, "completion": COMPLETION}, "'key' is a required property"),
     ],
 )
-def test_rows_that_cannot_be_learned_are_named_before_anything_is_trained(
-    tmp_path, tiny_model, monkeypatch, schema, row, said
-):
+def test_rows_that_cannot_be_learned_are_named_before_training(tmp_path, tiny_model, monkeypatch, schema, row, said):
     """In this process, as starting the script takes longer than all that it does here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_adapter.py"])

@@ -113,8 +113,7 @@ def test_the_copies_of_a_large_adapter_are_counted():
     assert predicted == pytest.approx(real, rel=0.03)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("tied", "precision"), [(True, "bf16"), (False, "fp32")])
 @pytest.mark.parametrize("kernel, rows, length, scored", SHAPES)
 def test_full_fine_tuning(tied, precision, kernel, rows, length, scored):
     settings = config("llama", tie_word_embeddings=tied)
