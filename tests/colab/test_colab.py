@@ -95,12 +95,10 @@ def test_the_fold_of_lesson_02_is_taken_as_it_stands_there():
     assert code["train"].startswith("trainer.train(resume_from_checkpoint=")
 
 
+@pytest.mark.soak("tests/training/test_checkpoints.py kills a run and lets it go on in `make test`")
 @pytest.mark.slow
 @pytest.mark.model
-@pytest.mark.parametrize(
-    "way",
-    ["course", pytest.param("trl", marks=pytest.mark.soak("`course` loses a runtime, too, and `make colab` both ways"))],
-)
+@pytest.mark.parametrize("way", ["course", "trl"])
 def test_a_lost_runtime_goes_on_from_the_drive(way, tmp_path):
     """A kernel is killed in training; the same cell in a new one ends with the weights of an undisturbed run."""
     found = disconnect.lose_and_resume(way, sys.executable, tmp_path, ours(), TINY, steps=60)

@@ -85,19 +85,19 @@ def test_the_rate_is_the_models_and_not_the_machines(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_trains_saves_and_scores_alone(tmp_path):
+def test_it_trains_saves_and_scores_alone(tmp_path, tiny_model):
     task = load_task("support_tickets", FIELDS)
     for name, chats in {"train": task.train[:4], "validation": task.validation[:4], "test": task.test[:2]}.items():
         rows = [json.dumps({"prompt": chat[:-1], "completion": chat[-1:]}) for chat in chats]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    lesson_02.train_script(tmp_path / "train_adapter.py", base=models.fetch())
+    lesson_02.train_script(tmp_path / "train_adapter.py", base=tiny_model)
     printed = [
         subprocess.run(
             [sys.executable, "-I", "train_adapter.py", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
         ).stdout
         for arguments in ([], ["test.jsonl"])
     ]
-    assert (tmp_path / "ticket-adapter" / "adapter_model.safetensors").stat().st_size > 1e6
+    assert (tmp_path / "ticket-adapter" / "adapter_model.safetensors").stat().st_size > 10_000
     assert [text.count("wanted:") for text in printed] == [4, 2]
     for text in printed:
         assert all(name in text for name in ("your model", "always the most common value", *FIELDS, "all fields"))

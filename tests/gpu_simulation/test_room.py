@@ -80,6 +80,7 @@ def test_processes_have_names():
     assert room.process_name("-m course_utils.openai_server {}") == "server"
 
 
+@pytest.mark.soak("without true sizes the card is tested in `make test`")
 @pytest.mark.slow
 def test_a_model_of_true_size_is_counted_trained_saved_and_loaded(hub):
     cells = [
