@@ -7,12 +7,11 @@ import random
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import SLOW
+from support import SLOW, cpu_below
 
 from course_utils import assets, preflight
 from course_utils.data_prep.validation import validate
@@ -298,19 +297,15 @@ def test_what_is_a_copy_and_what_is_none(script, case):
     assert script.nearest_before(texts) == places
 
 
-def test_a_customer_spelled_with_spaces_or_capitals_is_one(script):
-    rows = script.prepare(small(["a", "b", "c"], customers=["R-1", "r-1 ", "R-2"]))
-    assert rows["person"].nunique() == 2
-
-
 def test_thousands_of_rows_take_seconds(script):
     texts = random_texts(4_000, words=16, vocabulary=20_000)
-    started = time.monotonic()
-    script.nearest_before(texts)
-    assert time.monotonic() - started < 12 * SLOW  # 20,000 in a minute
+    with cpu_below(12 * SLOW):  # 20,000 in a minute
+        script.nearest_before(texts)
 
 
-def test_blank_customers_are_nobody_and_texts_like_none_are_texts(script, monkeypatch):
+def test_customers_are_told_apart_blank_ones_are_nobody_and_texts_like_none_are_texts(script, monkeypatch):
+    rows = script.prepare(small(["a", "b", "c"], customers=["R-1", "r-1 ", "R-2"]))
+    assert rows["person"].nunique() == 2
     monkeypatch.setitem(script.STOP, "unusable", 1)
     texts = ["None", "NA", "my unknown parcel", "it says n/a", "null"]
     small(texts, customers=[" ", "-", "k.A.", "Anonym", "c-1"]).to_csv("mine.csv", index=False)
@@ -581,15 +576,12 @@ def test_corrections_of_which_none_can_be_used_stop(script, text, said):
         script.apply_corrections(small(["a", "b", "c"]))
 
 
-def test_a_few_wrong_labels_stop_nothing(script, table):
+def test_neither_a_few_wrong_labels_nor_few_rows_stop_anything(script, table):
     """The lesson says so: with one label in twenty that has slipped, every report looks healthy."""
     rows = kept(script.flag_copies(readable(script, table))[0])
     slipped = rows["category"].where(rows.index % 20 != 0, rows["category"].shift(-1).fillna("billing"))
     script.check_labels(rows.assign(category=slipped))
-
-
-def test_few_rows_stop_nothing_for_their_labels(script):
-    """A classifier of a hundred rows may know nothing; that is no proof that the labels have slipped."""
+    # a classifier of a hundred rows may know nothing; that is no proof that the labels have slipped
     rows = small(
         [f"word{n} word{n + 1}" for n in range(100)], ["billing", "defect"] * 50, escalation=["none", "danger"] * 50
     )

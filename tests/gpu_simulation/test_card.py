@@ -419,9 +419,3 @@ def test_a_build_with_cuda_is_told(monkeypatch, tmp_path):
     (tmp_path / "lib" / "libtorch_cuda.so").touch()
     monkeypatch.setattr(build, "_torch", lambda: tmp_path)
     assert "built with CUDA" in build.why_not()
-
-
-def test_cards_are_named_in_the_environment(monkeypatch):
-    for value, wanted in {"t4": ("t4", 1), "2xa100": ("a100", 2), "a100-80gb": ("a100-80gb", 1)}.items():
-        monkeypatch.setenv(driver.GPU, value)
-        assert driver.asked_for() == wanted

@@ -74,12 +74,6 @@ def test_processes_share_a_card_and_what_they_hold_is_read_cell_by_cell(on_card,
     ledger.close()
 
 
-def test_processes_have_names():
-    assert room.process_name("-m ipykernel_launcher -f x.json") == "notebook"
-    assert room.process_name("-m course_utils.openai_server.worker job") == "trainer"
-    assert room.process_name("-m course_utils.openai_server {}") == "server"
-
-
 @pytest.mark.soak("without true sizes the card is tested in `make test`")
 @pytest.mark.slow
 def test_a_model_of_true_size_is_counted_trained_saved_and_loaded(hub):

@@ -6,7 +6,7 @@ from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.errors import CourseError, Diverged
-from course_utils.training.settings import FUSED, learning_rate_factor
+from course_utils.training.settings import learning_rate_factor
 
 DATA = [conversation(f"Message number {i} about {'things ' * (i % 5)}", f"Answer {i % 3}") for i in range(13)]
 
@@ -44,11 +44,6 @@ def test_pieces_change_nothing_but_memory(tokenizer):
     assert whole[1].losses == pytest.approx(split[1].losses, rel=1e-5)
     for (name, a), b in zip(whole[0].named_parameters(), split[0].parameters()):
         assert (a - b).abs().max() < 1e-4, name
-
-
-def test_the_fused_functions_change_nothing(tokenizer):
-    fused, plain = (run(tokenizer, max_steps=5, fused=pieces)[1].losses for pieces in (FUSED, ()))
-    assert fused == pytest.approx(plain, rel=1e-5)
 
 
 def test_validation_loss_weighs_tokens_not_batches(tokenizer):
