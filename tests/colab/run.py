@@ -198,7 +198,7 @@ def run_lesson(
     with tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True) as folder:
         shutil.copy(wheel, folder)
         try:
-            kernel.run(notebook, python, Path(folder), environment, cut=True, on_cell=_say)
+            kernel.run(notebook, python, Path(folder), environment, cut=True, on_cell=kernel.say)
         except (DeadKernelError, CellTimeoutError) as error:  # ends the lesson and not the run of all lessons
             last = max((i for i, cell in enumerate(notebook.cells) if cell.get("execution_count")), default=-1)
             result.errors.append({"cell": last + 1, "first_line": "", "text": f"{type(error).__name__}: {error}"[:600]})
@@ -209,21 +209,12 @@ def run_lesson(
         if cell.cell_type == "code" and cell.execution_count:
             result.cells += 1
             for output in cell.outputs:
-                row = {"cell": index, "first_line": _first_line(cell.source)}
+                row = {"cell": index, "first_line": kernel.first_line(cell.source)}
                 if output.output_type == "error":
                     result.errors.append(row | {"text": f"{output.ename}: {output.evalue}"[:600]})
                 elif output.get("name") == "stderr":
                     result.stderr.append(row | {"text": output.text.strip()[:300]})
     return result, probe
-
-
-def _first_line(source: str) -> str:
-    return next((line for line in source.splitlines() if line.strip() and not line.startswith(("#", "%"))), "")[:100]
-
-
-def _say(cell: NotebookNode, index: int) -> None:
-    failed = next((f"{o.ename}: {o.evalue[:150]}" for o in cell.outputs if o.output_type == "error"), "ok")
-    print(f"{time.strftime('%H:%M:%S')}  cell {index:3}  {failed}", file=sys.stderr, flush=True)
 
 
 def todays() -> dict[str, Any]:
