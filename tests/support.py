@@ -94,6 +94,19 @@ def tiny_experts(architecture, **changes):
     return AutoConfig.for_model(architecture, **(settings | changes))
 
 
+def small_config(architecture="llama", **changes):
+    """Configuration of three layers of 128, for what is counted and traced."""
+    from transformers import AutoConfig
+
+    settings = {
+        "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "tie_word_embeddings": True,
+    }  # fmt: skip
+    if architecture == "qwen3":
+        settings["head_dim"] = 32
+    return AutoConfig.for_model(architecture, **(settings | changes))
+
+
 def tiny_model(architecture, **changes):
     """Random model of the CPU model's vocabulary."""
     import torch

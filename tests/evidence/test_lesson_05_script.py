@@ -636,16 +636,6 @@ def test_it_runs_alone_on_several_columns(table, script):
         assert run.returncode == 1 and message in run.stderr and "Traceback" not in run.stderr
 
 
-def test_files_that_do_not_hold_the_table_stop(script, monkeypatch):
-    """`write_chats` reads its file again."""
-    dumps = json.dumps
-    monkeypatch.setattr(
-        script.json, "dumps", lambda value, **o: dumps(value | {"category": "?"} if "category" in value else value, **o)
-    )
-    with pytest.raises(ValueError, match="doesn't hold the records"):
-        script.write_chats(small(["a"]), "mine.jsonl")
-
-
 @pytest.mark.slow
 def test_its_files_go_through_preflight_into_lesson_02s_program(script, table, tiny_model):
     """The chain at work, in which nobody edits anything: export, files, check, adapter, score on one's own test messages."""

@@ -1,10 +1,11 @@
 """The closed form for the course's own loop, against a trace of the very functions that `fit` calls."""
 
+import functools
 import itertools
 from dataclasses import replace
 
 import pytest
-from support import GRANITE
+from support import GRANITE, small_config
 
 from benchmarks import training_step as step
 from course_utils import attention, memory, training
@@ -13,17 +14,7 @@ from course_utils.memory import formula
 from course_utils.memory.shape import shape
 from course_utils.training.fused import fused
 
-
-def config(architecture, **changes):
-    from transformers import AutoConfig
-
-    settings = {
-        "vocab_size": 8192, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 6, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "tie_word_embeddings": True,
-    }  # fmt: skip
-    if architecture == "qwen3":
-        settings["head_dim"] = 32
-    return AutoConfig.for_model(architecture, **(settings | changes))
+config = functools.partial(small_config, vocab_size=8192, num_hidden_layers=6)
 
 
 def traced(settings, plan, batch, sizes, objective):

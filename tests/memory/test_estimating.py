@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from support import cpu_of, tiny_experts
+from support import cpu_of, small_config, tiny_experts
 
 from benchmarks import training_step as step
 from course_utils import cli, memory
@@ -13,18 +13,6 @@ from course_utils.errors import CourseError
 from course_utils.memory import formula
 from course_utils.memory.estimating import what_fits
 from course_utils.memory.shape import configuration, read_shape, shape
-
-
-def small(architecture="llama", **changes):
-    from transformers import AutoConfig
-
-    settings = {
-        "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "tie_word_embeddings": True,
-    }  # fmt: skip
-    if architecture == "qwen3":
-        settings["head_dim"] = 32
-    return AutoConfig.for_model(architecture, **(settings | changes))
 
 
 def real_peak(config, plan):
@@ -80,7 +68,7 @@ STEPS = [
 def test_trace_and_closed_form_meet_the_real_allocator(architecture, options):
     if options["method"] == "qlora":
         pytest.importorskip("bitsandbytes")
-    config, plan = small(architecture), memory.StepPlan(batch_size=4, length=64, device="cpu", **options)
+    config, plan = small_config(architecture), memory.StepPlan(batch_size=4, length=64, device="cpu", **options)
     trace, real = traced(config, plan), real_peak(config, plan)
     assert trace.peak == pytest.approx(real, rel=0.01)
     assert sum(trace.at_peak.values()) == trace.peak
@@ -90,7 +78,7 @@ def test_trace_and_closed_form_meet_the_real_allocator(architecture, options):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_large_vocabulary_has_its_highest_moment_at_either_end(tied, accumulation):
-    config = small(vocab_size=65536, tie_word_embeddings=tied)
+    config = small_config(vocab_size=65536, tie_word_embeddings=tied)
     plan = memory.StepPlan("full", length=32, checkpointing=True, optimizer="sgd", accumulation=accumulation, device="cpu")
     parts = formula.parts(shape(config), plan)
     assert parts.phase == ("loss" if accumulation == 2 and not tied else "embedding")
@@ -101,7 +89,7 @@ def test_a_step_that_keeps_more_is_seen():
     """The comparison above must be able to fail: a graph that lives on into the next step costs what it keeps."""
     import torch
 
-    config, plan = small(), memory.StepPlan(method="lora", batch_size=4, length=64, device="cpu")
+    config, plan = small_config(), memory.StepPlan(method="lora", batch_size=4, length=64, device="cpu")
 
     def hoarding(model, tracker):
         step.run(model, plan, tracker)
@@ -114,7 +102,7 @@ def test_a_step_that_keeps_more_is_seen():
 @pytest.mark.parametrize("architecture, options", STEPS, ids=str)
 def test_the_estimates_parts_add_up(architecture, options):
     found, larger = (
-        memory.estimate(small(architecture), batch_size=size, length=64, device="cpu", **options) for size in (4, 8)
+        memory.estimate(small_config(architecture), batch_size=size, length=64, device="cpu", **options) for size in (4, 8)
     )
     assert found.total == found.tensors == sum(size for _, size in found.rows()) < larger.total
     assert found.weights > 0 and found.logits >= 0 and found.activations >= 0
@@ -169,8 +157,10 @@ def stored_bytes(parameters):
 def test_a_quantised_model_takes_the_bytes_that_bitsandbytes_takes():
     pytest.importorskip("bitsandbytes")
     plan = memory.StepPlan(method="qlora")
-    model = step.build(small(), plan).get_base_model()
-    assert formula.weight_bytes(shape(small()), plan) == stored_bytes(p for p in model.parameters() if not p.requires_grad)
+    model = step.build(small_config(), plan).get_base_model()
+    assert formula.weight_bytes(shape(small_config()), plan) == stored_bytes(
+        p for p in model.parameters() if not p.requires_grad
+    )
 
 
 def test_70b_takes_under_a_second_and_no_weights(monkeypatch):
@@ -234,7 +224,7 @@ def test_a_separate_reference_is_counted():
 
 
 def test_an_unknown_architecture_gets_a_warning():
-    found = memory.estimate(small("phi", tie_word_embeddings=False), "lora", batch_size=4, length=64, device="cpu")
+    found = memory.estimate(small_config("phi", tie_word_embeddings=False), "lora", batch_size=4, length=64, device="cpu")
     assert "was not tested on the architecture of phi" in found.warnings[0]
 
 
