@@ -42,13 +42,3 @@ def test_fine_tuning_methods_differ_without_colour_vision():
         seen = [np.clip(np.array(matrix) @ np.array(colour) ** 2.2, 0, 1) ** (1 / 2.2) for colour in shown]
         for one, other in itertools.combinations(seen, 2):
             assert np.abs(one - other).max() > 0.1, kind  # several times what is just seen
-
-
-@pytest.mark.parametrize("name", style.TONES)
-def test_text_never_comes_without_its_background(name):
-    assert "color:" in style.tone(name) and "background:" in style.tone(name)
-
-
-def test_four_parts_stand_two_by_two():
-    assert "40%" in style.columns(["<p>1</p>"] * 4)
-    assert "40%" not in style.columns(["<p>1</p>"] * 3)
