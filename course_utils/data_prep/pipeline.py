@@ -3,7 +3,7 @@
 By default it drops only what is certainly wrong: rows that can't be read or trained on, copies, answers that are none, and
 answers that don't fit the schema, if there is one. What another quality rule finds, and a question that has two different
 answers, is flagged for a person to look at; `drop` names the codes that are dropped without a look. Nothing is lost: each
-line of the export is in the result, in a cluster of duplicates, or, unchanged, among the rejects.
+line of the export is in the result or, unchanged, among the rejects.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from course_utils.data_prep.deduplication import (
     COPIES,
     EXACT,
     NEAR,
-    Cluster,
     Conflict,
     contradictions,
     deduplicate,
@@ -221,8 +220,8 @@ class Prepared:
         train, validation: indices into `rows`.
         notes: what somebody should know about the result, in sentences.
         changes: everything that was dropped, changed or flagged, and why.
-        texts: line of each row that was dropped, flagged, or kept from a cluster → its text, with personal data.
-        clusters: rows that are the same example, as lines.
+        texts: line of each row that was dropped, flagged, or kept for a copy → its text, with personal data.
+        copies: line of each dropped copy → the line that is kept for it.
         conflicts: rows that ask the same question and have different answers, as lines.
         redacted_labels: values of answers' fields that were taken for personal data and replaced → number of rows; a product
             with a person's name, for instance, which belongs into `allow`.
@@ -244,7 +243,7 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     texts: dict[int, str] = field(default_factory=dict)
-    clusters: list[Cluster] = field(default_factory=list)
+    copies: dict[int, int] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)
     redacted_labels: Counter[str] = field(default_factory=Counter, repr=False)
     masked: Counter[tuple[str, str]] = field(default_factory=Counter, repr=False)
@@ -604,19 +603,11 @@ def _deduplicate(result: Prepared) -> None:
     judged = result.settings.kind in ("preference", "unpaired_preference")  # there a prompt may have many answers
     line = result.lines.__getitem__
     reasons = {}
-    for cluster in deduplicated.clusters:
-        result.texts[line(cluster.kept)] = formats.dumps(result.rows[cluster.kept])
-        for member, kind in cluster.kinds.items():
-            similarity = cluster.similarities[member]
-            reasons[member] = (f"{kind}_duplicate", f"of line {line(cluster.kept)} (similarity {similarity:.2f})")
-        result.clusters.append(
-            Cluster(
-                tuple(map(line, cluster.members)),
-                line(cluster.kept),
-                {line(m): kind for m, kind in cluster.kinds.items()},
-                {line(m): similarity for m, similarity in cluster.similarities.items()},
-            )
-        )
+    for member, (kind, kept) in deduplicated.dropped.items():
+        result.texts[line(kept)] = formats.dumps(result.rows[kept])
+        similarity = deduplicated.similarities[member]
+        reasons[member] = (f"{kind}_duplicate", f"of line {line(kept)} (similarity {similarity:.2f})")
+        result.copies[line(member)] = line(kept)
     for conflict in contradictions(views) if judged else deduplicated.conflicts:
         result.conflicts.append(Conflict(tuple(map(line, conflict.members)), line(conflict.preferred)))
         for member in conflict.members:
@@ -694,7 +685,7 @@ def _drop_copies(result: Prepared, copies: dict[int, int]) -> None:
     for index, kept in copies.items():
         line, earlier = result.lines[index], result.lines[kept]
         result.texts.setdefault(earlier, formats.dumps(result.rows[kept]))
-        result.clusters.append(Cluster((earlier, line), earlier, {line: EXACT}, {line: 1.0}))
+        result.copies[line] = earlier
         reasons[index] = (f"{EXACT}_duplicate", f"of line {earlier} without personal data")
     remaining = set(result.lines) - {result.lines[index] for index in copies}
     conflicts = [Conflict(tuple(m for m in c.members if m in remaining), c.preferred) for c in result.conflicts]
