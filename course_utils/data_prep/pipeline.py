@@ -408,7 +408,6 @@ def prepare(path: str | Path, kind: str = "chat", **settings: Any) -> Prepared:
     result = Prepared(str(path), Preparation(kind, **settings))
     steps = result.settings.steps
     _timed(result, "validate", _read)
-    _remark(result)
     if "quality" in steps:
         _timed(result, "quality", _quality)
     if "deduplicate" in steps:
@@ -525,6 +524,7 @@ def _read(result: Prepared) -> None:
         raise CourseError(f"no row has a field {min(unknown)!r} to split by; name a field of the export's rows")
     _take_owners(result, owners)
     result.counts += [("read", lines_read), ("validate", len(result.rows))]
+    _remark(result)
 
 
 def _take_owners(result: Prepared, owners: dict[str, list[Any]]) -> None:

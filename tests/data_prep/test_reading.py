@@ -97,10 +97,11 @@ def test_typographic_marks_of_windows(tmp_path):
         ("cp1252", "¿Cuándo llegó la caja? Pagué 1\u00a0200 € el sábado."),
         ("cp1252", "Die Gebühr für März stimmt, aber „schÃ¶n“ und die Größe fällt für Käufer natürlich möglich größer aus."),
         ("cp1250", "Proszę wysłać książkę; już zapłaciłem, dziękuję."),
+        ("cp1251", "Где находится моя посылка? Заказ номер 15 уже оплачен, ожидаю ответа."),
         ("cp1254", "Koltuğun ayağı kırık çıktı, değiştirir misiniz? Şimdiden teşekkürler."),
     ],
 )
-def test_letters_say_which_encoding_of_latin_script_it_is(tmp_path, encoding, text):
+def test_letters_say_which_encoding_it_is(tmp_path, encoding, text):
     path = tmp_path / "file.csv"
     path.write_bytes(f"prompt,completion\n{text.replace(',', ';')},ok\n".encode(encoding))
     assert values(path)[0]["prompt"] == text.replace(",", ";")
@@ -117,16 +118,6 @@ def test_an_encoding_that_is_named_is_taken(tmp_path, capsys):
     assert "dům Žižky a kůň" in (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8")
     assert run("klingon") == 2 and "no encoding 'klingon'" in capsys.readouterr().err
     assert run("utf-8") == 2 and "train.csv is not in utf-8" in capsys.readouterr().err
-
-
-def test_russian_of_windows_is_read_or_refused(tmp_path):
-    path = tmp_path / "file.json"
-    rows = [
-        {"prompt": "Где находится моя посылка? Заказ номер 15.", "completion": "Она уже в пути, ожидайте завтра утром."}
-    ] * 12
-    path.write_bytes(json.dumps(rows, ensure_ascii=False).encode("cp1251"))
-    assert values(path) == rows
-    assert codes(path) == {"encoding"}
 
 
 @pytest.mark.parametrize("name", ["file.csv", "file.json"])
