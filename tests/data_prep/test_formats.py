@@ -53,17 +53,6 @@ def test_the_row_itself_is_not_changed():
     assert row == malformed.good()
 
 
-def test_the_prompt_that_both_sides_begin_with():
-    user = {"role": "user", "content": "hi"}
-    row = {
-        "chosen": [user, {"role": "assistant", "content": "a"}],
-        "rejected": [user, {"role": "assistant", "content": "b"}],
-    }
-    made = convert(row, "openai_preference")
-    assert made["input"]["messages"] == [user]
-    assert made["preferred_output"][0]["content"] == "a"
-
-
 @pytest.mark.parametrize(
     ("row", "to", "words"),
     [
@@ -74,6 +63,7 @@ def test_the_prompt_that_both_sides_begin_with():
         ({"conversations": [{"from": "martian", "value": "x"}]}, "messages", "unknown speaker"),
         ({"messages": [{"role": "user", "content": "x"}]}, "prompt_completion", "does not end with an answer"),
         ({"chosen": "a", "rejected": "b"}, "openai_preference", "can't be told"),
+        ({"prompt": "a", "completion": "b", "label": False}, "messages", "without its label"),
     ],
 )
 def test_what_has_no_room_is_refused(row, to, words):

@@ -185,8 +185,8 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "c
 
 @pytest.mark.parametrize(
     "wrapped",
-    [{"data": [CHAT] * 3}, {"train": [CHAT] * 3}, {"rows": [{"row_idx": i, "row": CHAT} for i in range(3)], "features": []},
-     {"version": 1, "examples": [CHAT] * 3}],
+    [{"data": [CHAT] * 3}, {"data": {"train": [CHAT] * 3}},
+     {"rows": [{"row_idx": i, "row": CHAT} for i in range(3)], "features": []}, {"version": 1, "examples": [CHAT] * 3}],
 )  # fmt: skip
 @pytest.mark.parametrize("indent", [None, 2])
 def test_rows_within_an_object(tmp_path, wrapped, indent):
@@ -316,10 +316,8 @@ def test_two_columns_of_one_name_refuse_every_row(tmp_path):
         prepare(path, "prompt_completion")
 
 
-def test_a_nested_wrapper_and_a_number_that_is_none(tmp_path):
+def test_a_number_that_is_none(tmp_path):
     path = tmp_path / "file.json"
-    path.write_text(json.dumps({"data": {"train": [CHAT] * 3}}))
-    assert values(path) == [CHAT] * 3
     path.write_text(json.dumps([{**CHAT, "score": float("nan")}] * 12))
     assert {str(f.field or f.code) for f in validate(path).findings} >= {"not_finite"}
     assert "score: null" in str(validate(path))

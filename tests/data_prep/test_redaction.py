@@ -23,14 +23,10 @@ def pictures(count=200):
         yield "\r\n".join(data[i : i + 76] for i in range(0, len(data), 76)) if index % 2 else data
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_no_picture_is_changed(mode):
-    redactor = Redactor(mode)
-    changed = 0
+def test_nothing_is_found_in_a_picture():
     for data in pictures():
         for text in (f"data:image/png;base64,{data}", f"Look: {data}\nwhat is it?", data):
-            changed += redactor.text(text)[0] != text
-    assert changed == 0
+            assert find(text) == []
 
 
 @pytest.mark.parametrize(
