@@ -247,9 +247,9 @@ def deduplicate(
             kept = choice.kept_for[kept]
         same = (prompt_keys[index], answer_keys[index]) == (prompt_keys[kept], answer_keys[kept])
         dropped[index] = (EXACT if exact[index] == exact[kept] else NORMALISED if same else NEAR, kept)
-    copies = Counter(kept for _, kept in dropped.values())
+    copies_of = Counter(kept for _, kept in dropped.values())
     left = [i for i in range(len(rows)) if i not in dropped]
-    return Deduplicated(left, dropped, choice.similarities, choice.conflicts(copies))
+    return Deduplicated(left, dropped, choice.similarities, choice.conflicts(copies_of))
 
 
 def surroundings(row: dict) -> bytes:
