@@ -433,11 +433,12 @@ def _timed(result: Prepared, step: str, run: Callable[[Prepared], None]) -> None
 
 
 def _owners(result: Prepared) -> list[Any]:
-    """The group of each row for the split; a blank or "unknown" is no group."""
+    """The group of each row for the split, without differences of case and spaces; a blank or "unknown" is no group."""
     if result.settings.group == "none":
         return [None] * len(result.rows)
     groups = [strata["group"] if "group" in strata else customer_of(row) for row, strata in zip(result.rows, result.strata)]
-    return [None if str(group).strip().casefold() in NO_GROUP else group for group in groups]
+    spelled = [" ".join(str(group).split()).casefold() for group in groups]
+    return [None if group in NO_GROUP else group for group in spelled]
 
 
 def _split(result: Prepared) -> None:

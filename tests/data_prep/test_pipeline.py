@@ -263,6 +263,28 @@ def test_a_named_field_is_the_group_and_blank_values_are_none(tmp_path):
         prepare(write(tmp_path, made), group="customer")
 
 
+def test_a_customer_spelled_otherwise_is_the_same_customer(tmp_path):
+    made = rows()
+    for n, row in enumerate(made):
+        del row["messages"][1]["name"]
+        row["tenant"] = ("T-%d", " T-%d ", "t-%d")[n % 3] % (n // 3)
+    done = prepare(write(tmp_path, made), group="tenant", validation=0.2)
+    held, trained = ({done.owners[i] for i in part} for part in (done.validation, done.train))
+    assert held and not held & trained and len(held | trained) == len(made) / 3
+
+
+def test_a_ticket_systems_names_for_the_speakers_are_understood(tmp_path):
+    made = rows()
+    for message in made[3]["messages"]:
+        message["role"] = {"user": "Customer", "assistant": "agent"}.get(message["role"], message["role"])
+    done = prepare(write(tmp_path, made))
+    assert 4 not in done.dropped and {message["role"] for message in done.rows[3]["messages"]} <= {
+        "system",
+        "user",
+        "assistant",
+    }
+
+
 def test_a_row_is_dropped_for_what_cannot_be_repaired(tmp_path):
     made = [row | {"ticket": str(n)} for n, row in enumerate(rows())]
     made[3]["messages"][-1]["content"] = ""

@@ -192,6 +192,15 @@ def test_contamination_looks_at_answers_too():
     assert contamination([chat("cats", "They asked why dogs purr loudly.")], short) == []
 
 
+def test_a_formula_of_many_training_rows_is_no_contamination():
+    formula = "Please do not hesitate to contact us again if you have any further questions."
+    train = [chat(f"{text} and thing {n}", f"It is {n}. {formula}") for n, text in enumerate(texts(40))]
+    asked = [chat("is the roof open", f"Yes. {formula}"), chat("a new one: " + LONG, "no")]
+    assert contamination(train, asked) == []
+    found = contamination([*train, *(chat(LONG, f"{n}") for n in range(20))], asked)
+    assert {hit.test for hit in found} == {1} and len(found) == 20  # copies of one prompt are no formula
+
+
 def test_the_form_of_answers_and_instructions_is_no_contamination():
     instruction = "Sort into one of these five groups by what is asked for: "
     form = '{"category": "delivery", "escalation": "none", "order_id": null, "product": null, "summary": "Item %d"}'
