@@ -100,31 +100,11 @@ def test_doctor_on_a_gpu_says_when_the_disk_is_too_small_for_its_model(monkeypat
     assert any("1.7B-Instruct needs 3.4 GB of disk" in line and "HF_HOME" in line for line in diagnose(monkeypatch).advice)
 
 
-def test_doctor_notices_stale_imports_and_old_packages(monkeypatch):
-    import peft
-
-    monkeypatch.setattr(peft, "__version__", "0.1.0")
+def test_doctor_notices_old_packages(monkeypatch):
     real = doctor.install.installed_version
     monkeypatch.setattr(doctor.install, "installed_version", lambda name: "1.0" if name == "tqdm" else real(name))
     found = doctor.examine()
-    assert found.stale == ["peft"]
-    assert any("restart the kernel" in line for line in found.advice)
     assert any(line.startswith("tqdm is 1.0, the course needs >=4.67") for line in found.advice)
-
-
-@pytest.mark.parametrize(
-    ("imported", "installed", "differs"),
-    [
-        ("2.9.0+cu128", "2.9.0", False),  # what a CUDA build calls itself, and what its metadata say
-        ("2.9.0", "2.9.0", False),
-        ("2.9", "2.9.0", False),
-        ("2.8.0+cu128", "2.9.0", True),
-        (None, "2.9.0", False),
-        ("unknown", "2.9.0", True),
-    ],
-)
-def test_doctor_compares_versions_and_not_their_spelling(imported, installed, differs):
-    assert doctor._differs(imported, installed) == differs
 
 
 @pytest.mark.parametrize(
