@@ -130,6 +130,7 @@ soak: $(VENV)/.test
 	COURSE_SOAK=1 $(BIN)/pytest -m soak
 	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py tests/openai_server/test_fuzz.py
 	$(BIN)/python -m tests.gpu_simulation.run --record
+	$(BIN)/python -m tests.gpu_simulation.run --record --true-size --tier t4 --tier a100
 	$(MAKE) test-notebooks
 	$(MAKE) test-oldest-all
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from course_utils.lessons import NOTEBOOKS, find
 from course_utils.publishing import builder
-from course_utils.publishing.book.lesson_pages import count_words
 
 # What is counted → the most that a lesson may have.
 BUDGETS = {
@@ -28,6 +27,11 @@ BUDGETS = {
     "exercises": 5,
 }
 
+_FENCE = re.compile(r"^(```+|~~~+).*?(?:^\1|\Z)", re.DOTALL | re.MULTILINE)
+_FORMULA = re.compile(r"\$\$.+?\$\$|(?<![\\\w$])\$(?=\S)[^$\n]+?(?<=\S)\$(?!\d)", re.DOTALL)
+_TABLE_ROW = re.compile(r"^[ \t]*\|.*$", re.MULTILINE)
+_TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
+_LINK_TARGET = re.compile(r'(!?\[[^\[\]]*\])\((?:[^()"]|"[^"]*"|\([^()"]*\))*\)|<?https?://\S+')
 _FOLD = re.compile(r"<details\b.*?</details>", re.DOTALL)
 _HELPER_CALL = re.compile(r"\b(?:lesson|lesson_\d\d)\.\w+\(")
 _CARD = re.compile(r"\bevidence\.card\(")
@@ -59,6 +63,13 @@ def count_lesson(section: str) -> LessonCounts:
     """
     name = find(section).name
     return LessonCounts(name, count_cells(builder.learner_edition(name).cells))
+
+
+def count_words(markdown: str) -> int:
+    """Return how many words and numbers Markdown has, without tables, formulas, code blocks, tags and targets of links."""
+    for pattern in (_FENCE, _FORMULA, _TABLE_ROW, _TAG):
+        markdown = pattern.sub(" ", markdown)
+    return sum(any(map(str.isalnum, word)) for word in _LINK_TARGET.sub(r"\1", markdown).split())
 
 
 def count_cells(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:

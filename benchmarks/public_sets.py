@@ -112,7 +112,7 @@ def _changed_rows(prepared: Prepared) -> dict[tuple[str, str], list[str]]:
             continue
         text = prepared.texts.get(change.line, "")
         shown = f"line {change.line}: {change.reason}\n    {_cut(text)}"
-        kept_line = next((c.kept for c in prepared.clusters if change.line in c.kinds), None)
+        kept_line = prepared.copies.get(change.line)
         if kept_line is not None:
             shown += f"\n  kept {kept_line}:\n    {_cut(prepared.texts[kept_line])}"
         for conflict in prepared.conflicts:

@@ -1,4 +1,4 @@
-"""Charts in one style: readable on a phone, labels on the lines, one colour and marker per method, each with an alt text.
+"""Charts in one style: readable on a phone, labels on the lines, each with an alt text.
 
 lines         lines, of one run or several at each place
 loss_curve    the loss of a training, step by step
@@ -15,17 +15,12 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from course_utils.figures import Figure, from_canvas
-from course_utils.style import ACCENT, LIMIT, LOOKS, METHODS, MUTED, PARTS, SERIES, TEXT
+from course_utils.style import ACCENT, LIMIT, LOOKS, MUTED, PARTS, SERIES, TEXT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-# A measure looks the same in every figure of shares: its place in SERIES.
-MEASURES = {
-    "right fact": 0, "valid form": 4, "valid form on others": 4, "right record": 1, "on others": 1, "usable": 2,
-    "on its own examples": 3,
-}  # fmt: skip
 # At 390 pixels a figure of 5.6 inches at 110 dots is shown at 0.63 of its size, and 12 points are then 11.6 pixels.
 STYLE: dict[Any, Any] = {  # Any, since matplotlib's own type lists each of its three hundred settings
     "figure.dpi": 110,
@@ -43,8 +38,6 @@ FEW_POINTS = 16  # with more, a line needs no markers
 FEW_STEPS, RUNNING = 30, 5
 LONGEST_ALT = 300  # characters
 MOST_TOLD = 5  # points of a line that its alt text names; of more, the first and the last
-
-Series = tuple[Sequence[float], Sequence[float]]
 
 
 @contextmanager
@@ -149,7 +142,7 @@ def lines(
     xlabel: str,
     ylabel: str,
     *,
-    log_x: bool | Sequence[float] = False,
+    log_x: Sequence[float] = (),
     log_y: bool = False,
     marks: Mapping[str, tuple[float, float]] | None = None,
     levels: Mapping[str, float] | None = None,
@@ -161,7 +154,8 @@ def lines(
             and the line goes through the means.
         title: what to see.
         xlabel, ylabel: what the axes measure.
-        log_x, log_y: whether an axis is logarithmic; for x also the values to name on it.
+        log_x: the values to name on a logarithmic x axis; without any, the axis is linear.
+        log_y: whether the y axis is logarithmic.
         marks: single points with a text beside them, as text → (x, y).
         levels: horizontal lines by name, such as the result of a rival.
     """
@@ -172,7 +166,7 @@ def lines(
     parts = []
     with _canvas(HEIGHT + 0.8 * log_y) as (canvas, axes):
         for index, (name, (x, values)) in enumerate(series.items()):
-            colour, marker = (METHODS | LOOKS).get(name, SERIES[index % len(SERIES)])
+            colour, marker = LOOKS.get(name, SERIES[index % len(SERIES)])
             runs = [[value] if isinstance(value, int | float) else list(map(float, value)) for value in values]
             y = [statistics.mean(row) for row in runs]
             several = any(len(row) > 1 for row in runs)
@@ -188,8 +182,8 @@ def lines(
             labels[_wrapped(text, 24)] = ([x_at], [y_at], TEXT)
         if log_x:
             axes.set_xscale("log")
-            _number_log_axis(axes.xaxis, () if log_x is True else log_x)
-            if log_x is not True and len(log_x) > 4:
+            _number_log_axis(axes.xaxis, log_x)
+            if len(log_x) > 4:
                 axes.tick_params(axis="x", rotation=20)
         if log_y:
             axes.set_yscale("log")
@@ -257,29 +251,6 @@ def loss_curve(
         return _finish(canvas, title, _alt(f"Line chart. {title}", words))
 
 
-def _limit_lines(axes: Axes, limits: Mapping[str, float]) -> None:
-    """Vertical lines, named above the frame, one name over the other."""
-    named = sorted(limits.items(), key=lambda item: item[1])
-    for index, (name, at) in enumerate(named):
-        axes.axvline(at, color=LIMIT, ls="--", lw=1.8)
-        axes.annotate(
-            name, (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 5 + 16 * (len(named) - 1 - index)),
-            textcoords="offset points", color=LIMIT, fontsize=11,
-        )  # fmt: skip
-
-
-def _values_at_ends(axes: Axes, texts: Sequence[str], ends: Sequence[float], limits: Mapping[str, float]) -> None:
-    """A text at the end of each bar, or beyond the vertical lines that it would touch; call it when the limits are set."""
-    low, high = axes.get_xlim()
-    per_point = (high - low) / (72 * axes.get_position().width * WIDTH)
-    for row, (text, end) in enumerate(zip(texts, ends)):
-        at = end
-        for line in sorted(limits.values()):
-            if at - 3 * per_point <= line <= at + (5 + 6.8 * len(text)) * per_point:
-                at = line
-        axes.annotate(text, (at, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=11)
-
-
 def bars(
     values: Mapping[str, float | Mapping[str, float]],
     title: str,
@@ -294,9 +265,9 @@ def bars(
         values: name → value, from top to bottom; or name → part → value, the same parts in each bar.
         title: what to see.
         unit: unit of the values.
-        limits: vertical lines by name, such as a card's memory.
+        limits: a vertical line by its name, such as a card's memory.
         decimals: number of decimals of the values as written.
-        highlight: names of bars in the accent colour; with `limits` the bars that keep to all of them.
+        highlight: names of bars in the accent colour.
     """
     limits = limits or {}
     in_parts = {name: value for name, value in values.items() if isinstance(value, Mapping)}
@@ -311,15 +282,23 @@ def bars(
                 axes.barh(rows, lengths, left=start, height=0.6, label=part, **looks)
                 start = [a + b for a, b in zip(start, lengths)]
         else:
-            accent = [name in highlight or (limits and v <= min(limits.values())) for name, v in totals.items()]
-            axes.barh(rows, list(totals.values()), height=0.6, color=[ACCENT if a else MUTED for a in accent])
+            colours = [ACCENT if name in highlight else MUTED for name in values]
+            axes.barh(rows, list(totals.values()), height=0.6, color=colours)
         axes.set_yticks(rows, [_wrapped(name, 21) for name in values])
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
-        _limit_lines(axes, limits)
-        axes.set_xlim(min(0, *totals.values()), 1.18 * max([*totals.values(), *limits.values()]))
-        _values_at_ends(axes, [f"{v:,.{decimals}f}" for v in totals.values()], [max(v, 0) for v in totals.values()], limits)
+        offset: dict[str, Any] = {"textcoords": "offset points", "fontsize": 11}
+        for name, at in limits.items():
+            axes.axvline(at, color=LIMIT, ls="--", lw=1.8)
+            axes.annotate(name, (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 5), color=LIMIT, **offset)
+        low, high = min(0, *totals.values()), 1.18 * max([*totals.values(), *limits.values()])
+        axes.set_xlim(low, high)
+        per_point = (high - low) / (72 * axes.get_position().width * WIDTH)
+        for row, value in enumerate(totals.values()):  # at the end of the bar, or beyond a line that it would touch
+            text, end = f"{value:,.{decimals}f}", max(value, 0)
+            touched = [at for at in limits.values() if -3 <= (at - end) / per_point <= 5 + 6.8 * len(text)]
+            axes.annotate(text, (max(touched, default=end), row), xytext=(5, 0), va="center", **offset)
         axes.set(xlabel=unit)
         if in_parts:
             under = axes.get_position().y0 - 0.5 / canvas.get_size_inches()[1]  # inches
@@ -338,9 +317,7 @@ def shares(rows: Mapping[str, Mapping[str, Any]], title: str, spread: str = "its
         spread: what the line through a mark shows.
     """
     kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row))
-    free = [place for place in range(len(SERIES)) if place not in map(MEASURES.get, kinds)]
-    others = cycle(free or range(len(SERIES)))
-    looks = {kind: SERIES[MEASURES[kind] if kind in MEASURES else next(others)] for kind in kinds}
+    looks = dict(zip(kinds, cycle(SERIES)))
     words = []
     high = sum(30 + 20 * len(row) for row in rows.values())  # hundredths of an inch, as are all y
     with _canvas((high + 120) / 100) as (canvas, axes):

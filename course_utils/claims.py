@@ -9,7 +9,7 @@ from html import escape
 
 from course_utils import facts
 from course_utils.errors import CourseError
-from course_utils.style import FONT, LINE, TONES, box, tone
+from course_utils.style import TONES, box
 
 # Verdict → tone of its badge.
 TONE_OF = {"holds": "good", "holds under a condition": "caution", "does not hold": "bad", "not tested here": "quiet"}
@@ -58,32 +58,7 @@ class Claim:
         return f"Claim {self.id}: {self.row['claim']}\n  {self.row['verdict']}. {self.row['finding']}"
 
 
-class Summary(list[Claim]):
-    """Claims, a line each, with the finding behind a fold."""
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<details style="border-top:1px solid {LINE};padding:.35em 0"><summary><b>{claim.id}</b> '
-            f"“{escape(claim.row['claim'])}” {claim.badge}</summary>"
-            f'<div style="margin:.4em 1.2em">{escape(claim.row["finding"])}</div></details>'
-            for claim in self
-        )
-        return f'<div style="{FONT};{tone("plain")};max-width:56em">{rows}</div>'
-
-    def __repr__(self) -> str:
-        return "\n".join(map(repr, self))
-
-
 card = Claim  # what a lesson calls
-
-
-def summary(*ids: str) -> Summary:
-    """Return claims as a list for a notebook to show.
-
-    Raises:
-        CourseError: there is no such claim.
-    """
-    return Summary(map(Claim, ids))
 
 
 def page() -> str:

@@ -217,11 +217,6 @@ def _translate(options: argparse.Namespace) -> Result:
     return Result("\n".join([text, *lines]), asdict(found), 1 if found.faulty else 0)
 
 
-WITHOUT_PYTHON = (
-    "built without live Python: calculators show the answers of the build; `course book --live` fetches what is missing"
-)
-
-
 def _book(options: argparse.Namespace) -> Result:
     """Status 0 if the book is whole, 1 if Sphinx found something wrong in it."""
     from course_utils.publishing.book import build_book
@@ -230,7 +225,7 @@ def _book(options: argparse.Namespace) -> Result:
     size = f"{len(book.pages)} pages, {book.bytes / 1e6:.1f} MB, in {book.seconds:.1f} s"
     lines = [f"{size}: open {book.folder / 'index.html'}"]
     if not book.live:
-        lines.append(WITHOUT_PYTHON)
+        lines.append("built without live Python: calculators show the answers of the build; `course book --live` fetches it")
     lines += [f"  warning: {warning}" for warning in book.warnings]
     _note_placeholder("the book's links")
     return Result("\n".join(lines), asdict(book), 1 if book.warnings else 0)
@@ -454,7 +449,7 @@ def _serve(options: argparse.Namespace) -> None:
     from course_utils.openai_server.serving import serve
 
     service_arguments = {name: value for name, value in vars(options).items() if name in Options.__dataclass_fields__}
-    service_options = Options(**{**service_arguments, "names": tuple(options.name), "allow_host": tuple(options.allow_host)})
+    service_options = Options(**service_arguments, names=tuple(options.name))
     model = base_name(options.model)
 
     def ready(base_url: str, key: str) -> None:

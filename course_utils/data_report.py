@@ -126,10 +126,9 @@ def examples(prepared: pipeline.Prepared) -> str:
 
 def _dropped(prepared: pipeline.Prepared) -> list[_Group]:
     """Dropped rows by reason; a copy is shown beside the row that was kept instead of it."""
-    original = {line: cluster.kept for cluster in prepared.clusters for line in cluster.kinds}
 
     def quotes(change: pipeline.Change) -> dict[str, int]:
-        kept = original.get(change.line)
+        kept = prepared.copies.get(change.line)
         return {f"dropped, line {change.line}": change.line} | ({} if kept is None else {f"kept, line {kept}": kept})
 
     return _grouped(prepared, (prepared.dropped[line] for line in sorted(prepared.dropped)), quotes)

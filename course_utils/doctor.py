@@ -23,7 +23,6 @@ class Diagnosis:
     Attributes:
         device: the machine, see `hardware.Device`.
         versions: package → installed version, None if it is missing.
-        stale: packages whose imported version is not the installed one.
         disk_free_bytes: free space on the disk of the model cache.
         model_ready: whether the complete CPU model is on this machine.
         tier_model_ready: whether the weights of the tier's own model are.
@@ -34,7 +33,6 @@ class Diagnosis:
     device: hardware.Device
     python: str
     versions: dict[str, str | None] = field(default_factory=dict)
-    stale: list[str] = field(default_factory=list)
     disk_free_bytes: int = 0
     model_ready: bool = False
     tier_model_ready: bool = False
@@ -77,9 +75,6 @@ def examine() -> Diagnosis:
             diagnosis.advice.append(
                 f"{name} is {installed or 'missing'}, the course needs {specifier}: pip install '{name}{specifier}'"
             )
-        elif _differs(_imported_version(name), installed):
-            diagnosis.stale.append(name)
-            diagnosis.advice.append(f"{name} was imported before it was upgraded: restart the kernel (Runtime > Restart)")
     cache = packaged.cache_folder()
     diagnosis.disk_free_bytes = _free_on_disk_of(cache)
     diagnosis.model_ready = models.PACKAGED.is_ready()
@@ -147,21 +142,3 @@ def _fits(device: hardware.Device) -> list[tuple[str, str, int, bool]]:
         # A tenth of the memory is not available to the model: contexts, the allocator's slack, the system.
         rows.append((name, "LoRA r=16", size, size < 0.9 * device.memory_bytes))
     return rows
-
-
-def _differs(imported: str | None, installed: str) -> bool:
-    """Whether the process runs another version than the installed one; torch 2.9.0 may call itself "2.9.0+cu128"."""
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        return imported is not None and Version(Version(imported).public) != Version(Version(installed).public)
-    except InvalidVersion:
-        return imported != installed
-
-
-def _imported_version(name: str) -> str | None:
-    """Version of a package in the running process, None if it is not imported or does not say."""
-    module = sys.modules.get(name.replace("-", "_"))
-    # not getattr: some packages compute it, with a warning
-    module_version = vars(module).get("__version__") if module else None
-    return str(module_version) if module_version and Path(getattr(module, "__file__", "") or "").exists() else None

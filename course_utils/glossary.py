@@ -67,29 +67,11 @@ def find(name: str) -> Term:
         raise CourseError(f"the glossary has no term {name.strip()!r}; {hint}add a line to {FILE}") from None
 
 
-def define(name: str) -> str:
-    """Return what a term means, in one sentence; `name` may be any of its forms.
-
-    Raises:
-        CourseError: the glossary has no such term.
-    """
-    return find(name).meaning
-
-
 def table(listed: Iterable[Term]) -> str:
     """Return a table of terms and their meanings in Markdown, in alphabetical order, without a heading."""
     in_order = sorted(listed, key=_alphabetically)
     rows = (f"| **{_in_cell(term.name)}** | {_in_cell(term.meaning)} |" for term in in_order)
     return "\n".join(("| word | what it means |", "| :-- | :-- |", *rows))
-
-
-def marked(texts: Iterable[str]) -> list[Term]:
-    """Return the terms that Markdown texts mark as explained, in order, each once.
-
-    Raises:
-        CourseError: the glossary has no such term.
-    """
-    return list({find(match[1]): None for text in texts for match in MARKER.finditer(text)})
 
 
 def write_out(texts: Iterable[str]) -> list[str]:
@@ -100,7 +82,7 @@ def write_out(texts: Iterable[str]) -> list[str]:
             which their links lead, or `{{words}}` without markers.
     """
     texts = list(texts)
-    explained = marked(texts)
+    explained = list({find(match[1]): None for text in texts for match in MARKER.finditer(text)})
     tables = sum(len(TABLE.findall(text)) for text in texts)
     for text in texts:
         if heading := re.search(r"^#{1,6} .*\{\{term:.*$", text, re.MULTILINE):
@@ -130,7 +112,7 @@ def _alphabetically(term: Term) -> tuple[str, str]:
 
 def _link(marker: re.Match[str]) -> str:
     """What a marker becomes: the word, linked to the table, with its definition as the tip that a pointer shows."""
-    tip = escape(define(marker[1]), quote=True)
+    tip = escape(find(marker[1]).meaning, quote=True)
     for character in "|`$*_\\":  # which Markdown or a table around it would read
         tip = tip.replace(character, f"&#{ord(character)};")
     # In italics, as books set a word that they explain; by colour alone not everybody would see the link.

@@ -22,7 +22,7 @@ from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.quizzes import questions
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.results import write
-from course_utils.lessons import FURTHER, Lesson, find, learner_file
+from course_utils.lessons import FURTHER, find, learner_file
 from course_utils.pages import render
 from course_utils.publishing import builder
 from course_utils.publishing.wheel import write_wheel
@@ -114,51 +114,24 @@ def _write_learner_pack(folder: Path, sections: list[str]) -> None:
     beside = [lesson.name for number, lesson in FURTHER.items() if find(number[-2:]).name in sections]
     for name in (*sections, *beside):  # a lesson links to the notebook beside it, which isn't graded
         file = folder / "notebooks" / f"{name}.ipynb"
-        shutil.copyfile(learner_file(name), _make_folder(file.parent) / file.name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(learner_file(name), file)
     wheel = write_wheel(folder / "notebooks")  # where a notebook's install cell looks first
-    lines = [
-        "# Teaching models new behaviours",
-        "",
-        "Open a notebook, run it from top to bottom, and hand it in. Exercises mark themselves.",
-        "",
-        f"- **On your machine**: `pip install 'notebooks/{wheel.name}[lab]'`, then `jupyter lab notebooks`.",
-        f"- **In Colab**: upload a notebook, drag `{wheel.name}` into Files (the folder at the left edge), and run the "
-        "first cell, which installs the course from that file. Or put the file at the top of your Drive, in no folder, "
-        "and mount the Drive (the Drive button above Files) before you run the cell.",
-        f"- **In Kaggle**: upload a notebook, and add `{wheel.name}` to its input as a dataset.",
-        "",
-        "| lesson | what you do | Run all, two CPU cores | exercises | file |",
-        "| --- | --- | --- | --- | --- |",
-        *map(_lesson_row, map(find, sections)),
-        "",
-        "If something breaks: `course doctor` says what to fix.",
-    ]
-    write(folder / "README.md", "\n".join(lines) + "\n")
-
-
-def _lesson_row(lesson: Lesson) -> str:
-    seconds = builder.recorded_run(lesson.name).get("seconds")
-    minutes = f"{seconds / 60:.1f} minutes" if seconds else ""
-    return (
-        f"| {lesson.number} {lesson.title} | {lesson.promise} | {minutes} | "
-        f"{sum(map(lesson.has, EXERCISES))} | `notebooks/{lesson.name}.ipynb` |"
-    )
+    values = {"wheel": wheel.name, "lessons": [(find(section), builder.recorded_run(section)) for section in sections]}
+    exercises = {section: sum(map(find(section).has, EXERCISES)) for section in sections}
+    write(folder / "README.md", render("templates/learner.md.j2", **values, exercises=exercises))
 
 
 def _write_instructor_pack(folder: Path, sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> None:
     for section in sections:
-        builder.write(builder.instructor_edition(section), _make_folder(folder / "notebooks") / f"{section}.ipynb")
+        builder.write(builder.instructor_edition(section), folder / "notebooks" / f"{section}.ipynb")
     nbgrader_course.write_course(folder / "nbgrader", assignment)
     write(folder / "seed.json", json.dumps({"seed": seed}) + "\n")
     write(folder / "timings.csv", _table(_timings(sections)))
     write(folder / "rubric.csv", _table(_rubric(exercises)))
     write(folder / "answers.html", _answers(sections, exercises))
-    write(folder / "README.md", _readme(sections, exercises, assignment, seed))
-
-
-def _make_folder(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    values = {"lessons": len(sections), "exercises": exercises, "assignment": assignment, "seed": seed}
+    write(folder / "README.md", render("templates/instructor.md.j2", **values))
 
 
 def _table(rows: list[list]) -> str:
@@ -211,30 +184,3 @@ def _answers(sections: list[str], exercises: list[Exercise]) -> str:
         block=lambda text: Markup(markdown.render(text).replace("<pre>", '<pre tabindex="0">')),
         inline=lambda text: Markup(markdown.renderInline(text)),
     )
-
-
-def _readme(sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> str:
-    points = sum(exercise.points for exercise in exercises)
-    return f"""# For the instructor
-
-{len(sections)} lessons, {len(exercises)} exercises, {points} points. Keep this folder to yourself: it has every answer.
-
-| file | what |
-| --- | --- |
-| `notebooks/` | the lessons with solutions |
-| `answers.html` | statements, solutions, hints and typical mistakes; the quizzes' answers |
-| `rubric.csv` | points, cases, typical mistakes; points are for the share of correct cases, if it is better than chance |
-| `timings.csv` | recorded times and memory of Run all |
-| `nbgrader/` | the same exercises as nbgrader assignments, for a hub; see `course nbgrader --help` |
-| `seed.json` | seed of the hidden cases: anyone who knows it knows the inputs that answers are tested with |
-
-Learners' check cells draw new cases at every run. For marks, the hidden cases are drawn from the seed and the answer: the
-same work gets the same mark, however often it is graded, and a changed answer is tested on cases that no feedback has shown:
-
-    course grade {assignment} INBOX --out RESULTS --seed {seed}
-
-It finds the answers in the files handed in, runs them in a sandbox, and writes feedback for each learner, tables for Canvas,
-Moodle and Gradescope, the class's misconceptions, and a list of what a person has to look at. For another cohort use another
-seed: `course release {assignment} --out FOLDER --seed N`. The course's docs/instructors.md has it step by step, with a
-call for each platform.
-"""

@@ -21,18 +21,8 @@ TONES = {
     "bad": ("#8f3a00", "#fdeee3"),
     "caution": ("#6b4e00", "#fdf5dc"),
 }
-# Method → colour and marker, the same in every lesson; dark enough for text on white.
-METHODS: dict[str, tuple[str, str]] = {
-    "before training": (QUIET, "X"),
-    "LoRA": ("#0072b2", "o"),
-    "QLoRA": ("#08783e", "s"),
-    "full fine-tuning": ("#b34700", "^"),
-    "SFT on chosen": ("#4b3f99", "v"),
-    "DPO": ("#a0457f", "D"),
-    "GRPO": (TEXT, "*"),
-}
-# What is drawn in several lessons and is no method.
-LOOKS = {
+# What is drawn in several lessons → colour and marker, the same in each; dark enough for text on white.
+LOOKS: dict[str, tuple[str, str]] = {
     "training": ("#0072b2", "o"),
     "validation": ("#b34700", "^"),
     "frontier model, long prompt": ("#a0457f", "D"),

@@ -28,6 +28,12 @@ def packaged():
     return models.load(tier="cpu")
 
 
+@pytest.fixture
+def tokenizer(packaged):
+    """That of the CPU tier."""
+    return packaged[1]
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, packaged):
     """Folder with a Llama of two thin layers and random weights, and the course's tokenizer."""

@@ -94,6 +94,19 @@ def tiny_experts(architecture, **changes):
     return AutoConfig.for_model(architecture, **(settings | changes))
 
 
+def small_config(architecture="llama", **changes):
+    """Configuration of three layers of 128, for what is counted and traced."""
+    from transformers import AutoConfig
+
+    settings = {
+        "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "tie_word_embeddings": True,
+    }  # fmt: skip
+    if architecture == "qwen3":
+        settings["head_dim"] = 32
+    return AutoConfig.for_model(architecture, **(settings | changes))
+
+
 def tiny_model(architecture, **changes):
     """Random model of the CPU model's vocabulary."""
     import torch
@@ -141,6 +154,51 @@ def conversation(prompt="Where is my parcel?", completion='{"category": "deliver
     ]
 
 
+PAIRS = [
+    {
+        "prompt": conversation(prompt)[:2],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+    for prompt, chosen, rejected in [
+        ("Where is my parcel?", "On its way", "I do not know and I will not look"),
+        ("Is it blue?", "It is blue, yes", "No"),
+        ("The kettle leaks and the floor is wet, what now?", "Sorry! We send you a new one today", "Mop it"),
+    ]
+]
+
+
+def trl_tokenizer(pad="<|endoftext|>"):
+    """A fresh one, since trainers change it; it does not pad with the stop token, so that searches for the end find it."""
+    from transformers import AutoTokenizer
+
+    from course_utils import models
+
+    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
+    tokenizer.pad_token = pad
+    return tokenizer
+
+
+def trl_arguments(kind, folder, **more):
+    """A trainer's configuration: CPU, float32, all `PAIRS` in one batch."""
+    settings = {
+        "output_dir": str(folder), "per_device_train_batch_size": 3, "use_cpu": True, "bf16": False,
+        "gradient_checkpointing": False, "report_to": "none",
+    }  # fmt: skip
+    return kind(**settings | more)
+
+
+def nudge(model, scale=0.05):
+    """Move what is trained away from where it began, so that policy and reference differ."""
+    import torch
+
+    made = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += scale * torch.randn(weight.shape, generator=made)
+
+
 def table_rows(printed, start):
     """Row name → column → cell of the `show.table` whose text begins with `start`: its caption, or its first header."""
     import re
@@ -155,6 +213,27 @@ def table_rows(printed, start):
         cells = [line[a:b].strip() for a, b in zip(starts, [*starts[1:], len(line)])]
         rows[cells[0]] = dict(zip(re.findall(r"\S+(?: \S+)*", lines[head])[1:], cells[1:]))
     return rows
+
+
+def lesson_code(section, tag=None, constants=(), **given):
+    """A lesson's imports, functions and classes as they stand in its cells, or in those with a tag; nothing else has run.
+
+    `constants` are names whose assignments are taken, too; `given` is there before.
+    """
+    import ast
+
+    import jupytext
+
+    from course_utils import lessons
+
+    space = dict(given)
+    for cell in jupytext.read(lessons.source_file(lessons.find(section).name)).cells:
+        if cell.cell_type == "code" and (tag is None or tag in cell.metadata.get("tags", [])):
+            for node in ast.parse(cell.source).body:
+                constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in constants
+                if constant or isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom):
+                    exec(compile(ast.Module([node], []), f"lesson {section}", "exec"), space)
+    return space
 
 
 def solution_lines(source):

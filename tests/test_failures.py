@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from support import tiny_experts, tiny_llama, with_lora
 from test_preflight import make_model
 from test_roundtrip import CHATS, adapter, merged, other_tokenizer  # noqa: F401 - fixtures
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLanguageModeling
-from trl import SFTConfig, SFTTrainer
 
 pytestmark = pytest.mark.soak("reproduces what others' trackers report; nothing of ours depends on it")
 PAGE = Path(__file__).parents[1] / "docs" / "failures.md"
@@ -24,6 +22,9 @@ def lora(**more):
 
 def trainer(model, tokenizer, rows, folder, **settings):
     """TRL's, on the CPU, as its defaults have it but for what is named."""
+    from datasets import Dataset  # here, as `make test` collects this file and runs nothing of it
+    from trl import SFTConfig, SFTTrainer
+
     config = SFTConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", **settings)
     return SFTTrainer(model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 

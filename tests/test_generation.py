@@ -10,12 +10,18 @@ PROMPTS = [
 ]
 
 
-def test_answers_come_back_in_order_and_batching_does_not_change_them(packaged):
+@pytest.fixture(scope="module")
+def exact(packaged):
+    """The same model in float32, where batching changes no answer."""
     import torch
 
     from course_utils import models
 
-    model, tokenizer = models.load(dtype=torch.float32)
+    return models.load(dtype=torch.float32)
+
+
+def test_answers_come_back_in_order_and_batching_does_not_change_them(exact):
+    model, tokenizer = exact
     together = generate(model, tokenizer, PROMPTS, max_new_tokens=12)
     alone = [generate(model, tokenizer, [prompt], max_new_tokens=12)[0] for prompt in PROMPTS]
     assert together == alone
@@ -46,12 +52,10 @@ def test_sampling_follows_its_seed_and_leaves_the_model_as_it_was(packaged):
 RULES = "You are the assistant of a shop that sells lamps, kettles and chairs. Be brief, be friendly, and name the article."
 
 
-def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_answer(packaged, monkeypatch):
-    import torch
+def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_answer(exact, monkeypatch):
+    from course_utils import generation
 
-    from course_utils import generation, models
-
-    model, tokenizer = models.load(dtype=torch.float32)
+    model, tokenizer = exact
     chats = [[{"role": "system", "content": RULES}, {"role": "user", "content": prompt}] for prompt in PROMPTS * 2]
     tokens = []
     counter = model.get_input_embeddings().register_forward_hook(lambda *args: tokens.append(args[1][0].numel()))

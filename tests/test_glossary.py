@@ -44,11 +44,11 @@ def test_a_tip_can_show_every_definition():
 def test_a_term_is_found_in_all_its_forms():
     assert glossary.find("Log probabilities").name == "log-probability"
     assert glossary.find("supervised\n fine-tuning") is TERMS["SFT"]
-    assert glossary.define("optimiser") == TERMS["optimizer"].meaning
+    assert glossary.find("optimiser").meaning == TERMS["optimizer"].meaning
     with pytest.raises(CourseError, match="no term 'logitz'; did you mean 'logits'"):
-        glossary.define("logitz")
+        glossary.find("logitz")
     with pytest.raises(CourseError, match="no term 'xyzzy'; add a line to data/glossary.jsonl"):
-        glossary.define("xyzzy")
+        glossary.find("xyzzy")
 
 
 def test_a_marker_becomes_the_word_with_its_definition():

@@ -25,7 +25,8 @@ from course_utils.publishing import builder
 from course_utils.publishing.wheel import write_wheel
 
 ROOT = Path(__file__).parents[1]
-IMAGES = sorted((ROOT / "tests" / "colab").glob("image-*.txt"))
+CPU_IMAGE, GPU_IMAGE = (max((ROOT / "tests" / "colab").glob(f"image-*-{kind}.txt")) for kind in ("cpu", "gpu"))
+SOAK = pytest.mark.soak("the GPU's image has nearly all of the CPU's packages, and more")
 WHEEL = "finetuning_course-{}-py3-none-any.whl"
 HOSTS = ("/content/drive/MyDrive", "/kaggle/input/")  # where the first cell looks on Colab and Kaggle
 START = 'from course_utils import install; print(install.install_missing("{}"))'
@@ -52,7 +53,7 @@ def bare(tmp_path_factory):
     return machine(tmp_path_factory.mktemp("bare") / "venv")
 
 
-@pytest.fixture(scope="module", params=IMAGES, ids=lambda image: image.stem)
+@pytest.fixture(scope="module", params=[GPU_IMAGE, pytest.param(CPU_IMAGE, marks=SOAK)], ids=lambda image: image.stem)
 def colab(request, tmp_path_factory):
     """(python, image's packages): pip believes that all of an image is installed, by metadata without code."""
     python = machine(tmp_path_factory.mktemp("colab") / "venv")

@@ -31,15 +31,14 @@ def lab(tmp_path_factory, packaged):
         yield address
 
 
-@pytest.mark.parametrize("path", ["/lab/tree/02_lora.ipynb", "/api/contents/02_lora.ipynb?content=0"])
-def test_notebook_02_is_served(lab, path):
-    with urllib.request.urlopen(lab + path, timeout=60) as answer:
-        assert answer.status == 200
-
-
-def test_it_opens_on_the_first_lesson(lab):
-    with urllib.request.urlopen(lab, timeout=60) as answer:
-        assert answer.url.endswith("/lab/tree/01_decision_framework.ipynb")
+def test_lessons_are_served_and_it_opens_on_the_first(lab):
+    for path, leads_to in (
+        ("/lab/tree/02_lora.ipynb", "02_lora.ipynb"),
+        ("/api/contents/02_lora.ipynb?content=0", "content=0"),
+        ("", "/lab/tree/01_decision_framework.ipynb"),
+    ):
+        with urllib.request.urlopen(lab + path, timeout=60) as answer:
+            assert answer.status == 200 and answer.url.endswith(leads_to)
 
 
 def test_its_terminal_finds_the_command(lab):

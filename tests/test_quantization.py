@@ -134,17 +134,16 @@ def test_fused_functions_cover_four_bit_layers(tmp_path, kind, names):
 
 
 @pytest.mark.model
-def test_the_packaged_model_loads_in_four_bits_and_learns():
+def test_a_model_loads_in_four_bits_and_learns(tiny_model):
+    """Lesson 03 does it with the packaged model, and shows what it takes."""
     import torch
 
-    model, tokenizer = models.load(tier="cpu", quantization="nf4")
+    model, tokenizer = models.load(tiny_model, quantization="nf4")
     layers = quantization.four_bit_layers(model)
-    assert len(layers) == 210  # seven in each of thirty blocks
+    assert len(layers) == 14  # seven in each of two blocks
     assert all(m.weight.dtype == torch.uint8 for m in layers.values())
     assert not any(m.support_avx512bf16_for_cpu for m in layers.values())
-    embedding = model.get_input_embeddings().weight.nbytes  # stays in 16 or 32 bits
-    assert model.get_memory_footprint() - embedding < 73e6  # 212 MB in bfloat16
-    settings = training.Settings(learning_rate=2e-3, max_steps=4, batch_size=2, schedule="constant", evaluate_every=2)
+    settings = training.Settings(learning_rate=2e-2, max_steps=12, batch_size=2, schedule="constant", evaluate_every=6)
     tuned = with_lora(model, random_b=False)
     history = training.fit(tuned, tokenizer, [conversation()] * 2, [conversation()], settings=settings)
     assert history.validation_losses[-1] < history.validation_losses[0] - 0.5

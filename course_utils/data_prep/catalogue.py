@@ -54,7 +54,7 @@ class Catalogue:
     def record(self, question: Mapping, version: int = 1) -> dict:
         """Return the right record for a question or a training question, in version 1 or 2 of the facts."""
         row = self.question_of(question)
-        passage = self._passages[row["passage"]]
+        passage = next(passage for passage in self.versions[1] if passage["id"] == row["passage"])
         name = passage["title"].split()[0]
         named = passage["topic"] == "product" and name.lower() in question["question"].lower()
         return {"topic": passage["topic"], "product": name if named else None, "answer": facts(row, version)[0]}
@@ -76,10 +76,6 @@ class Catalogue:
             shown = _with_passages(shot["question"], [shot["passage"]] if passages else [])
             messages += [{"role": "user", "content": shown}, {"role": "assistant", "content": write(shot["record"])}]
         return [*messages, {"role": "user", "content": _with_passages(question, passages)}]
-
-    @property
-    def _passages(self) -> dict[str, dict]:
-        return {passage["id"]: passage for passage in self.versions[1]}
 
     def question_of(self, row: Mapping) -> Mapping:
         """Return the question that a training question is another wording of; a question itself as it is."""

@@ -182,23 +182,6 @@ FEW = 4  # a near copy of a prompt is compared with at most this many of the pro
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Rows that are the same example.
-
-    Attributes:
-        members: indices of the rows, in order.
-        kept: the member that is kept.
-        kinds: every other member → the kind of copy: "exact", "normalised" or "near".
-        similarities: every other member → Jaccard index of its prompt and the prompt of the kept row, from 0 to 1.
-    """
-
-    members: tuple[int, ...]
-    kept: int
-    kinds: dict[int, str]
-    similarities: dict[int, float]
-
-
-@dataclass(frozen=True)
 class Conflict:
     """Rows that ask the same question and have different answers, of which one, several or none may be right.
 
@@ -217,18 +200,16 @@ class Deduplicated:
 
     Attributes:
         kept: indices of the rows to keep, in order.
-        clusters: the clusters of more than one row.
+        dropped: index of each dropped row → the kind of copy ("exact", "normalised" or "near"), and the row that
+            is kept for it.
+        similarities: index of each dropped row → Jaccard index of its prompt and the prompt of the kept row, from 0 to 1.
         conflicts: the rows that ask the same question and have different answers.
     """
 
     kept: list[int]
-    clusters: list[Cluster] = field(repr=False)
-    conflicts: list[Conflict] = field(repr=False, default_factory=list)
-
-    @property
-    def dropped(self) -> dict[int, tuple[str, int]]:
-        """Index of each dropped row → the kind of copy, and the index of the row that is kept for it."""
-        return {member: (kind, cluster.kept) for cluster in self.clusters for member, kind in cluster.kinds.items()}
+    dropped: dict[int, tuple[str, int]]
+    similarities: dict[int, float] = field(repr=False)
+    conflicts: list[Conflict] = field(repr=False)
 
 
 def deduplicate(
@@ -259,25 +240,16 @@ def deduplicate(
         for i, j, similarity in sorted(similar, key=lambda pair: (pair[1], pair[0])):
             if around[firsts[i]] == around[firsts[j]]:
                 choice.compare(prompt_keys[firsts[i]], prompt_keys[firsts[j]], similarity)
-    dropped: dict[int, list[int]] = {}
+    dropped = {}
     for index, kept in sorted(choice.kept_for.items()):
         if kept in choice.kept_for:  # a normalised copy of a row that has itself been dropped goes with that row
             choice.similarities[index] = choice.similarities[kept]
             kept = choice.kept_for[kept]
-        dropped.setdefault(kept, []).append(index)
-
-    def kind_of(index: int, kept: int) -> str:
-        if exact[index] == exact[kept]:
-            return EXACT
         same = (prompt_keys[index], answer_keys[index]) == (prompt_keys[kept], answer_keys[kept])
-        return NORMALISED if same else NEAR
-
-    clusters = []
-    for kept, members in sorted(dropped.items(), key=lambda item: min(item[0], *item[1])):
-        kinds = {index: kind_of(index, kept) for index in members}
-        similarities = {index: choice.similarities[index] for index in members}
-        clusters.append(Cluster(tuple(sorted([kept, *members])), kept, kinds, similarities))
-    return Deduplicated([i for i in range(len(rows)) if i not in choice.kept_for], clusters, choice.conflicts(dropped))
+        dropped[index] = (EXACT if exact[index] == exact[kept] else NORMALISED if same else NEAR, kept)
+    copies_of = Counter(kept for _, kept in dropped.values())
+    left = [i for i in range(len(rows)) if i not in dropped]
+    return Deduplicated(left, dropped, choice.similarities, choice.conflicts(copies_of))
 
 
 def surroundings(row: dict) -> bytes:
@@ -353,17 +325,15 @@ class _Choice:
                 if self.alike.find(index) == index and all(self._ask_the_same(row, index) for row in {kept, first}):
                     self.alike.join(first, index)
 
-    def conflicts(self, copies: dict[int, list[int]]) -> list[Conflict]:
-        """Return the groups of rows that ask the same question and are all kept."""
+    def conflicts(self, copies: Counter[int]) -> list[Conflict]:
+        """Return the groups of rows that ask the same question and are all kept, given the number of copies of each row."""
         for replies in self.firsts.values():
             first, *others = replies.values()
             for other in others:
                 self.alike.join(first, other)
         groups = [[i for i in group if i not in self.kept_for] for group in self.alike.members()]
         return [
-            Conflict(tuple(members), max(members, key=lambda i: (len(copies.get(i, ())), -i)))
-            for members in groups
-            if len(members) > 1
+            Conflict(tuple(members), max(members, key=lambda i: (copies[i], -i))) for members in groups if len(members) > 1
         ]
 
     def _similarity(self, one: int, other: int) -> float:

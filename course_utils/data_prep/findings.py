@@ -17,6 +17,8 @@ ERROR, WARNING = "error", "warning"
 
 # code → "words" (see `in_words`), "severity", "fix" (how to), and "fixable" (whether `course check-data --fix` repairs it)
 CODES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+# code → how a hosted job fails: the API's "code" and "message"
+API_ERRORS: dict[str, dict[str, str]] = CODES.pop("api")
 # The same for what other steps than validation find.
 WORDS = {
     "useless_answer": "without a real answer", "stub": "with a note in place of an answer", "refusal": "with a refusal",

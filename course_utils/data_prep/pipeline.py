@@ -3,7 +3,7 @@
 By default it drops only what is certainly wrong: rows that can't be read or trained on, copies, answers that are none, and
 answers that don't fit the schema, if there is one. What another quality rule finds, and a question that has two different
 answers, is flagged for a person to look at; `drop` names the codes that are dropped without a look. Nothing is lost: each
-line of the export is in the result, in a cluster of duplicates, or, unchanged, among the rejects.
+line of the export is in the result or, unchanged, among the rejects.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from course_utils.data_prep.deduplication import (
     COPIES,
     EXACT,
     NEAR,
-    Cluster,
     Conflict,
     contradictions,
     deduplicate,
@@ -221,8 +220,8 @@ class Prepared:
         train, validation: indices into `rows`.
         notes: what somebody should know about the result, in sentences.
         changes: everything that was dropped, changed or flagged, and why.
-        texts: line of each row that was dropped, flagged, or kept from a cluster → its text, with personal data.
-        clusters: rows that are the same example, as lines.
+        texts: line of each row that was dropped, flagged, or kept for a copy → its text, with personal data.
+        copies: line of each dropped copy → the line that is kept for it.
         conflicts: rows that ask the same question and have different answers, as lines.
         redacted_labels: values of answers' fields that were taken for personal data and replaced → number of rows; a product
             with a person's name, for instance, which belongs into `allow`.
@@ -244,7 +243,7 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     texts: dict[int, str] = field(default_factory=dict)
-    clusters: list[Cluster] = field(default_factory=list)
+    copies: dict[int, int] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)
     redacted_labels: Counter[str] = field(default_factory=Counter, repr=False)
     masked: Counter[tuple[str, str]] = field(default_factory=Counter, repr=False)
@@ -409,7 +408,6 @@ def prepare(path: str | Path, kind: str = "chat", **settings: Any) -> Prepared:
     result = Prepared(str(path), Preparation(kind, **settings))
     steps = result.settings.steps
     _timed(result, "validate", _read)
-    _remark(result)
     if "quality" in steps:
         _timed(result, "quality", _quality)
     if "deduplicate" in steps:
@@ -435,11 +433,12 @@ def _timed(result: Prepared, step: str, run: Callable[[Prepared], None]) -> None
 
 
 def _owners(result: Prepared) -> list[Any]:
-    """The group of each row for the split; a blank or "unknown" is no group."""
+    """The group of each row for the split, without differences of case and spaces; a blank or "unknown" is no group."""
     if result.settings.group == "none":
         return [None] * len(result.rows)
     groups = [strata["group"] if "group" in strata else customer_of(row) for row, strata in zip(result.rows, result.strata)]
-    return [None if str(group).strip().casefold() in NO_GROUP else group for group in groups]
+    spelled = [" ".join(str(group).split()).casefold() for group in groups]
+    return [None if group in NO_GROUP else group for group in spelled]
 
 
 def _split(result: Prepared) -> None:
@@ -526,6 +525,7 @@ def _read(result: Prepared) -> None:
         raise CourseError(f"no row has a field {min(unknown)!r} to split by; name a field of the export's rows")
     _take_owners(result, owners)
     result.counts += [("read", lines_read), ("validate", len(result.rows))]
+    _remark(result)
 
 
 def _take_owners(result: Prepared, owners: dict[str, list[Any]]) -> None:
@@ -604,19 +604,11 @@ def _deduplicate(result: Prepared) -> None:
     judged = result.settings.kind in ("preference", "unpaired_preference")  # there a prompt may have many answers
     line = result.lines.__getitem__
     reasons = {}
-    for cluster in deduplicated.clusters:
-        result.texts[line(cluster.kept)] = formats.dumps(result.rows[cluster.kept])
-        for member, kind in cluster.kinds.items():
-            similarity = cluster.similarities[member]
-            reasons[member] = (f"{kind}_duplicate", f"of line {line(cluster.kept)} (similarity {similarity:.2f})")
-        result.clusters.append(
-            Cluster(
-                tuple(map(line, cluster.members)),
-                line(cluster.kept),
-                {line(m): kind for m, kind in cluster.kinds.items()},
-                {line(m): similarity for m, similarity in cluster.similarities.items()},
-            )
-        )
+    for member, (kind, kept) in deduplicated.dropped.items():
+        result.texts[line(kept)] = formats.dumps(result.rows[kept])
+        similarity = deduplicated.similarities[member]
+        reasons[member] = (f"{kind}_duplicate", f"of line {line(kept)} (similarity {similarity:.2f})")
+        result.copies[line(member)] = line(kept)
     for conflict in contradictions(views) if judged else deduplicated.conflicts:
         result.conflicts.append(Conflict(tuple(map(line, conflict.members)), line(conflict.preferred)))
         for member in conflict.members:
@@ -694,7 +686,7 @@ def _drop_copies(result: Prepared, copies: dict[int, int]) -> None:
     for index, kept in copies.items():
         line, earlier = result.lines[index], result.lines[kept]
         result.texts.setdefault(earlier, formats.dumps(result.rows[kept]))
-        result.clusters.append(Cluster((earlier, line), earlier, {line: EXACT}, {line: 1.0}))
+        result.copies[line] = earlier
         reasons[index] = (f"{EXACT}_duplicate", f"of line {earlier} without personal data")
     remaining = set(result.lines) - {result.lines[index] for index in copies}
     conflicts = [Conflict(tuple(m for m in c.members if m in remaining), c.preferred) for c in result.conflicts]

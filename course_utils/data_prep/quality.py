@@ -47,6 +47,7 @@ CODE = re.compile(
     re.MULTILINE,
 )
 SENTENCE = 6  # words; a shorter answer may be a title or a label
+USUAL_END = 0.95  # share of the answers that must end properly before another ending counts as cut off
 CANNED_WORDS = 5  # a shorter answer is a label, which many messages may have in common
 USUAL_FORM = 0.7  # share of the answers that must have a form before it counts as the file's
 # An answer whose long numbers are not in its message is suspicious if at least this share of such answers copy theirs from it.
@@ -86,6 +87,7 @@ def assess(
     prompts, answers = [formats.prompt_of(row) for row in rows], [formats.answer_of(row) for row in rows]
     wrong_form = form_of(answers, schema)
     formed = wrong_form is not _any_form
+    usual = not formed and sum(map(_has_end, answers)) >= USUAL_END * len(answers)
     canned, useless, stubs = _canned(prompts, answers), _only(USELESS, answers), _only(STUB, answers)
     # Malformed or canned answers don't show what a proper answer has in common with its message.
     proper = [i for i, answer in enumerate(answers) if i not in canned and not wrong_form(answer)]
@@ -100,7 +102,7 @@ def assess(
                 useless.get(index),
                 stubs.get(index),
                 _refusal(prompt, answer, wrong_form),
-                _truncated(prompt, answer),
+                _truncated(prompt, answer) or (_without_end(prompt, answer) if usual else None),
                 _mojibake(prompt, answer),
                 canned.get(index),
                 wrong_form(answer),
@@ -193,6 +195,21 @@ def _breaks_off(answer: str) -> bool:
         return False
     sentence = text.splitlines()[-1] if match["comma"] else text
     return len(sentence.split()) >= SENTENCE and not (match["comma"] and ends(text.lower().rstrip(" ,"), CLOSES))
+
+
+def _has_end(answer: str) -> bool:
+    """Whether a text ends as prose, a list, a letter or a link does: not with a lower-case word."""
+    last = answer.rstrip().splitlines()[-1].split() if answer.strip() else []
+    return len(last) < SENTENCE or not (last[-1].isalpha() and last[-1].islower()) or last[0][:1] in "-*•|>"
+
+
+def _without_end(prompt: str, answer: str) -> Reason | None:
+    """A long last line that ends with a word in lower case, in a file whose answers end properly."""
+    if _has_end(answer) or CODE.search(answer) or formats.written_in(answer) != [answer]:
+        return None
+    if PATTERNS["about_language"].search(prompt):
+        return None
+    return Reason("truncated", f"the answer ends without a full stop, unlike most: {answer.rstrip()[-20:]!r}")
 
 
 def _mojibake(prompt: str, answer: str) -> Reason | None:

@@ -139,11 +139,7 @@ def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[Any, list
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         built = dict(pairs)
         if len(built) != len(pairs):
-            earlier_keys = set()
-            for key, _ in pairs:
-                if key in earlier_keys:
-                    duplicates.append(key)
-                earlier_keys.add(key)
+            duplicates.extend((Counter(key for key, _ in pairs) - Counter(built.keys())).elements())
         return built
 
     try:

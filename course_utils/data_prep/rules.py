@@ -73,14 +73,14 @@ class Rules:
         return isinstance(name, str) and bool(name.strip() if self.target == "trl" else NAME.fullmatch(name))
 
     def _extra(self, item: dict, allowed: set, path: str) -> None:
-        for key in item:
-            if key not in allowed and is_meaningful(key, item[key]):
-                self.add(f"{path}.{key}" if path else key, "field_in_use", f"OpenAI's format has no place for {key}")
-            elif key not in allowed:
-                shown = shorten(key, 40)
-                name = shown.strip("'")
-                message = f"the key {shown} is not one of {', '.join(sorted(allowed))}"
-                self.add(f"{path}.{name}" if path else name, "extra_key", message, key=name)
+        for key in (key for key in item if key not in allowed):
+            shown = shorten(key, 40)
+            name = shown.strip("'")
+            where = f"{path}.{name}" if path else name
+            if is_meaningful(key, item[key]):
+                self.add(where, "field_in_use", f"OpenAI's format has no place for {key}")
+            else:
+                self.add(where, "extra_key", f"the key {shown} is not one of {', '.join(sorted(allowed))}", key=name)
 
     def row(self, row: object, kind: str) -> None:
         """Report what is wrong with a row that should be of this kind."""

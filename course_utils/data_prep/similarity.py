@@ -194,23 +194,16 @@ def in_processes(
         yield from pool.map(function, items, chunksize=chunk)
 
 
-def _banded(signatures: np.ndarray) -> Iterable[tuple[int, int]]:
+def _banded(signatures: np.ndarray) -> list[tuple[int, int]]:
     """The pairs that agree in all positions of a band: each text with the first of its group and with the one before it."""
     pairs: set[tuple[int, int]] = set()
     for start in range(0, PERMUTATIONS, ROWS_PER_BAND):
-        band = np.ascontiguousarray(signatures[:, start : start + ROWS_PER_BAND]).view(f"V{4 * ROWS_PER_BAND}").ravel()
-        _, group = np.unique(band, return_inverse=True)
-        pairs |= _neighbours(group)
-    return sorted(pairs)
-
-
-def _neighbours(group: np.ndarray) -> set[tuple[int, int]]:
-    order = np.argsort(group, kind="stable")
-    ordered = group[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    first = np.repeat(order[starts], np.diff(np.r_[starts, len(order)]))
-    same = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
-    return {*zip(order[same - 1].tolist(), order[same].tolist()), *zip(first[same].tolist(), order[same].tolist())}
+        first: dict[bytes, int] = {}
+        before: dict[bytes, int] = {}
+        for index, band in enumerate(map(bytes, signatures[:, start : start + ROWS_PER_BAND])):
+            pairs |= {(first.setdefault(band, index), index), (before.get(band, index), index)}
+            before[band] = index
+    return sorted((i, j) for i, j in pairs if i < j)
 
 
 def _all_pairs(sets: list[np.ndarray], threshold: float) -> list[tuple[int, int, float]]:

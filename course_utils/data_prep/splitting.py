@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ MIN_PHRASE_WORDS = 5  # a shorter test text (a label, a name) occurs in other te
 # Three consecutive words belong to the common form of a test set if at least this number and this share of its rows have
 # them.
 FRAME_ROWS, FRAME_SHARE = 4, 0.02
+STOCK_ROWS = 10  # a phrase of so many different training prompts is a formula, not a question that was copied
 SIMILAR = 0.5
 LABEL_ROWS = 3  # rows that a value has on average if it is a label
 TEMPLATE_ROWS, TEMPLATE_SHARE = 5, 0.01  # a template's three consecutive words occur in as many rows, and this share of them
@@ -246,8 +248,8 @@ def contamination(train: Sequence[dict], test: Sequence[dict]) -> list[Hit]:
 
     A test row is found if its prompt is nearly the same as a training prompt, or if the two conversations have a phrase of
     eight words in common, answers included; so a test question inside a training answer is found too. A test text of five
-    to seven words counts as one phrase. Phrases that many test rows have (an instruction, the form of the answers) are no
-    evidence, and are ignored.
+    to seven words counts as one phrase. Phrases that many test rows have (an instruction, the form of the answers), or that
+    many training rows with different prompts have (a closing formula, a disclaimer), are no evidence, and are ignored.
 
     Args:
         train, test: chat rows; a test row need not have an answer.
@@ -260,10 +262,16 @@ def contamination(train: Sequence[dict], test: Sequence[dict]) -> list[Hit]:
             hits[j - len(train), i] = Hit(j - len(train), i, "near-duplicate", f"Jaccard index {index:.2f}")
     test_rows_with = _distinctive_phrases([_texts_of(row) for row in test])
     lengths = sorted({len(phrase.split()) for phrase in test_rows_with})
+    found: dict[str, list[int]] = {}  # phrase → the training rows that have it
     for index, row in enumerate(train):
         for phrase in (phrase for n in lengths for text in _texts_of(row) for phrase in _phrases(text, n)):
-            for test_index in test_rows_with.get(phrase, ()):
-                hits.setdefault((test_index, index), Hit(test_index, index, "phrase", phrase))
+            if phrase in test_rows_with:
+                found.setdefault(phrase, []).append(index)
+    for phrase, indices in found.items():
+        if len({normalise(prompts[index]) for index in indices}) >= STOCK_ROWS:
+            continue
+        for index, test_index in itertools.product(indices, test_rows_with[phrase]):
+            hits.setdefault((test_index, index), Hit(test_index, index, "phrase", phrase))
     return [hits[key] for key in sorted(hits)]
 
 

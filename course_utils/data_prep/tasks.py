@@ -6,7 +6,7 @@ A row is a message and the record that a good answer contains, as JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,21 +113,7 @@ def read_rows(file: str | Path, schema: dict) -> list[dict]:
     validator = jsonschema.validators.validator_for(schema)(schema)
     rows: list[dict] = []
     line_of_id: dict[str, int] = {}
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CourseError(f"cannot read {file}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{Path(file).name}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise CourseError(f"{where}: not JSON ({error}); fix or remove the line") from error
-        for key, kind in (("id", str), ("message", str), ("record", dict)):
-            if not isinstance(row, dict) or not isinstance(row.get(key), kind) or not row[key]:
-                raise CourseError(f"{where}, field {key}: must be a {kind.__name__} that is not empty")
+    for number, where, row in _lines(Path(file), {"id": str, "message": str, "record": dict}):
         fault = next(iter(validator.iter_errors(row["record"])), None)
         if fault:
             path = ".".join(["record", *map(str, fault.absolute_path)])
@@ -139,6 +125,27 @@ def read_rows(file: str | Path, schema: dict) -> list[dict]:
     if not rows:
         raise CourseError(f"{file} has no rows")
     return rows
+
+
+def _lines(file: Path, fields: Mapping[str, type]) -> Iterator[tuple[int, str, dict]]:
+    """Yield each row of a JSONL file with its line, and with words for where it stands; it has these fields, none empty."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CourseError(f"cannot read {file}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{file.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CourseError(f"{where}: not JSON ({error}); fix or remove the line") from error
+        for key, kind in fields.items():
+            value = row.get(key) if isinstance(row, dict) else None
+            if not isinstance(value, kind) or not (value.strip() if isinstance(value, str) else value):
+                raise CourseError(f"{where}, field {key}: must be a {kind.__name__} that is not empty")
+        yield number, where, row
 
 
 @dataclass(frozen=True)
@@ -180,11 +187,7 @@ def load_preferences(name: str = "confounded") -> Preferences:
     for split in SPLITS:
         file = assets.path(f"data/{PREFERENCE_SETS[name]}/{split}.jsonl")
         splits[split] = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            row = json.loads(line)
-            for key in ("id", "message", "chosen", "rejected", "kind"):
-                if not isinstance(row.get(key), str) or not row[key].strip():
-                    raise CourseError(f"{file.name}, line {number}, field {key}: must be a text that is not empty")
+        for _, _, row in _lines(file, dict.fromkeys(("id", "message", "chosen", "rejected", "kind"), str)):
             prompt = [system, {"role": "user", "content": row.pop("message")}]
             splits[split].append({"prompt": prompt, **row})
     return Preferences(**splits)

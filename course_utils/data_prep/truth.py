@@ -38,12 +38,8 @@ class RawExport:
 
     def rows(self) -> dict[int, dict]:
         """Return line → row, for the lines that are well formed."""
-        well = [
-            n
-            for n in range(1, len(self.truth) + 1)
-            if not (self.faults(n) - {"byte_order_mark", "line_ending"}) & set(CODES)
-        ]
-        return {row.line: row.value for row in reading.read(self.path) if row.line in set(well)}
+        gone = {"byte_order_mark", "line_ending"}  # faults of the file's bytes, which are gone once it is read
+        return {row.line: row.value for row in reading.read(self.path) if not (self.faults(row.line) - gone) & set(CODES)}
 
 
 def load_raw_export() -> RawExport:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils.data_prep import formats, reading
-from course_utils.data_prep.findings import ERROR, Finding, in_words, shorten
+from course_utils.data_prep.findings import API_ERRORS, ERROR, Finding, in_words, shorten
 from course_utils.data_prep.rules import Rules, text_of
 from course_utils.data_prep.variants import VARIANTS, variants
 from course_utils.errors import CourseError
@@ -274,14 +274,8 @@ def _check_file(path: Path, report: Report) -> Iterator[Finding]:
         yield Finding(0, "", "file_name", f"the name ends in {path.suffix}")
 
 
-INVALID = "The job failed due to an invalid training file."
-FORMAT_ERROR = "The job failed due to a file format error in the training file."
-
-
 class JobError(NamedTuple):
-    """An error of a job, as the API reports it: words of its documentation, and of failed jobs that users published.
-
-    There, examples and messages are counted from 1. Everything is built from the fields of findings, never from sentences.
+    """An error of a job, as the API reports it; it is built from the fields of findings, never from sentences.
 
     Attributes:
         code: the API's code.
@@ -309,30 +303,11 @@ def job_error(finding: Finding, example: int, kind: str) -> JobError | None:
         example: number of the example that has it, from 1.
         kind: the kind of the rows.
     """
-    details = finding.details
-    if finding.code == "role_missing":
-        where = f"Example {example}, message {details['index'] + 1}"
-        return JobError(
-            "invalid_training_file", f"{INVALID} Invalid file format. {where} Discriminator 'role' is missing in value"
-        )
-    if finding.code == "unknown_shape":
-        expected = "expected either prompt/completion pairs or chat messages."
-        return JobError("invalid_training_file", f"{INVALID} Unexpected file format, {expected}")
-    if finding.code in ("extra_key", "weight_role"):
-        key = details.get("key", "weight")
-        return JobError(
-            "invalid_file_format", f'{FORMAT_ERROR} Invalid file format. Example {example} contains an extra "{key}".'
-        )
-    if finding.code == "special_token":
-        token = f"message contains an invalid token: {details['token']}."
-        return JobError("invalid_file_format", f"{FORMAT_ERROR} Invalid file format. Example {example} {token}")
-    if finding.code == "wrong_kind" and kind == "preference":
-        words = (
-            f"{INVALID} Invalid file format. Input file{{file}} is in the fine-tune-chat format, but the specified "
-            "fine-tuning job is not using 'supervised' as the training method (provided method=dpo)."
-        )
-        return JobError("invalid_training_file", words)
-    return None
+    if finding.code not in API_ERRORS or (finding.code == "wrong_kind" and kind != "preference"):
+        return None
+    error, facts = API_ERRORS[finding.code], dict(finding.details)
+    message = facts.pop("index", 0) + 1
+    return JobError(error["code"], error["message"].format(example=example, message=message, file="{file}", **facts))
 
 
 def too_few(examples: int, least: int) -> JobError:

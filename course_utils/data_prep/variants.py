@@ -14,6 +14,12 @@ MEANINGFUL = {
     "label", "kto_tag", "images", "image", "videos", "video", "audios", "audio", "history", "weight",
     "reasoning_content", "reasoning", "thinking",
 }  # fmt: skip
+USUAL_ROLES = ("system", "user", "assistant", "developer")
+SPEAKERS = {
+    **{role: role for role in USUAL_ROLES},
+    **dict.fromkeys(("human", "customer", "client", "kunde", "requester"), "user"),
+    **dict.fromkeys(("gpt", "bot", "ai", "agent", "support", "model"), "assistant"),
+}
 LISTS = ("messages", "prompt", "completion", "chosen", "rejected", "preferred_output", "non_preferred_output")
 ANSWERS = ("messages", "conversations", "conversation", "output", "completion", "chosen", "rejected", "preferred_output")
 MAYBE_TEXT = ("messages", "conversations", "tools", "functions", "chosen", "rejected", "prompt", "completion")
@@ -126,11 +132,20 @@ def parse_label(row: dict) -> dict:
     return row
 
 
+def usual_roles(row: dict) -> dict:
+    """Return a row whose speakers have the usual names: a ticket system's "Customer" is the user."""
+    for message in messages_of(row):
+        if isinstance(role := message.get("role"), str) and role.strip().lower() in SPEAKERS:
+            message["role"] = SPEAKERS[role.strip().lower()]
+    return row
+
+
 # code → the function that fixes it, and the message about it
 VARIANTS: dict[str, tuple[Callable[[dict], dict], str]] = {
     "null_field": (without_nulls, "null is written for an absent value"),
     "list_as_text": (parse_lists, "a list is written as text, or a function has no type"),
     "call_without_id": (number_calls, "a call has no id or type, or its answer does not name it"),
+    "role_name": (usual_roles, "the role has another name: user and assistant are meant"),
     "label_type": (parse_label, "the label is not true or false"),
 }
 
@@ -156,7 +171,7 @@ def _is_usual(row: dict) -> bool:
         if value is None or (key in MAYBE_TEXT and isinstance(value, str) and value.lstrip().startswith("[")):
             return False
     return all(
-        message.get("role") != "tool" and "tool_calls" not in message and None not in map(message.get, message)
+        message.get("role") in USUAL_ROLES and "tool_calls" not in message and None not in map(message.get, message)
         for message in messages_of(row)
     )
 

@@ -6,9 +6,9 @@ One module per lesson; the cards are those of `course_utils.claims`.
 import importlib
 from typing import Any
 
-from course_utils.claims import card, summary
+from course_utils.claims import card
 
-__all__ = ["card", "lesson_01", "lesson_02", "lesson_03", "lesson_04", "lesson_05", "lesson_06", "summary"]
+__all__ = ["card", "lesson_01", "lesson_02", "lesson_03", "lesson_04", "lesson_05", "lesson_06"]
 
 
 def __getattr__(name: str) -> Any:

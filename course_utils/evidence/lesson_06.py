@@ -11,7 +11,7 @@ from typing import Any
 from course_utils import assets
 from course_utils.data_prep import load_task
 from course_utils.evaluation import Score, over_seeds, proportion
-from course_utils.openai_server.hosts import HOSTS
+from course_utils.openai_server import HOSTS
 from course_utils.show.tables import Table
 
 # The set-up that the lesson's reader runs, and `benchmarks/hosted.py` and `benchmarks/laptop_service.py` record.

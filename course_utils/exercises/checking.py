@@ -120,13 +120,7 @@ def _mark(exercise: Exercise, answer: object, seed: int | None = None) -> tuple[
     if library := foreign(answer):
         return 0.0, refusal(library)
     case_set = CaseSet.of(exercise, generator(seed), one_set=True)
-    outputs: list[Any] = []
-    for arguments in case_set.cases:
-        try:
-            outputs.append(_called(exercise, answer, arguments))
-        except Exception as error:
-            outputs.append(error)
-    return judge(exercise, case_set, outputs)[:2]
+    return judge(exercise, case_set, _outputs(exercise, answer, case_set.cases))[:2]
 
 
 class Changed(dict):
@@ -181,10 +175,6 @@ class CaseSet:
         cases = [cases[index] for index in random.permutation(len(cases))]
         return cls(exercise, cases, [exercise.solution(*_copy(arguments)) for arguments in cases])
 
-    def all_right(self, outputs: Sequence) -> bool:
-        """Whether the values that an answer gave for the first cases are as expected."""
-        return all(_is_right(self.exercise, output, value) for output, value in zip(outputs, self.expected))
-
     def hits(self, outputs: Sequence) -> int:
         """How many of the values that an answer gave for the first cases are as expected."""
         if self.exercise.challenge:  # there is no expected value: what was returned is run
@@ -204,7 +194,7 @@ def _is_right(exercise: Exercise, output: Any, expected: Any) -> bool:
 
 
 def _outputs(exercise: Exercise, function: Callable[..., Any], cases: Sequence[tuple]) -> list:
-    """What a mistake gives for each case, or the error that it raises."""
+    """What an answer or a mistake gives for each case, or the error that it raises."""
     outputs: list[Any] = []
     for arguments in cases:
         try:
@@ -311,12 +301,7 @@ def _line_of(error: Exception) -> str:
     if isinstance(error, Raised):  # in grading the call ran in another process
         return ""
     frames = traceback.extract_tb(error.__traceback__)
-    others = (
-        str(assets.PACKAGE),
-        sysconfig.get_path("stdlib"),
-        sysconfig.get_path("purelib"),
-        sysconfig.get_path("platlib"),
-    )
+    others = (str(assets.PACKAGE), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
     own = [frame for frame in frames if not frame.filename.startswith(others)]
     return f" in line {own[-1].lineno}: `{own[-1].line}`" if own and own[-1].line else ""
 

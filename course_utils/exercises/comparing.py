@@ -123,11 +123,10 @@ def _close(actual: Any, expected: Any, tolerance: float) -> bool:
 
 
 def _on_cpu(value: Any) -> Any:
-    return value.detach().cpu().numpy() if is_tensor(value) and value.dtype.itemsize != 2 else _widened(value)
-
-
-def _widened(value: Any) -> Any:
-    return value.detach().cpu().float().numpy() if is_tensor(value) else value  # NumPy has no bfloat16
+    if not is_tensor(value):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if value.dtype.itemsize == 2 else value).numpy()  # NumPy has no bfloat16
 
 
 def _parts(value: Any) -> list | tuple | None:

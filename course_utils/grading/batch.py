@@ -22,7 +22,7 @@ from course_utils.errors import CourseError
 from course_utils.files import remove_drafts
 from course_utils.grading import intake, reading, results, tables
 from course_utils.grading.cluster import DaskCluster
-from course_utils.grading.marking import LearnerAnswer, Mark, Marker, digest, grading_fingerprint
+from course_utils.grading.marking import Mark, Marker, digest, grading_fingerprint
 from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import Isolation, require
 
@@ -176,7 +176,7 @@ def grade(
 class _Grader:
     """Reads one submission after the other, lets `mark` mark it, and writes the results."""
 
-    mark: Callable[[dict[str, LearnerAnswer]], dict[str, Mark]]
+    mark: Callable[[dict[str, intake.LearnerAnswer]], dict[str, Mark]]
     sections: list[str]
     section_of: dict[str, str]
     out: Path
@@ -198,13 +198,7 @@ class _Grader:
             if earlier_results is not None and earlier_results["extra_data"]["key"] == key:
                 return earlier_results, True
             if answers.cells:
-                marks = self.mark(
-                    {
-                        id: LearnerAnswer(answers.cells[id], *answers.around[id])
-                        for id in self.section_of
-                        if id in answers.cells
-                    }
-                )
+                marks = self.mark(answers.cells)
         except CourseError:
             raise
         except Exception as error:  # one submission must not stop the grading of the others; a person is told
@@ -216,8 +210,8 @@ class _Grader:
             )
         if any(mark.outcome == "not graded" for mark in marks.values()):
             key = ""
-        result_key = results.ResultKey(tuple(self.sections), self.isolation, key)
-        learner_results = results.compose(submission, answers, marks, result_key, time.monotonic() - started_at)
+        seconds = time.monotonic() - started_at
+        learner_results = results.compose(submission, answers, marks, self.sections, self.isolation, key, seconds)
         results.save(folder, learner_results)
         return learner_results, False
 
@@ -225,19 +219,17 @@ class _Grader:
 def _seed(out: Path, sections: list[str], seed: int | None) -> int:
     """The seed to use; stored in `out`, so that a grading that is resumed uses the same one."""
     file = out / "grading.json"
-    stored_sections: list[str] | None = None
-    stored_seed: int | None = None
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         stored_sections, stored_seed = stored["assignment"], int(stored["seed"])
     except FileNotFoundError:
-        pass
+        stored_sections, stored_seed = sections, secrets.randbelow(2**62)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{file} cannot be read ({error}); name another folder for the results, or remove it") from error
-    if stored_sections is not None and stored_sections != sections:
+    if stored_sections != sections:
         raise CourseError(
             f"{out} holds the results of {', '.join(stored_sections)}; name another folder for {', '.join(sections)}"
         )
-    seed = seed if seed is not None else stored_seed if stored_seed is not None else secrets.randbelow(2**62)
+    seed = stored_seed if seed is None else seed
     results.write(file, json.dumps({"assignment": sections, "seed": seed}, indent=1) + "\n")
     return seed

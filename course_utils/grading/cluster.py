@@ -14,7 +14,8 @@ from pathlib import Path
 
 from course_utils import assets
 from course_utils.errors import CourseError
-from course_utils.grading.marking import LearnerAnswer, Mark, Marker, grading_fingerprint
+from course_utils.grading.intake import LearnerAnswer
+from course_utils.grading.marking import Mark, Marker, grading_fingerprint
 from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import Isolation, require
 
@@ -60,11 +61,7 @@ class DaskCluster:
             for worker, report in reports.items():
                 if isinstance(report, BaseException):
                     raise CourseError(f"the worker {worker} cannot grade: {report}")
-                if report[0] != grading_fingerprint():
-                    raise CourseError(
-                        f"the worker {worker} has another version of the course, Python, numpy or torch than this machine, "
-                        "and marks may depend on it; install the same version and restart it"
-                    )
+                _check_version(f"the worker {worker}", report[0], grading_fingerprint())
             isolations = {isolation for _, isolation in reports.values()}
             if len(isolations) > 1:
                 raise CourseError(
@@ -116,12 +113,17 @@ def _examine(allow_unsandboxed: bool) -> tuple[str, Isolation]:
     return grading_fingerprint(), require(allow_unsandboxed)
 
 
+def _check_version(worker: str, fingerprint: str, wanted: str) -> None:
+    if fingerprint != wanted:
+        raise CourseError(
+            f"{worker} has another version of the course, Python, numpy or torch than this machine, "
+            "and marks may depend on it; install the same version and restart it"
+        )
+
+
 def _mark(task: dict, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
     this_worker = f"the worker on {platform.node()}, which joined later,"
-    if task["fingerprint"] != grading_fingerprint():
-        raise CourseError(
-            f"{this_worker} has another version of the course, Python, numpy or torch; install the same version, restart it"
-        )
+    _check_version(this_worker, grading_fingerprint(), task["fingerprint"])
     key = repr(task)
     with _lock:
         marker = _markers.get(key)
@@ -129,13 +131,10 @@ def _mark(task: dict, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
             isolation = Isolation(task["isolation"])
             if require(isolation is Isolation.NONE) is not isolation:
                 raise CourseError(f"{this_worker} has another sandbox than {isolation}; give it the same one and restart it")
-            for (
-                other_marker
-            ) in _markers.values():  # of gradings that may have been killed; a running one starts new sandboxes
-                other_marker.close()
-            hidden = tuple(map(Path, task["hidden"]))
-            marker = Marker(task["section_of"], task["seed"], isolation, Limits(**task["limits"]), hidden)
-            _markers[key] = marker
+            for other in _markers.values():  # of gradings that may have been killed; a running one starts new sandboxes
+                other.close()
+            limits, hidden = Limits(**task["limits"]), tuple(map(Path, task["hidden"]))
+            marker = _markers[key] = Marker(task["section_of"], task["seed"], isolation, limits, hidden)
     return marker.mark(answers)
 
 

@@ -11,12 +11,11 @@ import csv
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
@@ -55,12 +54,21 @@ class Submission:
     platform_id: str = ""
 
 
-class Sender(NamedTuple):
-    """Who sent a file, by the name that Canvas or Moodle gave it."""
+@dataclass(frozen=True)
+class LearnerAnswer:
+    """An answer cell, and the code cells around it, which may define what it uses.
 
-    platform: str
-    name: str
-    number: str
+    Attributes:
+        cell: source of the answer cell.
+        before: sources of the code cells above it, in the notebook's order.
+        between: sources of the cells between the answer and its check, which were run before the check.
+        after: sources of the cells below.
+    """
+
+    cell: str
+    before: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 @dataclass
@@ -68,9 +76,7 @@ class Answers:
     """The answers in a submission.
 
     Attributes:
-        cells: exercise id → source of the answer cell.
-        around: exercise id → sources of the notebook's other code cells: those before the answer, those between it and its
-            check, and those after.
+        cells: exercise id → answer.
         notes: notes on the submission.
         notes_on: exercise id → notes on the answer.
         faults: what failed in the grader itself, which a person is told and the learner is not.
@@ -80,10 +86,9 @@ class Answers:
         digests: hashes of all files that were examined.
     """
 
-    cells: dict[str, str] = field(default_factory=dict)
-    around: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    cells: dict[str, LearnerAnswer] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    notes_on: dict[str, list[str]] = field(default_factory=dict)
+    notes_on: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     faults: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     unread: bool = False
@@ -106,29 +111,32 @@ def submissions(inbox: Path) -> list[Submission]:
     except OSError as error:
         raise CourseError(f"cannot read the inbox {inbox}: {error.strerror}; name a folder with the submissions") from error
     from_canvas = _is_canvas_download(entries)
-    together: dict[Sender | str, list[os.DirEntry[str]]] = {}
+    together: dict[tuple[str, str, str], list[os.DirEntry[str]]] = {}
     for entry in entries:
-        together.setdefault(_sender(entry.name, from_canvas) or entry.name, []).append(entry)
+        together.setdefault(_sender(entry.name, from_canvas), []).append(entry)
     for sender, group in together.items():  # as in a learner's folder, a report beside the notebook is not looked at
         readable = [entry for entry in group if is_folder(entry) or entry.name.lower().endswith(".ipynb")]
         together[sender] = readable or group
-    names = [_name_of(sender, group) for sender, group in together.items()]
+    names = []
+    for (platform, name, number), group in together.items():
+        whole_name = group[0].name if is_folder(group[0]) else Path(group[0].name).stem
+        names.append(clean_name(f"{name}_{number}" if platform and len(group) > 1 else whole_name))
     count = Counter(map(folded, names))
-    taken_names = {name for name, number in count.items() if number == 1}  # a numbered name must not equal one
+    taken_names = {name for name, times in count.items() if times == 1}  # a numbered name must not equal one
     submitted = []
-    for (sender, group), cleaned in zip(together.items(), names):
-        clash, name, number = count[folded(cleaned)] > 1, cleaned, 2
-        while clash and folded(name) in taken_names:
-            name, number = f"{cleaned}-{number}", number + 1
-        taken_names.add(folded(name))
+    for ((platform, _, number), group), cleaned in zip(together.items(), names):
+        clash, learner, suffix = count[folded(cleaned)] > 1, cleaned, 2
+        while clash and folded(learner) in taken_names:
+            learner, suffix = f"{cleaned}-{suffix}", suffix + 1
+        taken_names.add(folded(learner))
         notes: tuple[str, ...] = ()
         if clash:
             notes += (f"another submission is called {cleaned} too; this one is {shown(group[0].name)!r}",)
         if len(group) > 1:
             names_shown = [shown(entry.name) for entry in group[:MOST_NAMES]] + ["…"] * (len(group) > MOST_NAMES)
             notes += (f"{len(group)} files of one learner, as their names say: {', '.join(names_shown)}",)
-        id = f"{sender.platform} {sender.number}" if isinstance(sender, Sender) else ""
-        submitted.append(Submission(name, cleaned, tuple(Path(entry.path) for entry in group), notes, clash, id))
+        paths = tuple(Path(entry.path) for entry in group)
+        submitted.append(Submission(learner, cleaned, paths, notes, clash, f"{platform} {number}".strip()))
     return submitted
 
 
@@ -142,18 +150,12 @@ def _is_canvas_download(entries: list[os.DirEntry[str]]) -> bool:
     return 2 * len(numbers) >= max(1, len(matches)) and 10 * len(set(numbers)) >= 9 * len(numbers)
 
 
-def _sender(name: str, from_canvas: bool) -> Sender | None:
-    """Who sent a file, if its name tells."""
+def _sender(name: str, from_canvas: bool) -> tuple[str, str, str]:
+    """(platform, learner's name, learner's number) if Canvas or Moodle named the file; else ("", name, "")."""
     for platform, pattern in (("Moodle", MOODLE), ("Canvas", CANVAS)):
         if (found := pattern.fullmatch(name)) and (platform == "Moodle" or from_canvas):
-            return Sender(platform, clean_name(found["name"]), found["number"])
-    return None
-
-
-def _name_of(sender: Sender | str, group: list[os.DirEntry[str]]) -> str:
-    if isinstance(sender, Sender) and len(group) > 1:
-        return clean_name(f"{sender.name}_{sender.number}")
-    return clean_name(group[0].name if is_folder(group[0]) else Path(group[0].name).stem)
+            return platform, clean_name(found["name"]), found["number"]
+    return "", name, ""
 
 
 def hidden_notebooks(inbox: Path) -> list[str]:
@@ -198,25 +200,23 @@ def answers(files: Iterable[File], exercise_ids: list[str]) -> Answers:
         if file.problem:
             unread.setdefault(re.sub(r"\(.*|[\d,]+", "", file.problem), []).append(file)  # without what differs
             continue
-        name, cells = file.name, file.cells
-        collected.files.append(name)
-        answer_indexes = _find_answer_cells(cells, collected)
-        for id, index in answer_indexes.items():
+        cells = file.cells
+        collected.files.append(file.name)
+        for id, index in _find_answer_cells(cells, collected).items():
             if id not in exercise_ids:
                 other_ids.add(id)
                 continue
             kind, source, _ = cells[index]
-            attempted = kind == "code" and _is_answer(id, source)
             if id in collected.cells:
                 in_several.add(id)
-            if attempted:
-                attempts.setdefault(id, []).append((name, source))
+            if kind == "code" and _is_answer(id, source):
+                attempts.setdefault(id, []).append((file.name, source))
             elif id in attempts:
                 continue
-            collected.cells[id] = source
-            check = max(index + 1, _check_after(id, cells, index))
-            parts = cells[:index], cells[index + 1 : check], cells[check:]
-            collected.around[id] = (_definable_code(parts[0]), _definable_code(parts[1]), _definable_code(parts[2]))
+            below = range(index + 1, len(cells))
+            check = next((number for number in below if _checks(id, cells[number])), index + 1)
+            around = cells[:index], cells[index + 1 : check], cells[check:]
+            collected.cells[id] = LearnerAnswer(source, *map(_definable_code, around))
     _tell_of_copies(collected, in_several, attempts)
     collected.problems += map(_in_one, unread.values())
     collected.unread = bool(unread)
@@ -237,7 +237,7 @@ def _tell_of_copies(collected: Answers, in_several: set[str], attempts: dict[str
     differing: dict[str, list[str]] = {}
     for id in in_several & attempts.keys():
         *_, (counted, source) = attempts[id]
-        collected.notes_on.setdefault(id, []).append(f"in several notebooks; the answer in {counted} counts")
+        collected.notes_on[id].append(f"in several notebooks; the answer in {counted} counts")
         if any(_without_comments(other) != _without_comments(source) for _, other in attempts[id]):
             differing.setdefault(counted, []).append(id)
     for counted, ids in sorted(differing.items()):
@@ -258,32 +258,37 @@ def _in_one(files: list[File]) -> str:
 
 def _find_answer_cells(cells: Cells, collected: Answers) -> dict[str, int]:
     """Exercise id → index of its answer among the cells."""
-    marked: dict[str, list[int]] = {}
-    by_metadata: dict[str, list[int]] = {}
-    by_name = _defined_without_a_marker(cells)
-    for index, (_, source, grade_id) in enumerate(cells):
-        ids = [id.replace(".", "-").lower() for id in EXERCISE_MARKER.findall(source)]
-        for id in dict.fromkeys(ids):
-            marked.setdefault(id, []).append(index)
-        if not ids and grade_id:
-            by_metadata.setdefault(grade_id, []).append(index)
-    chosen = {}
-    for id in (id for id in EXERCISES if id in marked or id in by_metadata or id in by_name):
-        notes = collected.notes_on.setdefault(id, [])
-        if id not in marked:
-            found_by = "cell's metadata" if id in by_metadata else "function's name"
-            notes.append(f"found by the {found_by}, as its first line is gone")
-        chosen[id] = _choose_cell(id, cells, marked.get(id) or by_metadata.get(id) or by_name[id], notes)
-    for id in [id for id, notes in collected.notes_on.items() if not notes]:
-        del collected.notes_on[id]
-    unknown = sorted(set(marked) - set(EXERCISES))
+    markers = [{id.replace(".", "-").lower() for id in EXERCISE_MARKER.findall(source)} for _, source, _ in cells]
+    found = ((id, _answer_cell(id, cells, markers, collected.notes_on[id])) for id in EXERCISES)
+    chosen = {id: index for id, index in found if index is not None}
+    unknown = sorted(set().union(*markers) - EXERCISES.keys())
     if unknown:
         collected.notes.append(f"cells with ids that the course does not have: {', '.join(unknown[:5])}"[:300])
     return chosen
 
 
-def _choose_cell(id: str, cells: Cells, copies: list[int], notes: list[str]) -> int:
-    """Index of the cell that is the answer, among the cells with the exercise's id."""
+def _answer_cell(id: str, cells: Cells, markers: list[set[str]], notes: list[str]) -> int | None:
+    """Index of the cell that is the answer to an exercise, or None.
+
+    Args:
+        id: the exercise.
+        cells: the notebook's cells.
+        markers: the exercises that each cell's markers name.
+        notes: notes on the answer, to which this adds.
+    """
+    last_check = max((index for index, cell in enumerate(cells) if _checks(id, cell)), default=-1)
+    copies = [index for index, ids in enumerate(markers) if id in ids]
+    unmarked = [index for index, (_, _, grade_id) in enumerate(cells) if grade_id == id and not markers[index]]
+    if not copies and not unmarked and last_check < 0:
+        return None
+    filled = [index for index, (kind, source, _) in enumerate(cells) if kind == "code" and _is_answer(id, source)]
+    if not copies:
+        # A lesson may have a function of the same name, but then there is no check of the exercise below it.
+        copies = unmarked or [index for index in filled if index < last_check]
+        if not copies:
+            return None
+        found_by = "cell's metadata" if unmarked else "function's name"
+        notes.append(f"found by the {found_by}, as its first line is gone")
     code_cells = [index for index in copies if cells[index][0] == "code"]
     if not code_cells:
         notes.append("the answer is in a cell that is not a code cell")
@@ -291,54 +296,25 @@ def _choose_cell(id: str, cells: Cells, copies: list[int], notes: list[str]) -> 
     if copies[-1] != code_cells[-1]:
         notes.append("the last cell with this id is not a code cell, so the last code cell counts")
     # A copied stub, or a scratch cell that repeats the marker, does not count if there is a real answer.
-    answer_cells = [index for index in code_cells if _is_answer(id, cells[index][1])]
+    answer_cells = sorted(set(code_cells) & set(filled))
     # What the check saw is what was defined last above it, also where the first attempt is still in the cell with this id.
-    redefined = [
-        index
-        for index in range(code_cells[-1] + 1, _last_check(id, cells) + 1)
-        if cells[index][0] == "code" and _is_answer(id, cells[index][1])
-    ]
+    redefined = [index for index in filled if code_cells[-1] < index <= last_check]
     if answer_cells and redefined:
         notes.append("the answer is defined again below the cell with this id, above the check; the last one counts")
         return redefined[-1]
-    if not answer_cells:
-        answer_cells = [index for index, (kind, source, _) in enumerate(cells) if kind == "code" and _is_answer(id, source)]
-        if answer_cells:
-            notes.append("the answer is in a different cell from the one with this id")
-            return answer_cells[-1]
-    elif len(code_cells) > 1:
+    if filled and not answer_cells:
+        notes.append("the answer is in a different cell from the one with this id")
+        return filled[-1]
+    if answer_cells and len(code_cells) > 1:
         last = "the last one counts" if answer_cells[-1] == code_cells[-1] else "the last one that is filled in counts"
         notes.append(f"{len(copies)} cells have this id; {last}")
     return (answer_cells or code_cells)[-1]
-
-
-def _last_check(id: str, cells: Cells) -> int:
-    """Index of the last cell that checks the answer; -1 if there is none."""
-    return max((index for index, cell in enumerate(cells) if _checks(id, cell)), default=-1)
-
-
-def _check_after(id: str, cells: Cells, answer: int) -> int:
-    """Index of the first cell below the answer that checks it; -1 if there is none."""
-    return next((index for index, cell in enumerate(cells) if index > answer and _checks(id, cell)), -1)
 
 
 def _checks(id: str, cell: tuple[str, str, str]) -> bool:
     kind, source, _ = cell
     pattern = rf"^[ \t]*#[ \t]*CHECK:[ \t]*{id}\b|\bcheck\(\s*[\"']{id}[\"']"
     return kind == "code" and re.search(pattern, source, re.MULTILINE) is not None
-
-
-def _defined_without_a_marker(cells: Cells) -> dict[str, list[int]]:
-    """Exercise id → indexes of the cells that define its answer, for notebooks whose cells have neither marker nor metadata.
-
-    Only cells with a check of the exercise below them count, as a lesson may have a function of the same name.
-    """
-    cells_of: dict[str, list[int]] = {}
-    for id in EXERCISES:
-        for index in range(_last_check(id, cells)):
-            if cells[index][0] == "code" and _is_answer(id, cells[index][1]):
-                cells_of.setdefault(id, []).append(index)
-    return cells_of
 
 
 def _is_answer(id: str, source: str) -> bool:

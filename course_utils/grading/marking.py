@@ -33,6 +33,7 @@ from course_utils.exercises import EXERCISES, checking, libraries
 from course_utils.exercises.checking import CaseSet
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.values import encode
+from course_utils.grading.intake import LearnerAnswer
 from course_utils.grading.protocol import Died, Limits, Starved, value_of
 from course_utils.grading.sandbox import (
     ALL_LIBRARIES,
@@ -96,28 +97,6 @@ class Mark:
     sealed: bool | None = None
 
 
-@dataclass(frozen=True)
-class LearnerAnswer:
-    """An answer cell, and the code cells around it, which may define what it uses.
-
-    Attributes:
-        cell: source of the answer cell.
-        before: sources of the code cells above it, in the notebook's order.
-        between: sources of the cells between the answer and its check, which were run before the check.
-        after: sources of the cells below.
-    """
-
-    cell: str
-    before: tuple[str, ...] = ()
-    between: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-
-    @property
-    def around(self) -> tuple[str, ...]:
-        """The sources of all other code cells."""
-        return self.before + self.between + self.after
-
-
 @dataclass
 class Run:
     """What became of an answer in the sandbox.
@@ -145,7 +124,8 @@ class Run:
 
 
 @lru_cache(maxsize=256)
-def _drawn(exercise: Exercise, seed: int, purpose: str) -> CaseSet:
+def draw_cases(exercise: Exercise, seed: int, purpose: str = "marked") -> CaseSet:
+    """Return cases of an exercise: "marked" are those that count, which nobody sees; "shown" are others, for feedback."""
     import numpy as np
 
     digest = hashlib.sha256(json.dumps([seed, exercise.id, purpose]).encode()).digest()
@@ -169,14 +149,6 @@ class Attempt:
     seed: int
     answer: LearnerAnswer
     own: frozenset[str] = frozenset()
-
-    def draw_cases(self) -> CaseSet:
-        """Return the cases that count, which are never shown."""
-        return _drawn(self.exercise, self.seed, "marked")
-
-    def draw_examples(self) -> CaseSet:
-        """Return other cases, which the feedback may show."""
-        return _drawn(self.exercise, self.seed, "shown")
 
     def libraries_to_preload(self, others: bool = False) -> tuple[str, ...]:
         """Return the modules that a sandbox should have imported before the answer runs.
@@ -237,7 +209,7 @@ class Attempt:
                     elif not isinstance(reply.get("changed"), bool):  # not the reply that this course's own code writes
                         raise Died("sent a reply that the grader cannot read")
                     ran.outputs.append(checking.Changed(value) if reply.get("changed") else value)
-                    if to_first_wrong and not case_set.all_right(ran.outputs):
+                    if to_first_wrong and case_set.hits(ran.outputs) < len(ran.outputs):
                         break
             except Died as end:
                 ran.died = str(end)
@@ -250,8 +222,9 @@ class Attempt:
 
         The examples are for another process: this one has seen cases that count, and could show them as its values.
         """
-        calls = len(ran.outputs)
-        return bool(calls) and not ran.died and not self.exercise.challenge and not self.draw_cases().all_right(ran.outputs)
+        if ran.died or self.exercise.challenge:
+            return False
+        return draw_cases(self.exercise, self.seed).hits(ran.outputs) < len(ran.outputs)
 
     def verdict(self, ran: Run, shown: Run | None = None) -> Mark:
         """Return the mark of the answer.
@@ -260,7 +233,7 @@ class Attempt:
             ran: what became of it on the cases that count.
             shown: what became of it on the examples, or None if it was not run on them.
         """
-        exercise, case_set, notes = self.exercise, self.draw_cases(), list(ran.notes)
+        exercise, case_set, notes = self.exercise, draw_cases(self.exercise, self.seed), list(ran.notes)
         if not ran.ready:
             return Mark(0.0, f"The answer cell {ran.died}.", "died", notes=tuple(notes), sealed=ran.sealed)
         if ran.library:
@@ -273,7 +246,9 @@ class Attempt:
         calls, number = len(ran.outputs), len(case_set.cases)
         outputs = [*ran.outputs, *[checking.Raised(ran.died)] * (number - calls)]
         example_outputs = shown.outputs if shown else []
-        points, message, mistake = checking.judge(exercise, case_set, outputs, (self.draw_examples(), example_outputs))
+        points, message, mistake = checking.judge(
+            exercise, case_set, outputs, (draw_cases(self.exercise, self.seed, "shown"), example_outputs)
+        )
         if ran.died:
             message = f"Call {calls + 1} of {number} {ran.died}."
             if hits := case_set.hits(ran.outputs):
@@ -380,12 +355,14 @@ class Marker:
     def _mark(self, id: str, answer: LearnerAnswer | None, right: Mapping[str, str] = MappingProxyType({})) -> Mark:
         """`right`: id → cell of the learner's other answers that are right."""
         if answer is None:
-            return missing(EXERCISES[id])
-        own = frozenset(other for other, cell in right.items() if cell in answer.around)
+            return Mark(0.0, f"There is no answer cell `# EXERCISE: {id}` in the notebook.", "missing")
+        around = {*answer.before, *answer.between, *answer.after}
+        own = frozenset(other for other, cell in right.items() if cell in around)
         attempt = Attempt(EXERCISES[id], self.section_of[id], self.seed, answer, own)
         try:
-            ran = self._run(attempt, attempt.draw_cases())
-            shown = self._run(attempt, attempt.draw_examples(), to_first_wrong=True) if attempt.wants_example(ran) else None
+            ran, shown = self._run(attempt, draw_cases(EXERCISES[id], self.seed)), None
+            if attempt.wants_example(ran):
+                shown = self._run(attempt, draw_cases(EXERCISES[id], self.seed, "shown"), to_first_wrong=True)
             return attempt.verdict(ran, shown)
         except (SandboxLost, Starved) as error:
             return Mark(0.0, f"could not be graded: {error}", "not graded")
@@ -435,11 +412,6 @@ class Marker:
             sandbox.close()
 
 
-def missing(exercise: Exercise) -> Mark:
-    """Return the mark for an exercise that has no answer cell."""
-    return Mark(0.0, f"There is no answer cell `# EXERCISE: {exercise.id}` in the notebook.", "missing")
-
-
 def setup_for(section: str, exercise: Exercise, cell: str, own: frozenset[str] = frozenset()) -> str:
     """Return the code that runs before the answer cell.
 
@@ -471,22 +443,16 @@ def imports_of(section: str) -> list[str]:
 @lru_cache
 def _imports(section: str) -> tuple[tuple[str, str], ...]:
     """(name bound, statement) of the imports in a section's source that work in a sandbox."""
-    available = sys.stdlib_module_names | {"torch", "numpy"}
+    available = sys.stdlib_module_names - {"__future__"} | {"torch", "numpy"}
     imports = {"torch": "import torch", "np": "import numpy as np", "math": "import math"}
     flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     tree = compile(source_file(section).read_text(encoding="utf-8"), section, "exec", flags)
     for node in tree.body:
-        if isinstance(node, ast.Import):
-            module, aliases = "import ", node.names
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            module, aliases = f"from {node.module} import ", node.names
-        else:
-            continue
-        for alias in aliases:
-            root = (alias.name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
-            if root in available and root != "__future__":
-                name = alias.asname or alias.name.split(".")[0]
-                imports[name] = module + alias.name + (f" as {alias.asname}" if alias.asname else "")
+        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
+            module = (isinstance(node, ast.ImportFrom) and node.module) or alias.name
+            if module.split(".")[0] in available:
+                node.names = [alias]
+                imports[alias.asname or alias.name.split(".")[0]] = ast.unparse(node)
     return tuple(imports.items())
 
 
@@ -515,12 +481,6 @@ def grading_fingerprint() -> str:
     return digest(_LOADED_CODE, *(text.encode() for text in (*versions, *imports)))
 
 
-def _source_code() -> bytes:
-    folders = Path(__file__).parent, Path(exercises.__file__).parent
-    files = sorted(file for folder in folders for file in folder.glob("*.py") if file.name != "quizzes.py")
-    return b"".join(file.read_bytes() for file in files)
-
-
 def digest(*parts: bytes) -> str:
     """Return the SHA-256 of the parts, each preceded by its length."""
     hasher = hashlib.sha256()
@@ -530,4 +490,6 @@ def digest(*parts: bytes) -> str:
     return hasher.hexdigest()
 
 
-_LOADED_CODE = _source_code()  # read at import: the files may change while this process still runs the old code
+# Read at import: the files may change while this process still runs the old code.
+_FILES = (*Path(__file__).parent.glob("*.py"), *Path(exercises.__file__).parent.glob("*.py"))
+_LOADED_CODE = b"".join(file.read_bytes() for file in sorted(_FILES) if file.name != "quizzes.py")

@@ -140,21 +140,21 @@ def _answered(cell: NotebookNode, answers: intake.Answers) -> NotebookNode:
     if id not in answers.cells or cell.cell_type != "code":
         return cell
     cell = cell.copy()
-    cell.source = _with_helpers(id, answers)
+    cell.source = _with_helpers(answers.cells[id])
     return cell
 
 
-def _with_helpers(id: str, answers: intake.Answers) -> str:
+def _with_helpers(answer: intake.LearnerAnswer) -> str:
     """The answer below the definitions of the learner's other cells that it needs, as nbgrader does not run those cells."""
-    source, (before, between, after) = answers.cells[id], answers.around[id]
     try:
-        own = running.parsed(source)[0]
+        own = running.parsed(answer.cell)[0]
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # nbgrader will say what is wrong with it
-        return source
-    elsewhere = [statement for cell in (*after, *before, *between) for statement in running.statements_of(cell)]
+        return answer.cell
+    others = (*answer.after, *answer.before, *answer.between)
+    elsewhere = [statement for cell in others for statement in running.statements_of(cell)]
     needed, number = running.missing(own, set(dir(builtins))), -1
     while len(needed) > number:
         number = len(needed)
         definitions = [statement for statement in elsewhere if running.bound(statement) & needed]
         needed |= running.missing(definitions, set(dir(builtins)))
-    return "\n".join([*map(ast.unparse, definitions), source])
+    return "\n".join([*map(ast.unparse, definitions), answer.cell])

@@ -13,7 +13,6 @@ import site
 import sys
 from functools import lru_cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
-from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -58,25 +57,17 @@ def emptied_folders() -> list[str]:
     They are the course's and the system's own.
     """
     roots = [sys.base_prefix, sys.base_exec_prefix]
-    system = [*site.getsitepackages(roots), "/usr/lib/python3/dist-packages", *_dist_packages()]
+    local = map(str, Path("/usr/local/lib").glob("python3*/*-packages"))
+    system = [*site.getsitepackages(roots), "/usr/lib/python3/dist-packages", *local]
     visible = ["/usr", *_interpreter_folders()]
     folders = [os.path.realpath(folder) for folder in system if os.path.isdir(folder)]
     return sorted({*package_folders(), *(folder for folder in folders if _is_inside(folder, visible))})
-
-
-def _dist_packages() -> list[str]:
-    return [str(path) for path in Path("/usr/local/lib").glob("python3*/*-packages")]
 
 
 @lru_cache
 def _library_entries() -> tuple[str, ...]:
     """Every file and folder, directly in a folder of packages, of the libraries and of all that they require."""
     entries, pending, visited = dict[str, None](), list(GENERAL), set()
-    for name in GENERAL[:2]:  # where they are imported from, also if nothing lists their files
-        spec = find_spec(name)
-        if spec and spec.origin:
-            package = Path(spec.origin).parent
-            entries[os.path.join(os.path.realpath(package.parent), package.name)] = None
     while pending:
         name = re.sub(r"[-_.]+", "-", pending.pop()).lower()
         if name in visited:
@@ -112,20 +103,15 @@ def _entries_of(package: Distribution) -> list[str]:
 @lru_cache
 def _links() -> tuple[str, ...]:
     """Where the files of the libraries lie if each is a link: some installers link every file to a shared folder."""
+    others = [*map(Path, package_folders()), *(secret.resolve() for secret in _course_folders())]
     targets = []
-    for entry in _library_entries():
-        if not os.path.isdir(entry):
-            continue
+    for entry in filter(os.path.isdir, _library_entries()):
         first = next((inside for inside in os.scandir(entry) if not inside.is_dir(follow_symlinks=False)), None)
         if first is not None and first.is_symlink():
-            targets.append(os.path.dirname(os.path.realpath(first.path)))
-    others = [*map(Path, package_folders()), *(secret.resolve() for secret in _course_folders())]
-    return tuple(target for target in dict.fromkeys(targets) if os.path.exists(target) and not _meets(Path(target), others))
-
-
-def _meets(path: Path, others: list[Path]) -> bool:
-    """Whether the path lies inside one of the others, or one of them inside it."""
-    return any(path.is_relative_to(other) or other.is_relative_to(path) for other in others)
+            target = Path(os.path.realpath(first.path)).parent
+            if target.exists() and not any(target.is_relative_to(o) or o.is_relative_to(target) for o in others):
+                targets.append(str(target))
+    return tuple(dict.fromkeys(targets))
 
 
 def _is_inside(path: str | Path, folders: list[str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from course_utils.exercises import EXERCISES
@@ -16,21 +15,6 @@ from course_utils.pages import render
 NOT_YOURS = "could not be graded, for a reason that is not yours; your instructor has been told."
 AGAIN = "; the learner's row is empty in every table: call again, and do not import before"
 RESULTS, FEEDBACK = "results.json", "feedback.html"
-
-
-@dataclass(frozen=True)
-class ResultKey:
-    """Everything that a learner's results depend on.
-
-    Attributes:
-        assignment: full names of the sections.
-        isolation: what separated the answers from the machine: "bubblewrap", "docker" or "none".
-        digest: hash of the submission, the exercises, the seed and the limits; "" to grade the submission again next time.
-    """
-
-    assignment: tuple[str, ...]
-    isolation: str
-    digest: str
 
 
 def write(file: Path, text: str) -> None:
@@ -54,7 +38,15 @@ def read(folder: Path) -> dict | None:
         return None
 
 
-def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], key: ResultKey, seconds: float) -> dict:
+def compose(
+    submission: Submission,
+    answers: Answers,
+    marks: dict[str, Mark],
+    assignment: list[str],
+    isolation: str,
+    key: str,
+    seconds: float,
+) -> dict:
     """Put the results together in Gradescope's format.
 
     As long as one answer could not be graded, there is no mark: `score` is None, and so is that of each test, since a
@@ -65,12 +57,14 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
         submission: the learner's submission.
         answers: the answers in it.
         marks: exercise id → mark, in the assignment's order; empty if nothing could be graded.
-        key: everything that the results depend on.
+        assignment: full names of the sections.
+        isolation: what separated the answers from the machine: "bubblewrap", "docker" or "none".
+        key: hash of the submission, the exercises, the seed and the limits; "" to grade the submission again next time.
         seconds: how long grading took.
     """
     learner, notes = submission.learner, submission.notes
     not_graded = [id for id, mark in marks.items() if mark.outcome == "not graded"]
-    shown_problems = [*answers.problems, *_missing(marks, key.assignment)]
+    shown_problems = [*answers.problems, *_missing(marks, assignment)]
     faults = [*answers.faults, *(f"{id} {marks[id].message}" for id in not_graded)]
     # What is missing may stand in the file that cannot be read, so that it is no zero.
     unread = answers.unread and any(mark.outcome == "missing" for mark in marks.values())
@@ -112,7 +106,7 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
             "learner": learner,
             "name": submission.name,
             "clash": submission.clash,
-            "assignment": list(key.assignment),
+            "assignment": assignment,
             "files": answers.files,
             "platform_id": submission.platform_id,
             "outcomes": {id: mark.outcome for id, mark in marks.items()},
@@ -120,14 +114,14 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
             "mistakes": {id: mark.mistake for id, mark in marks.items() if mark.mistake},
             "notes": [*notes, *answers.notes],
             "problems": [*shown_problems, *(fault + AGAIN for fault in faults)],
-            "isolation": key.isolation,
+            "isolation": isolation,
             "no_new_processes": all(mark.sealed is not False for mark in marks.values()),
-            "key": key.digest,
+            "key": key,
         },
     }
 
 
-def _missing(marks: dict[str, Mark], sections: tuple[str, ...]) -> list[str]:
+def _missing(marks: dict[str, Mark], sections: list[str]) -> list[str]:
     """What has no answer cell: the exercises, and in one sentence the lessons of which there is none at all."""
     missing_ids = {id for id, mark in marks.items() if mark.outcome == "missing"}
     ids_of = {section: {id for id in marks if find(section).has(id)} for section in sections}
@@ -153,19 +147,15 @@ def remove_others(folder: Path, learners: set[str]) -> None:
         learners: whose results stay.
     """
     for other in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if other.name in learners or other.is_symlink() or not _written_by_a_grading(other):
+        if other.name in learners or other.is_symlink():
+            continue
+        earlier = read(other)
+        if earlier is None or earlier["extra_data"].get("learner") != other.name:
             continue
         for name in (RESULTS, FEEDBACK):
             (other / name).unlink(missing_ok=True)
         if not any(other.iterdir()):
             other.rmdir()
-
-
-def _written_by_a_grading(folder: Path) -> bool:
-    try:
-        return json.loads((folder / RESULTS).read_text(encoding="utf-8"))["extra_data"]["learner"] == folder.name
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def feedback(results: dict) -> str:

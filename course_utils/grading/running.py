@@ -16,16 +16,17 @@ import __future__
 import ast
 import builtins
 import linecache
+import os
 import re
 import signal
 import symtable
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import FrameType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 LAZY = __future__.annotations.compiler_flag  # a type hint that cannot be resolved here is not an error
 MAGIC = re.compile(r"(%%?[A-Za-z]|!|\?{1,2}\w)|[\w.]+\?{1,2}\s*$")
@@ -50,20 +51,6 @@ Cells = dict[str, list[str]]
 Space = dict[str, Any]
 
 
-class CellRun(NamedTuple):
-    """The result of running a cell.
-
-    Attributes:
-        names: the names that it defined, with their values.
-        notes: notes for the learner.
-        error: the error that ended it, or "".
-    """
-
-    names: Space
-    notes: list[str]
-    error: str
-
-
 class TooLong(Exception):
     """A statement that may not even be needed took too long and was stopped."""
 
@@ -75,7 +62,7 @@ def run(
     between: list[str],
     others: Callable[[], Cells],
     describe: Callable[[BaseException], str],
-) -> CellRun:
+) -> tuple[Space, list[str], str]:
     """Run an answer cell, and the notebook's other cells if it uses what they define.
 
     Args:
@@ -85,6 +72,9 @@ def run(
         between: sources of the code cells between the answer and its check.
         others: returns the sources of the notebook's other code cells, {"before": ..., "after": ...}; called only if needed.
         describe: turns an error into text.
+
+    Returns:
+        The names that the cell defined, with their values; notes for the learner; and the error that ended the cell, or "".
     """
     space = _main_module()
     notes: list[str] = []
@@ -93,20 +83,16 @@ def run(
         del setup  # it may hold solutions of earlier exercises, and an answer can look into this frame
         tree, left_out = parsed(cell)
     except BaseException as error:
-        return CellRun(space, notes, describe(error))
+        return space, notes, describe(error)
     _show_source("<answer>", cell)
     if left_out:
         notes.append(f"{left_out} line(s) for IPython only were left out")
     surroundings = Surroundings(space, describe)
-    in_between = [
-        (f"<between {number}>", statement) for number, source in enumerate(between) for statement in statements_of(source)
-    ]
-    for number, source in enumerate(between):
-        _show_source(f"<between {number}>", source)
+    in_between = [pair for number, source in enumerate(between) for pair in _cell(f"<between {number}>", source)]
     own = [*tree, *(statement for _, statement in in_between)]
     if missing(own, {*space, *dir(builtins)}) or not all(map(_importable, tree)):
         around = others()
-        sys.meta_path.insert(0, WrittenModules([*around["before"], *between], around["after"]))
+        write_modules([*around["after"], *around["before"], *between])
         surroundings.run_around(around["before"], around["after"], set().union(*map(bound, own)))
     answer_index = max((index for index, statement in enumerate(tree) if name in bound(statement)), default=len(tree) - 1)
     for index, statement in enumerate(tree[: answer_index + 1]):
@@ -115,15 +101,16 @@ def run(
         except Exception as error:
             # The answer may not need it. Where a name is missing or a package, it may belong to the lesson, which is not
             # available here, and the answer may only seem to need it.
-            seems_needed = not isinstance(error, (NameError, ImportError)) and _is_used(statement, tree[index + 1 :])
+            is_read = any(bound(statement) & names for other in tree[index + 1 :] for names in used(other))
+            seems_needed = is_read and not isinstance(error, (NameError, ImportError))
             if seems_needed or name in bound(statement) or isinstance(error, MemoryError):  # which may not be free again
-                return CellRun(space, notes[:MOST_NOTES], describe(error))
+                return space, notes[:MOST_NOTES], describe(error)
             notes.append(f"line {statement.lineno} was left out, as it raised {describe(error)}")
         except BaseException as error:
-            return CellRun(space, notes[:MOST_NOTES], describe(error))
+            return space, notes[:MOST_NOTES], describe(error)
     surroundings.run([*(("<answer>", statement) for statement in tree[answer_index + 1 :]), *in_between])
     notes += surroundings.notes(own)
-    return CellRun(space, notes[:MOST_NOTES], "")
+    return space, notes[:MOST_NOTES], ""
 
 
 class Surroundings:
@@ -144,16 +131,15 @@ class Surroundings:
         """
         fixed, failed = dict(self._space), []
         for number, source in enumerate([*before, *after]):
-            filename, statements = f"<cell {number}>", statements_of(source)
-            _show_source(filename, source)
+            statements = _cell(f"<cell {number}>", source)
             if number >= len(before):
-                new = set().union(*map(bound, statements)) - own - self._space.keys()
-                statements = [s for s in statements if (bound(s) or used(s)[0]) & new]
-            failed += self.run([(filename, statement) for statement in statements])
+                new = set().union(*(bound(statement) for _, statement in statements)) - own - self._space.keys()
+                statements = [pair for pair in statements if (bound(pair[1]) or used(pair[1])[0]) & new]
+            failed += self.run(statements)
             self._space |= fixed
         # A notebook's cells can be run in any order.
         self._failed = []
-        self.run([(filename, statement) for filename, statement in failed if not bound(statement) & self._space.keys()])
+        self.run([pair for pair in failed if not bound(pair[1]) & self._space.keys()])
 
     def run(self, statements: Iterable[tuple[str, ast.stmt]]) -> list[tuple[str, ast.stmt]]:
         """Run statements, given with the names of their files; returns those that failed."""
@@ -207,18 +193,20 @@ def _main_module() -> Space:
     module = ModuleType("__main__")
     sys.modules["__main__"] = module
     space = module.__dict__
-    space |= {"__builtins__": builtins, "display": _shown_nowhere}
+    space |= {"__builtins__": builtins, "display": lambda *_, **__: None}
     return space
-
-
-def _shown_nowhere(*_: object, **__: object) -> None:
-    """Replaces IPython's `display`."""
 
 
 def _show_source(filename: str, source: str) -> None:
     """Let `inspect` and TorchScript read a cell's source, as they can in a notebook."""
     plain = without_magics(source)[0]
     linecache.cache[filename] = (len(plain), None, [f"{line}\n" for line in plain.split("\n")], filename)
+
+
+def _cell(filename: str, source: str) -> list[tuple[str, ast.stmt]]:
+    """The statements of another cell, each with the file's name."""
+    _show_source(filename, source)
+    return [(filename, statement) for statement in statements_of(source)]
 
 
 def _execute(statement: ast.stmt, space: Space, filename: str) -> None:
@@ -228,55 +216,30 @@ def _execute(statement: ast.stmt, space: Space, filename: str) -> None:
 
 def _importable(statement: ast.stmt) -> bool:
     """Whether every module is there that a statement imports."""
-    modules = []
+    roots = set()
     for node in _outside_functions(statement):
         if isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names]
+            roots |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            modules.append(node.module)
+            roots.add(node.module.split(".")[0])
     try:
-        return all(root in sys.modules or find_spec(root) for root in (module.split(".")[0] for module in modules))
+        return all(root in sys.modules or find_spec(root) for root in roots)
     except Exception:
         return False
 
 
-class WrittenModules:
-    """Finds and loads the modules that cells write with `%%writefile`; they are kept in memory."""
-
-    def __init__(self, above: list[str], below: list[str]) -> None:
-        """Collect the modules that cells write.
-
-        Args:
-            above: sources of the cells that were run before the check; of a module that they write twice, the last version
-                counts.
-            below: sources of the other cells; of a module that they write twice, the first version counts.
-        """
-        self._sources: dict[str, str] = {}
-        later: dict[str, str] = {}
-        for cells, into in ((above, self._sources), (below, later)):
-            for cell in cells:
-                if written := WRITTEN_MODULE.match(cell):
-                    append, path, text = written.groups()
-                    module = ".".join(part for part in path.split("/") if part != ".").removesuffix(".__init__")
-                    if append:
-                        into[module] = into.get(module, "") + text
-                    elif into is self._sources or module not in into:
-                        into[module] = text
-        self._sources = later | self._sources
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Find a module that a cell has written; Python's `import` calls this."""
-        is_package = any(other.startswith(f"{name}.") for other in self._sources)
-        return ModuleSpec(name, self, is_package=is_package) if is_package or name in self._sources else None  # type: ignore[arg-type]
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Let Python make the module; `import` calls this."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Execute the module's code; `import` calls this."""
-        filename, source = f"<{module.__name__}.py>", self._sources.get(module.__name__, "")
-        _show_source(filename, source)
-        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
+def write_modules(cells: Iterable[str]) -> None:
+    """Let Python import the modules that cells write with `%%writefile`; of one that they write twice, the last counts."""
+    written = [match.groups() for match in map(WRITTEN_MODULE.match, cells) if match]
+    if not written:
+        return
+    folder = tempfile.mkdtemp()
+    for append, path, text in written:
+        file = folder + os.path.normpath(f"/{path}.py")
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with open(file, "a" if append else "w", encoding="utf-8") as handle:
+            handle.write(text)
+    sys.path.insert(0, folder)
 
 
 def parsed(cell: str) -> tuple[list[ast.stmt], int]:
@@ -300,12 +263,9 @@ def _statements(source: str) -> list[ast.stmt]:
     tree = compile(source, "<answer>", "exec", flags, dont_inherit=True)
     # The compiler finds syntax errors that the parser does not.
     compile(source, "<answer>", "exec", LAZY | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-    return [statement for statement in tree.body if not _awaits(statement)]
-
-
-def _awaits(statement: ast.stmt) -> bool:
-    """Whether a statement awaits at the top level of the cell, which works in a notebook but not in a plain process."""
-    return any(isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)) for node in _outside_functions(statement))
+    # What awaits at the top level of the cell works in a notebook, but not in a plain process.
+    waits = ast.Await, ast.AsyncFor, ast.AsyncWith
+    return [s for s in tree.body if not any(isinstance(node, waits) for node in _outside_functions(s))]
 
 
 def without_magics(cell: str) -> tuple[str, int]:
@@ -382,11 +342,6 @@ def missing(statements: list[ast.stmt], available: set[str]) -> set[str]:
         unknown |= (at_once - earlier - own) | (later - everything)
         earlier |= bound(statement)
     return unknown
-
-
-def _is_used(statement: ast.stmt, others: list[ast.stmt]) -> bool:
-    """Whether others read what a statement defines."""
-    return any(bound(statement) & part for other in others for part in used(other))
 
 
 def statements_of(source: str) -> list[ast.stmt]:

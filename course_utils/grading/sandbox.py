@@ -27,7 +27,9 @@ import tarfile
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,12 @@ def _bwrap() -> list[str]:
     return command
 
 
+def _mounts(hidden: tuple[Path, ...]) -> list[tuple[str, bool]]:
+    """(path, whether it is shown, or else empty), a folder before what lies in it."""
+    shown_or_empty = dict.fromkeys(emptied_folders(), False) | dict.fromkeys(shown(), True)
+    return sorted((shown_or_empty | dict.fromkeys(map(str, to_cover(hidden)), False)).items())
+
+
 class Sandbox:
     """One sandbox with its server, used by one thread.
 
@@ -222,14 +230,36 @@ class Sandbox:
             self.close()
             raise
 
-    def question(self) -> QuestionProcess:
-        """Start a new process for a question, and return it as a context manager.
+    @contextmanager
+    def question(self) -> Iterator[QuestionProcess]:
+        """Start a new process for a question; it ends with the context.
 
         Raises:
             SandboxLost: the server cannot start a process.
         """
         self.fresh = False
-        return QuestionProcess(self)
+        grader_end, sandbox_end = socket.socketpair()
+        with closing(Channel(grader_end, self.limits, self.look)) as channel:
+            with sandbox_end:
+                reply = self._ask("start", [sandbox_end.fileno()])
+            if "started" not in reply:
+                raise SandboxLost(f"no process for a question: {reply.get('failed', 'the sandbox starts no process')}")
+            try:
+                sealed = bool(channel.first(30).get("hello"))  # sent before any line of the answer has run
+            except Died as error:
+                raise SandboxLost(f"no process for a question: {error}") from error
+            process = QuestionProcess(channel, sealed)
+            try:
+                yield process
+            finally:
+                channel.close()
+                number, status = self._ask("end")["ended"] or (0, 0)
+                process.ended = number, status
+
+    def look(self) -> tuple[float, bool] | None:
+        """Return the processor time that the question's process has used, and whether it sleeps; None if nobody can tell."""
+        usage = self._ask("look")["seen"]
+        return usage and (usage[0], usage[1])
 
     @property
     def usable(self) -> bool:
@@ -273,7 +303,11 @@ class Sandbox:
             os.chmod(f"{folder}/door", 0o666)
             door.listen(1)
             memory = self.limits.memory_bytes + SPARE_BYTES
-            command = [*_docker(self._container, memory), "--volume", f"{folder}:/door", *self._shown_in_docker(hidden)]
+            command = [*_docker(self._container, memory), "--volume", f"{folder}:/door"]
+            for path, is_shown in _mounts(hidden):  # the owner of the empty ones is root, and the answer is not
+                command += ["--volume", f"{path}:{path}:ro"] if is_shown else ["--tmpfs", f"{path}:mode=755,size=64k"]
+            for file in INSIDE:
+                command += ["--volume", f"{file}:/grader/{file.name}:ro"]
             for variable, value in _environment().items():
                 command += ["--env", f"{variable}={value}"]
             self._process = self._popen([*command, _image(), *self._program("/grader", "/door/door", preload, caged=True)])
@@ -288,17 +322,6 @@ class Sandbox:
                         last_words = self._last_words()
                         self._errors.close()
                         raise SandboxLost(f"the container does not start: {last_words}") from error
-
-    def _shown_in_docker(self, hidden: tuple[Path, ...]) -> list[str]:
-        command = []
-        for folder in emptied_folders():  # its owner is root, and the answer is not
-            command += ["--tmpfs", f"{folder}:mode=755,size=64k"]
-        command += [part for path in shown() for part in ("--volume", f"{path}:{path}:ro")]
-        for secret in to_cover(hidden):
-            command += ["--tmpfs", f"{secret}:ro,size=4k"]
-        for file in INSIDE:
-            command += ["--volume", f"{file}:/grader/{file.name}:ro"]
-        return command
 
     def _program(self, folder: str, control: int | str, preload: tuple[str, ...], caged: bool) -> list[str]:
         options: dict[str, Any] = {
@@ -331,17 +354,11 @@ class Sandbox:
         command = [*_bwrap(), "--proc", "/proc", "--dev", "/dev"]
         for scratch in ("/tmp", "/dev/shm"):  # before the folders that may lie inside, such as a virtual environment in /tmp
             command += ["--size", "1000000", "--tmpfs", scratch]
-        emptied = emptied_folders()
-        for path in [path for path in shown() if not any(Path(path).is_relative_to(folder) for folder in emptied)]:
-            command += ["--ro-bind", path, path]
-        for folder in emptied:
-            command += ["--tmpfs", folder]
-        for path in [path for path in shown() if any(Path(path).is_relative_to(folder) for folder in emptied)]:
-            command += ["--ro-bind", path, path]
-        for secret in to_cover(hidden):
-            command += ["--tmpfs", str(secret), "--remount-ro", str(secret)]
-        for folder in emptied:
-            command += ["--remount-ro", folder]
+        mounts = _mounts(hidden)
+        for path, is_shown in mounts:
+            command += ["--ro-bind", path, path] if is_shown else ["--tmpfs", path]
+        for path in [path for path, is_shown in mounts if not is_shown]:
+            command += ["--remount-ro", path]
         for file in INSIDE:
             command += ["--ro-bind", str(file), f"/grader/{file.name}"]
         command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
@@ -373,8 +390,9 @@ class Sandbox:
         return self._errors.read(20_000).decode(errors="replace").strip()[-400:] or "no output"
 
 
+@dataclass
 class QuestionProcess:
-    """The process of a question, from its start to its end; a context manager.
+    """The process of a question.
 
     Attributes:
         channel: the connection to it.
@@ -382,43 +400,9 @@ class QuestionProcess:
         ended: after its end, (signal or 0, exit status); before that, None.
     """
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        """Start the process in a sandbox.
-
-        Raises:
-            SandboxLost: the server cannot start it.
-        """
-        self._sandbox = sandbox
-        self.ended: tuple[int, int] | None = None
-        grader_end, sandbox_end = socket.socketpair()
-        try:
-            reply = sandbox._ask("start", [sandbox_end.fileno()])
-        except SandboxLost:
-            grader_end.close()
-            raise
-        finally:
-            sandbox_end.close()
-        self.channel = Channel(grader_end, sandbox.limits, self._look)
-        try:
-            if "started" not in reply:
-                raise SandboxLost(reply.get("failed", "the sandbox starts no process"))
-            self.sealed = bool(self.channel.first(30).get("hello"))  # sent before any line of the answer has run
-        except (Died, SandboxLost) as error:
-            self.channel.close()
-            raise SandboxLost(f"no process for a question: {error}") from error
-
-    def _look(self) -> tuple[float, bool] | None:
-        """Processor time that the process has used, and whether it sleeps; None if the sandbox cannot tell."""
-        usage = self._sandbox._ask("look")["seen"]
-        return usage and (usage[0], usage[1])
-
-    def __enter__(self) -> QuestionProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.channel.close()
-        number, status = self._sandbox._ask("end")["ended"] or (0, 0)
-        self.ended = number, status
+    channel: Channel
+    sealed: bool
+    ended: tuple[int, int] | None = None
 
 
 def _environment() -> dict[str, str]:

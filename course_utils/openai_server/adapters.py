@@ -56,7 +56,7 @@ class Adapters:
         self._joined: OrderedDict[tuple[str, ...], dict[str, JoinedAdapters]] = OrderedDict()
 
     def load(self, name: str, folder: Path, in_use: Collection[str] = ()) -> None:
-        """Read an adapter in PEFT's format, and make room for it.
+        """Read an adapter as a job writes it, plain LoRA in PEFT's format, and make room for it.
 
         Args:
             name: its name in this object.
@@ -65,7 +65,7 @@ class Adapters:
 
         Raises:
             AdapterGone: the folder does not exist.
-            CourseError: the adapter cannot be read, is not plain LoRA, or belongs to another base model.
+            CourseError: the adapter cannot be read, was trained on another base model, or its weights are not finite.
         """
         if name in self._loaded:
             self._loaded.move_to_end(name)
@@ -79,8 +79,6 @@ class Adapters:
             tensors = load_file(folder / "adapter_model.safetensors")
         except (OSError, ValueError) as error:
             raise CourseError(f"cannot read the adapter in {folder.name}: {error}") from error
-        if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
-            raise CourseError(f"{folder.name} is not a plain LoRA adapter; merge it and serve it as a base of its own")
         layers = {}
         for key, A in tensors.items():
             if ".lora_A." not in key:
@@ -88,28 +86,19 @@ class Adapters:
             layer = key.removeprefix("base_model.model.").partition(".lora_A.")[0]
             B = tensors[key.replace(".lora_A.", ".lora_B.")]
             target = self._layers.get(layer)
-            if target is None or (B.shape[0], A.shape[1]) != target.shape:
+            if target is None or (B.shape[0], A.shape[1]) != target.shape:  # the service was restarted with another model
                 raise CourseError(
                     f"the adapter in {folder.name} has a layer {layer} that this base does not have: it is for another base"
                 )
-            rank = config.get("rank_pattern", {}).get(layer, A.shape[0])
-            alpha = config.get("alpha_pattern", {}).get(layer, config["lora_alpha"])
-            scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-            layers[layer] = target.place(A), target.place(B.float() * scaling)
+            layers[layer] = A.to(target.like), (B.float() * (config["lora_alpha"] / config["r"])).to(target.like)
             # In a batch they would spoil every row: NaN times the mask's zero is NaN.
             if not all(bool(part.isfinite().all()) for part in layers[layer]):
                 raise CourseError(f"the adapter in {folder.name} has weights that are not finite (layer {layer})")
-        if not layers:
-            raise CourseError(f"the adapter in {folder.name} has no LoRA layers")
         for idle in [other for other in self._loaded if other not in in_use][: max(0, len(self._loaded) - self.keep + 1)]:
-            self.drop(idle)
+            del self._loaded[idle]
+            for names in [key for key in self._joined if idle in key]:
+                del self._joined[names]
         self._loaded[name] = layers
-
-    def drop(self, name: str) -> None:
-        """Remove an adapter from memory."""
-        del self._loaded[name]
-        for names in [key for key in self._joined if name in key]:
-            del self._joined[names]
 
     def use(self, names: Sequence[str | None], lengths: Sequence[int] | None = None) -> None:
         """Set the adapter that each row of the next batches uses.
@@ -200,7 +189,7 @@ class Layer:
         import torch
 
         self.shape = linear.out_features, linear.in_features
-        self._like = linear.weight.new_empty(0)  # data type and device
+        self.like = linear.weight.new_empty(0)  # data type and device
         self.product = Product(linear.weight.data, linear.bias)
         self.adapter: tuple[torch.Tensor, torch.Tensor] | None = None
         self.mask: torch.Tensor | None = None
@@ -208,10 +197,6 @@ class Layer:
         linear.weight = torch.nn.Parameter(linear.weight.to("meta"), requires_grad=False)
         # an instance's `forward` takes precedence over its class's
         linear.forward = self  # type: ignore[method-assign,assignment]
-
-    def place(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a tensor with the layer's data type, on its device."""
-        return tensor.to(self._like)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(…, inputs) → (…, outputs)."""

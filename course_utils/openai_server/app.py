@@ -6,8 +6,8 @@ import asyncio
 import math
 import os
 import re
+import shutil
 import sqlite3
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -22,11 +22,10 @@ from starlette.exceptions import HTTPException
 
 from course_utils import models
 from course_utils.openai_server import bodies
-from course_utils.openai_server.bodies import Strict, json_body, listing
+from course_utils.openai_server.bodies import ApiError, Strict, invalid, json_body, listing, no_such_file, no_such_model
 from course_utils.openai_server.chat import ChatRequest
 from course_utils.openai_server.completions import AdapterFolder, Completion, begin
 from course_utils.openai_server.engine import Engine
-from course_utils.openai_server.errors import ApiError, invalid, no_such_file, no_such_model, no_such_response
 from course_utils.openai_server.gate import Gate
 from course_utils.openai_server.jobs import CreateJob, Jobs, Runner
 from course_utils.openai_server.options import Options, base_name
@@ -57,7 +56,7 @@ class Service:
         self.runner = Runner(store, options.model, options.context, options.jobs)
         self.started = int(time.time())
         self.loaded: Engine | None = None
-        self._mutex = threading.Lock()
+        self._loading = asyncio.Lock()
 
     async def engine(self) -> Engine:
         """Return the engine; the first call loads the model.
@@ -65,26 +64,21 @@ class Service:
         Raises:
             ApiError: the model could not be loaded.
         """
-        if self.loaded is not None:
+        async with self._loading:
+            if self.loaded is None:
+                try:
+                    self.loaded = await asyncio.to_thread(
+                        Engine, partial(models.load, self.options.model), self.options.rows
+                    )
+                except Exception as error:
+                    raise ApiError(500, f"The model could not be loaded: {error}", type="server_error") from error
             return self.loaded
-        return await asyncio.to_thread(self._load)
-
-    def _load(self) -> Engine:
-        with self._mutex:
-            if self.loaded is not None:
-                return self.loaded
-            try:
-                engine = self.loaded = Engine(lambda: models.load(self.options.model), self.options.rows)
-            except Exception as error:
-                raise ApiError(500, f"The model could not be loaded: {error}", type="server_error") from error
-            return engine
 
     def close(self) -> None:
         """Stop the jobs' processes and the engine."""
         self.runner.close()
-        with self._mutex:
-            if self.loaded:
-                self.loaded.close()
+        if self.loaded:
+            self.loaded.close()
 
 
 def _up_to(limit: int, maximum: int) -> int:
@@ -119,7 +113,13 @@ def _files_router(service: Service) -> APIRouter:
             raise invalid("file", "Invalid file format for Fine-Tuning API. Must be .jsonl")
         if not form.file.size:
             raise invalid("file", "File is empty.")
-        return _store_upload(store, form, filename or "upload")
+        scratch, expires_at = store.scratch("upload"), form.seconds and int(time.time()) + form.seconds
+        try:
+            with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
+                shutil.copyfileobj(form.file.file, target, 1 << 20)
+            return store.add_file(scratch, filename or "upload", form.purpose, expires_at)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     @routes.get("/v1/files")
     def files(
@@ -152,17 +152,6 @@ def _files_router(service: Service) -> APIRouter:
         return FileResponse(store.file_path(retrieve(file_id)["id"]), media_type="application/octet-stream")
 
     return routes
-
-
-def _store_upload(store: Store, form: Upload, filename: str) -> Document:
-    scratch = store.scratch("upload")
-    try:
-        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
-            while block := form.file.file.read(1 << 20):
-                target.write(block)
-        return store.add_file(scratch, filename, form.purpose, form.seconds and int(time.time()) + form.seconds)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _jobs_router(service: Service) -> APIRouter:
@@ -284,14 +273,14 @@ def _chat_router(service: Service) -> APIRouter:
     async def retrieve(response_id: str, stream: bool = False) -> Document:
         if stream:
             raise invalid("stream", "A stored response can be retrieved, but not streamed again.")
-        if (stored := responses.get(response_id)) is None:
-            raise no_such_response(response_id)
-        return stored.body
+        if response_id not in responses:
+            raise ApiError(404, f"Response with id '{response_id[:80]}' not found.")
+        return responses[response_id].body
 
     @routes.delete("/v1/responses/{response_id}")
     async def delete(response_id: str) -> Document:
-        if not responses.delete(response_id):
-            raise no_such_response(response_id)
+        await retrieve(response_id)  # which says it if there is none
+        del responses[response_id]
         return {"id": response_id, "object": "response", "deleted": True}
 
     return routes
@@ -328,7 +317,7 @@ async def _cancel_at_the_end(stream: AsyncIterator[str], completion: Completion)
 def build(service: Service, key: str) -> FastAPI:
     """Assemble the application of a service: its routes, the gate in front of them, and its error handlers."""
     app = FastAPI(title="Fine-tuning service", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.add_middleware(Gate, key=key, hosts=(service.options.host, *service.options.allow_host))
+    app.add_middleware(Gate, key=key, hosts=service.options.allow_host)
     app.add_exception_handler(ApiError, bodies.refused)
     app.add_exception_handler(RequestValidationError, bodies.invalid_request)
     app.add_exception_handler(HTTPException, bodies.unknown_route)

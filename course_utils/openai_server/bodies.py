@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
 
-from course_utils.openai_server.errors import ApiError, invalid, missing, not_json
 from course_utils.openai_server.store import is_busy, is_full
 
 
@@ -28,7 +26,6 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-MAX_DEPTH = 64  # of a JSON body
 Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)]
 
 
@@ -41,41 +38,17 @@ def json_body(model: type[BaseModel]) -> Any:
 
     async def read(request: Request) -> BaseModel:
         data = await request.body()
-        body = _parse(data)
+        try:
+            body = from_json(data, allow_inf_nan=False)
+            json.dumps(body, allow_nan=False)  # a number that is too large for a float was read as infinite
+        except ValueError as error:  # also for what is nested too deeply
+            raise not_json() from error
         try:
             return model.model_validate_json(data, strict=True)
         except ValidationError as error:
             raise RequestValidationError(error.errors(include_url=False, include_input=False), body=body) from error
 
     return Depends(read)
-
-
-def _parse(data: bytes) -> Any:
-    try:
-        value = json.loads(data, parse_constant=_reject_constant, parse_float=_parse_finite)
-    except (ValueError, RecursionError) as error:
-        raise not_json() from error
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [inner for item in level for inner in _inside(item)]
-    if level:
-        raise ApiError(400, f"The JSON body is nested deeper than {MAX_DEPTH} levels.")
-    return value
-
-
-def _inside(value: Any) -> Sequence[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def _reject_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _parse_finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text} is larger than any number")
-    return number
 
 
 def listing(page: tuple[list[dict[str, Any]], bool], empty_id: str | None = None) -> dict[str, Any]:
@@ -90,7 +63,65 @@ def listing(page: tuple[list[dict[str, Any]], bool], empty_id: str | None = None
     return {"object": "list", "data": documents, "first_id": first, "last_id": last, "has_more": has_more}
 
 
-# -- errors ---------------------------------------------------------------------------------------------------------------
+# -- errors -------------------------------------------------------------------------------------------------------------
+
+
+class ApiError(Exception):
+    """An error response with the body {"error": {"message", "type", "param", "code"}}.
+
+    Args:
+        status: HTTP status.
+        message: explanation for people.
+        param: the parameter at fault.
+        code: error code for programs.
+        type: error type, which groups several codes.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        type: str = "invalid_request_error",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the headers about retrying.
+
+        The client retries 408, 409, 429 and 5xx on its own unless it is told not to.
+        """
+        return {503: {"retry-after": "1"}, 507: {"x-should-retry": "false"}}.get(self.status, {})
+
+
+def no_such_file(file_id: str) -> ApiError:
+    """Return the error for a file that does not exist."""
+    return ApiError(404, f"No such File object: {file_id}", param="id")
+
+
+def no_such_model(model: str) -> ApiError:
+    """Return the error for a request that wants to use a model that does not exist."""
+    message = f"The model `{model}` does not exist or you do not have access to it."
+    return ApiError(404, message, code="model_not_found")
+
+
+def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:
+    """Return the error for a parameter with an invalid value."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def not_json() -> ApiError:
+    """Return the error for a body that is not JSON."""
+    return ApiError(
+        400,
+        "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
+        "correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)",
+    )
+
 
 ABSENT = ("missing", "union_tag_not_found")  # pydantic's errors for what is not there
 
@@ -124,10 +155,8 @@ def hosted_error(details: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     located = [(*_locate(error, body), error) for error in details]
     path, value, first = min(located, key=lambda entry: rank(entry[0], entry[2]["type"]))
     kind, reasons = first["type"], list(dict.fromkeys(error["msg"] for place, _, error in located if place == path))
-    if kind == "json_invalid":  # half of a surrogate pair, which Python reads and pydantic does not
-        return not_json()
     if kind in ABSENT:
-        return missing(path)
+        return invalid(path, f"Missing required parameter: '{path}'.", "missing_required_parameter")
     if kind == "extra_forbidden":
         return invalid(path, f"Unrecognized request argument supplied: {path}", "unknown_parameter")
     if kind in ("literal_error", "union_tag_invalid") and len(reasons) == 1:
@@ -155,12 +184,6 @@ def _locate(error: Mapping[str, Any], body: Any) -> tuple[str, Any]:
     return path.lstrip(".")[:200], value
 
 
-def _allowed(request: Request) -> list[str]:
-    """Methods that are allowed on the path of a request."""
-    scopes = [(method, {**request.scope, "method": method}) for method in ("DELETE", "GET", "POST")]
-    return [m for m, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)]
-
-
 def unknown_route(request: Request, error: Exception) -> JSONResponse:
     """Return the response for an unknown path or method, or for a form that can't be read."""
     assert isinstance(error, HTTPException)
@@ -175,7 +198,7 @@ def unknown_route(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
         api_error = ApiError(405, message, code="method_not_supported")
-        return JSONResponse(api_error.body, 405, {"allow": ", ".join(_allowed(request))})
+        return JSONResponse(api_error.body, 405, error.headers)
     if error.status_code == 404:
         return refused(request, ApiError(404, f"Invalid URL ({method} {path})"))
     return refused(request, ApiError(error.status_code, str(error.detail)))
@@ -191,7 +214,7 @@ def storage(request: Request, error: Exception) -> JSONResponse:
         return refused(request, ApiError(507, message, code="insufficient_storage", type="server_error"))
     if is_busy(error):
         message = "The server is busy with another change. Please try again."
-        return refused(request, ApiError(503, message, code="busy", type="server_error", retry_after=1))
+        return refused(request, ApiError(503, message, code="busy", type="server_error"))
     raise error
 
 

@@ -7,18 +7,55 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from course_utils.openai_server.bodies import Strict
-from course_utils.openai_server.tools import (
-    CalledFunction,
-    ChatToolChoice,
-    Function,
-    FunctionName,
-    Name,
-    ToolCall,
-    Tools,
-)
 
-MAX_CHOICES = 128
+MAX_CHOICES, MAX_TOOLS = 128, 128
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+ToolMode = Literal["none", "auto", "required"]
 Text = Annotated[str, Field(max_length=1_000_000)]
+
+
+class Function(Strict):
+    """A function that the model may call, with the schema of its arguments."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    """A tool; functions are the only kind here."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Strict):
+    """A function, given by its name."""
+
+    name: str
+
+
+class ChatToolChoice(Strict):
+    """One function that must be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class CalledFunction(Strict):
+    """The function that was called, and its arguments."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Strict):
+    """A tool call in an assistant's message of the conversation."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
 
 
 class Part(Strict):
@@ -39,18 +76,10 @@ class Part(Strict):
 Content = Text | list[Part]
 
 
-class Instructions(Strict):
-    """A message of the developer; "system" is the older name of the role."""
+class InputMessage(Strict):
+    """A message of the user or of the developer, whose older name is "system"."""
 
-    role: Literal["developer", "system"]
-    content: Content
-    name: str | None = None
-
-
-class UserMessage(Strict):
-    """A message of the user."""
-
-    role: Literal["user"]
+    role: Literal["developer", "system", "user"]
     content: Content
     name: str | None = None
 
@@ -76,7 +105,7 @@ class ToolMessage(Strict):
     tool_call_id: str
 
 
-Message = Annotated[Instructions | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+Message = Annotated[InputMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class StreamOptions(Strict):
@@ -108,30 +137,7 @@ class SchemaFormat(Strict):
     json_schema: NamedSchema
 
 
-class WithoutEffect(Strict):
-    """Arguments of the hosted API that are accepted and change nothing.
-
-    They concern storage, billing, caching, speed, moderation or abilities that only the hosted models have; without them the
-    answer still answers the question.
-    """
-
-    audio: Any = None
-    metadata: Any = None
-    moderation: Any = None
-    prediction: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-    reasoning_effort: Any = None
-    safety_identifier: Any = None
-    service_tier: Any = None
-    store: Any = None
-    user: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
-
-
-class ChatRequest(WithoutEffect):
+class ChatRequest(Strict):
     """The body of a request for a chat completion."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=2048)]
@@ -149,11 +155,27 @@ class ChatRequest(WithoutEffect):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
-    tools: Tools | None = None
-    tool_choice: str | ChatToolChoice | None = None
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolMode | ChatToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: list[Function] | None = None  # the older form of tools; accepted where none may be called
     function_call: str | FunctionName | None = None
     modalities: list[Literal["text"]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    # Accepted without effect. They concern storage, billing, caching, speed, moderation or abilities that only the hosted
+    # models have; without them the answer still answers the question.
+    audio: Any = None
+    metadata: Any = None
+    moderation: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    reasoning_effort: Any = None
+    safety_identifier: Any = None
+    service_tier: Any = None
+    store: Any = None
+    user: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None

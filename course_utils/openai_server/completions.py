@@ -14,33 +14,17 @@ from typing import Any, NamedTuple
 
 from course_utils.errors import CourseError
 from course_utils.openai_server.adapters import AdapterGone
+from course_utils.openai_server.bodies import ApiError, invalid, no_such_model
 from course_utils.openai_server.chat import ChatRequest, PlainFormat, SchemaFormat
 from course_utils.openai_server.choices import Call, CallReader, Choice
 from course_utils.openai_server.constrained import Calls, answer_grammar, json_grammar
 from course_utils.openai_server.engine import Engine, Generation
-from course_utils.openai_server.errors import ApiError, invalid, no_such_model
 from course_utils.openai_server.messages import flatten
 from course_utils.openai_server.sampling import Sampling, Token, check_grammar
 from course_utils.openai_server.store import random_letters
 from course_utils.openai_server.tools import allowed_calls, check_conversation
 
 AdapterFolder = tuple[str, Path]  # name and folder
-
-
-class EngineRequest(NamedTuple):
-    """A request as the engine needs it.
-
-    Attributes:
-        prompt: token ids.
-        sampling: how tokens are chosen.
-        limit: maximum number of tokens in an answer.
-        calls: the calls that are allowed; None if there are no functions to call.
-    """
-
-    prompt: list[int]
-    sampling: Sampling
-    limit: int
-    calls: Calls | None
 
 
 class Piece(NamedTuple):
@@ -77,16 +61,22 @@ async def begin(engine: Engine, context: int, request: ChatRequest, adapter: Ada
         ApiError: the request is invalid.
     """
     # In a thread, since a schema or a long prompt takes a while and other streams must go on meanwhile.
-    return Completion(engine, request, adapter, await asyncio.to_thread(read_request, engine.tokenizer, context, request))
+    return Completion(engine, request, adapter, *await asyncio.to_thread(read_request, engine.tokenizer, context, request))
 
 
 class Completion:
     """A request that is being answered: it passes what the engine's thread generates on to the event loop."""
 
     def __init__(
-        self, engine: Engine, request: ChatRequest, adapter: AdapterFolder | None, engine_request: EngineRequest
+        self,
+        engine: Engine,
+        request: ChatRequest,
+        adapter: AdapterFolder | None,
+        prompt: list[int],
+        sampling: Sampling,
+        limit: int,
+        calls: Calls | None,
     ) -> None:
-        prompt, sampling, limit, calls = engine_request
         self.tokenizer, self.request = engine.tokenizer, request
         self.prompt_tokens, self.logprobs = len(prompt), bool(request.logprobs)
         called = calls if calls and calls.functions else None
@@ -277,8 +267,11 @@ def _event(data: dict[str, Any]) -> str:
 # -- requests -------------------------------------------------------------------------------------------------------------
 
 
-def read_request(tokenizer: Any, context: int, request: ChatRequest) -> EngineRequest:
+def read_request(tokenizer: Any, context: int, request: ChatRequest) -> tuple[list[int], Sampling, int, Calls | None]:
     """Check a request, and return it as the engine needs it.
+
+    Returns:
+        The prompt's token ids, how tokens are chosen, the maximum number of them, and the calls that are allowed, if any.
 
     Raises:
         ApiError: the request is invalid.
@@ -311,7 +304,7 @@ def read_request(tokenizer: Any, context: int, request: ChatRequest) -> EngineRe
     # Each part was checked alone; the combined grammar may still be too large.
     if calls is not None and sampling.grammar is not None and (problem := check_grammar(tokenizer, sampling.grammar)):
         raise invalid("tools", f"Invalid 'tools': together they can't be followed: {problem}")
-    return EngineRequest(prompt, sampling, context - len(prompt) if limit is None else limit, calls)
+    return prompt, sampling, context - len(prompt) if limit is None else limit, calls
 
 
 def _too_long(context: int, prompt: int, limit: int | None) -> str:

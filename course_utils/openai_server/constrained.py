@@ -72,7 +72,8 @@ def answer_grammar(schema: dict[str, Any] | None, calls: Calls | None) -> str | 
     if calls is None:
         return None if schema is None else json_grammar(schema)
     if not calls.functions:
-        return json_grammar(schema) if schema is not None else _text_without_calls()
+        text_without_calls = f"%llguidance {{}}\nstart: TEXT\nTEXT: /(.|\\n)*/ & ~/(.|\\n)*{CALL_START}(.|\\n)*/\n"
+        return json_grammar(schema) if schema is not None else text_without_calls
     rules = [*_call_rules(calls.functions), f"more: {json.dumps(chr(10) + CALL_START)} call"]
     more_calls = f" more{{0,{calls.max_calls - 1}}}" if calls.max_calls > 1 else ""
     only_calls = f"{json.dumps(CALL_START)} call{more_calls}"
@@ -95,10 +96,6 @@ def _call_rules(functions: Sequence[Signature]) -> list[str]:
         for number, function in enumerate(functions)
     ]
     return ["call: " + " | ".join(f"call_{number}" for number in range(len(functions))), *call_rules]
-
-
-def _text_without_calls() -> str:
-    return f"%llguidance {{}}\nstart: TEXT\nTEXT: /(.|\\n)*/ & ~/(.|\\n)*{CALL_START}(.|\\n)*/\n"
 
 
 def _json_rule(schema: dict[str, Any], lenient: bool) -> str:

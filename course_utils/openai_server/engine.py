@@ -172,7 +172,8 @@ class Engine:
             self._pending.remove(generation)
             try:
                 if generation.adapter:
-                    self.adapters.load(*generation.adapter, _adapters_of([*self._running, *starting]))
+                    in_use = {other.adapter[0] for other in (*self._running, *starting) if other.adapter}
+                    self.adapters.load(*generation.adapter, in_use)
                 generation.sampler = TokenSampler(generation.sampling, self.tokenizer, self.ends)
                 starting.append(generation)
             except BaseException as error:  # panics of Rust libraries are not Exceptions
@@ -308,10 +309,6 @@ class Engine:
 def _prompt_key(generation: Generation) -> tuple[tuple[int, ...], str | None]:
     """Key that is equal for generations whose prompt goes through the model once for all of them."""
     return tuple(generation.prompt), generation.adapter and generation.adapter[0]
-
-
-def _adapters_of(generations: Sequence[Generation]) -> set[str]:
-    return {generation.adapter[0] for generation in generations if generation.adapter}
 
 
 class KeyValueCache:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
-from course_utils.openai_server.errors import ApiError
+from course_utils.openai_server.bodies import ApiError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -50,7 +50,7 @@ class Gate:
         limited = limited_body(receive, MAX_FILE + MAX_JSON if scope["path"] == "/v1/files" else MAX_JSON)
         try:
             headers = dict(scope["headers"])
-            check_host(headers.get(b"host"), self.hosts)
+            self._check_host(headers.get(b"host"))
             if scope["path"] != "/health":
                 self._check_key(headers.get(b"authorization", b"").decode("latin-1"))
             await self.app(scope, limited, send_with_id)
@@ -59,6 +59,23 @@ class Gate:
         except ClientDisconnect:
             line = f"{scope['method']} {scope['path']!r}: the client disconnected while sending"
             print(line, file=sys.stderr, flush=True)
+
+    def _check_host(self, host: bytes | None) -> None:
+        """Refuse a request whose Host header names neither loopback nor an allowed name; a browser always sends one.
+
+        A web page can make its own name resolve to this machine (DNS rebinding); its visitor's browser then treats this
+        server as the page's own. The browser still sends the name that it requested.
+        """
+        if host is None:
+            return
+        name = host.decode("latin-1").strip().lower()
+        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        if name.rstrip(".") not in (*LOOPBACK_NAMES, *(allowed.lower() for allowed in self.hosts)):
+            message = (
+                f"This server does not answer to the name {name[:80]!r}. If that name is meant to lead here, start the "
+                f"server with: course serve --allow-host {name[:80]}"
+            )
+            raise ApiError(403, message, code="host_not_allowed")
 
     def _check_key(self, authorization: str) -> None:
         scheme, _, key = authorization.partition(" ")
@@ -74,32 +91,6 @@ class Gate:
             shown = f"{key[:8]}{'*' * min(len(key) - 12, 40)}{key[-4:]}" if len(key) > 12 else "*" * len(key)
             message = f"Incorrect API key provided: {shown}. You can find your API key at {KEYS_PAGE}."
             raise ApiError(401, message, code="invalid_api_key")
-
-
-def check_host(host: bytes | None, allowed: Collection[str]) -> None:
-    """Refuse a request that is addressed to another host name.
-
-    A web page can make its own name resolve to this machine (DNS rebinding); its visitor's browser then treats this server
-    as the page's own. The browser still sends the name that it requested.
-
-    Args:
-        host: the Host header; None if it is missing, which never happens with a browser.
-        allowed: names allowed in addition to loopback's.
-
-    Raises:
-        ApiError: the header names neither loopback nor an allowed name.
-    """
-    if host is None:
-        return
-    name = host.decode("latin-1").strip().lower()
-    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
-    if name.rstrip(".") in (*LOOPBACK_NAMES, *(allowed_name.lower() for allowed_name in allowed)):
-        return
-    message = (
-        f"This server does not answer to the name {name[:80]!r}. If that name is meant to lead here, start the server with: "
-        f"course serve --allow-host {name[:80]}"
-    )
-    raise ApiError(403, message, code="host_not_allowed")
 
 
 def limited_body(receive: Receive, limit: int) -> Receive:

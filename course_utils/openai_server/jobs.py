@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from openai.types.fine_tuning import FineTuningJobWandbIntegrationObject
-from openai.types.graders import MultiGrader, PythonGrader, ScoreModelGrader, StringCheckGrader, TextSimilarityGrader
 from pydantic import Field
 
-from course_utils.openai_server.bodies import Metadata, Strict
-from course_utils.openai_server.errors import ApiError, invalid, not_tunable
+from course_utils.openai_server.bodies import ApiError, Metadata, Strict, invalid
 from course_utils.openai_server.store import Store, new_document, random_letters
 
 DEPRECATIONS = "https://developers.openai.com/api/docs/deprecations#update-to-openais-self-serve-fine-tuning"
@@ -48,15 +46,6 @@ class DpoHyperparameters(Hyperparameters):
     beta: Annotated[float, Field(gt=0, le=2)] | Auto | None = None
 
 
-class ReinforcementHyperparameters(Hyperparameters):
-    """The hyperparameters of reinforcement fine-tuning, which is not offered here."""
-
-    compute_multiplier: Annotated[float, Field(gt=1e-5, le=10)] | Auto | None = None
-    eval_interval: Annotated[int, Field(ge=1)] | Auto | None = None
-    eval_samples: Annotated[int, Field(ge=1)] | Auto | None = None
-    reasoning_effort: Literal["default", "low", "medium", "high"] | None = None
-
-
 HyperparametersT = TypeVar("HyperparametersT", bound=Hyperparameters)
 
 
@@ -66,21 +55,13 @@ class Settings(Strict, Generic[HyperparametersT]):
     hyperparameters: HyperparametersT | None = None
 
 
-class Reinforcement(Settings[ReinforcementHyperparameters]):
-    """The settings of reinforcement fine-tuning."""
-
-    grader: Annotated[
-        StringCheckGrader | TextSimilarityGrader | PythonGrader | ScoreModelGrader | MultiGrader, Field(discriminator="type")
-    ]
-
-
 class Method(Strict):
-    """How to train; the settings of methods other than the chosen one are checked and have no effect."""
+    """How to train; the settings of a method other than the chosen one have no effect."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Settings[Hyperparameters] | None = None
     dpo: Settings[DpoHyperparameters] | None = None
-    reinforcement: Reinforcement | None = None
+    reinforcement: dict[str, Any] | None = None  # not offered here
 
 
 class CreateJob(Strict):
@@ -133,7 +114,8 @@ class Jobs:
     def _create(self, job: dict[str, Any], request: CreateJob) -> dict[str, Any]:
         start = self.store.get("model", request.model)
         if start is None and request.model not in self.bases:
-            raise not_tunable(request.model)
+            message = f"Model {request.model} is not available for fine-tuning or does not exist."
+            raise invalid("model", message, "model_not_available")
         files = {}
         for name in ("training_file", "validation_file"):
             file_id = getattr(request, name)
@@ -308,7 +290,7 @@ class Runner:
                 if cancelled or task == "train":
                     self._processes[task][1].kill()
         if cancelled and not tasks:  # else when its process has ended
-            self._remove_folder(job_id)
+            shutil.rmtree(self.store.job_folder(job_id), ignore_errors=True)
 
     def close(self) -> None:
         """Kill all processes; jobs resume when the server starts again."""
@@ -351,7 +333,7 @@ class Runner:
         folder = self.store.job_folder(job_id)
         folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "course_utils.openai_server.worker", task, str(self.store.folder), job_id]
-        command += ["--context", str(self.context), *(["--model", self.model] if self.model else [])]
+        command += [str(self.context), *([self.model] if self.model else [])]
         with self._changed, open(folder / "log.txt", "ab") as log:
             if self._closed:
                 return
@@ -385,10 +367,7 @@ class Runner:
         if task == "train":
             self.store.tidy("models")  # an adapter whose checkpoint was not added any more
         if job["status"] in FINAL_STATUSES:
-            self._remove_folder(job_id)
-
-    def _remove_folder(self, job_id: str) -> None:
-        shutil.rmtree(self.store.job_folder(job_id), ignore_errors=True)
+            shutil.rmtree(self.store.job_folder(job_id), ignore_errors=True)
 
 
 def fail(store: Store, job_id: str, code: str, message: str, param: str | None = "training_file") -> None:

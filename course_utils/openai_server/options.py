@@ -9,11 +9,9 @@ from pathlib import Path
 from course_utils import models
 from course_utils.errors import CourseError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MINIMUM = {"rows": 1, "context": 16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.gguf")
-DEFAULT_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Options:
         folder: folder for everything it stores: files, jobs, models, its key.
         model: base model as `models.load` takes it; None for the machine's tier.
         names: other names for the model, so that code written for a hosted model runs unchanged.
-        host, port: where to listen; loopback only, port 0 for any free one.
+        port: where to listen on this machine, which others can't reach; 0 for any free one.
         key: API key; None for the one in the folder, which is created at the first start.
         context: maximum number of tokens in prompt and answer together, and in a training example.
         rows: maximum number of answers generated at once.
@@ -37,10 +35,9 @@ class Options:
     folder: str
     model: str | None = None
     names: tuple[str, ...] = ()
-    host: str = "127.0.0.1"
     port: int = 0
     key: str | None = None
-    context: int = DEFAULT_CONTEXT
+    context: int = 2048
     rows: int = 16
     refuse: bool = False
     jobs: bool = True
@@ -48,12 +45,7 @@ class Options:
     temporary: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an address that other machines can reach, and numbers with which no request could be answered."""
-        if self.host not in LOOPBACK:
-            raise CourseError(
-                f"--host {self.host}: the service trains and answers for anyone who has the key, so it listens on this "
-                f"machine only ({', '.join(LOOPBACK)}); to reach it from elsewhere, use an SSH tunnel (ssh -L)"
-            )
+        """Refuse numbers with which no request could be answered."""
         if not 0 <= self.port <= 65535:
             raise CourseError(f"--port {self.port}: ports are 1 to 65535; 0 takes any free one")
         for name, minimum in MINIMUM.items():

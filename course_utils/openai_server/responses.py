@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Annotated, Any, Literal, NamedTuple
 
 from openai.types.responses import ResponseIncludable
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from course_utils.openai_server.bodies import Metadata, Strict
-from course_utils.openai_server.chat import ChatRequest, NamedSchema, PlainFormat
+from course_utils.openai_server.bodies import ApiError, Metadata, Strict, invalid
+from course_utils.openai_server.chat import MAX_TOOLS, ChatRequest, Function, NamedSchema, PlainFormat, ToolMode
 from course_utils.openai_server.completions import Completion, Piece, new_call_id
-from course_utils.openai_server.errors import ApiError, invalid
 from course_utils.openai_server.store import random_letters
-from course_utils.openai_server.tools import MAX_TOOLS, Function
 
 
 class Echoed(Strict):
@@ -107,15 +104,10 @@ class FunctionTool(Function):
 
 
 class ToolChoice(Strict):
-    """A function that must be called, or the tools that may be called.
+    """A function that must be called."""
 
-    Other kinds are refused as a whole, under `tool_choice`.
-    """
-
-    type: str
-    name: str | None = None
-    mode: Literal["auto", "required"] | None = None
-    tools: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    type: Literal["function"]
+    name: str
 
 
 class ResponseRequest(Strict):
@@ -130,7 +122,7 @@ class ResponseRequest(Strict):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     text: TextConfig | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | ToolChoice | None = None
+    tool_choice: ToolMode | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     metadata: Metadata | None = None
     store: bool | None = None
@@ -162,26 +154,14 @@ class StoredResponse(NamedTuple):
     messages: list[dict[str, Any]]
 
 
-class ResponseStore:
-    """Keeps the latest responses of this process; older ones are dropped, and all are gone when the process ends."""
-
-    def __init__(self, max_responses: int = MAX_RESPONSES) -> None:
-        self.max_responses = max_responses
-        self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
+class ResponseStore(dict[str, StoredResponse]):
+    """The latest responses of this process, by id; older ones are dropped, and all are gone when the process ends."""
 
     def add(self, body: dict[str, Any], conversation: list[dict[str, Any]]) -> None:
         """Store a response, and the conversation up to it."""
-        self._responses[body["id"]] = StoredResponse(body, [*conversation, _as_chat_message(body["output"])])
-        if len(self._responses) > self.max_responses:
-            self._responses.popitem(last=False)
-
-    def get(self, response_id: str) -> StoredResponse | None:
-        """Return a response, or None if it is not stored, or not any more."""
-        return self._responses.get(response_id)
-
-    def delete(self, response_id: str) -> bool:
-        """Delete a response, and return whether it was stored."""
-        return self._responses.pop(response_id, None) is not None
+        self[body["id"]] = StoredResponse(body, [*conversation, _as_chat_message(body["output"])])
+        if len(self) > MAX_RESPONSES:
+            del self[next(iter(self))]
 
 
 def _as_chat_message(output: list[dict[str, Any]]) -> dict[str, Any]:
@@ -231,7 +211,9 @@ def to_chat(request: ResponseRequest, store: ResponseStore) -> tuple[ChatRequest
     }
     if request.tools:
         fields["tools"] = [{"type": "function", "function": tool.model_dump(exclude={"type"})} for tool in request.tools]
-        fields["tool_choice"] = _chat_choice(request.tool_choice)
+        fields["tool_choice"] = choice = request.tool_choice
+        if isinstance(choice, ToolChoice):
+            fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
         fields["parallel_tool_calls"] = request.parallel_tool_calls
     elif request.tool_choice not in (None, "auto", "none"):
         raise invalid("tool_choice", "Tool choices other than 'auto' and 'none' need tools: 'tools' is empty.")
@@ -271,22 +253,10 @@ def _format(text: TextConfig | None) -> dict[str, Any]:
     return {**text.format.model_dump(by_alias=True), "strict": bool(text.format.strict)}
 
 
-def _chat_choice(choice: str | ToolChoice | None) -> Any:
-    if not isinstance(choice, ToolChoice):
-        return choice
-    if choice.type == "function":
-        return {"type": "function", "function": {"name": choice.name or ""}}
-    if choice.type == "allowed_tools" and choice.mode is not None and choice.tools is not None:
-        return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": choice.tools}}
-    message = "Invalid value for 'tool_choice': expected 'none', 'auto', 'required', a function or allowed_tools."
-    raise invalid("tool_choice", message)
-
-
 CHAT_NAMES = (
     (r"^messages\b.*", "input"),
     (r"^response_format\b.*", "text.format"),
     (r"^(tools\[\d+\])\.function\b", r"\1"),
-    (r"^tool_choice\.allowed_tools\b", "tool_choice"),
 )
 
 
@@ -318,23 +288,12 @@ def frame(request: ResponseRequest) -> dict[str, Any]:
         "service_tier": "default",
         "temperature": 1.0 if request.temperature is None else request.temperature,
         "text": {"format": _format(request.text), "verbosity": "medium"},
-        "tool_choice": choice.model_dump(exclude_none=True) if isinstance(choice, ToolChoice) else choice or "auto",
+        "tool_choice": choice.model_dump() if isinstance(choice, ToolChoice) else choice or "auto",
         "tools": [{**tool.model_dump(), "strict": bool(tool.strict)} for tool in request.tools or ()],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "truncation": "disabled",
         "usage": None,
-    }
-
-
-def usage(chat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the chat's token counts under the names of the Responses API."""
-    return {
-        "input_tokens": chat["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": chat["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": chat["total_tokens"],
     }
 
 
@@ -344,7 +303,7 @@ Event = dict[str, Any]
 
 
 class Events:
-    """The events of one response that is being generated.
+    """The events of one response that is being generated; each has a copy of its document as it is at that moment.
 
     Args:
         body: the response as created by `responses.frame`; it is filled in.
@@ -362,8 +321,8 @@ class Events:
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield every event; an error on the way is an event too."""
-        yield self._event("response.created", response=_copy(self.body))
-        yield self._event("response.in_progress", response=_copy(self.body))
+        yield self._event("response.created", response=deepcopy(self.body))
+        yield self._event("response.in_progress", response=deepcopy(self.body))
         truncated = False
         try:
             async for piece in self.completion.pieces():
@@ -373,20 +332,27 @@ class Events:
         except ApiError as error:
             self._error = error
             self.body |= {"status": "failed", "error": {"code": "server_error", "message": str(error)}}
-            yield self._event("response.failed", response=_copy(self.body))
+            yield self._event("response.failed", response=deepcopy(self.body))
             return
         if not self.body["output"]:
             for event in self._begin_text():
                 yield event
         for event in self._finish_item("incomplete" if truncated else "completed"):
             yield event
-        self.body["usage"] = usage(self.completion.usage)
+        chat = self.completion.usage
+        self.body["usage"] = {
+            "input_tokens": chat["prompt_tokens"],
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": chat["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": chat["total_tokens"],
+        }
         self.body["status"] = "incomplete" if truncated else "completed"
         if truncated:
             self.body["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             self.body["completed_at"] = int(time.time())
-        response = _copy(self.body)
+        response = deepcopy(self.body)
         if self.keep:
             self.keep(response)
         yield self._event(f"response.{self.body['status']}", response=response)
@@ -426,7 +392,7 @@ class Events:
         yield from self._begin_item({**item, "content": []})
         part = {"type": "output_text", "annotations": [], "logprobs": [], "text": ""}
         self.body["output"][-1]["content"].append(part)
-        yield self._event("response.content_part.added", **self._position(), content_index=0, part=_copy(part))
+        yield self._event("response.content_part.added", **self._position(), content_index=0, part=deepcopy(part))
 
     def _more_text(self, text: str, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
         part = self.body["output"][-1]["content"][0]
@@ -444,7 +410,7 @@ class Events:
         yield from self._finish_item("completed")
         self._item = item
         self.body["output"].append(item)
-        yield self._event("response.output_item.added", output_index=self._index, item=_copy(item))
+        yield self._event("response.output_item.added", output_index=self._index, item=deepcopy(item))
 
     def _finish_item(self, status: str) -> Iterator[Event]:
         """Finish the item in progress."""
@@ -455,12 +421,12 @@ class Events:
             part = item["content"][0]
             final_fields = {"text": part["text"], "logprobs": [_short(token) for token in part["logprobs"]]}
             yield self._event("response.output_text.done", **position, content_index=0, **final_fields)
-            yield self._event("response.content_part.done", **position, content_index=0, part=_copy(part))
+            yield self._event("response.content_part.done", **position, content_index=0, part=deepcopy(part))
         else:
             final_fields = {"arguments": item["arguments"], "name": item["name"]}  # the client required the name until 2.x
             yield self._event("response.function_call_arguments.done", **position, **final_fields)
         item["status"] = status
-        yield self._event("response.output_item.done", output_index=self._index, item=_copy(item))
+        yield self._event("response.output_item.done", output_index=self._index, item=deepcopy(item))
         self._item = None
 
     @property
@@ -473,11 +439,6 @@ class Events:
     def _event(self, kind: str, **fields: Any) -> Event:
         self._number += 1
         return {"type": kind, "sequence_number": self._number, **fields}
-
-
-def _copy(value: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a document as it is now: later changes must not show in earlier events."""
-    return copy.deepcopy(value)
 
 
 def _short(token: dict[str, Any]) -> dict[str, Any]:

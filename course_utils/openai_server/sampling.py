@@ -157,10 +157,8 @@ def check_grammar(tokenizer: PreTrainedTokenizerBase, grammar: str) -> str | Non
 
 
 def _make_matcher(tokenizer: PreTrainedTokenizerBase, grammar: str) -> LLMatcher:
-    try:
-        import llguidance
-    except ImportError as error:
-        raise CourseError("constrained decoding needs llguidance: pip install 'finetuning-course[server]'") from error
+    import llguidance
+
     compiled = llguidance.LLMatcher.grammar_from_lark(grammar)
     matcher = llguidance.LLMatcher(_vocabulary(tokenizer), compiled, log_level=0)
     if matcher.is_error():

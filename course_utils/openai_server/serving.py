@@ -8,13 +8,13 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 
-KEY_FILE = "key"
 START_SECONDS = 120
 
 
 def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> None:
-    """Run the service until it is interrupted.
+    """Run the service until it is interrupted; from then on SIGTERM ends this process, with exit status 0.
 
     Args:
         options: see `Options`.
@@ -76,10 +75,11 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
         config = uvicorn.Config(
             build(service, key), log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5
         )
-        with _exit_on_sigterm():
-            if ready:  # who waits for it may end at once, and the service with it: the handler is there already
-                ready(f"http://127.0.0.1:{listening_socket.getsockname()[1]}/v1", key)
-            uvicorn.Server(config).run(sockets=[listening_socket])
+        # uvicorn raises the signal that stopped it again, which would end the process before the folder is tidied.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        if ready:  # who waits for it may end at once, and the service with it: the handler is there already
+            ready(f"http://127.0.0.1:{listening_socket.getsockname()[1]}/v1", key)
+        uvicorn.Server(config).run(sockets=[listening_socket])
 
 
 def _check_extra() -> None:
@@ -92,24 +92,22 @@ def _check_extra() -> None:
 
 
 def _open_socket(options: Options) -> socket.socket:
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     # The protocol is given because only then does asyncio disable Nagle's algorithm, which would delay bodies by 40 ms.
-    listening_socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening_socket.bind((options.host, options.port))
+        listening_socket.bind(("127.0.0.1", options.port))
         listening_socket.listen(128)  # clients that connect before requests can be read have to wait
     except OSError as error:  # in use, or not allowed
         listening_socket.close()
-        raise CourseError(
-            f"cannot listen on {options.host}:{options.port} ({error.strerror}); choose another --port"
-        ) from error
+        message = f"cannot listen on 127.0.0.1:{options.port} ({error.strerror}); choose another --port"
+        raise CourseError(message) from error
     return listening_socket
 
 
 def _read_or_create_key(folder: Path) -> str:
     """The folder's API key, created once and readable only by its owner."""
-    file = folder / KEY_FILE
+    file = folder / "key"
     with contextlib.suppress(OSError):
         if key := file.read_text(encoding="ascii").strip():
             return key
@@ -117,24 +115,6 @@ def _read_or_create_key(folder: Path) -> str:
     with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as target:
         target.write(key)
     return key
-
-
-@contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM end the block instead of the process.
-
-    uvicorn re-raises the signal that stopped it, and without this handler the code after the block would not run.
-    """
-    import signal
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous_handler)
 
 
 class LocalServer:
@@ -188,12 +168,6 @@ class LocalServer:
         if self.options.temporary:  # in case the server could not do it itself
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def kill(self) -> None:
-        """Kill the server without warning, as a power cut would."""
-        atexit.unregister(self.stop)
-        self.process.kill()
-        self.process.wait()
-
     def __enter__(self) -> LocalServer:
         return self
 
@@ -240,35 +214,3 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
     server = LocalServer(resolved, process, address["base_url"], address["key"])
     atexit.register(server.stop)
     return server
-
-
-def main(arguments: list[str]) -> int:
-    """Run the process that `local_server` starts.
-
-    It takes its options as JSON, prints its address as JSON, and ends when its input is closed.
-
-    Returns:
-        The exit status.
-    """
-    values = json.loads(arguments[0])
-    options = Options(**{**values, "names": tuple(values["names"]), "allow_host": tuple(values["allow_host"])})
-
-    def ready(base_url: str, key: str) -> None:
-        print(json.dumps({"base_url": base_url, "key": key}), flush=True)
-        threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-    try:
-        serve(options, ready)
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-def _exit_with_parent() -> None:
-    import signal
-
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(15)
-    os._exit(1)

@@ -1,13 +1,12 @@
 """The process that validates a job's files or trains its model; it communicates only through the store.
 
-    python -m course_utils.openai_server.worker validate|train FOLDER JOB
+    python -m course_utils.openai_server.worker validate|train FOLDER JOB CONTEXT [MODEL]
 
 It exits when its input is closed, which happens when the server that started it dies.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import csv
 import io
@@ -50,44 +49,40 @@ AUTO_BETA = 0.1
 NICENESS = 5  # answering takes precedence over training
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Validate or train one job, and return the exit status.
+def main(task: str, folder: str, job_id: str, context: str, model: str | None = None) -> None:
+    """Validate or train one job.
 
     Args:
-        arguments: "validate" or "train", the service's folder and the job's id; those of the command line if None.
+        task: "validate" or "train".
+        folder: the service's.
+        job_id: which job.
+        context: maximum number of tokens in an example.
+        model: base model as `models.load` takes it; None for the machine's tier.
     """
-    parser = argparse.ArgumentParser()
-    parser.add_argument("task", choices=("validate", "train"))
-    parser.add_argument("folder")
-    parser.add_argument("job")
-    parser.add_argument("--model")
-    parser.add_argument("--context", type=int, default=2048)
-    options = parser.parse_args(arguments)
     session.prepare_process()
     threading.Thread(target=_exit_with_server, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     from filelock import FileLock
 
-    store = Store(options.folder)
+    store = Store(folder)
     # A server that was killed and restarted may be running before its old worker has ended.
-    with FileLock(store.job_folder(options.job) / "lock"):
+    with FileLock(store.job_folder(job_id) / "lock"):
         try:
-            if options.task == "validate":
-                validate(store, options.job)
+            if task == "validate":
+                validate(store, job_id)
             else:
-                train(store, options.job, options.model, options.context)
+                train(store, job_id, model, int(context))
         except JobFailure as error:
-            fail(store, options.job, error.code, str(error), error.param)
+            fail(store, job_id, error.code, str(error), error.param)
         except CourseError as error:
-            code = "invalid_training_file" if options.task == "validate" else "training_failed"
-            fail(store, options.job, code, str(error), "training_file" if options.task == "validate" else None)
+            code, param = ("invalid_training_file", "training_file") if task == "validate" else ("training_failed", None)
+            fail(store, job_id, code, str(error), param)
         except (OSError, sqlite3.Error) as error:
             if not is_full(error):
                 raise
             message = "The server has no space left on its disk for this job. Free disk space and create the job again."
-            fail(store, options.job, "server_error", message, None)
-    return 0
+            fail(store, job_id, "server_error", message, None)
 
 
 class JobFailure(CourseError):
@@ -284,8 +279,7 @@ class Training:
         try:
             history = training.fit(self.model, self.tokenizer, train, held_out, self.objective, settings, self._on_step)
         except TooLong as error:
-            self._name_too_long()
-            raise JobFailure(str(error), None) from error
+            raise self._too_long() from error
         except Diverged as error:
             raise JobFailure(
                 "The training diverged: its loss or its weights are not finite any more. Lower the learning_rate_multiplier "
@@ -299,8 +293,8 @@ class Training:
             raise JobFailure(message, None) from error
         self._finish(history)
 
-    def _name_too_long(self) -> None:
-        """Raise JobFailure with the lines whose prompts are too long."""
+    def _too_long(self) -> JobFailure:
+        """The failure that names the lines whose prompts are too long, in the first file that has any."""
         for name, rows in self.examples.items():
             tokens: dict[int, int] = {}  # by line
             for line, row in rows:
@@ -311,7 +305,8 @@ class Training:
             if tokens:
                 first, *others = (f"line {line}: the prompt alone has {count} tokens" for line, count in tokens.items())
                 advice = f"and this model takes at most {self.context} including the answer. Shorten the prompt."
-                raise JobFailure(f"{name}, {first}, {advice}{_more(others, len(others))}", name)
+                return JobFailure(f"{name}, {first}, {advice}{_more(others, len(others))}", name)
+        raise AssertionError("training found a prompt too long that is in no file")
 
     def _check_weights(self) -> None:
         """Check that the weights are usable: if a job ends right after a step, no later loss shows the effect of that step.
@@ -506,4 +501,4 @@ def results(history: History) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(*sys.argv[1:])

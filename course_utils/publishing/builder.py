@@ -68,12 +68,6 @@ def is_published() -> bool:
     return assets.PLACEHOLDER not in assets.repository_url()
 
 
-def requirement(extras: str = "") -> str:
-    """The requirement that pip installs if there is no checkout."""
-    extras_suffix = f"[{extras}]" if extras else ""
-    return f"{assets.DISTRIBUTION}{extras_suffix} @ git+{assets.repository_url()}"
-
-
 def colab_url(name: str) -> str:
     """Return the address that opens a section's notebook in Colab."""
     return f"https://colab.research.google.com/github/{_repository()}/blob/main/notebooks/{name}.ipynb"
@@ -123,7 +117,12 @@ def instructor_edition(
         notebook.cells += _expand(cell, name)
     for cell in _markdown_cells(notebook):  # before the hash is taken: a new record makes a notebook stale
         cell.source = markers.expand(translate(cell.source) if translate else cell.source, name)
-    _write_out_terms(notebook, name)
+    cells = _markdown_cells(notebook)
+    try:  # before the hash is taken too: a changed definition makes a notebook stale
+        for cell, source in zip(cells, glossary.write_out([cell.source for cell in cells])):
+            cell.source = source
+    except CourseError as error:
+        raise CourseError(f"{name}: {error}") from error
     _set_ids(notebook, name)
     digest = _hash(notebook)  # before filling in what depends on the address or on the last run
     timing = timing_line(recorded_run(name) if run is None else run, translate(TIMING) if translate else TIMING)
@@ -342,17 +341,6 @@ def _exercise_cells(exercise: Exercise) -> list[NotebookNode]:
         new_code_cell(exercise.source(), metadata=answer),
         new_code_cell(exercise.check_source(), metadata=check),
     ]
-
-
-def _write_out_terms(notebook: NotebookNode, name: str) -> None:
-    """Markers of terms → links with definitions. Before the hash is taken: a changed definition makes a notebook stale."""
-    cells = _markdown_cells(notebook)
-    try:
-        written = glossary.write_out(cell.source for cell in cells)
-    except CourseError as error:
-        raise CourseError(f"{name}: {error}") from error
-    for cell, source in zip(cells, written):
-        cell.source = source
 
 
 def _set_ids(notebook: NotebookNode, name: str) -> None:

@@ -39,6 +39,7 @@ from course_utils.exercises import EXERCISES
 from course_utils.exercises.checking import HINT_FROM
 from course_utils.exercises.definitions import strip_solution
 from course_utils.publishing import pyodide
+from course_utils.publishing.wheel import add_to_zip
 from course_utils.show.calculators import CALCULATORS
 
 STATIC = "_static"  # of a website
@@ -53,7 +54,6 @@ ROOTS = (
     "memory",  # by the challenge qlora-1, when it is checked
 )
 DATA = ("memory/architectures.json", "memory/shapes.json")
-EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same code gives the same file
 
 
 # -- the course, for a page's Python ------------------------------------------------------------------------------------
@@ -92,9 +92,7 @@ def archive() -> bytes:
         for table in tables():  # where `assets.root` looks for them
             names[f"course_utils/_assets/data/{table}.toml"] = assets.path(f"data/{table}.toml")
         for name, file in names.items():
-            entry = zipfile.ZipInfo(name, EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            packed.writestr(entry, file.read_bytes())
+            add_to_zip(packed, name, file.read_bytes())
     return buffer.getvalue()
 
 

@@ -98,7 +98,8 @@ def execute(notebook: NotebookNode, on_cell: Callable[[CellCost], object] | None
             with ProcessesPeak(own=False) as peak:
                 client.execute()
         except CellExecutionError as error:
-            number = next((i for i, cell in enumerate(notebook.cells) if _failed(cell)), "?")
+            outputs = ((number, output) for number, cell in enumerate(notebook.cells) for output in cell.get("outputs", []))
+            number = next((number for number, output in outputs if output.output_type == "error"), "?")
             raise CourseError(f"cell {number} failed: {error.ename}: {error.evalue}\n{error.traceback}") from error
         return RunCost(time.perf_counter() - started, peak.bytes, peak.parts, cells)
 
@@ -117,24 +118,18 @@ def run(file: str | Path, report: Callable[[str], object] = print, costliest: in
     import nbformat
 
     notebook = nbformat.read(file, as_version=4)
-    total = sum(cell.cell_type == "code" for cell in notebook.cells)
-    done = 0
 
-    def on_cell(_cost: CellCost) -> None:
-        nonlocal done
-        done += 1
+    def on_cell(done: CellCost) -> None:
         if sys.stderr.isatty():
-            print(f"\r{Path(file).name}: {done} of {total} cells", end="", file=sys.stderr, flush=True)
+            text = f"\r{Path(file).name}: cell {done.index} of {len(notebook.cells) - 1}"
+            print(text, end="", file=sys.stderr, flush=True)
 
     cost = execute(notebook, on_cell)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     parts = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in cost.parts if size > 20e6)
-    report(f"{Path(file).name}: {total} cells ran in {cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB ({parts})")
+    run_in = f"{len(cost.cells)} cells ran in {cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB ({parts})"
+    report(f"{Path(file).name}: {run_in}")
     for cell in sorted(cost.cells, key=lambda cell: -cell.seconds)[:costliest]:
         report(f"  {cell.seconds:7.1f} s  {cell.peak_bytes / 1e6:6.0f} MB  cell {cell.index:3}  {cell.first_line[:90]}")
     return cost
-
-
-def _failed(cell: NotebookNode) -> bool:
-    return any(output.output_type == "error" for output in cell.get("outputs", []))

@@ -63,14 +63,15 @@ def _pack(folder: Path) -> Path:
             if file.parent.suffix == ".dist-info" and file.name in OF_THE_INSTALLATION:
                 continue
             data = Path(str(file.locate())).read_bytes()
-            _add(packed, str(file), data)
+            add_to_zip(packed, str(file), data)
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             record.append(f"{file},sha256={digest},{len(data)}\n")
-        _add(packed, record_name, "".join([*record, f"{record_name},,\n"]).encode())
+        add_to_zip(packed, record_name, "".join([*record, f"{record_name},,\n"]).encode())
     return wheel
 
 
-def _add(packed: zipfile.ZipFile, name: str, data: bytes) -> None:
+def add_to_zip(packed: zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Add a file to an archive without the time of its making, so that the same files make the same archive."""
     entry = zipfile.ZipInfo(name, EPOCH)
     entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
     packed.writestr(entry, data)

@@ -15,13 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def answers(
-    messages: Sequence[str],
-    models: Mapping[str, Sequence[str]],
-    references: Sequence[Mapping[str, Any]] | None = None,
-    parse: Callable[[str], Mapping[str, Any]] = json.loads,
-    longest: int = 280,
-) -> Answers:
+class Answers:
     """Cards: for each message one card per model.
 
     Args:
@@ -34,24 +28,19 @@ def answers(
     Raises:
         CourseError: lists of different lengths.
     """
-    for name, values in [*models.items(), ("references", references)]:
-        if values is not None and len(values) != len(messages):
-            raise CourseError(f"{name}: {len(values)} answers to {len(messages)} messages")
-    return Answers(list(messages), {name: list(a) for name, a in models.items()}, references, parse, longest)
-
-
-class Answers:
-    """See `answers`."""
 
     def __init__(
         self,
-        messages: list[str],
-        models: dict[str, list[str]],
-        references: Sequence[Mapping[str, Any]] | None,
-        parse: Callable[[str], Mapping[str, Any]],
-        longest: int,
+        messages: Sequence[str],
+        models: Mapping[str, Sequence[str]],
+        references: Sequence[Mapping[str, Any]] | None = None,
+        parse: Callable[[str], Mapping[str, Any]] = json.loads,
+        longest: int = 280,
     ) -> None:
-        self.messages, self.models, self._references = messages, models, references
+        for name, values in [*models.items(), ("references", references)]:
+            if values is not None and len(values) != len(messages):
+                raise CourseError(f"{name}: {len(values)} answers to {len(messages)} messages")
+        self.messages, self.models, self._references = list(messages), models, references
         self._parse, self._longest = parse, longest
 
     def fields(self, name: str, index: int) -> list[tuple[str, Any, bool]] | None:
@@ -113,9 +102,7 @@ def _written(value: Any) -> str:
 # -- tokens -------------------------------------------------------------------------------------------------------------
 
 
-def conversation(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int] | None = None, ignore: int = -100
-) -> Conversation:
+class Conversation:
     """Tokens one by one.
 
     Args:
@@ -124,30 +111,25 @@ def conversation(
         labels: shape (length,): `ignore` where no loss is taken. None marks nothing.
         ignore: the label that stands for no loss; PyTorch's cross-entropy skips -100.
 
-    Raises:
-        CourseError: ids and labels of different length.
-    """
-    ids = [int(i) for i in ids]
-    scored = [False] * len(ids) if labels is None else [int(label) != ignore for label in labels]
-    if len(scored) != len(ids):
-        raise CourseError(f"{len(ids)} token ids and {len(scored)} labels: there must be one label for each token")
-    return Conversation([_readable(tokenizer.decode([i])) for i in ids], scored, labels is not None)
-
-
-def _readable(text: str) -> str:
-    return text.replace("\n", "⏎").replace(" ", "␣") if text.strip() == "" else text.replace("\n", "⏎")
-
-
-class Conversation:
-    """See `conversation`.
-
     Attributes:
         tokens: their texts.
         scored: whether each carries loss.
+
+    Raises:
+        CourseError: ids and labels of different length.
     """
 
-    def __init__(self, tokens: list[str], scored: list[bool], marked: bool) -> None:
-        self.tokens, self.scored, self._marked = tokens, scored, marked
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int] | None = None, ignore: int = -100
+    ) -> None:
+        texts = [tokenizer.decode([int(i)]) for i in ids]
+        self.tokens = [(text if text.strip() else text.replace(" ", "␣")).replace("\n", "⏎") for text in texts]
+        self.scored = [False] * len(texts) if labels is None else [int(label) != ignore for label in labels]
+        self._marked = labels is not None
+        if len(self.scored) != len(texts):
+            raise CourseError(
+                f"{len(texts)} token ids and {len(self.scored)} labels: there must be one label for each token"
+            )
 
     def _repr_html_(self) -> str:
         parts = []
@@ -181,7 +163,12 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Folded:
-    """See `folded`."""
+    """A table, a figure or a card behind a line that opens.
+
+    Attributes:
+        title: the line.
+        part: something that can be shown as HTML.
+    """
 
     title: str
     part: Any
@@ -193,11 +180,4 @@ class Folded:
         return f"{self.title}\n{self.part}"
 
 
-def folded(title: str, part: Any) -> Folded:
-    """Put a table, a figure or a card behind a line that opens.
-
-    Args:
-        title: the line.
-        part: something that can be shown as HTML.
-    """
-    return Folded(title, part)
+answers, conversation, folded = Answers, Conversation, Folded  # what a lesson calls

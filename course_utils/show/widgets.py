@@ -137,31 +137,22 @@ class Form(Widget):
 # -- guesses ------------------------------------------------------------------------------------------------------------
 
 
-def predict(question: str, unit: str = "", choices: Sequence[str] = ()) -> Prediction:
-    """Ask for a guess: a field in the notebook, or `guess.is_(value)` where there are no widgets.
+class Prediction(Widget):
+    """Asks for a guess: a field in the notebook, or `guess.is_(value)` where there are no widgets.
 
-    A run without a reader ("Run all") goes on without a guess, and says only what was measured.
+    A run without a reader ("Run all") goes on without a guess, and says only what was measured. `reveal(measured)` in a
+    later cell shows both.
 
     Args:
         question: one sentence that ends with a question mark.
         unit: of the number asked for, e.g. "answers".
         choices: answers to choose from, instead of a number.
 
-    Returns:
-        Prediction; `reveal(measured)` in a later cell shows both.
-    """
-    return Prediction(question, unit, tuple(choices))
-
-
-class Prediction(Widget):
-    """See `predict`.
-
     Attributes:
-        question: as asked.
         guess: what the reader says so far; None for nothing.
     """
 
-    def __init__(self, question: str, unit: str, choices: tuple[str, ...]) -> None:
+    def __init__(self, question: str, unit: str = "", choices: Sequence[str] = ()) -> None:
         self.question, self.unit, self.choices = question, unit, choices
         self.guess: float | str | None = None
         super().__init__()
@@ -202,65 +193,44 @@ class Prediction(Widget):
 
 
 class Reveal:
-    """Guess and measured value.
-
-    Attributes:
-        guess: None if the reader made none.
-        measured: what came out.
-    """
+    """A guess, None if the reader made none, and the measured value in a sentence."""
 
     def __init__(self, guess: float | str | None, measured: float | str, unit: str) -> None:
-        self.guess, self.measured, self.unit = guess, measured, unit
-
-    def _sentence(self) -> tuple[str, str]:
-        """What to say, and in which tone."""
-        unit = f" {self.unit}" if self.unit else ""
-        measured = f"{self.measured if isinstance(self.measured, str) else format(self.measured, ',.4g')}{unit}"
-        if self.guess is None:
-            return f"Measured: {measured}.", "plain"
-        if isinstance(self.guess, str) or isinstance(self.measured, str):
-            guess, right = str(self.guess), str(self.guess) == str(self.measured)
+        unit = f" {unit}" if unit else ""
+        said = f"{measured if isinstance(measured, str) else format(measured, ',.4g')}{unit}"
+        if guess is None:
+            self._text, self._tone = f"Measured: {said}.", "plain"
+            return
+        if isinstance(guess, str) or isinstance(measured, str):
+            guessed, right = str(guess), str(guess) == str(measured)
         else:
-            guess = f"{self.guess:,.4g}{unit}"
-            right = abs(self.guess - self.measured) <= 0.1 * max(abs(self.measured), 1)
-        return f"You said {guess}; measured: {measured}.", "good" if right else "caution"
+            guessed, right = f"{guess:,.4g}{unit}", abs(guess - measured) <= 0.1 * max(abs(measured), 1)
+        self._text, self._tone = f"You said {guessed}; measured: {said}.", "good" if right else "caution"
 
     def _repr_html_(self) -> str:
-        text, name = self._sentence()
-        return box(f"<b>{escape(text)}</b>", name)
+        return box(f"<b>{escape(self._text)}</b>", self._tone)
 
     def __repr__(self) -> str:
-        return self._sentence()[0]
+        return self._text
 
 
 # -- cards to sort ------------------------------------------------------------------------------------------------------
 
 
-def sort(cards: Sequence[Mapping[str, str]], buckets: Sequence[str]) -> Sorting:
+class Sorting(Widget):
     """Cards with a choice under each; without widgets, all cards, and `sorting.is_(3, "format")` for the third.
 
-    A run without a reader ("Run all") goes on without an answer.
+    A run without a reader ("Run all") goes on without an answer. `reveal(right)` in a later cell compares.
 
     Args:
         cards: what each says, as label → text.
         buckets: names to choose from.
 
-    Returns:
-        Sorting; `reveal(right)` in a later cell compares.
-    """
-    return Sorting([dict(card) for card in cards], tuple(buckets))
-
-
-class Sorting(Widget):
-    """See `sort`.
-
     Attributes:
-        cards: as given.
-        buckets: as given.
         answers: number of the card, counted from 1 → bucket, as far as the reader has sorted.
     """
 
-    def __init__(self, cards: list[dict[str, str]], buckets: tuple[str, ...]) -> None:
+    def __init__(self, cards: Sequence[Mapping[str, str]], buckets: Sequence[str]) -> None:
         self.cards, self.buckets = cards, buckets
         self.answers: dict[int, str] = {}
         super().__init__()
@@ -334,26 +304,19 @@ class Sorting(Widget):
 # -- rows to review -----------------------------------------------------------------------------------------------------
 
 
-def review(rows: Iterable[dict], labels: str | os.PathLike[str] | None = None) -> Review:
-    """Read rows one by one and give verdicts, which every data set under a thousand rows deserves.
+class Review(Widget):
+    """Rows to read one by one and to give verdicts, which every data set under a thousand rows deserves.
 
     Args:
         rows: chat rows.
         labels: JSONL file for the verdicts; a session continues where the last one ended. None keeps them in memory only.
 
-    Raises:
-        CourseError: no rows, or a labels file that belongs to other rows.
-    """
-    return Review(rows, labels)
-
-
-class Review(Widget):
-    """See `review`.
-
     Attributes:
-        rows: chat rows.
         verdicts: row number → {"keep": bool, "note": str}.
         index: number of the row shown.
+
+    Raises:
+        CourseError: no rows, or a labels file that belongs to other rows.
     """
 
     def __init__(self, rows: Iterable[dict], labels: str | os.PathLike[str] | None = None) -> None:
@@ -436,3 +399,6 @@ def _read_labels(file: str | os.PathLike[str] | None, rows: int) -> dict[int, di
     if verdicts and max(verdicts) >= rows:
         raise CourseError(f"{file} labels row {max(verdicts)} of {rows}: it belongs to other rows")
     return verdicts
+
+
+predict, sort, review = Prediction, Sorting, Review  # what a lesson calls

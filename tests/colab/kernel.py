@@ -1,10 +1,12 @@
-"""Kernels of another Python: cells run there, with the network cut off where asked, or ended as a lost runtime ends."""
+"""Kernels of a Python: cells run there, with the network cut off where asked, or ended as a lost runtime ends."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,3 +117,14 @@ def started(python: Path, folder: Path, environment: Mapping[str, str], code: st
         finally:
             client.stop_channels()
             manager.shutdown_kernel(now=True)
+
+
+def first_line(source: str) -> str:
+    """Return the first line of a cell that is neither empty, nor a comment, nor for IPython."""
+    return next((line for line in source.splitlines() if line.strip() and not line.startswith(("#", "%"))), "")[:100]
+
+
+def say(cell: NotebookNode, index: int, *about: str) -> None:
+    """Tell whoever waits that a cell has run, and how it ended."""
+    failed = next((f"{o.ename}: {o.evalue[:150]}" for o in cell.outputs if o.output_type == "error"), "ok")
+    print(time.strftime("%H:%M:%S"), *about, f"cell {index:3} ", failed, file=sys.stderr, flush=True)

@@ -4,8 +4,7 @@
     python -m tests.colab.run --venv .venv-colab --lesson 05     the environment and one lesson
 
 For each lesson the environment is put back to what Colab ships; the install cell of the learner's notebook, as it is written
-there, puts the course on top from the wheel beside it; then the whole notebook runs in a new kernel without a network. One
-lesson's cell also takes the wheel from the Drive and from Kaggle's input.
+there, puts the course on top from the wheel beside it; then the whole notebook runs in a new kernel without a network.
 Each result is written at once, so that a run that was cut off goes on: what today's record has of the same course stays.
 """
 
@@ -43,16 +42,9 @@ STAND_INS = (
     "google.colab is a stand-in with the functions that the course calls; COLAB_RELEASE_TAG is set as Colab sets it.",
     "torch is the package index's build, whose CUDA libraries are idle, and not Colab's own build for CPUs.",
     "Of packages of the image that nothing of the course leads to or looks for, pip sees name and version only.",
-    "The Drive and Kaggle's input are folders; a lost runtime is a kernel that was killed.",
+    "The Drive is a folder; a lost runtime is a kernel that was killed.",
 )
 ON_COLAB = {"COLAB_RELEASE_TAG": "release-colab-stand-in"}
-# Where the wheel lies, below a folder that stands for the root of the file system; the notebook is in `content`.
-PLACES = {
-    "beside the notebook": "content",
-    "the Drive": "content/drive/MyDrive",
-    "Kaggle's input": "kaggle/input/a-class",
-    "Kaggle's input, by owner": "kaggle/input/datasets/somebody/a-class",
-}
 # In the kernel that has just installed the course, as the notebook's next cells would be.
 AFTER_INSTALLING = """
 import json, socket
@@ -141,7 +133,6 @@ def install(
     python: Path,
     before: Mapping[str, str],
     environment: Mapping[str, str],
-    place: str = "beside the notebook",
 ) -> tuple[machine.Difference, float, dict[str, Any]]:
     """Put the course on top of Colab's packages by a notebook's install cell; its new packages stay.
 
@@ -151,7 +142,6 @@ def install(
         python: of the environment.
         before: packages that the environment is put back to, canonical name → version.
         environment: of the kernel.
-        place: where the wheel lies: a key of `PLACES`.
 
     Returns:
         What that changed, how many seconds the cell took, and what the course then said of the machine in the same kernel.
@@ -160,17 +150,14 @@ def install(
 
     machine.reset(python, before)
     cell = install_cell_of(nbformat.read(notebook, as_version=4))
-    with tempfile.TemporaryDirectory(prefix="course-") as root:
-        for folder in ("content", PLACES[place]):
-            Path(root, folder).mkdir(parents=True, exist_ok=True)
-        shutil.copy(wheel, Path(root, PLACES[place]))
-        cell = re.sub("/(?=content/|kaggle/)", f"{root}/", cell)
+    with tempfile.TemporaryDirectory(prefix="course-") as folder:
+        shutil.copy(wheel, folder)
         times = [time.monotonic()]
         cells = [nbformat.v4.new_code_cell(text) for text in (cell, AFTER_INSTALLING)]
         ran = kernel.run(
             nbformat.v4.new_notebook(cells=cells),
             python,
-            Path(root, "content"),
+            Path(folder),
             environment,
             on_cell=lambda cell, index: times.append(time.monotonic()),
         )
@@ -188,7 +175,6 @@ def run_lesson(
     python: Path,
     before: Mapping[str, str],
     environment: Mapping[str, str],
-    keep: Path | None = None,
 ) -> tuple[LessonRun, dict[str, Any]]:
     """Install the course as a lesson's notebook does, and run the notebook from top to bottom without a network.
 
@@ -212,7 +198,7 @@ def run_lesson(
     with tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True) as folder:
         shutil.copy(wheel, folder)
         try:
-            kernel.run(notebook, python, Path(folder), environment, cut=True, on_cell=_say)
+            kernel.run(notebook, python, Path(folder), environment, cut=True, on_cell=kernel.say)
         except (DeadKernelError, CellTimeoutError) as error:  # ends the lesson and not the run of all lessons
             last = max((i for i, cell in enumerate(notebook.cells) if cell.get("execution_count")), default=-1)
             result.errors.append({"cell": last + 1, "first_line": "", "text": f"{type(error).__name__}: {error}"[:600]})
@@ -223,24 +209,12 @@ def run_lesson(
         if cell.cell_type == "code" and cell.execution_count:
             result.cells += 1
             for output in cell.outputs:
-                row = {"cell": index, "first_line": _first_line(cell.source)}
+                row = {"cell": index, "first_line": kernel.first_line(cell.source)}
                 if output.output_type == "error":
                     result.errors.append(row | {"text": f"{output.ename}: {output.evalue}"[:600]})
                 elif output.get("name") == "stderr":
                     result.stderr.append(row | {"text": output.text.strip()[:300]})
-    if keep:
-        keep.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, keep / f"{number.replace('/', '-')}-colab.ipynb")
     return result, probe
-
-
-def _first_line(source: str) -> str:
-    return next((line for line in source.splitlines() if line.strip() and not line.startswith(("#", "%"))), "")[:100]
-
-
-def _say(cell: NotebookNode, index: int) -> None:
-    failed = next((f"{o.ename}: {o.evalue[:150]}" for o in cell.outputs if o.output_type == "error"), "ok")
-    print(f"{time.strftime('%H:%M:%S')}  cell {index:3}  {failed}", file=sys.stderr, flush=True)
 
 
 def todays() -> dict[str, Any]:
@@ -283,11 +257,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv-colab", help="the environment; made if it is not there")
     parser.add_argument("--python", default="python3.13", help="interpreter for it: Colab's version of Python")
-    parser.add_argument("--image", type=Path, default=IMAGE, help="file with an image's packages")
     parser.add_argument("--lesson", action="append", choices=sorted(lessons.NOTEBOOKS), help="its number; all if not given")
-    parser.add_argument("--again", action="store_true", help="run also what today's record has")
-    parser.add_argument("--only-environment", action="store_true", help="run no lesson")
-    parser.add_argument("--keep", type=Path, help="folder for the notebooks with their outputs")
     options = parser.parse_args()
     if not shutil.which(options.python):
         parser.error(f"{options.python} is not here: install Colab's version of Python, or name it with --python")
@@ -296,7 +266,7 @@ def main() -> int:
         wheel = write_wheel(Path(dist))
         folder = options.venv.resolve()
         asked = f"finetuning-course[{all_extras()}] @ {wheel.resolve().as_uri()}"
-        made = machine.build(folder, options.python, options.image, asked)
+        made = machine.build(folder, options.python, IMAGE, asked)
         print(
             f"{folder}: {made['installed']} packages of {made['image']}, {made['by_name_only']} more by name only",
             flush=True,
@@ -304,14 +274,14 @@ def main() -> int:
         python, before = folder / "bin" / "python", made["packages"]
         environment = machine.environment(COURSE_CACHE=str(folder / "course-cache"), **ON_COLAB)
         bad = 0
-        if options.again or todays().get("host", {}).get("course") != hash_of(wheel, lessons.learner_file("02_lora")):
+        if todays().get("host", {}).get("course") != hash_of(wheel, lessons.learner_file("02_lora")):
             bad += _host(wheel, python, made, environment)
-        for number in () if options.only_environment else options.lesson or sorted(lessons.NOTEBOOKS):
+        for number in options.lesson or sorted(lessons.NOTEBOOKS):
             course = hash_of(wheel, lessons.learner_file(lessons.find(number).name))
-            if not options.again and (number, course) in {(r["lesson"], r["course"]) for r in todays().get("lessons", ())}:
+            if (number, course) in {(r["lesson"], r["course"]) for r in todays().get("lessons", ())}:
                 print(f"{number}: is in today's record")
                 continue
-            result, probe = run_lesson(number, wheel, python, before, environment, options.keep)
+            result, probe = run_lesson(number, wheel, python, before, environment)
             _record(made, probe, lessons=[asdict(result)])
             print(result, flush=True)
             bad += len(result.errors) + len(result.replaced)
@@ -320,24 +290,17 @@ def main() -> int:
 
 
 def _host(wheel: Path, python: Path, made: dict[str, Any], environment: dict[str, str]) -> int:
-    """The wheel's places, and lost runtimes: what the course has from its host. Returns how much of it failed."""
+    """Lost runtimes, which the course has from its host. Returns how many packages were replaced and runs went wrong."""
     file = lessons.learner_file(lessons.find("04").name)  # its cell asks for TRL, which lesson 02's code uses
     found, _, probe = install(file, wheel, python, made["packages"], environment)
     host: dict[str, Any] = {"course": hash_of(wheel, lessons.learner_file("02_lora"))}
-    others = {name: version for name, version in machine.listed(python).items() if name != "finetuning-course"}
-    alone = {place: install(file, wheel, python, others, environment, place)[0] for place in PLACES}
-    host["places"] = {place: list(now.added) == ["finetuning-course"] for place, now in alone.items()}
     for way in ("course", "trl"):
         with tempfile.TemporaryDirectory(prefix="course-drive-", ignore_cleanup_errors=True) as folder:
             host[way] = asdict(disconnect.lose_and_resume(way, python, Path(folder), environment))
         print(f"a lost runtime, {way}: {host[way]}", flush=True)
     _record(made, probe, host=host)
     resumed = [host[way] for way in ("course", "trl")]
-    return (
-        len(found.replaced)
-        + sum(not right for right in host["places"].values())
-        + sum(not way["same_weights"] or way["resumed_after"] != way["newest"] for way in resumed)
-    )
+    return len(found.replaced) + sum(not way["same_weights"] or way["resumed_after"] != way["newest"] for way in resumed)
 
 
 if __name__ == "__main__":

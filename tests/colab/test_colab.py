@@ -1,22 +1,18 @@
 """What `make colab` stands on: packages told apart, lists compared, cells run in another kernel, a lost runtime."""
 
 import sys
-from textwrap import dedent
 
 import pytest
 
 from . import disconnect, kernel, machine, run
 
-TINY = dedent("""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    import torch
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                                         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
-                                         pad_token_id=2, bos_token_id=1, eos_token_id=2))
-""")
+TINY = f"""
+import sys, torch
+sys.path.insert(0, {str(run.ROOT / "tests")!r})
+from support import tiny_llama
+torch.set_num_threads(1)
+model, tokenizer = tiny_llama(), models.load_tokenizer(tier="cpu")
+"""
 
 
 def entry(name, version, *requires, extras=None):
@@ -99,12 +95,10 @@ def test_the_fold_of_lesson_02_is_taken_as_it_stands_there():
     assert code["train"].startswith("trainer.train(resume_from_checkpoint=")
 
 
+@pytest.mark.soak("tests/training/test_checkpoints.py kills a run and lets it go on in `make test`")
 @pytest.mark.slow
 @pytest.mark.model
-@pytest.mark.parametrize(
-    "way",
-    ["course", pytest.param("trl", marks=pytest.mark.soak("`course` loses a runtime, too, and `make colab` both ways"))],
-)
+@pytest.mark.parametrize("way", ["course", "trl"])
 def test_a_lost_runtime_goes_on_from_the_drive(way, tmp_path):
     """A kernel is killed in training; the same cell in a new one ends with the weights of an undisturbed run."""
     found = disconnect.lose_and_resume(way, sys.executable, tmp_path, ours(), TINY, steps=60)

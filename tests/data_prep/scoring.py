@@ -62,10 +62,9 @@ def score_duplicates(rows: Sequence[dict], clusters: Sequence) -> DetectionScore
             groups.setdefault(cluster, []).append(index)
     true = {pair for members in groups.values() for pair in combinations(members, 2)}
     result, together = deduplicate(rows), Groups(len(rows))
-    for groupings in ([c.members for c in result.clusters], [c.members for c in result.conflicts]):
-        for members in groupings:
-            for member in members:
-                together.join(members[0], member)
+    for members in (*((kept, index) for index, (_, kept) in result.dropped.items()), *(c.members for c in result.conflicts)):
+        for member in members:
+            together.join(members[0], member)
     predicted = {pair for members in together.members() for pair in combinations(members, 2)}
     return DetectionScore.of(true, predicted)
 

@@ -128,13 +128,9 @@ def test_every_fact_can_be_stated_in_prose(catalogue, version, frame):
     missed = [
         q["id"]
         for q in catalogue.questions
-        if not shop_scores.knows(catalogue, frame.format(_right(catalogue, q, version)), q, version)
+        if not shop_scores.knows(catalogue, frame.format(catalogue.record(q, version)["answer"]), q, version)
     ]
     assert missed == []
-
-
-def _right(catalogue, question, version):
-    return catalogue.record(question, version)["answer"]
 
 
 def test_an_answer_that_names_the_old_fact_and_the_new_one_states_neither(catalogue):

@@ -28,18 +28,6 @@ def test_found_and_masked_and_nothing_else(text, pii):
     assert masked == text
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Posted on December 6, 2013 Question: which one?",
-        "It fell in the 1929 Wall Street crash.",
-        "By 2020, Meezan Bank grew.",
-    ],
-)
-def test_a_year_is_no_part_of_an_address(text):
-    assert "ADDRESS" not in {entity.kind for entity in find(text)}
-
-
 ADDRESSES = json.loads(Path(__file__).with_name("addresses.json").read_text(encoding="utf-8"))
 
 
@@ -65,10 +53,6 @@ def test_a_secret_in_the_arguments_of_a_call_goes():
 def test_a_question_before_says_what_a_number_is():
     assert [e.kind for e in find("14.03.1986", preceding="And what is your date of birth?")] == ["BIRTH_DATE"]
     assert find("14.03.1986", preceding="When did you order?") == []
-
-
-def test_allowed_values_stay():
-    assert find("write to info@tarnbrook.example", allow=["Info@Tarnbrook.example"]) == []
 
 
 @pytest.mark.parametrize(
@@ -98,18 +82,6 @@ def test_an_unknown_mode_is_refused():
         Redactor("blur")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Gardez-le.", "Redémarrez-le et dites-nous.", "Madame, Monsieur, J'ai reçu la facture.",
-        "Das Angebot gilt 30 Tage.", "Der Link zum Zurücksetzen kommt nie an.", "Hallo, Welche Heizkurve ist richtig?",
-        "Welche Klemme passt?",
-    ],
-)  # fmt: skip
-def test_ordinary_words_of_french_and_german_name_nobody(text):
-    assert [entity.text for entity in find(text)] == []
-
-
 def test_what_is_found_does_not_hang_on_the_order_of_a_set():
     text = "Please handle.\n\nFrom: Grace Okafor <grace@proton.example>\n\nThe dock is dead.\nKind regards\nGrace Okafor"
     code = f"from course_utils.data_prep.pii import Redactor\nprint(Redactor('pseudonym', seed='k').text({text!r})[0])"
@@ -121,30 +93,15 @@ def test_what_is_found_does_not_hang_on_the_order_of_a_set():
     assert len(results) == 1 and "Grace" not in results.pop()
 
 
-def test_an_allowed_value_stays_within_what_is_found():
-    allow = ["Helio Fix 24", "Anna Öko"]
+def test_allowed_values_stay_also_within_what_is_found_and_from_a_generator():
+    allow = ["Helio Fix 24", "Anna Öko", "Info@Tarnbrook.example"]
     assert find("Im Helio Fix 24 Tarif steht ein Preis", allow=allow) == []
     assert find("Ich bin Kundin des Anna Öko Vertrags", allow=allow) == []
     assert [entity.text for entity in find("Mein Anna Öko. Viele Grüße, Anna Bauer", allow=allow)] == ["Anna Bauer"]
-
-
-@pytest.mark.parametrize(
-    ("text", "secret"),
-    [
-        ("Mein WLAN-Schlüssel: Sonne!5467 und nun?", "Sonne!5467"),
-        ("wifi key: Kaktus-59-Blau", "Kaktus-59-Blau"),
-        ("La clé wifi est Soleil#22", "Soleil#22"),
-    ],
-)
-def test_keys_of_a_wireless_network_are_secrets(text, secret):
-    assert [(entity.kind, entity.text) for entity in find(text)] == [("SECRET", secret)]
-
-
-def test_allowed_values_may_come_from_a_generator():
-    redactor = Redactor(allow=(value for value in ["info@tarnbrook.example"]))
+    redactor = Redactor(allow=(value for value in allow))
     assert redactor.text("selin@example.org, info@tarnbrook.example")[0] == "[EMAIL], info@tarnbrook.example"
     line = "Write to info@tarnbrook.example about the kettle.\n"
-    assert find(line * 200, allow=(value for value in ["info@tarnbrook.example"])) == []
+    assert find(line * 200, allow=(value for value in allow)) == []
 
 
 ROW = chat(
@@ -192,12 +149,6 @@ def test_tools_roles_and_ids_are_left_alone():
     assert Redactor().row(row).row == row
 
 
-def test_arguments_of_calls_are_redacted():
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"mail": "selin@example.org"}'}}
-    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]}]}
-    assert "selin@" not in str(Redactor().row(row).row)
-
-
 def test_strange_texts():
     """They do no harm, neither to the call nor to what stands behind them."""
     for text in (
@@ -232,8 +183,6 @@ def test_long_texts_are_looked_at_in_windows_and_in_time():
 
 
 def test_without_the_library_one_sentence(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
     monkeypatch.delitem(sys.modules, "course_utils.data_prep.pii.recognizers", raising=False)
     import course_utils.data_prep.pii as package
@@ -244,9 +193,6 @@ def test_without_the_library_one_sentence(monkeypatch):
 
 
 def test_torch_is_not_loaded_and_not_lost():
-    import subprocess
-    import sys
-
     code = (
         "import sys; from course_utils.data_prep.pii import find; assert find('mail a@b.example'); "
         "assert 'torch' not in sys.modules, 'loaded'; import transformers, torch; "

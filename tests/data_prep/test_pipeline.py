@@ -11,7 +11,7 @@ import pytest
 from data_prep import malformed
 from data_prep.test_similarity import chat
 
-from course_utils import cli, costs, data_report
+from course_utils import cli, data_report
 from course_utils.data_prep import prepare
 from course_utils.data_prep.pipeline import PREPARED, STEPS, rows_of
 from course_utils.errors import CourseError
@@ -121,10 +121,6 @@ def test_every_step_can_be_left_out(export, left_out):
     assert (len(done.validation) == 0) == (left_out == "split") and len(whole.validation) > 0
 
 
-def test_the_same_twice(export):
-    assert prepare(export) == prepare(export)
-
-
 def test_files(export, tmp_path):
     done = prepare(export)
     folder = tmp_path / "out"
@@ -154,12 +150,6 @@ def test_a_product_with_a_persons_name_is_told_of_and_can_be_allowed(tmp_path):
     assert not allowed.redacted_labels and "allow" not in allowed.last_word()
 
 
-def test_a_folder_that_cannot_be_written(export, tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(CourseError, match="cannot write to"):
-        prepare(export).write(tmp_path / "file" / "out")
-
-
 def test_an_interrupted_write_leaves_nothing_half(export, tmp_path, monkeypatch):
     done = prepare(export)
 
@@ -184,24 +174,15 @@ def test_nothing_left_says_why(tmp_path):
         prepare(write(tmp_path, [b"x", b"y"]))
 
 
-def test_unknown_step(export):
-    with pytest.raises(CourseError, match="unknown step 'wash'"):
-        prepare(export, steps=["wash"])
-
-
-def test_preferences_are_validated_and_fixed(tmp_path):
-    path = write(tmp_path, [*[malformed.preference()] * 3, {"prompt": "hi", "chosen": "ho", "rejected": "no"}, {"x": 1}])
+def test_preferences_are_validated_fixed_and_redacted(tmp_path):
+    first = malformed.preference()
+    first["input"]["messages"][0]["content"] = "I am Selin Karagöz, selin@example.org"
+    path = write(tmp_path, [*[first] * 3, {"prompt": "hi", "chosen": "ho", "rejected": "no"}, {"x": 1}])
     done = prepare(path, kind="preference")
     assert len(done.rows) == 2
+    assert done.rows[0]["input"]["messages"][0]["content"] == "I am [NAME], [EMAIL]"
     assert done.rows[1]["preferred_output"] == [{"role": "assistant", "content": "ho"}]
     assert sorted(done.dropped) == [2, 3, 5]
-
-
-def test_preferences_are_redacted(tmp_path):
-    row = malformed.preference()
-    row["input"]["messages"][0]["content"] = "I am Selin Karagöz, selin@example.org"
-    done = prepare(write(tmp_path, [row] * 3), kind="preference")
-    assert done.rows[0]["input"]["messages"][0]["content"] == "I am [NAME], [EMAIL]"
 
 
 def completion(n, **more):
@@ -282,6 +263,28 @@ def test_a_named_field_is_the_group_and_blank_values_are_none(tmp_path):
         prepare(write(tmp_path, made), group="customer")
 
 
+def test_a_customer_spelled_otherwise_is_the_same_customer(tmp_path):
+    made = rows()
+    for n, row in enumerate(made):
+        del row["messages"][1]["name"]
+        row["tenant"] = ("T-%d", " T-%d ", "t-%d")[n % 3] % (n // 3)
+    done = prepare(write(tmp_path, made), group="tenant", validation=0.2)
+    held, trained = ({done.owners[i] for i in part} for part in (done.validation, done.train))
+    assert held and not held & trained and len(held | trained) == len(made) / 3
+
+
+def test_a_ticket_systems_names_for_the_speakers_are_understood(tmp_path):
+    made = rows()
+    for message in made[3]["messages"]:
+        message["role"] = {"user": "Customer", "assistant": "agent"}.get(message["role"], message["role"])
+    done = prepare(write(tmp_path, made))
+    assert 4 not in done.dropped and {message["role"] for message in done.rows[3]["messages"]} <= {
+        "system",
+        "user",
+        "assistant",
+    }
+
+
 def test_a_row_is_dropped_for_what_cannot_be_repaired(tmp_path):
     made = [row | {"ticket": str(n)} for n, row in enumerate(rows())]
     made[3]["messages"][-1]["content"] = ""
@@ -324,37 +327,31 @@ def test_kept_rows_can_be_found_in_the_export(tmp_path):
         assert text[int(origin["line"]) - 1].startswith(f'{origin["id"]},"question {number}')
 
 
-@pytest.mark.parametrize(
-    "answer",
-    ["-", ".", "...", "N/A", "None", "TODO", "[deleted]", "[removed]", "null", "{{ticket.reply}}",
-     "[insert your answer here]", "[Antwort hier einfügen]", "<réponse>"],
-)  # fmt: skip
-def test_answers_that_are_none_are_dropped(tmp_path, answer):
-    path = write(tmp_path, [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": answer}])
-    assert prepare(path, "prompt_completion").dropped[13].code == "useless_answer"
-    assert set(prepare(path, "prompt_completion", drop=[]).flagged) == {13}
+ANSWERS = {
+    "useless_answer": ["-", ".", "...", "N/A", "None", "TODO", "[deleted]", "[removed]", "null", "{{ticket.reply}}",
+        "[insert your answer here]", "[Antwort hier einfügen]", "<réponse>"],
+    "stub": ["Done.", "Erledigt, siehe Ticket 4711", "Merged into #4712", "closing, duplicate", "spam, closed", "asdf",
+        "asdfjklö", "Weitergeleitet an Tier 2", "Forwarded to the second level.", "see above", "s. Anhang", "fatto",
+        "Wie besprochen.", "Ich bin bis zum 27.12. nicht im Büro und habe keinen Zugriff.",
+        "We have received your request (WO303527/2)."],
+    "refusal": ["I don't know.", "Sorry, no.", "I refuse to answer.", "Cannot answer.", "No idea."],
+    "": ["Done: the lamp is on its way to you.", "Closed on Sunday.", "[1, 2]", "Fixed costs 12", "See above the lamp.",
+        "Forwarded to Anna, who writes to you today.", "We have received your request and sent the lamp.", '{"answer": 1}',
+        "+", "😀", "7", "No"],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "answer",
-    ["Done.", "Erledigt, siehe Ticket 4711", "Merged into #4712", "closing, duplicate", "spam, closed", "asdf", "asdfjklö",
-     "Weitergeleitet an Tier 2", "Forwarded to the second level.", "see above", "s. Anhang", "fatto", "Wie besprochen.",
-     "Ich bin bis zum 27.12. nicht im Büro und habe keinen Zugriff.", "We have received your request (WO303527/2)."],
-)  # fmt: skip
-def test_notes_of_a_ticket_system_are_flagged(tmp_path, answer):
-    path = write(tmp_path, [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": answer}])
-    assert [change.code for change in prepare(path, "prompt_completion").flagged[13]] == ["stub"]
-
-
-def test_answers_that_begin_like_a_note_are_answers(tmp_path):
-    answers = ["Done: the lamp is on its way to you.", "Closed on Sunday.", "[1, 2]",
-               "Forwarded to Anna, who writes to you today.", "Fixed costs 12", "See above the lamp.",
-               "We have received your request and sent the lamp.", "{\"answer\": 1}"]  # fmt: skip
-    path = write(
-        tmp_path, [*(completion(n) for n in range(12)), *({"prompt": f"Say {a}?", "completion": a} for a in answers)]
-    )
-    done = prepare(path, "prompt_completion", steps=["validate", "quality"])
-    assert not {c.code for c in done.changes} & {"stub", "useless_answer"}
+def test_answers_that_are_none_are_dropped_and_notes_and_refusals_are_flagged(tmp_path):
+    """And those that only begin like such answers, or are a sign, stay."""
+    expected = {answer: code for code, answers in ANSWERS.items() for answer in answers}
+    asked = [{"prompt": f"Say {answer}?", "completion": answer} for answer in expected]
+    path = write(tmp_path, [*(completion(n) for n in range(12)), *asked])
+    prepare_with = lambda **more: prepare(path, "prompt_completion", steps=["validate", "quality"], **more)
+    done, flagged = prepare_with(), prepare_with(drop=[]).flagged
+    found = {row["completion"]: [c.code for c in flagged.get(line, ())] for line, row in enumerate(asked, 13)}
+    assert found == {answer: [code] if code else [] for answer, code in expected.items()}
+    assert [expected[asked[line - 13]["completion"]] for line in done.dropped] == ["useless_answer"] * 13
+    assert "5 with a refusal" in done.last_word()
 
 
 def test_codes_to_drop_are_added_to_the_usual_ones(tmp_path):
@@ -424,23 +421,9 @@ def test_a_label_of_none_is_refused_before_any_work(tmp_path):
         prepare(tmp_path / "there is no file", label="none")
 
 
-def test_answers_that_look_like_none_and_are_some_stay(tmp_path):
-    """None may be a label, and a sign or an emoji may be what was asked for."""
+def test_none_may_be_a_label(tmp_path):
     labels = [{"prompt": f"Message {n * 7919}", "completion": ["None", "Refund", "Other"][n % 3]} for n in range(30)]
     assert prepare(write(tmp_path, labels), "prompt_completion").dropped == {}
-    signs = [
-        *(completion(n) for n in range(12)),
-        *({"prompt": f"Sign {s}?", "completion": s} for s in ("+", "😀", "7", "No")),
-    ]
-    assert prepare(write(tmp_path, signs), "prompt_completion").dropped == {}
-
-
-@pytest.mark.parametrize("answer", ["I don't know.", "Sorry, no.", "I refuse to answer.", "Cannot answer.", "No idea."])
-def test_plain_refusals_are_flagged_and_the_last_word_counts_them(tmp_path, answer):
-    path = write(tmp_path, [*(completion(n) for n in range(12)), {"prompt": "What is a lamp?", "completion": answer}])
-    done = prepare(path, "prompt_completion")
-    assert [change.code for change in done.flagged[13]] == ["refusal"]
-    assert "1 with a refusal" in done.last_word()
 
 
 def test_answers_that_do_not_fit_the_schema_are_dropped(tmp_path):
@@ -532,12 +515,6 @@ def test_the_report_needs_nothing_else(export, tmp_path, packaged):
         assert word in text
 
 
-def test_markup_in_the_data_stays_text(tmp_path):
-    path = write(tmp_path, [*rows(), b"<script>alert(1)</script>"])
-    file = data_report.write_html(prepare(path), tmp_path / "report.html")
-    assert "<script" not in file.read_text()
-
-
 def test_the_report_shows_what_was_kept_beside_what_was_dropped_and_what_was_redacted(tmp_path):
     base = rows()[0]["messages"][1]["content"].replace("anyone", "<b>anyone</b>")
     first = chat(base + " KEPT&SIGNED", rows()[0]["messages"][2]["content"], "c-0")
@@ -560,13 +537,6 @@ def test_the_report_shows_what_was_kept_beside_what_was_dropped_and_what_was_red
         assert markup not in text
 
 
-def test_costs_are_tokens_times_price():
-    assert costs.training_cost(1_000_000, 3, "gpt-4o-mini") == pytest.approx(9.0)
-    assert costs.request_cost(1_000_000, 1_000_000, "gpt-4o-mini") == pytest.approx(1.5)
-    with pytest.raises(CourseError, match="no price is known"):
-        costs.training_cost(1, 1, "gpt-9")
-
-
 # The command
 
 
@@ -575,6 +545,10 @@ def test_check_data_says_what_is_wrong_and_exits_with_one(export, capsys):
     out = capsys.readouterr().out
     assert "line 61: the line starts with 'not json', which does not begin a JSON object" in out
     assert "line 62" in out
+    assert cli.main(["check-data", str(export), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    assert report["findings"][0].keys() == {"line", "field", "code", "severity", "message", "fix"}
 
 
 def test_check_data_sends_whoever_has_a_table_to_the_script_for_tables(tmp_path, capsys):
@@ -589,13 +563,6 @@ def test_check_data_sends_whoever_has_a_table_to_the_script_for_tables(tmp_path,
 def test_check_data_on_a_good_file(tmp_path, capsys):
     assert cli.main(["check-data", str(write(tmp_path, rows()))]) == 0
     assert "60 chat rows, 0 errors, 0 warnings" in capsys.readouterr().out
-
-
-def test_check_data_for_programs(export, capsys):
-    assert cli.main(["check-data", str(export), "--json"]) == 1
-    report = json.loads(capsys.readouterr().out)
-    assert report["ok"] is False
-    assert report["findings"][0].keys() == {"line", "field", "code", "severity", "message", "fix"}
 
 
 def test_check_data_fix(export, tmp_path, capsys):

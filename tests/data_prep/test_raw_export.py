@@ -1,14 +1,16 @@
 """What each step finds of the known faults: in the export that the rules were made on, and in a set that they were not."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from data_prep import scoring
 
-from course_utils.data_prep import prepare, quality, truth
+from course_utils.data_prep import prepare, quality, reading, truth
 from course_utils.data_prep.findings import CODES
 from course_utils.data_prep.tasks import load_task
+from course_utils.data_prep.validation import check
 
 HELD_OUT = Path(__file__).parent / "held_out"
 STRUCTURED = ("EMAIL", "PHONE", "CARD", "IBAN", "IP")
@@ -38,8 +40,6 @@ def test_it_is_large_and_dirty_in_every_way(export):
 
 
 def test_it_is_what_its_builder_makes(tmp_path, export, monkeypatch):
-    import importlib.util
-
     folder = export.path.parent
     spec = importlib.util.spec_from_file_location("build_export", folder / "build.py")
     builder = importlib.util.module_from_spec(spec)
@@ -52,9 +52,6 @@ def test_it_is_what_its_builder_makes(tmp_path, export, monkeypatch):
 
 
 def test_validation_finds_every_fault_and_nothing_else(export):
-    from course_utils.data_prep import reading
-    from course_utils.data_prep.validation import check
-
     put_in = 0
     for row, findings in check(reading.read(export.path), "chat"):
         expected = export.faults(row.line) & set(CODES)

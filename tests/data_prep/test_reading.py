@@ -97,10 +97,11 @@ def test_typographic_marks_of_windows(tmp_path):
         ("cp1252", "¿Cuándo llegó la caja? Pagué 1\u00a0200 € el sábado."),
         ("cp1252", "Die Gebühr für März stimmt, aber „schÃ¶n“ und die Größe fällt für Käufer natürlich möglich größer aus."),
         ("cp1250", "Proszę wysłać książkę; już zapłaciłem, dziękuję."),
+        ("cp1251", "Где находится моя посылка? Заказ номер 15 уже оплачен, ожидаю ответа."),
         ("cp1254", "Koltuğun ayağı kırık çıktı, değiştirir misiniz? Şimdiden teşekkürler."),
     ],
 )
-def test_letters_say_which_encoding_of_latin_script_it_is(tmp_path, encoding, text):
+def test_letters_say_which_encoding_it_is(tmp_path, encoding, text):
     path = tmp_path / "file.csv"
     path.write_bytes(f"prompt,completion\n{text.replace(',', ';')},ok\n".encode(encoding))
     assert values(path)[0]["prompt"] == text.replace(",", ";")
@@ -117,16 +118,6 @@ def test_an_encoding_that_is_named_is_taken(tmp_path, capsys):
     assert "dům Žižky a kůň" in (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8")
     assert run("klingon") == 2 and "no encoding 'klingon'" in capsys.readouterr().err
     assert run("utf-8") == 2 and "train.csv is not in utf-8" in capsys.readouterr().err
-
-
-def test_russian_of_windows_is_read_or_refused(tmp_path):
-    path = tmp_path / "file.json"
-    rows = [
-        {"prompt": "Где находится моя посылка? Заказ номер 15.", "completion": "Она уже в пути, ожидайте завтра утром."}
-    ] * 12
-    path.write_bytes(json.dumps(rows, ensure_ascii=False).encode("cp1251"))
-    assert values(path) == rows
-    assert codes(path) == {"encoding"}
 
 
 @pytest.mark.parametrize("name", ["file.csv", "file.json"])
@@ -194,8 +185,8 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "c
 
 @pytest.mark.parametrize(
     "wrapped",
-    [{"data": [CHAT] * 3}, {"train": [CHAT] * 3}, {"rows": [{"row_idx": i, "row": CHAT} for i in range(3)], "features": []},
-     {"version": 1, "examples": [CHAT] * 3}],
+    [{"data": [CHAT] * 3}, {"data": {"train": [CHAT] * 3}},
+     {"rows": [{"row_idx": i, "row": CHAT} for i in range(3)], "features": []}, {"version": 1, "examples": [CHAT] * 3}],
 )  # fmt: skip
 @pytest.mark.parametrize("indent", [None, 2])
 def test_rows_within_an_object(tmp_path, wrapped, indent):
@@ -325,10 +316,8 @@ def test_two_columns_of_one_name_refuse_every_row(tmp_path):
         prepare(path, "prompt_completion")
 
 
-def test_a_nested_wrapper_and_a_number_that_is_none(tmp_path):
+def test_a_number_that_is_none(tmp_path):
     path = tmp_path / "file.json"
-    path.write_text(json.dumps({"data": {"train": [CHAT] * 3}}))
-    assert values(path) == [CHAT] * 3
     path.write_text(json.dumps([{**CHAT, "score": float("nan")}] * 12))
     assert {str(f.field or f.code) for f in validate(path).findings} >= {"not_finite"}
     assert "score: null" in str(validate(path))

@@ -23,14 +23,10 @@ def pictures(count=200):
         yield "\r\n".join(data[i : i + 76] for i in range(0, len(data), 76)) if index % 2 else data
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_no_picture_is_changed(mode):
-    redactor = Redactor(mode)
-    changed = 0
+def test_nothing_is_found_in_a_picture():
     for data in pictures():
         for text in (f"data:image/png;base64,{data}", f"Look: {data}\nwhat is it?", data):
-            changed += redactor.text(text)[0] != text
-    assert changed == 0
+            assert find(text) == []
 
 
 @pytest.mark.parametrize(
@@ -149,14 +145,7 @@ def test_a_person_keeps_one_pseudonym_however_the_name_is_written():
     assert invented("NAME", "Karagöz") == last
     assert invented("NAME", "Mr. Karagöz") == f"Mr. {last}"
     assert invented("NAME", "Anna-Selin").endswith(f"-{first}")
-
-
-def test_no_short_name_stays():
-    said = invented("NAME", "Li Wu")
-    assert not {"Li", "Wu"} & set(said.split())
-
-
-def test_a_number_keeps_one_pseudonym_with_and_without_its_country():
+    assert not {"Li", "Wu"} & set(invented("NAME", "Li Wu").split())
     assert invented("PHONE", "+44 7700 900123") == invented("PHONE", "07700 900123")
 
 

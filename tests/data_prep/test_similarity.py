@@ -1,9 +1,10 @@
-"""Two ways to the same pairs, held against brute force and against datasketch."""
+"""Two ways to the same pairs, held against brute force; and which of them are copies."""
 
 import itertools
+import json
 import random
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from course_utils.data_prep import deduplicate, similarity
@@ -38,14 +39,12 @@ def test_the_index_is_the_definitions():
         assert jaccard(shingles(one), shingles(other)) == pytest.approx(by_definition(one, other))
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.8, 1.0])
-def test_exact_finds_all_and_nothing_else(threshold):
+def test_exact_finds_all_and_nothing_else():
     made = texts(300) + texts(5)
-    brute = {(i, j) for i, j in itertools.combinations(range(305), 2) if by_definition(made[i], made[j]) >= threshold}
-    assert brute
-    found = similar_pairs(made, threshold, "exact")
-    assert {(i, j) for i, j, _ in found} == brute
-    assert all(index == pytest.approx(by_definition(made[i], made[j])) for i, j, index in found)
+    brute = {(i, j): by_definition(made[i], made[j]) for i, j in itertools.combinations(range(305), 2)}
+    for threshold in (0.3, 0.5, 0.6, 0.8, 1.0):
+        found = {(i, j): index for i, j, index in similar_pairs(made, threshold, "exact")}
+        assert found and found == pytest.approx({pair: index for pair, index in brute.items() if index >= threshold})
 
 
 def test_minhash_finds_the_same_groups():
@@ -60,35 +59,13 @@ def test_minhash_finds_the_same_groups():
     assert len(groups["exact"] ^ groups["minhash"]) <= 0.05 * len(groups["exact"])
 
 
-def test_signatures_estimate_as_well_as_datasketchs():
-    datasketch = pytest.importorskip("datasketch")
-    made = texts(300, seed=5)
-    pairs = [(i, j) for i, j in itertools.combinations(range(300), 2) if by_definition(made[i], made[j]) > 0.2]
-    errors = {"ours": [], "theirs": []}
-    ours = [similarity.text_signature(text) for text in made]
-    theirs = []
-    for text in made:
-        sketch = datasketch.MinHash(num_perm=128)
-        words = text.split()
-        sketch.update_batch([w.encode() for w in words] + [f"{a} {b}".encode() for a, b in itertools.pairwise(words)])
-        theirs.append(sketch)
-    for i, j in pairs:
-        truth = by_definition(made[i], made[j])
-        errors["ours"].append(np.mean(ours[i] == ours[j]) - truth)
-        errors["theirs"].append(theirs[i].jaccard(theirs[j]) - truth)
-    spread = {name: np.sqrt(np.mean(np.square(e))) for name, e in errors.items()}
-    assert spread["ours"] < 0.05
-    assert spread["ours"] < 1.3 * spread["theirs"]
-    assert abs(np.mean(errors["ours"])) < 0.02
-
-
 def test_empty_and_strange_texts():
     assert similar_pairs([], 0.5) == []
     assert similar_pairs(["one text"], 0.5) == []
     for method in ("exact", "minhash"):
         assert similar_pairs(["???", "!!!", "a b", "a b"], 0.5, method) == [(2, 3, 1.0)]
     rows = [chat(text) for text in ("", "???", "!!!", "???", "🙂", "a")]
-    assert [c.members for c in deduplicate(rows).clusters] == [(1, 3)]
+    assert deduplicate(rows).dropped == {3: ("exact", 1)}
 
 
 def chat(prompt, answer="yes", name=None):
@@ -110,7 +87,7 @@ def test_kinds_of_copies():
     found = deduplicate(rows)
     assert found.kept == [0, 4]
     assert found.dropped == {1: ("exact", 0), 2: ("normalised", 0), 3: ("near", 0)}
-    similarities = found.clusters[0].similarities
+    similarities = found.similarities
     assert similarities[1] == similarities[2] == 1
     assert similarities[3] == pytest.approx(by_definition("hello again " + LONG.lower(), LONG.lower()))
     assert found.conflicts == []
@@ -147,32 +124,6 @@ def test_conflicting_questions_are_the_same_without_a_third():
     assert conflict.members == (0, 1)
 
 
-REPLY = "It will be replaced next week, and the driver takes the old one back with him."
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("It costs €1 and I paid by card in your shop", "It costs $1 and I paid by card in your shop"),
-        ("Write a function in C# that sorts a list", "Write a function in C that sorts a list"),
-        ("What is the absolute value of -5 in this case?", "What is the absolute value of 5 in this case?"),
-        ("Welche Maße hat das Paket aus dem Lager?", "Welche Masse hat das Paket aus dem Lager?"),
-        ("my lamp came today and the box was open 😀", "my lamp came today and the box was open 😡"),
-        ("The rate was 5% in the last year", "The rate was 5 in the last year"),
-        # on whichever side something is said that the other lacks
-        (LONG, LONG + " and the carpet in the hall and my shoes"),
-        (LONG + " and the carpet in the hall and my shoes", LONG),
-        ("What is the capital?", "What is the capital and the largest river?"),
-        # the word that differs occurs elsewhere in both
-        ("Passage: the red car hit the blue car because its driver slept. Which car was hit, the red or the blue one?",
-         "Passage: the red car hit the blue car because its driver slept. Which driver was hit, the red or the blue one?"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("answer", ["yes", REPLY])
-def test_signs_and_whatever_only_one_of_them_says_are_differences(one, other, answer):
-    assert deduplicate([chat(one, answer), chat(other, answer)], threshold=0.4).kept == [0, 1]
-
-
 def test_what_all_rows_share_does_not_make_them_alike():
     """A constant instruction before each message: the same rows go as without it."""
     rng = random.Random(4)
@@ -193,27 +144,6 @@ def test_another_name_in_a_short_question_is_another_question(answer):
     assert deduplicate(rows).conflicts == []
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("Is the number 17 a prime number or is it not?", "Is the number 18 a prime number or is it not?"),
-        ("Is it true that all birds can fly in the air?", "Is it true that not all birds can fly in the air?"),
-        ("Does the red box weigh more than the blue box?", "Does the blue box weigh more than the red box?"),
-        ("Say whether this is positive: I loved this film", "Say whether this is positive: I loved this song"),
-        ("Translate into French, please: I take the train to work today",
-            "Translate into French, please: I take the bus to work today"),
-        ("请把下面这句话翻译成英文：我明天去北京看朋友", "请把下面这句话翻译成英文：我明天去上海看朋友"),
-        ("Where is order TB-12345 now?", "Where is order TB-12346 now?"),
-        ("Correct the errors in this code: int main() { std::cout << 1; return 0 }", "Correct the errors in this code: int main() { std::cout >> 1; return 0 }"),  # noqa: E501
-        (LONG + " since 3 weeks", LONG + " since 4 weeks"),
-        (LONG + ", please", LONG.replace("leaks", "does not leak") + ", please"),
-    ],
-)  # fmt: skip
-def test_numbers_negations_order_and_content_are_differences(one, other):
-    assert similarity.jaccard(shingles(one), shingles(other)) >= 0.5
-    assert deduplicate([chat(one), chat(other)], threshold=0.5).kept == [0, 1]
-
-
 def test_each_copy_is_compared_with_the_row_that_stays():
     """Each is near the one before, the last shares little with the first: through others nothing is a copy."""
     words = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(4) for j in range(20)]
@@ -221,14 +151,12 @@ def test_each_copy_is_compared_with_the_row_that_stays():
     rows = [chat(text, "a reply that is long enough to tell that two messages are one") for text in texts]
     found = deduplicate(rows)
     assert found.kept == [0, 2, 4]
-    for cluster in found.clusters:
-        for member, told in cluster.similarities.items():
-            assert told == pytest.approx(by_definition(texts[member], texts[cluster.kept]))
-            assert told >= 0.6
+    for member, (_, kept) in found.dropped.items():
+        told = found.similarities[member]
+        assert told == pytest.approx(by_definition(texts[member], texts[kept])) and told >= 0.6
 
 
-@pytest.mark.parametrize("method", ["exact", "minhash"])
-def test_a_translation_set_keeps_all_its_sentences(method):
+def test_a_translation_set_keeps_all_its_sentences():
     rng = random.Random(2)
     subject, verb, thing, place = (
         ["The old teacher", "My little sister", "A tired farmer", "The new doctor", "Our kind neighbour"],
@@ -238,7 +166,7 @@ def test_a_translation_set_keeps_all_its_sentences(method):
     rows = [
         chat(f"Translate the following sentence into Norwegian: {s}.", " ".join(rng.sample(WORDS, 6))) for s in sentences
     ]
-    assert len(deduplicate(rows + rows[:20], method=method).kept) == len(rows) == 500
+    assert len(deduplicate(rows + rows[:20]).kept) == len(rows) == 500
 
 
 def test_the_same_words_in_other_surroundings_are_another_example():
@@ -266,7 +194,7 @@ def test_different_cases_in_the_same_words_stay():
     """Orders of the same form about different things share their frame and nothing else."""
     one = "Hello, my order TB-12345 has not arrived, I ordered a blue kettle for my mother in Leeds"
     other = "Hello, my order TB-99887 has not arrived, please cancel the standing lamp and refund my card"
-    assert deduplicate([chat(one), chat(other)]).clusters == []
+    assert deduplicate([chat(one), chat(other)]).dropped == {}
 
 
 def test_normalised_means_case_width_and_punctuation():
@@ -274,25 +202,13 @@ def test_normalised_means_case_width_and_punctuation():
     assert similarity.normalise("Café") == similarity.normalise("Cafe\u0301")
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "copies"),
-    [
-        ("Is a stroke of 5 mJ enough for this bell?", "Is a stroke of 5 MJ enough for this bell?", 0),
-        ("Which pipe sounds when I press the key C down here?", "Which pipe sounds when I press the key c down here?", 0),
-        ("A lamp is broken. A lid too, isn't it? What can I do", "a lamp is broken. a lid too, isn't it? what can i do", 1),
-        ("I paid twice for a lamp of mine, is that right?", "I PAID TWICE FOR A LAMP OF MINE, IS THAT RIGHT?", 1),
-        ("RESET MY PASSWORD", "reset my password", 1),
-        ("How do I get 10 GB more on plan B?", "HOW DO I GET 10 GB MORE ON PLAN B?", 1),
-        ("How do I get 10 GB more for my phone?", "how do i get 10 gb more for my phone?", 1),
-        ("Can I have A Refund For My Order of 5 Dec, please?", "can i have a refund for my order of 5 dec, please?", 0),
-        ("I Want A Refund For My Order", "i want a refund for my order", 1),
-        ("WHERE IS A PARCEL OF MINE? I wait", "where is a parcel of mine? i wait", 1),
-        ("Bonjour, L'application ne marche plus", "bonjour, l'application ne marche plus", 1),
-        ("WHICH PIPE SOUNDS WHEN I PRESS THE KEY C DOWN HERE?", "Which pipe sounds when I press the key c down here?", 0),
-        ("What does print(Name) write?", "what does print(name) write?", 0),
-        ("What is max_size for?", "What is MAX_SIZE for?", 0),
-        ("US", "us", 0), ("C", "c", 0),
-    ],
-)  # fmt: skip
-def test_case_counts_for_units_and_single_letters(one, other, copies):
-    assert len(deduplicate([chat(one, "Yes."), chat(other, "Yes.")]).dropped) == copies
+# Two messages with the same answer, whether they are copies, and the threshold: the lower, the more pairs are compared.
+PAIRS = [json.loads(line) for line in Path(__file__).with_name("copies.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=[f"{pair['kind']}: {pair['other'][:40]}" for pair in PAIRS])
+def test_only_what_asks_the_same_is_a_copy(pair):
+    if pair["kind"].startswith("numbers"):  # all of them share most of their words
+        assert jaccard(shingles(pair["one"]), shingles(pair["other"])) >= pair["threshold"]
+    rows = [chat(pair[side], pair["answer"]) for side in ("one", "other")]
+    assert deduplicate(rows, pair["threshold"]).kept == ([0] if pair["copies"] else [0, 1])

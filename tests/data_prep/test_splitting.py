@@ -9,6 +9,12 @@ from data_prep.test_similarity import LONG, by_definition, chat, texts
 from course_utils.data_prep import answer_of, contamination, split
 from course_utils.errors import CourseError
 
+POOL = [
+    start + end
+    for start in "ba ke li mo nu pra sto tri vel zan".split()
+    for end in "den fol gar hip jas kel lom mur nix pod rut sav tek win yor zub ack orn ist ull".split()
+]
+
 
 def shares(parts, values):
     """Each value's share of the training rows and of the validation rows."""
@@ -37,7 +43,7 @@ def test_by_brute_force_on_2000_rows():
     rows = [chat(text) for text in made]
     train, validation = halves(rows, 0.1, seed=4)
     assert sorted(train + validation) == list(range(2000))
-    assert len(validation) == 200
+    assert len(validation) == 200 and len(halves(rows[:200], 0.25)[1]) == 50
     assert pairs_across(made, train, validation) == []
     # Without the rule there would be many: the test could fail.
     torn = random.Random(4).sample(range(2000), 2000)
@@ -101,12 +107,6 @@ def test_a_column_may_be_named_for_the_label():
     assert sum(labels[i] == "rare" for i in halves(rows, 0.2, label=labels)[1]) == 2
 
 
-def test_what_cannot_be_alike_is_told():
-    rows = [chat(f"thing {n} of its own", name="a" if n < 40 else f"c-{n}") for n in range(100)]
-    parts = split(rows, 0.1, customers(rows), label=["x" if n < 40 else "y" for n in range(100)])
-    assert any("x (40 rows)" in note for note in parts.notes)
-
-
 @pytest.mark.parametrize(
     "rows",
     [
@@ -129,12 +129,6 @@ def test_the_seed_decides_and_nothing_else():
     rows = [chat(text) for text in texts(100)]
     assert halves(rows, seed=1) == halves(rows, seed=1)
     assert halves(rows, seed=1) != halves(rows, seed=2)
-
-
-def test_share_is_met_where_groups_allow():
-    rows = [chat(f"message {i} about thing {i * 7} and {i * 13}") for i in range(200)]
-    assert len(halves(rows, 0.1)[1]) == 20
-    assert len(halves(rows, 0.25)[1]) == 50
 
 
 @pytest.mark.parametrize(
@@ -198,50 +192,19 @@ def test_contamination_looks_at_answers_too():
     assert contamination([chat("cats", "They asked why dogs purr loudly.")], short) == []
 
 
+def test_a_formula_of_many_training_rows_is_no_contamination():
+    formula = "Please do not hesitate to contact us again if you have any further questions."
+    train = [chat(f"{text} and thing {n}", f"It is {n}. {formula}") for n, text in enumerate(texts(40))]
+    asked = [chat("is the roof open", f"Yes. {formula}"), chat("a new one: " + LONG, "no")]
+    assert contamination(train, asked) == []
+    found = contamination([*train, *(chat(LONG, f"{n}") for n in range(20))], asked)
+    assert {hit.test for hit in found} == {1} and len(found) == 20  # copies of one prompt are no formula
+
+
 def test_the_form_of_answers_and_instructions_is_no_contamination():
-    form = lambda n: (
-        '{"category": "delivery", "escalation": "none", "order_id": null, "product": null, "summary": "Item %d"}' % n  # noqa: UP031 - the text has braces
-    )
-    train = [
-        chat(
-            f"Sort into one of these five groups by what is asked for: {' '.join(random.Random(n).sample(POOL, 12))}",
-            form(n),
-        )
-        for n in range(60)
+    instruction = "Sort into one of these five groups by what is asked for: "
+    form = '{"category": "delivery", "escalation": "none", "order_id": null, "product": null, "summary": "Item %d"}'
+    rows = lambda *numbers: [
+        chat(instruction + " ".join(random.Random(n).sample(POOL, 12)), form.replace("%d", str(n))) for n in range(*numbers)
     ]
-    test = [
-        chat(
-            f"Sort into one of these five groups by what is asked for: {' '.join(random.Random(n).sample(POOL, 12))}",
-            form(n),
-        )
-        for n in range(900, 920)
-    ]
-    assert [hit for hit in contamination(train, test) if hit.kind == "phrase"] == []
-
-
-POOL = [
-    f"{a}{b}"
-    for a in ("ba", "ke", "li", "mo", "nu", "pra", "sto", "tri", "vel", "zan")
-    for b in (
-        "den",
-        "fol",
-        "gar",
-        "hip",
-        "jas",
-        "kel",
-        "lom",
-        "mur",
-        "nix",
-        "pod",
-        "rut",
-        "sav",
-        "tek",
-        "win",
-        "yor",
-        "zub",
-        "ack",
-        "orn",
-        "ist",
-        "ull",
-    )
-]
+    assert [hit for hit in contamination(rows(60), rows(900, 920)) if hit.kind == "phrase"] == []

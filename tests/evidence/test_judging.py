@@ -7,7 +7,6 @@ import pytest
 from benchmarks import judging
 from course_utils import assets
 from course_utils.data_prep import formats, truth
-from course_utils.errors import CourseError
 
 
 @pytest.mark.model
@@ -18,18 +17,6 @@ def test_the_shared_rubric_is_read_once_and_changes_nothing(tiny):
     apart = [judging.next_word(*tiny, [conversation], ("yes", "no"))[0] for conversation in asked]
     assert [yes for yes, _ in together] == pytest.approx([yes for yes, _ in apart], abs=1e-5)
     assert all(0 < yes < 1 and yes + no == pytest.approx(1) for yes, no in together)
-
-
-@pytest.mark.model
-def test_verdicts_that_begin_alike_are_refused(tiny):
-    with pytest.raises(CourseError, match="same token"):
-        judging.next_word(*tiny, [[{"role": "user", "content": "x"}]], ("yes", "yes please"))
-
-
-def test_fences_around_json():
-    assert judging.json_in('```json\n{"a": 1}\n```') == {"a": 1}
-    with pytest.raises(ValueError):
-        judging.json_in("nothing")
 
 
 def test_the_fifty_rows_read_by_hand_are_in_the_export_and_say_why():

@@ -33,19 +33,7 @@ def test_it_takes_its_functions_and_settings_from_the_lesson(tmp_path):
     assert {ast.unparse(node) for node in training.body[1:-1]} <= trained and len(training.body) > 8
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {
-        "functools",
-        "json",
-        "os",
-        "sys",
-        "jsonschema",
-        "pandas",
-        "torch",
-        "datasets",
-        "peft",
-        "transformers",
-        "trl",
-    }
+    assert imported == set("functools json os sys jsonschema pandas torch datasets peft transformers trl".split())
 
 
 def test_a_tier_is_its_model(tmp_path):
@@ -62,38 +50,33 @@ def test_a_file_that_exists_is_left_alone(tmp_path):
     assert (tmp_path / "mine.py").read_text() == "mine"
 
 
-@pytest.mark.slow
-def test_records_of_another_form_are_named_before_anything_is_trained(tmp_path):
-    row = {
-        "prompt": [{"role": "user", "content": "Hi"}],
-        "completion": [{"role": "assistant", "content": '{"instrument": null}'}],
-    }
-    for name in ("train", "validation"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    lesson_02.train_script(tmp_path / "train_adapter.py", base=models.fetch())
-    done = subprocess.run([sys.executable, "-I", "train_adapter.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and not (tmp_path / "ticket-adapter").exists()
-    assert done.stderr.strip().splitlines()[-1].startswith("train.jsonl, row 1: ")
+PROMPT, COMPLETION = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": '{"instrument": "lute"}'}]
 
 
 @pytest.mark.slow
-def test_rows_of_messages_and_records_unlike_schema_json_are_named(tmp_path, tiny_model, monkeypatch):
+@pytest.mark.parametrize(
+    ("schema", "row", "said"),
+    [
+        ("", {"prompt": PROMPT, "completion": COMPLETION}, ""),  # unlike the lesson's records
+        ('{"required": ["key"]}', {"messages": PROMPT + COMPLETION}, "has messages in place of prompt and completion"),
+        ('{"required": ["key"]}', {"prompt": PROMPT, "completion": COMPLETION}, "'key' is a required property"),
+    ],
+)
+def test_rows_that_cannot_be_learned_are_named_before_training(tmp_path, tiny_model, monkeypatch, schema, row, said):
     """In this process, as starting the script takes longer than all that it does here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_adapter.py"])
     lesson_02.train_script("train_adapter.py", base=tiny_model)
-    Path("schema.json").write_text('{"required": ["key"]}', encoding="utf-8")
+    if schema:
+        Path("schema.json").write_text(schema, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("train_adapter", "train_adapter.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    prompt, completion = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": '{"instrument": "lute"}'}]
-    for row, message in (
-        ({"messages": prompt + completion}, "has messages in place of prompt and completion"),
-        ({"prompt": prompt, "completion": completion}, "'key' is a required property"),
-    ):
-        Path("train.jsonl").write_text(json.dumps(row), encoding="utf-8")
-        with pytest.raises(SystemExit, match=f"^train.jsonl, row 1: {message}"):
-            script.main()
+    for name in ("train", "validation"):
+        Path(f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(SystemExit, match=f"^train.jsonl, row 1: {said}"):
+        script.main()
+    assert not Path("ticket-adapter").exists()
 
 
 def test_the_rate_is_the_models_and_not_the_machines(tmp_path):
@@ -102,19 +85,19 @@ def test_the_rate_is_the_models_and_not_the_machines(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_trains_saves_and_scores_alone(tmp_path):
+def test_it_trains_saves_and_scores_alone(tmp_path, tiny_model):
     task = load_task("support_tickets", FIELDS)
     for name, chats in {"train": task.train[:4], "validation": task.validation[:4], "test": task.test[:2]}.items():
         rows = [json.dumps({"prompt": chat[:-1], "completion": chat[-1:]}) for chat in chats]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    lesson_02.train_script(tmp_path / "train_adapter.py", base=models.fetch())
+    lesson_02.train_script(tmp_path / "train_adapter.py", base=tiny_model)
     printed = [
         subprocess.run(
             [sys.executable, "-I", "train_adapter.py", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
         ).stdout
         for arguments in ([], ["test.jsonl"])
     ]
-    assert (tmp_path / "ticket-adapter" / "adapter_model.safetensors").stat().st_size > 1e6
+    assert (tmp_path / "ticket-adapter" / "adapter_model.safetensors").stat().st_size > 10_000
     assert [text.count("wanted:") for text in printed] == [4, 2]
     for text in printed:
         assert all(name in text for name in ("your model", "always the most common value", *FIELDS, "all fields"))

@@ -7,12 +7,11 @@ import random
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import SLOW
+from support import SLOW, cpu_below
 
 from course_utils import assets, preflight
 from course_utils.data_prep.validation import validate
@@ -54,6 +53,17 @@ def table(script, tmp_path_factory):
     lesson_05.write_export(file)
     usable = kept(script.flag_unusable(script.read_table(file))[0])
     return usable.head(300)[["ticket", "customer", "message", "category", "escalation", "order_id", "note"]]
+
+
+def random_texts(count, words=8, vocabulary=3000):
+    """Messages that have nothing in common."""
+    rng = random.Random(0)
+    return [" ".join(f"word{rng.randrange(vocabulary)}" for _ in range(words)) for _ in range(count)]
+
+
+def correct(*lines, file="corrections.csv"):
+    """Write what a person decided: lines of ticket, field and right."""
+    Path(file).write_text("\n".join(["ticket,field,right", *lines]), encoding="utf-8")
 
 
 def small(texts, labels=None, customers=None, **columns):
@@ -135,8 +145,7 @@ def test_a_clear_majority_of_copies_settles_a_contradiction(script):
 
 def test_labels_that_contradict_more_often_than_by_chance_stop_and_templates_do_not(script):
     """Half of the rows are copies whose people disagree now and then, and that is no wrong join."""
-    rng = random.Random(0)
-    texts = [" ".join(f"word{rng.randrange(3000)}" for _ in range(9)) for _ in range(100)]
+    rng, texts = random.Random(1), random_texts(100, words=9)
     labels = [rng.choice(["billing", "defect", "returns"]) for _ in texts]
     others = [label if rng.random() < 0.7 else "account" for label in labels]
     rows, _ = script.flag_copies(readable(script, small(texts * 2, labels + others)))
@@ -148,23 +157,21 @@ def test_labels_that_contradict_more_often_than_by_chance_stop_and_templates_do_
 def test_a_persons_decision_settles_a_contradiction(script):
     """One row decided: it stays and the others are its copies. Both decided, with different labels: both stay."""
     rows = small(COPIES, ["defect", "defect", "delivery", "billing", "question"])
-    lines = pd.DataFrame({"ticket": ["t4"], "field": "category", "right": "delivery"})
-    lines.to_csv("corrections.csv", index=False)
+    correct("t4,category,delivery")
     decided, _ = script.flag_copies(readable(script, rows))
     assert list(decided["why"]) == ["", "a copy", "a copy", "", ""] and decided["category"][3] == "delivery"
-    pd.concat([lines, lines.assign(ticket="t3", right="billing")]).to_csv("corrections.csv", index=False)
+    correct("t4,category,delivery", "t3,category,billing")
     assert list(script.flag_copies(readable(script, rows))[0]["why"]) == ["", "a copy", "", "", ""]
 
 
 def test_a_field_that_somebody_read_decides_no_other_field_of_the_copies(script):
     """The label that a person wrote holds for all copies of the message; the rest of the record is as open as before."""
     rows = small([LEAKS, LEAKS + " please"], ["defect", "returns"], escalation=["none", "money"])
-    lines = pd.DataFrame({"ticket": ["t1"], "field": "category", "right": "defect"})
-    lines.to_csv("corrections-1.csv", index=False)
+    correct("t1,category,defect", file="corrections-1.csv")
     flagged, report = script.flag_copies(readable(script, rows))
     assert list(flagged["why"]) == ["contradicts a copy"] * 2 and report.endswith("2 contradict a copy")
     assert list(flagged["category"]) == ["defect"] * 2
-    lines.assign(ticket="t2", field="escalation", right="money").to_csv("corrections-2.csv", index=False)
+    correct("t2,escalation,money", file="corrections-2.csv")
     flagged, report = script.flag_copies(readable(script, rows))  # each field was read, in another copy
     assert list(flagged["why"]) == ["", "a copy"] and report.endswith("0 contradict a copy")
     assert list(flagged.loc[0, ["category", "escalation"]]) == ["defect", "money"]
@@ -172,7 +179,7 @@ def test_a_field_that_somebody_read_decides_no_other_field_of_the_copies(script)
 
 def test_a_majority_settles_the_fields_that_nobody_read(script):
     rows = small([LEAKS] * 4, ["defect"] * 2 + ["returns"] * 2, escalation=["none"] * 3 + ["money"])
-    pd.DataFrame({"ticket": ["t4"], "field": "category", "right": "returns"}).to_csv("corrections.csv", index=False)
+    correct("t4,category,returns")
     stays = kept(script.flag_copies(readable(script, rows))[0])
     assert stays[["ticket", "category", "escalation"]].values.tolist() == [["t1", "returns", "none"]]
 
@@ -192,18 +199,23 @@ def test_whoever_wrote_a_test_message_is_not_trained_on(script):
 
 
 def test_what_a_reader_drops_goes_with_its_copies(script):
-    lines = pd.DataFrame({"ticket": ["t1", "t3", "t4"], "field": "category", "right": [" Drop", "drop", "delivery"]})
-    lines.to_csv("corrections.csv", index=False)
+    correct("t1,category, Drop", "t3,category,drop", "t4,category,delivery")
     read, report = script.apply_corrections(small(COPIES, ["defect", "defect", "delivery", "billing", "question"]))
     assert report == "1 rows read, 1 labels corrected, 2 rows to drop"
     rows, _ = script.flag_copies(script.prepare(read))
     assert list(rows["why"]) == ["dropped by a reader"] * 3 + ["", ""]  # t4 was read, so it is no copy to go
+    correct("t2,category,drop", "t2,escalation,money")  # dropped by who read the one field, labelled by who read the other
+    flagged = script.flag_copies(script.apply_corrections(small(COPIES))[0])[0].set_index("ticket")
+    assert flagged.loc["t2", "why"] == "dropped by a reader"
 
 
 def test_messages_of_the_test_set_and_their_copies_go(script):
     pd.DataFrame({"message": [LEAKS]}).to_csv("test.csv", index=False)
     rows, report = script.flag_copies(readable(script, small(COPIES[:3])))
     assert list(rows["why"]) == ["in the test set"] * 2 + [""] and report.startswith("2 rows are in the test set")
+    pd.DataFrame({"message": [f"Any news on this? On 3 March I wrote:\n> {ASKED['en']}"]}).to_csv("test.csv", index=False)
+    rows, _ = script.flag_copies(readable(script, small([ASKED["en"], "where is my parcel"])))
+    assert list(rows["why"]) == ["in the test set", ""]  # a test message quotes it
 
 
 def test_copies_are_not_found_by_way_of_a_third_and_marks_make_a_difference(script):
@@ -252,55 +264,48 @@ def test_messages_above_the_same_quotation_are_no_copies(script):
     assert script.nearest_before(["where is my parcel", f"where is my parcel? {asked[0]}"]) == [0, 1]  # short, so anybody's
 
 
-def test_a_message_that_a_test_message_quotes_is_not_trained_on(script):
-    pd.DataFrame({"message": [f"Any news on this? On 3 March I wrote:\n> {ASKED['en']}"]}).to_csv("test.csv", index=False)
-    rows, _ = script.flag_copies(readable(script, small([ASKED["en"], "where is my parcel"])))
-    assert list(rows["why"]) == ["in the test set", ""]
+OTHERS, CALL = random_texts(200), "please call me back about my request"
+PETITION = "Please give the bicycles of the station at the park a roof, because they rust in the rain. "
+SIGNED = [f"{PETITION}{one} {other}" for one in "Ana Ben Cleo Dov Eda Fay Gus Hal".split()
+          for other in "Ruiz Stone Turk Unger Vale Wirth Xu Young".split()]  # fmt: skip
+INSTRUCTION = "Read the message of the customer and answer with the name of the category, and with nothing else. " * 2
+FOOTER = " This message and what is attached to it are confidential and meant for its reader only."
+THINGS = [f"{color} {thing}" for color in ("red", "blue", "black", "white", "green") for thing in NOUNS]
+ASKINGS = [f"{start} {thing}" for thing in THINGS for start in ("where is my", "please cancel my")]
+ALIKE = {
+    "nine copies": ([*OTHERS, *(f"{text} please" for text in OTHERS[:9])], [*range(200), *range(9)]),
+    "the same below an instruction that all share": (
+        [INSTRUCTION + text for text in [*OTHERS, *(f"{text} please" for text in OTHERS[:9])]],
+        [*range(200), *range(9)],
+    ),
+    "a template that is sent every day": ([*OTHERS, *[CALL] * 60], [*range(200), *[200] * 60]),
+    # all pieces of its text are often there, so that only the names under it are left
+    "a mass mailing, whoever signs it": ([*OTHERS, *SIGNED], [*range(200), *[200] * 64]),
+    "the same footer below all": ([text + FOOTER for text in OTHERS], [*range(200)]),
+    "requests that share a product, and no request": ([*ASKINGS, ASKINGS[3] + " today"], [*range(len(ASKINGS)), 3]),
+    "tags and entities": (
+        ["Die Biotonne in der Schulstraße wurde am Montag nicht geleert",
+         "<p>Die Biotonne in der Schulstra&szlig;e wurde am <b>Montag</b> nicht geleert</p>"],
+        [0, 0],
+    ),
+}  # fmt: skip
 
 
-def test_an_instruction_that_all_messages_share_changes_nothing(script):
-    rng = random.Random(0)
-    texts = [" ".join(f"word{rng.randrange(3000)}" for _ in range(8)) for _ in range(200)]
-    texts += [f"{text} please" for text in texts[:9]]
-    before = "Read the message of the customer and answer with the name of the category, and with nothing else. " * 2
-    for instruction in ("", before):
-        places = script.nearest_before([instruction + text for text in texts])
-        assert [place for place, own in zip(places, range(len(texts))) if place != own] == list(range(9))
-
-
-def test_a_template_that_is_sent_every_day_is_a_copy(script):
-    rng = random.Random(0)
-    texts = [" ".join(f"word{rng.randrange(3000)}" for _ in range(8)) for _ in range(200)]
-    places = script.nearest_before([*texts, *["please call me back about my request"] * 60])
-    assert places == [*range(200), *[200] * 60]
-
-
-def test_a_mass_mailing_is_a_copy_whoever_signs_it(script):
-    """All pieces of its text are often there, so that only the names under it are left."""
-    rng = random.Random(0)
-    texts = [" ".join(f"word{rng.randrange(3000)}" for _ in range(8)) for _ in range(200)]
-    first, last = ("Ana Ben Cleo Dov Eda Fay Gus Hal".split(), "Ruiz Stone Turk Unger Vale Wirth Xu Young".split())
-    petition = "Please give the bicycles of the station at the park a roof, because they rust in the rain. "
-    places = script.nearest_before([*texts, *(f"{petition}{one} {other}" for one in first for other in last)])
-    assert places == [*range(200), *[200] * 64]
-    footer = " This message and what is attached to it are confidential and meant for its reader only."
-    assert script.nearest_before([text + footer for text in texts]) == list(range(200))
-
-
-def test_a_customer_spelled_with_spaces_or_capitals_is_one(script):
-    rows = script.prepare(small(["a", "b", "c"], customers=["R-1", "r-1 ", "R-2"]))
-    assert rows["person"].nunique() == 2
+@pytest.mark.parametrize("case", ALIKE)
+def test_what_is_a_copy_and_what_is_none(script, case):
+    texts, places = ALIKE[case]
+    assert script.nearest_before(texts) == places
 
 
 def test_thousands_of_rows_take_seconds(script):
-    rng = random.Random(1)
-    texts = [" ".join(f"word{rng.randrange(20_000)}" for _ in range(16)) for _ in range(4_000)]
-    started = time.monotonic()
-    script.nearest_before(texts)
-    assert time.monotonic() - started < 12 * SLOW  # 20,000 in a minute
+    texts = random_texts(4_000, words=16, vocabulary=20_000)
+    with cpu_below(12 * SLOW):  # 20,000 in a minute
+        script.nearest_before(texts)
 
 
-def test_blank_customers_are_nobody_and_texts_like_none_are_texts(script, monkeypatch):
+def test_customers_are_told_apart_blank_ones_are_nobody_and_texts_like_none_are_texts(script, monkeypatch):
+    rows = script.prepare(small(["a", "b", "c"], customers=["R-1", "r-1 ", "R-2"]))
+    assert rows["person"].nunique() == 2
     monkeypatch.setitem(script.STOP, "unusable", 1)
     texts = ["None", "NA", "my unknown parcel", "it says n/a", "null"]
     small(texts, customers=[" ", "-", "k.A.", "Anonym", "c-1"]).to_csv("mine.csv", index=False)
@@ -495,12 +500,11 @@ def test_what_somebody_corrected_is_applied(script, monkeypatch, text, labels, r
 
 
 def test_spaces_around_a_ticket_do_not_matter_and_unknown_tickets_are_named(script):
-    Path("corrections.csv").write_text("ticket,field,right\n  t2 ,category,defect\nT-9 ,category,defect\n", encoding="utf-8")
+    correct("  t2 ,category,defect", "T-9 ,category,defect")
     rows, report = script.apply_corrections(small(["a", "b", "c"]))
     assert list(rows["category"]) == ["billing", "defect", "billing"]
     assert report == "1 rows read, 1 labels corrected, 0 rows to drop; 1 tickets are not in the table: ['T-9']"
-    many = "".join(f"x{n},category,defect\n" for n in range(7))
-    Path("corrections.csv").write_text(f"ticket,field,right\nt2,category,defect\n,category,defect\n{many}", encoding="utf-8")
+    correct("t2,category,defect", ",category,defect", *(f"x{n},category,defect" for n in range(7)))
     assert "8 tickets are not in the table: ['', 'x0', 'x1', 'x2', 'x3']" in script.apply_corrections(rows)[1]
 
 
@@ -511,18 +515,12 @@ def test_labels_written_by_hand_need_neither_an_old_label_nor_a_filled_in_form(s
     rows = small(texts, [None] + ["billing"] * 49, note=["customer wrote"] * 50)
     fields = [("category", "delivery"), ("escalation", "none")]
     lines = [f"t{n},{field},{right}" for n in (1, 2, 50, 99) for field, right in fields] + ["t3,category,delivery"]
-    Path("corrections-0.csv").write_text("\n".join(["ticket,field,right", *lines]), encoding="utf-8")
+    correct(*lines, file="corrections-0.csv")
     corrected, report = script.apply_corrections(rows)
     assert "1 tickets are not in the table" in report
     why = script.flag_unusable(corrected)[0].set_index("ticket")["why"]
     assert list(why.index[why == ""]) == ["t1", "t2"]
     assert why["t3"] == "form left as it opened" and why["t50"] == "no message"
-
-
-def test_drop_in_one_list_outweighs_a_label_in_the_other(script):
-    Path("corrections-1.csv").write_text("ticket,field,right\nt2,category,drop\nt2,escalation,money\n", encoding="utf-8")
-    flagged = script.flag_copies(script.apply_corrections(small(COPIES))[0])[0].set_index("ticket")
-    assert flagged.loc["t2", "why"] == "dropped by a reader"
 
 
 def test_every_round_of_corrections_counts_and_each_field_is_read_apart(script, table):
@@ -540,13 +538,6 @@ def test_every_round_of_corrections_counts_and_each_field_is_read_apart(script, 
     assert not asked & {*map(tuple, read[["ticket", "field"]].values), *map(tuple, both[["ticket", "field"]].values)}
     other = next(name for name in script.LABELS if name != read["field"].iloc[0])
     assert not rows.set_index("ticket")[f"{other} read"].get(read["ticket"].iloc[0], False)
-
-
-def test_requests_that_share_a_product_and_no_request_are_no_copies(script):
-    things = [f"{color} {thing}" for color in ("red", "blue", "black", "white", "green") for thing in NOUNS]
-    texts = [f"{start} {thing}" for thing in things for start in ("where is my", "please cancel my")]
-    assert script.nearest_before(texts) == list(range(len(texts)))
-    assert script.nearest_before([*texts, texts[3] + " today"])[-1] == 3
 
 
 def test_a_ticket_that_stands_twice_stops(script, table):
@@ -571,34 +562,26 @@ def test_it_names_the_customer_that_the_test_set_takes_most_rows_of(script):
     assert "3 more are of its customers (most: 'web form')" in script.flag_copies(rows)[1]
 
 
-def test_corrections_without_a_column_of_decisions_stop(script):
-    Path("corrections.csv").write_text("ticket,field,Right\nt1,category,defect\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"corrections\.csv has no column {'right'}"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ticket,field,Right\nt1,category,defect\n", r"corrections\.csv has no column {'right'}"),
+        ("ticket,field,right\nt1,category,Defects\n", "0 rows read"),
+        ("ticket,field,right\nt7,category,defect\n", "0 rows read"),
+    ],
+)
+def test_corrections_of_which_none_can_be_used_stop(script, text, said):
+    Path("corrections.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
         script.apply_corrections(small(["a", "b", "c"]))
 
 
-def test_tags_and_entities_do_not_hide_a_copy(script):
-    one = "Die Biotonne in der Schulstraße wurde am Montag nicht geleert"
-    other = "<p>Die Biotonne in der Schulstra&szlig;e wurde am <b>Montag</b> nicht geleert</p>"
-    assert script.nearest_before([one, other]) == [0, 0]
-
-
-@pytest.mark.parametrize("line", ["t1,category,Defects", "t7,category,defect"])
-def test_corrections_of_which_none_fits_stop(script, line):
-    Path("corrections.csv").write_text(f"ticket,field,right\n{line}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="0 rows read"):
-        script.apply_corrections(small(["a", "b", "c"]))
-
-
-def test_a_few_wrong_labels_stop_nothing(script, table):
+def test_neither_a_few_wrong_labels_nor_few_rows_stop_anything(script, table):
     """The lesson says so: with one label in twenty that has slipped, every report looks healthy."""
     rows = kept(script.flag_copies(readable(script, table))[0])
     slipped = rows["category"].where(rows.index % 20 != 0, rows["category"].shift(-1).fillna("billing"))
     script.check_labels(rows.assign(category=slipped))
-
-
-def test_few_rows_stop_nothing_for_their_labels(script):
-    """A classifier of a hundred rows may know nothing; that is no proof that the labels have slipped."""
+    # a classifier of a hundred rows may know nothing; that is no proof that the labels have slipped
     rows = small(
         [f"word{n} word{n + 1}" for n in range(100)], ["billing", "defect"] * 50, escalation=["none", "danger"] * 50
     )
@@ -651,16 +634,6 @@ def test_it_runs_alone_on_several_columns(table, script):
             [*command[:2], *arguments.split()], capture_output=True, text=True, env=environment, check=False
         )
         assert run.returncode == 1 and message in run.stderr and "Traceback" not in run.stderr
-
-
-def test_files_that_do_not_hold_the_table_stop(script, monkeypatch):
-    """`write_chats` reads its file again."""
-    dumps = json.dumps
-    monkeypatch.setattr(
-        script.json, "dumps", lambda value, **o: dumps(value | {"category": "?"} if "category" in value else value, **o)
-    )
-    with pytest.raises(ValueError, match="doesn't hold the records"):
-        script.write_chats(small(["a"]), "mine.jsonl")
 
 
 @pytest.mark.slow

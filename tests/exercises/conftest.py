@@ -9,7 +9,7 @@ from course_utils.exercises import lesson_02
 
 @pytest.fixture(autouse=True)
 def _formula_for_training(monkeypatch):
-    """A loss with its minimum near the solution's settings; test_challenge.py overrides this and trains."""
+    """A loss with its minimum near the solution's settings; test_challenges.py overrides this and trains."""
 
     def loss(rank, alpha, learning_rate, warmup_steps, schedule, target_modules):
         step = learning_rate * alpha / rank

@@ -62,7 +62,7 @@ def test_the_stub_gets_zero_and_is_no_wrong_try(id):
 
 @pytest.mark.parametrize(("id", "name", "mistake"), MISTAKES, ids=[f"{i}-{n}" for i, n, _ in MISTAKES])
 def test_every_typical_mistake_is_recognised(id, name, mistake):
-    for seed in range(5):
+    for seed in range(1 if EXERCISES[id].challenge else 5):  # what a challenge runs is not drawn
         score = check(id, mistake.function, seed)
         assert float(score) < EXERCISES[id].points
         assert mistake.diagnosis in score.message

@@ -1,6 +1,7 @@
 """An answer that does not look at its arguments gets what the stub gets: nothing, in every exercise and every draw."""
 
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,8 +15,14 @@ ORDINARY = {id: exercise for id, exercise in EXERCISES.items() if not exercise.c
 DRAWS = range(500, 506)
 
 
+@cache
+def cases_of(id, seed):
+    """Kept, with what each typical mistake gives: many answers are marked by the same cases."""
+    return checking.CaseSet.of(EXERCISES[id], np.random.default_rng(seed))
+
+
 def draw(exercise, seed):
-    return checking.CaseSet.of(exercise, np.random.default_rng(seed))
+    return cases_of(exercise.id, seed)
 
 
 def marks(exercise, outputs_of):
@@ -44,16 +51,6 @@ def learned():
 def commonest(values):
     common, _ = Counter(map(key, values)).most_common(1)[0]
     return next(value for value in values if key(value) == common)
-
-
-@pytest.mark.parametrize("id", ORDINARY)
-def test_the_best_constant_earns_nothing(id, learned):
-    every = [value for values in learned[id] for value in values]
-    for _, value in zip(range(3), dict.fromkeys(key(value) for value in every)):
-        best = next(other for other in every if key(other) == value)
-        assert set(marks(EXERCISES[id], lambda cases, best=best: [best] * len(cases))) == {0.0}
-    best = commonest(every)
-    assert set(marks(EXERCISES[id], lambda cases: [best] * len(cases))) == {0.0}
 
 
 @pytest.mark.parametrize("id", ORDINARY)
@@ -106,53 +103,3 @@ def test_an_answer_that_is_partly_right_still_gets_its_share():
                 best = max(best, checking.judge(exercise, asked, asked.mistake_outputs[index])[0] / exercise.points)
         shares[id] = best
     assert sum(share > 0 for share in shares.values()) >= 0.4 * len(shares), shares
-
-
-# What can be said of the arguments without solving the exercise, and the values that are often right.
-FEATURES = {
-    "frame-1": lambda gap, reached, examples, moves: {
-        "gap": gap, "moves": moves, "reached": reached >= 0.85, "examples": examples >= 100, "many": examples >= 1000,
-    },
-    "api-4": lambda training, short, long, answer, tuned, untuned: {
-        "long": long < 400, "times": long > 4 * short, "answer": answer > 90, "tuned": tuned[0], "training": training > 4,
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("id", FEATURES)
-def test_two_clauses_earn_at_most_a_third(id):
-    """The best of all answers of the form: if p return u; if q return v; return w."""
-    exercise = EXERCISES[id]
-    draws = [draw(exercise, seed) for seed in range(520, 528)]
-    told = [{(name, str(value)) for name, value in FEATURES[id](*case).items()} for d in draws for case in d.cases]
-    right = [key(value) for d in draws for value in d.expected]
-    clauses = [
-        np.array([clause in said for said in told])
-        for clause, _ in Counter(c for said in told for c in said).most_common(30)
-    ]
-    values = [value for value, _ in Counter(right).most_common(8)]
-    hits = np.array([[value == expected for expected in right] for value in values], dtype=float)
-    tries = []
-    for p in clauses:
-        rest = hits * ~p
-        second = np.array(clauses, dtype=float) @ rest.T
-        third = rest.sum(axis=1) - second
-        for q in np.argsort(second.max(axis=1) + third.max(axis=1))[-3:]:
-            gained = (hits * p).sum(axis=1)
-            tries.append(
-                (
-                    gained.max() + second[q].max() + third[q].max(),
-                    gained.argmax(),
-                    second[q].argmax(),
-                    third[q].argmax(),
-                    p,
-                    clauses[q],
-                )
-            )
-    tries.sort(key=lambda found: -found[0])
-    known = {key(value): value for d in draws for value in d.expected}
-    for _, u, v, w, p, q in tries[:20]:
-        chosen = [known[values[u if first else v if then else w]] for first, then in zip(p, q)]
-        for d in draws:
-            mine, chosen = chosen[: len(d.cases)], chosen[len(d.cases) :]
-            assert checking.judge(exercise, d, mine)[0] <= exercise.points / 3

@@ -81,17 +81,16 @@ def mutants(exercise):
             yield f"{what}: {before}{again}", ast.unparse(changed)
 
 
-def marks(exercise, source):
+def has_full_marks(exercise, source):
     import numpy
     import torch
 
     space = {"torch": torch, "np": numpy}
     try:
         exec(source, space)
-        answer = space[exercise.name]
     except Exception:
-        return 0.0
-    return min(float(check(exercise.id, answer, seed)) for seed in range(3))
+        return False
+    return all(check(exercise.id, space[exercise.name], seed).passed for seed in range(3))  # until one says no
 
 
 @pytest.mark.parametrize("id", ORDINARY)
@@ -100,5 +99,5 @@ def test_no_changed_solution_gets_full_marks(id, monkeypatch):
     exercise = EXERCISES[id]
     changed = dict(mutants(exercise))
     assert changed and set(exercise.equivalent) <= set(changed)
-    full = [what for what, source in changed.items() if marks(exercise, source) >= exercise.points]
+    full = [what for what, source in changed.items() if has_full_marks(exercise, source)]
     assert set(full) <= set(exercise.equivalent)

@@ -9,7 +9,6 @@ whose environment has COURSE_SIMULATED_GPU, and `startup/` sees to that. `build.
 models under the names of the tiers' models, `run.py` runs lessons.
 
     python -m tests.gpu_simulation.run --true-size            has each lesson room on each card?
-    python -m tests.gpu_simulation.run --table                the newest answer to that
 
 `true_size.py` and `room.py` are for the latter: models of true size, operations on large tensors skipped, and memory counted
 over all processes of a lesson.

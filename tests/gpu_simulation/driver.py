@@ -163,7 +163,6 @@ def activate(torch: types.ModuleType, library: ctypes.CDLL) -> None:
     cuda.default_generators = tuple(torch.Generator(f"cuda:{i}") for i in range(number))
     _streams(torch)
     _storages(torch)
-    _between_cards(torch)
     torch.version.cuda = "12.8"
 
 
@@ -224,26 +223,6 @@ def _storages(torch: types.ModuleType) -> None:
         return on_card(self.nbytes(), wanted).copy_(self, non_blocking)  # type: ignore
 
     base.clone, base.to = card_clone, card_to
-
-
-def _between_cards(torch: types.ModuleType) -> None:
-    """What `nn.DataParallel` stands on."""
-
-    def on(card: int) -> object:
-        return torch.device("cuda", card)
-
-    def broadcast(tensor, cards):
-        return [tensor.to(on(card)) for card in cards]
-
-    def scatter(tensor, cards, sizes=None, dim=0, streams=None):
-        parts = tensor.split(sizes, dim) if sizes else tensor.chunk(len(cards), dim)
-        return tuple(part.to(on(card)) for part, card in zip(parts, cards))
-
-    def gather(tensors, dim, card=None):
-        return torch.cat([tensor.to(on(card or 0)) for tensor in tensors], dim)
-
-    torch._C._broadcast, torch._C._scatter, torch._C._gather = broadcast, scatter, gather
-    torch._C._broadcast_coalesced = lambda tensors, cards, _: [list(c) for c in zip(*(broadcast(t, cards) for t in tensors))]
 
 
 def while_bitsandbytes_loads(load: object) -> None:

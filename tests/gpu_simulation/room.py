@@ -1,7 +1,6 @@
 """Does each lesson have room on its card? Models of true size, nothing large computed, memory counted over all processes.
 
     python -m tests.gpu_simulation.run --true-size --tier t4 --record      count, lesson by lesson
-    python -m tests.gpu_simulation.run --table                             the newest record as two tables
 
 The count is that of PyTorch's allocator without fragmentation: what it holds for each process, freed memory included that it
 keeps, and a context for each. The libraries' workspaces on a real card are not in it.
@@ -17,12 +16,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import driver, true_size
-
-if TYPE_CHECKING:
-    from course_utils.memory import MemoryEstimate
 
 RECORD = "gpu-simulation-memory"
 SKIP_FROM = 1 << 20
@@ -131,93 +127,3 @@ def counting(folder: Path) -> Iterator[tuple[Count, dict[str, str]]]:
         yield count, count.environment(file)
     finally:
         count.ledger.close()
-
-
-def estimate_of(step: dict[str, Any], model: str, number_format: str) -> tuple[MemoryEstimate, int] | None:
-    """Return `memory.estimate` of a training run's largest step, and what by it the run adds to the model, in bytes.
-
-    For the course's loop the latter is what `fit` predicted, which knows how many tokens carry loss. None where the closed
-    form does not cover the run.
-    """
-    from course_utils import memory
-
-    course = step["loop"] == "course"
-    if (course and not step["predicted"]) or not step.get("method"):
-        return None
-    estimate = memory.estimate(
-        model,
-        step["method"],
-        target_modules="all-linear",
-        batch_size=step["rows"],
-        length=step["length"],
-        padded=True,
-        precision={"float16": "fp16", "bfloat16": "bf16"}[number_format],
-        checkpointing=step.get("checkpointing", False),
-        accumulation=step.get("accumulation", 1),
-        loop="course" if course else "transformers",
-    )
-    added = step["predicted"] if course else estimate.tensors - estimate.weights - estimate.adapter
-    return estimate, added
-
-
-def tables(record: dict[str, Any] | None = None) -> str:
-    """Return two tables: the highest moment of each lesson on each card, and its training runs, estimated and counted."""
-    runs = (record or newest())["runs"]
-    cards = [card for card in driver.CARDS if any(run["gpu"] == card for run in runs)]
-    memory_of = {card: f"{card} ({driver.CARDS[card].memory_bytes / 1e9:.1f})" for card in cards}
-    lines = ["GB of the card".ljust(16) + "".join(memory_of[card].rjust(20) for card in cards)]
-    for lesson in sorted({run["lesson"] for run in runs}):
-        row = f"lesson {lesson}".ljust(16)
-        for card in cards:
-            run = next((run for run in runs if (run["lesson"], run["gpu"]) == (lesson, card)), None)
-            row += (_highest(run) if run else "").rjust(20)
-        lines.append(row)
-    lines += ["", "training runs: what the largest step adds to the model, GB (each size once)"]
-    lines.append("lesson  card       loop         method   rows x tokens   estimate    count   difference")
-    furthest = (0.0, "")
-    for run in runs:
-        for step in _different(run["memory"]["steps"]):
-            text, difference = _step_row(run, step)
-            lines.append(text)
-            furthest = max(furthest, (abs(difference), text))
-    return "\n".join([*lines, "", "the largest difference: " + furthest[1].strip()])
-
-
-def _highest(run: dict[str, Any]) -> str:
-    highest = run["memory"]["highest"]
-    failed = f" {len(run['errors'])} errors" if run["errors"] else ""
-    return f"{highest['peak'] / 1e9:.1f} (cell {highest['cell']}){failed}"
-
-
-def _different(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of runs of the same kind and size the one that took most."""
-    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for step in steps:
-        key = (step["loop"], step.get("method"), step["rows"], step["length"])
-        if key not in kept or step["counted"] > kept[key]["counted"]:
-            kept[key] = step
-    return sorted(kept.values(), key=lambda step: step["time"])
-
-
-def _step_row(run: dict[str, Any], step: dict[str, Any]) -> tuple[str, float]:
-    """A row of the second table, and the relative difference."""
-    from course_utils import hardware, models
-
-    card = driver.CARDS[run["gpu"]]
-    tier = hardware.gpu_tier(card.capability, card.memory_bytes)
-    found = estimate_of(step, models.TIERS[tier].name, card.number_format) if step["rows"] else None
-    row = f"{run['lesson']:<8}{run['gpu']:<11}{step['loop']:<13}{step.get('method') or '':<9}"
-    row += f"{step['rows']:>4} x {step['length']:<8}"
-    if not found:
-        return f"{row}{'-':>8}{step['counted'] / 1e9:>9.3f}   {step.get('reason', '')}", 0.0
-    difference = found[1] / step["counted"] - 1
-    return f"{row}{found[1] / 1e9:>8.3f}{step['counted'] / 1e9:>9.3f}{100 * difference:>10.1f} %", difference
-
-
-def newest() -> dict[str, Any]:
-    """Return the newest record."""
-    files = sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "records").glob(f"{RECORD}-*.json"))
-    if not files:
-        raise FileNotFoundError("no record yet: python -m tests.gpu_simulation.run --true-size --record")
-    found: dict[str, Any] = json.loads(files[-1].read_text(encoding="utf-8"))
-    return found

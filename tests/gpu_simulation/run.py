@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils import lessons, plans
 from course_utils.publishing import builder
+from tests.colab import kernel
 
 from . import build, driver, room
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 TIERS = ("t4", "a100")
-CELL_TIMEOUT = 3600
 
 
 @dataclass
@@ -98,7 +98,6 @@ def run_notebook(
 ) -> LessonRun:
     """Run any notebook as `run` does; fills and returns `result`."""
     import nbformat
-    from nbclient import NotebookClient
 
     # offline: the stand-ins are all that is there
     environment = build.environment(result.gpu) | {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
@@ -113,24 +112,14 @@ def run_notebook(
             files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="course-card-", ignore_cleanup_errors=True)))
             counted, more = stack.enter_context(room.counting(files))
             environment |= more
-        client = NotebookClient(
-            notebook,
-            timeout=CELL_TIMEOUT,
-            kernel_name="python3",
-            allow_errors=True,
-            extra_arguments=["--IPKernelApp.log_level=40"],
-            resources={"metadata": {"path": folder}},
-            record_timing=False,
-            coalesce_streams=True,
-        )
 
-        def cell_ended(cell: NotebookNode, cell_index: int, execute_reply: object) -> None:
+        def cell_ended(cell: NotebookNode, index: int) -> None:
             if counted:
-                counted.cell_ended(cell_index, first_line(cell.source))
-            _say(result, cell, cell_index, started, counted)
+                counted.cell_ended(index, kernel.first_line(cell.source))
+            peak = f"{counted.cells[-1].peak / 1e9:5.1f} GB" if counted else ""
+            kernel.say(cell, index, result.lesson, result.gpu, peak)
 
-        client.on_cell_executed = cell_ended
-        client.execute(env=environment)
+        kernel.run(notebook, Path(sys.executable), Path(folder), environment, on_cell=cell_ended)
         if counted:
             result.memory = counted.as_dict(result.gpu)
     result.seconds = round(time.monotonic() - started, 1)
@@ -140,7 +129,7 @@ def run_notebook(
             for output in cell.outputs:
                 if output.output_type == "error":
                     bad = result.unmet if _is_its_own(output) or (count and _is_of_zeros(output)) else result.errors
-                    bad.append(Failure(number, first_line(cell.source), f"{output.ename}: {output.evalue}"))
+                    bad.append(Failure(number, kernel.first_line(cell.source), f"{output.ename}: {output.evalue}"))
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, keep / f"{result.lesson}-{result.gpu}.ipynb".replace("/", "-"))
@@ -162,18 +151,6 @@ def _is_its_own(error: NotebookNode) -> bool:
 def _is_of_zeros(error: NotebookNode) -> bool:
     """Whether a cell divided by a loss that was not computed, or drew what came of that."""
     return error.ename == "ZeroDivisionError" or "cannot be NaN or Inf" in error.evalue
-
-
-def _say(result: LessonRun, cell: NotebookNode, index: int, started: float, counted: room.Count | None) -> None:
-    failed = next((f"{o.ename}: {o.evalue[:150]}" for o in cell.outputs if o.output_type == "error"), "ok")
-    seconds = time.monotonic() - started
-    peak = f"{counted.cells[-1].peak / 1e9:5.1f} GB  " if counted else ""
-    print(f"{result.lesson} {result.gpu} {seconds:7.1f} s  cell {index:3}  {peak}{failed}", file=sys.stderr, flush=True)
-
-
-def first_line(source: str) -> str:
-    """Return the first line of a cell that is neither empty nor a comment."""
-    return next((line for line in source.splitlines() if line.strip() and not line.startswith("#")), "")[:100]
 
 
 @contextlib.contextmanager
@@ -225,11 +202,7 @@ def main() -> int:
     true_size = "models of true size, nothing large computed: memory by cell and process, on all cards if none is given"
     parser.add_argument("--true-size", action="store_true", help=true_size)
     parser.add_argument("--small", action="store_true", help="with --true-size: few examples, as without it")
-    parser.add_argument("--table", action="store_true", help="only print the newest record of --true-size")
     options = parser.parse_args()
-    if options.table:
-        print(room.tables())
-        return 0
     if reason := build.why_not():
         print(reason, file=sys.stderr)
         return 2

@@ -20,21 +20,6 @@ def test_torch_sees_the_card(t4, a100):
     assert a100(look) == [True, 1, "NVIDIA A100-SXM4-40GB", [8, 0], 42_474_471_424, True]
 
 
-def test_the_course_takes_it_for_the_tier(t4, a100):
-    look = "from course_utils import hardware; d = hardware.detect(); result = [d.kind, d.tier, d.dtype]"
-    assert t4(look) == ["cuda", "t4", "float16"]
-    assert a100(look) == ["cuda", "a100", "bfloat16"]
-
-
-def test_a_child_sees_it_too(t4):
-    code = """
-        import subprocess, sys
-        ask = "import torch; print(torch.cuda.get_device_name())"
-        result = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True).stdout
-    """
-    assert t4(code) == "Tesla T4\n"
-
-
 @pytest.mark.parametrize(
     "planted",
     [
@@ -59,29 +44,11 @@ def test_a_forgotten_cpu_is_found(t4):
     assert t4("result = torch.ones(3, device='cuda').cpu().numpy().tolist()") == [1, 1, 1]
 
 
-def test_what_a_card_allows_is_allowed(t4):
-    assert t4("result = (torch.ones(2, device='cuda') * torch.tensor(3.0)).tolist()") == [3, 3]  # a number
-    assert t4("result = torch.arange(5, device='cuda')[torch.tensor([3, 1])].tolist()") == [3, 1]  # indices
-
-
 def test_two_cards_refuse_each_other(pair):
     error, words = pair.refuses("torch.ones(3, device='cuda:0') + torch.ones(3, device='cuda:1')")
     assert error == "RuntimeError" and SAME_DEVICE in words
     assert pair("result = (torch.ones(3, device='cuda:0').to('cuda:1') + torch.ones(3, device='cuda:1')).device.index") == 1
     assert pair.refuses("torch.ones(3, device='cuda:2')")[1].startswith("CUDA error: invalid device ordinal")
-
-
-def test_data_parallel_splits_a_batch_over_two_cards(pair):
-    code = """
-        layer = torch.nn.Linear(4, 3).cuda()
-        x = torch.randn(6, 4, device="cuda")
-        seen = []
-        layer.register_forward_hook(lambda module, inputs, out: seen.append((inputs[0].device.index, len(inputs[0]))))
-        out = torch.nn.DataParallel(layer)(x)
-        out.sum().backward()
-        result = [sorted(seen), torch.allclose(out, layer(x)), torch.allclose(layer.weight.grad[0], x.sum(0), atol=1e-5)]
-    """
-    assert pair(code) == [[[0, 3], [1, 3]], True, True]
 
 
 def test_a_card_can_be_hidden(on_card):
@@ -131,38 +98,6 @@ def test_products_add_up_in_float32(t4):
     assert t4("x = torch.ones(1, 4096, device='cuda', dtype=torch.float16); result = (x @ x.T).item()") == 4096
 
 
-def test_products_can_be_handed_over_in_float32(t4):
-    """A card alone can: TRL adds products of chunks of the vocabulary so."""
-    code = """
-        torch.manual_seed(0)
-        a, b = torch.randn(4, 300, device="cuda").half(), torch.randn(300, 5, device="cuda").half()
-        exact = a.cpu().float() @ b.cpu().float()
-        total = torch.ones(4, 5, device="cuda")
-        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
-        several = torch.bmm(a[None], b[None], out_dtype=torch.float32)
-        twice = torch.baddbmm(several, a[None], b[None], out_dtype=torch.float32, beta=2, alpha=3)
-        result = [torch.equal(torch.mm(a, b, out_dtype=torch.float32).cpu(), exact), torch.equal(total.cpu(), 1 + exact),
-                  torch.equal(several[0].cpu(), exact), torch.allclose(twice[0].cpu(), 5 * exact, atol=1e-4),
-                  torch.equal((a @ b).cpu().float(), exact)]
-    """
-    assert t4(code) == [True, True, True, True, False]
-    assert "out_dtype" in t4.refuses("x = torch.ones(2, 2, device='cuda'); torch.mm(x, x, out_dtype=torch.float16)")[1]
-    stray = "x = torch.ones(2, 2).half(); torch.addmm(torch.ones(2, 2), x.cuda(), x.cuda(), out_dtype=torch.float32)"
-    assert SAME_DEVICE in t4.refuses(stray)[1]
-
-
-def test_softmax_can_return_float32_of_float16(t4):
-    code = """
-        x = torch.linspace(-4, 4, 64, device="cuda").half().requires_grad_()
-        y = torch.nn.functional.log_softmax(x, -1, dtype=torch.float32)
-        y[3].backward()
-        wanted = x.detach().cpu().float().requires_grad_()
-        torch.log_softmax(wanted, -1)[3].backward()
-        result = [str(y.dtype), str(x.grad.dtype), torch.allclose(x.grad.cpu().float(), wanted.grad, atol=1e-3)]
-    """
-    assert t4(code) == ["torch.float32", "torch.float16", True]
-
-
 # -- values ---------------------------------------------------------------------------------------------------------------
 
 
@@ -184,25 +119,6 @@ def test_a_model_computes_what_it_computes_on_the_cpu(t4):
         result = [abs(losses[0] - losses[1]) < 1e-5, far < 1e-5, len(grads[0]) > 10]
     """
     assert t4(code) == [True, True, True]
-
-
-@pytest.mark.parametrize("mask", [False, True])
-def test_attention_is_the_cpus(a100, mask):
-    code = """
-        torch.manual_seed(0)
-        q, k, v = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
-        bias = torch.randn(2, 1, 9, 9) if {mask} else None
-        made = []
-        for device in ("cpu", "cuda"):
-            inputs = [t.to(device, copy=True).requires_grad_() for t in (q, k, v)]
-            if {mask}: inputs[1:] = [t.detach().repeat_interleave(2, 1).requires_grad_() for t in inputs[1:]]
-            at = dict(attn_mask=bias.to(device)) if {mask} else dict(is_causal=True, enable_gqa=True)
-            out = torch.nn.functional.scaled_dot_product_attention(*inputs, **at)
-            out.square().sum().backward()
-            made.append([out.detach().cpu(), *(t.grad.cpu() for t in inputs)])
-        result = [torch.allclose(a, b, atol=1e-4) for a, b in zip(*made)]
-    """
-    assert a100(code.format(mask=mask)) == [True] * 4
 
 
 def test_fused_attention_of_16_bits_with_fewer_key_heads(a100):
@@ -373,7 +289,8 @@ TRAINING_STEP = """
 def test_what_is_skipped_takes_the_memory_of_what_is_computed(on_card, dtype, checkpointing):
     """To the byte, whether all operations are skipped or only the larger ones."""
     code = TRAINING_STEP.format(dtype=dtype, checkpointing=checkpointing)
-    computed, *skipped = (on_card("a100", None, **{driver.SKIP: bytes_})(code) for bytes_ in ("1000000000", "1", "20000"))
+    skipping = [{}, {driver.SKIP: "1"}, {driver.SKIP: "20000"}]
+    computed, *skipped = (on_card("a100", None, **environment)(code) for environment in skipping)
     assert computed[0][0] > 1_000_000 and computed[2] > 1
     assert [found[:2] for found in skipped] == [computed[:2]] * 2
     assert skipped[0][2] == 0  # nothing was computed, and numbers that nobody has computed are zero
@@ -398,35 +315,18 @@ def test_what_is_skipped_is_finite(on_card, rows):
         numbers = torch.ones({rows}, 40_000, device="cuda", dtype=torch.float16) * 2
         result = [torch.isfinite(numbers).all().item(), torch.isnan(numbers).any().item(), (numbers == 2).any().item()]
     """
-    assert on_card("t4", None, **{driver.SKIP: "1000000"})(code) == [True, False, False]
+    assert on_card("a100", None, **{driver.SKIP: "1000000"})(code) == [True, False, False]
 
 
 def test_a_shape_that_depends_on_values_is_computed_after_all(on_card):
     code = """
         import sys
-        values = torch.zeros(5000, device="cuda"); few = values[:4]
+        values = torch.zeros(6000, device="cuda"); few = values[:4]
         few[2] = 1                                             # a small part of a large tensor holds numbers
         library = sys.modules["_simulated_gpu"].library
         result = [values.nonzero().tolist(), library.card_computed_after_all().decode()]
     """
-    process = on_card("t4", None, **{driver.SKIP: "10000"})
-    assert process(code) == [[[2]], "aten::nonzero"]
-
-
-def test_processes_share_a_card(on_card, tmp_path):
-    ledger = {driver.LEDGER: str(tmp_path / "ledger")}
-    room = 2 * driver.CONTEXT_BYTES + 100 * (1 << 20)
-    first, second = (on_card("t4", room, **ledger, NUMBER=number) for number in "12")
-    first("held = torch.empty(60 << 20, device='cuda', dtype=torch.uint8); del held")
-    assert second.refuses("torch.empty(60 << 20, device='cuda', dtype=torch.uint8)")[0] == "OutOfMemoryError"
-    assert second("result = torch.cuda.mem_get_info()[0] >> 20") == 40  # the first keeps what it has freed
-    first("torch.cuda.empty_cache()")
-    take = "torch.empty(60 << 20, device='cuda', dtype=torch.uint8); result = torch.cuda.memory_reserved() >> 20"
-    assert second(take) == 60
-    assert first.refuses(take)[0] == "OutOfMemoryError"
-    second.process.kill()  # what a process had is free once it is no more
-    second.process.wait()
-    assert first(take) == 60
+    assert on_card("a100", None, **{driver.SKIP: "20000"})(code) == [[[2]], "aten::nonzero"]
 
 
 # -- random numbers, copies, files ----------------------------------------------------------------------------------------
@@ -453,27 +353,6 @@ def test_a_generator_belongs_to_a_device(t4):
     assert "generator" in t4.refuses(draw.format("cpu"))[1]
 
 
-def test_states_of_two_cards_do_not_fit_one(pair, t4):
-    states = pair("result = [state.tolist() for state in torch.cuda.get_rng_state_all()]")
-    assert len(states) == 2
-    restored = t4.refuses(f"torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in {states}])")
-    assert restored[0] == "IndexError"
-
-
-def test_layers_can_be_copied_and_kept(t4, tmp_path):
-    code = f"""
-        import copy
-        layer = torch.nn.Linear(4, 3).cuda()
-        copied = copy.deepcopy(layer)
-        with torch.no_grad(): layer.weight.zero_()
-        torch.save(copied.state_dict(), {str(tmp_path / "layer.pt")!r})
-        there = torch.load({str(tmp_path / "layer.pt")!r})["weight"]
-        here = torch.load({str(tmp_path / "layer.pt")!r}, map_location="cpu")["weight"]
-        result = [copied.weight.abs().sum().item() > 0, there.device.type, torch.equal(there.cpu(), here), here.device.type]
-    """
-    assert t4(code) == [True, "cuda", True, "cpu"]
-
-
 # -- where there can be none ----------------------------------------------------------------------------------------------
 
 
@@ -489,9 +368,3 @@ def test_a_build_with_cuda_is_told(monkeypatch, tmp_path):
     (tmp_path / "lib" / "libtorch_cuda.so").touch()
     monkeypatch.setattr(build, "_torch", lambda: tmp_path)
     assert "built with CUDA" in build.why_not()
-
-
-def test_cards_are_named_in_the_environment(monkeypatch):
-    for value, wanted in {"t4": ("t4", 1), "2xa100": ("a100", 2), "a100-80gb": ("a100-80gb", 1)}.items():
-        monkeypatch.setenv(driver.GPU, value)
-        assert driver.asked_for() == wanted

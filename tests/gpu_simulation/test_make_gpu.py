@@ -113,14 +113,17 @@ def test_the_cards_memory_is_its_drivers(gpu, monkeypatch, tmp_path):
     assert card.bytes is None
 
 
-OFTEN = [("rate", "02", "0.5"), ("speed", "dpo", "TRL as installed")]
-SELDOM = [("rate", "03", "1"), ("rate", "04", "2"), ("speed", "sft", "ours"), ("speed", "sft", "TRL as installed")]
+SELDOM = [
+    *(("rate", lesson, factor) for lesson, factor in (("02", "0.5"), ("03", "1"), ("04", "2"))),
+    *(("speed", "sft", way) for way in ("ours", "TRL as installed")),
+]
+SOAK = pytest.mark.soak("one step on a card runs in `make test`")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
-    [*OFTEN, *(pytest.param(step, marks=pytest.mark.soak("two steps on a card run in `make test`")) for step in SELDOM)],
+    [("speed", "dpo", "TRL as installed"), *(pytest.param(step, marks=SOAK) for step in SELDOM)],
     ids=" ".join,
 )
 def test_each_step_runs_on_a_card(hub, step):

@@ -90,10 +90,7 @@ def _fit_longest(module: types.ModuleType) -> None:
             rows=history.memory.rows,
             length=history.memory.length,
             predicted=history.memory.predicted,
-            reason=history.memory.reason,
-            parts=dict(history.memory.parts),
             counted=torch.cuda.max_memory_allocated() - start,
-            start=start,
         )
         return history
 
@@ -143,10 +140,9 @@ def _answer_shortly(module: types.ModuleType) -> None:
     module.GenerationMixin.generate = generate_shortly
 
 
-def _note_trainer(module: types.ModuleType) -> None:
-    """The largest micro-batch and the peak of a run of transformers' trainer, on which TRL's stand."""
-    trainer = module.Trainer
-    train, training_step, initialize = trainer.train, trainer.training_step, trainer.__init__
+def _train_longest(module: types.ModuleType) -> None:
+    """Transformers' trainer, on which TRL's stand, on the longest examples."""
+    initialize = module.Trainer.__init__
 
     def with_longest(self: Any, *args: Any, **options: Any) -> None:
         settings, rows = options.get("args"), options.get("train_dataset")
@@ -155,37 +151,7 @@ def _note_trainer(module: types.ModuleType) -> None:
             options["train_dataset"] = rows.select(_longest(rows, count))
         initialize(self, *args, **options)
 
-    def noted_train(self: Any, *args: Any, **options: Any) -> Any:
-        import torch
-
-        self._noted: list[tuple[int, int, int]] = []
-        start = torch.cuda.memory_allocated()
-        try:
-            return train(self, *args, **options)
-        finally:
-            base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-            counted, rows, length = max(self._noted, default=(start, 0, 0))
-            _note(
-                loop=type(self).__name__,
-                rows=rows,
-                length=length,
-                counted=counted - start,
-                start=start,
-                method="qlora" if getattr(base, "is_loaded_in_4bit", False) else "lora",
-                checkpointing=bool(getattr(base, "is_gradient_checkpointing", False)),
-                accumulation=self.args.gradient_accumulation_steps,
-            )
-
-    def noted_step(self: Any, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-        loss = training_step(self, model, inputs, *args, **options)
-        if isinstance(inputs, Mapping):  # GRPOTrainer makes its rows from a list of prompts
-            self._noted.append((torch.cuda.max_memory_allocated(), *inputs["input_ids"].shape))
-        return loss
-
-    trainer.__init__, trainer.train, trainer.training_step = with_longest, noted_train, noted_step
+    module.Trainer.__init__ = with_longest
 
 
 AFTER: dict[str, Callable[[types.ModuleType], None]] = {
@@ -193,5 +159,5 @@ AFTER: dict[str, Callable[[types.ModuleType], None]] = {
     "transformers.generation.utils": _answer_shortly,
     "course_utils.generation": _answer_longest,
     "course_utils.training.trainer": _fit_longest,
-    "transformers.trainer": _note_trainer,
+    "transformers.trainer": _train_longest,
 }

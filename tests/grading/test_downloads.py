@@ -68,15 +68,6 @@ def test_learners_of_nearly_the_same_name_are_told_apart_by_number(tmp_path):
     assert not [reason for reason in told.values() if "Canvas" in reason]
 
 
-def test_a_row_that_somebody_else_wants_by_name_stays_empty(tmp_path):
-    hand_in(tmp_path / "in", "almanna_704_91_hw", "06")
-    hand_in(tmp_path / "in", "Anna Alm", "06", wrong("06"))
-    found, told = marks(tmp_path, "06")
-    assert found["704"] == ""
-    assert "the row of Alm, Anna is as likely that of Anna_Alm" in told["almanna_704_91_hw"]
-    assert "the row of Alm, Anna is as likely that of almanna_704_91_hw" in told["Anna_Alm"]
-
-
 def test_a_number_that_the_export_does_not_have_takes_no_row_by_its_name(tmp_path):
     hand_in(tmp_path / "in", "almanna_999_91_hw", "06")  # her namesake in another section
     found, told = marks(tmp_path, "06")

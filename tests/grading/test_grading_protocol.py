@@ -288,6 +288,7 @@ def test_one_who_does_not_listen(line, clock):
         (b"\n", "cannot read"),
         (b"5\n", "cannot read"),
         (b"[" * 9000 + b"\n", "cannot read"),
+        (b'{"ready": {"error": ' + b"[" * 900 + b"]" * 900 + b"}}\n", "cannot read"),  # its text would break what writes it
         (b"\xff\xfe\n", "cannot read"),
     ],
 )

@@ -15,6 +15,7 @@ from support import wait_until
 
 from course_utils.cli import main
 from course_utils.errors import CourseError
+from course_utils.grading import batch
 
 SLOW = f"# EXERCISE: api-4\nimport time\ntime.sleep(0.4)\n{PAID_ANSWER}"
 SETS = "# EXERCISE: api-3\ndef best_checkpoint(c):\n    return list({f'{row}' for row in 'abcdefgh'})[0]"  # order by hash
@@ -126,10 +127,13 @@ def test_a_half_written_result_is_graded_again(tmp_path):
     assert run("06", tmp_path / "in", tmp_path / "out").new == 1
 
 
-@pytest.mark.parametrize("change", [{"seed": 8}, {"limits": None}])
-def test_another_seed_or_other_limits_grade_everything_again(tmp_path, change):
+@pytest.mark.parametrize("change", [{"seed": 8}, {"limits": None}, "other exercises"])
+def test_another_seed_other_limits_or_changed_exercises_grade_everything_again(tmp_path, change, monkeypatch):
     hand_in(tmp_path / "in", "a", "06", stub=True)
     run("06", tmp_path / "in", tmp_path / "out")
+    if change == "other exercises":
+        monkeypatch.setattr(batch, "grading_fingerprint", lambda: change)
+        change = {}
     assert run("06", tmp_path / "in", tmp_path / "out", **change).new == 1
 
 
@@ -139,15 +143,6 @@ def test_the_seed_is_new_for_each_folder_and_kept_in_it(tmp_path):
     assert run("06", tmp_path / "in", tmp_path / "one", seed=None).seed == first.seed
     assert run("06", tmp_path / "in", tmp_path / "one", seed=None).unchanged == 1
     assert run("06", tmp_path / "in", tmp_path / "two", seed=None).seed != first.seed
-
-
-def test_changed_exercises_grade_everything_again(tmp_path, monkeypatch):
-    from course_utils.grading import batch
-
-    hand_in(tmp_path / "in", "a", "06", stub=True)
-    run("06", tmp_path / "in", tmp_path / "out")
-    monkeypatch.setattr(batch, "grading_fingerprint", lambda: "others")
-    assert run("06", tmp_path / "in", tmp_path / "out").new == 1
 
 
 def test_results_of_another_assignment_are_not_overwritten(tmp_path):
@@ -334,22 +329,19 @@ def test_a_canvas_file_without_the_column(classroom):
     assert rows(classroom / "out" / "canvas.csv")[2][6] == "16"
 
 
-def test_one_table_says_whose_row_is_whose(classroom):
-    with pytest.raises(CourseError, match="name one, then grade again with the other"):
-        run("06", classroom / "in", classroom / "out", roster=classroom / "roster.csv", canvas=classroom / "canvas.csv")
+@pytest.mark.parametrize(
+    ("tables", "why"),
+    [
+        ({"roster": "nothing.csv"}, "cannot read"),
+        ({"canvas": "nothing.csv"}, "cannot read"),
+        ({"canvas": "roster.csv"}, "no columns Student and ID"),
+        ({"canvas": "canvas.csv", "roster": "roster.csv"}, "name one, then grade again with the other"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_named_before_the_grading(classroom, tables, why):
+    with pytest.raises(CourseError, match=why):
+        run("06", classroom / "in", classroom / "out", **{option: classroom / name for option, name in tables.items()})
     assert not (classroom / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["roster", "canvas"])
-def test_a_table_that_is_not_there(classroom, name):
-    with pytest.raises(CourseError, match="cannot read"):
-        run("06", classroom / "in", classroom / "out", **{name: classroom / "nothing.csv"})
-    assert not (classroom / "out").exists()
-
-
-def test_a_file_that_is_no_export(classroom):
-    with pytest.raises(CourseError, match="no columns Student and ID"):
-        run("06", classroom / "in", classroom / "out", canvas=classroom / "roster.csv")
 
 
 def test_formulas_in_tables_are_text():

@@ -9,7 +9,8 @@ from grading_fixtures import SHORT, code, full, hand_in, notebook, points, run, 
 from course_utils.exercises import EXERCISES, checking
 from course_utils.exercises.comparing import key
 from course_utils.grading import batch
-from course_utils.grading.marking import Attempt, LearnerAnswer, Marker
+from course_utils.grading.intake import LearnerAnswer
+from course_utils.grading.marking import Marker, draw_cases
 from course_utils.grading.protocol import Channel
 from course_utils.grading.sandbox import require
 
@@ -85,30 +86,26 @@ def test_only_the_arguments_of_one_call_reach_the_process_at_a_time(marker, monk
     assert str(SEED) not in str(sent)
 
 
-def shown_examples(marker, number, answer_for):
-    """Points at so many gradings of an answer that knows all that feedback has shown, and what it knows in the end."""
-    known, earned = {}, []
-    for _ in range(number):
-        mark = marker._mark("qlora-4", answer_for(known))
-        earned.append(mark.points)
-        if shown := re.search(r"For (\(.+?\)) expected (\S+), got", mark.message):
+KNOWS = "# EXERCISE: qlora-4\n{}def bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
+
+
+@pytest.mark.parametrize("in_another_cell", [False, True])
+def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker, in_another_cell):
+    known = {}
+
+    def mark():
+        """The mark of an answer that knows all that feedback has shown."""
+        table = f"KNOWN = {known!r}\n"
+        answer = LearnerAnswer(KNOWS.format(""), (table,)) if in_another_cell else LearnerAnswer(KNOWS.format(table))
+        return marker._mark("qlora-4", answer)
+
+    for _ in range(9):
+        found = mark()
+        assert found.points == 0.0
+        if shown := re.search(r"For (\(.+?\)) expected (\S+), got", found.message):
             known[ast.literal_eval(shown[1])] = ast.literal_eval(shown[2])
-    return earned, known
-
-
-def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker):
-    cell = "# EXERCISE: qlora-4\nKNOWN = {known!r}\ndef bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
-    earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell.format(known=known)))
-    assert earned == [0.0] * 9
-    examples = Attempt(EXERCISES["qlora-4"], "03_qlora", SEED, LearnerAnswer("")).draw_examples()
-    assert set(known) == set(examples.cases)  # all that there is to be shown
-    assert "None of them is shown" in marker._mark("qlora-4", LearnerAnswer(cell.format(known=known))).message
-
-
-def test_nor_does_it_help_in_another_cell(marker):
-    cell = "# EXERCISE: qlora-4\ndef bits_per_weight(*a):\n    return KNOWN.get(a, 0.5)"
-    earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell, (f"KNOWN = {known!r}",)))
-    assert earned == [0.0] * 9 and len(known) >= 3
+    assert set(known) == set(draw_cases(EXERCISES["qlora-4"], SEED, "shown").cases)  # all that there is to be shown
+    assert "None of them is shown" in mark().message
 
 
 @pytest.mark.parametrize("id", ["frame-1", "data-2", "lora-5", "api-1"])
@@ -116,8 +113,7 @@ def test_all_examples_together_earn_nothing(id):
     """Whoever has collected every example, of exercises whose cases are alike from draw to draw."""
     exercise = EXERCISES[id]
     for seed in range(5):
-        attempt = Attempt(exercise, "02_lora", seed, LearnerAnswer(""))
-        examples, cases = attempt.draw_examples(), attempt.draw_cases()
+        examples, cases = draw_cases(exercise, seed, "shown"), draw_cases(exercise, seed)
         known = dict(zip(map(key, examples.cases), examples.expected))
         assert checking.judge(exercise, cases, [known.get(key(case)) for case in cases.cases])[0] == 0.0
 
@@ -131,11 +127,11 @@ TELLING = (
 @pytest.mark.parametrize("body", TELLING)
 def test_no_case_that_counts_is_ever_shown(marker, body):
     """Not even by an answer that tells what it is asked, or what it was asked before."""
-    attempt = Attempt(EXERCISES["api-4"], "06_openai_api", SEED, LearnerAnswer(""))
+    examples, cases = (draw_cases(EXERCISES["api-4"], SEED, purpose).cases for purpose in ("shown", "marked"))
     cell = f"# EXERCISE: api-4\nseen = []\ndef requests_until_paid(*a):\n    {body}"
     message = marker._mark("api-4", LearnerAnswer(cell)).message
-    assert str(attempt.draw_examples().cases[0])[1:-1] in message, message
-    assert not any(str(case[0]) in message for case in attempt.draw_cases().cases), message
+    assert str(examples[0])[1:-1] in message, message
+    assert not any(str(case[0]) in message for case in cases), message
 
 
 HALF = """def with_weights(messages, thumbs):
@@ -164,8 +160,8 @@ def test_the_same_code_has_the_same_mark_however_it_is_written(marker):
 
 
 def test_another_seed_has_other_cases_and_no_example_counts():
-    attempts = [Attempt(EXERCISES["api-4"], "06_openai_api", seed, LearnerAnswer("a")) for seed in (SEED, SEED + 1)]
-    sets = [tuple(map(key, drawn.cases)) for a in attempts for drawn in (a.draw_cases(), a.draw_examples())]
+    drawn = [draw_cases(EXERCISES["api-4"], SEED + more, purpose) for more in (0, 1) for purpose in ("marked", "shown")]
+    sets = [tuple(map(key, one.cases)) for one in drawn]
     assert not any(set(one) & set(other) for at, one in enumerate(sets) for other in sets[:at])
 
 

@@ -13,7 +13,7 @@ from honest_notebooks import stored
 
 from course_utils.exercises import EXERCISES
 from course_utils.grading import batch, intake, reading
-from course_utils.grading.marking import LearnerAnswer, Marker
+from course_utils.grading.marking import Marker
 from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import require
 
@@ -26,8 +26,7 @@ EACH = [pytest.param(number, id=f"{'+'.join(a.ids)}: {a.about['unusual']}") for 
 
 def answers_in(data):
     """A notebook's answers as the grader takes them, by exercise."""
-    found = intake.answers([reading.File("homework.ipynb", b"", reading.cells_of(data))], list(EXERCISES))
-    return {id: LearnerAnswer(cell, *found.around[id]) for id, cell in found.cells.items()}
+    return intake.answers([reading.File("homework.ipynb", b"", reading.cells_of(data))], list(EXERCISES)).cells
 
 
 @pytest.fixture(scope="module")

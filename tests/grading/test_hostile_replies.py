@@ -129,13 +129,3 @@ def test_many_large_replies_have_a_limit_together():
     channel.close()
     sending.join()
     theirs.close()
-
-
-def test_a_message_that_is_deep_is_no_message():
-    ours, theirs = socket.socketpair()
-    channel = Channel(ours, LIMITS)
-    theirs.sendall(b'{"ready": {"error": ' + b"[" * 900 + b"]" * 900 + b"}}\n")  # its text would break what writes it
-    with pytest.raises(Died, match="cannot read"):
-        channel.ask({}, 60)
-    channel.close()
-    theirs.close()

@@ -10,8 +10,9 @@ import zipfile
 import pytest
 from grading_fixtures import cells, code, full, hand_in, left_behind, notebook, points, run
 
-from course_utils.exercises import EXERCISES
-from course_utils.grading import intake, reading
+from course_utils.grading import intake, reading, results, tables
+from course_utils.grading.intake import Answers
+from course_utils.grading.marking import Mark
 
 ALL = notebook(cells("06"))
 
@@ -155,31 +156,52 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
     assert any("closed/ is a folder that cannot be read" in row[2] for row in needing(tmp_path / "out"))
 
 
-CANVAS = """Student,ID,SIS Login ID,Section,06 OpenAI API (56)
-    Points Possible,,,,8
-Twin,1,twin,One,
-José,2,jose,One,
-"Doe, Jane",3,jdoe,One,
-"Roe, Bo",4,bo,One,
+CANVAS = """Student,ID,SIS User ID,SIS Login ID,Section,06 OpenAI API (77)
+    Points Possible,,,,,29
+"Alm, Anna",11,1001,anna@x.org,S,
+"Bé, Bela",12,1002,bela@x.org,S,
+"Chen, Cleo",13,1003,cleo@x.org,S,
+"Dorn, Dora",14,1004,dora@x.org,S,
+"Doe, Jane",15,1005,jdoe,S,
+Twin,16,1006,twin,S,
+José,17,1007,jose,S,
+"Roe, Bo",18,1008,bo,S,
 """
+ROSTER = """Name,Email address,ID number,Login
+Anna Alm,anna@x.org,1001,
+Bela Bé,bela@x.org,1002,
+Cleo Chen,cleo@x.org,1003,
+Dora Dorn,dora@x.org,1004,
+"Doe, Jane",jane@example.org,1005,jdoe
+"""
+
+
+def tabled(folder, *names):
+    """Learners, marks in Canvas's export, who has no row in it, and who has none in the roster; all were marked with 0."""
+    for name in names:
+        (folder / "in" / name).mkdir(parents=True)
+    (folder / "canvas.csv").write_text(CANVAS)
+    (folder / "roster.csv").write_text(ROSTER)
+    marks = {id: Mark(0.0, "Wrong.", "wrong") for id in full("06")}
+    graded = [
+        results.compose(submission, Answers(), marks, ["06_openai_api"], "none", "key", 0.0)
+        for submission in intake.submissions(folder / "in")
+    ]
+    told = []
+    for option, place in (("canvas", "Canvas's export"), ("roster", "the roster")):
+        tables.write_all(folder, list(marks), graded, **{option: folder / f"{option}.csv"})
+        told.append({row[0]: row[2] for row in needing(folder) if row[2].startswith(f"in {place}:")})
+        if option == "canvas":
+            with open(folder / "canvas.csv", newline="", encoding="utf-8-sig") as file:
+                filled = [row[5] for row in csv.reader(file)][2:]
+    return {result["extra_data"]["learner"] for result in graded}, filled, *told
 
 
 def test_a_name_that_fits_two_submissions_takes_nobodys_row(tmp_path):
-    for name in ("Twin", "twin", "jos\u00e9", "jose\u0301", "jdoe", "3", "bo"):
-        hand_in(tmp_path / "in", name, "06", {"api-4": "# EXERCISE: api-4\n1 / 0"} if name == "Twin" else None)
-    (tmp_path / "canvas.csv").write_text(CANVAS)
-    run("06", tmp_path / "in", tmp_path / "out", canvas=tmp_path / "canvas.csv")
-    with open(tmp_path / "out" / "canvas.csv", newline="", encoding="utf-8-sig") as file:
-        assert [row[4] for row in csv.reader(file)] == ["06 OpenAI API (56)", "8", "", "", "", "8"]
-    # 3 is jdoe's number in Canvas. That one of two is spelled as Canvas spells twin proves nothing.
-    listed = {row[0] for row in needing(tmp_path / "out")}
-    assert listed == {submission.learner for submission in intake.submissions(tmp_path / "in")} - {"bo"}
-
-
-ROSTER = """Name,Email address,ID number,Login
-"Doe, Jane",jane@example.org,1001,jdoe
-"Roe, Bo",bo@example.org,1002,bo
-"""
+    names = ("Twin", "twin", "jos\u00e9", "jose\u0301", "jdoe", "15", "bo")
+    learners, filled, told, _ = tabled(tmp_path, *names)
+    # 15 is jdoe's number in Canvas. That one of two is spelled as Canvas spells twin proves nothing.
+    assert filled == [*[""] * 7, "0"] and told.keys() == learners - {"bo"}
 
 
 @pytest.mark.parametrize(
@@ -189,44 +211,11 @@ ROSTER = """Name,Email address,ID number,Login
         ("jdoe", "jd\u00f6e"),
         ("jdoe", "jdoe_second_try"),
         ("jane@example.org", "Jane@Example.org"),
-        ("doejane_1001_99_lesson", "jdoe_again"),
-        ("Doe_Jane_1001_assignsubmission_file", "doejane"),
-        ("jdoe", "1001"),
-        ("jdoe_hw6", "1001"),
-        ("jdoe", "doejane_1001_99_lesson"),
-    ],
-)
-def test_a_row_that_two_submissions_want_is_nobodys(own, like, tmp_path):
-    hand_in(tmp_path / "in" / own, "a", "06", {"api-1": EXERCISES["api-1"].source()}, stub=True)
-    hand_in(tmp_path / "in" / like, "a", "06", stub=True)
-    hand_in(tmp_path / "in" / "bo", "a", "06", stub=True)
-    (tmp_path / "roster.csv").write_text(ROSTER)
-    run("06", tmp_path / "in", tmp_path / "out", roster=tmp_path / "roster.csv")
-    with open(tmp_path / "out" / "moodle.csv", newline="", encoding="utf-8-sig") as file:
-        moodle = list(csv.DictReader(file))
-    assert [(row["Learner"], row["Grade"]) for row in moodle] == [("bo", "0")]
-    told = {row[0]: row[2] for row in needing(tmp_path / "out") if "the row of jane@example.org" in row[2]}
-    assert len(told) == 2 and all("nobody has it" in text for text in told.values()), told
-
-
-CLASS = """Student,ID,SIS User ID,SIS Login ID,Section,Lesson 06 (77)
-    Points Possible,,,,,29
-"Alm, Anna",11,1001,anna@x.org,S,
-"Bé, Bela",12,1002,bela@x.org,S,
-"Chen, Cleo",13,1003,cleo@x.org,S,
-"Dorn, Dora",14,1004,dora@x.org,S,
-"""
-NAMES = """Name,Email address,ID number
-Anna Alm,anna@x.org,1001
-Bela Bé,bela@x.org,1002
-Cleo Chen,cleo@x.org,1003
-Dora Dorn,dora@x.org,1004
-"""
-
-
-@pytest.mark.parametrize(
-    ("honest", "hostile"),
-    [
+        ("doejane_1005_99_lesson", "jdoe_again"),
+        ("Doe_Jane_1005_assignsubmission_file", "doejane"),
+        ("jdoe", "1005"),
+        ("jdoe_hw6", "1005"),
+        ("jdoe", "doejane_1005_99_lesson"),
         ("Bela Bé", "1002"),  # of the two, Canvas's export has only the number
         ("Anna Alm", "anna@x.org"),
         ("chencleo_13_222_hw", "1003"),  # as Canvas names downloads, with its own number
@@ -236,19 +225,11 @@ Dora Dorn,dora@x.org,1004
         ("Cleo Chen", "Cléo Chen"),
     ],
 )
-def test_no_row_is_taken_by_a_second_name_for_it(honest, hostile, tmp_path):
-    hand_in(tmp_path / "in", honest, "06", stub=True)  # the row is what counts here; a mark in it would be 0
-    hand_in(tmp_path / "in", hostile, "06", stub=True)
-    (tmp_path / "canvas.csv").write_text(CLASS)
-    (tmp_path / "roster.csv").write_text(NAMES)
-    learners = {submission.learner for submission in intake.submissions(tmp_path / "in")}
-    for option, place in (("canvas", "Canvas's export"), ("roster", "the roster")):
-        run("06", tmp_path / "in", tmp_path / "out", **{option: tmp_path / f"{option}.csv"})
-        assert {row[0] for row in needing(tmp_path / "out") if row[2].startswith(f"in {place}:")} == learners, place
-        if option == "canvas":
-            with open(tmp_path / "out" / "canvas.csv", newline="", encoding="utf-8-sig") as file:
-                assert [row[5] for row in csv.reader(file)][2:] == ["", "", "", ""]
-    assert not (tmp_path / "out" / "moodle.csv").exists()  # it would have no row
+def test_a_row_that_two_submissions_want_is_nobodys(own, like, tmp_path):
+    learners, filled, in_canvas, in_roster = tabled(tmp_path, own, like)
+    assert set(filled) == {""} and in_canvas.keys() == in_roster.keys() == learners
+    assert all("nobody has it" in reason for reason in in_roster.values()), in_roster
+    assert not (tmp_path / "moodle.csv").exists()  # it would have no row
 
 
 def test_a_result_is_not_kept_when_a_twin_arrives(tmp_path):

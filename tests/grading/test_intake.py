@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from grading_fixtures import cells, code, full, hand_in, left_behind, notebook, points, results, run, said
@@ -383,9 +381,3 @@ def test_results_inside_the_inbox(tmp_path):
     hand_in(tmp_path, "a", "06")
     with pytest.raises(CourseError, match="would be mistaken for submissions"):
         run("06", tmp_path, tmp_path / "out")
-
-
-def test_reading_apart_says_what_is_wrong():
-    line = "from course_utils.grading.reading import read_in_own_process; read_in_own_process()"
-    done = subprocess.run([sys.executable, "-c", line], input=b"{", capture_output=True, check=True)
-    assert "is not JSON" in json.loads(done.stdout)[1]

@@ -10,7 +10,8 @@ from grading_fixtures import PAID_ANSWER, SHORT, in_the_notebook, with_marker
 from course_utils.exercises import EXERCISES, check
 from course_utils.exercises.libraries import foreign
 from course_utils.grading import batch
-from course_utils.grading.marking import Attempt, LearnerAnswer, Marker
+from course_utils.grading.intake import LearnerAnswer
+from course_utils.grading.marking import Attempt, Marker
 from course_utils.grading.sandbox import require
 
 ANSWER = "def jaccard(one, other):"
@@ -156,37 +157,25 @@ def test_an_answers_time_is_not_spent_on_loading_libraries(how, monkeypatch):
         made.close()
 
 
-def namespace_with_a_library_of_every_name():
-    """A notebook's names: functions of a library under names that answers use as attributes."""
+NAMED = {
+    "return text.split()": "",
+    "return str.split(text)": "",
+    "return text.device": "",
+    "return text.index('a')": "",
+    "return re.search('a', text)": "",
+    "return [t.split() for t in text]": "",
+    "return split(text)": "sklearn",
+    "return (lambda t: split(t))(text)": "sklearn",
+    "class Inner:\n        made = split\n    return Inner": "sklearn",
+}
+
+
+@pytest.mark.parametrize("body", NAMED)
+def test_the_notebooks_name_is_found_wherever_the_answer_reads_it_and_an_attribute_is_another(body):
+    """Lesson 05 defines `split` with scikit-learn: an answer that writes `text.split()` was refused."""
     import sklearn.model_selection
 
-    chooser = sklearn.model_selection.train_test_split
-    return {"split": chooser, "device": chooser, "index": chooser, "search": chooser, "re": __import__("re")}
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        "text.split()",
-        "str.split(text)",
-        "text.device",
-        "text.index('a')",
-        "re.search('a', text)",
-        "[t.split() for t in text]",
-    ],
-)
-def test_an_attribute_is_not_the_notebooks_name(body):
-    """Lesson 05 defines `split` with scikit-learn: an answer that writes `text.split()` was refused."""
-    space = namespace_with_a_library_of_every_name()
-    exec(f"def answer(text):\n    return {body}", space)
-    assert foreign(space["answer"]) == ""
-
-
-@pytest.mark.parametrize(
-    "body",
-    ["return split(text)", "return (lambda t: split(t))(text)", "class Inner:\n        made = split\n    return Inner"],
-)
-def test_the_notebooks_name_itself_is_found_wherever_the_answer_reads_it(body):
-    space = namespace_with_a_library_of_every_name()
+    space = dict.fromkeys(("split", "device", "index", "search"), sklearn.model_selection.train_test_split)
+    space["re"] = re
     exec(f"def answer(text):\n    {body}", space)
-    assert foreign(space["answer"]) == "sklearn"
+    assert foreign(space["answer"]) == NAMED[body]

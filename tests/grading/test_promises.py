@@ -7,7 +7,8 @@ import pytest
 from grading_fixtures import PAID, hand_in, points, run, said, with_marker
 
 from course_utils.exercises import EXERCISES, check
-from course_utils.grading.marking import HINTS, LearnerAnswer
+from course_utils.grading.intake import LearnerAnswer
+from course_utils.grading.marking import HINTS
 
 # exercise id → (an answer that gives the right values and breaks a promise, what is said of it)
 BROKEN = {

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,24 +12,31 @@ from grading_fixtures import SHORT
 from course_utils.grading import child, sandbox
 from course_utils.grading.protocol import Died, value_of
 
-pytestmark = pytest.mark.skipif(bool(sandbox.bubblewrap_problem()), reason="bubblewrap does not work here")
 
-
-def asked(cell, *calls, preload=sandbox.NO_LIBRARIES):
-    """What a cell's function `f` gives for each call's arguments, in a sandbox of its own."""
-    box = sandbox.Sandbox(sandbox.Isolation.BUBBLEWRAP, preload, SHORT)
+@contextmanager
+def a_sandbox():
+    box = sandbox.Sandbox(sandbox.Isolation.BUBBLEWRAP, sandbox.NO_LIBRARIES, SHORT)
     try:
-        with box.question() as question:
-            first = {"setup": "", "cell": cell, "name": "f", "between": [], "kept": []}
-            ready = question.channel.ask(first, 20)["ready"]
-            assert ready["defined"], ready
-            replies = []
-            for number, arguments in enumerate(calls):
-                reply = question.channel.ask({"n": number, "args": list(arguments)}, 20)
-                replies.append(value_of(reply, number))
-            return replies
+        yield box
     finally:
         box.close()
+
+
+def first(cell, setup=""):
+    return {"setup": setup, "cell": cell, "name": "f", "between": [], "kept": []}
+
+
+def asked(cell, *calls, setup="", while_open=lambda: None):
+    """What a cell's function `f` gives for each call's arguments, in a sandbox of its own."""
+    with a_sandbox() as box, box.question() as question:
+        ready = question.channel.ask(first(cell, setup), 20)["ready"]
+        assert ready["defined"], ready
+        replies = []
+        for number, arguments in enumerate(calls):
+            reply = question.channel.ask({"n": number, "args": list(arguments)}, 20)
+            replies.append(value_of(reply, number))
+        while_open()
+        return replies
 
 
 # Each statement makes one forbidden call and ends without an error if the kernel lets it.
@@ -106,35 +114,29 @@ def test_what_libraries_do_by_the_way_has_no_effect():
     """Neither on what other answers see, which is asked here while the answer still has the file open, nor afterwards."""
     files = [Path("/dev/null"), Path(child.__file__)]
     before = [file.stat() for file in files]
-    box = sandbox.Sandbox(sandbox.Isolation.BUBBLEWRAP, sandbox.NO_LIBRARIES, SHORT)
-    try:
-        with box.question() as question:
-            channel = question.channel
-            first = {"setup": "", "cell": f"kept = []\n{CELL}", "name": "f", "between": [], "kept": []}
-            assert channel.ask(first, 20)["ready"]["defined"]
-            for number, statement in enumerate(WITHOUT_EFFECT.values()):
-                kept = statement.replace("os.open(", "kept.append(os.open(").replace("RDONLY)", "RDONLY)) or kept[-1]")
-                assert value_of(channel.ask({"n": number, "args": [kept]}, 20), number) == ("done", None), statement
-            with open(child.__file__) as file:  # raises if anybody has a lock
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        box.close()
+
+    def lock():
+        with open(child.__file__) as file:  # raises if anybody has a lock
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    kept = [
+        statement.replace("os.open(", "kept.append(os.open(").replace("RDONLY)", "RDONLY)) or kept[-1]")
+        for statement in WITHOUT_EFFECT.values()
+    ]
+    replies = asked(f"kept = []\n{CELL}", *[[statement] for statement in kept], while_open=lock)
+    assert {name: said for name, said in zip(WITHOUT_EFFECT, replies) if said != ("done", None)} == {}
     for file, was in zip(files, before):
         assert (file.stat().st_mode, file.stat().st_mtime, file.stat().st_uid) == (was.st_mode, was.st_mtime, was.st_uid)
 
 
 @pytest.mark.parametrize(("work", "sleeps"), [("while True: pass", False), ("import time; time.sleep(60)", True)])
 def test_the_server_tells_what_a_process_computes_and_whether_it_sleeps(work, sleeps):
-    box = sandbox.Sandbox(sandbox.Isolation.BUBBLEWRAP, sandbox.NO_LIBRARIES, SHORT)
-    try:
-        with box.question() as question:
-            with pytest.raises(Died, match="timed out"):
-                question.channel.ask({"setup": "", "cell": f"{work}\nf = 1", "name": "f", "between": [], "kept": []}, 1)
-            seconds, asleep = question._look()
-            assert asleep == sleeps
-            assert (seconds < 0.5) if sleeps else (seconds > 0.5)
-    finally:
-        box.close()
+    with a_sandbox() as box, box.question() as question:
+        with pytest.raises(Died, match="timed out"):
+            question.channel.ask(first(f"{work}\nf = 1"), 1)
+        seconds, asleep = box.look()
+        assert asleep == sleeps
+        assert (seconds < 0.5) if sleeps else (seconds > 0.5)
 
 
 HONEST = """
@@ -182,12 +184,4 @@ def f():
 
 def test_an_answer_does_not_see_the_text_of_the_solutions_it_builds_on():
     """Exercises that use an earlier one's function get it from the course; its text would be that exercise's answer."""
-    box = sandbox.Sandbox(sandbox.Isolation.BUBBLEWRAP, sandbox.NO_LIBRARIES, SHORT)
-    try:
-        with box.question() as question:
-            setup = "def earlier():\n    return 'a'  # SECRET\n"
-            first = {"setup": setup, "cell": PEEKING, "name": "f", "between": [], "kept": []}
-            assert question.channel.ask(first, 20)["ready"]["defined"]
-            assert value_of(question.channel.ask({"n": 0, "args": []}, 20), 0) == ([], None)
-    finally:
-        box.close()
+    assert asked(PEEKING, [], setup="def earlier():\n    return 'a'  # SECRET\n") == [([], None)]

@@ -1,10 +1,11 @@
 """The closed form for the course's own loop, against a trace of the very functions that `fit` calls."""
 
+import functools
 import itertools
 from dataclasses import replace
 
 import pytest
-from support import GRANITE
+from support import GRANITE, small_config
 
 from benchmarks import training_step as step
 from course_utils import attention, memory, training
@@ -13,17 +14,7 @@ from course_utils.memory import formula
 from course_utils.memory.shape import shape
 from course_utils.training.fused import fused
 
-
-def config(architecture, **changes):
-    from transformers import AutoConfig
-
-    settings = {
-        "vocab_size": 8192, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 6, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "tie_word_embeddings": True,
-    }  # fmt: skip
-    if architecture == "qwen3":
-        settings["head_dim"] = 32
-    return AutoConfig.for_model(architecture, **(settings | changes))
+config = functools.partial(small_config, vocab_size=8192, num_hidden_layers=6)
 
 
 def traced(settings, plan, batch, sizes, objective):
@@ -113,8 +104,7 @@ def test_the_copies_of_a_large_adapter_are_counted():
     assert predicted == pytest.approx(real, rel=0.03)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("tied", "precision"), [(True, "bf16"), (False, "fp32")])
 @pytest.mark.parametrize("kernel, rows, length, scored", SHAPES)
 def test_full_fine_tuning(tied, precision, kernel, rows, length, scored):
     settings = config("llama", tie_word_embeddings=tied)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from support import cpu_of, tiny_experts
+from support import cpu_of, small_config, tiny_experts
 
 from benchmarks import training_step as step
 from course_utils import cli, memory
@@ -13,18 +13,6 @@ from course_utils.errors import CourseError
 from course_utils.memory import formula
 from course_utils.memory.estimating import what_fits
 from course_utils.memory.shape import configuration, read_shape, shape
-
-
-def small(architecture="llama", **changes):
-    from transformers import AutoConfig
-
-    settings = {
-        "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "tie_word_embeddings": True,
-    }  # fmt: skip
-    if architecture == "qwen3":
-        settings["head_dim"] = 32
-    return AutoConfig.for_model(architecture, **(settings | changes))
 
 
 def real_peak(config, plan):
@@ -80,7 +68,7 @@ STEPS = [
 def test_trace_and_closed_form_meet_the_real_allocator(architecture, options):
     if options["method"] == "qlora":
         pytest.importorskip("bitsandbytes")
-    config, plan = small(architecture), memory.StepPlan(batch_size=4, length=64, device="cpu", **options)
+    config, plan = small_config(architecture), memory.StepPlan(batch_size=4, length=64, device="cpu", **options)
     trace, real = traced(config, plan), real_peak(config, plan)
     assert trace.peak == pytest.approx(real, rel=0.01)
     assert sum(trace.at_peak.values()) == trace.peak
@@ -90,7 +78,7 @@ def test_trace_and_closed_form_meet_the_real_allocator(architecture, options):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_large_vocabulary_has_its_highest_moment_at_either_end(tied, accumulation):
-    config = small(vocab_size=65536, tie_word_embeddings=tied)
+    config = small_config(vocab_size=65536, tie_word_embeddings=tied)
     plan = memory.StepPlan("full", length=32, checkpointing=True, optimizer="sgd", accumulation=accumulation, device="cpu")
     parts = formula.parts(shape(config), plan)
     assert parts.phase == ("loss" if accumulation == 2 and not tied else "embedding")
@@ -101,7 +89,7 @@ def test_a_step_that_keeps_more_is_seen():
     """The comparison above must be able to fail: a graph that lives on into the next step costs what it keeps."""
     import torch
 
-    config, plan = small(), memory.StepPlan(method="lora", batch_size=4, length=64, device="cpu")
+    config, plan = small_config(), memory.StepPlan(method="lora", batch_size=4, length=64, device="cpu")
 
     def hoarding(model, tracker):
         step.run(model, plan, tracker)
@@ -114,7 +102,7 @@ def test_a_step_that_keeps_more_is_seen():
 @pytest.mark.parametrize("architecture, options", STEPS, ids=str)
 def test_the_estimates_parts_add_up(architecture, options):
     found, larger = (
-        memory.estimate(small(architecture), batch_size=size, length=64, device="cpu", **options) for size in (4, 8)
+        memory.estimate(small_config(architecture), batch_size=size, length=64, device="cpu", **options) for size in (4, 8)
     )
     assert found.total == found.tensors == sum(size for _, size in found.rows()) < larger.total
     assert found.weights > 0 and found.logits >= 0 and found.activations >= 0
@@ -155,22 +143,24 @@ def test_four_bit_weights_take_4_127_bits():
     assert 8 * formula.four_bit(values) / values == 4 + 8 / 64 + 32 / (64 * 256)
 
 
+def stored_bytes(parameters):
+    """Bytes of parameters and, of those in 4 bits, of their scales."""
+    total = 0
+    for parameter in parameters:
+        total += parameter.numel() * parameter.element_size()
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            more = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
+            total += sum(t.numel() * t.element_size() for t in more)
+    return total
+
+
 def test_a_quantised_model_takes_the_bytes_that_bitsandbytes_takes():
     pytest.importorskip("bitsandbytes")
     plan = memory.StepPlan(method="qlora")
-    model = step.build(small(), plan).get_base_model()
-    total = 0
-    for tensor in {
-        id(p): p for p in [*model.parameters(), *(b for n, b in model.named_buffers() if "inv_freq" not in n)]
-    }.values():
-        if tensor.requires_grad:
-            continue
-        total += tensor.numel() * tensor.element_size()
-        state = getattr(tensor, "quant_state", None)
-        if state is not None:
-            more = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
-            total += sum(t.numel() * t.element_size() for t in more)
-    assert formula.weight_bytes(shape(small()), plan) == total
+    model = step.build(small_config(), plan).get_base_model()
+    assert formula.weight_bytes(shape(small_config()), plan) == stored_bytes(
+        p for p in model.parameters() if not p.requires_grad
+    )
 
 
 def test_70b_takes_under_a_second_and_no_weights(monkeypatch):
@@ -222,6 +212,8 @@ def test_advice_fits():
     assert "no change of settings helps" in memory.advice(memory.estimate("Llama-3.1-70B", "full"), "Llama-3.1-70B", "t4")
     assert "to spare" in memory.advice(memory.estimate("SmolLM2-135M"), "SmolLM2-135M", "T4")
     assert what_fits("SmolLM2-135M", "t4")[0] == {}
+    with pytest.raises(CourseError, match="unknown GPU 't5'; known are t4"):
+        memory.estimate("SmolLM2-135M").fits("t5")
 
 
 def test_a_separate_reference_is_counted():
@@ -232,7 +224,7 @@ def test_a_separate_reference_is_counted():
 
 
 def test_an_unknown_architecture_gets_a_warning():
-    found = memory.estimate(small("phi", tie_word_embeddings=False), "lora", batch_size=4, length=64, device="cpu")
+    found = memory.estimate(small_config("phi", tie_word_embeddings=False), "lora", batch_size=4, length=64, device="cpu")
     assert "was not tested on the architecture of phi" in found.warnings[0]
 
 
@@ -259,11 +251,6 @@ def test_bad_input_is_one_sentence(change, sentence):
     options = {"model": "SmolLM2-135M", "method": "lora"} | change
     with pytest.raises(CourseError, match=sentence.replace("(", r"\(")):
         memory.estimate(**options)
-
-
-def test_an_unknown_card_is_named():
-    with pytest.raises(CourseError, match="unknown GPU 't5'; known are t4"):
-        memory.estimate("SmolLM2-135M").fits("t5")
 
 
 def test_command_line(capsys):
@@ -328,14 +315,8 @@ def test_experts_take_the_bytes_that_4_bit_loading_and_preparing_leave_them(tmp_
     model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=settings, dtype=torch.bfloat16)
     if embeddings == "float32":
         model = prepare_model_for_kbit_training(model)
-    stored = 0
-    for parameter in model.parameters():
-        stored += parameter.numel() * parameter.element_size()
-        if (state := getattr(parameter, "quant_state", None)) is not None:
-            more = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
-            stored += sum(t.numel() * t.element_size() for t in more)
     plan = memory.StepPlan(method="qlora", embeddings=embeddings)
-    assert formula.weight_bytes(shape(config), plan) == stored
+    assert formula.weight_bytes(shape(config), plan) == stored_bytes(model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import jupytext
 import numpy as np
 import pandas as pd
 import pytest
+from support import lesson_code
 
 from benchmarks import shop_scores
 from course_utils import assets, costs
@@ -22,12 +23,7 @@ SHOP = load_catalogue()
 
 @cache
 def functions():
-    """All functions and imports of the lesson's cells, without what they run."""
-    space = {"price": costs.price_of("qwen3-8b"), "MODEL": "any", "FREE": "answer"}
-    for cell in CELLS:
-        kept = [node for node in ast.parse(cell).body if isinstance(node, ast.FunctionDef | ast.Import | ast.ImportFrom)]
-        exec(compile(ast.Module(kept, []), "lesson 01", "exec"), space)
-    return space
+    return lesson_code("01", price=costs.price_of("qwen3-8b"), MODEL="any", FREE="answer")
 
 
 def rows_of(name):

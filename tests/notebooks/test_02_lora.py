@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from support import tiny_llama, with_lora
+from support import lesson_code, tiny_llama, with_lora
 
 from course_utils.publishing import builder
 
@@ -15,27 +15,14 @@ def lesson():
     """LoRALinear and inject as they stand in the notebook."""
     import torch
 
-    space = {"torch": torch, "nn": torch.nn}
-    for cell in builder.learner_edition("02").cells:
-        if "lora-from-scratch" in cell.metadata.get("tags", []):
-            exec(cell.source, space)
-    return space
+    return lesson_code("02", "lora-from-scratch", torch=torch, nn=torch.nn)
 
 
-def small_real_model(packaged):
-    """The packaged model's first four layers in float32: real weights, quick."""
-    config = copy.deepcopy(packaged[0].config)
-    config.num_hidden_layers = 4
-    model = type(packaged[0])(config).float()
-    model.load_state_dict(packaged[0].state_dict(), strict=False)
-    return model.eval()
-
-
-@pytest.mark.parametrize("which", ["random", "real"])
-def test_from_scratch_equals_peft_on_a_whole_model(lesson, packaged, which):
+def test_from_scratch_equals_peft_on_a_whole_model(lesson):
+    """The lesson compares them on the real model's weights."""
     import torch
 
-    base = tiny_llama() if which == "random" else small_real_model(packaged)
+    base = tiny_llama()
     ours, theirs = copy.deepcopy(base), with_lora(copy.deepcopy(base), rank=8, alpha=16, target_modules=NAMES)
     ours.requires_grad_(False)
     lesson["inject"](ours, NAMES, rank=8, alpha=16)

@@ -1,32 +1,16 @@
 """The code that readers of lesson 03 see, beside bitsandbytes on weights meant to hurt, and beside the estimator."""
 
-import ast
-
-import jupytext
 import pytest
+from support import lesson_code
 
 from course_utils import memory
-from course_utils.lessons import source_file
 
 bnb = pytest.importorskip("bitsandbytes.functional")
-CELLS = [cell.source for cell in jupytext.read(source_file("03_qlora")).cells if cell.cell_type == "code"]
-
-
-def defined(*names):
-    """The functions and classes of these names as the lesson defines them, and what they import."""
-    import torch
-
-    space = {"torch": torch, "bnb": bnb, "memory": memory}
-    for node in (node for source in CELLS for node in ast.parse(source.replace("# EXERCISE", "pass # EXERCISE")).body):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in names:
-            exec(ast.unparse(node), space)
-    assert not [name for name in names if name not in space]
-    return space
 
 
 @pytest.fixture(scope="module")
 def lesson():
-    space = defined("nf4_values", "quantize", "dequantize", "pack", "FourBitProduct", "FourBitLoRA", "nf4_codes")
+    space = lesson_code("03")
     space["nf4"] = space["nf4_values"]()
     return space
 
@@ -120,7 +104,7 @@ SHAPES = {
         (256, {"four_bit": True, "checkpointing": False}),
     ],
 )
-def test_the_twenty_lines_give_what_the_estimator_gives(name, tokens, options):
+def test_the_twenty_lines_give_what_the_estimator_gives(lesson, name, tokens, options):
     from transformers import LlamaConfig
 
     vocab, hidden, inner, layers, heads, kv_heads = SHAPES[name]
@@ -128,7 +112,7 @@ def test_the_twenty_lines_give_what_the_estimator_gives(name, tokens, options):
         vocab_size=vocab, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=kv_heads,
     )  # fmt: skip
-    total = sum(defined("step_memory")["step_memory"](config, tokens, **options).values())
+    total = sum(lesson["step_memory"](config, tokens, **options).values())
     four_bit = {"embeddings": "float32"} if options.get("four_bit") else {}
     estimate = memory.estimate(
         name, "qlora" if four_bit else "lora", length=tokens, accumulation=8,

@@ -1,87 +1,26 @@
 """Lesson 04: the code that readers see against TRL's losses, and the programs for work as they stand."""
 
-import ast
-import re
-from pathlib import Path
-
 import pytest
-from support import conversation, tiny_llama, with_lora
+from support import PAIRS, lesson_code, nudge, tiny_llama, trl_arguments, trl_tokenizer, with_lora
 
-from course_utils import assets
 from course_utils.data_prep import load_preferences
 from course_utils.exercises import lesson_04 as exercises
-
-SOURCE = Path(assets.path("notebooks/source/04_dpo.py")).read_text(encoding="utf-8")
-TAGGED = re.compile(r'^# %% tags=\["(?:dpo-from-scratch|shortcuts)"\]\n(.*?)(?=^# %%)', re.MULTILINE | re.DOTALL)
-PAIRS = [
-    {
-        "prompt": conversation(prompt)[:2],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-    }
-    for prompt, chosen, rejected in [
-        ("Where is my parcel?", "On its way", "I do not know and I will not look"),
-        ("Is it blue?", "It is blue, yes", "No"),
-        ("The kettle leaks and the floor is wet, what now?", "Sorry! We send you a new one today", "Mop it"),
-    ]
-]
 
 
 @pytest.fixture(scope="module")
 def lesson():
     """The functions of the cells that are written from scratch, as they stand there."""
-    import numpy as np
-    import scipy.sparse
-    import torch
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    given = {"CountVectorizer": CountVectorizer, "LogisticRegression": LogisticRegression}
-    space = given | {"torch": torch, "np": np, "re": re, "scipy": scipy}
-    for code in TAGGED.findall(SOURCE):
-        functions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
-        exec(compile(ast.Module(functions, []), "lesson 04", "exec"), space)
-    return space
+    return lesson_code("04")
 
 
-@pytest.fixture
-def tokenizer():
-    from transformers import AutoTokenizer
-
-    from course_utils import models
-
-    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)  # not the stop token
-    return tokenizer
-
-
-def arguments(kind, folder, **more):
-    settings = {
-        "output_dir": str(folder), "per_device_train_batch_size": 3, "use_cpu": True, "bf16": False, "report_to": "none",
-        "gradient_checkpointing": False,
-    }  # fmt: skip
-    return kind(**settings | more)
-
-
-def nudge(model, scale=0.05):
-    """Move the adapter away from where it began."""
-    import torch
-
-    made = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight += scale * torch.randn(weight.shape, generator=made)
-
-
-def test_dpo_from_scratch_is_trls(lesson, tokenizer, tmp_path):
+def test_dpo_from_scratch_is_trls(lesson, tmp_path):
     import datasets
     import torch
 
     trl = pytest.importorskip("trl")
     trainer = trl.DPOTrainer(
-        model=with_lora(tiny_llama()), args=arguments(trl.DPOConfig, tmp_path, beta=0.3),
-        train_dataset=datasets.Dataset.from_list(PAIRS), processing_class=tokenizer,
+        model=with_lora(tiny_llama()), args=trl_arguments(trl.DPOConfig, tmp_path, beta=0.3),
+        train_dataset=datasets.Dataset.from_list(PAIRS), processing_class=trl_tokenizer(),
     )  # fmt: skip
     batch = next(iter(trainer.get_train_dataloader()))
     model, log_probability = trainer.model.eval(), lesson["reply_log_probability"]

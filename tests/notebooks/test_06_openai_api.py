@@ -1,6 +1,5 @@
 """Lesson 06: the functions that its cells define, and all its cells on a tiny model."""
 
-import ast
 import codecs
 import json
 import re
@@ -8,35 +7,20 @@ from datetime import date
 from types import SimpleNamespace
 
 import pytest
+from support import lesson_code
 
 from course_utils.lessons import source_file
-
-CODE = [
-    cell.partition("\n")[2].strip("\n")
-    for cell in source_file("06_openai_api").read_text(encoding="utf-8").split("\n# %%")[1:]
-    if not cell.startswith(" [markdown]") and "# INSTALL" not in cell and "# EXERCISE:" not in cell
-]
 
 
 @pytest.fixture(scope="module")
 def lesson():
-    """The lesson's imports, functions and constants, as they stand in its cells; nothing else of them has run."""
-    space: dict = {}
-    for code in CODE:
-        kept = [
-            node
-            for node in ast.parse(code).body
-            if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
-            or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "schema")
-        ]
-        exec(compile(ast.Module(kept, []), "lesson 06", "exec"), space)
-    return space
+    return lesson_code("06", constants=("schema",))
 
 
 def test_files_have_names_of_their_own():
     """Another lesson's files lie in the same folder."""
-    written = re.findall(r'write_rows\(f?"([^"]+)"', "\n".join(CODE))
-    assert len(written) == 3 and all(name.startswith("hosted-") for name in written)
+    written = re.findall(r'write_rows\(f?"([^"]+)"', source_file("06_openai_api").read_text(encoding="utf-8"))
+    assert len(written) == 4 and all(name.startswith("hosted-") for name in written)
 
 
 @pytest.mark.parametrize("mark", [False, True])

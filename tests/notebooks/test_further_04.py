@@ -5,42 +5,29 @@ from statistics import mean
 
 import nbformat
 import pytest
-from support import conversation, tiny_llama, with_lora
+from support import conversation, lesson_code, tiny_llama, trl_arguments, trl_tokenizer, with_lora
 
 from benchmarks import budgets
-from course_utils import assets, evaluation, lessons, models
+from course_utils import assets, evaluation, lessons
 
 LESSON = lessons.find("further/04")
-SOURCE = lessons.source_file(LESSON.name).read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def functions():
-    """The functions of the cell that is written from scratch, as they stand there."""
-    import torch
-
-    (code,) = re.findall(r'^# %% tags=\["grpo-from-scratch"\]\n(.*?)(?=^# %%)', SOURCE, re.MULTILINE | re.DOTALL)
-    space = {"torch": torch}
-    exec(code, space)
-    return space
-
-
-def test_grpo_from_scratch_is_trls(functions, tmp_path):
+def test_grpo_from_scratch_is_trls(tmp_path):
     import datasets
     import torch
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
-    trl = pytest.importorskip("trl")
+    trl, functions = pytest.importorskip("trl"), lesson_code("further/04", "grpo-from-scratch", torch=torch)
     # Newer versions weight the KL term by the ratio, too; the notebook says that it leaves this out.
     plain = {"use_bias_correction_kl": False} if hasattr(trl.GRPOConfig, "use_bias_correction_kl") else {}
     trainer = trl.GRPOTrainer(
         model=with_lora(tiny_llama()), reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=trl.GRPOConfig(
-            str(tmp_path), beta=0.04, loss_type="grpo", num_generations=3, temperature=1.0, max_completion_length=8,
-            per_device_train_batch_size=3, use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False, **plain,
+        args=trl_arguments(
+            trl.GRPOConfig, tmp_path, beta=0.04, loss_type="grpo", num_generations=3, temperature=1.0,
+            max_completion_length=8, **plain,
         ),
-        train_dataset=datasets.Dataset.from_list([{"prompt": conversation("Is it blue?")[:2]}]), processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_list([{"prompt": conversation("Is it blue?")[:2]}]),
+        processing_class=trl_tokenizer(),
     )  # fmt: skip
     trainer.current_gradient_accumulation_steps = 1
     made = torch.Generator().manual_seed(3)

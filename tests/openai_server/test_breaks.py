@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -97,24 +98,6 @@ def test_impossible_is_refused_in_one_line_that_names_it(server, what):
     assert "''" not in error["message"] and "\n" not in error["message"] and len(error["message"]) < 400, error
 
 
-def test_a_schema_that_ends_its_own_row_does_so_in_one_line(server):
-    """One that is in itself for ever: the grammar gives up when it is used, and its diary is for nobody to read."""
-    endless = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"], "additionalProperties": False}
-    answer = chat(server, max_tokens=50, **schema(endless))
-    if answer.status_code != 200:
-        message = answer.json()["error"]["message"]
-        assert answer.status_code == 400 and "\n" not in message and len(message) < 400, message
-
-
-def test_files_of_one_name_are_two_files(client):
-    one, other = upload(client, chats(1), "same.jsonl"), upload(client, chats(2), "same.jsonl")
-    assert one.id != other.id and one.filename == other.filename
-    assert client.files.content(one.id).read() == chats(1)
-    client.files.delete(one.id)
-    assert client.files.content(other.id).read() == chats(2)
-    client.files.delete(other.id)
-
-
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_a_page_after_what_was_deleted_meanwhile_is_the_next_one(client, order):
     """A client that deletes what it has seen would see the rest again, or never the end."""
@@ -129,35 +112,27 @@ def test_a_page_after_what_was_deleted_meanwhile_is_the_next_one(client, order):
         client.files.delete(file)
 
 
-def test_eight_who_delete_at_once_and_one_who_does_it(server, client):
+def at_once(count, action):
+    """What an action returns that so many threads start at once."""
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(lambda _: action(), range(count)))
+
+
+def test_eight_who_delete_at_once_and_one_who_does_it(client):
     file = upload(client, chats(1))
-    found = []
 
     def delete():
         try:
-            found.append(client.files.delete(file.id).deleted)
+            return client.files.delete(file.id).deleted
         except openai.NotFoundError:
-            found.append(False)
+            return False
 
-    threads = [threading.Thread(target=delete) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(found) == [False] * 7 + [True]
+    assert sorted(at_once(8, delete)) == [False] * 7 + [True]
 
 
 def test_fifty_jobs_at_once_are_made_and_cancelled(client):
-    file, made = upload(client, chats(10)), []
-
-    def create():
-        made.append(client.fine_tuning.jobs.create(model="tiny", training_file=file.id))
-
-    threads = [threading.Thread(target=create) for _ in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    file = upload(client, chats(10))
+    made = at_once(50, lambda: client.fine_tuning.jobs.create(model="tiny", training_file=file.id))
     assert len({job.id for job in made}) == 50
     assert client.files.delete(file.id).deleted  # while they wait for it
     assert {client.fine_tuning.jobs.cancel(job.id).status for job in made} == {"cancelled"}

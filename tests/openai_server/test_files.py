@@ -70,6 +70,8 @@ def test_a_name_is_shown_and_never_followed(client, server):
     with pytest.raises(openai.BadRequestError):
         upload(client, chats(1), "x" * 5000 + ".jsonl")
     assert on_disk() == before
+    with pytest.raises(openai.NotFoundError):
+        client.get("/files/%2e%2e%2fkey/content", cast_to=object)
 
 
 @pytest.mark.parametrize(

@@ -209,24 +209,13 @@ def test_up_to_ten_bad_lines_are_reported_at_once(client):
     assert len(others) == 10 and others[-1] == "and 12 more lines"
 
 
-def reinforcement(**changes):
-    """A method with a grader that is right but for the changes."""
-    grader = {"type": "string_check", "name": "category", "operation": "eq", "input": "{{sample.output_json.category}}",
-              "reference": "{{item.category}}"}  # fmt: skip
-    return {"type": "reinforcement", "reinforcement": {"grader": grader | changes, "hyperparameters": {"n_epochs": 1}}}
-
-
+GRADER = {"type": "string_check", "name": "x", "operation": "eq", "input": "{{sample.output_text}}", "reference": "y"}
+REINFORCEMENT = {"type": "reinforcement", "reinforcement": {"grader": GRADER}}
 REFUSALS = [
     ({"model": "gpt-9"}, "Model gpt-9 is not available for fine-tuning or does not exist.", "model_not_available", "model"),
     ({"training_file": "file-x"}, "invalid training_file: file-x", None, "training_file"),
     ({"validation_file": "file-x"}, "invalid validation_file: file-x", None, "validation_file"),
-    ({"method": reinforcement()}, "Reinforcement fine-tuning is not available", "method_not_available", "method"),
-    (
-        {"method": reinforcement(operation="equals")},
-        "Invalid value: 'equals'.",
-        "invalid_value",
-        "method.reinforcement.grader.operation",
-    ),
+    ({"method": REINFORCEMENT}, "Reinforcement fine-tuning is not available", "method_not_available", "method"),
     ({"suffix": "x" * 65}, "Invalid value for 'suffix'", "invalid_value", "suffix"),
     ({"seed": -1}, "Invalid value for 'seed'", "invalid_value", "seed"),
     ({"hyperparameters": {"n_epochs": 51}}, "Invalid value for 'hyperparameters.n_epochs'", "invalid_value", None),

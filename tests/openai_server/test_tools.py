@@ -71,15 +71,6 @@ def test_a_named_function_is_called_once(client):
 
 
 @pytest.mark.model
-def test_a_function_that_is_not_allowed_is_not_called(client):
-    for mode in ("required", "auto"):
-        choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [NAMED]}}
-        made = create(client, tool_choice=choice, n=4, max_tokens=80).choices
-        assert {call.function.name for c in made for call in c.message.tool_calls or ()} <= {"get_stock"}
-        assert mode == "auto" or all(c.message.tool_calls for c in made)
-
-
-@pytest.mark.model
 def test_without_parameters_a_function_is_called_with_nothing(client):
     call = (
         create(client, tools=[tool("now")], tool_choice="required", parallel_tool_calls=False).choices[0].message.tool_calls
@@ -113,49 +104,6 @@ def test_with_a_schema_the_answer_is_json_or_calls(client, packaged):
             check_calls(choice.message.tool_calls)
     forced = create(client, response_format=wanted, tool_choice="required", parallel_tool_calls=False).choices[0]
     check_calls(forced.message.tool_calls)
-
-
-# -- streams ------------------------------------------------------------------------------------------------------------
-
-STREAMED = {
-    "required": {"tool_choice": "required", "parallel_tool_calls": False},
-    "several calls": {"tool_choice": "required", "logit_bias": {"198": 8}, "max_tokens": 200},
-    "named": {"tool_choice": NAMED},
-    "auto": {"max_tokens": 40},
-    "none": {"tool_choice": "none", "max_tokens": 20},
-    "cut": {"tool_choice": "required", "max_tokens": 20},
-    "two choices": {"tool_choice": "required", "n": 2, "parallel_tool_calls": False},
-    "log-probabilities": {"tool_choice": NAMED, "logprobs": True, "top_logprobs": 2},
-    "a stop": {"tool_choice": NAMED, "stop": ["\n", '"']},
-}
-
-
-@pytest.mark.model
-@pytest.mark.parametrize("what", STREAMED)
-def test_a_stream_of_calls_joined_is_the_plain_answer(client, what):
-    plain = create(client, **STREAMED[what])
-    joined: dict = {}
-    for chunk in create(client, **STREAMED[what], stream=True):
-        for choice in chunk.choices:
-            so_far = joined.setdefault(choice.index, {"content": None, "calls": [], "reason": None, "tokens": []})
-            if choice.delta.content is not None:
-                so_far["content"] = (so_far["content"] or "") + choice.delta.content
-            for call in choice.delta.tool_calls or ():
-                assert call.index == len(so_far["calls"]) and call.id.startswith("call_") and call.type == "function"
-                so_far["calls"].append([call.function.name, call.function.arguments])
-            so_far["reason"] = choice.finish_reason or so_far["reason"]
-            so_far["tokens"] += [token.token for token in choice.logprobs.content] if choice.logprobs else []
-    for choice in plain.choices:
-        calls = [[call.function.name, call.function.arguments] for call in choice.message.tool_calls or ()]
-        tokens = [token.token for token in choice.logprobs.content] if choice.logprobs else []
-        expected = {"content": choice.message.content or None, "calls": calls, "reason": choice.finish_reason}
-        found = joined[choice.index]
-        assert found | {"content": found["content"] or None} == expected | {"tokens": tokens}
-        if what not in ("auto", "none", "cut", "several calls"):
-            check_calls(choice.message.tool_calls)
-        assert what != "several calls" or len(calls) > 1
-        assert what != "none" or not calls
-        assert what != "log-probabilities" or "get" in "".join(tokens)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -215,9 +163,27 @@ def test_a_grammar_takes_whole_calls_and_nothing_else(packaged):
                 assert accepted(packaged[1], how, most, text) == expected, (how, most, text)
 
 
+@pytest.mark.model
+def test_a_model_may_have_more_rows_than_the_tokenizer_has_tokens(tiny):
+    """Qwen2.5-7B has 152,064 logits for 151,665 tokens: those without a token are never allowed, however likely they are."""
+    import torch
+
+    from course_utils.openai_server.constrained import json_grammar
+    from course_utils.openai_server.sampling import Sampling, TokenSampler
+
+    _, tokenizer = tiny
+    grammar = json_grammar({"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]})
+    sampler = TokenSampler(Sampling(temperature=0.0, grammar=grammar), tokenizer, {int(tokenizer.eos_token_id)})
+    logits = torch.zeros(len(tokenizer) + 399)
+    logits[len(tokenizer) :] = 9.0
+    chosen = sampler.choose(logits, int(logits.argmax())).id
+    assert tokenizer.decode([chosen]).lstrip().startswith("{")
+
+
 def test_what_an_open_schema_does_not_name_is_no_argument(packaged):
     """Clients leave `additionalProperties` out; whatever is called satisfies the schema that they gave."""
-    from course_utils.openai_server.tools import Tool, allowed_calls
+    from course_utils.openai_server.chat import Tool
+    from course_utils.openai_server.tools import allowed_calls
 
     def closed(**schema):
         tools = [Tool.model_validate(tool("f", {"type": "object", "properties": {"a": {"type": "string"}}, **schema}))]
@@ -244,7 +210,7 @@ REFUSED = [
     ({"tools": [tool("f", color="red")]}, "tools[0].function.color"),
     ({"tool_choice": "always"}, "tool_choice"),
     ({"tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
-    ({"tool_choice": {"type": "custom", "custom": {"name": "no"}}}, "tool_choice"),
+    ({"tool_choice": {"type": "custom", "custom": {"name": "no"}}}, "tool_choice.type"),
     ({"tools": openai.omit, "tool_choice": "auto"}, "tool_choice"),
     ({"tools": openai.omit, "parallel_tool_calls": True}, "parallel_tool_calls"),
     ({"functions": [{"name": "f"}]}, "functions"),
@@ -357,7 +323,7 @@ def test_a_training_rows_tools_and_calls_are_what_is_asked_and_read_back(package
     tokenizer = packaged[1]
     text = tokenizer.apply_chat_template(example, tokenize=False)
     request = ChatRequest.model_validate({"model": "m", "messages": QUESTION, "tools": TOOLS})
-    prompt = tokenizer.decode(read_request(tokenizer, 2048, request).prompt)
+    prompt = tokenizer.decode(read_request(tokenizer, 2048, request)[0])
     assert "get_weather" in prompt and text.startswith(prompt)
     reader = CallReader()
     plain, found = reader.add(text.removeprefix(prompt).removesuffix("<|im_end|>\n"))

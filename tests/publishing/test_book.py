@@ -12,7 +12,7 @@ from support import SLOW
 from test_style import contrast
 from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
-from course_utils import assets, glossary, lessons, style
+from course_utils import glossary, lessons, style
 from course_utils.errors import CourseError
 from course_utils.in_browser import calculate
 from course_utils.publishing import book as publishing_book
@@ -35,8 +35,7 @@ NAMES = [lesson.name for lesson in lessons.NOTEBOOKS.values()]
 LESSON_PAGES = [f"notebooks/{name}.html" for name in NAMES]
 PAGES = {
     "index.html", "calculators.html",
-    "glossary.html", "cheat-sheets.html", "instructors.html", "search.html", "api/index.html", *LESSON_PAGES,
-    *(f"api/{module}.html" for modules in sources.API.values() for module in modules),
+    "glossary.html", "cheat-sheets.html", "instructors.html", "search.html", *LESSON_PAGES,
 }  # fmt: skip
 SECONDS, MEGABYTES = 30, 25
 
@@ -154,7 +153,7 @@ def test_every_widget_that_a_lesson_shows_has_a_note_for_readers_without_a_kerne
 
 
 def test_terms_lead_into_the_glossary_by_their_meaning():
-    meaning = glossary.define("logits").replace("'", "&#x27;")
+    meaning = glossary.find("logits").meaning.replace("'", "&#x27;")
     text = lesson_pages.page_text(f'the *[raw scores](#Words-of-this-lesson "{meaning}")* of a model')
     assert text == "the *{term}`raw scores <logits>`* of a model"
     assert lesson_pages.page_text('a *[gone](#Words-of-this-lesson "No longer there.")* word') == "a *gone* word"
@@ -235,38 +234,14 @@ def test_terms_and_choices_know_what_they_are():
         "<details><summary>b</summary><b>Not this one.</b></details></div>",
         {"term-x": "logits"},
     )
-    assert f'data-meaning="{glossary.define("logits")}"' in html
+    assert f'data-meaning="{glossary.find("logits").meaning}"' in html
     assert re.findall(r'<details class="(book-\w+)"', html) == ["book-right", "book-wrong"]
-
-
-def test_reading_times_are_near_what_the_words_take():
-    assert all(5 <= step.reading <= 120 for step in sources.learning_path())
-    assert lesson_pages.reading_minutes(json.dumps({"cells": [{"cell_type": "markdown", "source": "word " * 1800}]})) == 10
 
 
 def test_every_lesson_has_a_cheat_sheet():
     for step in sources.learning_path():
-        assert step.cheat_sheet.startswith(("| ", "- ")) and step.cheat_sheet.count("\n") >= 3, step.lesson.number
+        assert step["cheat_sheet"].startswith(("| ", "- ")) and step["cheat_sheet"].count("\n") >= 3, step["lesson"].number
     assert sources.cheat_sheet(["## 3 · What you can do now\n\nNothing yet."]) == ""
-
-
-def test_the_reference_has_what_lessons_import():
-    used = set()
-    for name in NAMES:
-        source = lessons.source_file(name).read_text(encoding="utf-8")
-        used |= set(re.findall(r"^\s*from course_utils\.(\w+)", source, re.MULTILINE))
-        for line in re.findall(r"^\s*from course_utils import ([\w, ]+)", source, re.MULTILINE):
-            used |= {part.strip() for part in line.split(",")}
-    covered = {module.split(".")[0] for modules in sources.API.values() for module in modules}
-    assert used <= covered, used - covered
-
-
-def test_edit_links_lead_to_files_that_are_there():
-    if not (assets.root() / "pyproject.toml").exists():
-        pytest.skip("needs a checkout")
-    for page in PAGES - {"search.html"}:
-        file = extension.edited_file(page.removesuffix(".html"))
-        assert file and (assets.root() / file).exists(), page
 
 
 def test_a_missing_library_is_named_with_what_to_do(tmp_path, monkeypatch):
@@ -421,42 +396,6 @@ def test_no_page_loads_anything_from_another_host(book):
 
 @built
 @pytest.mark.slow
-def test_what_a_page_loads_has_its_content_in_its_address(book):
-    """A browser that comes back with copies of an earlier book must not mix them with files of this one."""
-    seen = {}
-    for page in book[0].pages:
-        for address in Loaded((book[0].folder / page).read_text(encoding="utf-8")).loaded:
-            path, _, query = address.partition("?")
-            file = (book[0].folder / page).parent / path
-            if file.suffix == ".html" or address.startswith(("#", "data:")):
-                continue
-            named = file.parent.name == outputs.PICTURES or re.fullmatch(r"(v|digest)=\w{8,}", query)
-            assert named, f"{page} loads {address}"
-            seen.setdefault(file.resolve(), set()).add(query)
-    assert {"book.css", "book.js", "course.css", "searchindex.js", "searchtools.js", "icon.svg"} <= {
-        file.name for file in seen
-    }
-    assert all(len(queries) == 1 for queries in seen.values())
-
-
-@built
-def test_another_content_has_another_address(tmp_path):
-    addresses = set()
-    for content in ("one", "two", "one"):
-        (tmp_path / "index.html").write_text(
-            '<script defer src="a/b.js"></script><a href="a/b.js">b</a><img src="gone.png">'
-        )
-        (tmp_path / "a").mkdir(exist_ok=True)
-        (tmp_path / "a" / "b.js").write_text(content)
-        building._name_by_content(tmp_path)
-        text = (tmp_path / "index.html").read_text()
-        addresses.add(re.search(r'script defer src="a/b\.js\?v=(\w{8})"', text)[1])
-        assert '<a href="a/b.js">' in text and '"gone.png"' in text
-    assert len(addresses) == 2
-
-
-@built
-@pytest.mark.slow
 def test_links_within_the_book_lead_somewhere(book):
     folder = book[0].folder
     for page in book[0].pages:
@@ -537,7 +476,7 @@ class TestEveryPage:
 
     def test_breaks_no_word_that_fits_on_a_line(self, browser, address, book, width):
         someone, broken = Visitor(browser, address, width), []
-        for name in (name for name in book[0].pages if not name.startswith("api/")):  # signatures break where they must
+        for name in book[0].pages:
             broken += [f"{name}: {word}" for word in someone.go(name).evaluate(BROKEN_WORDS)]
         someone.context.close()
         assert broken == []
@@ -677,11 +616,11 @@ class TestALesson:
         assert cell.evaluate("cell => cell.offsetHeight") > before
         someone.context.close()
 
-    def test_has_buttons_for_colab_binder_download_and_edit(self, visitor):
+    def test_has_buttons_for_colab_binder_and_download(self, visitor):
         page = visitor.go(LESSON_PAGES[1])
         links = page.eval_on_selector_all(".bd-header-article a", "links => links.map(link => link.getAttribute('href'))")
         name = lessons.NAMES[1]
-        for part in ("colab.research.google.com", "mybinder.org", f"_sources/notebooks/{name}.ipynb", f"source/{name}.py"):
+        for part in ("colab.research.google.com", "mybinder.org", f"_sources/notebooks/{name}.ipynb"):
             assert [link for link in links if link and part in link], part
         assert page.locator(".cell_input button.copybtn").count() > 20
 

@@ -7,7 +7,7 @@ not; that ours is TRL's encoding but for this newline is asserted too.
 from dataclasses import replace
 
 import pytest
-from support import conversation, tiny_llama, with_lora
+from support import PAIRS, nudge, tiny_llama, trl_arguments, trl_tokenizer, with_lora
 
 from benchmarks import objectives
 from course_utils import training
@@ -18,40 +18,7 @@ from course_utils.training.settings import FUSED
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
-
-PROMPTS = ["Where is my parcel?", "Is it blue?", "The kettle leaks and the floor is wet, what now?"]
-CHOSEN = ["On its way", "It is blue, yes", "Sorry! We send you a new one today"]
-REJECTED = ["I do not know and I will not look", "No", "Mop it"]
-PAIRS = [
-    {
-        "prompt": conversation(prompt)[:2],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-    }
-    for prompt, chosen, rejected in zip(PROMPTS, CHOSEN, REJECTED)
-]
-PAD = 0  # not the stop token, so that transformers' own search for the last token finds it
-
-
-@pytest.fixture
-def tokenizer():
-    """A fresh one, since trainers change it."""
-    from transformers import AutoTokenizer
-
-    from course_utils import models
-
-    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(PAD)
-    return tokenizer
-
-
-def arguments(kind, folder, **more):
-    """A trainer's configuration: CPU, float32, all rows in one batch."""
-    settings = {
-        "output_dir": str(folder), "per_device_train_batch_size": 3, "use_cpu": True, "bf16": False,
-        "gradient_checkpointing": False, "report_to": "none", "max_length": 512,
-    }  # fmt: skip
-    return kind(**(settings | more))
+PAD = 0  # "<|endoftext|>"
 
 
 def gradients(model, loss):
@@ -90,21 +57,12 @@ def same_encoding(objective, tokenizer, rows, from_theirs):
     assert sorted(map(key, ours)) == sorted(map(key, without_newline(from_theirs, tokenizer)))
 
 
-def nudge(model, scale=0.05):
-    """Move the adapter away from where it does nothing, so that policy and reference differ."""
-    import torch
-
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name and parameter.requires_grad:
-                parameter.add_(scale * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-
-
-def test_sft(tokenizer, tmp_path):
+def test_sft(tmp_path):
+    tokenizer = trl_tokenizer()
     data = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]
     trainer = trl.SFTTrainer(
         model=with_lora(tiny_llama()),
-        args=arguments(trl.SFTConfig, tmp_path),
+        args=trl_arguments(trl.SFTConfig, tmp_path),
         train_dataset=datasets.Dataset.from_list(data),
         processing_class=tokenizer,
     )
@@ -119,14 +77,15 @@ def test_sft(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("sft_weight", [0.0, 0.7])
-def test_dpo(tokenizer, tmp_path, sft_weight):
+def test_dpo(tmp_path, sft_weight):
     import torch
 
+    tokenizer = trl_tokenizer()
     model = with_lora(tiny_llama())
     with_sft = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, sft_weight]} if sft_weight else {}
     trainer = trl.DPOTrainer(
         model=model,
-        args=arguments(trl.DPOConfig, tmp_path, beta=0.3, **with_sft),
+        args=trl_arguments(trl.DPOConfig, tmp_path, beta=0.3, **with_sft),
         train_dataset=datasets.Dataset.from_list(PAIRS),
         processing_class=tokenizer,
     )
@@ -154,12 +113,13 @@ def test_dpo(tokenizer, tmp_path, sft_weight):
     assert_equal(objective, model, encoded, theirs, gradients(model, theirs))
 
 
-def test_orpo(tokenizer, tmp_path):
+def test_orpo(tmp_path):
+    tokenizer = trl_tokenizer()
     orpo = pytest.importorskip("trl.experimental.orpo")
     model = with_lora(tiny_llama())
     trainer = orpo.ORPOTrainer(
         model=model,
-        args=arguments(orpo.ORPOConfig, tmp_path, beta=0.4, remove_unused_columns=False),
+        args=trl_arguments(orpo.ORPOConfig, tmp_path, beta=0.4, remove_unused_columns=False),
         train_dataset=datasets.Dataset.from_list(PAIRS),
         processing_class=tokenizer,
     )

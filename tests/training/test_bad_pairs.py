@@ -1,6 +1,7 @@
 """What is wrong with preference data, and with the reference, is named: with the row where it is a row's fault."""
 
 import copy
+import re
 
 import pytest
 from support import conversation, tiny_llama, with_lora
@@ -24,29 +25,28 @@ def refused(rows, objective=None, model=None, tokenizer=None):
     return str(error.value)
 
 
-def test_chosen_equal_to_rejected(packaged):
-    text = refused([GOOD, GOOD | {"rejected": GOOD["chosen"]}], tokenizer=packaged[1])
-    assert "train[1]" in text
-    assert "the same" in text
+OTHER = conversation("Where is my kettle?")[:2]
+LONGER = [*PROMPT, answer("Which one?"), {"role": "user", "content": "The blue one."}]
 
 
-def test_prompts_that_differ_inside_a_pair(packaged):
-    other = conversation("Where is my kettle?")[:2]
-    bad = {"chosen": [*PROMPT, answer("Tomorrow.")], "rejected": [*other, answer("No idea.")]}
-    text = refused([GOOD, GOOD, bad], tokenizer=packaged[1])
-    assert "train[2]: the prompts of the pair differ in message 1" in text
-    assert "kettle" in text
+def after(prompt, rejected_after):
+    return {"chosen": [*prompt, answer("Tomorrow.")], "rejected": [*rejected_after, answer("No idea.")]}
 
 
-def test_prompts_of_different_length(packaged):
-    longer = [*PROMPT, answer("Which one?"), {"role": "user", "content": "The blue one."}]
-    bad = {"chosen": [*PROMPT, answer("Tomorrow.")], "rejected": [*longer, answer("No idea.")]}
-    text = refused([GOOD, bad], tokenizer=packaged[1])
-    assert "train[1]: the prompts of the pair differ: 2 messages before chosen, 4 before rejected" in text
-
-
-def test_no_prompt_at_all(packaged):
-    assert "train[0]: there is no prompt" in refused([{"chosen": "Yes.", "rejected": "No."}], tokenizer=packaged[1])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([GOOD, GOOD | {"rejected": GOOD["chosen"]}], r"train\[1\].*the same"),
+        ([GOOD, GOOD, after(PROMPT, OTHER)], r"train\[2\]: the prompts of the pair differ in message 1.*kettle"),
+        (
+            [GOOD, after(PROMPT, LONGER)],
+            r"train\[1\]: the prompts of the pair differ: 2 messages before chosen, 4 before rej",
+        ),
+        ([{"chosen": "Yes.", "rejected": "No."}], r"train\[0\]: there is no prompt"),
+    ],
+)
+def test_what_is_wrong_with_a_pair_is_named_with_its_row(packaged, rows, said):
+    assert re.search(said, refused(rows, tokenizer=packaged[1]), re.DOTALL)
 
 
 def test_an_implicit_prompt_gives_what_an_explicit_one_gives(packaged):
@@ -85,29 +85,3 @@ def test_a_reference_of_its_own_is_measured_from(packaged):
     assert own.losses[0] == pytest.approx(0.6931, abs=1e-3)
     assert measured.losses[0] == pytest.approx(-torch.nn.functional.logsigmoid(margins).mean().item(), abs=1e-3)
     assert abs(measured.losses[0] - 0.6931) > 1e-2
-
-
-def test_likelihoods_and_log_ratios_are_those_of_a_plain_loop(packaged):
-    import torch
-
-    model, tokenizer = with_lora(tiny_llama()), packaged[1]
-    rows = [GOOD, GOOD | {"chosen": "Tomorrow, by ten, I promise.", "rejected": "Who knows."}]
-
-    def plain(ids, start):
-        with torch.no_grad():
-            logs = model(input_ids=torch.tensor([ids])).logits.log_softmax(-1)[0]
-        return sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
-
-    for row, found in zip(rows, likelihoods(model, tokenizer, rows)):
-        encoded = training.DPO().encode(tokenizer, row, 512, "x")
-        chosen, rejected = encoded.completions
-        assert (found.chosen_tokens, found.rejected_tokens) == (len(chosen), len(rejected))
-        assert found.chosen == pytest.approx(plain(encoded.prompt + chosen, len(encoded.prompt)), rel=1e-4)
-        assert found.rejected == pytest.approx(plain(encoded.prompt + rejected, len(encoded.prompt)), rel=1e-4)
-    (ratio,) = log_ratios(model, tokenizer, [PROMPT], [chosen])
-    with model.disable_adapter():
-        base = plain(encoded.prompt + chosen, len(encoded.prompt))
-    assert ratio == pytest.approx(plain(encoded.prompt + chosen, len(encoded.prompt)) - base, abs=1e-3)
-    assert abs(ratio) > 1e-3
-    (same,) = log_ratios(model, tokenizer, [PROMPT], [chosen], reference=tiny_llama())
-    assert same == pytest.approx(ratio, abs=1e-3)

@@ -20,11 +20,6 @@ DATA = [conversation(f"Message number {i} about {'things ' * (i % 5)}", f"Answer
 PAIRS = [{"prompt": f"Question {i}", "chosen": f"Yes, number {i}", "rejected": "No"} for i in range(7)]
 
 
-@pytest.fixture
-def tokenizer(packaged):
-    return packaged[1]
-
-
 def run(tokenizer, folder, data=DATA, objective=None, validation=None, **settings):
     defaults = {"learning_rate": 5e-3, "batch_size": 4, "epochs": 3, "checkpoint_every": 2, "checkpoint_folder": folder}
     model = with_lora(tiny_llama(), random_b=False, dropout=0.2)
@@ -48,19 +43,28 @@ def stop_after(monkeypatch, steps):
     monkeypatch.setattr(trainer.Trainer, "_one_step", dying)
 
 
+@pytest.fixture(scope="module")
+def whole(packaged, tmp_path_factory):
+    """Weights and checkpoints of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run(packaged[1], folder)[0], folder
+
+
+@pytest.fixture
+def ended(whole, tmp_path):
+    """The weights, and a copy of the checkpoints that may be damaged."""
+    return whole[0], shutil.copytree(whole[1], tmp_path / "checkpoints")
+
+
 def same(first, second):
     return bool(first) and first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
 @pytest.mark.parametrize(
-    ("objective", "data", "validation"),
-    [
-        (training.SFT(), DATA, DATA[:3]),
-        (training.DPO(), PAIRS, PAIRS[:2]),
-    ],
+    ("objective", "data", "validation", "steps"),
+    [(training.SFT(), DATA, DATA[:3], 3), (training.DPO(), PAIRS, PAIRS[:2], 4)],
     ids=["sft", "dpo"],
 )
-@pytest.mark.parametrize("steps", [3, 4])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(tokenizer, tmp_path, monkeypatch, objective, data, validation, steps):
     """Bit for bit: weights, losses and metrics, with dropout, in the middle of an epoch and between two saves."""
     more = {"batch_size": 2, "evaluate_every": 2}
@@ -78,21 +82,33 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tokenizer, tmp_path, monkeyp
     assert again.tokens == history.tokens
 
 
-def test_a_run_that_has_ended_is_not_run_again(tokenizer, tmp_path):
-    first, _ = run(tokenizer, tmp_path)
+def test_a_run_that_has_ended_is_not_run_again(tokenizer, ended):
+    first, folder = ended
     with pytest.warns(UserWarning, match="resumed after step 12"):
-        second, history = run(tokenizer, tmp_path)
+        second, history = run(tokenizer, folder)
     assert same(first, second)
     assert len(history.losses) == 12
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["checkpoint-000010", "checkpoint-000012"]  # the last two
+    assert sorted(checkpoint.name for checkpoint in folder.iterdir()) == [
+        "checkpoint-000010",
+        "checkpoint-000012",
+    ]  # the last two
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "no manifest", "file missing"])
-@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "record.json"])
-def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tokenizer, tmp_path, damage, name):
-    whole, _ = run(tokenizer, tmp_path)
-    newest = max(tmp_path.glob("checkpoint-*"))
-    file = newest / ("manifest.json" if damage == "no manifest" else name)
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("weights.safetensors", "truncated"),
+        ("weights.safetensors", "flipped"),
+        ("state.pt", "flipped"),
+        ("record.json", "truncated"),
+        ("record.json", "missing"),
+        ("manifest.json", "missing"),
+    ],
+)
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tokenizer, ended, name, damage):
+    whole, folder = ended
+    newest = max(folder.glob("checkpoint-*"))
+    file = newest / name
     if damage == "truncated":
         os.truncate(file, file.stat().st_size // 2)
     elif damage == "flipped":
@@ -102,7 +118,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tokenizer, tmp_pat
     else:
         file.unlink()
     with pytest.warns(UserWarning, match=f"{newest.name} is damaged .* falling back to the one before"):
-        resumed, history = run(tokenizer, tmp_path)
+        resumed, history = run(tokenizer, folder)
     assert any("resumed after step 10" in note for note in history.notes)
     assert same(whole, resumed)
 
@@ -115,15 +131,14 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tokenizer, tmp_pat
         ({"objective": training.DPO(), "data": PAIRS}, "objective"),
     ],
 )
-def test_checkpoints_of_another_run_are_refused(tokenizer, tmp_path, change, named):
-    run(tokenizer, tmp_path)
+def test_checkpoints_of_another_run_are_refused(tokenizer, whole, change, named):
     with pytest.raises(CourseError, match=rf"holds checkpoints of another run \(its .*{named}.*choose another"):
-        run(tokenizer, tmp_path, **change)
+        run(tokenizer, whole[1], **change)
 
 
-def test_a_full_drive_costs_the_checkpoint_and_not_the_run(tokenizer, tmp_path, monkeypatch):
+def test_a_full_drive_costs_the_checkpoint_and_not_the_run(tokenizer, whole, tmp_path, monkeypatch):
     """As a mounted drive over its quota: writing begins and fails."""
-    undisturbed, _ = run(tokenizer, None)
+    undisturbed, _ = whole
     write, calls = room.to_disk, []
 
     def full(path):

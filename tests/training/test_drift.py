@@ -8,7 +8,7 @@ import json
 import math
 
 import pytest
-from support import tiny_llama, with_lora
+from support import tiny_llama, trl_arguments, trl_tokenizer, with_lora
 
 from course_utils import training
 from course_utils.data_prep import load_preferences
@@ -45,52 +45,23 @@ def test_preferences(packaged, rows):
     assert history.losses[0] == pytest.approx(math.log(2), abs=1e-3)
 
 
-def reward_tiny(pad_id):
-    import torch
-    from transformers import LlamaForSequenceClassification
-
-    config = tiny_llama().config
-    config.num_labels, config.pad_token_id = 1, pad_id
-    torch.manual_seed(0)
-    return LlamaForSequenceClassification(config)
-
-
-def long_words(answers):
-    """Characters of each answer, in units of five: what a model without any knowledge can learn to raise."""
-    return [len(answer) / 5 for answer in answers]
-
-
 # -- TRL -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tokenizer():
-    """Its own for each test: trainers change it."""
-    from transformers import AutoTokenizer
-
-    from course_utils import models
-
-    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
-    tokenizer.pad_token = "<|endoftext|>"
-    return tokenizer
-
-
-def trl_trainer(method, model, tokenizer, data, folder, **more):
+def trl_trainer(method, model, data, folder, **more):
     """One of TRL's trainers as lessons 02 to 04 configure them."""
     from peft import LoraConfig
 
-    home = trl.experimental.orpo if method == "ORPO" else trl
     settings = {
-        "output_dir": str(folder), "max_steps": STEPS, "per_device_train_batch_size": 4, "learning_rate": 5e-3,
-        "logging_steps": 1, "lr_scheduler_type": "constant", "save_strategy": "no", "report_to": "none",
-        "disable_tqdm": True, "gradient_checkpointing": False, "use_cpu": True, "bf16": False,
+        "max_steps": STEPS, "per_device_train_batch_size": 4, "learning_rate": 5e-3, "logging_steps": 1,
+        "lr_scheduler_type": "constant", "save_strategy": "no", "disable_tqdm": True,
     }  # fmt: skip
-    kind = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if method == "Reward" else {"task_type": "CAUSAL_LM"}
     rewarded = {"reward_funcs": more.pop("reward")} if method == "GRPO" else {}
-    return getattr(home, f"{method}Trainer")(
-        model=model, args=getattr(home, f"{method}Config")(**settings | more), processing_class=tokenizer,
+    return getattr(trl, f"{method}Trainer")(
+        model=model, args=trl_arguments(getattr(trl, f"{method}Config"), folder, **settings | more),
+        processing_class=trl_tokenizer(),
         train_dataset=datasets.Dataset.from_list(data), **rewarded,
-        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", **kind),
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )  # fmt: skip
 
 
@@ -98,17 +69,14 @@ def logged(trainer, name):
     return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
-@pytest.mark.parametrize("method", ["SFT", "DPO", "ORPO", "Reward"])
-def test_trl(rows, tokenizer, tmp_path, method):
-    if method == "ORPO":
-        pytest.importorskip("trl.experimental.orpo")
-    model = reward_tiny(0) if method == "Reward" else tiny_llama(initializer_range=0.2)
+@pytest.mark.parametrize("method", ["SFT", "DPO"])
+def test_trl(rows, tmp_path, method):
+    model = tiny_llama(initializer_range=0.2)
     replies = [{key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")} for row in rows]
     data = [{"prompt": row["prompt"], **reply} for row, reply in zip(rows, replies)]
     if method == "SFT":
         data = [{"prompt": row["prompt"], "completion": reply["chosen"]} for row, reply in zip(rows, replies)]
-    more = {"DPO": {"beta": 0.1}, "ORPO": {"beta": 0.5, "max_length": 512}}.get(method, {})
-    trainer = trl_trainer(method, model, tokenizer, data, tmp_path, **more)
+    trainer = trl_trainer(method, model, data, tmp_path, **({"beta": 0.1} if method == "DPO" else {}))
     trainer.train()
     losses = logged(trainer, "loss")
     assert len(losses) == STEPS
@@ -119,12 +87,12 @@ def test_trl(rows, tokenizer, tmp_path, method):
 
 
 @pytest.mark.slow
-def test_trl_grpo(tokenizer, tmp_path):
+def test_trl_grpo(tmp_path):
     texts = ("Hello", "What is tea?", "Tell me more.", "Why?") * 4
     trainer = trl_trainer(
-        "GRPO", tiny_llama(initializer_range=1.0), tokenizer,
+        "GRPO", tiny_llama(initializer_range=1.0),
         [{"prompt": [{"role": "user", "content": text}]} for text in texts], tmp_path,
-        reward=lambda completions, **_: long_words([completion[0]["content"] for completion in completions]),
+        reward=lambda completions, **_: [len(completion[0]["content"]) / 5 for completion in completions],
         learning_rate=1e-2, num_generations=8, per_device_train_batch_size=8, gradient_accumulation_steps=3,
         max_completion_length=4, beta=0.0, temperature=1.0,
     )  # fmt: skip

@@ -11,11 +11,6 @@ from course_utils.batching import Encoded
 from course_utils.training import footprint
 
 
-@pytest.fixture
-def tokenizer(packaged):
-    return packaged[1]
-
-
 def example(prompt, *completions):
     return Encoded([5] * prompt, [[7] * n for n in completions])
 
@@ -126,7 +121,7 @@ model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task
 data = load_task("support_tickets").train[:64]
 training.fit(model, tokenizer, data, settings=training.Settings(max_steps=1))  # what libraries keep for themselves
 with MemoryAdded() as added:
-    history = training.fit(model, tokenizer, data, settings=training.Settings(max_steps=3, micro_batch_tokens=3000))
+    history = training.fit(model, tokenizer, data, settings=training.Settings(max_steps=2, micro_batch_tokens=3000))
 print(history.memory, added.bytes, history.memory.predicted / added.bytes)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=assets.root())

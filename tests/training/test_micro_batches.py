@@ -12,15 +12,23 @@ from course_utils.training import footprint
 DATA = [conversation(f"Message number {i}", f"Answer {i % 8} " + "word " * 40) for i in range(16)]
 
 
-@pytest.fixture
-def tokenizer(packaged):
-    return packaged[1]
-
-
 @pytest.fixture(autouse=True)
 def only_tensors(monkeypatch):
     """Count no libraries: they take as much of a CPU's process as a hundred of these models."""
     monkeypatch.setattr(footprint, "CPU_LIBRARIES_BYTES", 0)
+
+
+@pytest.fixture
+def collated(monkeypatch):
+    """Of each micro-batch that is made: the tokens that it may have, and its rows."""
+    made, original = [], footprint.MicroBatches.collate
+
+    def collate(self, examples):
+        made.append((self.max_tokens, len(examples)))
+        return original(self, examples)
+
+    monkeypatch.setattr(footprint.MicroBatches, "collate", collate)
+    return made
 
 
 def run(monkeypatch, tokenizer, free, data=DATA, model=None, objective=None, **settings):
@@ -55,31 +63,15 @@ def test_what_cannot_fit_is_said_before_the_run(monkeypatch, tokenizer):
     assert len(history.losses) == 3  # a prediction is no proof
 
 
-def test_a_run_that_cannot_be_predicted_begins_with_care(monkeypatch, tokenizer):
-    sizes = []
-    original = footprint.MicroBatches.collate
-
-    def collate(self, examples):
-        sizes.append(self.max_tokens)
-        return original(self, examples)
-
-    monkeypatch.setattr(footprint.MicroBatches, "collate", collate)
+def test_a_run_that_cannot_be_predicted_begins_with_care(monkeypatch, tokenizer, collated):
     model = with_lora(tiny_llama(), dropout=0.1)
     history = run(monkeypatch, tokenizer, 10**12, DATA[:4], model, max_steps=1)
     assert history.memory.predicted is None
-    assert set(sizes) == {2048}
+    assert {tokens for tokens, _ in collated} == {2048}
 
 
-def test_a_resumed_run_adds_in_the_same_order(monkeypatch, tokenizer, tmp_path):
+def test_a_resumed_run_adds_in_the_same_order(monkeypatch, tokenizer, tmp_path, collated):
     """It may find more memory free than when it began; bit for bit, the weights depend on how batches are cut."""
-    rows = []
-    original = footprint.MicroBatches.collate
-
-    def collate(self, examples):
-        rows.append(len(examples))
-        return original(self, examples)
-
-    monkeypatch.setattr(footprint.MicroBatches, "collate", collate)
     free = int(run(monkeypatch, tokenizer, None).memory.predicted * 0.6)
 
     class Stopped(Exception):
@@ -93,13 +85,13 @@ def test_a_resumed_run_adds_in_the_same_order(monkeypatch, tokenizer, tmp_path):
         learning_rate=5e-3, batch_size=16, max_steps=3, checkpoint_folder=tmp_path, checkpoint_every=1
     )
     monkeypatch.setattr(memory, "free_bytes", lambda device: free, raising=False)
-    rows.clear()
+    collated.clear()
     with pytest.raises(Stopped):
         training.fit(with_lora(tiny_llama()), tokenizer, DATA, settings=settings, on_step=stop)
-    first = max(rows)
-    rows.clear()
+    first = max(rows for _, rows in collated)
+    collated.clear()
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**12)
     with pytest.warns(UserWarning, match="resumed"):
         training.fit(with_lora(tiny_llama()), tokenizer, DATA, settings=settings)
     assert 1 < first < 16
-    assert max(rows) == first
+    assert max(rows for _, rows in collated) == first

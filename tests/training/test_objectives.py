@@ -5,11 +5,6 @@ from course_utils import training
 from course_utils.errors import CourseError
 
 
-@pytest.fixture
-def tokenizer(packaged):
-    return packaged[1]
-
-
 def encode(tokenizer, example, max_length=1024):
     return training.SFT().encode(tokenizer, example, max_length, "train[7]")
 

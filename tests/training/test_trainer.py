@@ -1,11 +1,12 @@
 import math
+import sys
 
 import pytest
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.errors import CourseError, Diverged
-from course_utils.training.settings import FUSED, learning_rate_factor
+from course_utils.training.settings import learning_rate_factor
 
 DATA = [conversation(f"Message number {i} about {'things ' * (i % 5)}", f"Answer {i % 3}") for i in range(13)]
 
@@ -18,11 +19,6 @@ def run(tokenizer, data=DATA, validation=None, model=None, **settings):
     model = model or with_lora(tiny_llama(), random_b=False)
     defaults = {"learning_rate": 5e-3, "batch_size": 4}
     return model, training.fit(model, tokenizer, data, validation, settings=training.Settings(**(defaults | settings)))
-
-
-@pytest.fixture
-def tokenizer(packaged):
-    return packaged[1]
 
 
 def test_loss_falls_and_only_the_adapter_moves(tokenizer):
@@ -50,11 +46,6 @@ def test_pieces_change_nothing_but_memory(tokenizer):
         assert (a - b).abs().max() < 1e-4, name
 
 
-def test_the_fused_functions_change_nothing(tokenizer):
-    fused, plain = (run(tokenizer, max_steps=5, fused=pieces)[1].losses for pieces in (FUSED, ()))
-    assert fused == pytest.approx(plain, rel=1e-5)
-
-
 def test_validation_loss_weighs_tokens_not_batches(tokenizer):
     """One long and many short completions: the mean over tokens is far from the mean over batches."""
     rows = [conversation("x", "word " * 40), *[conversation("x", "no")] * 9]
@@ -80,9 +71,17 @@ def test_schedules():
     assert learning_rate_factor(6, 10, training.Settings(schedule="cosine")) == pytest.approx(0.5)
 
 
-def test_a_model_with_nothing_to_train_is_refused(tokenizer):
-    with pytest.raises(CourseError, match="add an adapter"):
-        run(tokenizer, model=tiny_llama().requires_grad_(False))
+@pytest.mark.parametrize(
+    ("model", "data", "said"),
+    [
+        (lambda: tiny_llama().requires_grad_(False), DATA, "add an adapter"),
+        (lambda: with_lora(tiny_llama().half()), DATA, "float16 on a CPU"),
+        (lambda: with_lora(tiny_llama()), [], "the train set is empty"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(tokenizer, model, data, said):
+    with pytest.raises(CourseError, match=said):
+        run(tokenizer, data, model=model())
 
 
 @pytest.mark.parametrize("what", ["train", "validation"])
@@ -91,11 +90,6 @@ def test_broken_rows_are_named_by_position(tokenizer, what):
     data = {"data": DATA, "validation": DATA[:2], ("data" if what == "train" else what): broken}
     with pytest.raises(CourseError, match=rf"^{what}\[3\]"):
         run(tokenizer, **data)
-
-
-def test_an_empty_set_is_refused(tokenizer):
-    with pytest.raises(CourseError, match="the train set is empty"):
-        run(tokenizer, data=[])
 
 
 def test_a_loss_that_is_nan_stops_the_run_with_a_reason(tokenizer):
@@ -126,14 +120,9 @@ def test_settings_that_cannot_work_are_refused(settings, said):
         training.Settings(**settings)
 
 
-def test_progress_is_silent_where_nobody_looks(tokenizer, capsys):
+def test_progress_shows_loss_and_speed_in_a_terminal_and_is_silent_elsewhere(tokenizer, capsys, monkeypatch):
     run(tokenizer, max_steps=2)
     assert capsys.readouterr() == ("", "")
-
-
-def test_progress_in_a_terminal_shows_loss_and_speed(tokenizer, capsys, monkeypatch):
-    import sys
-
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     run(tokenizer, max_steps=2)
     shown = capsys.readouterr().err
@@ -148,11 +137,6 @@ def test_history_says_and_draws_what_happened(tokenizer):
     assert figure.data.startswith(b"\x89PNG")
     assert "in 4 steps" in figure.alt
     assert history.tokens > history.scored_tokens > 0
-
-
-def test_float16_on_a_cpu_is_refused(tokenizer):
-    with pytest.raises(CourseError, match="float16 on a CPU"):
-        run(tokenizer, model=with_lora(tiny_llama().half()))
 
 
 @pytest.mark.parametrize(
@@ -319,8 +303,6 @@ def test_after_training_the_model_computes_as_before_it_was_wrapped(tokenizer, m
 
 def test_what_waits_for_the_device_is_a_step_and_not_each_micro_batch(tokenizer):
     """Each number that is copied from a GPU waits until it has computed everything before it."""
-    import sys
-
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -36,7 +36,7 @@ PATTERNS = [
     rf"\b{NUMBER},?[ ](?:[Rr]ue|[Aa]venue|[Aa]v\.?|[Bb]oulevard|[Bb]d\.?|[Pp]lace|[Qq]uai|[Cc]hemin|[Ii]mpasse|[Aa]llée|[Cc]ours|[Rr]oute|[Ss]quare|[Pp]assage|[Ff]aubourg)[ ](?:{SMALL}[ ]?)*(?:l'|d')?{NAME}",
     rf"\b(?:Rue|Avenue|Chemin|Boulevard|Place|Quai|Route|Chaussée)[ ](?:{SMALL}[ ])*(?:l'|d')?{NAME},?[ ]{NUMBER}",
     # Hauptstr. 12; Lindenallee 44; Am Mühlbach 3a; Nieuwstraat 88; Storgatan 18; Lange Leemstraat 62 bus 4
-    rf"\b(?:{CAP}[ -]){{0,3}}{UP}[\w-]*(?:straße|strasse|str\.|[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|weg|platz|gasse|ring|damm|ufer|markt|steig|chaussee|straat|boulevard|laan|gracht|plein|kade|dreef|singel|steeg|dijk|gatan|vägen|gränd|väg|gade|vej|gata|veien|katu|tie)[ ]{NUMBER}(?: bus \w+| m\. \d+| lgh \d+)?",
+    rf"\b(?:{CAP}[ -]){{0,3}}(?!\w*(?:[Ss]tell|[Pp]ark|[Aa]rbeits|[Ss]itz|[Ll]iege|[Ss]piel|[Ss]teh|[Bb]au|[Ll]ager|[Zz]elt)platz\b){UP}[\w-]*(?:straße|strasse|str\.|[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|weg|platz|gasse|ring|damm|ufer|markt|steig|chaussee|straat|boulevard|laan|gracht|plein|kade|dreef|singel|steeg|dijk|gatan|vägen|gränd|väg|gade|vej|gata|veien|katu|tie)[ ]{NUMBER}(?: bus \w+| m\. \d+| lgh \d+)?",
     rf"\b(?:{CAP}[ -]){{1,3}}(?:Straße|Strasse|Str\.|Allee|Weg|Platz|Gasse|Ring|Damm|Ufer)[ ]{NUMBER}",
     # Calle Betis 31, 2º izq.; C/ Mayor 5; Carrer de la Marina 88, bajos; Rua do Poço 15; Via dei Mille 27; Corso Garibaldi 112
     rf"(?:\b(?:Calle|Acceso|Pasaje|Avenida|Avda\.?|Paseo|Plaza|Pza\.?|Carrer|Camino|Ronda|Travessera|Rua|Praça|Travessa|Estrada|Alameda|Av\.|Viale|Corso|Piazza|Vicolo|Strada|Piazzale|Odos|Plateia|Leoforos|Str\.|Strada|Ulica|Ulitsa|Jalan|Jl\.)|C/)[ ]?"

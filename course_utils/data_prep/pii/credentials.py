@@ -24,7 +24,7 @@ NAME = (
     r"(?:api|access|secret|private|auth)[ _-]?(?:key|token|schlüssel|sleutel|secret)|client[ _-]?secret|cl(?:é|e|ave) (?:d['’])?api|token|"
     r"(?:wi-?fi|wlan|router|netzwerk|network)[ _-]?(?:key|schlüssel|code)|(?:cl(?:é|ef|e)|chiave|clave) (?:de |du |del )?(?:wi-?fi|réseau|rete))"
 )
-FOR = r"(?:\s+(?:for|of|to|on|für|zu[mr]?|vo[nm]|de[rsl]?|du|d['’]\w+|pour|para|per|voor|van)\b(?:\s+[^\W\d_][\w'’-]*){0,4}?)?"  # "for the console"
+FOR = r"(?:\s+(?:for|of|to|on|für|zu[mr]?|vo[nm]|de[rsl]?|du|d['’]\w+|pour|para|per|voor|van|i[mn]|beim|dans|en|na|w|do)\b(?:\s+[^\W\d_][\w'’-]*){0,4}?)?"  # "for the console"
 KEY = re.compile(rf"(?:\w+[_-])?{NAME}", re.IGNORECASE)
 NAMED = re.compile(
     rf"(?<![^\W_]){NAME}[\"']?{FOR}(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|es|è|é|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>\S{{6,}})",

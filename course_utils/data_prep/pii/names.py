@@ -160,6 +160,8 @@ def _no_name(text: str, start: int, end: int) -> bool:
     Nor is what has a number as a thing has it: "EAN 40063", "Viola da Gamba 8'", "Cornet V", "gilt 30 Tage".
     """
     name, after = text[start:end], text[end : end + 10]
+    if "Państwo" in name.split():  # the Polish "you": "Szanowni Państwo"
+        return True
     numbered = ROMAN.search(name) and not name_lists()[0].intersection(name.lower().split()) - place_names()
     if numbered or FEET.match(after) or (len(name) <= LONGEST_ACRONYM and name.isupper() and re.match(r" ?\d", after)):
         return True

@@ -45,7 +45,7 @@ DATE = re.compile(
 )
 BORN = re.compile(
     r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb|née?|nacid[oa]|nacimiento|nac[ií]|nació|naissance|nat[oa]|geburtsdatum|"
-    r"birthdate)\b",
+    r"birthdate|ur\.|urodzon[ya])(?!\w)",
     re.I,
 )
 NOT_BORN = re.compile(
@@ -73,7 +73,7 @@ IBAN = re.compile(
 CALL = re.compile(
     r"(?:电话|電話|手机|手機|携帯|拨打|撥打|致电|热线|传真|联系|聯絡|连絡|連絡|전화|연락|휴대폰|핸드폰|โทร|\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
     r"voicemail|callback|(?<!-)[mtp]|ph|telefonnummer|mobil|rufen|anrufen|rückruf|erreich\w+|portable|joindre|(?:r?appele|chiama)\w+|cellulare|telefono|teléfono|móvil|celular|"
-    r"ll[aá]m[ae]n?(?:me|nos)|llamar(?:me|nos)|bel|bereikbaar|nummer|numéro|número|numero)\b)[^\n]{0,40}$",
+    r"ll[aá]m[ae]n?(?:me|nos)|llamar(?:me|nos)|(?:za)?dzwoni[ćę]\w*|bel|bereikbaar|nummer|numéro|número|numero)\b)[^\n]{0,40}$",
     re.IGNORECASE,
 )
 OTHER_NUMBER_WORDS = re.compile(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import json
 import random
@@ -212,7 +211,7 @@ class Redactor:
 
         A name that is found in one text of the row is removed from all of them.
         """
-        row, pieces = copy.deepcopy(row), list[Piece]()
+        pieces: list[Piece] = []
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
         script = next(filter(None, (unsearched_script(piece.text) for piece in pieces)), "")
         entities_of = [_named_by_key(p) or find(p.text, self.allow, p.preceding) for p in pieces]
@@ -222,9 +221,8 @@ class Redactor:
         if entity_of:
             pattern = re.compile("|".join(rf"(?<!\w){re.escape(t)}(?!\w)" for t in sorted(entity_of, key=len, reverse=True)))
             entities_of = [_with_repeated(p.text, entities, pattern, entity_of) for p, entities in zip(pieces, entities_of)]
-        if any(entities_of):
-            replaced = iter([self._replaced(p.text, entities) for p, entities in zip(pieces, entities_of)])
-            rewrite(row, lambda piece: next(replaced))
+        replaced = iter([self._replaced(p.text, entities) for p, entities in zip(pieces, entities_of)])
+        row = rewrite(row, lambda piece: next(replaced))
         findings = [(p.path, entity) for p, entities in zip(pieces, entities_of) for entity in entities]
         return Redacted(row, findings, script)
 
@@ -344,13 +342,28 @@ def blotted(text: str) -> str:
     return PROTECTED.sub(lambda match: BLOT * len(match.group()), text)
 
 
-def rewrite(row: dict, change: Callable[[Piece], str]) -> None:
-    """Replace each piece of text in a row, in place and in reading order, by what `change` returns for it."""
+def rewrite(row: dict, change: Callable[[Piece], str]) -> dict:
+    """Return a copy of a row in which each piece of text that someone wrote, in reading order, is what `change` returns."""
     preceding = ""
-    for container, key, path in _texts(row):
-        text = container[key]
-        container[key] = _rewritten(text, path, preceding, change)
-        preceding = text
+
+    def visit(value: Any, path: str, argument: bool) -> Any:
+        nonlocal preceding
+        if isinstance(value, str):
+            before, preceding = preceding, value
+            return _rewritten(value, path, before, change)
+        if isinstance(value, list):
+            return [visit(inner, f"{path}[{i}]", argument) for i, inner in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        written = {
+            k for k in value if not is_id(k) and (argument or k not in NOT_WRITTEN or NAME_KEY.fullmatch(f"{path}.{k}"))
+        }
+        return {
+            k: visit(inner, f"{path}.{k}" if path else str(k), argument or k == "arguments") if k in written else inner
+            for k, inner in value.items()
+        }
+
+    return visit(row, "", False)
 
 
 def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], str]) -> str:
@@ -378,24 +391,6 @@ def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], s
 def is_id(key: str) -> bool:
     """Return whether the value of this key is the id of a thing."""
     return bool(ID.fullmatch(key)) and not OF_A_PERSON.search(key)
-
-
-def _texts(row: dict) -> Iterator[tuple[Any, Any, str]]:
-    """Every text in a row that someone wrote, in order, as (container, key, path)."""
-    stack: list[tuple[Any, Any, Any, str, bool]] = [(None, None, row, "", False)]
-    while stack:
-        container, key, value, path, argument = stack.pop()
-        if isinstance(value, str):
-            yield container, key, path
-        elif isinstance(value, dict):
-            inner = [
-                (value, k, v, f"{path}.{k}" if path else str(k), argument or k == "arguments")
-                for k, v in value.items()
-                if not is_id(k) and (argument or k not in NOT_WRITTEN or NAME_KEY.fullmatch(f"{path}.{k}"))
-            ]
-            stack += reversed(inner)
-        elif isinstance(value, list):
-            stack += reversed([(value, i, v, f"{path}[{i}]", argument) for i, v in enumerate(value)])
 
 
 # Parts of names that identify nobody: titles, and particles that occur in many names.

@@ -1,7 +1,7 @@
 """The book: all lessons as a website that needs no server and asks no other host; `build_book` makes it, in seconds.
 
 Nothing is executed. The stored notebooks are read as they are, the other pages are written from what the course knows
-(glossary, lessons, recorded times, exercises, docstrings), and Sphinx turns both into HTML. What is where:
+(glossary, lessons, recorded times, exercises), and Sphinx turns both into HTML. What is where:
 
 - `sources` lays out what Sphinx reads, with the pages that come from templates (`templates/`);
 - `lesson_pages` turns a stored notebook into a page, `outputs` dresses its stored outputs, `twins` gives what needs a kernel

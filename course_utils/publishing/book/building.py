@@ -5,27 +5,22 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from course_utils import __version__, assets
 from course_utils.errors import CourseError
-from course_utils.files import sha256
 from course_utils.publishing import calculators, pyodide
-from course_utils.publishing.book.outputs import PICTURES
 from course_utils.publishing.book.sources import write_sources
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton", "sphinx_design", "latex2mathml")
 MARK = "book.json"  # in a finished book: who wrote it, so that nobody's folder is ever replaced
 HERE = Path(__file__).parent
-_LOADED = re.compile(r'(?P<before><(?:script|link|img)\b[^>]*?\b(?:src|href)=")(?P<address>[^"?#:]+)(?=")')
 
 
 @dataclass(frozen=True)
@@ -66,14 +61,22 @@ def build_book(out: str | Path, live: bool | None = None, language: str = "en") 
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise CourseError(f"the book needs {', '.join(missing)}: pip install '{assets.DISTRIBUTION}[book]'")
     out = Path(out).resolve()
-    _may_replace(out)
+    if out.exists() and not out.is_dir():
+        raise CourseError(f"{out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).exists():
+        raise CourseError(f"{out} has files and is no book of this course; name an empty or a new folder")
     runtime = (pyodide.prepare() if live else None) if live is not None else pyodide.at_hand()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".book-", dir=out.parent) as work:
             warnings = _run_sphinx(Path(work), runtime, language)
-            _finish(Path(work) / "html")
-            _move(Path(work) / "html", out)
+            html = Path(work) / "html"
+            for file in [*html.rglob("*.map"), *(html / "_static").rglob("*.html")]:  # sources of the theme
+                file.unlink()
+            (html / ".nojekyll").touch()  # GitHub's pages would leave out folders that begin with _
+            mark = {"book": assets.DISTRIBUTION, "version": __version__}
+            (html / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
+            _move(html, out)
     except OSError as error:
         raise CourseError(f"{out} cannot be written: {error}; name another folder") from error
     files = [file for file in out.rglob("*") if file.is_file()]
@@ -82,25 +85,11 @@ def build_book(out: str | Path, live: bool | None = None, language: str = "en") 
     return Book(out, tuple(pages), size, time.monotonic() - start, tuple(warnings), runtime is not None)
 
 
-def _may_replace(out: Path) -> None:
-    """Stop before a folder is replaced that is not a book.
-
-    Raises:
-        CourseError: it is a file, or has files and no mark of ours.
-    """
-    if out.exists() and not out.is_dir():
-        raise CourseError(f"{out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARK).exists():
-        raise CourseError(f"{out} has files and is no book of this course; name an empty or a new folder")
-
-
 def _run_sphinx(work: Path, runtime: Path | None, language: str) -> list[str]:
     """Lay out the sources and build them into `work/html`; return Sphinx's warnings, without paths of this machine.
 
-    What computes in pages is there first, as Sphinx looks at the files that pages load.
-
-    In a process of its own: the API's pages are made with torch and others left out, which would not do for a process that
-    has loaded them.
+    What computes in pages is there first, as Sphinx looks at the files that pages load. It has a process of its own, since
+    it changes the one that it runs in.
     """
     html, source, warned = work / "html", work / "source", work / "warnings"
     write_sources(source, pyodide.megabytes(runtime) if runtime else None, language)
@@ -118,39 +107,6 @@ def _run_sphinx(work: Path, runtime: Path | None, language: str) -> list[str]:
         raise CourseError("\n".join(["Sphinx stopped:", *last_lines]))
     text = warned.read_text(encoding="utf-8") if warned.exists() else ""
     return [line.replace(f"{source}/", "") for line in text.splitlines() if line.strip()]
-
-
-def _finish(html: Path) -> None:
-    """What no reader needs goes; what a static host needs comes; the mark says whose folder it is."""
-    static = html / "_static"
-    for file in [*static.rglob("*.map"), *static.rglob("*.html")]:  # sources of the theme
-        file.unlink()
-    for name in (".buildinfo", ".buildinfo.bak", "objects.inv.bak"):
-        (html / name).unlink(missing_ok=True)
-    _name_by_content(html)
-    (html / ".nojekyll").touch()  # GitHub's pages would leave out folders that begin with _
-    mark = {"book": assets.DISTRIBUTION, "version": __version__}
-    (html / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
-
-
-def _name_by_content(html: Path) -> None:
-    """Put a hash into each address of a script, style or icon that has none, so that no browser shows an outdated copy.
-
-    Sphinx does so for most; the search's index and two of its scripts it forgets.
-    """
-    hashes: dict[Path, str] = {}
-
-    def named(page: Path, loaded: re.Match[str]) -> str:
-        file = (page.parent / loaded["address"]).resolve()
-        if not file.is_file() or file.suffix == ".html" or file.parent.name == PICTURES:  # pictures have theirs as a name
-            return loaded[0]
-        if file not in hashes:
-            hashes[file] = sha256(file)[:8]
-        return f"{loaded['before']}{loaded['address']}?v={hashes[file]}"
-
-    for page in html.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(_LOADED.sub(partial(named, page), text), encoding="utf-8")
 
 
 def _move(draft: Path, out: Path) -> None:

@@ -1,24 +1,18 @@
 """Sphinx's settings for the book; `building` says where it reads and writes."""
 
-from course_utils import __version__, assets
+from course_utils import assets
 from course_utils.publishing.book.building import HERE
 
 project = "Teaching models new behaviours"
-author = "the authors of the course"
-copyright = f"{author}, Apache-2.0"
-release = __version__
+copyright = "the authors of the course, Apache-2.0"
 language = "en"
 
 extensions = [
     "myst_nb",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
-    "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
     "course_utils.publishing.book.extension",
 ]
-default_role = "literal"  # docstrings write code between single backticks
 
 # Lessons. Outputs are those that are stored: nothing is run.
 nb_execution_mode = "off"
@@ -30,20 +24,6 @@ myst_update_mathjax = False
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
-# The package. What is not needed to read signatures and docstrings is not loaded, installed or not.
-autodoc_mock_imports = [
-    "accelerate", "bitsandbytes", "bm25s", "dask", "datasets", "distributed", "faker", "fastapi", "gguf",
-    "ipywidgets", "llguidance", "nbgrader", "openai", "peft", "phonenumbers", "presidio_analyzer", "py3langid", "pyarrow",
-    "safetensors", "sklearn", "starlette", "stdnum", "Stemmer", "torch", "transformers", "trl", "uvicorn", "wordllama",
-]  # fmt: skip
-autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": False}
-autosummary_generate = False
-napoleon_numpy_docstring = False
-napoleon_use_ivar = True
-python_maximum_signature_line_length = 88
-
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = [str(HERE / "static")]
@@ -51,11 +31,9 @@ html_css_files = ["book.css"]
 html_js_files = [("book.js", {"defer": "defer"})]
 html_favicon = str(HERE / "static" / "icon.svg")
 templates_path = [str(HERE / "sphinx_templates")]
-html_sidebars = {"**": ["book-logo.html", "search-button-field.html", "book-nav.html"]}
-html_copy_source = True
+html_sidebars = {"**": ["book-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}
 html_show_sourcelink = False
 html_show_sphinx = False
-html_last_updated_fmt = None
 html_domain_indices = False
 html_use_index = False
 copybutton_exclude = ".linenos, .gp, .go"
@@ -64,10 +42,7 @@ html_theme_options = {
     "logo": {"text": project, "image_light": "_static/icon.svg", "image_dark": "_static/icon.svg", "alt_text": ""},
     "repository_url": assets.repository_url(),
     "repository_branch": "main",
-    "path_to_docs": "",
     "use_repository_button": True,
-    "use_edit_page_button": True,
-    "use_download_button": True,
     "use_fullscreen_button": False,
     "launch_buttons": {
         "colab_url": "https://colab.research.google.com",
@@ -76,10 +51,6 @@ html_theme_options = {
     },
     "article_header_start": ["toggle-primary-sidebar.html", "book-home.html"],
     "footer_content_items": ["copyright.html"],
-    "home_page_in_toc": False,
-    "show_navbar_depth": 1,
-    "max_navbar_depth": 2,
-    "show_toc_level": 1,
     "search_bar_text": "Search the course",
     "toc_title": "On this page",
     "pygments_light_style": "a11y-high-contrast-light",

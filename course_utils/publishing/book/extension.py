@@ -11,12 +11,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils import __version__, assets, lessons
+from course_utils import __version__, lessons
 from course_utils.publishing import calculators
 from course_utils.publishing.book.html_pages import finished
 from course_utils.publishing.book.lesson_pages import lesson_page
 from course_utils.publishing.book.outputs import PICTURES
-from course_utils.publishing.book.sources import module_file
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -25,28 +24,15 @@ if TYPE_CHECKING:
 
 LESSON_PAGES = {f"notebooks/{lesson.name}": lesson for lesson in lessons.NOTEBOOKS.values()}
 
-# Page → the file in the repository that somebody edits to change it; lessons and modules have theirs.
-EDITED = {
-    "index": "course_utils/publishing/book/templates/index.md.j2",
-    "glossary": "data/glossary.jsonl",
-    "cheat-sheets": "notebooks/source",
-    "calculators": "course_utils/show/calculators.py",
-    "instructors": "course_utils/publishing/book/templates/instructors.md.j2",
-    "api/index": "course_utils/publishing/book/sources.py",
-}
-
 _FUNCTION = re.compile(r"<mi>(?:exp|ln|log|max|min)</mi>(?!<mo[^>]*>(?:\(|&#x00028;))")  # needs a gap before its argument
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_config_value("book_live", False, "env", bool, "whether pages have Python")
-    renderers = {"inline_renderers": (visit_inline_formula, None), "block_renderers": (visit_block_formula, None)}
-    app.add_html_math_renderer("mathml", **renderers)
+    app.add_html_math_renderer("mathml", inline_renderers=(visit_formula, None), block_renderers=(visit_formula, None))
     app.connect("source-read", read_lesson)
-    app.connect("html-page-context", set_edit_link, priority=400)
     app.connect("html-page-context", finish_page, priority=900)
-    app.connect("autodoc-process-docstring", read_docstring)
     return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -59,23 +45,6 @@ def read_lesson(app: Sphinx, page: str, text: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in pictures.items():
         (folder / name).write_bytes(data)
-
-
-def edited_file(page: str) -> str:
-    """Path in the repository of the file behind a page; empty for pages that Sphinx makes."""
-    if page in LESSON_PAGES:
-        return f"notebooks/source/{LESSON_PAGES[page].name}.py"
-    if page.startswith("api/") and page not in EDITED:
-        return module_file(page.removeprefix("api/")).relative_to(assets.PACKAGE.parent).as_posix()
-    return EDITED.get(page, "")
-
-
-def set_edit_link(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Let the page's edit button lead to the file that one edits, not to what was made from it."""
-    if file := edited_file(page):
-        # The theme refuses an address that does not mention the page's file name, so a comment of Jinja does.
-        context["edit_page_url_template"] = f"{assets.repository_url()}/edit/main/{file}{{# file_name #}}"
-        context["edit_page_provider_name"] = "GitHub"
 
 
 def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
@@ -93,19 +62,6 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         context["lesson_number"] = LESSON_PAGES[page].number
 
 
-def read_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Read a docstring as people write it: stars and bars are no marks, and what is indented after a colon is code."""
-    for number, line in enumerate(lines):
-        if "*" in line or "|" in line:
-            parts = line.split("`")
-            parts[::2] = [part.replace("*", r"\*").replace("|", r"\|") for part in parts[::2]]
-            lines[number] = "`".join(parts)
-        if line.endswith(":") and not line.endswith("::") and "".join(lines[number + 1 : number + 2]) == "":
-            after = "".join(lines[number + 2 : number + 3])
-            if after.startswith(" " * (len(line) - len(line.lstrip()) + 4)):
-                lines[number] = f"{line}:"
-
-
 def mathml(latex: str, block: bool = False) -> str:
     """Return a formula as MathML, its LaTeX kept as an annotation, from which it can be copied.
 
@@ -121,18 +77,12 @@ def mathml(latex: str, block: bool = False) -> str:
     return f"{xml[:start]}<semantics>{xml[start:end]}{note}</semantics></math>"
 
 
-def visit_inline_formula(self: HTML5Translator, node: nodes.math) -> None:
-    """Write an inline formula."""
-    from docutils.nodes import SkipNode
+def visit_formula(self: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    """Write a formula; one on a line of its own scrolls where it is wider than the screen."""
+    from docutils.nodes import SkipNode, math_block
 
-    self.body.append(mathml(node.astext()))
-    raise SkipNode
-
-
-def visit_block_formula(self: HTML5Translator, node: nodes.math_block) -> None:
-    """Write a formula on a line of its own, which scrolls where it is wider than the screen."""
-    from docutils.nodes import SkipNode
-
+    block = isinstance(node, math_block)
+    formula = mathml(node.astext(), block)
     frame = '<div class="book-formula" tabindex="0" role="group" aria-label="formula">'
-    self.body.append(f"{frame}{mathml(node.astext(), True)}</div>")
+    self.body.append(f"{frame}{formula}</div>" if block else formula)
     raise SkipNode

@@ -32,8 +32,6 @@ def finished(html: str, terms: Mapping[str, str]) -> str:
         if not table.find_parent(class_="course-room"):  # an answer, which looks the same after each change
             _table(soup, table)
     _tell_apart(soup.select(".book-table"))
-    for parameters in soup.select("dt.sig dl"):
-        _parameters(parameters)
     for link in soup.select('a[href*="#term-"]'):
         _term(link, terms)
     for formula in soup.find_all("math"):
@@ -50,8 +48,8 @@ def _table(soup: BeautifulSoup, table: Tag) -> None:
     rows = table.find_all("tr")
     heads = [" ".join(cell.get_text(" ").split()) for cell in rows[0].find_all(["th", "td"])] if rows else []
     for cell in rows[0].find_all("th") if rows else []:
-        if not cell.get_text().strip():
-            _name(soup, cell)
+        if not cell.get_text().strip():  # a name for screen readers
+            cell.append(soup.new_tag("span", attrs={"class": "visually-hidden"}, string="row"))
     for cell in (cell for row in rows[1:] for cell in row.find_all("th") if not cell.get_text().strip()):
         cell.name = "td"  # beside the name of pandas' index
     for name, role in ROLES.items():
@@ -66,13 +64,6 @@ def _table(soup: BeautifulSoup, table: Tag) -> None:
     _frame(soup, table, heads)
 
 
-def _name(soup: BeautifulSoup, head: Tag) -> None:
-    """Give an empty header a name for screen readers."""
-    name = soup.new_tag("span", attrs={"class": "visually-hidden"})
-    name.string = "row"
-    head.append(name)
-
-
 def _frame(soup: BeautifulSoup, table: Tag, heads: list[str]) -> None:
     """Put a table into a region that scrolls and can be reached by keyboard, unless it is in one."""
     frame = table.parent
@@ -81,29 +72,24 @@ def _frame(soup: BeautifulSoup, table: Tag, heads: list[str]) -> None:
         name = caption.get_text(" ", strip=True) if caption else f"table: {', '.join(filter(None, heads))}"
         table.wrap(soup.new_tag("div", attrs={"role": "region", "tabindex": "0", "aria-label": name}))
         frame = table.parent
-    layout = ["book-pairs"] if _is_pairs(table) else ["book-compared"] if _is_compared(table) else []
-    frame["class"] = [*frame.get("class", []), "book-table", *layout]
+    frame["class"] = [*frame.get("class", []), "book-table", *_layout(table)]
     if (caption := table.find("caption")) and caption.find("a"):  # a table with a role may own no links
         caption.name = "p"
         table.insert_before(caption)
 
 
-def _is_pairs(table: Tag) -> bool:
-    """Whether a table is a list of names with a short value each, which a phone shows as it is: cards would fill screens."""
-    rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
-    lengths = [[len(cell.get_text(" ", strip=True)) for cell in row] for row in rows]
-    return bool(rows) and all(len(row) == 2 and row[0] <= LONGEST_NAME and row[1] <= LONGEST_VALUE for row in lengths)
+def _layout(table: Tag) -> list[str]:
+    """The class of a table that a phone shows as one, and not as cards.
 
-
-def _is_compared(table: Tag) -> bool:
-    """Whether most cells beside the first column are short, figures and their intervals above all.
-
-    Somebody who compares looks up and down a column, which cards would take apart.
+    Cards of a list of names with a short value each would fill screens. Where all cells beside the first column are short,
+    figures and their intervals above all, somebody compares, and looks up and down a column, which cards would take apart.
     """
-    rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")][1:]
-    first = [len(row[0].get_text(" ", strip=True)) for row in rows if row]
-    others = [len(cell.get_text(" ", strip=True)) for row in rows for cell in row[1:]]
-    return bool(others) and max(first) <= LONGEST_FIRST and max(others) <= LONGEST_SHORT
+    rows = [[len(cell.get_text(" ", strip=True)) for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
+    if rows and all(len(row) == 2 and row[0] <= LONGEST_NAME and row[1] <= LONGEST_VALUE for row in rows):
+        return ["book-pairs"]
+    others = [length for row in rows[1:] for length in row[1:]]
+    compared = others and max(row[0] for row in rows[1:] if row) <= LONGEST_FIRST and max(others) <= LONGEST_SHORT
+    return ["book-compared"] if compared else []
 
 
 def _keep_together(soup: BeautifulSoup, formula: Tag) -> None:
@@ -127,14 +113,6 @@ def _tell_apart(frames: Iterable[Tag]) -> None:
         counts[name] = counts.get(name, 0) + 1
         if counts[name] > 1:
             frame["aria-label"] = f"{name} ({counts[name]})"
-
-
-def _parameters(parameters: Tag) -> None:
-    """Parameters of a long signature as lines; Sphinx writes a list of definitions that defines nothing."""
-    for line in parameters.find_all("dd", recursive=False):
-        line.name = "span"
-    parameters.name = "span"
-    parameters["class"] = ["book-parameters"]
 
 
 def _term(link: Tag, terms: Mapping[str, str]) -> None:

@@ -9,7 +9,6 @@ from html import unescape
 from typing import Any
 
 from course_utils import glossary
-from course_utils.errors import CourseError
 from course_utils.in_browser import on_page
 from course_utils.lessons import Lesson
 from course_utils.publishing import builder
@@ -28,12 +27,6 @@ _BADGES = re.compile(r"^\[!\[Open in .*$\n?", re.MULTILINE)
 _TERM = re.compile(r"\*\[(?P<text>[^\]]+)\]\(#[\w-]+ \"(?P<tip>[^\"]*)\"\)\*")
 _QUIZ = re.compile(r"(?m)^\s*quiz\(")
 _IMPORTS = re.compile(r"(?m)^from course_utils\.exercises import check")  # a lesson's imports
-_FENCE = re.compile(r"^(```+|~~~+).*?(?:^\1|\Z)", re.DOTALL | re.MULTILINE)
-_FORMULA = re.compile(r"\$\$.+?\$\$|(?<![\\\w$])\$(?=\S)[^$\n]+?(?<=\S)\$(?!\d)", re.DOTALL)
-_TABLE_ROW = re.compile(r"^[ \t]*\|.*$", re.MULTILINE)
-_TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
-_LINK_TARGET = re.compile(r'(!?\[[^\[\]]*\])\((?:[^()"]|"[^"]*"|\([^()"]*\))*\)|<?https?://\S+')
-WORDS_A_MINUTE = 180  # of somebody who reads to understand, not to find
 
 
 def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: bool = False) -> str:
@@ -88,32 +81,11 @@ def markdown_of(text: str) -> list[str]:
     return [source_of(cell) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
 
 
-def reading_minutes(text: str) -> int:
-    """Minutes that a lesson takes to read: as many as it says, else an estimate from its prose, in steps of five."""
-    texts = markdown_of(text)
-    if stated := re.search(r"[Rr]eading takes\s+about\s+(\d+)\s+minutes", "\n".join(texts)):
-        return int(stated[1])
-    words = count_words("\n\n".join(texts))
-    return max(5, 5 * round(words / WORDS_A_MINUTE / 5))
-
-
-def count_words(markdown: str) -> int:
-    """Return how many words and numbers Markdown has, without tables, formulas, code blocks, tags and targets of links."""
-    for pattern in (_FENCE, _FORMULA, _TABLE_ROW, _TAG):
-        markdown = pattern.sub(" ", markdown)
-    return sum(any(map(str.isalnum, word)) for word in _LINK_TARGET.sub(r"\1", markdown).split())
-
-
 def _role(term: re.Match[str]) -> str:
     """The marker of a term as a link into the glossary; as plain emphasis if the glossary has changed since."""
     meaning = unescape(term["tip"])
     names = [one.name for one in glossary.terms().values() if one.meaning == meaning]
-    if not names:
-        try:
-            names = [glossary.find(term["text"]).name]
-        except CourseError:
-            return f"*{term['text']}*"
-    return f"*{{term}}`{term['text']} <{names[0]}>`*"
+    return f"*{{term}}`{term['text']} <{names[0]}>`*" if names else f"*{term['text']}*"
 
 
 def _code(

@@ -1,9 +1,13 @@
-"""The exercises of lesson 02: their cases leave one right answer, and each mistake is told apart."""
+"""Single exercises of lessons 02 and 06: their cases leave one right answer, and each mistake is told apart."""
+
+import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from course_utils.exercises import EXERCISES, check, checking
+from course_utils.data_prep.validation import validate
+from course_utils.exercises import EXERCISES, check, checking, lesson_06
 
 IDS = ["lora-1", "lora-2", "lora-3", "lora-5"]
 
@@ -42,3 +46,24 @@ def test_a_loss_that_still_divides_by_all_labels_is_recognised():
 )
 def test_products_of_turned_matrices_are_recognised_though_they_raise(product, told):
     assert told in check("lora-2", eval(f"lambda x, W, A, B, alpha: {product}")).message
+
+
+def test_weights_are_what_a_host_takes(tmp_path):
+    cases = [case for seed in range(3) for case in EXERCISES["api-2"].cases(np.random.default_rng(seed))]
+    rows = [{"messages": found} for found in (lesson_06.with_weights(*case) for case in cases) if found]
+    rows = [row for row in rows if row["messages"][-1]["role"] == "assistant"]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert len(rows) >= 10
+    assert [str(f) for f in validate(file, "chat", "openai").findings if f.severity == "error"] == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_in_one_case_the_training_is_paid_for_exactly(seed):
+    """There the smallest number of requests after which the tuned model has cost less is one more."""
+    training, short, long, answer, tuned, untuned = lesson_06._exactly_paid(np.random.default_rng(seed))
+    saved = (Fraction(long - 2 * short) / 2 - 2 * answer) / 10**6  # untuned tokens cost half as much
+    assert (tuned, untuned) == ((1.0, 4.0), (0.5, 2.0)) and (Fraction(str(training)) / saved).denominator == 1
+    assert (
+        lesson_06.requests_until_paid(training, short, long, answer, tuned, untuned) == Fraction(str(training)) / saved + 1
+    )
