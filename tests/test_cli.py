@@ -114,7 +114,6 @@ def test_doctor_notices_old_packages(monkeypatch):
         (["run", "nothing.ipynb"], "no such notebook: nothing.ipynb"),
         (["build", "9"], "unknown lesson '9'"),
         (["build", "9", "--json"], "unknown lesson '9'"),
-        (["serve", "--host", "0.0.0.0"], "this machine"),
     ],
 )
 def test_mistakes_at_the_command_line_are_one_sentence(capsys, arguments, said):

@@ -146,7 +146,7 @@ def test_a_model_loads_in_four_bits_and_learns(tiny_model):
     settings = training.Settings(learning_rate=2e-2, max_steps=12, batch_size=2, schedule="constant", evaluate_every=6)
     tuned = with_lora(model, random_b=False)
     history = training.fit(tuned, tokenizer, [conversation()] * 2, [conversation()], settings=settings)
-    assert history.validation_losses[-1] < history.validation_losses[0] - 0.5
+    assert history.validation_losses[-1] < history.validation_losses[0] - 0.1
 
 
 def test_an_unknown_kind_is_named():

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from course_utils.openai_server.store import is_busy, is_full
 
@@ -184,6 +185,12 @@ def _locate(error: Mapping[str, Any], body: Any) -> tuple[str, Any]:
     return path.lstrip(".")[:200], value
 
 
+def _allowed(request: Request) -> list[str]:
+    """Methods that are allowed on the path of a request."""
+    scopes = [(method, {**request.scope, "method": method}) for method in ("DELETE", "GET", "POST")]
+    return [m for m, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)]
+
+
 def unknown_route(request: Request, error: Exception) -> JSONResponse:
     """Return the response for an unknown path or method, or for a form that can't be read."""
     assert isinstance(error, HTTPException)
@@ -198,7 +205,7 @@ def unknown_route(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
         api_error = ApiError(405, message, code="method_not_supported")
-        return JSONResponse(api_error.body, 405, error.headers)
+        return JSONResponse(api_error.body, 405, {"allow": ", ".join(_allowed(request))})
     if error.status_code == 404:
         return refused(request, ApiError(404, f"Invalid URL ({method} {path})"))
     return refused(request, ApiError(error.status_code, str(error.detail)))

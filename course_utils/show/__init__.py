@@ -6,8 +6,8 @@ Everything here can be read without a browser: `str()` of each object says the s
 from course_utils.figures import drawing
 from course_utils.show.answers import answers, conversation, folded
 from course_utils.show.tables import folder_sizes
-from course_utils.show.widgets import calculator, predict, review, sort
+from course_utils.show.widgets import calculator, predict, sort
 
 __all__ = [
-    "answers", "calculator", "conversation", "drawing", "folded", "folder_sizes", "predict", "review", "sort",
+    "answers", "calculator", "conversation", "drawing", "folded", "folder_sizes", "predict", "sort",
 ]  # fmt: skip

@@ -6,10 +6,8 @@ HTML is shown instead, and methods do what the controls do.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -301,104 +299,4 @@ class Sorting(Widget):
         return "\n".join(lines)
 
 
-# -- rows to review -----------------------------------------------------------------------------------------------------
-
-
-class Review(Widget):
-    """Rows to read one by one and to give verdicts, which every data set under a thousand rows deserves.
-
-    Args:
-        rows: chat rows.
-        labels: JSONL file for the verdicts; a session continues where the last one ended. None keeps them in memory only.
-
-    Attributes:
-        verdicts: row number → {"keep": bool, "note": str}.
-        index: number of the row shown.
-
-    Raises:
-        CourseError: no rows, or a labels file that belongs to other rows.
-    """
-
-    def __init__(self, rows: Iterable[dict], labels: str | os.PathLike[str] | None = None) -> None:
-        self.rows, self.labels, self.index = list(rows), labels, 0
-        if not self.rows:
-            raise CourseError("there are no rows to review")
-        self.verdicts = _read_labels(labels, len(self.rows))
-        while self.index in self.verdicts and self.index < len(self.rows) - 1:
-            self.index += 1  # continue where an earlier session ended
-        super().__init__()
-        self.show(self.index)
-
-    def _parts(self) -> list[ipywidgets.Widget]:
-        import ipywidgets
-
-        tips = {"keep": "a row to learn from", "drop": "a row not to learn from", "back": "the row before"}
-        self.controls = {name: ipywidgets.Button(description=name, tooltip=tip) for name, tip in tips.items()} | {
-            "note": ipywidgets.Text(placeholder="why? (a rule in the making)", layout={"width": "24em"}),
-            "shown": ipywidgets.HTML(),
-        }
-        self.controls["keep"].on_click(lambda _: self.mark(True, self.controls["note"].value))
-        self.controls["drop"].on_click(lambda _: self.mark(False, self.controls["note"].value))
-        self.controls["back"].on_click(lambda _: self.show(self.index - 1))
-        buttons = ipywidgets.HBox([self.controls[name] for name in ("keep", "drop", "back", "note")])
-        return [self.controls["shown"], buttons]
-
-    def mark(self, keep: bool, note: str = "") -> None:
-        """Give the current row a verdict, append it to the labels file, and show the next row."""
-        self.verdicts[self.index] = {"keep": keep, "note": note}
-        if self.labels is not None:
-            with open(self.labels, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"row": self.index, "keep": keep, "note": note}, ensure_ascii=False) + "\n")
-        self.show(self.index + 1)
-
-    def show(self, index: int) -> None:
-        """Show a row by its number."""
-        self.index = min(max(index, 0), len(self.rows) - 1)
-        if self.controls:
-            self.controls["note"].value = self.verdicts.get(self.index, {}).get("note", "")
-            self.controls["shown"].value = self._html()
-
-    def _progress(self) -> str:
-        verdict = self.verdicts.get(self.index)
-        told = (
-            f" ({'keep' if verdict['keep'] else 'drop'}{': ' * bool(verdict['note'])}{verdict['note']})" if verdict else ""
-        )
-        return f"row {self.index} of {len(self.rows)}{told}, {len(self.verdicts)} read"
-
-    def _html(self) -> str:
-        messages = "".join(
-            f"<p><b>{escape(str(message['role']))}</b><br>"
-            f"<span style='white-space:pre-wrap'>{escape(_message_text(message))}</span></p>"
-            for message in self.rows[self.index]["messages"]
-        )
-        return f"<p>{escape(self._progress())}</p>{messages}"
-
-    def __repr__(self) -> str:
-        messages = (message for message in self.rows[self.index]["messages"] if message["role"] != "system")
-        return "\n".join([self._progress(), *(f"  {m['role']}: {_message_text(m)}" for m in messages)])
-
-
-def _message_text(message: dict) -> str:
-    from course_utils.data_prep.formats import text_content
-
-    return text_content(message.get("content")) or json.dumps(message.get("tool_calls", ""), ensure_ascii=False)
-
-
-def _read_labels(file: str | os.PathLike[str] | None, rows: int) -> dict[int, dict]:
-    """Read the verdicts of earlier sessions; the last verdict for a row counts."""
-    verdicts: dict[int, dict] = {}
-    if file is None or not os.path.exists(file):
-        return verdicts
-    try:
-        with open(file, encoding="utf-8") as lines:
-            for line in lines:
-                entry = json.loads(line)
-                verdicts[entry["row"]] = {"keep": bool(entry["keep"]), "note": str(entry["note"])}
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CourseError(f"{file} does not contain labels of a review ({error}); name another file") from error
-    if verdicts and max(verdicts) >= rows:
-        raise CourseError(f"{file} labels row {max(verdicts)} of {rows}: it belongs to other rows")
-    return verdicts
-
-
-predict, sort, review = Prediction, Sorting, Review  # what a lesson calls
+predict, sort = Prediction, Sorting  # what a lesson calls

@@ -32,7 +32,7 @@ def test_it_is_large_and_dirty_in_every_way(export):
     for fault in (
         "refusal canned_answer truncated language low_information other_answer answer_format wrong_label test_set "
         "exact_duplicate normalised_duplicate near_duplicate not_json not_utf8 lone_surrogate duplicate_key byte_order_mark "
-        "line_ending role_unknown arguments_not_json other_shape"
+        "line_ending role_name arguments_not_json other_shape"
     ).split():
         assert fault in faults
     kinds = {entity["kind"] for row in export.truth for entity in row["pii"]}

@@ -147,7 +147,7 @@ def test_every_widget_that_a_lesson_shows_has_a_note_for_readers_without_a_kerne
     shown = set()
     for lesson in lessons.NOTEBOOKS.values():
         shown |= set(re.findall(r"show\.\w+\(", lessons.source_file(lesson.name).read_text(encoding="utf-8")))
-    widgets = {f"show.{name}(" for name in ("calculator", "review", "sort")}
+    widgets = {f"show.{name}(" for name in ("calculator", "sort")}
     assert widgets <= shown and widgets == set(twins.LIVE)
     assert twins.calculator_for('show.calculator(\n    "memory", model=name)') == "memory"
 
@@ -263,7 +263,7 @@ def test_nobodys_folder_is_replaced(tmp_path):
 @built
 def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it(tmp_path, monkeypatch):
     def write(page):
-        def run(work, runtime):
+        def run(work, runtime, language):
             (work / "html" / "_static").mkdir(parents=True)
             (work / "html" / page).write_text("<p>")
             return []
@@ -290,7 +290,7 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
 
     asked = []
 
-    def build(out, live):
+    def build(out, live, language):
         asked.append(live)
         return publishing_book.Book(tmp_path, ("index.html",), 1_500_000, 2.0, warnings, live=bool(live))
 

@@ -142,7 +142,7 @@ def offline(tmp_path, monkeypatch):
     def no_program(*arguments, **_):
         raise AssertionError(f"called {arguments}")
 
-    def run(work, runtime):
+    def run(work, runtime, language):
         asked.append(runtime)
         (work / "html").mkdir()
         return []

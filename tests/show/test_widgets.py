@@ -1,4 +1,4 @@
-"""Calculators as forms, and the review of rows: what the controls do, and what stands there without them."""
+"""Calculators as forms: what the controls do, and what stands there without them."""
 
 import sys
 
@@ -65,48 +65,3 @@ def test_what_a_calculator_does_not_know_is_named():
         show.calculator("memory", modell="Llama-2-7B")
     with pytest.raises(CourseError, match="Days over which it has to pay: a whole number from 1"):
         show.calculator("costs", days=0)
-
-
-ROWS = [
-    {"messages": [{"role": "user", "content": f"message {i} <b>"}, {"role": "assistant", "content": "answer"}]}
-    for i in range(4)
-]
-
-
-def test_a_review_is_kept_and_goes_on_where_it_ended(tmp_path):
-    pytest.importorskip("ipywidgets")
-    labels = tmp_path / "labels.jsonl"
-    review = show.review(ROWS, labels)
-    assert "message 0 &lt;b&gt;" in review.controls["shown"].value
-    review.controls["note"].value = "says nothing"
-    review.controls["drop"].click()
-    assert "message 1" in review.controls["shown"].value
-    assert review.controls["note"].value == ""
-    review.controls["keep"].click()
-    review.controls["back"].click()
-    review.controls["drop"].click()  # changed one's mind
-    again = show.review(ROWS, labels)
-    assert again.verdicts == {0: {"keep": False, "note": "says nothing"}, 1: {"keep": False, "note": ""}}
-    assert again.index == 2
-
-
-def test_a_review_without_widgets(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    review = show.review(ROWS)
-    assert review.controls == {}
-    review.mark(True, "fine")
-    assert str(review).splitlines() == ["row 1 of 4, 1 read", "  user: message 1 <b>", "  assistant: answer"]
-    review.show(0)
-    assert str(review).startswith("row 0 of 4 (keep: fine), 1 read")
-    assert VIEW not in review._repr_mimebundle_()
-
-
-def test_labels_of_other_rows_are_refused(tmp_path):
-    (tmp_path / "labels.jsonl").write_text('{"row": 9, "keep": true, "note": ""}\n')
-    with pytest.raises(CourseError, match="belongs to other rows"):
-        show.review(ROWS, tmp_path / "labels.jsonl")
-    (tmp_path / "labels.jsonl").write_text("nonsense\n")
-    with pytest.raises(CourseError, match="does not contain labels"):
-        show.review(ROWS, tmp_path / "labels.jsonl")
-    with pytest.raises(CourseError, match="no rows"):
-        show.review([])

@@ -16,7 +16,6 @@ from course_utils.show.calculators import CALCULATORS
 # Call in a cell's source → what the reader of a website should know about its output.
 LIVE = {
     "show.calculator(": "In the notebook this is a form: change a choice, and the answer follows.",
-    "show.review(": "In the notebook you page through the rows, keep or drop each, and note why.",
     "show.sort(": "In the notebook each card has buttons for sorting. Here, sort them in your head or on paper, then go on.",
 }
 FENCE = "`" * 12  # around HTML, in which an answer may have fences of its own
