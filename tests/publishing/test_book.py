@@ -275,8 +275,8 @@ def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it
         monkeypatch.setattr(building, "_run_sphinx", write(page))
         assert build_book(out, live=False).pages == (page,)
 
-    def fail(work, runtime):
-        write("three.html")(work, runtime)
+    def fail(work, runtime, language):
+        write("three.html")(work, runtime, language)
         raise CourseError("Sphinx stopped")
 
     monkeypatch.setattr(building, "_run_sphinx", fail)
