@@ -14,8 +14,9 @@
 # | and the rest kept in 16 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.0f}} GB | 12 GB |
 #
 # {{term:LoRA}} never changes the model's own {{term:weight|weights}}; it only reads them. {{term:QLoRA}} (Dettmers et
-# al., 2023) therefore stores the linear layers' weights in 4 bits instead of 16, so that a model fits on a smaller card.
-# But look at the table again: its first two changes save the most, and neither touches the model. So try those first.
+# al., 2023) therefore stores the linear layers' weights in 4 bits instead of 16, so that a model fits on a smaller
+# card. But look at the table again: the first change alone saves two thirds, and the first two leave the model as it
+# is. So **if a step fits with the base in 16 bits, start with LoRA; if not, with QLoRA.**
 #
 # By the end you'll be able to
 #
@@ -28,8 +29,8 @@
 # You should know lesson 02. Reading takes about 35 minutes, the exercises as long again. {{timing}} If you only need a run
 # to fit, read sections 1 and 2.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before refilling
-# them. To recover the recorded page, run `course restore 03` in a terminal.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs
+# before refilling them. To recover the recorded page, run `course restore 03` in a terminal.
 
 # %%
 # INSTALL: qlora,trl
@@ -62,8 +63,8 @@ print(f"{len(short)} tickets, {tickets_a_step} a step, learning rate {learning_r
 # %% [markdown]
 # ## 1 · The job: LoRA, and a few lines more
 #
-# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. The first cell below checks the data and the chat
-# template. The second loads the model and the third trains it. Only the loading and one short loop before
+# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. The first cell below checks the data and the
+# chat template. The second loads the model and the third trains it. Only loading the model and one short loop before
 # `trainer.train()` are new.
 
 # %%
@@ -90,7 +91,7 @@ model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=not on
 # %% [markdown]
 # `prepare_model_for_kbit_training` freezes the base, turns what isn't stored in 4 bits (the {{term:embedding}}, the output
 # layer, the norms) into float32, and switches on gradient checkpointing: intermediate results are discarded and recomputed
-# in the backward pass. That saves memory and costs up to half as much time again, so the CPU run leaves it off.
+# in the backward pass. The CPU run leaves it off, to save time.
 #
 # <details><summary><b>Only if you train in 4 bits on a CPU: a trap</b></summary>
 #
@@ -146,8 +147,8 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:4]], {"QLoRA": repli
 evidence.lesson_03.recorded()
 
 # %% [markdown]
-# In the last column both methods beat the best prompt by far. There QLoRA's one run is a few points behind LoRA's three, in
-# *category* a few ahead; but the intervals overlap, so one run can't tell them apart.
+# In the last column both methods beat the best prompt by far. There QLoRA's one run is a few points behind LoRA's
+# three, in *category* a few ahead; but one run settles nothing.
 #
 # On your own card, change `base`, leave out `quantization.guard`, and start from settings like these (*not run here*):
 #
@@ -178,9 +179,9 @@ evidence.lesson_03.recorded()
 # - the **{{term:activation|activations}}**, which each layer keeps for the backward pass and which grow with tokens per step;
 # - the **{{term:logits}}**, a score for every token of the {{term:vocabulary}} at every position.
 #
-# Work out the logits. Llama-3.1-8B knows 128,256 tokens, so eight examples of 1,024 tokens have 8 · 1,024 · 128,256 scores
-# of 4 bytes each, or 4.2 GB. The usual loop holds three such tables at once (scores, probabilities, gradient): 12.6 GB for
-# logits alone.
+# Work out the logits. Llama-3.1-8B knows 128,256 tokens, so eight examples of 1,024 tokens have 8 · 1,024 · 128,256
+# scores of 4 bytes each, or 4.2 GB. The usual loop holds three such tables at once (scores, probabilities, gradient):
+# 12.6 GB for logits alone. TRL from 1.16 computes them in pieces on a GPU; the sums below don't count on it.
 #
 # About twenty lines of code compute all four from the numbers in a model's `config.json` and add an allowance for the
 # card's own needs, so you can check before you download or rent anything. Skip the formula for a block's activations if you
@@ -225,8 +226,9 @@ charts.bars(ladder, "By this estimate, Llama-3.1-8B fits on 24 GB in 16 bits", "
 
 # %% [markdown]
 # The smaller batch shrinks both activations and logits. Checkpointing shrinks only the activations, and 4 bits only the
-# weights, which are under a fifth of the first bar. Float32 embeddings undo some of that saving and enlarge the last bar's
-# activations. Checkpointing is on by default in TRL's trainers, but not in transformers' `Trainer`.
+# weights, which are under a fifth of the first bar. Float32 embeddings undo some of that saving, and the float32 values
+# that the blocks pass on enlarge the last bar's activations. Checkpointing is on by default in TRL's trainers, but not
+# in transformers' `Trainer`.
 #
 # The dashed line is at 25.3 because a card's gigabytes are 2³⁰ bytes each, less a little that PyTorch doesn't see, and ours
 # are 10⁹. If the card drives your screen as well, subtract what `nvidia-smi` shows in use.
@@ -238,14 +240,14 @@ print(memory.estimate("Llama-3.1-8B", "qlora", length=1024, accumulation=8, chec
 print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 
 # %% [markdown]
-# For small models of the same architectures the estimator came within {{record:estimates:summary.unseen.formula.worst:.1f}} % of what
-# PyTorch's allocator counted on a CPU (`benchmarks/estimates.py`), and for 1.7B and 8B models within
-# {{record:estimates-card:worst_percent:.2f}} % on a simulated A100, which counts every tensor of a step and computes none
-# (`benchmarks/gpu_memory.py`). Nobody has checked it on a real GPU, whose libraries need memory of their own. So leave a
-# gigabyte or two free, and read `torch.cuda.max_memory_reserved()` after a step with your longest example.
+# Nobody has checked the estimator on a real GPU, whose libraries need memory of their own. It came within
+# {{record:estimates:summary.unseen.formula.worst:.1f}} % of PyTorch's own count for small models on a CPU
+# (`benchmarks/estimates.py`), and within {{record:estimates-card:worst_percent:.2f}} % for 1.7B and 8B models on a
+# simulated A100 (`benchmarks/gpu_memory.py`). Leave a gigabyte or two free, and read `torch.cuda.max_memory_reserved()`
+# after a step with your longest example.
 #
-# Now reverse the question: how many tokens can one step have on each card, with 1.5 GB to spare? As before, QLoRA's float32
-# embeddings are counted in:
+# Now reverse the question: how many tokens can one step have on each card, with 1.5 GB to spare? QLoRA's embeddings are
+# float32 here; in 16 bits, as in the next table, it has more room:
 
 # %%
 def most_tokens(config, card, **options):
@@ -271,9 +273,9 @@ pd.DataFrame({
 # | --- | --- | --- |
 # | `per_device_train_batch_size=1`, `gradient_accumulation_steps=8` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB instead of {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} | nothing in the result; many small steps are slower on a GPU |
 # | `gradient_checkpointing=True` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | up to half as much time again |
-# | the loss in pieces: TRL from 1.16 does it by itself on a GPU; before, `use_liger_kernel=True` | about 1.2 GB less (the rows below still count the logits) | nothing |
+# | the loss in pieces: by itself on a GPU with TRL from 1.16; before, `use_liger_kernel=True` | about 1.2 GB less (the rows below still count the logits) | nothing |
 # | the base in 4 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.1f}} GB | some time; accuracy: section 7 |
-# | what isn't in 4 bits left in 16 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | not measured; in LoRA the whole base is in 16 bits |
+# | what isn't in 4 bits left in 16 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | quality not measured |
 # | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory in a peak |
 # | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | every longer example loses its end, which is the answer |
 #
@@ -297,8 +299,8 @@ pd.DataFrame({
 # EXERCISE: qlora-2
 
 # %% [markdown]
-# Do the same sums for your model and your card. The calculator leaves out accumulation, which keeps the adapter's gradients
-# from one small step to the next, so its QLoRA is 0.2 GB below the estimate above:
+# Do the same sums for your model and your card. The calculator leaves out accumulation, and so shows 0.2 GB less for
+# QLoRA than the estimate above:
 
 # %%
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
@@ -312,8 +314,8 @@ evidence.card("Q3")
 # %% [markdown]
 # ## 3 · Merge it, serve it
 #
-# Lesson 02 {{term:merge|merged}} an adapter into its base for free. With a 4-bit base, one of three ways of merging loses
-# most of what was learned. Measure the loss on the twelve reference answers, first with no adapter, then with it unmerged:
+# Lesson 02 {{term:merge|merged}} an adapter into its base for free. With a 4-bit base, one of three ways lost most of
+# what was learned here. Measure the loss on the twelve reference answers, first with no adapter, then with it unmerged:
 
 # %%
 def answer_loss(model):
@@ -392,9 +394,9 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
       f"{(new_scales != scales).float().mean():.0%} of the scales move")
 
 # %% [markdown]
-# A stored weight lies exactly on one of the sixteen values, so rounding undoes any change of less than half the distance to
-# its neighbour. The changes here are about a hundred times smaller than that distance. Only the scales keep a little of
-# them. Larger changes should survive better; measure yours.
+# A stored weight lies exactly on one of the sixteen values, so rounding undoes any change of less than half the
+# distance to its neighbour. The changes here are about a hundred times smaller than that distance. Only the moved
+# scales keep a little of the change. Larger changes should survive better; measure yours.
 #
 # Both merges into 16 bits keep what was learned here. Use the restored base, because the adapter was trained on it, unless
 # the original measures better. For an 8B model this takes about 17 GB; to do it in the computer's memory, put
@@ -432,10 +434,10 @@ charts.histogram(
 )
 
 # %% [markdown]
-# Half of the evenly spaced values lie beyond ±0.5, where fewer than a fifth of the weights are; of NF4's
-# sixteen only six do. The small towers at ±1 are each block's own largest weight. NF4, *4-bit NormalFloat*, assumes that
-# weights follow a bell curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*.
-# Zero must be stored exactly, which leaves fifteen values: seven below and eight above.
+# Half of the evenly spaced values lie beyond ±0.5, where fewer than a fifth of the weights are; of NF4's sixteen only
+# six do. The bars at ±1 are the blocks' largest weights. NF4, *4-bit NormalFloat*, assumes that weights follow a bell
+# curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*. Zero must be stored
+# exactly, which leaves fifteen values: seven below and eight above.
 
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
@@ -553,9 +555,9 @@ print(f"{8 * held / in_linears:.3f} bits a weight in the linear layers:",
 print(f"the rest stays in 16 bits: {2 * rest / 1e6:.0f} MB")
 
 # %% [markdown]
-# So 4 bits don't make a model four times smaller. The scales take their share, and the embedding stays as it is: the larger
-# the {{term:vocabulary}} and the smaller the model, the less you gain. Llama-3.1-8B shrinks 2.8 times, and 2.1 times once
-# `prepare_model_for_kbit_training` has made its embeddings float32.
+# So 4 bits don't make a model four times smaller. The scales take their share, and the embedding stays in 16 bits: the
+# larger the {{term:vocabulary}} and the smaller the model, the less you gain. Llama-3.1-8B shrinks 2.8 times, and 2.1
+# times once `prepare_model_for_kbit_training` has made its embeddings float32.
 
 # %% [markdown]
 # ## 6 · How does a gradient get through?
@@ -574,9 +576,8 @@ show.drawing("four-bit-layer")
 # −1.20, so its gradient is −2.40. In general a gradient $g$ at the output becomes $\tilde{W}^\top g$ at the input, to which
 # the adapter adds its part, and no gradient of the weights is needed.
 #
-# But PyTorch would keep the restored matrices for the way back and, without checkpointing, those of all layers, which would
-# undo the saving. So the product is written by hand, and its {{term:backward pass}} restores the matrix
-# a second time.
+# Ordinary autograd would keep every restored matrix for the way back and undo the saving. So the product is written by
+# hand, and its {{term:backward pass}} restores the matrix again.
 
 # %% tags=["qlora-from-scratch"]
 class FourBitProduct(torch.autograd.Function):
@@ -680,8 +681,8 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
 # Rounding raised the loss on these passages: the whole interval lies above zero. On a CPU this is the packaged model,
 # which was stored in another 4-bit format before, so its 16 bits aren't quite the original's.
 #
-# **After training**, much of that may be gone, because the adapter was trained on the rounded base and can make up for
-# it. Section 1 has the 0.5B model's runs; this is what three {{term:seed|seeds}} of the small one gave:
+# **After training**, QLoRA and LoRA can't be told apart here. Section 1 has the 0.5B model's runs; this is what three
+# {{term:seed|seeds}} of the small one gave:
 
 # %%
 evidence.card("Q5")
@@ -718,14 +719,11 @@ for tokens in (32, 128, 512, 2048):
     print(f"{tokens:5} tokens: 4 bits take {more:+.0%} time")
 
 # %% [markdown]
-# For this layer, restoring counts for less as tokens increase. A CPU's times say little about a GPU's. On GPUs others found
-# anything from equal time to two thirds more (28 % on an RTX 4090), so time ten steps of each on your own card:
+# For this layer, restoring counts for less as tokens increase. A GPU's times are others: people found anything from
+# equal time to two thirds more (28 % on an RTX 4090). Time ten steps of each on your own card:
 
 # %%
 evidence.lesson_03.published_pace()
-
-# %% [markdown]
-# **If a step fits with the base in 16 bits, start with LoRA; if not, with QLoRA.**
 
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them

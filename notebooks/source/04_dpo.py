@@ -15,16 +15,17 @@
 # | 2 | {{record:laptop-house-style:runs."seed 1 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} |
 # | 3 | {{record:laptop-house-style:runs."seed 2 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
 #
-# In each run DPO with SFT's loss and {{term:ORPO}} beat SFT on all better replies, while SFT on only the replies that keep
-# all rules did about as well as they did. {{term:DPO}} alone, the usual method for training on choices between two
-# answers, beat only imitation on average. You'll run it, compute its {{term:loss}} by hand, and compare it with plain
-# training on the better answers, which is simpler and cheaper. Section 7 says how far these figures can be trusted.
+# In each run DPO with SFT's loss added and {{term:ORPO}} beat SFT on the better replies. SFT on only those better
+# replies that keep all five rules did about as well. {{term:DPO}} alone, the usual method for training on choices
+# between two answers, on average beat only imitation. You'll run it, compute its {{term:loss}} by hand, and compare it
+# with plain training on the better answers, which is simpler and cheaper. Section 7 says how far these figures can be
+# trusted.
 #
 # **If you must choose by Friday:** if a person or a program can tell which replies are good overall, collect those
-# verdicts and train on the good replies with SFT, because here pairs added nothing measurable to that. If people can only
-# say which of two replies is better, collect pairs, try ORPO and DPO + SFT with SFT beside them, and check each rule. The
-# case for pairs rests on one model and three seeds, and on the model's own answers DPO + SFT lost to SFT
-# (section 7).
+# verdicts and train on the good replies with SFT, because here pairs did no better. If people can only say which of two
+# replies is better, collect pairs, try ORPO and DPO + SFT with SFT beside them, and check each rule. The case for pairs
+# rests on one model and three seeds, and on pairs of the model's own answers DPO + SFT lost to SFT in one run (section
+# 7).
 #
 # By the end you'll be able to
 #
@@ -115,12 +116,13 @@ del untrained, imitating
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# This is the program to take to work, with `dtype` and `on_cpu` from the first cell. It reads `dpo-pairs.jsonl`, in which
-# a reply is a list with one message, loads a model from a folder or the hub, and trains a fresh adapter on top. With the
-# adapter switched off, the model is what it was before: its own {{term:reference model}}, so it needs no second
-# copy. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the chosen reply; section 5
-# shows what that's good for. First check the file, as in lesson 02. On the small model the check notes that our learning
-# rate is far above the usual one, which is for larger models and thousands of pairs.
+# This is the program to take to work, with `dtype` and `on_cpu` from the first cell; there start at the rate that the
+# check below suggests, and set `gradient_checkpointing` to True, which saves memory. It reads `dpo-pairs.jsonl`, in
+# which a reply is a list with one message, loads a model from a folder or the hub, and trains a fresh adapter on top.
+# With the adapter switched off, the model is what it was before: its own {{term:reference model}}, so it needs no
+# second copy. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the chosen reply; section 5 shows what
+# that's good for. First check the file, as in lesson 02. On the small model the check notes that our rate is far above
+# the usual one, which is for larger models and thousands of pairs.
 
 # %%
 preflight.check("dpo-pairs.jsonl", "dpo-start", task="dpo", learning_rate=plan.learning_rate)
@@ -132,7 +134,8 @@ pairs = load_dataset("json", data_files="dpo-pairs.jsonl", split="train")
 adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 shared = {
     "output_dir": "checkpoints", "num_train_epochs": 1, "learning_rate": learning_rate, "warmup_steps": 2,
-    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "gradient_checkpointing": False,
+    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "gradient_checkpointing": False,
+    "logging_steps": 1, "save_strategy": "no", "report_to": "none",
     "use_cpu": on_cpu, "bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16,
 }
 trainer = DPOTrainer(
@@ -164,7 +167,7 @@ by_sft = rival.model.eval()
 # gain. Before you look, guess:
 
 # %%
-guess = predict("How many of 100 answers of DPO + SFT say the step first? At most 33 of the start's do.", unit="%")
+guess = predict("What share of DPO + SFT's answers say the step first? Of the start's, at most a third do.", unit="%")
 guess
 
 # %%
@@ -189,16 +192,16 @@ guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# The model trained with DPO and SFT says the step first far more often than the rival, which fell below the start. On so few
-# messages no other rule clearly moves. If everybody got one text, *different replies* would fall. Read some answers:
+# The model trained with DPO and SFT says the step first far more often than the rival, which fell below the start.
+# These are few messages, so a single reply counts for several percent, and no other rule clearly moves. If everybody
+# got one text, *different replies* would fall. Read some answers:
 
 # %%
 evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
 
 # %% [markdown]
-# More DPO + SFT replies begin with one of the desk's steps, but few promise the right one, so the row "all five" stays
-# low. In this one run a model of 135 million parameters didn't learn what each kind of message calls for. Section 7 asks a
-# larger model.
+# Few replies promise the right step, so "all five" stays low. In this one run a model of 135 million parameters didn't
+# learn what each kind of message calls for. Section 7 asks a larger model.
 #
 # ### What the log says
 #
@@ -212,16 +215,16 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
              "step", "reward (mean of four steps)")
 
 # %% [markdown]
-# At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's
-# $\ln 2 = 0.693$ plus SFT's first loss, about what the rival's log begins with. If yours isn't, check the reference
-# (section 8) and dropout. In a run of so few steps both lines wander from batch to batch. By the end a gap should have
-# opened, with `rewards/chosen` not far below zero. All this describes *training*
-# pairs; to see whether the model writes better, read its answers.
+# At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's $\ln 2 =
+# 0.693$ plus SFT's first loss, about what the rival's log begins with. If yours isn't, check the reference (section 8)
+# and dropout. In a run of so few steps both lines wander from batch to batch, and a gap opens only at the end.
+# `rewards/chosen` shouldn't fall far below zero. All this describes *training* pairs; to see whether the model writes
+# better, read its answers.
 
 # %% [markdown]
 # ## 3 · How likely does a model find a reply?
 #
-# A choice gives no grade, only that A is better than B, so what can we compute a loss from? The model gives every text a
+# A choice gives no grade. What can a loss be computed from? The model gives every text a
 # probability, so we can ask how likely it finds A, and how likely B. A reply's probability is the product of its tokens'
 # probabilities, each given what precedes it. The product is tiny, so we add logarithms. The sum, the reply's
 # log-probability, is negative, and closer to zero is likelier; its unit is the {{term:nat}}. Three steps compute it:
@@ -316,8 +319,7 @@ print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(part
 
 # %% [markdown]
 # In 32 bits, as on a CPU here, your loss and TRL's are the same number; in 16 bits they differed by up to a hundredth.
-# With a small β the gains must lie far apart before the loss is small, so the model may drift far; a large β holds it
-# nearer (section 8's table has a β of 1).
+# A small β lets the model drift further; a large one holds it nearer (section 8).
 #
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
 #
@@ -341,9 +343,9 @@ print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(part
 # %% [markdown]
 # ## 5 · What SFT's part is for
 #
-# DPO's own loss depends only on the difference of the two gains, so both replies may become less likely. To see what that
-# does to answers, train twice with the same pairs and the same rate, a third of the one above, once without SFT's part and
-# once with it. `training.fit` is the course's own loop, which saves you a minute here.
+# Both replies may become less likely. What does that do to answers? Train twice with the same pairs and the same
+# rate, a third of the one above, once without SFT's part and once with it. `training.fit` is the course's own loop,
+# which saves you a minute here.
 
 # %%
 for name, objective in {"DPO alone": training.DPO(beta=0.1), "DPO + SFT": training.DPO(beta=0.1, sft_weight=1.0)}.items():
@@ -360,13 +362,12 @@ pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:
 evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in list(answers)[-2:]})
 
 # %% [markdown]
-# Here DPO alone puts the step first in nearly every answer, as two in five pairs teach, but most of its replies no longer
-# end properly: the first above runs on until it's cut off. No pair teaches how a reply ends. The log shows a sign of it:
-# the reward of the chosen replies is far below zero (divide it by β to get nats), so even the *good* replies are less
-# likely than before, and the loss still falls as long as the rejected ones fall further. SFT's part pulls the model
-# towards whole good replies (Pang et al., 2024, arXiv 2404.19733). DPO + SFT did at least
-# as well as at section 2's rate. In the recorded runs below, on more pairs and at nearly this rate, DPO's
-# replies do end properly, but they lose order numbers.
+# Here DPO alone puts the step first in nearly every answer, as two in five pairs teach, but most of its replies no
+# longer end properly: the first above runs on until it's cut off. No pair teaches how a reply ends. The log shows a
+# sign of it: the reward of the chosen replies is far below zero (divide it by β to get nats), so even the *good*
+# replies are less likely than before, and the loss still falls as long as the rejected ones fall further. SFT's part
+# pulls the model towards whole good replies (Pang et al., 2024, arXiv 2404.19733). What breaks varies: in the recorded
+# runs below, on more pairs, DPO's replies end properly but lose the order number.
 #
 # ### Does it beat the cheap rival?
 #
@@ -407,8 +408,8 @@ ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 # %% [markdown]
 # ## 6 · What do your pairs teach?
 #
-# An earlier edition of this course had a file of pairs in which each chosen reply was in
-# house style, and each rejected one was verbose, cold, hedging or wrong. DPO ranked nine in ten of its test pairs right,
+# An earlier edition of this course had a file of pairs in which each chosen reply was in house style, and each rejected
+# one was verbose, cold, hedging or wrong. DPO ranked nine in ten of its test pairs right (`benchmarks/preferences.py`),
 # which looked like success. Let three rules that barely read a reply rank the same pairs:
 
 # %% tags=["shortcuts"]
@@ -460,9 +461,9 @@ pd.DataFrame(found).map("{:.0%}".format)
 show.drawing("twins")
 
 # %% [markdown]
-# Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the message
-# is right once and wrong once. From pairs that differ only in order such a rule can learn how a good reply begins, which is
-# also what DPO gained most on. Here a good beginning was part of the aim; judge whether it is in your pairs.
+# Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the
+# message is right once and wrong once. From the other pairs it can learn how a good reply begins: it ranks all of the
+# two fifths right and half of the rest, 70 %. Here a good beginning was part of the aim; judge whether it is in yours.
 
 # %%
 # EXERCISE: align-4
@@ -471,12 +472,11 @@ show.drawing("twins")
 # ## 7 · A model that people use, and pairs of its own answers
 #
 # This section uses all of the lesson's pairs, the same recipe for the start, 100 test messages, and a model of half a
-# billion parameters that people deploy: Qwen2.5-Coder-0.5B-Instruct. Each method has the learning rate that kept all five
-# rules most often on {{record:laptop-house-style:validation:d}} other messages (third column; the lowest if tied), here
-# with one seed. "SFT, kept rules" is a control that only somebody with a rule book can have: it trains on those chosen
-# replies that keep all five. ORPO adds to SFT's loss a term that makes the odds of the chosen reply larger than the
-# rejected one's, so it needs no reference. It starts at the untrained model, as does its control, "SFT, one stage"
-# (script, with all rates: `benchmarks/laptop_house_style.py`).
+# billion parameters that people deploy: Qwen2.5-Coder-0.5B-Instruct. Each method's rate is the best of those tried on
+# {{record:laptop-house-style:validation:d}} other messages, with one seed. "SFT, kept rules" is a control that only
+# somebody with a rule book can have: it trains on those chosen replies that keep all five. ORPO adds to SFT's loss a
+# term that raises the odds of the chosen reply over the rejected one's, so it needs no reference. It starts at the
+# untrained model, as does its control, "SFT, one stage" (script, with all rates: `benchmarks/laptop_house_style.py`).
 
 # %%
 house = assets.read_record("laptop-house-style")["runs"]
@@ -505,12 +505,12 @@ for one, rival in [("DPO + SFT", "SFT"), ("DPO + SFT", "SFT, kept rules"), ("ORP
 pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["seed 0", "seed 1", "seed 2"]).T.map("{:.0%}".format)
 
 # %% [markdown]
-# With each seed DPO + SFT and ORPO, which learn from pairs *and* imitate the chosen reply, keep all five rules more often
-# than SFT from the same model, once by a single reply. The interval reflects only which messages were asked, and the three
-# seeds lie so far apart that they don't settle how large the gain is. Pairs may pay here because nearly half of the chosen
-# replies break some rule, and a pair still says what was better about such a reply. If somebody picks out the replies that
-# keep all rules, plain SFT on them does about as well as DPO + SFT in three seeds, with only one rate tried. ORPO needs no
-# first stage. DPO alone has the lowest mean of the six methods, although four rates were tried.
+# With each seed DPO + SFT and ORPO, which learn from pairs *and* imitate the chosen reply, keep all five rules more
+# often than SFT from the same model, once by a single reply. The interval reflects only which messages were asked, and
+# the three seeds lie so far apart that they don't settle how large the gain is. Pairs may pay here because nearly half
+# of the chosen replies break some rule, and SFT imitates that too. If somebody picks out the replies that keep all
+# rules, plain SFT on them does about as well as DPO + SFT in three seeds, with only one rate tried. ORPO needs no first
+# stage. DPO alone has the lowest mean of the six methods, although four rates were tried.
 #
 # ### Pairs of the model's own answers
 #
@@ -559,18 +559,17 @@ print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with
 # **Both rewards fall, far.** In section 5 DPO alone did this to the chosen replies. If `rewards/chosen` keeps falling,
 # read answers at once, and then add SFT's loss, lower the learning rate, or raise β.
 #
-# **A rate that is too high.** The share of training pairs ranked right looks as good as ever, but the answers and the KL
-# from the start show the damage:
+# **A rate that is too high.** The answers and the KL from the start show the damage:
 
 # %%
 evidence.lesson_04.failures_table()
 
 # %% [markdown]
-# KL is measured on answers sampled from the trained model: how much higher, on average, their log-probability is there than
-# under the start. A β of 1 instead of 0.1 keeps the model nearer, and the step still comes first. The run at the high
-# rate ranks even more pairs right than the healthy one, but its KL is about forty times as large and few of its answers say
-# the step first. In the last row every pair occurs twice, the second time reversed. The accuracy is far below a half,
-# perhaps because by then the model has learned the opposite.
+# KL is measured on answers sampled from the trained model: how much higher, on average, their log-probability is there
+# than under the start. A β of 1 instead of 0.1 keeps the model nearer, and the step still comes first. The run at the
+# high rate ranks even more pairs right than the healthy one, but its KL is about forty times as large and few of its
+# answers say the step first. In the last row every pair occurs twice, the second time reversed. Its accuracy is far
+# below a half.
 #
 # **Another system message.** The model has learned to reply to the `prompt` of the pairs, so send the same system message
 # when you ask.
@@ -582,22 +581,26 @@ evidence.lesson_04.failures_table()
 show.drawing("alignment-roads")
 
 # %% [markdown]
-# Below are the same pairs with each method, on the small model, and the time per training example relative to SFT's (a pair
-# has two replies):
+# Below is each method on both models, and the time per training example relative to SFT's (a pair has two replies):
 
 # %%
 rows, prices = {}, assets.read_record("method-prices")["over SFT"]
+house = assets.read_record("laptop-house-style")["runs"]
 for method in ("SFT on chosen", "DPO", "DPO + SFT", "ORPO", "KTO", "IPO", "SimPO"):
-    measured = {rule: np.mean(evidence.lesson_04.per_seed(method, rule)) for rule in ("all five", "step first", "order number right")}
-    rows[method] = {rule: f"{share:.0%}" for rule, share in measured.items()}
-    rows[method]["time"] = f"{prices[method]['an example'][0]:.1f}" if method in prices else "1" if method.startswith("SFT") else "–"
+    rows[method] = {("135M", rule): f"{np.mean(evidence.lesson_04.per_seed(method, rule)):.0%}"
+                    for rule in ("all five", "step first", "order number right")}
+    runs = [house.get(f"seed {seed} | {method.removesuffix(' on chosen')}") for seed in range(3)]
+    rows[method]["0.5B", "all five"] = f"{np.mean([run['right']['all rules'] for run in runs]):.0%}" if all(runs) else "–"
+    rows[method]["time", ""] = f"{prices[method]['an example'][0]:.1f}" if method in prices else "1" if method.startswith("SFT") else "–"
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# These are means of three seeds. ORPO began at the untrained model, the others at the start. IPO replaces DPO's logarithm
-# by a squared distance; SimPO compares mean log-probabilities without a reference. By the first column none stands out on
-# so small a model. On average, SFT and ORPO keep the number, and the rest put the step first. DPO + SFT wasn't timed, but
-# makes the same passes through the model as DPO.
+# These are means of three seeds. ORPO began at the untrained model, the others at the start. IPO replaces DPO's
+# logarithm by a squared distance; SimPO compares mean log-probabilities without a reference. DPO + SFT wasn't timed,
+# but makes the same passes through the model as DPO. On the small model no method stands out in the first column; SFT
+# and ORPO keep the number, and the rest put the step first. On half a billion parameters, each at the best of its
+# rates, the two that also imitate the better reply, DPO + SFT and ORPO, are ahead; from pairs alone IPO comes out level
+# with SFT, DPO and SimPO below it. KTO wasn't run there.
 #
 # | method | what it needs | take it when |
 # | --- | --- | --- |
@@ -620,7 +623,7 @@ pd.DataFrame(rows).T
 #
 # | | |
 # | --- | --- |
-# | messages | 60 and 100 invented ones, live 24; the rules look for the desk's own phrases |
+# | messages | 24 live, 60 and 100 in recorded runs, all invented; the rules look for the desk's own phrases |
 # | models | 135M for the methods, 0.5B for section 7 |
 # | seeds | three for the methods; one for pairs of a model's own answers and for broken runs |
 # | rates | in section 7 one to four of each method, with one seed; elsewhere one |

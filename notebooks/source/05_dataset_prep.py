@@ -5,24 +5,24 @@
 #
 # > *"Here's every chat of the support desk, as CSV. Train something on it by the end of next week?"*
 #
-# | the same small model, {{record:data-quality:examples:d}} examples each, three runs | category and escalation both right, of 100 test messages |
+# | the same small model trained on {{record:data-quality:examples:d}} examples, three runs | category and escalation both right, of 100 test messages |
 # | --- | --- |
-# | trained on the export as it came, {{record:data-quality:rows.raw:,}} rows of at most 32 words | {{record:data-quality:runs.raw.0.test.both.0:.0%}} to {{record:data-quality:runs.raw.1.test.both.0:.0%}} |
-# | trained on what preparation left, {{record:data-quality:rows.cleaned:d}} short rows | {{record:data-quality:runs.cleaned.0.test.both.0:.0%}} to {{record:data-quality:runs.cleaned.2.test.both.0:.0%}} |
-# | trained on {{record:data-quality:rows.hundred:d}} rows written and labelled to one guide, each seen three times | {{record:data-quality:runs."a hundred good".1.test.both.0:.0%}} to {{record:data-quality:runs."a hundred good".0.test.both.0:.0%}} |
+# | drawn from the export as it came ({{record:data-quality:rows.raw:,}} rows of at most 32 words) | {{record:data-quality:runs.raw.0.test.both.0:.0%}} to {{record:data-quality:runs.raw.1.test.both.0:.0%}} |
+# | what preparation left ({{record:data-quality:rows.cleaned:d}} short rows) | {{record:data-quality:runs.cleaned.0.test.both.0:.0%}} to {{record:data-quality:runs.cleaned.2.test.both.0:.0%}} |
+# | {{record:data-quality:rows.hundred:d}} rows that a language model wrote and labelled to the test's guide, each seen three times | {{record:data-quality:runs."a hundred good".1.test.both.0:.0%}} to {{record:data-quality:runs."a hundred good".0.test.both.0:.0%}} |
 #
 # Preparing the export nearly doubles the score, but a hundred careful rows do as well as 300 prepared ones. Expect less
-# from your own hundred, because language models wrote both our hundred and the test to one guide. This plan divides your
-# two weeks between labelling and preparing:
+# from your own hundred, because ours are more like the test than yours will be. This plan divides your two weeks
+# between labelling and preparing:
 #
 # | days | read | do | stop when |
 # | --- | --- | --- | --- |
 # | 1 | 100 tickets, drawn at random | write down what a right answer is, with an example for each label, and list what's wrong with the export | ten tickets in a row tell you nothing new |
-# | 2 and 3 | 200 more | label 100 for training and 100 for the test; a colleague labels 50 of these 200 too, without seeing your labels; compare both people's labels with the export's | you two agree on each field, well beyond "always none"; if not, the guide has a gap |
-# | 4 | wrong answers to validation messages | save the test as `test.csv` and your hundred's labels as `corrections-0.csv` (`ticket`, `field`, `right`: a line for each label); run this lesson's script on a table of the hundred alone, which writes the files to train on; score the best prompt, then train (lessons 01 and 02) | it's good enough: ship it, you're done |
+# | 2 and 3 | 200 more | label 100 for training and 100 for the test; a colleague labels 50 of these 200 too, without seeing your labels; compare both people's labels with the export's | you two agree on each field (kappa, section 2, well above 0); if not, the guide has a gap |
+# | 4 | wrong answers to validation messages, once you've trained | save the test as `test.csv` and your hundred's labels as `corrections-0.csv`; run this lesson's script on the hundred alone; score the best prompt, then train (lessons 01 and 02) | it's good enough: ship it, you're done |
 # | 5 to 7 | 20 of the rows that each rule drops | run the script on 2,000 tickets that include your hundred, then on all | each rule drops at most one good row in 20; if not, change it |
-# | 8 and 9 | the top of `to_read.csv` for each field, then of `contradictions.csv` | write the right label or `drop`, and run it again | your last ten rows held hardly any errors |
-# | 10 | 20 wrong answers | train on both kinds of rows, score once | you know which to ship: the new model if it clearly wins where the two differ (lesson 06, section 4), or else the one trained on the hundred |
+# | 8 and 9 | the top of `to_read.csv` for each field, then of `contradictions.csv` | write the right label or `drop` (or drop the top unread, section 6), and run it again | your last ten rows held hardly any errors |
+# | 10 | 20 wrong answers | train on both kinds of rows, which we haven't measured; score once | you know which to ship: the new model if it clearly wins where the two differ (lesson 06, section 4), or else the one trained on the hundred |
 #
 # By the end you'll be able to
 #
@@ -32,12 +32,12 @@
 # - check what a model learns from a row: the mask, the empty thoughts, the tool call,
 # - decide how many rows to read, how many to label, and when to stop.
 #
-# You should know pandas; you needn't have trained anything. Reading takes about 50 minutes, the exercises as long again.
-# {{timing}} If you have a file to clean today, take the script of section 2 (`course clean-script` in a terminal writes
-# it) and read section 3.
+# You should know pandas; you needn't have trained anything. Reading takes about 50 minutes without the script's code,
+# the exercises as long again. {{timing}} If you have a file to clean today, take the script of section 2 (`course
+# clean-script` in a terminal writes it) and read section 3.
 #
-# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before refilling
-# them. To recover the recorded page, run `course restore 05` in a terminal.
+# The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs
+# before refilling them. To recover the recorded page, run `course restore 05` in a terminal.
 
 # %%
 # INSTALL: data,trl
@@ -85,9 +85,8 @@ guess
 # Instead of dropping a row it writes the reason into the column `why`, and it *stops* where the export probably isn't what
 # you think it is.
 #
-# **Settings.** Change these for your own table. The script stops if too many rows are unusable or one customer's, if too few
-# hold personal data, or if a part is too small or *kappa* too low; `STOP` has the limits. Kappa
-# is agreement beyond chance: 0 is chance and 1 is perfect.
+# **Settings.** Change these for your own table. `STOP` holds the limits at which the script stops (section 3). Kappa is
+# agreement beyond chance: 0 is chance and 1 is perfect.
 
 # %% tags=["program"]
 import hashlib
@@ -231,9 +230,8 @@ def flag_unusable(rows):
 
 
 # %% [markdown]
-# **Step 3, copies,** uses {{term:MinHash}} (section 4). Where
-# near-copies have different labels, three quarters of them outvote the rest. Without such a majority no program can tell
-# which label is right, so all of them wait in `contradictions.csv` until you've entered each disputed label once.
+# **Step 3, copies,** uses {{term:MinHash}} (section 4). Where near-copies have different labels, three quarters of them
+# outvote the rest. Without such a majority they wait in `contradictions.csv` until you've entered the right label once.
 
 # %% tags=["program"]
 from datasketch import MinHash, MinHashLSH
@@ -336,11 +334,11 @@ def flag_copies(rows):
 # outside the project, can compute the pseudonym of any name, so the result is pseudonymous, not anonymous. Order numbers
 # stay in, since a model may have to repeat them; list in `NUMBERS` what else should go.
 #
-# **Step 5, the split,** deals customers, so that nobody is on both sides: about a tenth of them go to validation. Spaces and
-# capitals in a customer's name don't matter; other spellings do. The test is your `test.csv`, with the columns `message`,
-# `category` and `escalation`. Give it `customer` too, or the script can't keep its customers out of training. Without
-# labels in `test.csv`, another tenth becomes the test. With the same key, a customer lands in the same part next month,
-# because the split hashes the key and the column `customer`.
+# **Step 5, the split,** deals customers, so that nobody is on both sides: about a tenth of them go to validation.
+# Spaces and capitals in a customer's name don't matter; other spellings do. The test is your `test.csv`, with the
+# columns `message`, `category` and `escalation`. Give it `customer` too (ours has none), or the script can't keep its
+# customers out of training. Without labels in `test.csv`, another tenth becomes the test. With the same key, a customer
+# lands in the same part next month, because the split hashes the key and the column `customer`.
 
 # %% tags=["program"]
 def read_key(file="~/.clean_export.key"):
@@ -527,10 +525,10 @@ to_read = pd.read_csv("to_read.csv", dtype=str)
 to_read.query("field == 'category'").head(6).drop(columns=["field", "right"]).set_index("ticket")
 
 # %% [markdown]
-# Names, e-mail addresses and card numbers in the list are invented ones. Fill in the column `right` with the label that
+# Names, e-mail addresses and card numbers in the list are pseudonyms. Fill in the column `right` with the label that
 # you'd give, even if it's there already, or with `drop`, which throws out the row and its copies. Lines left empty come
-# back. Save yours as `corrections-1.csv`, the next round's as `corrections-2.csv`. Here our answer key plays somebody who
-# reads sixty rows. On the second run, step 1 applies the corrections, and the new list leaves out what's been read:
+# back. Save yours as `corrections-1.csv`, the next round's as `corrections-2.csv`. Here our answer key plays somebody
+# who reads sixty rows. On the second run, step 1 applies the corrections, and the new list leaves out what's been read:
 
 # %%
 somebody = to_read.query("field == 'category'").head(60).copy()                # plays the colleague who reads the top 60
@@ -545,7 +543,7 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # | --- | --- | --- |
 # | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl`, `schema.json` | on each line a ticket's number, its prompt and the answer to learn (`completion`), with pseudonyms; the test rows are those of `test.csv` | read a sample for names (section 9); in this folder run `course preflight train.jsonl --model MODEL` and lesson 02's program (`course train-script`), without a GPU on the first few hundred lines; lesson 06 turns them into the form that a hosted service wants |
 # | `rejects.csv` | the ticket of each row that was left out, and why, without its message | read twenty of each kind: `read_table("tickets.csv").merge(read_table("rejects.csv")).groupby("why").head(20)` |
-# | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv` (each run overwrites this file), run again |
+# | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv` (columns `ticket`, `field`, `right`; each run overwrites this file), run again |
 # | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line for each message and field is enough |
 #
 # ```text
@@ -554,8 +552,8 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # 2802,category,,returns,1,"The toaster trips the fuse, I want my money back please"
 # ```
 #
-# If your answers are texts instead of labels, `course check-data FILE --fix FOLDER` cleans chats in JSONL. Step 4 takes most
-# of the time, some minutes for 20,000 rows. A message that another quotes whole counts as its copy, unless it has fewer than ten words.
+# If your answers are texts instead of labels, `course check-data FILE --fix FOLDER` cleans chats in JSONL. Step 4 takes
+# most of the time, some minutes for 20,000 rows.
 #
 # The version that step 7 prints is a hash of the three files and changes if one letter does. Hand it over with the files,
 # so that your colleague can say which data a model was trained on.
@@ -588,11 +586,11 @@ for name, (step, table, cure) in broken.items():
 pd.DataFrame(said).T
 
 # %% [markdown]
-# All five stop and report a number. Without the limits, the wrong join would have been "cleaned" to 55 of 800 rows, and
-# the slipped labels would have been trained on. The last limit applies only to the first column to learn, because a rare
-# label is hard for the classifier anyway, so read the second column's line yourself. A limit only catches what's broken
-# *everywhere*. If one label in twenty has slipped, every report looks healthy, which is why you read the top of
-# `to_read.csv` all the same.
+# All five stop and report a number. Without the limits, the wrong join (400 tickets, each twice) would have been
+# "cleaned" to 55 of 800 rows, and the slipped labels would have been trained on. The last limit applies only to the
+# first column to learn, because a rare label is hard for the classifier anyway, so read the second column's line
+# yourself. A limit only catches what's broken *everywhere*. If one label in twenty has slipped, every report looks
+# healthy, which is why you read the top of `to_read.csv` all the same.
 #
 # ## 4 · Copies
 #
@@ -629,10 +627,10 @@ for shuffles in (4, 16, 128, 1024):
 # The share settles near the index. For each text, the library keeps 128 hashes, one for each shuffle. It files them in
 # drawers, a few to a drawer, and compares only texts with a drawer in common (*locality-sensitive hashing*).
 #
-# The loop in `nearest_before` first leaves out pieces found in more than 50 texts (in a large table, in more than one in a
-# hundred), such as greetings. For each pair with a common drawer it computes the exact index, with and without these
-# pieces. Both must reach 0.6, and the same numbers, such as order numbers, must be in both texts. Two messages that differ
-# by a *not* can still count as copies. The script rightly calls these two copies:
+# The loop in `nearest_before` first leaves out pieces found in more than 50 texts (in a large table, in more than one
+# in a hundred), such as greetings. Pairs with a common drawer are copies if their exact index reaches 0.6 with and
+# without these pieces and both texts hold the same numbers. A message of ten words or more that another quotes whole
+# counts too. Two messages that differ by a *not* can still count as copies. The script rightly calls these two copies:
 
 # %%
 usable = flag_unusable(apply_corrections(read_table("tickets.csv"))[0])[0].query("why == ''").reset_index(drop=True)
@@ -781,15 +779,13 @@ pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for nam
              index=["run 1", "run 2", "run 3"]).T.assign(mean=lambda table: table.mean(axis=1)).round().astype(int)
 
 # %% [markdown]
-# With forty wrong labels, reading the first sixty rows adds seven to eight points to the mean. With three times as
-# many, each of the three repairs adds twelve to fourteen, and the repairs differ by less than the runs do. So *if many
-# labels are wrong by accident and you have rows to spare*, drop the top unread: that did as well here and takes a second;
-# reading 180 rows takes a morning. With forty wrong labels we've tried dropping only on the classifier, where it
-# gained one point and reading gained four (section 8). Read in three cases:
-#
-# - the rows at the top are rare kinds that you can't spare, since they're unusual and often right;
-# - they're test rows: a dropped test row makes the test easier, a corrected one makes it right;
-# - you don't know yet why labels are wrong: read twenty first.
+# With forty wrong labels, reading the first sixty rows raised each of the three runs, the mean by seven to eight
+# points. With three times as many, each of the three repairs adds twelve to fourteen, and the repairs differ by less
+# than the runs do. So *if many labels are wrong by accident and you have rows to spare*, drop the top unread: that did
+# as well here and takes a second; reading 180 rows takes a morning. With forty wrong labels we've tried dropping only
+# on the classifier, where it gained one point and reading gained four (section 8). Read twenty first. Read on if the
+# rows at the top are rare kinds that you can't spare, or test rows: a dropped test row makes the test easier, a
+# corrected one makes it right.
 #
 # **Your turn.** The paper's rule flags a row only if another label is as probable as that label usually is in rows that
 # have it. The version below gets this wrong.
@@ -835,7 +831,8 @@ show.conversation(tokenizer, *mask(min(chats, key=lambda chat: len(chat[1]["cont
 # %% [markdown]
 # The blue tokens are learned: the record and the marker that ends it. All others have the label -100, which training
 # skips. If your blue tokens begin with a customer's words, the mask is missing. TRL sets it by itself for files with
-# `prompt` and `completion`, like the script's. For files with `messages` you have to pass `assistant_only_loss=True`.
+# `prompt` and `completion`, like the script's. For files with `messages` you have to pass `assistant_only_loss=True`,
+# which needs a template that marks the answers.
 #
 # **A model that thinks.** Many current models write their thoughts between `<think>` and `</think>` before they answer.
 # Your rows have no thoughts. See what Qwen3's template makes of one:
@@ -900,8 +897,9 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 # | rows that all call | {{record:tool-rows:runs."every row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every row calls".0."no call, where none is".0:.0%}} |
 # | as many rows, every second one a call | {{record:tool-rows:runs."every second row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every second row calls".0."no call, where none is".0:.0%}} |
 #
-# A log of tool calls holds only rows that call. If every second row answers a message that needs *no* call, the model nearly
-# always refrains on such messages. But it has then seen half as many calls and misses more, so collect enough of both kinds.
+# A log of tool calls holds only rows that call. If every second row answers a message that needs *no* call, the model
+# nearly always refrains on such messages. In this one run it also missed more calls, perhaps because it had seen half
+# as many, so collect enough of both kinds.
 #
 # ## 8 · Was it worth it, and where do your two weeks go?
 #
@@ -922,9 +920,9 @@ pd.Series({
 
 # %% [markdown]
 # The script's rows beat the export by more than twenty points, although there are only half as many. A hundred rows
-# labelled to the guide help the classifier hardly more than the raw export does, but for the language model (see the table
-# at the top) they did as well as the whole preparation. The likely reason is that the classifier has to see each word,
-# while a language model knows the words already and only has to learn what *you* mean by "returns".
+# labelled to the guide help the classifier hardly more than the raw export does, but for the language model (see the
+# table at the top) they did as well as 300 prepared ones. The likely reason is that the classifier has to see each
+# word, while a language model knows the words already and only has to learn what *you* mean by "returns".
 
 # %%
 sizes = [50, 100, 200, 300, 400]
@@ -959,25 +957,17 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # - **Then run the script**, because it's already written and its rows add what your hundred lack: rare kinds of tickets,
 #   and the real mixture. We haven't measured both kinds together on the language model.
 # - **Stop cleaning once you've read the list**, which did as well in section 6 as correcting every label.
-#
-# | what is to be learned | rows: others' rule of thumb, mostly untested here | note |
-# | --- | --- | --- |
-# | a new output format | 100 to 500 | a hundred were enough here |
-# | a style, a tone | 500 to 2,000 | inputs as varied as in production |
-# | the terms and conventions of a field | 2,000 to 10,000 | – |
-# | much new knowledge | 10,000 to 50,000 | look facts up instead (lesson 01) |
 
 # %% [markdown]
 # **If a large model writes rows for you**, send it your guide and a list of topics, and check each answer against your
-# labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad test,
-# because the writer repeats its own phrases. Be just as wary of a {{term:LLM as a judge|model that judges}}. On fifty rows
-# that we had marked by hand, the 1.5B in the best of seven ways to ask agreed with us at a kappa of
+# labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad
+# test, because the writer repeats its own phrases. Be just as wary of a {{term:LLM as a judge|model that judges}}. On
+# fifty rows that we had marked by hand, no model we asked reached the
+# {{record:laptop-judge:runs."no model | rules and classifier | 0".by_hand."the classifier of section 7".kappa.0:.2f}}
+# at which section 6's classifier agreed with us: the better one, of 1.5 billion parameters, had a kappa of
 # {{record:laptop-judge:runs."1.5B | hand labels, best form | 1".agreement."as it says".kappa.0:.2f}} to
-# {{record:laptop-judge:runs."1.5B | hand labels, best form | 2".agreement."as it says".kappa.0:.2f}}, the 0.5B at
-# {{record:laptop-judge:runs."0.5B | hand labels, best form | 2".agreement."as it says".kappa.0:.2f}} to
-# {{record:laptop-judge:runs."0.5B | hand labels, best form | 1".agreement."as it says".kappa.0:.2f}}, and section 6's
-# classifier at {{record:laptop-judge:runs."no model | rules and classifier | 0".by_hand."the classifier of section 7".kappa.0:.2f}}. So mark
-# fifty rows before you let a model drop any.
+# {{record:laptop-judge:runs."1.5B | hand labels, best form | 2".agreement."as it says".kappa.0:.2f}}. So mark fifty
+# rows before you let a model drop any.
 #
 # ## 9 · How far to trust this, and what you can do now
 #
@@ -998,9 +988,9 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # | believe your validation score | copies out first, then deal by customer |
 # | believe your test score | `test.csv`, with its customers, beside the script |
 # | find wrong labels | sort by the probability that a classifier of other customers' rows gives each label; drop or read, see section 6 |
-# | lose no answers | `max_length` above the longest row, one row printed through your model's template |
+# | lose no answers | `max_length` above the longest row |
 # | keep a model thinking | rows with thoughts; score it with thinking on and off |
-# | have calls only where they're right | as many rows without a call |
+# | have calls only where they're right | as many rows without a call, and enough of both |
 #
 # Three mistakes, as they look when they happen to you:
 #

@@ -12,12 +12,12 @@
 # | --- | --- | --- |
 # | told in the prompt what to write | {{record:laptop-service:runs."135M | told | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told | 0".right."all fields":.0%}} |
 # | told, shown the eight most similar solved messages, and held to the form by a {{term:structured output|schema}} | {{record:laptop-service:runs."135M | told and 8 retrieved, form forced | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told and 8 retrieved, form forced | 0".right."all fields":.0%}} |
-# | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, with a four-word prompt | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}} |
+# | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, with a four-word prompt; three jobs | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}}, {{record:laptop-service:runs."135M | tuned | 1".right."all fields":.0%}}, {{record:laptop-service:runs."135M | tuned | 2".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}}, {{record:laptop-service:runs."0.5B | tuned | 1".right."all fields":.0%}}, {{record:laptop-service:runs."0.5B | tuned | 2".right."all fields":.0%}} |
 #
-# Tuning wins on both models, but about a third of the records are still wrong. A job is a handful of calls: upload a
-# file, start, poll until it's done, call the new model by name, delete it. You don't need a GPU, because the host trains.
-# Here the host is a service on your own computer, which really trains. You call it with OpenAI's own client, and at the
-# end you run the model without the host.
+# Tuning wins on both of these small models, but up to a third of the records are still wrong, and jobs differ. A job is
+# a handful of calls: upload a file, start, poll until it's done, call the new model by name, delete it. You don't need
+# a GPU, because the host trains. Here the host is a service on your own computer, which really trains. You call it with
+# OpenAI's own client, and at the end you run the model without the host.
 #
 # **Tell your boss today** that nobody can promise a better model without measuring the alternatives, and that with this
 # lesson's prompts and prices, tuning saves less than 60 dollars in a million requests (section 8). The quickest alternative
@@ -28,7 +28,7 @@
 # | --- | --- | --- |
 # | 1 | ask who may send customers' messages where, and agree on what's good enough; collect 100 real messages with right answers; score a small hosted model with instructions, a schema and similar examples (section 4) | it's good enough: ship the prompt |
 # | 2 | write 240 solved messages, in part from answers you have, and tune an open model on them, at a host or with lesson 03's program; score it on the same hundred | it doesn't beat the prompt (section 4 says how to tell): collect more rows, or ship the prompt |
-# | 3 | deploy it where it would answer customers, ask it the hundred again, download the weights (section 7) | its score is worse than week 2's by section 4's test, or it costs more than the prompt and isn't better (section 8) |
+# | 3 | deploy it where it would answer customers, ask it the hundred again, download the weights (section 7) | it answers worse than in week 2, or costs more than the prompt and isn't better (section 8) |
 # | 4 | put it behind a flag; let it answer beside the old way, unseen by customers; rehearse switching back, the deletion and the move to another host | it does worse than in week 2: your hundred messages weren't like the real ones |
 #
 # **Don't plan with OpenAI.** On {{fact:prices:"gpt-4.1-mini".no_new_customers:%d %B %Y}} it closed fine-tuning to
@@ -39,7 +39,7 @@
 #
 # By the end you'll be able to
 #
-# - train, monitor and score a model through the API, with one program for this machine and open-model hosts,
+# - train, monitor and score a model through the API, with one program, run here and set up, untested, for two hosts,
 # - write rows with tools, and with replies that shouldn't be learned,
 # - read a job's curve, choose a checkpoint, and read a failure,
 # - take an adapter with you, run it without the host and delete it there,
@@ -81,9 +81,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 # %% [markdown]
 # ## 1 · Three files
 #
-# Each record has two fields: `category`, what the message is about, and `escalation`, why somebody must act at once (mostly
-# `none`). Each line of a file is a conversation that ends with the
-# right record, and the first job needs three files:
+# The field `category` says what a message is about, `escalation` why somebody must act at once (mostly `none`). Each
+# line of a file is a conversation that ends with the right record, and the first job needs three files:
 #
 # | file | rows here | at work | for |
 # | --- | --- | --- | --- |
@@ -116,9 +115,9 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
 # The answer is the record as {{term:JSON}}. The model learns to answer after this four-word system message, so
 # **send the same four words whenever you ask the tuned model**.
 #
-# Before you send your files, run `course check-data hosted-train.jsonl` in a terminal; it applies the hosts' rules. A host
-# reads the rows only when the job runs, perhaps an hour after the upload. It cuts the end off a row that's too long,
-# and the answer is at the end.
+# Before you send your files, run `course check-data hosted-train.jsonl` in a terminal; it applies the hosts' rules.
+# OpenAI reads the rows only when the job runs, perhaps an hour after the upload. It cuts the end off a row that's too
+# long, and the answer is at the end.
 
 # %% [markdown]
 # ## 2 · The job, in one program
@@ -272,9 +271,9 @@ show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 # %% [markdown]
 # ## 4 · Is it better than a prompt?
 #
-# The job used your rows, so a fair prompt gets them too: it shows the eight solved messages most similar to the new one.
-# With `response_format` the model is {{term:constrained decoding|held to the form}}, because the server crosses out every
-# token after which the answer could no longer fit the schema. Temperature 0 takes the likeliest token each time.
+# The job used your rows, so a fair prompt gets them too: it shows the eight solved messages most similar to the new
+# one. With `response_format` the model is {{term:constrained decoding|held to the form}}, because the server allows
+# only tokens that still fit the schema. Temperature 0 takes the likeliest token each time.
 
 # %%
 schema = {
@@ -352,18 +351,19 @@ ways = ("instructions", "8 similar, form forced", "trained on 40 rows")
 show.answers([prompt[-1]["content"] for prompt in prompts[:2]], {way: list(results[way]["reply"][:2]) for way in ways}, solutions[:2])
 
 # %% [markdown]
-# After the job every reply is a valid record, with the shortest prompt of all, but most are still wrong. Eight
-# messages are too few for a decision, so here are a hundred, for a larger model too. The recorded jobs had
-# {{record:hosted:examples:d}} rows as short as ours (scripts: `benchmarks/hosted.py`, `benchmarks/laptop_service.py`):
+# After the job every reply is a valid record, with the shortest prompt of all, but most are still wrong. Eight messages
+# are too few for a decision, and they're longer than the rows that were trained on. So here are a hundred, for a larger
+# model too. The recorded jobs had {{record:hosted:examples:d}} rows as short as ours (scripts: `benchmarks/hosted.py`,
+# `benchmarks/laptop_service.py`):
 
 # %%
 lesson_06.rivals()
 
 # %% [markdown]
-# On both models training gets more records right than every prompt that we recorded, even the one with examples from the
-# same solved messages. A schema is enough for the *form*, but it can't choose the category. The last row gives every
-# message the most common answer, so your model should beat it in every column. Even with eight examples the small model
-# doesn't, because it gets fewer escalations right.
+# On both models training gets more records right than every prompt that we recorded, even the one with examples from
+# the same solved messages. A schema is enough for the *form*, but it can't choose the category. The last row gives
+# every message the most common answer, so your model should beat it in every column. The small model with eight
+# examples doesn't: it gets fewer escalations right.
 #
 # **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
 
@@ -374,12 +374,13 @@ only = [sum(a > b for a, b in zip(*pair)) for pair in ((tuned, prompted), (promp
 print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[1]}, p = {binomtest(only[0], sum(only)).pvalue:.4f}")
 
 # %% [markdown]
-# Chance hardly explains this split. If neither were better, each of these messages would be a coin toss, and p is the chance
-# of a split at least this lopsided. If p is below 0.05, believe these two models differ. Training again may still change the
-# score: another seed, with other rows and another start, moved the small model's by nine points.
+# If neither were better, each of these messages would be a coin toss, and p is the chance of a split at least this
+# lopsided. If p is below 0.05, take these two models to differ. Training again still changes the score: compare
+# the three jobs of each model at the top.
 #
-# For week 1, score OpenAI's current small model like this (*not run here*); the messages go to OpenAI. Reasoning
-# models take no temperature and have another name for the limit:
+# For week 1, put your hundred messages into `shown`, their records into `solutions`, and score OpenAI's current small
+# model like this (*not run here*); the messages go to OpenAI. Reasoning models take no temperature and have another
+# name for the limit:
 #
 # ```python
 # rows = score_replies(OpenAI(), "gpt-6-luna", shown, solutions, response_format=form, max_completion_tokens=100,
@@ -458,19 +459,9 @@ pd.DataFrame({
 # %% [markdown]
 # ## 5 · When it goes wrong
 #
-# Hosts go down. After a restart of ours the trained model is still there, because it's on disk:
-
-# %%
-server.stop()
-server = local_server(folder, rows=4)
-client = OpenAI(base_url=server.base_url, api_key=server.api_key)
-hosts["this machine"]["base_url"], os.environ["LOCAL_API_KEY"] = server.base_url, server.api_key
-print("still there:", [model.id for model in client.models.list()])
-
-# %% [markdown]
-# Seven rows are too few for OpenAI and for this service, but `create` succeeds and the job fails later. Other mistakes fail
-# at once. The `closed host` error is OpenAI's answer if you may no longer train, as a customer reported on 26 May 2026
-# (github.com/ed-donner/llm_engineering, issue 3258). Our service imitates it, with code and wording from public notes.
+# Seven rows are too few for OpenAI and for this service, but `create` succeeds and the job fails later. Other mistakes
+# fail at once. The `closed host` error imitates OpenAI's answer if you may no longer train, as a customer reported it
+# on 26 May 2026 (github.com/ed-donner/llm_engineering, issue 3258).
 
 # %%
 file = client.files.create(file=write_rows("hosted-seven.jsonl", read_rows("hosted-train.jsonl")[:7]).open("rb"), purpose="fine-tune")
@@ -522,13 +513,11 @@ preferred = wait(client, client.fine_tuning.jobs.create(
 metrics = [event.data for event in client.fine_tuning.jobs.list_events(preferred.id) if event.type == "metrics"]
 results["after pairs"] = score_replies(client, preferred.fine_tuned_model, prompts, solutions, **short_answer)
 print(f"loss of the first step {metrics[-1]['train_loss']:.3f}, of the last {metrics[0]['train_loss']:.3f}")
-right = [results[way]["all fields"].sum() for way in ("trained on 40 rows", "after pairs")]
-print(f"both fields right: {right[0]} of 8 before, {right[1]} after")
 
 # %% [markdown]
-# The loss starts near $\ln 2 = 0.693$, as in every DPO job, and falls, but eight messages can't show whether the answers
-# improve. Here's what sixty pairs did to two models tuned as in section 4, with different seeds, on the hundred messages
-# (script: `benchmarks/hosted.py`):
+# The loss starts near $\ln 2 = 0.693$, as in every DPO job, and falls. Eight messages can't show whether the answers
+# improve, so here's what sixty pairs did to two models tuned as in section 4, with different seeds, on the hundred
+# messages (script: `benchmarks/hosted.py`):
 #
 # | sixty pairs | both fields right | escalation right | both, other seed | escalation, other seed |
 # | --- | --- | --- | --- | --- |
@@ -538,14 +527,12 @@ print(f"both fields right: {right[0]} of 8 before, {right[1]} after")
 # | as many pairs for "none" as against it | {{record:host-preferences:runs.0.models."as many for “none” as against it".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."as many for “none” as against it".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."as many for “none” as against it".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."as many for “none” as against it".scores.escalation.0:.0%}} |
 # | pairs that all reject one record, with `"learning_rate_multiplier": 0.1` | {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.escalation.0:.0%}} |
 #
-# **No kind of pairs beat the model it started from.** Pairs that all reject one record taught the models not to say "none";
-# smaller steps did the least harm. Where you know the right answer, put it in a row and train on that.
+# **No kind of pairs beat the model it started from.** After pairs that all reject one record, most escalations are
+# wrong; smaller steps did the least harm. Where you know the right answer, put it in a row and train on that.
 #
 # **Reinforcement fine-tuning** needs a *grader* instead, a program or a model that gives each answer a score. OpenAI
-# offered it for one reasoning model, o4-mini, which Azure still lists. OpenAI's platform for evaluations, with the
-# graders kept there, was due to close on {{fact:hosts:openai.evals.ends:%d %B %Y}}. With open models you run the
-# training yourself, as in the [notebook on learning from a score](further/04_reinforcement.ipynb), which also shows how a
-# score is gamed.
+# offered it for one reasoning model, o4-mini, which Azure still lists. With open models you run the training yourself,
+# as in the [notebook on learning from a score](further/04_reinforcement.ipynb), which also shows how a score is gamed.
 
 # %% [markdown]
 # ## 7 · Deploy, first answer, delete
@@ -588,7 +575,9 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 #
 # W&B serves an {{term:adapter}} that you've trained elsewhere, for example with lesson 03's program on
 # `OpenPipe/Qwen3-14B-Instruct`. Its base must be one of W&B's and its rank, which sets its size (lesson 02), at most 16.
-# Upload the folder as an artifact; its address is then the model's name. On Azure you deploy with a `PUT` to the management
+# Upload the folder as an artifact; its address is then the model's name.
+#
+# On Azure you deploy with a `PUT` to the management
 # API, for which you need another token. A standard deployment is billed by the hour and by the
 # token. A developer-tier one is billed only by the token and deleted after 24 hours, which is enough for your test.
 #
@@ -683,11 +672,11 @@ pd.DataFrame({
 # %% [markdown]
 # The job costs next to nothing, so look at the requests. **By hand**, for a million requests: today's small model,
 # `gpt-6-luna`, costs {{fact:prices:gpt-6-luna.input:.2f}} dollars for a million tokens read and
-# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. If a prompt has 170 tokens and its answer 15, you pay 170 and
-# 15 times as much. An adapter on a 14-billion-parameter model at W&B needs only 60 prompt tokens, at
-# {{fact:prices:qwen3-14b-adapter.input:.2f}} and {{fact:prices:qwen3-14b-adapter.output:.2f}} dollars. The first line below has
-# both sums. The adapter saves their difference, if its answers are as good. The figure uses the tokens you've
-# measured. On both axes each mark is ten times the one before:
+# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. If a prompt has 170 tokens and its answer 15, you pay 170
+# and 15 times as much. An adapter on a 14-billion-parameter model at W&B (not measured here) needs only 60 prompt
+# tokens, at {{fact:prices:qwen3-14b-adapter.input:.2f}} and {{fact:prices:qwen3-14b-adapter.output:.2f}} dollars. The
+# first line below has both sums. The adapter saves their difference, if its answers are as good. The figure uses your
+# measured tokens, on axes in steps of ten:
 
 # %%
 prices = {"luna": costs.price_of("gpt-6-luna"), "adapter": costs.ADAPTERS["qwen3-14b-adapter"], "azure": costs.UNTUNED["gpt-4.1-mini"]}
@@ -742,7 +731,7 @@ monthly.map("${:,.2f}".format)
 # | | |
 # | --- | --- |
 # | messages | 100 invented ones, longer than the rows that were trained on; live 8 |
-# | runs | section 4 has one job for each model; the two small ones in section 6, with different seeds, lie nine points apart |
+# | runs | section 4 has three jobs for each model; prompts with examples were asked once |
 # | hosts | each host's page on its date; no account at any of them |
 # | not found | Nebius's price for an adapter, a call that deletes one there, Crusoe's events |
 # | would change the answer | a current hosted model with your prompt; messages of another kind; a host that charges more for tuned tokens, as OpenAI does |
@@ -759,7 +748,7 @@ monthly.map("${:,.2f}".format)
 # You'll recognise three mistakes by their symptoms:
 #
 # - The program waits for ever, because it waits for `succeeded` and the job failed an hour ago (section 2).
-# - The upload is `processed`, and an hour later the job is `failed`, because the host reads the rows only then (section 5).
+# - The upload is `processed`, and an hour later the job is `failed`, because OpenAI reads the rows only then (section 5).
 # - The answers get worse at the new host, perhaps because the system message differs from the training rows' (section 1).
 
 # %%
