@@ -189,7 +189,7 @@ def _run(options: argparse.Namespace) -> Result:
     for file in files:
         if not file.exists():
             raise CourseError(f"no such notebook: {file}")
-    costs = [publishing.run(file, _progress(options), options.cells) for file in files]
+    costs = [publishing.run(file, _progress(options)) for file in files]
     return Result("", [{"notebook": file, **asdict(cost)} for file, cost in zip(files, costs)])
 
 
