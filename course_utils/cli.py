@@ -333,7 +333,9 @@ def _fix_data(options: argparse.Namespace) -> Result:
     status = 0 if prepared.share_left >= pipeline.ENOUGH else 3
     if options.dry_run:
         examples = data_report.examples(prepared)
-        return Result(f"{examples}{prepared}\n  nothing was written\n  {prepared.last_word()}", prepared.as_dict(), status)
+        return Result(
+            f"{examples}{prepared}\n  nothing was written\n  {prepared.last_word(False)}", prepared.as_dict(), status
+        )
     files = prepared.write(options.fix, options.overwrite)
     expected = data_report.cost_table(prepared, tokenizer) if tokenizer else ()
     files.append(data_report.write_html(prepared, Path(options.fix) / pipeline.REPORT, expected))
