@@ -149,6 +149,16 @@ def test_a_record_with_half_a_passage_in_it_is_not_of_the_form(catalogue):
     assert shop_scores.evaluate(catalogue, [write(copied)], [question]).rows == ((False, False, True),)
 
 
+def test_the_same_question_twice_counts_twice(catalogue):
+    question = catalogue.questions[0]
+    found = shop_scores.evaluate(catalogue, ["19 days", "no idea"], [question, question])
+    assert (found.knowledge.value, found.knowledge.n) == (0.5, 2)
+    training = shop_scores.evaluate(
+        catalogue, ["-"] * len(catalogue.training), catalogue.training
+    )  # rows without a fact of their own
+    assert training.knowledge.n == 300
+
+
 @pytest.mark.parametrize(
     ("text", "span", "there"),
     [
@@ -213,3 +223,9 @@ def test_the_examples_of_the_prompt_are_right_and_not_of_the_catalogue(catalogue
         assert holds(passage["text"], record["answer"]) and not holds(question, record["answer"])
         assert not any(holds(p["text"], record["answer"]) for v in (1, 2) for p in catalogue.versions[v])
         assert passage["id"] not in {p["id"] for p in catalogue.versions[1]}
+
+
+@pytest.mark.parametrize("answers", [[], ["one"]])
+def test_missing_answers_are_named(catalogue, answers):
+    with pytest.raises(CourseError, match=f"{len(answers)} answers for 100 questions"):
+        shop_scores.evaluate(catalogue, answers)
