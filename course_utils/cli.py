@@ -189,7 +189,7 @@ def _run(options: argparse.Namespace) -> Result:
     for file in files:
         if not file.exists():
             raise CourseError(f"no such notebook: {file}")
-    costs = [publishing.run(file, _progress(options), options.cells) for file in files]
+    costs = [publishing.run(file, _progress(options)) for file in files]
     return Result("", [{"notebook": file, **asdict(cost)} for file, cost in zip(files, costs)])
 
 
@@ -333,7 +333,9 @@ def _fix_data(options: argparse.Namespace) -> Result:
     status = 0 if prepared.share_left >= pipeline.ENOUGH else 3
     if options.dry_run:
         examples = data_report.examples(prepared)
-        return Result(f"{examples}{prepared}\n  nothing was written\n  {prepared.last_word()}", prepared.as_dict(), status)
+        return Result(
+            f"{examples}{prepared}\n  nothing was written\n  {prepared.last_word(False)}", prepared.as_dict(), status
+        )
     files = prepared.write(options.fix, options.overwrite)
     expected = data_report.cost_table(prepared, tokenizer) if tokenizer else ()
     files.append(data_report.write_html(prepared, Path(options.fix) / pipeline.REPORT, expected))

@@ -221,7 +221,7 @@ def deduplicate(
 
     Args:
         rows: chat rows, or other rows as `formats.as_chat` returns them.
-        threshold: Jaccard index from which two prompts may be near-duplicates; 1 turns this comparison off.
+        threshold: Jaccard index from which two prompts may be near-duplicates.
         method, workers: see `similarity.similar_pairs`.
         copies: which copies to find: "exact", "normalised" (exact ones, too) or "near" (all).
     """
@@ -233,7 +233,7 @@ def deduplicate(
     prompt_keys = [digest(compared(prompt), a) for prompt, a in zip(prompts, around)]
     answer_keys = [digest(compared(answer)) for answer in answers]
     choice = _Choice(prompts, answers, prompt_keys, answer_keys, threshold)
-    if threshold < 1 and copies == NEAR:
+    if copies == NEAR:
         firsts = [next(iter(replies.values())) for replies in choice.firsts.values()]
         choice.form = shared_form([prompts[i] for i in firsts])
         similar = similar_pairs([_remainder(prompts[i], choice.form) for i in firsts], threshold, method, workers)

@@ -40,6 +40,7 @@ from course_utils.data_prep.pii.redaction import not_looked_for
 from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import in_processes
 from course_utils.data_prep.splitting import Hit, contamination, split
+from course_utils.data_prep.variants import variants
 from course_utils.errors import CourseError
 from course_utils.files import write_whole
 
@@ -90,6 +91,7 @@ OWNERS = tuple(
     for ending in ("_id", "")
 )
 IDS = ("id", "_id", "uuid", "row_id", "example_id", "ticket_id", "prompt_id", "custom_id")
+OTHER_ID = re.compile(r"(?:.*[_ .-])?id", re.IGNORECASE)  # a column such as "mail_id"
 ONLY_PLACEHOLDERS = re.compile(r"\W*(?:\[[A-Z_ ]+\]\W*)+|[\W\d_]*\*{2,}[\W_]*")  # an answer of which nothing is left
 RECURRING = 3  # rows from which a masked text may be shown in the report: what recurs is rarely one person's
 HTML_TAG = re.compile(
@@ -272,10 +274,10 @@ class Prepared:
         """Share of the export's lines that are left, from 0 to 1."""
         return len(self.rows) / max(1, self.counts[0][1])
 
-    def last_word(self) -> str:
+    def last_word(self, written: bool = True) -> str:
         """Say in one sentence how many lines are left and why the others were dropped.
 
-        If fewer than half are left, the sentence is a warning.
+        If fewer than half are left, the sentence is a warning; it names the rejects if they were written.
         """
         lines_read = self.counts[0][1]
         few = self.share_left < ENOUGH
@@ -285,7 +287,7 @@ class Prepared:
         if reasons := Counter(change.code for change in self.dropped.values()):
             message += ": " + ", ".join(f"{rows:,} {in_words(code)}" for code, rows in reasons.most_common(5))
         if few:
-            message += "; look into rejects.jsonl before you train on them"
+            message += f"; look into {'rejects.jsonl' if written else 'the examples above'} before you train on them"
         flagged = Counter(code for changes in self.flagged.values() for code in {change.code for change in changes})
         if flagged:
             message += "; flagged, and still in the files: "
@@ -520,12 +522,23 @@ def _read(result: Prepared) -> None:
             result.strata.append({name: found if isinstance(found, str | int) else None for name, found in strata.items()})
             for field, values in owners.items():
                 values.append(_value_at(row.value, field))
-            result.ids.append(next((row.value[key] for key in IDS if row.value.get(key) is not None), None))
+            result.ids.append({key: row.value[key] for key in row.value if key in IDS or OTHER_ID.fullmatch(key)})
     if result.rows and (unknown := set(named.values()) - seen):
         raise CourseError(f"no row has a field {min(unknown)!r} to split by; name a field of the export's rows")
+    result.ids = _ids_of(result.ids)
     _take_owners(result, owners)
     result.counts += [("read", lines_read), ("validate", len(result.rows))]
     _remark(result)
+
+
+def _ids_of(fields: list[dict[str, Any]]) -> list[Any]:
+    """Each row's id: a field of `IDS`, or else one that is called an id, is nobody's who wrote, and rarely recurs."""
+    values: dict[str, list[str]] = {}
+    known = {*IDS, *OWNERS}
+    for key, value in (item for row in fields for item in row.items() if item[0] not in known):
+        values.setdefault(key, []).append(str(value))
+    keys = (*IDS, *(key for key, found in values.items() if 2 * len(set(found)) > len(fields)))
+    return [next((row[key] for key in keys if row.get(key) is not None), None) for row in fields]
 
 
 def _take_owners(result: Prepared, owners: dict[str, list[Any]]) -> None:
@@ -628,7 +641,7 @@ def _deduplicate(result: Prepared) -> None:
 
 
 def _contamination(result: Prepared) -> None:
-    test = [formats.as_chat(row) for row in result.settings.test]
+    test = [formats.as_chat(variants(row)[0]) for row in result.settings.test]
     hits = contamination([formats.as_chat(row) for row in result.rows], test)
     result.contaminated = [Hit(hit.test, result.lines[hit.train], hit.kind, hit.evidence) for hit in hits]
     _drop(
@@ -712,6 +725,7 @@ def rows_of(path: str | Path) -> list[dict]:
     rows = []
     for row, findings in validation.check(reading.read(path), validation.guess_kind(path), "trl"):
         for finding in _errors(findings):
-            raise CourseError(f"{Path(path).name}: {finding}")
+            if finding.code != "list_as_text":
+                raise CourseError(f"{Path(path).name}: {finding}")
         rows.append(row.value)
     return rows

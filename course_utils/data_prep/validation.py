@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from course_utils.data_prep import formats, reading
 from course_utils.data_prep.findings import API_ERRORS, ERROR, Finding, in_words, shorten
 from course_utils.data_prep.rules import Rules, text_of
-from course_utils.data_prep.variants import VARIANTS, variants
+from course_utils.data_prep.variants import LISTS, VARIANTS, variants
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ def check(
             rules = Rules(row.line, target)
             value, others = variants(row.value) if isinstance(row.value, dict) else (row.value, [])
             for code in others:
-                if target == "trl" and code != "label_type":
+                text = any(isinstance(row.value.get(key), str) and isinstance(value.get(key), list) for key in LISTS)
+                if target == "trl" and code != "label_type" and not (code == "list_as_text" and text):
                     continue  # your own trainer reads these as they are
                 rules.add("", code, _other_words(code, row.value, value))
             rules.row(value, kind)

@@ -21,8 +21,7 @@ from course_utils import assets
 from course_utils.errors import CourseError
 from course_utils.exercises import lesson_01, lesson_02, lesson_03, lesson_04, lesson_04_further, lesson_05, lesson_06
 from course_utils.exercises.comparing import described, key, same, short
-from course_utils.exercises.definitions import Exercise
-from course_utils.exercises.drawing import Generator, generator
+from course_utils.exercises.definitions import Exercise, Generator, generator
 from course_utils.exercises.libraries import foreign, refusal
 from course_utils.exercises.values import Unsendable, decode, encode, is_tensor
 

@@ -15,14 +15,12 @@ from typing import Any, NamedTuple
 from course_utils.errors import CourseError
 from course_utils.openai_server.adapters import AdapterGone
 from course_utils.openai_server.bodies import ApiError, invalid, no_such_model
-from course_utils.openai_server.chat import ChatRequest, PlainFormat, SchemaFormat
-from course_utils.openai_server.choices import Call, CallReader, Choice
-from course_utils.openai_server.constrained import Calls, answer_grammar, json_grammar
+from course_utils.openai_server.chat import ChatRequest, PlainFormat, SchemaFormat, allowed_calls, check_conversation
+from course_utils.openai_server.constrained import Call, CallReader, Calls, Choice, answer_grammar, json_grammar
 from course_utils.openai_server.engine import Engine, Generation
 from course_utils.openai_server.messages import flatten
 from course_utils.openai_server.sampling import Sampling, Token, check_grammar
 from course_utils.openai_server.store import random_letters
-from course_utils.openai_server.tools import allowed_calls, check_conversation
 
 AdapterFolder = tuple[str, Path]  # name and folder
 

@@ -1,4 +1,5 @@
-"""Answers that are constrained by a grammar: JSON that fits a schema, function calls, or text followed by calls.
+"""Answers that are constrained by a grammar: JSON that fits a schema, function calls, or text followed by calls; and what is
+read from them as they arrive.
 
 A call is text in the tags that open models use (`messages` writes the same text for training): a line with the opening tag,
 a line of JSON with name and arguments, and a line with the closing tag.
@@ -7,12 +8,17 @@ a line of JSON with name and arguments, and a line with the closing tag.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.openai_server.sampling import Token
+
 
 # JSON as json.dumps writes it, on one line with single spaces. A grammar that allows white space between tokens lets a small
 # model fill its whole answer with it.
@@ -101,3 +107,138 @@ def _call_rules(functions: Sequence[Signature]) -> list[str]:
 def _json_rule(schema: dict[str, Any], lenient: bool) -> str:
     options = {**JSON_STYLE, **({"lenient": True} if lenient else {})}
     return f"%json {json.dumps({**schema, 'x-guidance': options})}"
+
+
+# -- what is read from an answer as it arrives: text without incomplete characters, and whole calls -------------------------
+
+
+CALL = re.compile(r'\s*\{"name": "([^"]+)", "arguments": (.*)', re.DOTALL)
+
+
+class Call(NamedTuple):
+    """A function call.
+
+    Attributes:
+        name: the function's name.
+        arguments: its arguments, as JSON; only their beginning if the answer was cut off.
+    """
+
+    name: str
+    arguments: str
+
+
+class CallReader:
+    """Separates the text of an answer from its function calls as they arrive.
+
+    The grammar ensures that a call, once begun, is complete, unless the answer is cut off.
+
+    Args:
+        only_calls: whether the answer must consist of calls, so that none of it is text.
+    """
+
+    def __init__(self, only_calls: bool = False) -> None:
+        self.only_calls = only_calls
+        self._buffer = ""
+        self._called = self._in_call = False
+
+    def add(self, text: str) -> tuple[str, list[Call]]:
+        """Take in generated text; return the plain text in it, and the calls that it completes, which come after that."""
+        self._buffer += text
+        plain = ""
+        calls: list[Call] = []
+        while True:
+            before, mark, after = self._buffer.partition("}" + CALL_END if self._in_call else CALL_START)
+            if not mark:
+                if not self._in_call:
+                    held_back = _partial_suffix(self._buffer, "\n" + CALL_START) or _partial_suffix(self._buffer, CALL_START)
+                    plain += self._buffer[: len(self._buffer) - held_back]
+                    self._buffer = self._buffer[len(self._buffer) - held_back :]
+                return plain, calls
+            if self._in_call:
+                calls += self._read(before)
+            else:
+                plain += before.removesuffix("\n")
+            self._buffer, self._in_call, self._called = after, not self._in_call, True
+
+    def finish(self) -> tuple[str, list[Call]]:
+        """Return what was held back when the answer ended; a call that was cut off before its arguments is left out."""
+        if self._in_call:
+            return "", self._read(self._buffer[: len(self._buffer) - _partial_suffix(self._buffer, "}" + CALL_END)])
+        # after a call, what looks like the start of another one is not text
+        return ("" if self._called or self.only_calls else self._buffer), []
+
+    def _read(self, text: str) -> list[Call]:
+        match = CALL.match(text)
+        return [Call(match[1], match[2])] if match else []
+
+
+def _partial_suffix(text: str, end: str) -> int:
+    """Number of characters at the end of `text` that may be the start of `end`."""
+    for size in range(min(len(end) - 1, len(text)), 0, -1):
+        if end.startswith(text[-size:]):
+            return size
+    return 0
+
+
+class Choice:
+    """Turns the tokens of one answer into text that is safe to send.
+
+    It holds back incomplete characters, and whatever may be the start of a stop sequence.
+
+    Args:
+        tokenizer: the tokenizer that the tokens belong to.
+        stops: stop sequences, before which the answer ends. They are searched for in text, not in calls.
+        reader: separates calls from text, for an answer that may contain calls; otherwise None.
+
+    Attributes:
+        tokens, text, calls: the answer so far.
+        stopped: whether a stop sequence was found.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[str], reader: CallReader | None = None) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self.tokenizer, self.stops = tokenizer, stops
+        self.tokens: list[Token] = []
+        self.text = ""
+        self.calls: list[Call] = []
+        self.stopped = False
+        # looks at the last few tokens only, and waits until a character is complete
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._reader = reader
+        self._sent = 0  # characters
+
+    def add(self, token: Token) -> tuple[str, list[Call]]:
+        """Take in a token; return the new text that can be sent, and new calls, which come after it."""
+        self.tokens.append(token)
+        new_text = self._decoder.step(self.tokenizer.backend_tokenizer, token.id) or ""
+        calls: list[Call] = []
+        if self._reader is not None:
+            new_text, calls = self._reader.add(new_text)
+        start = max(0, len(self.text) - max(map(len, self.stops), default=0))  # earlier text was searched before
+        self.text += new_text
+        stop_positions = [position for stop in self.stops if (position := self.text.find(stop, start)) >= 0]
+        if stop_positions:
+            self.text, self.stopped = self.text[: min(stop_positions)], True
+            return "", []
+        self.calls += calls
+        # once a call has begun, no text follows that could complete a stop sequence
+        held_back = 0 if self.calls else max((_partial_suffix(self.text, stop) for stop in self.stops), default=0)
+        return self._send(len(self.text) - held_back), calls
+
+    def finish(self) -> tuple[str, list[Call]]:
+        """Return what was held back, incomplete characters included."""
+        calls: list[Call] = []
+        if self._reader is not None and not self.stopped:
+            text, calls = self._reader.finish()
+            self.text += text
+            self.calls += calls
+        elif not self.stopped:
+            ids = [token.id for token in self.tokens]
+            self.text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self._send(len(self.text)), calls
+
+    def _send(self, upto: int) -> str:
+        piece = self.text[self._sent : upto]
+        self._sent = max(self._sent, upto)
+        return piece

@@ -104,13 +104,12 @@ def execute(notebook: NotebookNode, on_cell: Callable[[CellCost], object] | None
         return RunCost(time.perf_counter() - started, peak.bytes, peak.parts, cells)
 
 
-def run(file: str | Path, report: Callable[[str], object] = print, costliest: int = 0) -> RunCost:
+def run(file: str | Path, report: Callable[[str], object] = print) -> RunCost:
     """Run a notebook file and report time and memory; the file is not changed.
 
     Args:
         file: the notebook.
         report: called with each line.
-        costliest: how many of the slowest cells to list.
 
     Raises:
         CourseError: a cell failed, or the stub of an exercise.
@@ -130,6 +129,4 @@ def run(file: str | Path, report: Callable[[str], object] = print, costliest: in
     parts = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in cost.parts if size > 20e6)
     run_in = f"{len(cost.cells)} cells ran in {cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB ({parts})"
     report(f"{Path(file).name}: {run_in}")
-    for cell in sorted(cost.cells, key=lambda cell: -cell.seconds)[:costliest]:
-        report(f"  {cell.seconds:7.1f} s  {cell.peak_bytes / 1e6:6.0f} MB  cell {cell.index:3}  {cell.first_line[:90]}")
     return cost

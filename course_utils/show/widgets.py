@@ -1,4 +1,4 @@
-"""What a reader can change: calculators, guesses, cards to sort and rows to review.
+"""What a reader can change: calculators, guesses, and cards to sort.
 
 A widget works only while a kernel and a front end are connected. In a stored notebook, on paper and without ipywidgets its
 HTML is shown instead, and methods do what the controls do.

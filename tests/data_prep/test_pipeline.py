@@ -169,6 +169,14 @@ def test_test_rows_are_taken_out(export):
     assert {hit.train for hit in done.contaminated} == {8}
 
 
+def test_messages_written_as_text_are_read_for_trl_too(tmp_path):
+    made = [row | {"messages": json.dumps(row["messages"])} for row in rows()]
+    held_out = write(tmp_path, [made[7]], "held_out.jsonl")
+    done = prepare(write(tmp_path, made), target="trl", test=rows_of(held_out))
+    assert done.dropped[8].code == "test_set"
+    assert all(isinstance(row["messages"], list) for row in done.rows)
+
+
 def test_nothing_left_says_why(tmp_path):
     with pytest.raises(CourseError, match=r"nothing is left of 2 lines"):
         prepare(write(tmp_path, [b"x", b"y"]))
@@ -312,10 +320,11 @@ def test_a_field_without_customers_is_no_group(tmp_path):
         assert not any("stay in one part" in note for note in prepare(write(tmp_path, made)).notes)
 
 
-def test_kept_rows_can_be_found_in_the_export(tmp_path):
+@pytest.mark.parametrize("name", ["id", "mail_id"])
+def test_kept_rows_can_be_found_in_the_export(tmp_path, name):
     export = tmp_path / "export.csv"
-    lines = [f'{n + 100},"question {n}\nof two lines","answer, {n}"' for n in range(12)]
-    export.write_text("\n".join(["id,prompt,completion", *lines]))
+    lines = [f'{n + 100},"question {n}\nof two lines","answer, {n}",p-{n % 3}' for n in range(12)]
+    export.write_text("\n".join([f"{name},prompt,completion,product_id", *lines]))
     done = prepare(export, "prompt_completion")
     done.write(tmp_path / "out")
     with (tmp_path / "out" / "lines.csv").open() as file:

@@ -74,6 +74,8 @@ def test_few_rows_left_are_the_last_word_and_an_exit_status_of_their_own(tmp_pat
     last = capsys.readouterr().out.splitlines()[-1]
     assert "only 4 of 100 lines (4 %) are left: 96 that can't be read as JSON" in last
     assert "rejects.jsonl" in last
+    assert course(path, "--fix", tmp_path / "again", "--dry-run") == 3
+    assert "rejects.jsonl" not in capsys.readouterr().out  # which a dry run does not write
     assert course(path, "--fix", tmp_path / "again", "--json") == 3
     assert json.loads(capsys.readouterr().out)["share_left"] == 0.04
     path = write(tmp_path, [*rows(9), b"no row"], "most.jsonl")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from course_utils.exercises import EXERCISES, comparing
-from course_utils.exercises.drawing import Drawn, Draws, generator
+from course_utils.exercises.definitions import Drawn, Draws, generator
 
 # Runs in a fresh interpreter that can import nothing but the standard library and the course.
 CHECK_ALL = """

@@ -57,8 +57,8 @@ class Process:
         return answer["error"], answer["words"]
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait(60)
+        self.process.kill()  # leaving by itself takes it two seconds
+        self.process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from visiting import Visitor, needs_chromium, needs_pyodide, served
 
 from course_utils import in_browser
 from course_utils.exercises import EXERCISES, checking
-from course_utils.exercises.drawing import Draws
+from course_utils.exercises.definitions import Draws
 from course_utils.in_browser import calculate
 from course_utils.show.calculators import CALCULATORS
 

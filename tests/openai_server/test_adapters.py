@@ -12,7 +12,7 @@ import pytest
 import torch
 from support import tiny_llama, with_lora
 
-from course_utils.openai_server import choices
+from course_utils.openai_server import constrained
 from course_utils.openai_server import engine as module
 from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.bodies import ApiError
@@ -240,7 +240,7 @@ def test_whoever_goes_away_makes_room(engine):
 
 
 def test_text_is_sent_without_half_characters_and_without_what_may_be_a_stop(packaged):
-    from course_utils.openai_server.choices import Choice
+    from course_utils.openai_server.constrained import Choice
     from course_utils.openai_server.sampling import Token
 
     tokenizer = packaged[1]
@@ -456,25 +456,25 @@ def break_grammar(monkeypatch, fresh, error):
 
 
 def break_text(monkeypatch, fresh, error):
-    add = choices.Choice.add
+    add = constrained.Choice.add
 
     def broken(self, token):
         if self.stops == ["bad"] and len(self.tokens) == 3:
             raise error
         return add(self, token)
 
-    monkeypatch.setattr(choices.Choice, "add", broken)
+    monkeypatch.setattr(constrained.Choice, "add", broken)
 
 
 def break_the_end_of_a_text(monkeypatch, fresh, error):
-    finish = choices.Choice.finish
+    finish = constrained.Choice.finish
 
     def broken(self):
         if self.stops == ["bad"]:
             raise error
         return finish(self)
 
-    monkeypatch.setattr(choices.Choice, "finish", broken)
+    monkeypatch.setattr(constrained.Choice, "finish", broken)
 
 
 @pytest.mark.model

@@ -1,5 +1,5 @@
-"""Three of the twenty kills of `benchmarks/service.py kills`: the server while it takes a file in and while it notes a
-checkpoint, and the training process."""
+"""Of the twenty kills of `benchmarks/service.py kills` the server while it notes a checkpoint, and the training process; in
+`make soak` also the server while it takes a file in."""
 
 import pytest
 
@@ -8,7 +8,12 @@ from openai_server import power_cuts
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 
-ROUNDS = [("upload", "server", 0), ("checkpointing", "server", 3), ("training", "worker", 5)]
+SOAK = pytest.mark.soak("`make test` kills the server while it notes a checkpoint")
+ROUNDS = [
+    ("checkpointing", "server", 3),
+    ("training", "worker", 5),
+    pytest.param("upload", "server", 0, marks=SOAK),
+]
 
 
 @pytest.mark.parametrize(("moment", "victim", "seed"), ROUNDS)

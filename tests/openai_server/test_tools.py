@@ -108,7 +108,7 @@ def test_with_a_schema_the_answer_is_json_or_calls(client, packaged):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_calls_are_read_the_same_however_their_text_is_cut(seed):
-    from course_utils.openai_server.choices import CallReader
+    from course_utils.openai_server.constrained import CallReader
 
     calls = [("f", '{"a": "x}"}'), ("g_2", "{}"), ("f", '{"b": {"c": "</tool_call>"}}')]
     blocks = [f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>' for name, arguments in calls]
@@ -182,8 +182,7 @@ def test_a_model_may_have_more_rows_than_the_tokenizer_has_tokens(tiny):
 
 def test_what_an_open_schema_does_not_name_is_no_argument(packaged):
     """Clients leave `additionalProperties` out; whatever is called satisfies the schema that they gave."""
-    from course_utils.openai_server.chat import Tool
-    from course_utils.openai_server.tools import allowed_calls
+    from course_utils.openai_server.chat import Tool, allowed_calls
 
     def closed(**schema):
         tools = [Tool.model_validate(tool("f", {"type": "object", "properties": {"a": {"type": "string"}}, **schema}))]
@@ -310,8 +309,8 @@ def test_tools_are_written_as_the_template_of_a_model_that_knows_them_does(packa
 def test_a_training_rows_tools_and_calls_are_what_is_asked_and_read_back(packaged, tmp_path, old):
     """The row's text is the request's prompt and then a text that is read as the row's call."""
     from course_utils.openai_server.chat import ChatRequest
-    from course_utils.openai_server.choices import CallReader
     from course_utils.openai_server.completions import read_request
+    from course_utils.openai_server.constrained import CallReader
     from course_utils.openai_server.worker import read_examples
 
     call = {"name": "get_stock", "arguments": '{"symbol":"Ä"}'}

@@ -47,6 +47,7 @@ def trained(start_server, tmp_path_factory):
     return start_server(folder, jobs=False, **options), job
 
 
+@pytest.mark.soak("`make test` sends what the specification allows, and the other tests here use that client")
 @pytest.mark.index
 @pytest.mark.skipif(importlib.metadata.version("openai") < "3", reason="older ones test with a mock of httpx 1")
 def test_the_official_clients_own_tests(trained, tmp_path):

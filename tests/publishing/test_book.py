@@ -20,11 +20,9 @@ from course_utils.publishing import calculators
 from course_utils.publishing.book import (
     build_book,
     building,
-    extension,
+    conf,
     html_pages,
     lesson_pages,
-    outputs,
-    sources,
     twins,
 )
 from course_utils.show.calculators import CALCULATORS
@@ -55,11 +53,11 @@ def stored(name):
 
 
 def test_known_colours_become_variables_and_unknown_pairs_stay():
-    assert outputs.exchangeable("color:#1f2933;background:#FFFFFF;border:1px solid #cbd2d9") == (
+    assert lesson_pages.exchangeable("color:#1f2933;background:#FFFFFF;border:1px solid #cbd2d9") == (
         "color:var(--text-1f2933,#1f2933);background:var(--fill-ffffff,#ffffff);border:1px solid var(--edge-cbd2d9,#cbd2d9)"
     )
     odd = "color:#1f2933;background:#aa8800"
-    assert outputs.exchangeable(odd) == odd  # its letters would turn light on a light ground
+    assert lesson_pages.exchangeable(odd) == odd  # its letters would turn light on a light ground
 
 
 DARK = dict(re.findall(r"--((?:text|fill|edge)-\w{6}): (#\w{6});", CSS[CSS.index('[data-theme="dark"]') :]))
@@ -86,7 +84,7 @@ def test_a_picture_becomes_a_file_with_its_size_and_a_link():
         if "".join(output.get("data", {}).get("text/html", "")).startswith("<img")
     )
     pictures = {}
-    shown = outputs.dressed(html, pictures)
+    shown = lesson_pages.dressed(html, pictures)
     (name,) = pictures
     assert "base64" not in shown and f'href="../_figures/{name}"' in shown
     assert re.search(r'alt="[^"]{20,}" width="\d+" height="\d+" loading="lazy"', shown)
@@ -94,7 +92,7 @@ def test_a_picture_becomes_a_file_with_its_size_and_a_link():
 
 def test_progress_bars_of_a_run_become_a_sentence():
     bar = "<div><progress value='2' max='2' style='width:3px'></progress>\n [2/2 00:01, Epoch 1/1]</div>"
-    assert outputs.dressed(bar, {}) == "<p>[2/2 00:01, Epoch 1/1]</p>"
+    assert lesson_pages.dressed(bar, {}) == "<p>[2/2 00:01, Epoch 1/1]</p>"
 
 
 @pytest.mark.parametrize("lesson", lessons.NOTEBOOKS.values(), ids=lambda lesson: lesson.number)
@@ -167,7 +165,7 @@ def test_every_formula_of_the_lessons_becomes_mathml():
         for block in (True, False):
             pattern = r"\$\$(.+?)\$\$" if block else r"(?<![\\$\w])\$(?=\S)([^$\n]+?)(?<=\S)\$(?![\d$])"
             for latex in re.findall(pattern, prose, re.DOTALL):
-                xml = extension.mathml(latex, block)
+                xml = conf.mathml(latex, block)
                 shown = re.sub(r"<annotation.*?</annotation>", "", xml, flags=re.DOTALL)
                 assert "\\" not in re.sub(r"<[^>]*>", "", shown), latex
                 assert "merror" not in xml and xml.endswith("</semantics></math>")
@@ -239,9 +237,9 @@ def test_terms_and_choices_know_what_they_are():
 
 
 def test_every_lesson_has_a_cheat_sheet():
-    for step in sources.learning_path():
+    for step in building.learning_path():
         assert step["cheat_sheet"].startswith(("| ", "- ")) and step["cheat_sheet"].count("\n") >= 3, step["lesson"].number
-    assert sources.cheat_sheet(["## 3 · What you can do now\n\nNothing yet."]) == ""
+    assert building.cheat_sheet(["## 3 · What you can do now\n\nNothing yet."]) == ""
 
 
 def test_a_missing_library_is_named_with_what_to_do(tmp_path, monkeypatch):

@@ -58,12 +58,6 @@ def test_an_exercise_without_libraries_has_a_field_and_the_others_say_where(less
         assert page.count(f"def {EXERCISES[id].name}(") == 1 + (f"def {EXERCISES[id].name}(" in EXERCISES[id].statement), id
 
 
-def test_without_python_no_page_has_a_field():
-    for lesson in LESSONS:
-        sources, outputs = cells_of(lesson, live=False)
-        assert "course-room" not in "\n".join(sources) + outputs
-
-
 def test_calculators_stand_where_the_notebook_has_their_widget():
     found = [
         (lesson.number, id)
@@ -182,13 +176,6 @@ def test_what_was_fetched_before_is_taken_unless_it_is_not_wanted(tmp_path, offl
     assert not build_book(tmp_path / "book", live=False).live
     assert offline == [folder, folder, None]
     assert pyodide.megabytes(folder) == pytest.approx(0.5 * len(pyodide.FILES))
-
-
-@built
-def test_a_package_that_is_named_and_is_not_there_is_said(tmp_path, offline, monkeypatch):
-    monkeypatch.setenv("COURSE_PYODIDE", str(tmp_path / "nowhere.tgz"))
-    with pytest.raises(CourseError, match="nowhere.tgz, which does not exist"):
-        build_book(tmp_path / "book")
 
 
 @pytest.mark.parametrize("name", [*calculators.OWN_FILES, "course.zip"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,18 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from course_utils import __version__, assets
+from course_utils import __version__, assets, glossary
 from course_utils.errors import CourseError
-from course_utils.publishing import calculators, pyodide
-from course_utils.publishing.book.sources import write_sources
+from course_utils.exercises import EXERCISES
+from course_utils.in_browser import on_page
+from course_utils.lessons import FURTHER, LESSONS, NOTEBOOKS, Lesson
+from course_utils.pages import render
+from course_utils.publishing import builder, calculators, languages, pyodide
+from course_utils.publishing.book.lesson_pages import markdown_of, page_text, source_of
+from course_utils.publishing.book.twins import calculator_for, raw
+from course_utils.show.calculators import CALCULATORS
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton", "sphinx_design", "latex2mathml")
 MARK = "book.json"  # in a finished book: who wrote it, so that nobody's folder is ever replaced
@@ -121,3 +129,141 @@ def _move(draft: Path, out: Path) -> None:
             backup.rename(out)
         raise
     shutil.rmtree(backup, ignore_errors=True)
+
+
+# -- what Sphinx reads: the stored notebooks as they are, and pages from templates ------------------------------------------
+
+
+TEMPLATES = "publishing/book/templates"
+BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself needs some
+
+_SHEET = re.compile(r"(?m)^(?P<title>(?:#+ |\*\*).*)\n\n(?P<sheet>(?:\|.*\n|- .*\n(?: +.*\n)*)+)")
+
+
+def write_sources(folder: Path, python: float | None = None, language: str = "en") -> None:
+    """Write everything that Sphinx reads into a new folder.
+
+    Args:
+        folder: where to.
+        python: MB that a page loads before its Python starts; None if pages have no Python.
+        language: of the lessons' prose.
+
+    Raises:
+        CourseError: a lesson's notebook is missing.
+    """
+    (folder / "notebooks/further").mkdir(parents=True)
+    original = languages.write_all(language) if language != "en" else _notebook
+    for lesson in NOTEBOOKS.values():
+        shutil.copyfile(original(lesson.name), folder / "notebooks" / f"{lesson.name}.ipynb")
+    for name, values in _pages(learning_path(), python).items():
+        (folder / f"{name}.md").write_text(render(f"{TEMPLATES}/{name}.md.j2", **values), encoding="utf-8")
+
+
+def learning_path() -> list[dict[str, Any]]:
+    """All lessons in order, with what the landing page and the cheat sheets say of them.
+
+    Returns:
+        For each lesson a dictionary: `lesson` itself; `title`, the heading of its page without the number; `reading` and
+        `running`, minutes, the latter of a recorded run on two CPU cores or None; `exercises` and `points`, how many, and
+        what they are worth; `on_page`, how many of them can be solved on a page with Python; `cheat_sheet`, Markdown of what
+        it sums up in the end, empty if there is nothing.
+
+    Raises:
+        CourseError: a lesson has no title, or doesn't say how long reading takes.
+    """
+    path = []
+    for lesson in LESSONS.values():
+        texts = markdown_of(_notebook(lesson.name).read_text(encoding="utf-8"))
+        title = re.search(r"^# (?:\d+ · )?(.+)$", "\n".join(texts), re.MULTILINE)
+        reading = re.search(r"Reading takes\s+about\s+(\d+)\s+minutes", "\n".join(texts))
+        if title is None or reading is None:
+            raise CourseError(f"{lesson.name} has no title, or doesn't say that “Reading takes about N minutes”")
+        seconds = builder.recorded_run(lesson.name).get("seconds")
+        mine = [exercise for id, exercise in EXERCISES.items() if lesson.has(id)]
+        path.append(
+            {
+                "lesson": lesson,
+                "title": title[1],
+                "reading": int(reading[1]),
+                "running": seconds / 60 if seconds else None,
+                "exercises": len(mine),
+                "points": sum(exercise.points for exercise in mine),
+                "on_page": sum(exercise.id in on_page() for exercise in mine),
+                "cheat_sheet": cheat_sheet(texts),
+            }
+        )
+    return path
+
+
+def cheat_sheet(texts: list[str]) -> str:
+    """Return the table or list with which a lesson sums up what a learner can do now, in Markdown; empty if it has none.
+
+    Args:
+        texts: Markdown cells of the lesson.
+    """
+    for text in texts:
+        for match in _SHEET.finditer(f"{text}\n"):
+            if re.search(r"what you can do now|what you have seen", match["title"], re.IGNORECASE):
+                return page_text(match["sheet"]).strip()
+    return ""
+
+
+def _pages(path: list[dict[str, Any]], python: float | None) -> dict[str, dict[str, Any]]:
+    """Name of a page → what its template shows."""
+    letters: dict[str, list[glossary.Term]] = {}
+    for term in glossary.terms().values():
+        letters.setdefault(term.name[0].upper() if term.name[0].isalpha() else "0-9", []).append(term)
+    with_calculator: dict[str, list[Lesson]] = {}
+    for lesson in LESSONS.values():
+        cells = json.loads(_notebook(lesson.name).read_text(encoding="utf-8"))["cells"]
+        for id in {calculator_for(source_of(cell)) for cell in cells}:
+            with_calculator.setdefault(id, []).append(lesson)
+    runs = [step["running"] for step in path]
+    requirement = f"{assets.DISTRIBUTION}[grading] @ git+{assets.repository_url()}"
+    record = assets.read_record("lora-seeds")
+    # Above all code of lesson 02: a message, and the answers before and after training.
+    above = markdown_of(_notebook(LESSONS["02"].name).read_text(encoding="utf-8"))[0]
+    answers = re.search(r"^> .*?\n\n\|.*?(?=\n\n)", above, re.DOTALL | re.MULTILINE)
+    scores = record["runs"][0]["scores"]  # shares of the test messages, which are 100
+    fields = [100 * value for name, (value, *_) in scores.items() if name.endswith("exact match")]
+    return {
+        "index": {
+            "path": path,
+            "further": FURTHER,
+            "reading": sum(step["reading"] for step in path),
+            "running": None if None in runs else round(sum(run or 0 for run in runs)),
+            "repository": assets.repository_url(),
+            "colab": builder.colab_url(path[0]["lesson"].name),
+            "binder": builder.binder_url(path[0]["lesson"].name),
+            "words": len(glossary.terms()),
+            # What the recorded model of the landing page's picture got right, by `benchmarks/lora_seeds.py`.
+            "after": {
+                "examples": record["plan"]["examples"],
+                "asked": 100,
+                "valid": round(100 * scores["valid format"][0]),
+                "least": round(min(fields)),
+                "most": round(max(fields)),
+            },
+            "before_and_after": answers[0] if answers else "",
+            "too_large": [
+                number
+                for number, lesson in LESSONS.items()
+                if builder.recorded_run(lesson.name).get("peak_mb", 0) > BINDER_MB
+            ],
+            "solved_here": len(on_page()) if python else 0,
+        },
+        "calculators": {
+            "python": python,
+            "calculators": [
+                (calculator, raw(calculators.fragment(id, live=bool(python))), with_calculator.get(id, []))
+                for id, calculator in CALCULATORS.items()
+            ],
+        },
+        "glossary": {"letters": letters, "lessons": NOTEBOOKS, "count": len(glossary.terms())},
+        "cheat-sheets": {"path": path},
+        "instructors": {"path": path, "requirement": requirement},
+    }
+
+
+def _notebook(name: str) -> Path:
+    return assets.path(f"notebooks/{name}.ipynb")

@@ -1,7 +1,28 @@
-"""Sphinx's settings for the book; `building` says where it reads and writes."""
+"""Sphinx's settings for the book, what connects its parts with Sphinx, and formulas as MathML.
 
-from course_utils import assets
+`building` says where Sphinx reads and writes. Browsers draw MathML, screen readers read it, nothing is loaded. MathJax and
+KaTeX would bring a megabyte of script and fonts and draw each formula anew on the reader's machine, and need npm or another
+host to come by.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course_utils import __version__, assets, lessons
+from course_utils.publishing import calculators
 from course_utils.publishing.book.building import HERE
+from course_utils.publishing.book.html_pages import finished
+from course_utils.publishing.book.lesson_pages import PICTURES, lesson_page
+
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.application import Sphinx
+    from sphinx.writers.html5 import HTML5Translator
+
 
 project = "Teaching models new behaviours"
 copyright = "the authors of the course, Apache-2.0"
@@ -11,7 +32,6 @@ extensions = [
     "myst_nb",
     "sphinx_copybutton",
     "sphinx_design",
-    "course_utils.publishing.book.extension",
 ]
 
 # Lessons. Outputs are those that are stored: nothing is run.
@@ -56,3 +76,69 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+
+
+LESSON_PAGES = {f"notebooks/{lesson.name}": lesson for lesson in lessons.NOTEBOOKS.values()}
+
+_FUNCTION = re.compile(r"<mi>(?:exp|ln|log|max|min)</mi>(?!<mo[^>]*>(?:\(|&#x00028;))")  # needs a gap before its argument
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.add_config_value("book_live", False, "env", bool, "whether pages have Python")
+    app.add_html_math_renderer("mathml", inline_renderers=(visit_formula, None), block_renderers=(visit_formula, None))
+    app.connect("source-read", read_lesson)
+    app.connect("html-page-context", finish_page, priority=900)
+    return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def read_lesson(app: Sphinx, page: str, text: list[str]) -> None:
+    """Put the book's version of a notebook in the stored one's place; the download keeps the stored one."""
+    pictures: dict[str, bytes] = {}
+    if page in LESSON_PAGES:
+        text[0] = lesson_page(text[0], LESSON_PAGES[page], pictures, app.config.book_live)
+    folder = Path(app.outdir) / PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in pictures.items():
+        (folder / name).write_bytes(data)
+
+
+def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Go over a finished page (`html_pages`), and let it load what its calculators and exercises need."""
+    if "body" in context:
+        if 'class="course-room"' in context["body"]:
+            folder = Path(calculators.static()).name
+            app.add_css_file(f"{folder}/{calculators.STYLE}")
+            if app.config.book_live:
+                app.add_js_file(f"{folder}/{calculators.SCRIPT}", loading_method="defer")
+        objects = app.env.domains.standard_domain.objects
+        terms = {anchor: name for (kind, name), (_, anchor) in objects.items() if kind == "term"}
+        context["body"] = finished(context["body"], terms)
+    if page in LESSON_PAGES:
+        context["lesson_number"] = LESSON_PAGES[page].number
+
+
+def mathml(latex: str, block: bool = False) -> str:
+    """Return a formula as MathML, its LaTeX kept as an annotation, from which it can be copied.
+
+    Args:
+        latex: the formula without its dollar signs.
+        block: whether it has a line of its own.
+    """
+    from latex2mathml.converter import convert
+
+    xml = _FUNCTION.sub(r"\g<0><mspace width='0.17em'/>", convert(latex, display="block" if block else "inline"))
+    start, end = xml.index(">") + 1, xml.rindex("</math>")
+    note = f'<annotation encoding="application/x-tex">{escape(latex.strip(), quote=False)}</annotation>'
+    return f"{xml[:start]}<semantics>{xml[start:end]}{note}</semantics></math>"
+
+
+def visit_formula(self: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    """Write a formula; one on a line of its own scrolls where it is wider than the screen."""
+    from docutils.nodes import SkipNode, math_block
+
+    block = isinstance(node, math_block)
+    formula = mathml(node.astext(), block)
+    frame = '<div class="book-formula" tabindex="0" role="group" aria-label="formula">'
+    self.body.append(f"{frame}{formula}</div>" if block else formula)
+    raise SkipNode
