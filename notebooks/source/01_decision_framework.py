@@ -284,19 +284,20 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
 # right passage too. An `answer` may be plain text: write the bare fact, because a reply has to contain it or one of
 # `accepted`. In a record, `FREE` names the field that may be worded differently. In `answered.jsonl` a record is text, too.
 #
-# A dozen cases decide little. The next table has a hundred, for the small model that you've just used and for two larger
-# ones that were built for code (script: `benchmarks/laptop_questions.py`). Its prompts differ from yours. Without a passage,
-# the two larger models see eight past answers, not three; we chose eight on other questions. With a passage, each past
-# answer also comes with its own. *Tokens in* are the 0.5B's, and a dash means that we didn't run it.
+# A dozen cases decide little. The next table has a hundred, for the small model that you've just used and for two
+# larger ones that were built for code (script: `benchmarks/laptop_questions.py`). Its prompts differ from yours.
+# Without a passage, the two larger models see eight past answers, not three; we chose eight on other questions. With a
+# passage in the prompt, each past answer there has its passage too. *Tokens in* are the 0.5B's, and a dash means that
+# we didn't run it.
 
 # %%
 lesson_01.rivals()
 
 # %% [markdown]
 # From a passage the 0.5B gets the fact for {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the
-# messages, but only {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable. A schema
-# would change little, because {{record:laptop-questions:runs."0.5B | RAG | 0".right.valid:.0%}} are valid records already,
-# most with a wrong topic or product, a fault of behaviour. Similar past answers show how to fill in the other
+# messages, but only {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable. A
+# schema would change little: {{record:laptop-questions:runs."0.5B | RAG | 0".right.valid:.0%}} are valid records
+# already. Most have a wrong topic or product, a fault of behaviour. Similar past answers show how to fill in the other
 # fields, and often contain the fact too, but they go out of date. If your customers ask new questions, read the row *to
 # other questions*, for which we left out every past answer to the same question.
 #
@@ -327,14 +328,13 @@ pd.DataFrame([
 ], index=verdicts)
 
 # %% [markdown]
-# Before you trust a judge, mark some replies by hand. Here the small model always says no, the 0.5B agrees on
-# {{record:laptop-questions:runs."0.5B | judge of free text | 0"."as by hand":d}} of 30 (kappa
-# {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}}), and the 1.5B says yes to
-# {{record:laptop-questions:runs."1.5B | judge of free text | 0"."says yes":d}} (kappa
-# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}}). Kappa is the agreement beyond chance:
-# 0 is no better than chance, and 1 is perfect. Go by kappa: always saying yes agrees on 20 of these 30. Looking for
-# the fact agrees on 26, but it accepts *"The customer should wait for 33 months"*, where 33 months is a guarantee, and
-# rejects *"at 14:20 on Thursday"* for *Thursday at 14:20*. To test your host's model as a judge, put its name into `judge`.
+# Before you trust a judge, mark some replies by hand. Here all three models are near chance: the small one always says
+# no, and kappa is {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}} for the 0.5B and
+# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}} for the 1.5B. Kappa is the agreement beyond
+# chance: 0 is no better than chance, and 1 is perfect. Go by kappa: always saying yes agrees on 20 of these 30. Looking
+# for the fact agrees on 26, but it accepts *"The customer should wait for 33 months"*, where 33 months is a guarantee,
+# and rejects *"at 14:20 on Thursday"* for *Thursday at 14:20*. To test your host's model as a judge, put its name into
+# `judge`.
 
 # %% [markdown]
 # ## 3 · Read twenty wrong answers
@@ -396,10 +396,10 @@ counted["what to try"] = pd.Series(cures)
 counted.rename_axis(index="what broke", columns=None)
 
 # %% [markdown]
-# Each of our five cures begins with something other than training, so don't start with "should we fine-tune?". A misread
-# passage calls for a larger model, or for training on examples with passages, which teaches reading (section 6). In its
-# wrong judgements the 0.5B had the fact, but the wrong topic and no product. Fix the link that breaks most often,
-# measure, and sort again, because a wrong form may only show once the passage is right.
+# For none of the five is training the first thing to try. A misread passage calls for a larger model, or for training
+# on examples with passages, which teaches reading (section 6). In its wrong judgements the 0.5B had the fact, but the
+# wrong topic and no product. Fix the link that breaks most often, measure, and sort again, because a wrong form may
+# only show once the passage is right.
 
 # %% [markdown]
 # ## 4 · A better prompt
@@ -432,8 +432,8 @@ for name, options in {"free": {}, "with the schema": {"response_format": form}}.
         print(f"{name:16}", made.choices[0].message.content.replace("\n", " ")[:90])
 
 # %% [markdown]
-# With the schema the form is right and the content isn't, because a schema lists the topics but can't pick the one that
-# fits. If valid JSON is all you need, you have it now. In your own schema, give every text a `maxLength`; otherwise a small
+# With the schema the form is right and the content isn't: a schema can neither pick the topic nor supply the fact. If
+# valid JSON is all you need, you have it now. In your own schema, give every text a `maxLength`; otherwise a small
 # model may never close its quotation marks.
 #
 # **Do you measure enough?** Suppose your prompt got 17 of 20 messages right, which is 85 %. Is it good enough?
@@ -622,12 +622,12 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
     print(f"{size}: {100 * gain:+.0f} points over {rival} ({100 * (gain - half):+.0f} to {100 * (gain + half):+.0f})")
 
 # %% [markdown]
-# Both intervals include zero, so there may be no gain, or a large one. So where customers repeat themselves, try
-# past answers first, for the small model with a passage. Training makes the prompt shorter,
-# {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead of
-# {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} for the 0.5B, and it helps most where no
-# past answer fits: in section 2's table compare the last row with *to other questions*, for the small model. That last row
-# is also well below the row above it, so test yours on products that the training didn't cover.
+# Both intervals include zero: training may be slightly worse or clearly better. Where customers repeat themselves, try
+# past answers first; with the small model, add a passage. Training makes the prompt shorter,
+# {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead
+# of {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} for the 0.5B, and it helps most where
+# no past answer fits: in section 2's table compare the last row with *to other questions*, for the small model. That
+# last row is also well below the row above it, so test yours on products that the training didn't cover.
 #
 # To see if you have enough examples, train on a quarter, a half and all of them. As long as the share of right answers on
 # other messages rises, more will probably help.
@@ -639,10 +639,9 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
 lesson_01.changes_figure()
 
 # %% [markdown]
-# After the change the model that learned by heart gets none of the facts right, and nothing in its answers shows that. The
-# model that was trained to read gets as many right as before. The card compares this with a published claim. Its 36 %, 53 %
-# and 72 % count all hundred questions, the figure only the 38 facts that changed; and its 53 % comes from a run with more
-# passes than the figure's 46 %.
+# After the change the model that learned by heart gets none of the facts right, and nothing in its answers shows that.
+# The model that was trained to read gets as many right as before. The card compares this with a published claim. It
+# counts facts on all hundred questions, and its 53 % comes from a run with more passes.
 
 # %%
 evidence.card("D5")
@@ -691,12 +690,12 @@ for name, way in ways_to_run.items():
 lesson_01.cost_figure(chosen)
 
 # %% [markdown]
-# Fine-tuning pays against the large model from the volume in the title. Against the same small model with the long prompt
-# it takes many times that volume, which section 8's memo prints. Both sums suppose equally good answers, and the large
-# model wasn't tested here. So if the small model with the long prompt is good enough for your task, keep it. In the
-# printed lines `prompted` is the large model with the long prompt, `hosted` is the fine-tuned one, paid per token, and
-# `self-hosted` is the same on rented GPUs. The picture spreads what is paid at the start over a year, and both its axes
-# are logarithmic. The $1,920 is for 24 hours on prompt, search and tests; training adds 48.
+# Fine-tuning pays against the large model from the volume in the title, and against the same small model with the long
+# prompt from many times that (section 8 prints it). Both sums suppose equally good answers, and the large model's were
+# never measured. So if the small model with the long prompt is good enough for your task, keep it. In the printed lines
+# `prompted` is the large model with the long prompt, `hosted` is the fine-tuned one, paid per token, and `self-hosted`
+# is the same on rented GPUs. The picture spreads what is paid at the start over a year, and both its axes are
+# logarithmic. The $1,920 is for 24 hours on prompt, search and tests; training adds 48.
 #
 # Change one assumption at a time. Begin with the model that you compare with and the hours of work.
 
@@ -704,9 +703,9 @@ lesson_01.cost_figure(chosen)
 show.calculator("costs", **vars(chosen))
 
 # %% [markdown]
-# **Your prompt reaches 87 %. Is the rest worth training?** Suppose, until you've measured it, that the small model,
-# fine-tuned, makes half as many errors as the large one with your prompt. Then training pays if one error costs you at
-# least this much, and at $0.00 the cheaper requests alone pay for it:
+# **Your prompt reaches 87 %. Is the rest worth training?** Suppose that the small model, fine-tuned, makes half as many
+# errors as the large one with your prompt. We haven't shown that it does; put in your own share. Then training pays if
+# one error costs you at least this much, and at $0.00 the cheaper requests alone pay for it:
 
 # %%
 def price_of_an_error(requests_a_day, errors=0.13, removed=0.5, against="prompted"):
@@ -724,8 +723,8 @@ pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_
 # %% [markdown]
 # ## 8 · The decision on one page
 #
-# The next cell puts your results into a memo. First replace the lines under *your project's own*. Even `larger_reaches` is
-# the shop's, measured with the 1.5B on the recorded hundred.
+# The next cell puts your results into a memo. First replace the lines under *your project's own*. `larger_reaches` is
+# the shop's too: the 1.5B on the recorded hundred.
 
 # %%
 from IPython.display import Markdown

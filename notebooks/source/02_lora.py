@@ -120,9 +120,8 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
 # %% [markdown]
 # Without rules and examples the model chats. With them it writes a record, here with a wrong escalation, and you'd pay
 # for the longer prompt on every call. One reply says little, so section 2 scores such prompts, with fuller rules, on a
-# hundred messages. It also scores two other ways without training. *Decoding under a schema* lets the model write only
-# tokens that fit the schema, so the form is enforced. The second puts the eight most similar solved tickets in the
-# prompt.
+# hundred messages. It also scores two other ways without training: *decoding under a schema*, which lets the model
+# write only tokens that fit, and putting the eight most similar solved tickets in the prompt.
 
 # %% [markdown]
 # ## 2 · The whole job, in one program
@@ -233,21 +232,23 @@ evidence.lesson_02.rivals_table("all fields")
 # small model beats its own best prompt.
 #
 # **Before you pay for more tickets, train on yours more than once.** Unless the row says otherwise, a model read each
-# ticket once, two a step, so 240 tickets also meant three times as many steps as 80. Reading the first seed's 80 tickets
-# three times takes the small model from {{record:laptop-tickets:runs."135M | LoRA, 80 | 0".right."all fields":.0%}} to
+# ticket once, two a step, so 240 tickets also meant three times as many steps as 80. Reading the first seed's 80
+# tickets three times takes the small model from
+# {{record:laptop-tickets:runs."135M | LoRA, 80 | 0".right."all fields":.0%}} to
 # {{record:laptop-tickets:runs."135M | LoRA, 80, 3 passes | 0".right."all fields":.0%}} and the 0.5B from
 # {{record:laptop-tickets:runs."0.5B | LoRA, 80 | 0".right."all fields":.0%}} to
-# {{record:laptop-tickets:runs."0.5B | LoRA, 80, 3 passes | 0".right."all fields":.0%}}. Six times is better still for
-# the small model, and no better for the 0.5B. Our program reads them once because a laptop needs a minute for each pass:
-# set `num_train_epochs`, and stop when replies to validation messages no longer get better. The table's intervals reflect
-# only which messages were sampled, not which tickets the model was trained on.
+# {{record:laptop-tickets:runs."0.5B | LoRA, 80, 3 passes | 0".right."all fields":.0%}}. Six times looks better still
+# for the small model and no better for the 0.5B, though each is one run. Our program reads them once because a laptop
+# needs a minute for each pass: set `num_train_epochs`, and stop when replies to validation messages no longer get
+# better. The table's intervals reflect only which messages were sampled, not which tickets the model was trained on.
 #
-# With a few hundred solved tickets, fine-tune the smallest model that meets your target; with fewer, measure similar tickets
-# in the prompt against training, on your own messages. A trained model's prompt is short as well, 30 tokens in section 1.
-# No row is good enough to file tickets unattended, because even the best is right on only 72 of 100.
+# Among models this small, a few hundred solved tickets were better used for training; with fewer, measure similar
+# tickets in the prompt against training, on your own messages. We didn't measure a hosted model; put one beside them. A
+# trained model's prompt is short as well, 30 tokens in section 1. No row is good enough to file tickets unattended,
+# because even the best is right on only 72 of 100.
 
 # %% [markdown]
-# Did your model notice the urgent messages? They're in the row `True`, and it missed those under "none" or "no record":
+# Did your model notice the urgent messages (row `True`)? It missed those under "none" or "no record":
 
 # %%
 urgent = pd.Series([solution["escalation"] != "none" for solution in solutions], name="urgent")
@@ -533,10 +534,10 @@ pd.DataFrame([
 ])
 
 # %% [markdown]
-# Larger models have relatively smaller adapters, because a matrix grows with the product of its sides and an adapter only
-# with their sum. The next table adds up the memory for weights, gradients and optimizer states, but not for
-# {{term:activation|activations}}. *Full, mixed precision* trains every weight, at section 4's 16 bytes each.
-# {{term:QLoRA}}, the subject of lesson 03, stores the frozen weights in 4 bits.
+# At the same rank larger models have relatively smaller adapters, because a matrix grows with the product of its sides
+# and an adapter only with their sum. The next table adds up the memory for weights, gradients and optimizer states, but
+# not for {{term:activation|activations}}. *Full, mixed precision* trains every weight, at 16 bytes each, as many as
+# section 4's. {{term:QLoRA}}, the subject of lesson 03, stores the frozen weights in 4 bits.
 
 # %%
 evidence.lesson_02.states_table()
@@ -570,9 +571,9 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
 
 # %% [markdown]
 # Start from the rate at the lowest point, here section 2's own. At work, use more than one run and more than five
-# validation messages, because this search is rough: after whole runs on 80 tickets, judged by 66 validation replies, 1e-3
-# was ahead of 2e-3 for the same 135M, though only just. `training.trial` attaches a fresh adapter to the loaded model for
-# a moment; with `SFTTrainer`, load the model anew for each rate and set `max_steps`. Each model has its own best rate:
+# validation messages, because this search is rough: by whole runs on 80 tickets, judged by 66 validation replies, 1e-3
+# is slightly ahead of 2e-3 for the same 135M. `training.trial` attaches a fresh adapter to the loaded model for a
+# moment; with `SFTTrainer`, load the model anew for each rate and set `max_steps`. Each model has its own best rate:
 # the recorded runs used 4e-4 for the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate is
 # about ten times that of full fine-tuning (Schulman et al., 2025).
 #
@@ -588,8 +589,8 @@ evidence.lesson_02.rivals()
 # instead of 0.3 (section 5), which you can afford at this size. LoRA pays off on larger models.
 #
 # A higher rank didn't lower the validation loss here. Part of the reason may be that all ranks had the same rate, so
-# measure the rate again when you change the rank. We take 16 because a larger data set may need more, roughly when it
-# has more tokens than the adapter has numbers (Schulman et al., 2025).
+# measure the rate again when you change the rank. We take 16 to leave room: rank limits you roughly once the data have
+# more tokens than the adapter has numbers (Schulman et al., 2025).
 #
 # Every run raised the prose loss. Training attention alone raised it most, and full fine-tuning least. The last column
 # gives the share of everyday questions that are now answered with a record. If your model has to write records and answer
@@ -627,7 +628,7 @@ show.folder_sizes("ticket-adapter", "tickets-merged")
 #
 # Each export can change answers, for example through another template, a lost stop word or rounded weights. To check,
 # run `course roundtrip ticket-adapter`, which sends the test messages through every stage and compares prompts and
-# answers. Run it after section 9, because it shows test scores. We recorded the next table with adapters that section 2's
+# answers. It uses the test messages, so run it last. We recorded the next table with adapters that section 2's
 # program trained on the 135M and the 0.5B (`benchmarks/roundtrip.py`). Its first three columns count messages out of 100,
 # and the last is the difference from PEFT's score with its 95 % interval. We didn't run vLLM, and *ollama* means llama.cpp
 # with the Modelfile's prompts:
@@ -693,9 +694,10 @@ training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).
 
 # %% [markdown]
 # The training loss falls to nearly zero, while the validation loss reaches its lowest point and then rises slightly.
-# That's {{term:overfitting}}: after the lowest point the model improves only on the tickets it has read. Keep the weights
-# from that point and find more examples. `SFTTrainer` needs `load_best_model_at_end=True`, and `save_strategy` and
-# `save_steps` like the evaluation's.
+# That's {{term:overfitting}}, here slight and on few messages: after the lowest point the model improves only on the
+# tickets it has read. Eight tickets read six times are learned by heart. Loss is the cheap signal: keep the weights
+# from that point or, where you can, choose by the replies. `SFTTrainer` needs `load_best_model_at_end=True`, and
+# `save_strategy` and `save_steps` like the evaluation's.
 
 # %% [markdown]
 # ## 9 · The test
@@ -709,11 +711,11 @@ print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
-# After 80 tickets on a CPU, the strimmer reply has the right form, but a wrong escalation and product. The one at the top is
-# the same model's after {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than
-# if you always said "none"; the recorded 135M beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows
-# below yours show. Your row is one run, with different tickets and a different rate, so it can be ten or more points away
-# from the recorded one.
+# After 80 tickets on a CPU, the strimmer reply has the right form, but a wrong escalation and product. The one at the
+# top comes from the same base after {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than if you
+# always said "none"; the recorded 135M beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows
+# below yours show. Your row is one run, with different tickets and a different rate, so it can be ten or more points
+# away from the recorded one.
 #
 # > **How far to trust these numbers.** With a hundred test messages, your row's intervals are about as wide as the recorded
 # > ones. A recorded row is one to three runs (*seeds*), and the best rows' intervals overlap between models. The messages
