@@ -286,7 +286,6 @@ def test_the_training_loss_falls_and_so_does_the_validation_loss():
 @pytest.mark.parametrize(
     "said",
     [
-        r"still there: .*'ft:\S+:triage:\w+'",  # after a restart
         r"failed: invalid_n_examples, Training file has 7 example\(s\).*\ncancelled",
         "wrong ending: 400 None",
         "mistyped name: 404 model_not_found",
