@@ -244,7 +244,7 @@ def compare(one, other):
     """Return how much more often the other is right on the same cases, with a 95 % interval (Agresti and Min, 2005)."""
     wins, losses, n = (other & ~one).sum() + 0.5, (one & ~other).sum() + 0.5, len(one) + 2
     middle, half = (wins - losses) / n, 1.96 * np.sqrt(wins + losses - (wins - losses) ** 2 / n) / n
-    return other.mean() - one.mean(), middle - half, middle + half
+    return other.mean() - one.mean(), max(-1, middle - half), min(1, middle + half)
 
 
 def report(results):
@@ -829,10 +829,11 @@ pd.DataFrame({
 # value:
 
 # %%
-for case, reply, right in zip(cases, results["fine-tuned, a passage"]["reply"], results["fine-tuned, a passage"]["right"]):
+for case, reply in zip(cases, results["fine-tuned, a passage"]["reply"]):
     passage, written = with_passage(case["question"])[1]["content"], reply.rpartition('"answer": "')[2].rstrip('"} ')
-    if contains(passage, written) and not right:
-        print(f"{case['question'][:70]:72} {written}, right: {case['answer']['answer']}")
+    fact = case["answer"]["answer"]
+    if contains(passage, written) and not contains(written, fact):
+        print(f"{case['question'][:70]:72} {written}, right: {fact}")
 
 # %% [markdown]
 # ## 10 · What you can do now
