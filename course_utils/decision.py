@@ -95,7 +95,7 @@ class Decision:
     @property
     def headline(self) -> str:
         """The recommendation in one line of text."""
-        return f"Recommendation: {self.approach} (where: {'your own machines' if self.host == 'own' else 'anywhere'})."
+        return f"Recommendation: {self.approach}{' (on your own machines)' if self.host == 'own' else ''}."
 
     @property
     def details(self) -> str:
@@ -241,7 +241,7 @@ def _condition(name: str, value: Any, current: Any) -> str:
     if name == "gap":
         return f"if {value if value != 'both' else 'both knowledge and behaviour'} were missing"
     if name == "past_answers_tried":
-        return "if similar past answers were shown, without getting far enough" if value else "if no past answers were shown"
+        return "if similar past answers in the prompt weren't enough" if value else "without past answers in the prompt"
     if name == "latency":
         return f"with latency {value}"
     return f"if {SHORT_LABELS[name].replace(' change', ' changed')} {value}"
@@ -302,7 +302,7 @@ def _recommend(
         reasons.append(f"{reached}, but with {causes} the length of the prompt counts in each call")
         evidence_keys += ["tokens", "volume"] if over_volume_limit and not own_machines else ["tokens"]
     else:
-        reasons.append(f"the prompt reaches only {_percent(prompt_reaches)} of the messages")
+        reasons.append(f"the prompt gets only {_percent(prompt_reaches)} right")
         if larger_reaches is not None and larger_reaches >= GOOD_ENOUGH and not (over_volume_limit or latency_is_tight):
             reasons.append(
                 f"a larger model reaches {_percent(larger_reaches)} with it, and at this volume its price is no reason"
@@ -323,7 +323,7 @@ def _recommend(
         reasons.append(
             f"what it lacks are facts, and all {text_tokens:,} tokens of them fit into a cached prompt: no search can miss"
             if short
-            else "facts stay in the passages that the prompt gets: looked up at the time of the question, they can change"
+            else "facts are looked up at the time of the question, in passages, so they may change"
             if trains_both
             else "what it lacks are facts: they are looked up at the time of the question, with a source to cite"
         )
@@ -331,7 +331,7 @@ def _recommend(
             reasons.append("retrieval puts only what a question needs into its prompt, instead of everything into each")
         evidence_keys.append("knowledge")
         if facts_change != "rarely":
-            reasons.append(f"the facts change {facts_change}: facts trained in would go stale")
+            reasons.append(f"the facts change {facts_change}, and facts trained in would go stale")
             evidence_keys.append("stale")
     if gap == "knowledge":
         return looked_up, reasons, evidence_keys

@@ -169,6 +169,6 @@ def test_numbers_may_be_numpys():
 
 def test_it_reads_as_text_and_as_html():
     found = decide("both", 0.4, "daily", examples=50, own_machines=True, evidence={"knowledge": "RAG 80 % < 90 %"})
-    assert str(found).startswith("Recommendation: rag (where: your own machines)")
+    assert str(found).startswith("Recommendation: rag (on your own machines)")
     assert "RAG 80 % &lt; 90 %" in found._repr_html_()
     assert set(found.answers) == set(QUESTIONS)

@@ -244,7 +244,7 @@ def compare(one, other):
     """Return how much more often the other is right on the same cases, with a 95 % interval (Agresti and Min, 2005)."""
     wins, losses, n = (other & ~one).sum() + 0.5, (one & ~other).sum() + 0.5, len(one) + 2
     middle, half = (wins - losses) / n, 1.96 * np.sqrt(wins + losses - (wins - losses) ** 2 / n) / n
-    return other.mean() - one.mean(), middle - half, middle + half
+    return other.mean() - one.mean(), max(-1, middle - half), min(1, middle + half)
 
 
 def report(results):
@@ -733,7 +733,7 @@ from IPython.display import Markdown
 gap, requests_a_day = "both", 2_000             # gap, by section 3: knowledge, behaviour, form or both
 facts_change = "monthly"                        # rarely, monthly, weekly or daily
 larger_reaches = lesson_01.score("1.5B", "similar past answers").value       # the shop's; None if you haven't measured one
-text_tokens = 0            # of all your documents, a quarter of their characters; 0 if, as here, the model can't read them all
+text_tokens = 0            # of all your documents, a quarter of their characters; 0 leaves that option out
 
 
 def pays(against):
@@ -748,20 +748,21 @@ dearer = price_of_an_error(requests_a_day, 1 - reached, gain / (1 - reached), "p
 worth = "" if dearer is None else f"If the difference holds, training pays where an error costs more than ${dearer:.2f}."
 volumes = [chosen.break_even("hosted", against) for against in ("prompted small", "prompted")]
 if all(volume is None or requests_a_day < volume for volume in volumes):
-    worth = f"We have too few requests for either, so only better answers could pay for training. {worth}"
+    worth = f"At this volume shorter prompts don't pay for training; better answers could. {worth}"
 larger = "" if larger_reaches is None else f" A larger model reaches {100 * larger_reaches:.0f} %, measured apart."
 decision = decide(gap, reached, facts_change, examples=len(training_rows), requests_a_day=requests_a_day,
                   larger_reaches=larger_reaches, text_tokens=text_tokens, past_answers_tried=True)
 table = report({name: results[name] for name in (prompt_name, trained_name)})
 if low > 0:
-    verdict = f"Train: *{trained_name}* beats *{prompt_name}*. Next"
+    verdict = f"Train: *{trained_name}* beats *{prompt_name}*. Next: {decision.next_step}."
 elif max(reached, trained_reaches) < 0.5:
-    verdict = "Neither way is good enough. First put the model that you would deploy into section 2; then"
+    verdict = "Neither way is good enough. Next: put the model that you would deploy into section 2."
 else:
-    verdict = f"Keep *{prompt_name}*, because we have not shown that training beats it. Try next"
+    verdict = f"Keep *{prompt_name}*, because {len(cases)} messages don't show that training beats it. Next: " + (
+        "the same comparison on a hundred." if len(cases) < 100 else f"{decision.next_step}.")
 memo = f"""### Customers' questions: what we do next
 
-**Decision.** {verdict}: {decision.approach}: {decision.next_step}.
+**Decision.** {verdict}
 
 **Measured** on {len(cases)} messages with {MODEL}, % right: {prompt_name} {table.loc[prompt_name, "right, %"]}; {trained_name}
 {table.loc[trained_name, "right, %"]}; a difference of {100 * gain:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}).{larger}
@@ -776,7 +777,7 @@ against {chosen.frontier} {pays("prompted")}. {worth}
 
 **What would change it.** {"; ".join(decision.changes)}.
 
-**Not known yet.** {"Whether it holds on a hundred messages. " if len(cases) < 100 else ""}{"" if larger_reaches else
+**Not known yet.** {"Whether the difference holds on a hundred messages. " if len(cases) < 100 else ""}{"" if larger_reaches else
 "What a larger model reaches."}"""
 Path("decision.md").write_text(memo, encoding="utf-8")
 Markdown(memo)
@@ -828,10 +829,11 @@ pd.DataFrame({
 # value:
 
 # %%
-for case, reply, right in zip(cases, results["fine-tuned, a passage"]["reply"], results["fine-tuned, a passage"]["right"]):
+for case, reply in zip(cases, results["fine-tuned, a passage"]["reply"]):
     passage, written = with_passage(case["question"])[1]["content"], reply.rpartition('"answer": "')[2].rstrip('"} ')
-    if contains(passage, written) and not right:
-        print(f"{case['question'][:70]:72} {written}, right: {case['answer']['answer']}")
+    fact = case["answer"]["answer"]
+    if contains(passage, written) and not contains(written, fact):
+        print(f"{case['question'][:70]:72} {written}, right: {fact}")
 
 # %% [markdown]
 # ## 10 · What you can do now
