@@ -187,6 +187,15 @@ def test_tables_name_their_cells_their_regions_and_their_empty_headers():
 
 
 @built
+def test_a_title_above_several_columns_names_each_of_them():
+    head = '<tr><th></th><th colspan="2">small</th><th>large</th></tr>'
+    head += "<tr><th></th><th>right</th><th>time</th><th>right</th></tr>"
+    cells = "<tr><th>DPO</th><td>9 %</td><td>2.4</td><td>16 %</td></tr>"
+    html = html_pages.finished(f"<table><thead>{head}</thead><tbody>{cells}</tbody></table>", {})
+    assert re.findall('data-label="([^"]+)"', html) == ["small right", "small time", "large right"]
+
+
+@built
 def test_a_list_of_values_stays_a_table_on_a_phone():
     row = "<tr><th scope='row'>{}</th><td>{}</td></tr>"
     html = lambda *rows: html_pages.finished(f"<table>{''.join(row.format(*cells) for cells in rows)}</table>", {})

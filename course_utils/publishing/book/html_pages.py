@@ -46,7 +46,16 @@ def finished(html: str, terms: Mapping[str, str]) -> str:
 def _table(soup: BeautifulSoup, table: Tag) -> None:
     """Name each cell by its column, and say in roles what the layout as cards would make a browser forget."""
     rows = table.find_all("tr")
-    heads = [" ".join(cell.get_text(" ").split()) for cell in rows[0].find_all(["th", "td"])] if rows else []
+    top = table.select("thead tr") or rows[:1]
+    spread = [
+        [
+            " ".join(cell.get_text(" ").split())
+            for cell in row.find_all(["th", "td"])
+            for _ in range(int(cell.get("colspan", 1)))
+        ]
+        for row in top
+    ]
+    heads = [" ".join(filter(None, column)) for column in zip(*spread)]  # a title above several columns names each
     for cell in rows[0].find_all("th") if rows else []:
         if not cell.get_text().strip():  # a name for screen readers
             cell.append(soup.new_tag("span", attrs={"class": "visually-hidden"}, string="row"))
@@ -57,7 +66,7 @@ def _table(soup: BeautifulSoup, table: Tag) -> None:
             part["role"] = role
     for head in table.find_all("th"):
         head["role"] = "rowheader" if head.get("scope") == "row" else "columnheader"
-    for row in rows[1:]:
+    for row in rows[len(top) :]:
         for title, cell in zip(heads, row.find_all(["th", "td"])):
             cell["data-label"] = title
     del table["border"]
