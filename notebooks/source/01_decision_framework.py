@@ -48,7 +48,7 @@ lesson_01.picture()
 # - train a model through an API, and say what training changed and what it didn't,
 # - compute how many requests a day make training pay, and put the whole decision on one page.
 #
-# You should have called a language model's API; you needn't have trained anything. Reading takes about 40 minutes, the
+# You should have called a language model's API; you needn't have trained anything. Reading takes about 45 minutes, the
 # exercises about 35. {{timing}} If you must decide today, read sections 1 to 3 and 7,
 # and the first table of section 9.
 #

@@ -24,7 +24,7 @@
 # - estimate a run's memory, and choose its learning rate by measuring,
 # - save, merge and serve what you've trained, and recognise five mistakes.
 #
-# You should know Python and have called a language model's API; you need no training experience. Reading takes about 35
+# You should know Python and have called a language model's API; you need no training experience. Reading takes about 40
 # minutes, the exercises as long again. {{timing}} If you know PyTorch, you need only the label mask from section 3. If
 # you only want to use LoRA, skip sections 3 and 4. Run every cell in either case.
 #

@@ -26,7 +26,7 @@
 # - explain {{term:NF4}} and {{term:double quantization}}, and check your own version against bitsandbytes,
 # - say what 4 bits cost in quality and time.
 #
-# You should know lesson 02. Reading takes about 35 minutes, the exercises as long again. {{timing}} If you only need a run
+# You should know lesson 02. Reading takes about 40 minutes, the exercises as long again. {{timing}} If you only need a run
 # to fit, read sections 1 and 2.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs
