@@ -72,7 +72,7 @@ def test_a_model_that_takes_no_new_jobs_is_marked():
 def test_the_decision_is_what_decide_says():
     for drawn in choices("decision", 20):
         found, answer = decision.decide(**drawn), calculate("decision", drawn)
-        assert answer["summary"].startswith(f"Recommendation: {found.approach} (")
+        assert answer["summary"].startswith(f"Recommendation: {found.approach}")
         assert answer["details"].count("<li>") == len(found.reasons) + 1 + len(found.changes)
 
 
