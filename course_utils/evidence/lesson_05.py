@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,10 +67,11 @@ def clean_script(file: str | Path) -> str:
     """
     if Path(file).exists():
         raise CourseError(f"{file} exists; choose another name with --out")
-    cells = source_file("05_dataset_prep").read_text(encoding="utf-8").split('# %% tags=["program"]\n')[1:]
-    lines = [line for cell in cells for line in cell.partition("\n# %%")[0].splitlines()]
+    text = source_file("05_dataset_prep").read_text(encoding="utf-8")
+    cells = [cell.partition("\n# %%")[0].strip() for cell in re.split(r'# %% tags=\["program".*\n', text)[1:]]
+    lines = "\n\n\n".join(cells).splitlines()
     imports = {line for line in lines if line.startswith(("import ", "from "))} | {"import sys"}
-    code = "\n".join(line for line in lines if line not in imports).strip()
+    code = re.sub("\n{4,}", "\n\n\n", "\n".join(line for line in lines if line not in imports)).strip()
     plain, chosen = (sorted(line for line in imports if line.startswith(word)) for word in ("import ", "from "))
     text = (assets.PACKAGE / "evidence" / "clean_export.txt").read_text(encoding="utf-8")
     text = text.replace("{imports}", "\n".join([*plain, *chosen])).replace("{functions}", code)

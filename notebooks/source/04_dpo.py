@@ -5,27 +5,28 @@
 #
 # > *"I can't write the perfect reply for you. But show me two, and I'll tell you which one I'd send."*
 #
-# A shop's help desk has five rules for replies. Below is the share of replies to 100 new customers that keep all five,
-# recorded on a model of half a billion parameters after training on {{record:laptop-house-style:pairs:d}} pairs of replies,
-# in three runs:
+# A shop's help desk has five rules for replies. Each row below is a model of half a billion parameters, trained in one of
+# six ways on {{record:laptop-house-style:pairs:d}} pairs of replies, a better and a worse one, in three recorded runs. The
+# figures are the share of its replies to 100 new customers that keep all five rules:
 #
-# | run | imitating the desk | SFT on the better replies | SFT on those keeping all rules | DPO | DPO with SFT's loss added | ORPO, without imitating first |
-# | --- | --- | --- | --- | --- | --- | --- |
-# | 1 | {{record:laptop-house-style:runs."seed 0 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 0 | ORPO".right."all rules":.0%}} |
-# | 2 | {{record:laptop-house-style:runs."seed 1 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} |
-# | 3 | {{record:laptop-house-style:runs."seed 2 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
+# | what it learned from | run 1 | run 2 | run 3 |
+# | --- | --- | --- | --- |
+# | past replies, better and worse ones mixed: the *start* | {{record:laptop-house-style:runs."seed 0 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | start".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | start".right."all rules":.0%}} |
+# | the start, then the better reply of each pair (SFT) | {{record:laptop-house-style:runs."seed 0 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT".right."all rules":.0%}} |
+# | the start, then only those better replies that keep all rules (SFT) | {{record:laptop-house-style:runs."seed 0 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, kept rules".right."all rules":.0%}} |
+# | the start, then pairs (DPO) | {{record:laptop-house-style:runs."seed 0 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO".right."all rules":.0%}} |
+# | the start, then pairs and SFT's loss (DPO + SFT) | {{record:laptop-house-style:runs."seed 0 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} |
+# | pairs and SFT's loss, without the start (ORPO) | {{record:laptop-house-style:runs."seed 0 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
 #
-# In each run DPO with SFT's loss added and {{term:ORPO}} beat SFT on the better replies. SFT on only those better
-# replies that keep all five rules did about as well. {{term:DPO}} alone, the usual method for training on choices
-# between two answers, on average beat only imitation. You'll run it, compute its {{term:loss}} by hand, and compare it
-# with plain training on the better answers, which is simpler and cheaper. Section 7 says how far these figures can be
-# trusted.
+# In each run DPO + SFT and {{term:ORPO}}, which learn from pairs *and* imitate the better reply, beat SFT on the better
+# replies. Where somebody can say which replies keep all the rules, plain SFT on those did about as well. {{term:DPO}}
+# alone, the usual method for training on choices between two answers, on average beat only the start. You'll run it,
+# compute its {{term:loss}} by hand, and compare it with SFT. Section 7 says how far these figures can be trusted.
 #
-# **If you must choose by Friday:** if a person or a program can tell which replies are good overall, collect those
-# verdicts and train on the good replies with SFT, because here pairs did no better. If people can only say which of two
-# replies is better, collect pairs, try ORPO and DPO + SFT with SFT beside them, and check each rule. The case for pairs
-# rests on one model and three seeds, and on pairs of the model's own answers DPO + SFT lost to SFT in one run (section
-# 7).
+# **If you must choose by Friday:** if a person or a program can tell which replies are good, train on those with SFT. If
+# people can only say which of two replies is better, try ORPO and DPO + SFT with SFT beside them, and check each rule.
+# The case for pairs rests on one model and three seeds, and on pairs of the model's own answers DPO + SFT lost to SFT in
+# one run (section 7).
 #
 # By the end you'll be able to
 #
@@ -39,8 +40,7 @@
 # read sections 1, 2, 5 and 7 and the tables of section 9.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before
-# refilling
-# them. To recover the recorded page, run `course restore 04` in a terminal.
+# refilling them. To recover the recorded page, run `course restore 04` in a terminal.
 
 # %%
 # INSTALL: trl
@@ -293,8 +293,7 @@ table.assign(gain=table["now"] - table["before"]).round(2)
 #
 # Here $\pi$ is the model in training (the {{term:policy}}), $\pi_{\text{ref}}$ the reference, $x$ the message, and $y_c$,
 # $y_r$ are the replies. Before the first step both gains are zero, so the loss is $-\log \tfrac12 = 0.69$ whatever the data
-# are. The chosen
-# reply's log-probability may even fall, as long as the rejected one's falls further.
+# are. The chosen reply's log-probability may even fall, as long as the rejected one's falls further.
 
 # %% tags=["dpo-from-scratch"]
 def dpo_loss(now, reference, beta=0.1):

@@ -12,17 +12,8 @@
 # | {{record:data-quality:rows.hundred:d}} rows that a language model wrote and labelled to the test's guide, each seen three times | {{record:data-quality:runs."a hundred good".1.test.both.0:.0%}} to {{record:data-quality:runs."a hundred good".0.test.both.0:.0%}} |
 #
 # Preparing the export nearly doubles the score, but a hundred careful rows do as well as 300 prepared ones. Expect less
-# from your own hundred, because ours are more like the test than yours will be. This plan divides your two weeks
-# between labelling and preparing:
-#
-# | days | read | do | stop when |
-# | --- | --- | --- | --- |
-# | 1 | 100 tickets, drawn at random | write down what a right answer is, with an example for each label, and list what's wrong with the export | ten tickets in a row tell you nothing new |
-# | 2 and 3 | 200 more | label 100 for training and 100 for the test; a colleague labels 50 of these 200 too, without seeing your labels; compare both people's labels with the export's | you two agree on each field (kappa, section 2, well above 0); if not, the guide has a gap |
-# | 4 | wrong answers to validation messages, once you've trained | save the test as `test.csv` and your hundred's labels as `corrections-0.csv`; run this lesson's script on the hundred alone; score the best prompt, then train (lessons 01 and 02) | it's good enough: ship it, you're done |
-# | 5 to 7 | 20 of the rows that each rule drops | run the script on 2,000 tickets that include your hundred, then on all | each rule drops at most one good row in 20; if not, change it |
-# | 8 and 9 | the top of `to_read.csv` for each field, then of `contradictions.csv` | write the right label or `drop` (or drop the top unread, section 6), and run it again | your last ten rows held hardly any errors |
-# | 10 | 20 wrong answers | train on both kinds of rows, which we haven't measured; score once | you know which to ship: the new model if it clearly wins where the two differ (lesson 06, section 4), or else the one trained on the hundred |
+# from your own hundred, because ours are more like the test than yours will be. Section 8 has a plan, day by day, that
+# divides your two weeks between labelling and preparing.
 #
 # By the end you'll be able to
 #
@@ -30,11 +21,11 @@
 #   broken,
 # - find copies, leaks and wrong labels, and say what the script misses,
 # - check what a model learns from a row: the mask, the empty thoughts, the tool call,
-# - decide how many rows to read, how many to label, and when to stop.
+# - plan your two weeks: how many rows to read, how many to label, and when to stop.
 #
 # You should know pandas; you needn't have trained anything. Reading takes about 50 minutes without the script's code,
 # the exercises as long again. {{timing}} If you have a file to clean today, take the script of section 2 (`course
-# clean-script` in a terminal writes it) and read section 3.
+# clean-script` in a terminal writes it) and read sections 3 and 8.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs
 # before refilling them. To recover the recorded page, run `course restore 05` in a terminal.
@@ -83,7 +74,8 @@ guess
 # The next cells are the program to take to work. It uses pandas for the table, datasketch for copies, scikit-learn for split
 # and labels, and this course's package for personal data. Each step takes the table and returns it with a one-line report.
 # Instead of dropping a row it writes the reason into the column `why`, and it *stops* where the export probably isn't what
-# you think it is.
+# you think it is. The open cells hold what you'd change or explain to a colleague; the folded ones read odd files, find
+# copies among thousands of rows and write the results. Skip those for now.
 #
 # **Settings.** Change these for your own table. `STOP` holds the limits at which the script stops (section 3). Kappa is
 # agreement beyond chance: 0 is chance and 1 is perfect.
@@ -129,13 +121,12 @@ def stop_unless(fine, message):
     if not fine:
         raise ValueError(message)
 
-
 # %% [markdown]
 # **Step 1, corrections,** enters labels that a person has written. **Step 2, unusable rows,** has five rules, which we
 # took from reading a hundred tickets. The rule "form left as it opened" needs a column that people write anew for each
 # ticket: if one note stands in many rows, nearly always with the same labels, nobody filled in the form.
 
-# %% tags=["program"]
+# %% tags=["program", "folded"]
 def read_table(file, columns=()):
     """Return a CSV file with these columns as texts, whatever its encoding and separator; say which bytes were guessed."""
     stop_unless(Path(file).exists(), f"there is no {file}")
@@ -157,14 +148,6 @@ def read_table(file, columns=()):
     missing = set(columns) - set(table)
     stop_unless(not missing, f"{file} has no column {missing}, but {list(table)}. Rename them, or change the settings")
     return table.assign(**{ID: table[ID].str.strip()}) if ID in table else table
-
-
-CLUTTER = r"(?im)</?[a-z][^<>]*>|^(?:from|sent|van|verzonden|von|gesendet) ?:|^-- ?$|confidential|vertrouwelijk|vertraulich"
-
-
-def says_nothing(message):
-    """Return True if fewer than three different words or numbers are left without greetings."""
-    return len(set(re.findall(r"[^\W\d_]{2,}|\d{4,}", message.lower())) - GREETINGS) < 3
 
 
 def prepare(rows):
@@ -199,6 +182,14 @@ def apply_corrections(rows, files="corrections*.csv"):
     stop_unless(lines.empty or (rows["read"] | rows["dropped"]).any(), f"{report}. Are {files} this export's, in LABELS' words?")
     return rows, report
 
+# %% tags=["program"]
+CLUTTER = r"(?im)</?[a-z][^<>]*>|^(?:from|sent|van|verzonden|von|gesendet) ?:|^-- ?$|confidential|vertrouwelijk|vertraulich"
+
+
+def says_nothing(message):
+    """Return True if fewer than three different words or numbers are left without greetings."""
+    return len(set(re.findall(r"[^\W\d_]{2,}|\d{4,}", message.lower())) - GREETINGS) < 3
+
 
 def flag_unusable(rows):
     """2. Write into `why` what makes a row useless; labels that a person has entered need no form."""
@@ -228,15 +219,11 @@ def flag_unusable(rows):
     stop_unless((rows["why"] != "").mean() <= STOP["unusable"], report)
     return rows, report
 
-
 # %% [markdown]
 # **Step 3, copies,** uses {{term:MinHash}} (section 4). Where near-copies have different labels, three quarters of them
 # outvote the rest. Without such a majority they wait in `contradictions.csv` until you've entered the right label once.
 
 # %% tags=["program"]
-from datasketch import MinHash, MinHashLSH
-
-
 def pieces_of(text):
     """Return a text's words and pairs of neighbouring words."""
     words = re.findall(r"\w+", text.lower())
@@ -246,6 +233,9 @@ def pieces_of(text):
 def jaccard_index(one, other):
     """Return the pieces that two sets share, divided by those in at least one."""
     return len(one & other) / max(1, len(one | other))
+
+# %% tags=["program", "folded"]
+from datasketch import MinHash, MinHashLSH
 
 
 def only_names(text, pieces):
@@ -327,7 +317,6 @@ def flag_copies(rows):
     stop_unless(not kappa <= STOP["kappa"], f"{report}. Copies agree by chance (kappa {kappa:.2f}). Were two tables joined wrongly?")
     return rows.sort_index(), report
 
-
 # %% [markdown]
 # **Step 4, personal data,** is the only one that needs this course's package, which adds lists of names to Presidio's
 # recognisers; without it the script stops and says what to install. Anybody with the *key*, 128 random bits in a file
@@ -340,7 +329,7 @@ def flag_copies(rows):
 # customers out of training. Without labels in `test.csv`, another tenth becomes the test. With the same key, a customer
 # lands in the same part next month, because the split hashes the key and the column `customer`.
 
-# %% tags=["program"]
+# %% tags=["program", "folded"]
 def read_key(file="~/.clean_export.key"):
     """Return the key: from the environment, or from a file that is made once and never shared."""
     key, file = os.environ.get("PSEUDONYM_KEY"), Path(file).expanduser()
@@ -378,7 +367,7 @@ def redact(rows, export=True):
         report += f". {(rows['why'] != '').sum()} rows now read like another" if rows["why"].any() else ""
     return rows, report
 
-
+# %% tags=["program"]
 def split(rows):
     """5. Deal the customers into ten parts: one for validation, one for a test if TEST has none, the others for training."""
     names = {0: "validation"} if read_test()[1] else {0: "validation", 1: "test"}
@@ -390,7 +379,6 @@ def split(rows):
     stop_unless(largest <= STOP["one_customer"], f"one customer has {largest:.0%} of all rows. Is {WHO} the right column?")
     stop_unless(counts.min() >= STOP["smallest_part"] * len(rows), f"{report}. A part is too small: take another SEED")
     return rows, report
-
 
 # %% [markdown]
 # **Step 6, doubtful labels,** asks a classifier that hasn't seen the row (section 6). **Step 7 writes** the three files,
@@ -417,7 +405,7 @@ def judge_labels(texts, labels, people, folds=5):
     values = np.unique(labels)
     return probability[np.arange(len(labels)), np.searchsorted(values, labels)], values[probability.argmax(axis=1)]
 
-
+# %% tags=["program", "folded"]
 def check_labels(rows):
     """6. Say how probable each label is; the test rows' too."""
     texts, reports = rows[TEXT] + " " + rows[NOTE].fillna("") if NOTE else rows[TEXT], []
@@ -433,7 +421,6 @@ def check_labels(rows):
     return rows, "; ".join(reports)
 
 
-# %% tags=["program"]
 def write_chats(rows, file):
     """Write one chat a line, read the file again, and return its bytes."""
     records = rows[list(LABELS)].to_dict("records")
@@ -470,7 +457,7 @@ def write(rows, rejected, folder):
     rejected[[ID, "why"]].to_csv("rejects.csv", index=False)
     return f"version {hashlib.sha256(b''.join(written)).hexdigest()[:12]} of {date.today()}, in {folder}"
 
-
+# %% tags=["program"]
 def main(file, folder="mine-ready", tell=lambda report: None):
     """Run all steps, each on the rows that have no reason in `why` yet. Return the rows and a report of each step."""
     rows = read_table(file, [ID, TEXT, WHO, *LABELS, *filter(None, (NOTE, NUMBER))])
@@ -517,8 +504,8 @@ pd.DataFrame(counted).T
 # Of the 422 rows that these four rules drop, 414 have the planted fault, and the other eight had lost the end of their
 # message. In 192 more untouched forms the agent had written a reply and chosen no label, so those rows went as unknown
 # labels. The rules miss vague messages of more than two words, messages that break off, rows in other languages,
-# and forty wrong labels. Expect more misses on yours, because we wrote the rules while looking at this export. The table
-# leaves out copies and rows without a label, so read those yourself. For the wrong labels the script writes a list:
+# and forty wrong labels. The table leaves out copies and rows without a label, so read those yourself. For the wrong
+# labels the script writes a list:
 
 # %%
 to_read = pd.read_csv("to_read.csv", dtype=str)
@@ -766,8 +753,8 @@ pd.DataFrame(habit).T
 # %% [markdown]
 # The more often a mistake is made, the less of it is found. When every return is filed as billing, the classifier learns
 # just that, and the list finds less than reading at random would. So if you find few errors at the top, you know only that
-# few labels are wrong by accident. To find habits, compare the export's labels with yours and your colleague's (days 2 and
-# 3 of the plan).
+# few labels are wrong by accident. To find habits, compare the export's labels with yours and your colleague's, as the
+# plan in section 8 has it on days 2 and 3.
 #
 # **Read, or drop unread?** In the recorded runs (script: `benchmarks/label_noise.py`), we trained the course's small
 # language model (135M parameters) on 300 rows each time, drawn at random, so about twenty of the forty wrong labels were
@@ -949,20 +936,31 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 
 # %% [markdown]
 # The hundred did at least as well as any others. The "mediocre" rows were labelled by keywords, which get
-# {{record:data-quality:"labels wrong by keyword":.0%}} of records wrong, and the "synthetic" ones by a large model. For
-# your two weeks that means:
+# {{record:data-quality:"labels wrong by keyword":.0%}} of records wrong, and the "synthetic" ones by a large model. So
+# label a hundred rows first; you can check every later row against their guide. Then run the script, whose rows add what
+# your hundred lack: rare kinds of tickets, and the real mixture (we haven't measured both together on the language model).
+# Stop cleaning once you've read the list, which did as well in section 6 as correcting every label. As a plan:
 #
-# - **Label a hundred rows first.** For a language model they were worth as much as 300 short prepared rows, they take two
-#   days, and you can check every later row against their guide.
-# - **Then run the script**, because it's already written and its rows add what your hundred lack: rare kinds of tickets,
-#   and the real mixture. We haven't measured both kinds together on the language model.
-# - **Stop cleaning once you've read the list**, which did as well in section 6 as correcting every label.
-
+# | days | read | do | stop when |
+# | --- | --- | --- | --- |
+# | 1 | 100 tickets, drawn at random | write down what a right answer is, with an example for each label, and list what's wrong with the export | ten tickets in a row tell you nothing new |
+# | 2 and 3 | 200 more | label 100 for training and 100 for the test; a colleague labels 50 of these 200 too, without seeing your labels; compare both people's labels with the export's | you two agree on each field (kappa, section 2, well above 0); if not, the guide has a gap |
+# | 4 | wrong answers to validation messages, once you've trained | save the test as `test.csv` and your hundred's labels as `corrections-0.csv`; run this lesson's script on the hundred alone; score the best prompt, then train (lessons 01 and 02) | it's good enough: ship it, you're done |
+# | 5 to 7 | 20 of the rows that each rule drops | run the script on 2,000 tickets that include your hundred, then on all | each rule drops at most one good row in 20; if not, change it |
+# | 8 and 9 | the top of `to_read.csv` for each field, then of `contradictions.csv` | write the right label or `drop` (or drop the top unread, section 6), and run it again | your last ten rows held hardly any errors |
+# | 10 | 20 wrong answers | train on both kinds of rows, which we haven't measured; score once | you know which to ship: the new model if it clearly wins where the two differ (lesson 06, section 4), or else the one trained on the hundred |
+#
 # %% [markdown]
 # **If a large model writes rows for you**, send it your guide and a list of topics, and check each answer against your
 # labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad
-# test, because the writer repeats its own phrases. Be just as wary of a {{term:LLM as a judge|model that judges}}. On
-# fifty rows that we had marked by hand, no model we asked reached the
+# test, because the writer repeats its own phrases.
+#
+# **If a model judges your rows** ({{term:LLM as a judge}}), check it first. A model of 1.5 billion parameters, which was
+# shown twelve solved rows and asked for each row's category, ranked the forty wrong labels about as well as section 6's
+# classifier did: its first sixty suspects hold
+# {{record:laptop-judge:runs."1.5B | planted, best form | 0".found_in_first.alone.60:d}} of them, and
+# {{record:laptop-judge:runs."1.5B | planted, best form | 0".found_in_first."with the classifier".60:d}} if both ranks are added. But on
+# fifty rows with all kinds of faults, marked by hand, no model we asked reached the
 # {{record:laptop-judge:runs."no model | rules and classifier | 0".by_hand."the classifier of section 7".kappa.0:.2f}}
 # at which section 6's classifier agreed with us: the better one, of 1.5 billion parameters, had a kappa of
 # {{record:laptop-judge:runs."1.5B | hand labels, best form | 1".agreement."as it says".kappa.0:.2f}} to

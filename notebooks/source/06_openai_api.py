@@ -546,8 +546,9 @@ lesson_06.hosts_table()
 show.folded("What differs in the program, and other dates", lesson_06.differences_table())
 
 # %% [markdown]
-# Read a date at its source before you rely on it. Here's the whole procedure at Nebius, from its documentation; **we've
-# never run it**.
+# Read a date at its source before you rely on it.
+#
+# <details><summary><b>The whole procedure at Nebius</b>, from its documentation; we've never run it</summary>
 #
 # ```python
 # import requests
@@ -570,6 +571,8 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 #     nebius.files.content(file_id).write_to_file(Path("nebius-adapter") / name)
 # ```
 #
+# </details>
+#
 # Whatever the host, send your test messages before any customer's, because another server may use another
 # {{term:chat template}}.
 #
@@ -577,9 +580,9 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 # `OpenPipe/Qwen3-14B-Instruct`. Its base must be one of W&B's and its rank, which sets its size (lesson 02), at most 16.
 # Upload the folder as an artifact; its address is then the model's name.
 #
-# On Azure you deploy with a `PUT` to the management
-# API, for which you need another token. A standard deployment is billed by the hour and by the
-# token. A developer-tier one is billed only by the token and deleted after 24 hours, which is enough for your test.
+# On Azure you deploy with a `PUT` to the management API, for which you need another token. A standard deployment is
+# billed by the hour and by the token. A developer-tier one is billed only by the token and deleted after 24 hours,
+# which is enough for your test.
 #
 # **Know the closing date.** In OpenAI's list of models it's the field `shutdown_date`, so a daily check can warn you:
 
