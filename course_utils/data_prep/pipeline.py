@@ -98,6 +98,8 @@ HTML_TAG = re.compile(
     r"</?(?:p|div|br|span|table|td|tr|ul|ol|li|a|b|i|em|strong|h[1-6]|img|font|html|body)\b[^<>]*>|&nbsp;", re.I
 )
 # A mail program's line above the mail that is replied to, or two lines that begin with ">"; ">>>" is Python's.
+# Letters and digits in one word, as of contracts and devices: "CN-515297", "1ESY3056767043".
+OWN_NUMBER = re.compile(r"(?<![\w.@/-])(?=[A-Z\d-]*[A-Z])(?=(?:[A-Z-]*\d){4})[A-Z\d]+(?:-[A-Z\d]+)*(?![\w@/])")
 QUOTED_MAIL = re.compile(
     r"^(?:On|Am|Le|El|Il|Op) [^\n]{0,80}\d[^\n]{0,80}(?:wrote|schrieb|a écrit|escribió|ha scritto|schreef)[^\n]{0,80}:\s*$|"
     r"^-{2,} ?(?:Original Message|Forwarded message|Ursprüngliche Nachricht|Message d'origine|Mensaje original|"
@@ -565,6 +567,22 @@ def _remark(result: Prepared) -> None:
         result.notes.append(
             f"prompts quote earlier mails, which are left in them and count as their text; rows: {quoting:,}"
         )
+    shapes: dict[str, list[set[str]]] = {}
+    for view in views:
+        found: dict[str, set[str]] = {}
+        for number in OWN_NUMBER.findall(f"{formats.prompt_of(view)}\n{formats.answer_of(view)}"):
+            found.setdefault(re.sub(r"\d", "#", number), set()).add(number)
+        for shape, numbers in found.items():
+            shapes.setdefault(shape, []).append(numbers)
+    many = {
+        shape: len(rows)
+        for shape, rows in shapes.items()
+        if len(rows) >= max(10, len(views) // 100) and len(set().union(*rows)) > len(rows) / 2
+    }  # one in all rows names a thing, as "ISO-9001"
+    if many and "redact" in result.settings.steps:
+        (first, count), *others = sorted(many.items(), key=lambda item: -item[1])[:5]
+        listed = ", ".join([f"{first} ({count:,} rows)", *(f"{shape} ({rows:,})" for shape, rows in others)])
+        result.notes.append(f"numbers of your own stay in the texts; replace them first if they lead to people: {listed}")
     spellings: dict[str, dict[str, None]] = {}
     for strata in result.strata:
         if isinstance(label := strata.get("label"), str):

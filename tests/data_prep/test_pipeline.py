@@ -621,3 +621,14 @@ def test_rows_in_a_script_without_names_are_counted_for_the_reader(tmp_path, cap
     (note,) = [line for line in printed.splitlines() if "names and addresses" in line]
     assert note.endswith(": 10") and "Chinese" in note and note.partition("note: ")[2] in report
     assert "1381234567" not in (tmp_path / "clean" / "train.jsonl").read_text(encoding="utf-8")
+
+
+def test_numbers_of_the_exports_own_that_stay_in_the_texts_are_named(tmp_path):
+    rng, made = random.Random(0), rows()
+    for row in made:
+        row["messages"][1]["content"] += f" Contract CN-{rng.randrange(10**6):06}, meter 1ESY{rng.randrange(10**10):010}."
+        row["messages"][1]["content"] += f" See ISO-9001 and model SM-2200, ticket {rng.randrange(10**5)}"
+    (note,) = (note for note in prepare(write(tmp_path, made)).notes if "numbers of your own" in note)
+    assert note.endswith("CN-###### (60 rows), #ESY########## (60)")
+    assert "ISO" not in note and "SM" not in note, "the same in every row, so it names a thing"
+    assert not any("numbers of your own" in note for note in prepare(write(tmp_path, rows())).notes)
