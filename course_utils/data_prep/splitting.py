@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from course_utils.data_prep import formats
+from course_utils.data_prep.findings import shorten
 from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import Groups, normalise, shared_form, similar_pairs, without_form
 from course_utils.errors import CourseError
@@ -86,7 +87,9 @@ def split(
         groups = by_owner
         notes.append("all rows have the same prompt, which is therefore in both parts")
     elif torn := _join_near(groups, prompts, max(2, round(validation * len(rows)) // 2)):
-        notes.append(f"{torn:,} pairs of similar prompts may be in both parts: together they would be too large a group")
+        pair = " and ".join(shorten(prompts[i]) for i in torn[0])
+        message = f"{len(torn):,} pairs of similar prompts may be in both parts, because they would make too large a group"
+        notes.append(f"{message}, for example {pair}")
     strata = _strata(rows, prompts, label)
     if source is not None:
         strata["source"] = source
@@ -96,22 +99,22 @@ def split(
     return Parts([i for i in range(len(rows)) if i not in held_out], sorted(held_out), notes)
 
 
-def _join_near(groups: Groups, prompts: Sequence[str], largest: int) -> int:
-    """Join near-copies, the most similar first, and return how many pairs would have made a group too large.
+def _join_near(groups: Groups, prompts: Sequence[str], largest: int) -> list[tuple[int, int]]:
+    """Join near-copies, the most similar first, and return the pairs that would have made a group too large.
 
     Chains of similar texts end in one group of everything, and then nothing could be held out.
     """
     form = shared_form(prompts)
     pairs = similar_pairs([without_form(prompt, form) for prompt in prompts], SIMILAR)
     sizes = Counter(groups.find(i) for i in range(len(prompts)))
-    torn = 0
+    torn = []
     for i, j, _ in sorted(pairs, key=lambda pair: -pair[2]):
         one, other = groups.find(i), groups.find(j)
         if one == other:
             continue
         size = sizes[one] + sizes[other]
         if size > largest:
-            torn += 1
+            torn.append((i, j))
             continue
         groups.join(one, other)
         sizes[groups.find(one)] = size

@@ -957,9 +957,12 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 #
 # **If a model judges your rows** ({{term:LLM as a judge}}), check it first. A model of 1.5 billion parameters, which was
 # shown twelve solved rows and asked for each row's category, ranked the forty wrong labels about as well as section 6's
-# classifier did: its first sixty suspects hold
+# classifier did, with examples drawn three times: its first sixty suspects hold
+# {{record:laptop-judge:runs."1.5B | planted, best form | 1".found_in_first.alone.60:d}} to
 # {{record:laptop-judge:runs."1.5B | planted, best form | 0".found_in_first.alone.60:d}} of them, and
-# {{record:laptop-judge:runs."1.5B | planted, best form | 0".found_in_first."with the classifier".60:d}} if both ranks are added. But on
+# {{record:laptop-judge:runs."1.5B | planted, best form | 1".found_in_first."with the classifier".60:d}} or
+# {{record:laptop-judge:runs."1.5B | planted, best form | 0".found_in_first."with the classifier".60:d}}
+# if both ranks are added. But on
 # fifty rows with all kinds of faults, marked by hand, no model we asked reached the
 # {{record:laptop-judge:runs."no model | rules and classifier | 0".by_hand."the classifier of section 7".kappa.0:.2f}}
 # at which section 6's classifier agreed with us: the better one, of 1.5 billion parameters, had a kappa of

@@ -2,11 +2,12 @@
 
 import itertools
 import random
+import re
 
 import pytest
 from data_prep.test_similarity import LONG, by_definition, chat, texts
 
-from course_utils.data_prep import answer_of, contamination, split
+from course_utils.data_prep import answer_of, contamination, formats, split
 from course_utils.errors import CourseError
 
 POOL = [
@@ -57,7 +58,9 @@ def test_customers_stay_together_and_chains_of_similar_rows_are_cut_and_told():
     owners = customers(rows)
     assert not {owners[i] for i in parts.train} & {owners[i] for i in parts.validation}
     assert len(parts.validation) == 200
-    assert any("similar prompts" in note for note in parts.notes)
+    (note,) = (note for note in parts.notes if "similar prompts" in note)
+    one, other = re.search("for example '(.+?)[…'] and '(.+?)[…']$", note).groups()
+    assert one != other and all(any(text in formats.prompt_of(row) for row in rows) for text in (one, other))
 
 
 def many(template, count, answer=lambda n: f"answer {n}"):
