@@ -104,7 +104,7 @@ def failures_table() -> Table:
         return format(scale * statistics.mean(statistics.mean(seed) for seed in per_seed(method, measure)), form)
 
     rows: dict[str, dict[str, Any]] = {START: {column: measured(START, "step first", 100, ".0f") + " %"}}
-    for name in ("DPO", "DPO, β = 1", "DPO, rate too high", "DPO, contradictory pairs"):
+    for name in ("DPO", "DPO, β = 1", "DPO, rate too high"):
         runs = [run["methods"][name] for run in assets.read_record("preferences")["runs"] if name in run["methods"]]
         rows[name] = {
             "learning rate": f"{runs[0]['rate']:g}",

@@ -50,7 +50,7 @@ def answer_key() -> pd.DataFrame:
     return pd.DataFrame.from_dict(faults, orient="index")
 
 
-def labelled_by_hand(split: str) -> pd.DataFrame:
+def labelled_to_the_guide(split: str) -> pd.DataFrame:
     """Return the course's support tickets, labelled to a guide and audited, as a table of message, category, escalation."""
     import pandas as pd
 

@@ -6,7 +6,7 @@
 # > *"I can't write the perfect reply for you. But show me two, and I'll tell you which one I'd send."*
 #
 # A shop's help desk has five rules for replies. Each row below is a model of half a billion parameters, trained in one of
-# six ways on {{record:laptop-house-style:pairs:d}} pairs of replies, a better and a worse one, in three recorded runs. The
+# seven ways on {{record:laptop-house-style:pairs:d}} pairs of replies, a better and a worse one, in three recorded runs. The
 # figures are the share of its replies to 100 new customers that keep all five rules:
 #
 # | what it learned from | run 1 | run 2 | run 3 |
@@ -15,18 +15,19 @@
 # | the start, then the better reply of each pair (SFT) | {{record:laptop-house-style:runs."seed 0 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT".right."all rules":.0%}} |
 # | the start, then only those better replies that keep all rules (SFT) | {{record:laptop-house-style:runs."seed 0 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, kept rules".right."all rules":.0%}} |
 # | the start, then pairs (DPO) | {{record:laptop-house-style:runs."seed 0 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO".right."all rules":.0%}} |
-# | the start, then pairs and SFT's loss (DPO + SFT) | {{record:laptop-house-style:runs."seed 0 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} |
-# | pairs and SFT's loss, without the start (ORPO) | {{record:laptop-house-style:runs."seed 0 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
+# | the start, then pairs, while still imitating the better reply (DPO + SFT) | {{record:laptop-house-style:runs."seed 0 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} |
+# | only the better replies, without the start (SFT in one stage) | {{record:laptop-house-style:runs."seed 0 | SFT, one stage".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, one stage".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, one stage".right."all rules":.0%}} |
+# | pairs and the better reply, without the start (ORPO) | {{record:laptop-house-style:runs."seed 0 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
 #
 # In each run DPO + SFT and {{term:ORPO}}, which learn from pairs *and* imitate the better reply, beat SFT on the better
-# replies. Where somebody can say which replies keep all the rules, plain SFT on those did about as well. {{term:DPO}}
-# alone, the usual method for training on choices between two answers, on average beat only the start. You'll run it,
-# compute its {{term:loss}} by hand, and compare it with SFT. Section 7 says how far these figures can be trusted.
+# replies from the same beginning, once by a single reply. Where somebody can say which replies keep all the rules, plain
+# SFT on those did about as well. {{term:DPO}} alone, the usual method for training on choices between two answers, on
+# average beat only the start. You'll run it, compute its {{term:loss}} by hand, and compare it with SFT.
 #
 # **If you must choose by Friday:** if a person or a program can tell which replies are good, train on those with SFT. If
 # people can only say which of two replies is better, try ORPO and DPO + SFT with SFT beside them, and check each rule.
-# The case for pairs rests on one model and three seeds, and on pairs of the model's own answers DPO + SFT lost to SFT in
-# one run (section 7).
+# The case for pairs rests on one model and three seeds. Where the model wrote its own pairs, SFT on the better ones beat
+# DPO + SFT (section 7).
 #
 # By the end you'll be able to
 #
@@ -116,13 +117,13 @@ del untrained, imitating
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# This is the program to take to work, with `dtype` and `on_cpu` from the first cell; there start at the rate that the
-# check below suggests, and set `gradient_checkpointing` to True, which saves memory. It reads `dpo-pairs.jsonl`, in
-# which a reply is a list with one message, loads a model from a folder or the hub, and trains a fresh adapter on top.
-# With the adapter switched off, the model is what it was before: its own {{term:reference model}}, so it needs no
-# second copy. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the chosen reply; section 5 shows what
-# that's good for. First check the file, as in lesson 02. On the small model the check notes that our rate is far above
-# the usual one, which is for larger models and thousands of pairs.
+# This is the program to take to work. There, set `dtype = torch.bfloat16`, `on_cpu = False`, `gradient_checkpointing`
+# to True, which saves memory, and `save_strategy` to "steps"; start at 1e-4 for half a billion parameters. It reads
+# `dpo-pairs.jsonl`, in which a reply is a list with one message, loads a whole model (no adapter) from a folder or the
+# hub, and trains a fresh adapter on top. With the adapter switched off, the model is what it was before: its own
+# {{term:reference model}}, so it needs no second copy. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training
+# on the chosen reply; section 5 shows what that's good for. First check the file, as in lesson 02. On the small model
+# the check notes that our rate is a hundred times the usual one, which is for models larger than any we tried.
 
 # %%
 preflight.check("dpo-pairs.jsonl", "dpo-start", task="dpo", learning_rate=plan.learning_rate)
@@ -147,8 +148,10 @@ trainer.save_model("dpo-adapter")          # later: PeftModel.from_pretrained(th
 by_dpo = trainer.model.eval()
 
 # %% [markdown]
-# **The cheap rival** throws the rejected replies away and trains on the chosen ones, as in lesson 02, from the same start.
-# Never report DPO without it:
+# **The cheap rival** throws the rejected replies away and trains on the chosen ones, as in lesson 02, from the same
+# start. Never report DPO without it, and at work give each its own rate: section 7's best were
+# {{record:laptop-house-style:runs."seed 0 | SFT".rate:.0e}} for SFT and
+# {{record:laptop-house-style:runs."seed 0 | DPO".rate:.0e}} for DPO.
 
 # %% tags=["program", "trl"]
 rival = SFTTrainer(
@@ -192,9 +195,9 @@ guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# The model trained with DPO and SFT says the step first far more often than the rival, which fell below the start.
-# These are few messages, so a single reply counts for several percent, and no other rule clearly moves. If everybody
-# got one text, *different replies* would fall. Read some answers:
+# The model trained with DPO and SFT says the step first far more often than the rival. These are few messages, so a
+# single reply counts for several percent, and no other rule clearly moves. If everybody got one text, *different
+# replies* would fall. Read some answers:
 
 # %%
 evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
@@ -239,6 +242,7 @@ def ids_and_mask(row, key):
     template = tokenizer.apply_chat_template
     ids = template(row["prompt"] + row[key], return_dict=True)["input_ids"]
     prompt = template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert ids[:len(prompt)] == prompt, "the template puts something between message and reply"
     mask = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
     return torch.tensor([ids]), torch.tensor([mask])
 
@@ -262,15 +266,15 @@ show.conversation(tokenizer, ids[0], ids[0].where(mask[0] == 1, -100))
 
 # %% [markdown]
 # Only the marked tokens count. The mask is right only if the ids of message plus reply begin with the ids of the message
-# alone. A template that adds something in between shifts the mask without an error, so check once for every new model.
+# alone, which the function checks: some templates add something in between.
 
 # %%
 with torch.no_grad():
     now = both_replies(by_dpo, pairs[0])
     with by_dpo.disable_adapter():
         before = both_replies(by_dpo, pairs[0])
-table = pd.DataFrame({"before": before[0], "now": now[0]}, index=["chosen", "rejected"], dtype=float)
-table.assign(gain=table["now"] - table["before"]).round(2)
+table = pd.DataFrame({"before": before[0].tolist(), "now": now[0].tolist()}, index=["chosen", "rejected"])
+table.assign(gain=table["now"] - table["before"]).round(3)
 
 # %% [markdown]
 # The first two columns don't say which reply is *better*: a longer reply usually has a lower sum, and everyday
@@ -317,8 +321,8 @@ parts = dpo_loss(now, before), -now[:, 0].sum().cpu() / chosen_tokens           
 print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(parts):.4f}, TRL says {trainer.evaluate(some)['eval_loss']:.4f}")
 
 # %% [markdown]
-# In 32 bits, as on a CPU here, your loss and TRL's are the same number; in 16 bits they differed by up to a hundredth.
-# A small β lets the model drift further; a large one holds it nearer (section 8).
+# In 32 bits, as on a CPU here, your loss and TRL's are the same number. A small β lets the model drift further; a large
+# one holds it nearer (section 8).
 #
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
 #
@@ -355,7 +359,8 @@ for name, objective in {"DPO alone": training.DPO(beta=0.1), "DPO + SFT": traini
     print(f"{name}: reward of the chosen replies in the last steps {np.mean(history.metric('reward_chosen')[-4:]):.2f}")
     answers[f"{name}, a third of the rate"] = generate(model.eval(), tokenizer, prompts, plan.answer_tokens)
     del model
-pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
+compared = ["the start", *list(answers)[-2:]]
+pd.DataFrame({name: kept(answers[name]) for name in compared}).map("{:.0%}".format)
 
 # %%
 evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in list(answers)[-2:]})
@@ -365,8 +370,8 @@ evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in 
 # longer end properly: the first above runs on until it's cut off. No pair teaches how a reply ends. The log shows a
 # sign of it: the reward of the chosen replies is far below zero (divide it by β to get nats), so even the *good*
 # replies are less likely than before, and the loss still falls as long as the rejected ones fall further. SFT's part
-# pulls the model towards whole good replies (Pang et al., 2024, arXiv 2404.19733). What breaks varies: in the recorded
-# runs below, on more pairs, DPO's replies end properly but lose the order number.
+# pulls the model towards whole good replies (Pang et al., 2024, arXiv 2404.19733), here at the price of some first steps.
+# What breaks varies: in the recorded runs below, on more pairs, DPO's replies end properly but lose the order number.
 #
 # ### Does it beat the cheap rival?
 #
@@ -411,10 +416,10 @@ ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 # one was verbose, cold, hedging or wrong. DPO ranked nine in ten of its test pairs right (`benchmarks/preferences.py`),
 # which looked like success. Let three rules that barely read a reply rank the same pairs:
 
-# %% tags=["shortcuts"]
+# %% tags=["shortcuts", "folded"]
 def texts(rows, key):
-    """Return the text of each pair's chosen or rejected reply."""
-    return [row[key] for row in rows]
+    """Return the text of each pair's chosen or rejected reply, which in a file like ours is a list with one message."""
+    return [row[key] if isinstance(row[key], str) else row[key][-1]["content"] for row in rows]
 
 
 def share_right(scores):
@@ -526,7 +531,7 @@ has_number = np.array([bool(row["record"]["order_id"]) for row in load_task("sup
 rows = {}
 for label, name in {"untrained": "before", "SFT": "seed 0 | SFT", "DPO": "seed 0 | DPO", "second round: SFT": "seed 0 | SFT, round 2, rate 5e-05",
                     "second round: DPO": "seed 0 | DPO, round 2, rate 2e-05",
-                    "second round: DPO + SFT, weight 0.2": "seed 0 | DPO + SFT, round 2, rate 5e-05"}.items():
+                    "second round: DPO + a fifth of SFT's loss": "seed 0 | DPO + SFT, round 2, rate 5e-05"}.items():
     right = np.array(own[name]["right"]["all rules"])
     rows[label] = {"customer names an order": right[has_number].mean(), "customer names none": right[~has_number].mean(), "all": right.mean()}
 pd.DataFrame(rows).T.map("{:.0%}".format)
@@ -534,17 +539,16 @@ pd.DataFrame(rows).T.map("{:.0%}".format)
 # %% [markdown]
 # The rules ask for a number where the customer gave one, and for none elsewhere. In the second round both DPO models
 # began as the SFT model and ended below the first round's SFT; only customers who named no order are served well.
-# Perhaps these models avoid numbers because rejected replies had made-up ones; we didn't measure
-# that. DPO's first round ended below the untrained model. SFT on the better
-# answers rose overall in both rounds; it's also called *rejection-sampling fine-tuning*, and like pairs it needs somebody,
-# or a program, to pick the better answers. All this is one seed; DPO's rate differed from DPO + SFT's.
+# DPO's first round ended below the untrained model. SFT on the better answers rose overall in both rounds; it's also
+# called *rejection-sampling fine-tuning*, and like pairs it needs somebody, or a program, to pick the better answers. All
+# this is one seed; DPO's rate differed from DPO + SFT's.
 
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
 #
 # **The wrong reference.** You train an adapter by SFT, merge it in memory and go on without a fresh adapter. As reference,
-# TRL 1.16 then loads the model named in the configuration: the base *before* SFT. No error appears, but the first loss shows
-# it:
+# TRL 1.16 then loads the model named in the configuration: the base *before* SFT. No error appears, but the first rewards
+# aren't 0, and DPO's part of the first loss isn't 0.693:
 
 # %%
 base = models.load()[0]
@@ -555,8 +559,8 @@ print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with
 # %% [markdown]
 # Save the merged model and load it from there, as sections 1 and 2 did, or pass a copy as `ref_model`.
 #
-# **Both rewards fall, far.** In section 5 DPO alone did this to the chosen replies. If `rewards/chosen` keeps falling,
-# read answers at once, and then add SFT's loss, lower the learning rate, or raise β.
+# **The rewards fall, far.** If `rewards/chosen` keeps falling, as DPO alone's did in section 5, read answers at once, and
+# then add SFT's loss, lower the learning rate, or raise β.
 #
 # **A rate that is too high.** The answers and the KL from the start show the damage:
 
@@ -567,8 +571,7 @@ evidence.lesson_04.failures_table()
 # KL is measured on answers sampled from the trained model: how much higher, on average, their log-probability is there
 # than under the start. A β of 1 instead of 0.1 keeps the model nearer, and the step still comes first. The run at the
 # high rate ranks even more pairs right than the healthy one, but its KL is about forty times as large and few of its
-# answers say the step first. In the last row every pair occurs twice, the second time reversed. Its accuracy is far
-# below a half.
+# answers say the step first.
 #
 # **Another system message.** The model has learned to reply to the `prompt` of the pairs, so send the same system message
 # when you ask.
@@ -586,20 +589,18 @@ show.drawing("alignment-roads")
 rows, prices = {}, assets.read_record("method-prices")["over SFT"]
 house = assets.read_record("laptop-house-style")["runs"]
 for method in ("SFT on chosen", "DPO", "DPO + SFT", "ORPO", "KTO", "IPO", "SimPO"):
-    rows[method] = {("135M", rule): f"{np.mean(evidence.lesson_04.per_seed(method, rule)):.0%}"
-                    for rule in ("all five", "step first", "order number right")}
+    rows[method] = {"all five rules, 135M": f"{np.mean(evidence.lesson_04.per_seed(method, 'all five')):.0%}"}
     runs = [house.get(f"seed {seed} | {method.removesuffix(' on chosen')}") for seed in range(3)]
-    rows[method]["0.5B", "all five"] = f"{np.mean([run['right']['all rules'] for run in runs]):.0%}" if all(runs) else "–"
-    rows[method]["time", ""] = f"{prices[method]['an example'][0]:.1f}" if method in prices else "1" if method.startswith("SFT") else "–"
+    rows[method]["all five rules, 0.5B"] = f"{np.mean([run['right']['all rules'] for run in runs]):.0%}" if all(runs) else "–"
+    rows[method]["time"] = f"{prices[method]['an example'][0]:.1f}" if method in prices else "1" if method.startswith("SFT") else "–"
 pd.DataFrame(rows).T
 
 # %% [markdown]
 # These are means of three seeds. ORPO began at the untrained model, the others at the start. IPO replaces DPO's
 # logarithm by a squared distance; SimPO compares mean log-probabilities without a reference. DPO + SFT wasn't timed,
-# but makes the same passes through the model as DPO. On the small model no method stands out in the first column; SFT
-# and ORPO keep the number, and the rest put the step first. On half a billion parameters, each at the best of its
-# rates, the two that also imitate the better reply, DPO + SFT and ORPO, are ahead; from pairs alone IPO comes out level
-# with SFT, DPO and SimPO below it. KTO wasn't run there.
+# but makes the same passes through the model as DPO. On the small model no method stands out. On half a billion
+# parameters, each at the best of its rates, the two that also imitate the better reply, DPO + SFT and ORPO, are ahead;
+# from pairs alone IPO comes out level with SFT, DPO and SimPO below it. KTO wasn't run there.
 #
 # | method | what it needs | take it when |
 # | --- | --- | --- |
@@ -631,7 +632,7 @@ pd.DataFrame(rows).T
 # | you want to | do |
 # | --- | --- |
 # | begin | SFT on your best replies; it's the control for everything else |
-# | trust your pairs | rank the test pairs by length, a bag of words and the first words; near 50 % is good news |
+# | trust your pairs | rank the test pairs by length, a bag of words and the first words; near 50 % is good news, unless the shortcut is what you want |
 # | train | `DPOTrainer` with `loss_type=["sigmoid", "sft"]` on the saved SFT model, a fresh adapter, β 0.1, one epoch, three rates (around 3e-4 here, 1e-4 for 0.5B; for larger models, which we didn't try, the check suggests 1e-5) |
 # | know that it's set up right | first rewards 0; first loss 0.69, plus SFT's if you add it |
 # | know that it works | answers to unseen messages beside the control's, by a measure set before |

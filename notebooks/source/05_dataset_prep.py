@@ -23,9 +23,9 @@
 # - check what a model learns from a row: the mask, the empty thoughts, the tool call,
 # - plan your two weeks: how many rows to read, how many to label, and when to stop.
 #
-# You should know pandas; you needn't have trained anything. Reading takes about 50 minutes without the script's code,
-# the exercises as long again. {{timing}} If you have a file to clean today, take the script of section 2 (`course
-# clean-script` in a terminal writes it) and read sections 3 and 8.
+# You should know pandas and have met scikit-learn; you needn't have trained a language model. Reading takes about 50
+# minutes without the script's code, the exercises as long again. {{timing}} If you have a file to clean today, take the
+# script of section 2 (`course clean-script` in a terminal writes it) and read sections 3 and 8.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs
 # before refilling them. To recover the recorded page, run `course restore 05` in a terminal.
@@ -74,13 +74,13 @@ guess
 # The next cells are the program to take to work. It uses pandas for the table, datasketch for copies, scikit-learn for split
 # and labels, and this course's package for personal data. Each step takes the table and returns it with a one-line report.
 # Instead of dropping a row it writes the reason into the column `why`, and it *stops* where the export probably isn't what
-# you think it is. The open cells hold what you'd change or explain to a colleague; the folded ones read odd files, find
-# copies among thousands of rows and write the results. Skip those for now.
+# you think it is. Most steps are folded. Read their code when a report surprises you; open are the settings, which you'll
+# change, and what sections 4 and 6 explain.
 #
-# **Settings.** Change these for your own table. `STOP` holds the limits at which the script stops (section 3). Kappa is
-# agreement beyond chance: 0 is chance and 1 is perfect.
+# **Settings.** Change these for your own table. `STOP` holds the limits at which the script stops (section 3).
 
 # %% tags=["program"]
+import csv
 import hashlib
 import html
 import io
@@ -136,12 +136,17 @@ def read_table(file, columns=()):
     strange = re.findall("[\udc80-\udcff]", text)
     if len(strange) > sum(not letter.isascii() for letter in text) / 2:
         text = data.decode("cp1252", "replace")
+        print(f"{file} isn't UTF-8 and was read as Windows-1252. If letters look strange, save it as UTF-8")
     elif strange:
         text = re.sub("[\udc80-\udcff]", lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "replace"), text)
         print(f"{file}: {len(strange)} bytes are not UTF-8 and were read as Windows-1252. Look for strange letters")
     first, _, rest = text.partition("\n")
     told = first.strip('\r" ').lower().startswith("sep=")                          # Excel's own first line
     separator = first.strip('\r" ')[4:] if told else max(",;\t|", key=first.count)
+    header, *lines = csv.reader(io.StringIO(rest if told else text), delimiter=separator)
+    long = [row for row, cells in enumerate(lines, 2) if any(map(str.strip, cells[len(header):]))]
+    stop_unless(not long, f"{file}: {len(long)} rows have more cells than the header, the first is row {(*long, 0)[0]}. "
+                          f"Put texts that hold {separator!r} in quotes")
     table = pd.read_csv(io.StringIO(rest if told else text), dtype=str, sep=separator, keep_default_na=False, na_values=[""],
                         index_col=False)                   # or a separator at the end of each line shifts the columns
     table = table.drop(columns=[name for name in table if name.startswith("Unnamed: ") and table[name].isna().all()])
@@ -153,7 +158,7 @@ def read_table(file, columns=()):
 def prepare(rows):
     """Return rows with labels spelled as in LABELS, and who counts as a person."""
     labels = {name: rows[name].str.strip().replace(RENAME.get(name, {})) for name in LABELS}
-    person = rows[WHO].str.strip().str.lower()
+    person = rows[WHO].str.split().str.join(" ").str.lower()
     person = person.mask(person.isin(["", *NOBODY])).fillna("alone " + rows[ID])
     return rows.assign(**labels, person=person, why="")
 
@@ -161,9 +166,10 @@ def prepare(rows):
 def apply_corrections(rows, files="corrections*.csv"):
     """1. Enter what somebody wrote into the column "right": a label, or DROP; in any number of rounds."""
     rows = prepare(rows).assign(read=False, dropped=False, **{f"{name} read": False for name in LABELS})
-    if not list(Path().glob(files)):
+    found = sorted(Path().glob(files), key=lambda one: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", one.name)])
+    if not found:
         return rows, f"nobody has read any row: there is no {files}"
-    lines = pd.concat([read_table(one, [ID, "field", "right"]) for one in sorted(Path().glob(files))]).dropna(subset="right")
+    lines = pd.concat([read_table(one, [ID, "field", "right"]) for one in found]).dropna(subset="right")
     corrected, unknown = 0, Counter()
     for name, values in LABELS.items():
         right = lines[lines["field"] == name].drop_duplicates(ID, keep="last").set_index(ID)["right"].str.strip()
@@ -182,13 +188,14 @@ def apply_corrections(rows, files="corrections*.csv"):
     stop_unless(lines.empty or (rows["read"] | rows["dropped"]).any(), f"{report}. Are {files} this export's, in LABELS' words?")
     return rows, report
 
-# %% tags=["program"]
+
 CLUTTER = r"(?im)</?[a-z][^<>]*>|^(?:from|sent|van|verzonden|von|gesendet) ?:|^-- ?$|confidential|vertrouwelijk|vertraulich"
 
 
 def says_nothing(message):
     """Return True if fewer than three different words or numbers are left without greetings."""
-    return len(set(re.findall(r"[^\W\d_]{2,}|\d{4,}", message.lower())) - GREETINGS) < 3
+    words = re.findall(r"[\u0e00-\u0e7f\u3040-\u9fff]|[^\W\d_]{2,}|\d{4,}", message.lower())      # one letter of Chinese is a word
+    return len(set(words) - GREETINGS) < 3
 
 
 def flag_unusable(rows):
@@ -196,7 +203,7 @@ def flag_unusable(rows):
     rows, messages = prepare(rows), rows[TEXT].fillna("")
     known = pd.DataFrame({name: rows[name].isin(values) for name, values in LABELS.items()})
     copied = rows[NUMBER].fillna("") if NUMBER else [""] * len(rows)
-    notes = rows[known.all(axis=1)].groupby(NOTE)[list(LABELS)] if NOTE else {}
+    notes = rows[known.all(axis=1)].fillna({NOTE: ""}).groupby(NOTE)[list(LABELS)] if NOTE else {}
     opened = [note for note, labels in notes if len(labels) >= max(8, len(rows) // 250)
               and labels.value_counts(normalize=True).iloc[0] > 0.9]
     opened = opened if len(opened) <= 3 else []             # a form opens in one way, and people choose among many texts
@@ -204,7 +211,7 @@ def flag_unusable(rows):
         "no message": messages.str.strip() == "",
         "": pd.DataFrame({name: rows.get(f"{name} read", False) for name in LABELS}, index=rows.index).all(axis=1),
         "unknown label": ~known.all(axis=1),
-        "form left as it opened": rows[NOTE].isin(opened) if NOTE else messages.isna(),
+        "form left as it opened": rows[NOTE].fillna("").isin(opened) if NOTE else messages.isna(),
         "another ticket's number": [re.sub(r"\D", "", number) not in re.sub(r"\D", "", message)
                                     for number, message in zip(copied, messages)],
         "says nothing": messages.map(says_nothing),
@@ -279,7 +286,7 @@ def nearest_before(texts, alike=0.6):
 
 def read_test():
     """Return your own test messages, and whether they have labels and so become test.jsonl."""
-    test = read_table(TEST).fillna("") if Path(TEST).exists() else pd.DataFrame({TEXT: []}, dtype=str)
+    test = read_table(TEST, [TEXT]).fillna("") if Path(TEST).exists() else pd.DataFrame({TEXT: []}, dtype=str)
     labelled, test = set(LABELS) <= set(test) and len(test) > 0, test.reindex(columns=[ID, TEXT, WHO, *LABELS], fill_value="")
     test = prepare(test)
     unknown = Counter(value for name, values in LABELS.items() for value in test[name] if labelled and value not in values)
@@ -346,7 +353,7 @@ def hide_people(text, who):
     except ImportError:
         raise ValueError("names are found by the course's package: pip install 'finetuning-course[data]'") from None
     text, entities = pii.Redactor("pseudonym", seed=read_key(), allow=ALLOW).text(text)
-    if isinstance(who, str) and len(who) > 3 and who.lower() not in NOBODY:         # "will" is no name, "will smith" is
+    if isinstance(who, str) and len(who) > 3 and who.lower() not in {*NOBODY, *pii.names.common_words()}:    # "Will" is a word
         text = re.sub(rf"(?<!\w){re.escape(who)}(?!\w)", "[CUSTOMER]", text, flags=re.IGNORECASE if " " in who else 0)
     for pattern, placeholder in NUMBERS.items():
         text = re.sub(pattern, placeholder, text, flags=re.IGNORECASE)
@@ -357,7 +364,7 @@ def redact(rows, export=True):
     """4. Put pseudonyms in place of personal data; what made two messages of an export differ may go with them."""
     hidden = [hide_people(*pair) for pair in zip(rows[TEXT], rows[WHO])]
     touched, kinds = sum(bool(kinds) for _, kinds in hidden), Counter(kind for _, kinds in hidden for kind in kinds)
-    report = f"personal data in {touched} of {len(rows)} rows: {dict(kinds.most_common(4))}"
+    report = f"personal data in {touched} of {len(rows)} rows: {dict(kinds.most_common())}"
     stop_unless(not export or touched >= STOP["redacted"] * len(rows), f"{report}. Is {TEXT} the right column?")
     report += ". NOT looked for: most names in lower case, user names, your own numbers (staff, devices: see NUMBERS)"
     rows = rows.assign(**{TEXT: [text for text, _ in hidden]})
@@ -367,7 +374,7 @@ def redact(rows, export=True):
         report += f". {(rows['why'] != '').sum()} rows now read like another" if rows["why"].any() else ""
     return rows, report
 
-# %% tags=["program"]
+
 def split(rows):
     """5. Deal the customers into ten parts: one for validation, one for a test if TEST has none, the others for training."""
     names = {0: "validation"} if read_test()[1] else {0: "validation", 1: "test"}
@@ -381,8 +388,9 @@ def split(rows):
     return rows, report
 
 # %% [markdown]
-# **Step 6, doubtful labels,** asks a classifier that hasn't seen the row (section 6). **Step 7 writes** the three files,
-# the rows for a person to read, and the reason for each row that was left out.
+# **Step 6, doubtful labels,** asks a classifier that hasn't seen the row (section 6), and reports kappa, its agreement with
+# the labels beyond chance: 0 is chance and 1 is perfect. **Step 7 writes** the three files, the rows for a person to
+# read, and the reason for each row that was left out.
 
 # %% tags=["program"]
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -460,6 +468,9 @@ def write(rows, rejected, folder):
 # %% tags=["program"]
 def main(file, folder="mine-ready", tell=lambda report: None):
     """Run all steps, each on the rows that have no reason in `why` yet. Return the rows and a report of each step."""
+    for lines in filter(os.path.exists, ("to_read.csv", "contradictions.csv")):
+        filled = read_table(lines, ["right"])["right"].notna().sum()
+        stop_unless(not filled, f"{lines} has {filled} labels filled in, which this run would overwrite: rename it to corrections-1.csv")
     rows = read_table(file, [ID, TEXT, WHO, *LABELS, *filter(None, (NOTE, NUMBER))])
     wrong = rows[ID][rows[ID].isna() | rows[ID].duplicated()].fillna("empty")
     stop_unless(wrong.empty, f"{ID} is empty or stands twice in {len(wrong)} rows: {dict(Counter(wrong).most_common(5))}")
@@ -476,7 +487,7 @@ def main(file, folder="mine-ready", tell=lambda report: None):
 os.environ["PSEUDONYM_KEY"] = "for this lesson only"        # or your figures wouldn't be ours; at work leave this line out
 for file in Path().glob("corrections*.csv"):                # of an earlier run
     file.unlink()
-lesson_05.labelled_by_hand("test").to_csv("test.csv", index=False)
+lesson_05.labelled_to_the_guide("test").to_csv("test.csv", index=False)
 rows, reports = main("tickets.csv")
 pd.Series(reports).to_frame("what the step says")
 
@@ -512,10 +523,11 @@ to_read = pd.read_csv("to_read.csv", dtype=str)
 to_read.query("field == 'category'").head(6).drop(columns=["field", "right"]).set_index("ticket")
 
 # %% [markdown]
-# Names, e-mail addresses and card numbers in the list are pseudonyms. Fill in the column `right` with the label that
-# you'd give, even if it's there already, or with `drop`, which throws out the row and its copies. Lines left empty come
-# back. Save yours as `corrections-1.csv`, the next round's as `corrections-2.csv`. Here our answer key plays somebody
-# who reads sixty rows. On the second run, step 1 applies the corrections, and the new list leaves out what's been read:
+# Most personal data in the list are pseudonyms; about one name in sixteen is real. Fill in the column `right` with the
+# label that you'd give, even if it's there already, or with `drop`, which throws out the row and its copies. Lines left
+# empty come back. Save yours as `corrections-1.csv`, the next round's as `corrections-2.csv`. Here our answer key plays
+# somebody who reads sixty rows. On the second run, step 1 applies the corrections, and the new list leaves out what's
+# been read:
 
 # %%
 somebody = to_read.query("field == 'category'").head(60).copy()                # plays the colleague who reads the top 60
@@ -532,6 +544,8 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # | `rejects.csv` | the ticket of each row that was left out, and why, without its message | read twenty of each kind: `read_table("tickets.csv").merge(read_table("rejects.csv")).groupby("why").head(20)` |
 # | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv` (columns `ticket`, `field`, `right`; each run overwrites this file), run again |
 # | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line for each message and field is enough |
+#
+# This export has none, so here are two lines of an invented `contradictions.csv`:
 #
 # ```text
 # ticket,field,right,label,copies,message
@@ -561,7 +575,7 @@ broken = {
     "TEXT names the wrong column": (redact, healthy.assign(message=healthy["category"]),
                                     "nothing personal in 400 messages is bad news: read ten"),
     "every row has the same customer": (split, healthy.assign(person="web form"), "take an e-mail address for WHO"),
-    "one column was sorted without the others": (check_labels, slipped, "stop: these labels belong to other messages"),
+    "labels have slipped by one row": (check_labels, slipped, "stop: these labels belong to other messages"),
 }
 said = {}
 for name, (step, table, cure) in broken.items():
@@ -573,11 +587,11 @@ for name, (step, table, cure) in broken.items():
 pd.DataFrame(said).T
 
 # %% [markdown]
-# All five stop and report a number. Without the limits, the wrong join (400 tickets, each twice) would have been
-# "cleaned" to 55 of 800 rows, and the slipped labels would have been trained on. The last limit applies only to the
-# first column to learn, because a rare label is hard for the classifier anyway, so read the second column's line
-# yourself. A limit only catches what's broken *everywhere*. If one label in twenty has slipped, every report looks
-# healthy, which is why you read the top of `to_read.csv` all the same.
+# All five stop and report a number, the wrong join only just. Without the limits, the wrong join (400 tickets, each
+# twice) would have been "cleaned" to 55 of 800 rows, and the slipped labels would have been trained on. The last limit
+# applies only to the first column to learn, because a rare label is hard for the classifier anyway, and only from 200
+# rows on, so read the other lines yourself. A limit only catches what's broken *everywhere*. If one label in twenty has
+# slipped, every report looks healthy, which is why you read the top of `to_read.csv` all the same.
 #
 # ## 4 · Copies
 #
@@ -614,10 +628,9 @@ for shuffles in (4, 16, 128, 1024):
 # The share settles near the index. For each text, the library keeps 128 hashes, one for each shuffle. It files them in
 # drawers, a few to a drawer, and compares only texts with a drawer in common (*locality-sensitive hashing*).
 #
-# The loop in `nearest_before` first leaves out pieces found in more than 50 texts (in a large table, in more than one
-# in a hundred), such as greetings. Pairs with a common drawer are copies if their exact index reaches 0.6 with and
-# without these pieces and both texts hold the same numbers. A message of ten words or more that another quotes whole
-# counts too. Two messages that differ by a *not* can still count as copies. The script rightly calls these two copies:
+# Pairs with a common drawer are copies if their exact index reaches 0.6, also without frequent pieces such as greetings,
+# and both texts hold the same numbers. A message of ten words or more that another quotes whole counts too. Two messages
+# that differ by a *not* can still count as copies. The script rightly calls these two copies:
 
 # %%
 usable = flag_unusable(apply_corrections(read_table("tickets.csv"))[0])[0].query("why == ''").reset_index(drop=True)
@@ -757,8 +770,8 @@ pd.DataFrame(habit).T
 # plan in section 8 has it on days 2 and 3.
 #
 # **Read, or drop unread?** In the recorded runs (script: `benchmarks/label_noise.py`), we trained the course's small
-# language model (135M parameters) on 300 rows each time, drawn at random, so about twenty of the forty wrong labels were
-# among them. The table has the categories that it got right, in percent:
+# language model (135M parameters) on 300 rows each time, drawn at random, so about seventeen of the forty wrong labels
+# were among them. The table has the categories that it got right, in percent:
 
 # %%
 noise = assets.read_record("label-noise")["runs"]
@@ -768,11 +781,9 @@ pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for nam
 # %% [markdown]
 # With forty wrong labels, reading the first sixty rows raised each of the three runs, the mean by seven to eight
 # points. With three times as many, each of the three repairs adds twelve to fourteen, and the repairs differ by less
-# than the runs do. So *if many labels are wrong by accident and you have rows to spare*, drop the top unread: that did
-# as well here and takes a second; reading 180 rows takes a morning. With forty wrong labels we've tried dropping only
-# on the classifier, where it gained one point and reading gained four (section 8). Read twenty first. Read on if the
-# rows at the top are rare kinds that you can't spare, or test rows: a dropped test row makes the test easier, a
-# corrected one makes it right.
+# than the runs do. So *if many labels are wrong by accident and you have rows to spare*, drop the top unread, which takes a
+# second where reading 180 rows takes a morning. Read twenty first. Read on if the rows at the top are rare kinds that you
+# can't spare, or test rows: a dropped test row makes the test easier, a corrected one makes it right.
 #
 # **Your turn.** The paper's rule flags a row only if another label is as probable as that label usually is in rows that
 # have it. The version below gets this wrong.
@@ -813,7 +824,8 @@ def mask(chat, template=None, **options):
     return whole, [-100] * len(prompt) + whole[len(prompt):]
 
 
-show.conversation(tokenizer, *mask(min(chats, key=lambda chat: len(chat[1]["content"]))))
+shown = min((chat for chat in chats if '"question"' not in chat[-1]["content"]), key=lambda chat: len(chat[1]["content"]))
+show.conversation(tokenizer, *mask(shown))
 
 # %% [markdown]
 # The blue tokens are learned: the record and the marker that ends it. All others have the label -100, which training
@@ -844,9 +856,8 @@ for name, lesson in {"a plain row": learned(chat, thinking), "a row with its rea
 
 # %% [markdown]
 # In the first line the template fills in *empty* thoughts, and they are learned like the answer, so 600 such rows teach a
-# thinking model 600 times not to think. TRL's own variant of the template (`qwen3_training.jinja`, TRL 1.16) adds them in
-# every turn, and in August 2025 somebody reported that a model which never thought wrote the empty block after training
-# with TRL (QwenLM/Qwen3, issue 1618). You have three clean ways out:
+# thinking model 600 times not to think. In August 2025 somebody reported that a model which never thought wrote the empty
+# block after training with TRL (QwenLM/Qwen3, issue 1618). You have two clean ways out:
 #
 # - You want short records and no thoughts. Ask with `enable_thinking=False`, in training and in production, so that the
 #   empty block is part of the prompt, as in the last line. For training with TRL, give each row
@@ -854,9 +865,6 @@ for name, lesson in {"a plain row": learned(chat, thinking), "a row with its rea
 #   a trainer may bring a template of its own.
 # - You want to keep the thinking. Put thoughts into `reasoning_content`, written by the model itself on your messages and
 #   kept where the answer was right.
-# - You want both. Then mix. Qwen's documentation advises three rows with thoughts to one without (its page on Unsloth), and
-#   Together's advises thoughts in every row, or an instruct model (docs.together.ai; both read in November 2026). We've
-#   measured neither, so score the model with thinking on and off.
 #
 # **Rows that call a tool.** A row can teach the model to call your function (lesson 06 shows the format). Does the call
 # survive the template?
@@ -893,27 +901,29 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 # The classifier trains in a second, so we can train it on each set of rows and score it on the hundred test messages:
 
 # %%
-by_hand = lesson_05.labelled_by_hand("train")
+by_guide = lesson_05.labelled_to_the_guide("train")
 labelled = read_table("tickets.csv").query("category.notna() and message.notna()")
 raw = labelled[~labelled["ticket"].map(key["faults"]).map(lambda faults: "test_set" in faults)]
 unread = before.drop(before["category probability"].nsmallest(60).index)
+hidden = redact(read_test()[0], export=False)[0]                                # the test with pseudonyms, as in test.jsonl
 pd.Series({
     "always the most common category": test["category"].value_counts(normalize=True).max(),
-    "the export as it came, without the leak": share_right(raw), "the script's rows, pseudonymised": share_right(before),
-    "the same, the top 60 dropped unread": share_right(unread), "the same, the top 60 read": share_right(rows),
-    "100 rows labelled to the guide, mean of ten draws": np.mean(
-        [share_right(by_hand.sample(100, random_state=n)) for n in range(10)]),
+    "the export as it came, without the leak": share_right(raw), "the script's rows": share_right(before, hidden),
+    "the same, the top 60 dropped unread": share_right(unread, hidden), "the same, the top 60 read": share_right(rows, hidden),
+    "100 rows labelled to the guide, mean of five draws": np.mean(
+        [share_right(by_guide.sample(100, random_state=n)) for n in range(5)]),
 }).map("{:.0%}".format).to_frame("categories right, of 100 test messages")
 
 # %% [markdown]
-# The script's rows beat the export by more than twenty points, although there are only half as many. A hundred rows
+# The script's rows beat the export by more than twenty points, although there are only half as many. With their original
+# names they did a little better in section 5, within the error. A hundred rows
 # labelled to the guide help the classifier hardly more than the raw export does, but for the language model (see the
 # table at the top) they did as well as 300 prepared ones. The likely reason is that the classifier has to see each
 # word, while a language model knows the words already and only has to learn what *you* mean by "returns".
 
 # %%
 sizes = [50, 100, 200, 300, 400]
-draws = {n: [by_hand.sample(n, random_state=seed) for seed in range(5)] for n in sizes}
+draws = {n: [by_guide.sample(n, random_state=seed) for seed in range(5)] for n in sizes}
 charts.lines(
     {"labelled to the guide": (sizes, [[100 * share_right(table) for table in draws[n]] for n in sizes]),
      "these and the script's": (
@@ -937,38 +947,34 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # %% [markdown]
 # The hundred did at least as well as any others. The "mediocre" rows were labelled by keywords, which get
 # {{record:data-quality:"labels wrong by keyword":.0%}} of records wrong, and the "synthetic" ones by a large model. So
-# label a hundred rows first; you can check every later row against their guide. Then run the script, whose rows add what
-# your hundred lack: rare kinds of tickets, and the real mixture (we haven't measured both together on the language model).
-# Stop cleaning once you've read the list, which did as well in section 6 as correcting every label. As a plan:
+# label a hundred rows first; you can check every later row against their guide. Then run the script, whose rows add
+# what your hundred lack: rare kinds of tickets, and a mixture nearer to the real one (we haven't measured both together
+# on the language model). Stop cleaning once you've read the list, which did as well in section 6 as correcting every
+# label. As a plan:
 #
 # | days | read | do | stop when |
 # | --- | --- | --- | --- |
 # | 1 | 100 tickets, drawn at random | write down what a right answer is, with an example for each label, and list what's wrong with the export | ten tickets in a row tell you nothing new |
-# | 2 and 3 | 200 more | label 100 for training and 100 for the test; a colleague labels 50 of these 200 too, without seeing your labels; compare both people's labels with the export's | you two agree on each field (kappa, section 2, well above 0); if not, the guide has a gap |
-# | 4 | wrong answers to validation messages, once you've trained | save the test as `test.csv` and your hundred's labels as `corrections-0.csv`; run this lesson's script on the hundred alone; score the best prompt, then train (lessons 01 and 02) | it's good enough: ship it, you're done |
+# | 2 and 3 | 200 more | label 100 for training and 100 for the test; a colleague labels 50 of these 200 too, without seeing your labels; compare both people's labels with the export's | you two agree on each field (kappa 0.6 or more); if not, the guide has a gap |
+# | 4 | wrong answers to validation messages, once you've trained | save the test as `test.csv` and your hundred's labels as `corrections-0.csv`, a line for each ticket and field; run this lesson's script on the hundred alone (ten of them become the validation set); score the best prompt, then train (lessons 01 and 02) | it's good enough: ship it, you're done |
 # | 5 to 7 | 20 of the rows that each rule drops | run the script on 2,000 tickets that include your hundred, then on all | each rule drops at most one good row in 20; if not, change it |
 # | 8 and 9 | the top of `to_read.csv` for each field, then of `contradictions.csv` | write the right label or `drop` (or drop the top unread, section 6), and run it again | your last ten rows held hardly any errors |
 # | 10 | 20 wrong answers | train on both kinds of rows, which we haven't measured; score once | you know which to ship: the new model if it clearly wins where the two differ (lesson 06, section 4), or else the one trained on the hundred |
-#
+
 # %% [markdown]
 # **If a large model writes rows for you**, send it your guide and a list of topics, and check each answer against your
 # labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad
 # test, because the writer repeats its own phrases.
 #
-# **If a model judges your rows** ({{term:LLM as a judge}}), check it first. A model of 1.5 billion parameters, which was
-# shown twelve solved rows and asked for each row's category, ranked the forty wrong labels about as well as section 6's
-# classifier did, with examples drawn three times: its first sixty suspects hold
-# {{record:laptop-judge:runs."1.5B | planted, best form | 1".found_in_first.alone.60:d}} to
-# {{record:laptop-judge:runs."1.5B | planted, best form | 0".found_in_first.alone.60:d}} of them, and
-# {{record:laptop-judge:runs."1.5B | planted, best form | 1".found_in_first."with the classifier".60:d}} or
-# {{record:laptop-judge:runs."1.5B | planted, best form | 0".found_in_first."with the classifier".60:d}}
-# if both ranks are added. But on
-# fifty rows with all kinds of faults, marked by hand, no model we asked reached the
-# {{record:laptop-judge:runs."no model | rules and classifier | 0".by_hand."the classifier of section 7".kappa.0:.2f}}
-# at which section 6's classifier agreed with us: the better one, of 1.5 billion parameters, had a kappa of
+# **If a model judges your rows** ({{term:LLM as a judge}}), check it on rows of yours. One of 1.5 billion parameters,
+# shown twelve solved rows, ranked the forty wrong labels about as well as section 6's classifier did: among the first
+# sixty of 467 rows it found {{record:laptop-judge:runs."1.5B | planted, best form | 1".found_in_first.alone.60:d}} to
+# {{record:laptop-judge:runs."1.5B | planted, best form | 0".found_in_first.alone.60:d}} with three draws of examples,
+# the classifier {{record:laptop-judge:runs."no model | rules and classifier | 0".planted.found_in_first.60:d}}. On
+# fifty rows with all kinds of faults, marked by hand, it agreed with us a little less: its kappa was
 # {{record:laptop-judge:runs."1.5B | hand labels, best form | 1".agreement."as it says".kappa.0:.2f}} to
-# {{record:laptop-judge:runs."1.5B | hand labels, best form | 2".agreement."as it says".kappa.0:.2f}}. So mark fifty
-# rows before you let a model drop any.
+# {{record:laptop-judge:runs."1.5B | hand labels, best form | 2".agreement."as it says".kappa.0:.2f}}, the classifier's
+# {{record:laptop-judge:runs."no model | rules and classifier | 0".by_hand."the classifier of section 7".kappa.0:.2f}}.
 #
 # ## 9 · How far to trust this, and what you can do now
 #

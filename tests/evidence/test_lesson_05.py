@@ -97,5 +97,5 @@ def test_the_export_is_a_table_of_its_lines(tmp_path):
 
 
 def test_rows_by_hand_are_the_tasks():
-    assert lesson_05.labelled_by_hand("test").shape == (100, 3)
-    assert list(lesson_05.labelled_by_hand("train")) == ["message", "category", "escalation"]
+    assert lesson_05.labelled_to_the_guide("test").shape == (100, 3)
+    assert list(lesson_05.labelled_to_the_guide("train")) == ["message", "category", "escalation"]
