@@ -434,8 +434,8 @@ measured three shares. Multiply them to get the share of right answers.
 - *Form*: {100 * FORM:.0f} %, with a schema {100 * FORM_WITH_SCHEMA:.0f} %.
 
 A message has {TOKENS["message"]} tokens, an answer {TOKENS["answer"]}, the instructions {TOKENS["instructions"]}, a passage {TOKENS["passage"]}. Work costs ${WAGE} an hour: {HOURS["prompt"]} hours for any plan,
-{HOURS["index"]} more for an index (not needed for `"all"`), {HOURS["tuning"]} more for tuning, which makes two passes over {EXAMPLES:,} examples. Work and training are spread
-over a year. Prices are those of `course_utils.costs`, per million tokens; whatever is the same at the beginning of each prompt is cached if it has at least
+{HOURS["index"]} more for an index (not needed for `"all"`), {HOURS["tuning"]} more for tuning, with two passes over {EXAMPLES:,} examples. Spread the cost of work and training
+over a year. Prices are those of `course_utils.costs`, per million tokens; an opening that all prompts share is cached if it has at least
 `costs.price_of(model).cache_from` tokens. Compute in another cell (`from course_utils import costs`), and let `my_plan` return what you found.
 
 Find the cheapest plan that meets the target. Full marks within 5 % of the best price, half marks within 50 %.""",
@@ -448,7 +448,7 @@ Find the cheapest plan that meets the target. Full marks within 5 % of the best 
             Mistake(lambda: {"model": "qwen3-8b", "passages": 3, "schema": False}, NO_SCHEMA),
             Mistake(lambda: {"model": "qwen3-8b", "passages": 10, "schema": True}, TOO_MANY_PASSAGES),
         ),
-        hint="Multiply first: which pairs of model and passages reach the target with a schema? Then only these have to be priced.",
+        hint="Multiply first to see which pairs of model and passages reach the target with a schema, and price only those.",
         challenge=Challenge(
             _run_plan, bar=round(1.05 * cheapest(), 2), half=round(1.5 * cheapest(), 2), advise=_advise_plan, measure="dollars a day"
         ),

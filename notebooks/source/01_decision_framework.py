@@ -396,8 +396,8 @@ counted["what to try"] = pd.Series(cures)
 counted.rename_axis(index="what broke", columns=None)
 
 # %% [markdown]
-# For none of the five is training the first thing to try. A misread passage calls for a larger model, or for training
-# on examples with passages, which teaches reading (section 6). In its wrong judgements the 0.5B had the fact, but the
+# Training isn't the first thing to try for any of these. A misread passage calls for a larger model, or for training on
+# examples with passages, which teaches reading (section 6). In its wrong judgements the 0.5B had the fact, but the
 # wrong topic and no product. Fix the link that breaks most often, measure, and sort again, because a wrong form may
 # only show once the passage is right.
 
@@ -405,8 +405,7 @@ counted.rename_axis(index="what broke", columns=None)
 # ## 4 · A better prompt
 #
 # **Similar past answers.** An answered message about the same thing holds topic, product *and* fact, so a file of good
-# answers is a small knowledge base. It covers only what somebody has asked before. Ours is the best case, because every
-# fact has been asked for in another wording.
+# answers is a small knowledge base. It covers only what somebody has asked before. Ours is the best case: every fact has been asked for in other words.
 #
 # **The form for free.** Before each {{term:token}} (a piece of a word) that it writes, a model scores every possible one.
 # {{term:constrained decoding|Constrained decoding}} crosses out the tokens after which the answer could no
@@ -418,7 +417,7 @@ counted.rename_axis(index="what broke", columns=None)
 # | `{"topic": "` | `kettle` | `product`, `delivery`, `returns`, `payment`, `account`, `service` |
 # | `{"topic": "product", "product": ` | `Corvane` | any text in quotation marks, or `null` |
 #
-# You send the schema with the request. Here two cases get instructions alone, first without a schema:
+# You send the schema with the request. Here are two cases, instructions only, first without a schema:
 
 # %%
 from course_utils.data_prep.catalogue import SCHEMA
@@ -436,7 +435,7 @@ for name, options in {"free": {}, "with the schema": {"response_format": form}}.
 # valid JSON is all you need, you have it now. In your own schema, give every text a `maxLength`; otherwise a small
 # model may never close its quotation marks.
 #
-# **Do you measure enough?** Suppose your prompt got 17 of 20 messages right, which is 85 %. Is it good enough?
+# **Are you measuring enough?** Suppose your prompt got 17 of 20 messages right: 85 %. Is that enough?
 
 # %%
 for right, cases_asked in ((17, 20), (85, 100)):

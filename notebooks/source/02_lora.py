@@ -571,15 +571,15 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
 
 # %% [markdown]
 # Start from the rate at the lowest point, here section 2's own. At work, use more than one run and more than five
-# validation messages, because this search is rough: by whole runs on 80 tickets, judged by 66 validation replies, 1e-3
-# is slightly ahead of 2e-3 for the same 135M. `training.trial` attaches a fresh adapter to the loaded model for a
-# moment; with `SFTTrainer`, load the model anew for each rate and set `max_steps`. Each model has its own best rate:
-# the recorded runs used 4e-4 for the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate is
-# about ten times that of full fine-tuning (Schulman et al., 2025).
+# validation messages, because this search is rough: in full runs on 80 tickets, judged by 66 validation replies, 1e-3
+# slightly beats 2e-3 for the same 135M. `training.trial` briefly attaches a fresh adapter to the loaded model; with
+# `SFTTrainer`, reload the model for each rate and set `max_steps`. Each model has its own best rate: the recorded runs
+# used 4e-4 for the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate is about ten times
+# that of full fine-tuning (Schulman et al., 2025).
 #
-# **Rank and layers** take more runs than a notebook has time for, so these runs are recorded (script:
+# For **rank and layers** a notebook hasn't time for enough runs, so these are recorded (script:
 # `benchmarks/lora_sweep.py`), with three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets read once.
-# *Both labels right* means category and escalation of a test message, and *prose loss* is the loss on everyday text:
+# *Both labels right* refers to a test message's category and escalation, *prose loss* to the loss on everyday text:
 
 # %%
 evidence.lesson_02.rivals()

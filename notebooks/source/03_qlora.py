@@ -470,7 +470,7 @@ pd.DataFrame({
 # %% [markdown]
 # Follow the first row: 0.30 / 1.20 = 0.25. The nearest value is 0.246, which has number 10, and 0.246 · 1.20 = 0.295. The
 # weight −1.20 comes back exactly because its absolute value is the scale, and 0.00 because NF4 has a zero.
-# NF4's values lie further apart toward the edges, so larger weights such as 0.58 can be off by more.
+# NF4's values lie further apart towards the edges, so larger weights such as 0.58 can be off by more.
 #
 # **Your turn, before you see ours.** Quantize one block.
 
@@ -719,8 +719,8 @@ for tokens in (32, 128, 512, 2048):
     print(f"{tokens:5} tokens: 4 bits take {more:+.0%} time")
 
 # %% [markdown]
-# For this layer, restoring counts for less as tokens increase. A GPU's times are others: people found anything from
-# equal time to two thirds more (28 % on an RTX 4090). Time ten steps of each on your own card:
+# For this layer, restoring counts for less as tokens increase. GPU times differ, and people have found anything from
+# equal time to two thirds more (28 % on an RTX 4090), so time ten steps of each on your own card:
 
 # %%
 evidence.lesson_03.published_pace()
@@ -728,8 +728,7 @@ evidence.lesson_03.published_pace()
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
 #
-# **Three arguments left out.** `BitsAndBytesConfig(load_in_4bit=True)` alone runs, and the loss falls. You get FP4 instead
-# of NF4, 4.5 bits a weight instead of 4.13, and products in float32, which are slow on a GPU:
+# **Three arguments left out.** `BitsAndBytesConfig(load_in_4bit=True)` alone runs and the loss falls, but you get FP4, not NF4, 4.5 bits a weight instead of 4.13, and products in float32, which are slow on a GPU:
 
 # %%
 alone = BitsAndBytesConfig(load_in_4bit=True)
@@ -744,7 +743,7 @@ print(f"{sum(weight.numel() for weight in four_bit.parameters()):,}, and really 
 get_peft_model(four_bit, adapter).print_trainable_parameters()
 
 # %% [markdown]
-# **An adapter in bfloat16.** Toward the end of a run the {{term:learning rate}} is small. Can bfloat16 store a step of that
+# **An adapter in bfloat16.** Towards the end of a run the {{term:learning rate}} is small. Can bfloat16 store a step of that
 # size?
 
 # %%
@@ -760,7 +759,7 @@ for format in (torch.bfloat16, torch.float32):
 # **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the experts.
 # With transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, gpt-oss and Qwen3.5-MoE in bfloat16,
 # `prepare_model_for_kbit_training` then makes them float32, and `target_modules="all-linear"` gives those of gpt-oss
-# and Qwen3.5-MoE no adapter. Nothing in these libraries warns you. `course preflight` does, with the base's name as
+# and Qwen3.5-MoE no adapter. These libraries don't warn you, but `course preflight` does, with the base's name as
 # `--model` (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`). You can also print the dtypes
 # and the names of the trained parameters after loading.
 #

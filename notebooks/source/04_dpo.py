@@ -77,7 +77,7 @@ with open("dpo-pairs.jsonl", "w") as file:
 print(open("dpo-pairs.jsonl").readline())
 
 # %% [markdown]
-# ## 1 · A desk's replies, and a better half
+# ## 1 · Two replies, and which is better
 #
 # You've just written a file of pairs. In each, the customer's message is under `prompt`, the reply that somebody preferred
 # under {{term:chosen}}, and the other one under {{term:rejected}}. Here is one as a card:
@@ -318,7 +318,8 @@ with torch.no_grad():
         before = torch.cat([both_replies(exact, row) for row in some])
 chosen_tokens = sum(ids_and_mask(row, "chosen")[1].sum() for row in some)
 parts = dpo_loss(now, before), -now[:, 0].sum().cpu() / chosen_tokens            # the second is SFT's loss
-print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(parts):.4f}, TRL says {trainer.evaluate(some)['eval_loss']:.4f}")
+by_trl = trainer.evaluate(trainer.train_dataset.select(range(8)))["eval_loss"]      # the same eight, already tokenized
+print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(parts):.4f}, TRL says {by_trl:.4f}")
 
 # %% [markdown]
 # In 32 bits, as on a CPU here, your loss and TRL's are the same number. A small β lets the model drift further; a large
@@ -557,9 +558,9 @@ with torch.no_grad():
 print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with the base {dpo_loss(before, wrong):.3f}")
 
 # %% [markdown]
-# Save the merged model and load it from there, as sections 1 and 2 did, or pass a copy as `ref_model`.
+# Save the merged model and load that, as sections 1 and 2 did, or pass a copy as `ref_model`.
 #
-# **The rewards fall, far.** If `rewards/chosen` keeps falling, as DPO alone's did in section 5, read answers at once, and
+# **The rewards fall far.** If `rewards/chosen` keeps falling, as DPO alone's did in section 5, read answers at once, and
 # then add SFT's loss, lower the learning rate, or raise β.
 #
 # **A rate that is too high.** The answers and the KL from the start show the damage:
@@ -568,8 +569,8 @@ print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with
 evidence.lesson_04.failures_table()
 
 # %% [markdown]
-# KL is measured on answers sampled from the trained model: how much higher, on average, their log-probability is there
-# than under the start. A β of 1 instead of 0.1 keeps the model nearer, and the step still comes first. The run at the
+# For answers sampled from the trained model, KL is how far their log-probability under it exceeds, on average, that
+# under the start. A β of 1, not 0.1, keeps the model nearer the start, and the step still comes first. The run at the
 # high rate ranks even more pairs right than the healthy one, but its KL is about forty times as large and few of its
 # answers say the step first.
 #
@@ -583,7 +584,8 @@ evidence.lesson_04.failures_table()
 show.drawing("alignment-roads")
 
 # %% [markdown]
-# Below is each method on both models, and the time per training example relative to SFT's (a pair has two replies):
+# Here is each method on the small model and, except KTO, on the larger one, with its time per training example relative
+# to SFT's. An example of a pair has two replies:
 
 # %%
 rows, prices = {}, assets.read_record("method-prices")["over SFT"]
@@ -596,11 +598,11 @@ for method in ("SFT on chosen", "DPO", "DPO + SFT", "ORPO", "KTO", "IPO", "SimPO
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# These are means of three seeds. ORPO began at the untrained model, the others at the start. IPO replaces DPO's
-# logarithm by a squared distance; SimPO compares mean log-probabilities without a reference. DPO + SFT wasn't timed,
-# but makes the same passes through the model as DPO. On the small model no method stands out. On half a billion
-# parameters, each at the best of its rates, the two that also imitate the better reply, DPO + SFT and ORPO, are ahead;
-# from pairs alone IPO comes out level with SFT, DPO and SimPO below it. KTO wasn't run there.
+# These are means of three seeds. ORPO began from the untrained model, the rest from the start. IPO swaps DPO's
+# logarithm for a squared distance; SimPO compares mean log-probabilities without a reference. DPO + SFT wasn't timed,
+# but makes the same passes through the model as DPO. On the small model no method stands out. On the 0.5B model, each
+# at its best rate, DPO + SFT and ORPO, which also imitate the better reply, lead; of those that learn from pairs alone,
+# IPO matches SFT, while DPO and SimPO fall below it. KTO wasn't run there.
 #
 # | method | what it needs | take it when |
 # | --- | --- | --- |

@@ -892,8 +892,7 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 # | rows that all call | {{record:tool-rows:runs."every row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every row calls".0."no call, where none is".0:.0%}} |
 # | as many rows, every second one a call | {{record:tool-rows:runs."every second row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every second row calls".0."no call, where none is".0:.0%}} |
 #
-# A log of tool calls holds only rows that call. If every second row answers a message that needs *no* call, the model
-# nearly always refrains on such messages. In this one run it also missed more calls, perhaps because it had seen half
+# A log of tool calls holds only rows that call. If every second row answers a message that needs *no* call, the model makes hardly any calls on those. In this one run it also missed more calls, perhaps because it had seen half
 # as many, so collect enough of both kinds.
 #
 # ## 8 · Was it worth it, and where do your two weeks go?
@@ -915,11 +914,11 @@ pd.Series({
 }).map("{:.0%}".format).to_frame("categories right, of 100 test messages")
 
 # %% [markdown]
-# The script's rows beat the export by more than twenty points, although there are only half as many. With their original
-# names they did a little better in section 5, within the error. A hundred rows
-# labelled to the guide help the classifier hardly more than the raw export does, but for the language model (see the
-# table at the top) they did as well as 300 prepared ones. The likely reason is that the classifier has to see each
-# word, while a language model knows the words already and only has to learn what *you* mean by "returns".
+# The script's rows beat the export by more than twenty points, although there are only half as many. With their
+# original names they did a little better in section 5, within the error. A hundred rows labelled to the guide help the
+# classifier little more than the raw export does, but they did the language model as much good as 300 prepared ones
+# (table at the top). The likely reason is that the classifier has to see each word, while a language model knows the
+# words already and only has to learn what *you* mean by "returns".
 
 # %%
 sizes = [50, 100, 200, 300, 400]
@@ -932,8 +931,7 @@ charts.lines(
     levels={"the script's rows alone, 60 of them read": 100 * share_right(rows)})
 
 # %% [markdown]
-# Each point is one draw, and the lines are means of five. Between 300 and 400 rows labelled to the guide match the
-# script's 700; from 200 on, both together beat either alone. Here are the language model's recorded runs, as the
+# Each point is one draw, and the lines are means of five. Some 300 to 400 rows labelled to the guide match the script's 700; from 200, the two together beat either alone. Here are the language model's recorded runs, as the
 # percentage of messages with both fields right. Each saw {{record:data-quality:examples:d}} examples of at most 32 words,
 # and "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats (script:
 # `benchmarks/data_quality.py`):
@@ -945,12 +943,12 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
              index=["run 1", "run 2", "run 3"]).T.assign(mean=lambda table: table.mean(axis=1)).round().astype(int)
 
 # %% [markdown]
-# The hundred did at least as well as any others. The "mediocre" rows were labelled by keywords, which get
+# No other set did better than the hundred. The "mediocre" rows were labelled by keywords, which get
 # {{record:data-quality:"labels wrong by keyword":.0%}} of records wrong, and the "synthetic" ones by a large model. So
-# label a hundred rows first; you can check every later row against their guide. Then run the script, whose rows add
-# what your hundred lack: rare kinds of tickets, and a mixture nearer to the real one (we haven't measured both together
-# on the language model). Stop cleaning once you've read the list, which did as well in section 6 as correcting every
-# label. As a plan:
+# label a hundred rows first by a guide, and check every later row against it. Then run the script, whose rows add what
+# your hundred lack: rare kinds of tickets, and a mixture nearer to the real one (we haven't measured both together on
+# the language model). Stop cleaning once you've read the list: in section 6 that did as well as correcting every label.
+# As a plan:
 #
 # | days | read | do | stop when |
 # | --- | --- | --- | --- |

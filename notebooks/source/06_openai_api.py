@@ -116,14 +116,12 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
 # **send the same four words whenever you ask the tuned model**.
 #
 # Before you send your files, run `course check-data hosted-train.jsonl` in a terminal; it applies the hosts' rules.
-# OpenAI reads the rows only when the job runs, perhaps an hour after the upload. It cuts the end off a row that's too
-# long, and the answer is at the end.
+# OpenAI reads the rows only when the job runs, perhaps an hour after the upload. It cuts the end off a row that's too long, which is where the answer is.
 
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# Hosts differ in a few settings, so those are the program's parameters. We run the first column; the others come from the
-# hosts' own pages and were **never run**.
+# Hosts differ in a few settings, which the program takes as parameters. We run only the first column; the rest come from the hosts' pages and were **never run**.
 
 # %%
 folder = mkdtemp()
@@ -195,7 +193,7 @@ print(f"auto chose {chosen.n_epochs} epochs, {chosen.batch_size} rows a step, mu
 # The new model's name consists of `ft:`, its base, the organisation, your suffix and an id. `create` returns at once, and
 # the client has no function that waits for a job. A loop that waits for `succeeded` would never end if a job failed, so
 # `wait` stops at any final state, and also at a deadline because some hosts have states of their own. If your program dies
-# meanwhile, the job goes on. Don't start it again: `wait(client, client.fine_tuning.jobs.retrieve("ftjob-…"))` picks it up.
+# meanwhile, the job goes on. Don't start another: `wait(client, client.fine_tuning.jobs.retrieve("ftjob-…"))` picks it up.
 
 # %%
 show.drawing("hosted-job")
@@ -621,9 +619,9 @@ server.stop()
 show.folder_sizes(adapter)
 
 # %% [markdown]
-# The cell deletes one model and one file. At a host, also delete the validation file, the pairs, the result files and the
-# model tuned on pairs, and ask whether checkpoints go too, because OpenAI doesn't document it. Now that the host is gone,
-# put the folder on the same base on your own machine, with the library {{term:PEFT}}, and ask again:
+# The cell deletes one model and one file. At a host, also delete the validation file, the pairs, the result files and
+# the model tuned on pairs, and ask whether checkpoints go too, which OpenAI doesn't document. Now that the host is
+# gone, put the folder on the same base on your own machine, with the library {{term:PEFT}}, and ask again:
 
 # %%
 from course_utils.generation import generate
@@ -639,14 +637,12 @@ for mine, theirs in both:
         print(f"here {mine}\nat the host {theirs}")
 
 # %% [markdown]
-# In the recorded run no answer differs. If some of yours do, another batch size may be the cause, because it adds numbers in
-# a different order; different braces or a sentence before the record would mean another template. A server for the adapter
+# One answer or none differs in our runs. If any of yours does, a different batch size may have added numbers in a different order; different braces or a sentence before the record would point to a different template. A server for the adapter
 # needs a GPU and one line, which is *not run here*:
 # `vllm serve BASE --enable-lora --lora-modules triage=./hosted-adapter`. After that only `base_url` and `model` change in
 # your program.
 #
-# **Behind a feature flag**, switch `base_url`, key, `model` and system message together, because the tuned model wants its
-# four words and the old way its long instructions. If the call fails or `read_record` returns `None`, use the old way. Log
+# **Behind a feature flag**, switch `base_url`, key, `model` and system message together, because the tuned model wants its four words and the old setup its long instructions. If the call fails or `read_record` returns `None`, fall back. Log
 # which model answered, so that you can compare the two afterwards.
 #
 # | question | somebody else's host | your own machine |
@@ -662,8 +658,7 @@ for mine, theirs in both:
 # %% [markdown]
 # ## 8 · The bill
 #
-# You pay for the job once: the file's tokens, times the epochs, times the price. Yours would have cost this at OpenAI and,
-# in the last row, at another host, Tinker:
+# You pay for the job once: the file's tokens, times the epochs, times the price. At OpenAI, or in the last row at another host, Tinker, yours would have cost:
 
 # %%
 pd.DataFrame({
@@ -675,11 +670,9 @@ pd.DataFrame({
 # %% [markdown]
 # The job costs next to nothing, so look at the requests. **By hand**, for a million requests: today's small model,
 # `gpt-6-luna`, costs {{fact:prices:gpt-6-luna.input:.2f}} dollars for a million tokens read and
-# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. If a prompt has 170 tokens and its answer 15, you pay 170
-# and 15 times as much. An adapter on a 14-billion-parameter model at W&B (not measured here) needs only 60 prompt
+# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. At 170 tokens a prompt and 15 an answer, you pay 170 and 15 times as much. An adapter on a 14-billion-parameter model at W&B (not measured here) needs only 60 prompt
 # tokens, at {{fact:prices:qwen3-14b-adapter.input:.2f}} and {{fact:prices:qwen3-14b-adapter.output:.2f}} dollars. The
-# first line below has both sums. The adapter saves their difference, if its answers are as good. The figure uses your
-# measured tokens, on axes in steps of ten:
+# first line below has both sums. The adapter saves their difference, if its answers are as good. The figure uses your measured tokens, on logarithmic axes:
 
 # %%
 prices = {"luna": costs.price_of("gpt-6-luna"), "adapter": costs.ADAPTERS["qwen3-14b-adapter"], "azure": costs.UNTUNED["gpt-4.1-mini"]}
