@@ -149,8 +149,11 @@ def _is_its_own(error: NotebookNode) -> bool:
 
 
 def _is_of_zeros(error: NotebookNode) -> bool:
-    """Whether a cell divided by a loss that was not computed, or drew what came of that."""
-    return error.ename == "ZeroDivisionError" or "cannot be NaN or Inf" in error.evalue
+    """Whether a cell divided by a loss that was not computed, drew what came of that, or asked for what an epoch's end brings.
+
+    With models of true size a run ends after a few batches.
+    """
+    return error.ename == "ZeroDivisionError" or "cannot be NaN or Inf" in error.evalue or "full_valid_loss" in error.evalue
 
 
 @contextlib.contextmanager

@@ -207,12 +207,12 @@ def test_the_scripts_rows_beat_the_export_and_rows_by_hand_win_in_the_end():
     raw, prepared, unread, read = (
         shown(name)[0]
         for name in (
-            "the export as it came, without the leak", "the script's rows, pseudonymised",
+            "the export as it came, without the leak", "the script's rows",
             "the same, the top 60 dropped unread", "the same, the top 60 read",
         )
     )  # fmt: skip
     assert raw + 15 <= prepared <= read and unread >= prepared - 3
-    hundred = shown("100 rows labelled to the guide, mean of ten draws")[0]
+    hundred = shown("100 rows labelled to the guide, mean of five draws")[0]
     assert hundred < prepared - 10
     by_hand, both = re.search(r"labelled to the guide: (.*?); these and the script's: (.*?); and", printed("05")).groups()
     alone, mixed = ({int(n): float(share) for share, n in re.findall(r"([\d.]+) at (\d+)", t)} for t in (by_hand, both))
