@@ -5,4 +5,4 @@ is imported here: torch, transformers and matplotlib load inside the functions t
 costs a fraction of a second and `course --help` answers at once.
 """
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"

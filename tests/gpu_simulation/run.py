@@ -149,7 +149,7 @@ def _is_its_own(error: NotebookNode) -> bool:
 
 
 def _is_of_zeros(error: NotebookNode) -> bool:
-    """Whether a cell divided by a loss that was not computed, drew what came of that, or asked for the loss of a whole epoch.
+    """Whether a cell divided by a loss that was not computed, drew what came of that, or asked for a loss of a whole epoch.
 
     With models of true size a run ends after a few batches.
     """
