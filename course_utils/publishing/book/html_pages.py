@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Tag = Any  # Beautiful Soup's, whose types do not have the attributes that a tag has
 
 LONGEST_NAME, LONGEST_VALUE = 70, 16  # characters in a row that a phone shows as one
-LONGEST_FIRST, LONGEST_SHORT = 45, 24  # characters of cells in a table that a phone shows as one, by the column
+LONGEST_FIRST, LONGEST_SHORT = 80, 24  # characters of cells in a table that a phone shows as one, by the column
 AFTER_A_FORMULA = tuple(".,;:!?)")
 ROLES = {"table": "table", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
 
