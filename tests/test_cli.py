@@ -84,18 +84,18 @@ def test_doctor_says_what_the_laptop_tier_takes(monkeypatch):
 
 def test_doctor_on_a_gpu_does_not_send_for_the_cpus_model(monkeypatch, tmp_path):
     monkeypatch.setattr(packaged.PackagedModel, "is_ready", lambda _: False)
-    monkeypatch.setattr(models, "hub_model_ready", lambda name: False, raising=False)
+    monkeypatch.setattr(models, "hub_model_ready", lambda name: False)
     found = diagnose(monkeypatch)
     assert not any("course fetch" in line for line in found.advice)
     assert "SmolLM2-1.7B-Instruct" in str(found) and "not fetched yet" in str(found).split("lessons ")[1].splitlines()[0]
-    monkeypatch.setattr(models, "hub_model_ready", lambda name: True, raising=False)
+    monkeypatch.setattr(models, "hub_model_ready", lambda name: True)
     assert "not fetched yet" not in str(diagnose(monkeypatch)).split("lessons ")[1].splitlines()[0]
 
 
 def test_doctor_on_a_gpu_says_when_the_disk_is_too_small_for_its_model(monkeypatch):
     from types import SimpleNamespace
 
-    monkeypatch.setattr(models, "hub_model_ready", lambda name: False, raising=False)
+    monkeypatch.setattr(models, "hub_model_ready", lambda name: False)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2_000_000_000))
     assert any("1.7B-Instruct needs 3.4 GB of disk" in line and "HF_HOME" in line for line in diagnose(monkeypatch).advice)
 

@@ -1,4 +1,8 @@
-"""One trainer (`fit`) and the objectives that it can train on."""
+"""One trainer (`fit`) and the objectives that it can train on.
+
+In the order in which the modules build on each other: settings, history, objectives (the losses), fused (the same numbers
+in less time), processes, checkpoints, footprint (the memory foretold), trainer.
+"""
 
 from course_utils.training.history import History
 from course_utils.training.objectives import DPO, SFT

@@ -47,14 +47,14 @@ from course_utils.exercises import check, quiz
 device, plan = hardware.detect(), plans.plan("02")
 task = load_task("support_tickets", list(plan.fields))
 for name, chats in {"train": task.train[: plan.examples], "validation": task.validation[:40], "test": task.test}.items():
-    with open(f"{name}.jsonl", "w") as file:
+    with open(f"{name}.jsonl", "w", encoding="utf-8") as file:
         for chat in chats:
             file.write(json.dumps({"prompt": chat[:-1], "completion": chat[-1:]}) + "\n")
 learning_rate, tickets_a_step, answer_tokens = plan.learning_rate, plan.batch_size, plan.answer_tokens
 place, dtype, on_cpu = device.place(), device.torch_dtype(), device.kind == "cpu"
 print(f"{plan.examples} tickets, {tickets_a_step} a step, learning rate {learning_rate}, at most {answer_tokens} tokens an answer;",
       f"{dtype} on {device.name}")
-print(open("train.jsonl").readline())
+print(open("train.jsonl", encoding="utf-8").readline())
 
 # %% [markdown]
 # You now have three files with a solved ticket on each line. Your program will send the `prompt`, and the `completion` is
@@ -110,7 +110,7 @@ def add_rules(prompt, examples):
     return [{"role": "system", "content": rules}, *turns, prompt[-1]]
 
 
-tickets = [json.loads(line) for line in open("train.jsonl")]
+tickets = [json.loads(line) for line in open("train.jsonl", encoding="utf-8")]
 question = [tickets[0]["prompt"][0], {"role": "user", "content": "any news on my toaster? TB-30718"}]
 with_rules = add_rules(question, tickets[:3])
 for name, prompt in {"plain": question, "with rules and examples": with_rules}.items():
@@ -176,7 +176,7 @@ schema = {
 
 def read_rows(file):
     """Return the rows of a JSONL file, and the record that each asks for."""
-    rows = [json.loads(line) for line in open(file)]
+    rows = [json.loads(line) for line in open(file, encoding="utf-8")]
     return rows, [json.loads(row["completion"][0]["content"]) for row in rows]
 
 
@@ -219,9 +219,9 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": lis
 # %% [markdown]
 # **Is that better than a prompt?** The next table shows how many of the same hundred test messages got a record that's
 # right in all four fields. We recorded it (script: `benchmarks/laptop_tickets.py`) for the small model and for
-# Qwen2.5-Coder with 0.5 and 1.5 billion parameters. *Tokens* is the length of the prompt. *Seeds* says how many runs each
-# of the three models had, in the order of the columns. Each run used different tickets, and a dash means no run. *Base in
-# 4 bits* is lesson 03's method. Put a field's name in place of "all fields" to see that field alone.
+# Qwen2.5-Coder with 0.5 and 1.5 billion parameters. *Tokens* is the length of the prompt. *Seeds* is the number of runs
+# per model, in the order of the columns. Each run used different tickets, and a dash means no run. *Base in 4 bits* is
+# lesson 03's method. Put a field's name in place of "all fields" to see that field alone.
 
 # %%
 evidence.lesson_02.rivals_table("all fields")
@@ -553,7 +553,7 @@ evidence.lesson_02.states_table()
 # | --- | --- | --- |
 # | learning rate | measure it: three or four rates, a factor of 3 apart | at too low a rate little is learned, at too high a rate the loss rises again |
 # | which layers | all linear layers | training only attention, at equal size, hurt everyday text most; large studies find it also learns less |
-# | rank | 16; raise it if more data no longer lowers the loss | in our short runs, 1 did no worse and 64 no better |
+# | rank | 16; raise it if more data no longer lowers the loss | by validation loss, in our short runs, 1 did no worse and 64 no better |
 # | alpha | 2 × rank, and leave it | it does nearly the same job as the rate |
 # | epochs | stop when validation replies stop getting better | section 8 shows what too many do |
 #
@@ -585,8 +585,8 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
 evidence.lesson_02.rivals()
 
 # %% [markdown]
-# **Full fine-tuning got more labels right than rank 16.** For weights and optimizer states it needs 2.2 GB
-# instead of 0.3 (section 5), which you can afford at this size. LoRA pays off on larger models.
+# **Full fine-tuning got more labels right than rank 16.** For weights and optimizer states it needs 2.2 GB instead of
+# 0.3 (section 5), which you can afford at this size. LoRA saves more on larger models.
 #
 # A higher rank didn't lower the validation loss here. Part of the reason may be that all ranks had the same rate, so
 # measure the rate again when you change the rank. We take 16 to leave room: rank limits you roughly once the data have
@@ -694,8 +694,7 @@ training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).
 
 # %% [markdown]
 # The training loss falls to nearly zero, while the validation loss reaches its lowest point and then rises slightly.
-# That's {{term:overfitting}}, here slight and on few messages: after the lowest point the model improves only on the
-# tickets it has read. Eight tickets read six times are learned by heart. Loss is the cheap signal: keep the weights
+# That's {{term:overfitting}}, here slight and on few messages: after the lowest point only the loss on tickets it has read falls. Eight tickets read six times are learned by heart. Loss is the cheap signal: keep the weights
 # from that point or, where you can, choose by the replies. `SFTTrainer` needs `load_best_model_at_end=True`, and
 # `save_strategy` and `save_steps` like the evaluation's.
 

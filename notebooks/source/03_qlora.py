@@ -193,6 +193,7 @@ from transformers import LlamaConfig
 
 def step_memory(config, tokens, four_bit=False, checkpointing=True, rank=16):
     """Return the parts of the peak memory of a training step with LoRA, in GB (10^9 bytes)."""
+    assert not getattr(config, "num_local_experts", 0) and not getattr(config, "num_experts", 0), "not for mixtures of experts"
     d, f, layers, vocab = config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.vocab_size
     head = getattr(config, "head_dim", None) or d // config.num_attention_heads
     q, kv = head * config.num_attention_heads, head * config.num_key_value_heads
@@ -363,8 +364,8 @@ print("PEFT warns:", caught[0].message)
 del beside, four_bit, linear
 merged = PeftModel.from_pretrained(load_four_bit().dequantize(), "tickets-qlora").merge_and_unload()
 losses["merged into the restored base"] = answer_loss(merged)
-merged.save_pretrained("tickets-merged")
-tokenizer.save_pretrained("tickets-merged")
+merged.save_pretrained("tickets-qlora-merged")
+tokenizer.save_pretrained("tickets-qlora-merged")
 
 del merged
 original = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(place)
@@ -395,8 +396,8 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 
 # %% [markdown]
 # A stored weight lies exactly on one of the sixteen values, so rounding undoes any change of less than half the
-# distance to its neighbour. The changes here are about a hundred times smaller than that distance. Only the moved
-# scales keep a little of the change. Larger changes should survive better; measure yours.
+# distance to its neighbour. The changes here are some fifty to a hundred times smaller than that distance. Only the
+# moved scales keep a little of the change. Larger changes should survive better; measure yours.
 #
 # Both merges into 16 bits keep what was learned here. Use the restored base, because the adapter was trained on it, unless
 # the original measures better. For an 8B model this takes about 17 GB; to do it in the computer's memory, put
@@ -406,8 +407,8 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 # These commands are *not run here*:
 #
 # ```bash
-# vllm serve ./tickets-merged                                             # in 16 bits, as it is
-# python llama.cpp/convert_hf_to_gguf.py tickets-merged --outfile f16.gguf
+# vllm serve ./tickets-qlora-merged                                             # in 16 bits, as it is
+# python llama.cpp/convert_hf_to_gguf.py tickets-qlora-merged --outfile f16.gguf
 # llama-quantize f16.gguf q4.gguf Q4_K_M                                  # 4 bits for llama.cpp and Ollama
 # vllm serve BASE --quantization bitsandbytes --enable-lora --lora-modules tickets=./tickets-qlora    # not merged at all
 # ```
@@ -491,7 +492,7 @@ def quantize(weight, values, block=64):
 
 def dequantize(codes, scales, values):
     """Return the weights that codes and scales stand for, one row per block."""
-    return values[codes.long()] * scales[:, None]
+    return values.to(codes.device)[codes.long()] * scales[:, None]
 
 
 def pack(codes):
@@ -681,7 +682,7 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
 # Rounding raised the loss on these passages: the whole interval lies above zero. On a CPU this is the packaged model,
 # which was stored in another 4-bit format before, so its 16 bits aren't quite the original's.
 #
-# **After training**, QLoRA and LoRA can't be told apart here. Section 1 has the 0.5B model's runs; this is what three
+# **After training**, our runs are too few to tell QLoRA and LoRA apart. Section 1 has the 0.5B model's runs; this is what three
 # {{term:seed|seeds}} of the small one gave:
 
 # %%

@@ -14,10 +14,10 @@
 # | told, shown the eight most similar solved messages, and held to the form by a {{term:structured output|schema}} | {{record:laptop-service:runs."135M | told and 8 retrieved, form forced | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told and 8 retrieved, form forced | 0".right."all fields":.0%}} |
 # | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, with a four-word prompt; three jobs | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}}, {{record:laptop-service:runs."135M | tuned | 1".right."all fields":.0%}}, {{record:laptop-service:runs."135M | tuned | 2".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}}, {{record:laptop-service:runs."0.5B | tuned | 1".right."all fields":.0%}}, {{record:laptop-service:runs."0.5B | tuned | 2".right."all fields":.0%}} |
 #
-# Tuning wins on both of these small models, but up to a third of the records are still wrong, and jobs differ. A job is
-# a handful of calls: upload a file, start, poll until it's done, call the new model by name, delete it. You don't need
-# a GPU, because the host trains. Here the host is a service on your own computer, which really trains. You call it with
-# OpenAI's own client, and at the end you run the model without the host.
+# Tuning wins on both of these small models, but at best one record in six is still wrong,
+# and jobs differ. A job is a handful of calls: upload a file, start, poll until it's done, call the new model by name,
+# delete it. You don't need a GPU, because the host trains. Here the host is a service on your own computer, which
+# really trains. You call it with OpenAI's own client, and at the end you run the model without the host.
 #
 # **Tell your boss today** that nobody can promise a better model without measuring the alternatives, and that with this
 # lesson's prompts and prices, tuning saves less than 60 dollars in a million requests (section 8). The quickest alternative
@@ -116,12 +116,14 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
 # **send the same four words whenever you ask the tuned model**.
 #
 # Before you send your files, run `course check-data hosted-train.jsonl` in a terminal; it applies the hosts' rules.
-# OpenAI reads the rows only when the job runs, perhaps an hour after the upload. It cuts the end off a row that's too long, which is where the answer is.
+# OpenAI reads the rows only when the job runs, perhaps an hour after the upload. OpenAI cuts the end, which holds the
+# answer, off a row that's too long.
 
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# Hosts differ in a few settings, which the program takes as parameters. We run only the first column; the rest come from the hosts' pages and were **never run**.
+# Hosts differ in a few settings, which the program takes as parameters. We run only the first column; the rest come
+# from the hosts' pages and were **never run**.
 
 # %%
 folder = mkdtemp()
@@ -159,7 +161,7 @@ def wait(client, job, every=60, hours=24):
             print()
             return job
         if time.time() > deadline:
-            raise TimeoutError(f"{job.id} is still {job.status} after {hours} hours")
+            raise TimeoutError(f"{job.id} is still {job.status} after {hours} hours: cancel it, or wait again")
         seen = job.status
         time.sleep(every)
         job = client.fine_tuning.jobs.retrieve(job.id)
@@ -171,7 +173,9 @@ def run_job(base_url, key, model, hyperparameters, at_top=False, every=60):
     for part in ("train", "validation"):
         files[part] = client.files.create(file=open(f"hosted-{part}.jsonl", "rb"), purpose="fine-tune")
         if files[part].status == "pending":                                    # Azure reads a file for a while
-            client.files.wait_for_processing(files[part].id)
+            files[part] = client.files.wait_for_processing(files[part].id)
+        if files[part].status == "error":
+            raise RuntimeError(f"{part}: {files[part].status_details}")
     settings = {"hyperparameters": hyperparameters}
     job = client.fine_tuning.jobs.create(
         model=model, training_file=files["train"].id, validation_file=files["validation"].id, suffix="triage", seed=0,
@@ -208,12 +212,12 @@ by_epoch = losses.dropna(subset="full_valid_loss").set_index("step")["full_valid
 charts.loss_curve(list(losses["train_loss"]), "Does the loss fall on unseen rows too?", by_epoch.to_dict(), top=1)
 
 # %% [markdown]
-# The loss on unseen rows falls until the second {{term:epoch}} ends, at step 40, and then stays level. The {{term:loss}}
-# measures how surprised the model is by the right answer, on average per {{term:token}}; its unit is the nat, and 0 means
-# no surprise. A step trains on two rows, so 40 rows make 20 steps an epoch. The pale line is each step's training loss. It
-# jumps because some rows are harder than others; the bold line is its moving average. The validation points are
-# `full_valid_loss`, measured on all 16 rows after each epoch, while `valid_loss` may rest on only a few. If the
-# validation line turns up, take an earlier checkpoint (section 4).
+# The loss on unseen rows falls until the second {{term:epoch}} ends, at step 40, and then hardly falls any more. The
+# {{term:loss}} measures how surprised the model is by the right answer, on average per {{term:token}}; its unit is the
+# nat, and 0 means no surprise. A step trains on two rows, so 40 rows make 20 steps an epoch. The pale line is each
+# step's training loss. It jumps because some rows are harder than others; the bold line is its moving average. The
+# validation points are `full_valid_loss`, measured on all 16 rows after each epoch, while `valid_loss` may rest on only
+# a few. If the validation line turns up, take an earlier checkpoint (section 4).
 #
 # The same numbers stay with the job as a file:
 
@@ -277,8 +281,8 @@ show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 schema = {
     "type": "object", "required": ["category", "escalation"], "additionalProperties": False,
     "properties": {
-        "category": {"enum": ["delivery", "billing", "returns", "defect", "account", "question"]},
-        "escalation": {"enum": ["none", "danger", "misuse", "money", "legal", "deadline"]},
+        "category": {"type": "string", "enum": ["delivery", "billing", "returns", "defect", "account", "question"]},
+        "escalation": {"type": "string", "enum": ["none", "danger", "misuse", "money", "legal", "deadline"]},
     },
 }
 form = {"type": "json_schema", "json_schema": {"name": "ticket", "strict": True, "schema": schema}}
@@ -297,8 +301,10 @@ def read_record(reply):
 
 def score_replies(client, model, prompts, solutions, **options):
     """Ask a model and return one row a message: its reply, what is right in it, and its tokens."""
+    patient = client.with_options(max_retries=8)           # a host that is busy once loses no reply
+
     def ask(messages):
-        return client.chat.completions.create(model=model, messages=messages, **options)
+        return patient.chat.completions.create(model=model, messages=messages, **options)
 
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(ask, prompts))
@@ -360,8 +366,8 @@ lesson_06.rivals()
 # %% [markdown]
 # On both models training gets more records right than every prompt that we recorded, even the one with examples from
 # the same solved messages. A schema is enough for the *form*, but it can't choose the category. The last row gives
-# every message the most common answer, so your model should beat it in every column. The small model with eight
-# examples doesn't: it gets fewer escalations right.
+# every message the most common answer, so your model should beat it in every column. No prompt of the small model does,
+# nor the 0.5B's without examples: they get fewer escalations right.
 #
 # **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
 
@@ -376,9 +382,10 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # lopsided. If p is below 0.05, take these two models to differ. Training again still changes the score: compare
 # the three jobs of each model at the top.
 #
-# For week 1, put your hundred messages into `shown`, their records into `solutions`, and score OpenAI's current small
-# model like this (*not run here*); the messages go to OpenAI. Reasoning models take no temperature and have another
-# name for the limit:
+# For week 1, put your hundred messages into `shown`, their records into `solutions`, your fields into `schema` and your
+# instructions into the prompt, and score OpenAI's current small model like this (*not run here*). Try one message
+# first, because the messages go to OpenAI and hosts accept different schemas. Reasoning models take no temperature and
+# have another name for the limit:
 #
 # ```python
 # rows = score_replies(OpenAI(), "gpt-6-luna", shown, solutions, response_format=form, max_completion_tokens=100,
@@ -400,12 +407,15 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # chats = {part: [row["messages"] for row in read_rows(f"hosted-{part}.jsonl")] for part in ("train", "test")}
 # records = {part: [json.loads(chat[-1]["content"]) for chat in chats[part]] for part in chats}
 # prompts, solutions, fields = [chat[:-1] for chat in chats["test"]], records["test"], list(records["train"][0])
+# values = {field: sorted({record[field] for record in records["train"]}) for field in fields}      # for labels
 # schema = {"type": "object", "required": fields, "additionalProperties": False,
-#           "properties": {field: {} for field in fields}}
+#           "properties": {field: {"type": "string", "enum": values[field]} for field in fields}}
+# form["json_schema"]["schema"] = schema
 #
 # client, job = run_job(**hosts["this machine"])
 # usual = {field: Counter(json.dumps(record[field]) for record in records["train"]).most_common(1)[0][0] for field in fields}
 # given = [{field: json.dumps(solution[field]) == usual[field] for field in fields} for solution in solutions]
+# given = [right | {"all fields": all(right.values())} for right in given]
 # results = {
 #     "trained": score_replies(client, job.fine_tuned_model, prompts, solutions, temperature=0, max_tokens=200),
 #     "always the most common value": pd.DataFrame(given),
@@ -481,7 +491,7 @@ for name, attempt in attempts.items():
     try:
         attempt()
     except APIStatusError as error:
-        print(f"{name}: {error.status_code} {error.code}, {error.body['message'][:105]}")
+        print(f"{name}: {error.status_code} {error.code}, {error.message[:105]}")
 closed.stop()
 
 # %% [markdown]
@@ -525,8 +535,9 @@ print(f"loss of the first step {metrics[-1]['train_loss']:.3f}, of the last {met
 # | as many pairs for "none" as against it | {{record:host-preferences:runs.0.models."as many for “none” as against it".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."as many for “none” as against it".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."as many for “none” as against it".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."as many for “none” as against it".scores.escalation.0:.0%}} |
 # | pairs that all reject one record, with `"learning_rate_multiplier": 0.1` | {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.escalation.0:.0%}} |
 #
-# **No kind of pairs beat the model it started from.** After pairs that all reject one record, most escalations are
-# wrong; smaller steps did the least harm. Where you know the right answer, put it in a row and train on that.
+# **No kind of pairs beat the model it started from.** After pairs that all reject one record, at the usual rate, most
+# escalations are wrong; at a tenth of it, whole records suffer least. Where you know the right answer, put it in a row
+# and train on that.
 #
 # **Reinforcement fine-tuning** needs a *grader* instead, a program or a model that gives each answer a score. OpenAI
 # offered it for one reasoning model, o4-mini, which Azure still lists. With open models you run the training yourself,
@@ -552,9 +563,9 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 # import requests
 #
 # nebius, job = run_job(**hosts["Nebius"])
-# checkpoint = nebius.fine_tuning.jobs.checkpoints.list(job.id).data[0]          # the last; section 4 says how to choose
+# checkpoint = max(nebius.fine_tuning.jobs.checkpoints.list(job.id), key=lambda one: one.step_number)   # or as in section 4
 # address, headers = "https://api.tokenfactory.nebius.com/v0/models", {"Authorization": f"Bearer {nebius.api_key}"}
-# made = requests.post(address, headers=headers, json={
+# made = requests.post(address, headers=headers, timeout=30, json={
 #     "name": "triage", "base_model": "meta-llama/Meta-Llama-3.1-8B-Instruct", "source": f"{job.id}:{checkpoint.id}"}).json()
 # for _ in range(60):
 #     status = requests.get(f"{address}/{made['name']}", headers=headers, timeout=30).json()["status"]
@@ -637,13 +648,14 @@ for mine, theirs in both:
         print(f"here {mine}\nat the host {theirs}")
 
 # %% [markdown]
-# One answer or none differs in our runs. If any of yours does, a different batch size may have added numbers in a different order; different braces or a sentence before the record would point to a different template. A server for the adapter
-# needs a GPU and one line, which is *not run here*:
-# `vllm serve BASE --enable-lora --lora-modules triage=./hosted-adapter`. After that only `base_url` and `model` change in
-# your program.
+# One answer or none differs in our runs. If any of yours does, a different batch size may have added numbers in a
+# different order; different braces or a sentence before the record would point to a different template. A server for
+# the adapter needs a GPU and one line, which is *not run here*: `vllm serve BASE --enable-lora --lora-modules
+# triage=./hosted-adapter`. After that only `base_url` and `model` change in your program.
 #
-# **Behind a feature flag**, switch `base_url`, key, `model` and system message together, because the tuned model wants its four words and the old setup its long instructions. If the call fails or `read_record` returns `None`, fall back. Log
-# which model answered, so that you can compare the two afterwards.
+# **Behind a feature flag**, switch `base_url`, key, `model` and system message together, because the tuned model wants
+# its four words and the old setup its long instructions. If the call fails or `read_record` returns `None`, fall back.
+# Log which model answered, so that you can compare the two afterwards.
 #
 # | question | somebody else's host | your own machine |
 # | --- | --- | --- |
@@ -658,7 +670,8 @@ for mine, theirs in both:
 # %% [markdown]
 # ## 8 · The bill
 #
-# You pay for the job once: the file's tokens, times the epochs, times the price. At OpenAI, or in the last row at another host, Tinker, yours would have cost:
+# You pay for the job once: the file's tokens, times the epochs, times the price. At OpenAI, or in the last row at
+# another host, Tinker, yours would have cost:
 
 # %%
 pd.DataFrame({
@@ -670,9 +683,11 @@ pd.DataFrame({
 # %% [markdown]
 # The job costs next to nothing, so look at the requests. **By hand**, for a million requests: today's small model,
 # `gpt-6-luna`, costs {{fact:prices:gpt-6-luna.input:.2f}} dollars for a million tokens read and
-# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. At 170 tokens a prompt and 15 an answer, you pay 170 and 15 times as much. An adapter on a 14-billion-parameter model at W&B (not measured here) needs only 60 prompt
-# tokens, at {{fact:prices:qwen3-14b-adapter.input:.2f}} and {{fact:prices:qwen3-14b-adapter.output:.2f}} dollars. The
-# first line below has both sums. The adapter saves their difference, if its answers are as good. The figure uses your measured tokens, on logarithmic axes:
+# {{fact:prices:gpt-6-luna.output:.2f}} for a million written. At 170 tokens a prompt and 15 an answer, you pay 170
+# and 15 times as much. An adapter on a 14-billion-parameter model at W&B (not measured here) needs only 60 prompt tokens,
+# at {{fact:prices:qwen3-14b-adapter.input:.2f}} and {{fact:prices:qwen3-14b-adapter.output:.2f}} dollars. The first
+# line below has both sums. The adapter saves their difference, if its answers are as good. The figure uses your
+# measured tokens, on logarithmic axes:
 
 # %%
 prices = {"luna": costs.price_of("gpt-6-luna"), "adapter": costs.ADAPTERS["qwen3-14b-adapter"], "azure": costs.UNTUNED["gpt-4.1-mini"]}
@@ -707,10 +722,11 @@ for way in ("gpt-6-luna, instructions", "gpt-6-luna, 8 examples"):
 monthly.map("${:,.2f}".format)
 
 # %% [markdown]
-# **With prompts as short as these, 40 hours of work at 80 dollars come back only after more than 50 million requests.** A
-# prompt of several thousand tokens may change that, so put your number into `tokens_in`. Use your host's price for cached
-# input, which is far lower. Azure's hourly model is never cheaper than `gpt-6-luna` with instructions, because its base
-# also costs more per token. Train because the answers are better, or because data and model must stay with you.
+# **With prompts as short as these, 40 hours of work at 80 dollars come back only after more than 50 million requests.**
+# A prompt of several thousand tokens may change that, so put your number into `tokens_in`. Use your host's price for
+# cached input, which is far lower. Azure's hourly model is never cheaper than `gpt-6-luna` with instructions (with
+# eight examples only at 100 million), because its base also costs more per token. Train because the answers are better,
+# or because data and model must stay with you.
 #
 # The price of an hour is an example in Azure's documentation of {{fact:prices:azure-hosting.date:%d %B %Y}},
 # {{fact:prices:azure-hosting.hour:.2f}} dollars; the other prices were read between
