@@ -407,9 +407,8 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # chats = {part: [row["messages"] for row in read_rows(f"hosted-{part}.jsonl")] for part in ("train", "test")}
 # records = {part: [json.loads(chat[-1]["content"]) for chat in chats[part]] for part in chats}
 # prompts, solutions, fields = [chat[:-1] for chat in chats["test"]], records["test"], list(records["train"][0])
-# values = {field: sorted({record[field] for record in records["train"]}) for field in fields}      # for labels
 # schema = {"type": "object", "required": fields, "additionalProperties": False,
-#           "properties": {field: {"type": "string", "enum": values[field]} for field in fields}}
+#           "properties": {field: {"type": ["string", "number", "boolean", "null"]} for field in fields}}
 # form["json_schema"]["schema"] = schema
 #
 # client, job = run_job(**hosts["this machine"])

@@ -75,6 +75,7 @@ def test_replies_are_scored_field_by_field(lesson):
         return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=messages))], usage=usage)
 
     client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+    client.with_options = lambda max_retries: client
     solution = {"category": "billing", "escalation": "money"}
     rows = lesson["score_replies"](client, "model", list(replies), [solution] * 3)
     right = {"valid": 2, "category": 2, "escalation": 1, "all fields": 1}
