@@ -29,7 +29,8 @@ def lesson(client, monkeypatch):
             exec(ast.unparse(node), space)
     monkeypatch.setenv("LOCAL_API_KEY", client.api_key)
     host = {"base_url": str(client.base_url), "key": "LOCAL_API_KEY", "model": "tiny"}
-    return space | {"hosts": {"this machine": host | {"hyperparameters": {"n_epochs": "auto"}, "every": 0.1}}}
+    hosts = {"this machine": host | {"hyperparameters": {"n_epochs": "auto"}, "every": 0.1}}
+    return space | {"hosts": hosts, "form": {"json_schema": {"schema": "of the lesson's fields"}}}
 
 
 def test_a_folder_goes_through_a_job_to_a_score_for_each_field(block, lesson, tmp_path, monkeypatch):
@@ -46,6 +47,11 @@ def test_a_folder_goes_through_a_job_to_a_score_for_each_field(block, lesson, tm
     *code, last = ast.parse(block).body
     exec(ast.unparse(code), lesson)
     table = eval(ast.unparse(last), lesson)
+    assert lesson["form"]["json_schema"]["schema"]["required"] == [
+        "category",
+        "order",
+    ]  # a prompt is held to the same fields
     usual = table.loc["always the most common value"]
     assert usual["category"] == pytest.approx(4 / 6) and usual["order"] == pytest.approx(3 / 6)
     assert table.loc["trained", ["valid", "category", "order", "all fields"]].tolist() == [0, 0, 0, 0]  # random weights
+    assert usual["all fields"] <= usual["order"]
