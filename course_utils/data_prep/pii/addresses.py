@@ -51,12 +51,14 @@ PATTERNS = [
     rf"(?:\b{UNIT},?[ \n]+)?\b\d{{1,5}},?[ ]{NAME}(?=(?:,[ ]|\n)(?:{UNIT},?[ \n])?(?:{CAP}[ ,]+){{0,3}}(?:[A-Z]{{2}} \d{{5}}|[A-Z]\d[A-Z] \d[A-Z]\d|[A-Z]{{1,2}}\d{{1,2}}[A-Z]? \d[A-Z]{{2}}))",
     # Room 508, Building 3, 268 Wenhui Road
     rf"\b{UNIT},[ ]{UNIT},[ ]\d{{1,5}}[ ]{NAME}",
-    r"\bP\.?[ ]?O\.?[ ]?Box[ ]\d{1,6}",
+    # The Old Mill, Church Lane, Bibury GL7 5NW
+    rf"\b(?:The )?{CAP}(?: {CAP})? (?:House|Cottage|Lodge|Court|Farm|Barn|Forge|Mill|Manor|Hall|Towers?|Rectory|Vicarage),[ \n]{CAP}(?: {CAP})? (?:TYPES),[ \n]{CAP}(?: {CAP})?,? [A-Z]{{1,2}}\d{{1,2}}[A-Z]? \d[A-Z]{{2}}".replace("TYPES", TYPES),
+    r"\b(?:P\.?[ ]?O\.?[ ]?Box|Postfach|Postbus|(?:Case|Boîte) postale|B\.?P\.?|Apartado|Casella postale|skr\. poczt\.)[ ]\d{1,3}(?:[ ]?\d{2,3})?(?: \d\d(?!\d))?",
 ]  # fmt: skip
 # What may as well be a thing with a number ("Im Flex 15", "a 30 Day Pass", "via App 15") counts only with further evidence.
 WEAK = [
     ENGLISH.replace("TYPES", "Park|Run|Pass"),
-    rf"\b(?:Am|An der|Auf der|Im|In der|Zum|Zur|Unter den|Hinter der)[ ]{NAME}[ ]{NUMBER}",
+    rf"\b(?:Am|An der|Auf der|Im|In der|Zum|Zur|Unter den|Hinter dem|Hinter der|Vor dem|Beim|Bei der|Neben der)[ ](?:[a-zäöüß]+en[ ])?{NAME}[ ]{NUMBER}",
     rf"\b(?:Via|Largo)[ ](?:{SMALL}[ ])*{NAME},?[ ](?:n\.?º?[ ]?)?{NUMBER}",
 ]
 # Korinthou 221, 262 21 Patras
@@ -74,7 +76,7 @@ POSTCODE = (
 PLACE_NAME = rf"{CAP}(?:[ -](?:(?:{SMALL}|zu|bei|ob)[ -])*{CAP}){{0,3}}(?: \d{{1,2}}(?!\d))?"
 # Parts that may follow the street, one at a time.
 PART = re.compile(
-    rf"(?:{UNIT}|#[ ]?\w{{1,5}}|\d{{1,2}}(?:st|nd|rd|th|e|er|ème|\.|º|ª|°)\.?[ ]?(?:floor|étage|[A-Za-z]{{1,4}}\.?)(?![\w])|(?:bajos|izq\.|dcha\.)|"
+    rf"(?:{UNIT}|#[ ]?\w{{1,5}}|\d{{1,2}}(?:st|nd|rd|th|e|er|ème|\.|º|ª|°)\.?[ ]?(?:floor|étage|[A-Za-z]{{1,4}}\.?)(?![\w])(?:[ ](?:links|rechts|mitte|left|right|gauche|droite))?|(?:bajos|izq\.|dcha\.)|"
     rf"(?:Phường|Quận|TP\.?|Huyện|Tỉnh)[ ]?[\w.]+(?:[ ]{UP}[\w]*){{0,3}}|"
     rf"{POSTCODE}[ ]{PLACE_NAME}(?:[ ][A-Z]{{2}}\b)?|{PLACE_NAME}[ ]{POSTCODE}(?![\w])|[A-Z]{{2}}[ ]{POSTCODE}(?![\w])|{POSTCODE}(?![\w])|Co\.[ ]{UP}\w+(?:[ ]{POSTCODE}(?![\w]))?|"
     rf"[A-Z]{{2}}(?![\w])|{PLACE_NAME})"

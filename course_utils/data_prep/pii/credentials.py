@@ -30,6 +30,15 @@ NAMED = re.compile(
     rf"(?<![^\W_]){NAME}[\"']?{FOR}(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|es|è|é|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>\S{{6,}})",
     re.IGNORECASE,
 )
+# "Login: jan@mail.example / Segel88", "the key abc-9106234064a7e93b9515e7f1cb88371d"
+AFTER_LOGIN = re.compile(
+    r"\b(?:log-?in|logon|zugang(?:sdaten)?|zugriff|anmeldung|account|konto|identifiants?|connexion|acceso|logowanie|credentials)\b[^\n/|]{0,60}?\S+(?:@| ?[(\[]at[)\]] ?)\S+[ ]?[/|,;:][ ]?(?P<value>\S{6,})",
+    re.IGNORECASE,
+)
+LONG_TOKEN = re.compile(
+    r"\b(?:key|token|secret|schlüssel|clé|clef|clave|klucz|chiave|sleutel)\b[ :=]{1,3}(?P<value>(?=[\w.-]*\d[\w.-]*[a-zA-Z][\w.-]*\d)[\w.-]{20,})",
+    re.IGNORECASE,
+)
 CLOSING = ".,;:)]}>\"'`»”“’"
 SIGN = re.compile(r"[\d!#$%&*+=?@^~|§€£]")
 # What stands in a secret's place, and what is read from elsewhere.
@@ -50,7 +59,7 @@ def find_secrets(text: str, key: str = "") -> Iterator[tuple[int, int]]:
         yield 0, len(text)
         return
     spans = [match.span() for match in ISSUED.finditer(text)]
-    for match in NAMED.finditer(text):
+    for match in (match for form in (NAMED, AFTER_LOGIN, LONG_TOKEN) for match in form.finditer(text)):
         value = match["value"].rstrip(CLOSING)
         if looks_secret(value) and not ("token" in match.group().lower() and not re.search(r"[^\W\d_]", value)):
             spans.append((match.start("value"), match.start("value") + len(value)))

@@ -1,6 +1,6 @@
 """Names of people in text, without a model: by lists of names, the words around them, and their position.
 
-The given and family names of about eighty languages come from Faker. Which words English text usually writes in lower case is
+The given and family names of about eighty languages come from Faker, with some hundred frequent ones that it lacks. Which words English text usually writes in lower case is
 taken from the vocabulary of the course's CPU model (`common_words.txt` has the words whose lower-case form is the more frequent
 one). A run of capitalised words gets points for the words in it and for what comes before and after it; with at least
 `THRESHOLD` points it is a name.
@@ -25,13 +25,13 @@ Token = tuple[int, int, str]  # start, end, text
 WORDS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 TITLES, PARTICLES = frozenset(WORDS["titles"]), frozenset(WORDS["particles"])
 # What comes before a name; tuples, because `str.endswith` is far faster than a pattern that ends in $.
-STRONG, INTRODUCES, KIN = tuple(WORDS["strong"]), tuple(WORDS["introduces"]), tuple(WORDS["kin"])
+STRONG, INTRODUCES, KIN = tuple(WORDS["strong"]), tuple(WORDS["introduces"]), (*WORDS["kin"], *WORDS["foreign_kin"])
 GREETS, CLOSES, ARTICLES = tuple(WORDS["greets"]), tuple(WORDS["closes"]), tuple(WORDS["articles"])
 DETERMINERS = tuple(WORDS["determiners"])
 LOCATIVE_PREPOSITIONS = tuple(WORDS["locative_prepositions"])
 BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|[→›]|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
-    r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|®|™)"
+    r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|(?:T\d|Terminal|Airport|Lane|Road)\b|®|™)"
 )
 PARTICLES_BEFORE = re.compile(rf"(?i:\b(?:{'|'.join(PARTICLES)}) )*$")
 # It makes a name of any capitalised word: "Mme de La Tour".
@@ -39,7 +39,10 @@ ADDRESSED = re.compile(
     r"\b(?:Mr|Mrs|Ms|Herrn?|Frau|Mme|Madame|Monsieur|Mlle)\.? (?:(?:Dr|Prof)\. )*" + PARTICLES_BEFORE.pattern
 )
 QUOTES = tuple("\"“”„'‘’«»")
-CUT = frozenset(WORDS["cut"])
+CUT, MAKERS = frozenset(WORDS["cut"]), frozenset(WORDS["makers"])
+# They are in front of a name, not in it.
+PRODUCT_NOUNS = tuple(WORDS["product_nouns"])
+BEGINS_NONE = frozenset((*WORDS["foreign_kin"], *GREETS, *WORDS["determiners"], *PRODUCT_NOUNS))
 FOREIGN = tuple("de_DE nl_NL fr_FR es_ES it_IT".split())  # languages whose ordinary words Faker lists
 # Attributes of Faker's providers of addresses.
 PLACE_LISTS = "cities countries states city_names towns counties provinces regions departments".split()
@@ -66,6 +69,38 @@ SIGNED = re.compile(
 )
 # A greeting that begins a line or a sentence. Of a word in no list behind it ("Dear Tarnbrook,") nobody can say who it is.
 SALUTES = re.compile(rf"(?:^|[\n.!?>])\s*(?:{'|'.join(map(re.escape, GREETS))}),? $", re.IGNORECASE)
+# What announces a name without a list, where a name begins (in a lookahead), and what must follow it.
+ANYBODY = re.compile(
+    r"(?:^|[\n.,!?] ?|\b(?:[Bb]onjour|[Bb]onsoir|[Cc]her|[Mm]erci|de|à|par|avec|que|et|chez) )M\. (?=[^\W\d_]{2})|\bi\. ?[AV]\. |\b(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
+    r"|\b(?:signed|written|confirmed|reported) by |\b(?:signée?|rempli|écrit|validé) par |\b(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
+    r"|\b(?:podpisała?|napisała?|wypełniła?) |\b(?:firmado|escrito) por |(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)"
+)
+SOMEBODY = re.compile(
+    r"\b(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
+    r"|\bvon (?=(?:(?:von|van|zu|de|der|la|den) )*[^ .,;!?\n]+(?:[.,;!?\n]| (?:ist|war|und|hat|aus)\b))"
+)
+GREETED = re.compile(
+    r"(?:^|[\n.!?] ?)(?:(?:Many )?[Tt]hanks for (?:writing|your \w+)|Thank you for (?:writing|your \w+)|(?:Vielen|Herzlichen|Besten) Dank|Merci beaucoup|Muchas gracias),? (?=\w+[.!\n])"
+    r"|\b(?:wishes|regards|cheers|love),? (?=\w+ (?:from|at|of) [A-Z])",
+    re.IGNORECASE,
+)
+# Behind these, in German, a noun stands with an article, and a given name without.
+IN_GERMAN = re.compile(
+    r"\b(?:hat|hatte|haben|wird|soll|kann|darf|muss|und|für|an|dass|weil|wenn|ob|laut|bei|mit|von|wie|war|ist) (?=[^\W\d_]+(?:[.,;!?]| [a-zäöü]))"
+)
+GENITIVE = re.compile(r"(?<!\w)(?=[A-ZÄÖÜ][^\W\d_]+s [A-ZÄÖÜ][a-zäöüß])")  # "Rainers Führerschein"
+GERMAN = re.compile(r"\b(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b")
+LOWER_FROM = re.compile(
+    r"\b(?:regards|greetings|wishes|love) from |\bgr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an) |\bpozdrowienia od |\bsaludos de |\bgroetjes van ",
+    re.IGNORECASE,
+)
+PLACE_ENDINGS = frozenset(
+    "platz ring straße strasse allee weg ufer haus schule park brücke halle center centrum zentrum".split()
+)
+CLOSED = re.compile(r"[ .!,x:)]*$|, [A-ZÀ-Þ]")  # the line ends, or the company follows
+DASHED = re.compile(r"\n[-–—~]+ ?$")  # "- Grace" as the last line
+FOLLOWED = re.compile(rf"{WORD} ([A-ZÀ-ÖØ-Þ][^\W\d_]+)(?!\w)")
+OWN_LINE = re.compile(rf"{WORD} ({WORD})[ .]*(?:$|\n)")
 INITIALS = re.compile(r"(?!(?i:p\.s|n\.b|z\.b)\.)[^\W\d_]\.(?:-?[^\W\d_]\.)*|[A-ZÀ-Þ]")
 
 
@@ -86,8 +121,7 @@ def _providers(kind: str, locales: Collection[str] = ()) -> Iterator[Any]:
 @functools.cache
 def name_lists() -> tuple[frozenset[str], frozenset[str]]:
     """Return given names and family names, in lower case."""
-    given_names: set[str] = set()
-    family_names: set[str] = set()
+    given_names, family_names = set(WORDS["given_names"]), set(WORDS["family_names"])
     for provider in _providers("person"):
         for attribute in dir(provider):
             names = given_names if "first_names" in attribute else family_names if "last_names" in attribute else None
@@ -95,6 +129,19 @@ def name_lists() -> tuple[frozenset[str], frozenset[str]]:
             if names is not None and isinstance(values, tuple | list | dict):
                 names.update(part.lower() for value in values for part in [value, *value.split()])
     return frozenset(given_names), frozenset(family_names)
+
+
+@functools.cache
+def trusted_given_names() -> frozenset[str]:
+    """Return given names that are frequent in German text, in lower case; the others have nouns among them ("Tage")."""
+    names = set(WORDS["given_names"])
+    for provider in _providers(
+        "person", ("de_DE", "de_AT", "de_CH", "pl_PL", "tr_TR", "hr_HR", "fr_FR", "it_IT", "es_ES", "en_GB")
+    ):
+        for attribute in dir(provider):
+            if "first_names" in attribute and isinstance(values := getattr(provider, attribute), tuple | list | dict):
+                names.update(value.lower() for value in values)
+    return frozenset(names) - common_words() - foreign_words()
 
 
 @functools.cache
@@ -149,6 +196,7 @@ def find_names(text: str) -> list[tuple[int, int, float]]:
     for run in RUN.finditer(text):
         line = text[text.rfind("\n", 0, run.start()) + 1 :].partition("\n")[0]
         spans += _in_run(text, run.start(), run.end(), (foreignness(line) or whole) > 0)
+    spans = _longest([*_announced(text), *spans])
     signed = _signed(text, whole)
     spans = [*signed, *(span for span in spans if not any(s < span[1] and span[0] < e for s, e, _ in signed))]
     if whole <= 0:
@@ -198,6 +246,8 @@ def _may_belong(token: str) -> bool:
     if FRENCH_VERB.match(token):
         return False
     pieces = token.split("-")
+    if len(pieces) > 1 and pieces[-1].rstrip(".").lower() in PLACE_ENDINGS:
+        return False
     if any(piece[:1].islower() and piece in common_words() and piece not in PARTICLES for piece in pieces[1:]):
         return False
     return token[0].isupper() or (len(token) > 2 and token[:2].lower() in ("d'", "d’", "o'", "o’") and token[2].isupper())
@@ -218,7 +268,9 @@ def _best_part(text: str, tokens: list[Token], foreign: bool) -> list[tuple[int,
     for position, (start, end, token) in enumerate(tokens):
         plain = token.rstrip(".").lower()
         cuts = _is_common(text, token, start, position == 0 and not current, foreign) or plain in TITLES or plain in CUT
-        cuts = cuts or (not current and token[0].isupper() and plain in WORDS["determiners"])
+        cuts = cuts or (not current and token[0].isupper() and plain in BEGINS_NONE)
+        if current and current[-1][2] in PARTICLES and current[0][2].lower() in name_lists()[0] and token[0].isupper():
+            cuts = False  # "Amélie de la Tour"
         if cuts:
             parts.append(current)
             current = []
@@ -257,13 +309,34 @@ def _has_cue(text: str, part: list[Token]) -> bool:
         return True
     if ends(tail, DETERMINERS):  # "Der Link zum Zurücksetzen"
         return False
-    known = [word for word in words if word in given_names | family_names and word not in foreign_words()]
+    known = [word for word in words if (word in given_names or word in family_names) and word not in foreign_words()]
+    if words[0] in given_names and ends(before.lower().rstrip(" ,.!:;\n"), CLOSES) and CLOSED.match(after):
+        return True
     own_line = before.endswith("\n") and not after.strip(" .!,x:)")
+    german = GERMAN.search(before.rpartition("\n")[2] + after)
+    if not german and given_names.intersection(known) and before.endswith(" ") and not _starts_sentence(text, part[0][0]):
+        return True  # other languages write nouns in lower case
     if known and (own_line or ends(before.lower().rstrip(" ,.!:;\n"), CLOSES)) and not after.strip(" .!,x:)"):
         return True
     if len(words) > 1 and not text[part[-1][1] :].strip(" .!,x:)\n") and _starts_sentence(text, part[0][0]):
         return words[-1] not in foreign_words()  # the last words of the text
-    return len(words) > 1 and words[0] in given_names and words[0] in known and words[-1] not in foreign_words()
+    last = (
+        words[-1] not in foreign_words()
+        or words[-1] in family_names
+        or words[-2:-1] == [*PARTICLES.intersection(words[-2:-1])]
+    )
+    listed = words[-1] in family_names and words[-1] not in foreign_words() and not _starts_sentence(text, part[0][0])
+    return len(words) > 1 and words[0] in given_names and (listed or (words[0] in known and last))
+
+
+@functools.cache
+def unmistakable_family_names() -> frozenset[str]:
+    """Return the family names that are no ordinary words, in lower case."""
+    return name_lists()[1] - common_words() - foreign_words()
+
+
+def _may_be_family(word: str) -> bool:
+    return word not in CUT and (word in name_lists()[1] or word not in common_words())
 
 
 def _is_common(text: str, token: str, start: int, first: bool, foreign: bool) -> bool:
@@ -276,8 +349,14 @@ def _is_common(text: str, token: str, start: int, first: bool, foreign: bool) ->
     compound = "-" in word and word.split("-")[-1] in common_words() - given_names - family_names  # "Support-Team"
     if compound or word in common_words() or again or (foreign and word in foreign_words()):
         # "Rose" and "Grant" are names only inside a sentence, where a common word would have no capital letter.
-        signs = text[:start].endswith("\n") and ends(text[max(0, start - 60) : start].lower().rstrip(" ,.!:;\n"), CLOSES)
-        capital_by_rule = first and _starts_sentence(text, start) and not (signs and word in given_names)
+        own_line = OWN_LINE.match(text, start)
+        closed = ends(text[max(0, start - 60) : start].lower().rstrip(" ,.!:;\n"), CLOSES)
+        followed = own_line and own_line[1][0].isupper() and _may_be_family(own_line[1].lower())
+        signs = text[:start].endswith("\n") and (closed or followed)
+        signs = signs or bool(DASHED.search(text[max(0, start - 4) : start]) and not text[start + len(token) :].strip(" ."))
+        family = FOLLOWED.match(text, start)  # "Will Blackwood, my boss"
+        full_name = family and family[1].lower() in unmistakable_family_names()
+        capital_by_rule = first and _starts_sentence(text, start) and not ((signs or full_name) and word in given_names)
         return not (word in given_names or word in family_names) or capital_by_rule or token.isupper()
     return word == "i"
 
@@ -295,7 +374,7 @@ def _points(text: str, part: list[Token]) -> float:
     before, after = text[max(0, start - 60) : start], text[end : end + 40]
     whole, titled = " ".join(words), _ends_with_title(before)
     points = 0.0
-    for word, (_, _, token) in zip(words, part):
+    for i, (word, (_, _, token)) in enumerate(zip(words, part)):
         pieces = [word, *word.split("-")]
         known = any(piece in given_names or (piece in family_names and len(words) > 1) for piece in pieces)
         if not known and len(word) > 1 and len(token) <= LONGEST_ACRONYM and token.isupper():
@@ -308,34 +387,46 @@ def _points(text: str, part: list[Token]) -> float:
             points += 2.0 if word not in common_words() else 0.9
         elif any(p in family_names for p in pieces):
             points += 1.3 if word not in common_words() else 0.5
-        elif word in common_words():
+        elif word in common_words() and words[i - 1 : i] != [*PARTICLES.intersection(words[i - 1 : i])]:
             points -= 0.5 if titled else 1.0
         else:
             points += 0.8 if word not in places else 0.0
     if len(words) > 1 and words[0] in WORDS["place_prefixes"] and not ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN)):
         points -= 3.0
-    elif whole in places and not titled:
+    cued = titled or ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN, *GREETS, *CLOSES))
+    last_word = before.rstrip().rpartition(" ")[2].lower()
+    product = len(words) > 1 and MAKERS.intersection(words[:3]) and not titled
+    if product or (not cued and before.endswith(" ") and last_word in {*MAKERS, *PRODUCT_NOUNS}):
+        points -= 6.0
+    elif (
+        len(words) > 1 and words[0] in places and ends(before.lower().rstrip(" "), LOCATIVE_PREPOSITIONS)
+        and not any(word in given_names or word in family_names for word in words[1:])
+    ):  # fmt: skip
+        points -= 2.0  # "Lyon Part-Dieu"
+    elif whole in places and not titled and not (cued and words[0] in given_names):
         points -= 1.0 if words[0] in given_names else 2.0
     if len(words) > 1:
         points += 0.4
     if words[0] in given_names and SALUTES.search(before) and after.startswith((",", "!", "\n", " -", " –")):
         points += 1.2  # "Hi Mark,"
-    points += _context(text, before, after, start, end, len(words))
+    points += _context(
+        text, before, after, start, end, len(words), any(w in given_names or w in family_names for w in words)
+    )
     return points
 
 
-def _context(text: str, before: str, after: str, start: int, end: int, words: int) -> float:
+def _context(text: str, before: str, after: str, start: int, end: int, words: int, known: bool) -> float:
     points = 0.0
     alone = (not before or before[-1] == "\n") and (not after or after[0] == "\n" or after[:2] in (",\n", ".\n"))
     lowered = before.lower()
     tail = lowered.rstrip(" ,:")
     if ends(tail, STRONG) or _ends_with_title(before):
         points += 2.0
-    elif ends(tail, KIN) or ends(tail.removesuffix("s"), KIN):
+    elif (ends(tail, KIN) or ends(tail.removesuffix("s"), KIN)) and (known or "," not in lowered[-2:] or after[:1] == ","):
         points += 1.6
-    elif ends(lowered.rstrip(" ,.!:;\n"), CLOSES) and not text[end:].partition("\n")[0].strip(" .!,x:)"):
+    elif ends(lowered.rstrip(" ,.!:;\n"), CLOSES) and CLOSED.match(text[end:].partition("\n")[0]):
         points += 1.5
-    elif ends(tail, INTRODUCES):
+    elif ends(tail, INTRODUCES) and (known or words > 1 or not tail.endswith("from")):
         points += 0.7
     elif ends(lowered.rstrip(" ,"), GREETS):
         points += 0.9
@@ -417,16 +508,72 @@ def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
     return spans
 
 
+@functools.cache
+def _forms() -> tuple[frozenset[str], frozenset[str], list[tuple[re.Pattern[str], frozenset[str] | None]]]:
+    """All names, the words that are ordinary ones, and what announces a name with the words that it may begin with (None: any)."""
+    known, trusted = name_lists()[0] | name_lists()[1], trusted_given_names()
+    ordinary = common_words() | foreign_words() | place_names() | MAKERS
+    genitives = frozenset(f"{name}s" for name in trusted) - ordinary
+    forms = [(ANYBODY, None), (GREETED, known), (SOMEBODY, known - ordinary), (IN_GERMAN, trusted), (GENITIVE, genitives)]
+    return known, ordinary, forms
+
+
+def _announced(text: str) -> list[tuple[int, int, float]]:
+    """Names behind words that announce one: "i. A. Emre Winter", "habe ich mit Dörte gesprochen", "regards from liam hunter"."""
+    spans = []
+    known_names, ordinary, forms = _forms()
+    for form, firsts in forms if GERMAN.search(text) else forms[:3]:
+        for cue in form.finditer(text):
+            run = RUN.match(text, cue.end())
+            tokens: list[Token] = []
+            for token in TOKEN.finditer(run.group()) if run else ():
+                word = token.group().rstrip(".").lower()
+                known = word in known_names
+                belongs = word in PARTICLES or (
+                    token.group()[0].isupper() and (known or word not in ordinary) and form is not GENITIVE
+                )
+                if not tokens and firsts is not None:
+                    belongs = word in PARTICLES or (token.group()[0].isupper() and word in firsts)
+                if not belongs or word in CUT or (word in BEGINS_NONE and token.group()[0].isupper()):
+                    break
+                tokens.append((cue.end() + token.start(), cue.end() + token.end(), token.group()))
+                if token.group().endswith(".") and len(word) > 2:
+                    break
+            while tokens and tokens[-1][2].rstrip(".").lower() in PARTICLES:
+                tokens.pop()
+            if tokens and not (len(tokens) == 1 and re.search(r"i\. ?[AV]\. $", cue.group())):  # "i. A. Einkauf"
+                spans.append((cue.end(), tokens[-1][1] - tokens[-1][2].endswith("."), THRESHOLD))
+    for cue in LOWER_FROM.finditer(text):
+        written = re.compile(rf"({WORD})(?: ({WORD}))?").match(text, cue.end())
+        if written and written[1].islower() and written[1] in known_names and written[1] not in CUT:
+            pair = written[2] and known_names.intersection([written[2], *written[2].split("-")])
+            spans.append((cue.end(), written.end(2 if pair else 1), THRESHOLD))
+    return spans
+
+
+def _longest(spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+    """The spans without those that overlap with a longer one."""
+    longest = sorted(set(spans), key=lambda span: (span[0] - span[1], span))
+    return [s for i, s in enumerate(longest) if not any(s[0] < e and b < s[1] for b, e, _ in longest[:i])]
+
+
+def parts_of(name: str) -> list[str]:
+    """A name and its words by which the person is called elsewhere, the longest first; not those that are ordinary words."""
+    parts = [name]
+    for part in sorted(set(name.split()) - {name}, key=lambda part: (-len(part), part)):
+        # Behind "mvg, jan de boer", any "boer" may be a farmer.
+        plain = part.islower() and part not in name_lists()[0] - foreign_words()
+        if not plain and part.lower() not in PARTICLES:
+            parts.append(part)
+    return [part for part in parts if len(part) > 2 and part.lower().rstrip(".") not in common_words()]
+
+
 def _repeated(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
     """The spans, and every other occurrence of these names or of parts of them."""
     all_spans = list(spans)
     occupied = [(start, end) for start, end, _ in spans]
     for start, end, _ in spans:
-        for part in sorted({text[start:end], *text[start:end].split()}, key=lambda part: (-len(part), part)):
-            # Behind "mvg, jan de boer", any "boer" may be a farmer.
-            plain = part.islower() and part != text[start:end] and part not in name_lists()[0] - foreign_words()
-            if plain or len(part) < 3 or part.lower().rstrip(".") in common_words() or part.lower() in PARTICLES:
-                continue
+        for part in parts_of(text[start:end]):
             at = text.find(part)
             while at >= 0:
                 until = at + len(part)

@@ -2,7 +2,8 @@
 
 Presidio's recognisers for IP addresses and most national ids are used unchanged; those for cards (Luhn) and IBANs are extended
 to lower case and other separators. Added here are dates of birth, phone numbers in national notation, e-mail addresses with
-any ending, Chinese, Dutch and French national ids, NHS numbers, and passport numbers after a word that says so. Presidio finds
+any ending, Chinese, Dutch and French national ids, NHS numbers, and the numbers of documents and vehicles and the names of accounts after
+a word that says so. Presidio finds
 names with a spaCy model, which is not on the package index; `names` and `addresses` need no model.
 """
 
@@ -36,7 +37,8 @@ NARROW = str.maketrans("０１２３４５６７８９＋－（）：", "0123456
 MONTHS = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?|"
     r"januar|februar|märz|mai|juni|juli|oktober|dezember|janvier|février|mars|avril|juin|juillet|août|septembre|octobre|novembre|décembre|enero|febrero|marzo|"
-    r"abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre|gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|novembre|dicembre)"
+    r"stycznia|lutego|marca|kwietnia|maja|czerwca|lipca|sierpnia|września|października|listopada|grudnia|januari|februari|maart|mei|augustus|"
+    r"janeiro|fevereiro|março|maio|junho|julho|setembro|outubro|novembro|dezembro|abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre|gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|novembre|dicembre)"
 )
 DATE = re.compile(
     r"(?<![\w./-])(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]{1,2}\d{1,2}[-/. ]{1,2}(?:19|20)?\d{2}|"
@@ -44,7 +46,7 @@ DATE = re.compile(
     re.IGNORECASE,
 )
 BORN = re.compile(
-    r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb|née?|nacid[oa]|nacimiento|nac[ií]|nació|naissance|nat[oa]|geburtsdatum|"
+    r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb|née?|nacid[oa]|nacimiento|nac[ií]|nació|naissance|nat[oa]|geburtsdatum|urodzi\w+|nasci(?:d[oa])?|geboortedatum|"
     r"birthdate|ur\.|urodzon[ya])(?!\w)",
     re.I,
 )
@@ -78,7 +80,7 @@ CALL = re.compile(
 )
 OTHER_NUMBER_WORDS = re.compile(
     r"(?:订单|訂單|单号|單號|运单|编号|編號|流水号|身份证|身分證|卡号|卡號|注文|伝票|주문|송장)[^\W\d]{0,4}[\s:：]*$|\b(?:order|tracking|track|invoice|serial|s/n|sn|model|ref(?:erence)?|ticket|case|claim|receipt|batch|lot|article|item|sku|ean|barcode|isbn|policy|meter|"
-    r"parcel|shipment|voucher|coupon|gift ?card|booking|reservation|confirmation|customer|account|contract|licen[cs]e|imei|iccid|version|v|firmware|build|part|"
+    r"parcel|shipment|voucher|coupon|gift ?card|booking|reservation|confirmation|customer|account|contract|licen[cs]e|imei|iccid|version|v|firmware|build|parts?|teil|ersatzteil|pièce|część|części|sensor|geber|capteur|czujnik|"
     r"postcode|zip|room|gate|pin|code|id|amount|price|total|eur|usd|gbp|card|visa|mastercard|amex|iban|sort|routing|pesel|bsn|ssn|nir|dni|tax|vat|insurance|security|nhs|"
     r"(?:kunden|bestell|rechnungs|auftrags|sendungs|vertrags|serien|artikel|klant|order|factuur|bestel|pakket)nummer|bestellung|rechnung|auftrag|sendung|vertrag|commande|facture|"
     r"colis|client|contrat|suivi|série|pedido|factura|cliente|contrato|envío|seguimiento|serie|ordine|fattura|spedizione|contratto|bestelling|factuur)"
@@ -121,7 +123,10 @@ def find_birth_dates(text: str) -> Iterator[Span]:
     for match in DATE.finditer(text) if BORN.search(text) else ():
         before, after = text[max(0, match.start() - 60) : match.start()], text[match.end() : match.end() + 25]
         words = [*BORN.finditer(before)]
-        near = bool(words) and not NOT_BORN.search(before[words[-1].end() :])
+        since = before[words[-1].end() :] if words else ""
+        near = (
+            bool(words) and not NOT_BORN.search(since) and not DATE.search(since)
+        )  # the first date after the word is meant
         if near or re.match(
             r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday|geboren|born)", after, re.IGNORECASE
         ):
@@ -386,17 +391,50 @@ def find_nhs_numbers(text: str) -> Iterator[Span]:
                 yield match.start(), match.end(), 0.7
 
 
-PASSPORT = re.compile(
-    r"\b(?:passport|paspoort|reisepass|passeport|pasaporte|passaporto)(?:[ -]?(?:number|nummer|no|nr|numéro|numero|número|#))?"
-    r"[ .:#]{1,3}(?:(?:is|was|ist|est|es)[ :]{1,2})?(?=(?:[A-Z]*\d){4})(?P<number>[A-Z\d]{7,9}|\d{3} \d{3} \d{3})(?![\w-])",
+NUMBER_SIGN = r"(?:[ -]?(?:number|nummer|numer|no|nr|numéro|numero|número|n°|nº|#))?[ .:#]{1,3}(?:(?:is|was|ist|lautet|est|es|to)[ :]{1,2})?"
+DOCUMENT = re.compile(
+    r"\b(?:passport|paspoort|reisepass|passeport|pasaporte|passaporto|paszport|(?:personal)?ausweis|dowód osobisty|dowodu|identity card|id card|carte d['’]identité|"
+    r"identiteitskaart|carta d['’]identità|driv(?:ing|er['’]?s) licen[cs]e|führerschein|permis(?: de conduire)?|prawo jazdy|rijbewijs|carnet de conducir|"
+    r"(?:renten|sozial)versicherungs|versicherten|versichertennummer|nie|cnh)"
+    rf"{NUMBER_SIGN}(?=(?:[A-Z ]*\d){{4}})(?P<number>[A-Z\d]{{7,18}}|\d{{3}} \d{{3}} \d{{3}}|[A-Z]{{2,3}} ?\d{{6}}|\d{{2}} ?\d{{6}} ?[A-Z] ?\d{{3}})(?![\w-])",
+    re.IGNORECASE,
+)
+# Number plates of Germany, Britain, France, Italy and Poland
+PLATE = r"[A-ZÄÖÜ]{1,3}[- ][A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} ?[A-Z]{3}|[A-Z]{2}[- ]?\d{3}[- ]?[A-Z]{2}|[A-Z]{2,3} [A-Z\d]{4,5}"
+VEHICLE = re.compile(
+    r"(?i:\b(?:(?:licen[cs]e |number |registration )?plates?|registration(?: number)?|reg|kennzeichen|immatriculation|plaque|tablica|rejestracyjn[aey]|matrícula|targa|kenteken)"
+    rf"(?: is| was| ist| est| to)?[ :]{{1,2}})(?P<plate>{PLATE})(?![\w-])"
+    r"|(?i:\b(?:vin|fin|(?:chassis|fahrgestell|vehicle|podwozia|châssis)[ -]?(?:identification )?(?:number|nummer|no\.?|nr\.?)?)(?: is| was| ist| est)?[ :]{1,2})"
+    r"(?P<vin>(?=\w*\d{4})[A-HJ-NPR-Z\d]{11,18})(?!\w)"
+)
+PARKED = re.compile(r"\b(?:park|geparkt|stand|stood|car\b|van\b|wagen|auto\b|voiture|samochód)", re.IGNORECASE)
+UNMISTAKABLE_PLATE = re.compile(
+    r"(?<![\w-])(?:[A-ZÄÖÜ]{1,3}-[A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} [A-Z]{3}|[A-Z]{2}-\d{3}-[A-Z]{2})(?![\w-])"
+)
+HANDLE = re.compile(
+    r"\b(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|mastodon|bluesky|threads|signal|skype|handle|username|benutzername|pseudo)\b[^\n@]{0,25}?(?P<handle>@[\w.-]*\w)",
     re.IGNORECASE,
 )
 
 
-def find_passports(text: str) -> Iterator[Span]:
-    """Yield the numbers that follow the word passport; without it, nothing tells them from others."""
-    for match in PASSPORT.finditer(text):
-        yield *match.span("number"), 0.85
+def find_documents(text: str) -> Iterator[Span]:
+    """Yield the numbers that follow the word for an official document; without it, nothing tells them from others."""
+    for match in DOCUMENT.finditer(text):
+        if len(re.findall(r"\d", match["number"])) >= 4:
+            yield *match.span("number"), 0.85
+
+
+def find_vehicles(text: str) -> Iterator[Span]:
+    """Yield number plates and chassis numbers behind a word that says so, and plates in a text about a parked car."""
+    for match in VEHICLE.finditer(text):
+        yield *match.span("plate" if match["plate"] else "vin"), 0.85
+    if PARKED.search(text):
+        yield from ((*match.span(), 0.6) for match in UNMISTAKABLE_PLATE.finditer(text))
+
+
+def find_handles(text: str) -> Iterator[Span]:
+    """Yield the accounts ("@selin_82") that follow the name of a network."""
+    yield from ((*match.span("handle"), 0.85) for match in HANDLE.finditer(text))
 
 
 CONTEXT = {
@@ -487,7 +525,9 @@ def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
         ("NL_BSN", LONG_NUMBER, checked(
             r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False)),
         ("UK_NHS", LONG_NUMBER, find_nhs_numbers),
-        ("PASSPORT", re.compile(r"(?i)pass|paspo|pasap"), find_passports),
+        ("DOCUMENT", re.compile(r"\d\D{0,2}\d"), find_documents),
+        ("VEHICLE", DIGIT, find_vehicles),
+        ("HANDLE", re.compile("@"), find_handles),
         ("FR_NIR", LONG_NUMBER, checked(
             r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir",
             "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True)),

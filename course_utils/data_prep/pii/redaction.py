@@ -18,12 +18,14 @@ from typing import Any
 
 from course_utils.data_prep.pii.addresses import find_addresses
 from course_utils.data_prep.pii.credentials import find_secrets
-from course_utils.data_prep.pii.names import find_names, name_lists
+from course_utils.data_prep.pii.names import find_names, foreign_words, name_lists, parts_of
 from course_utils.data_prep.reading import json_or_none
 from course_utils.errors import CourseError
 
 # The first wins where two overlap: a check digit is stronger evidence than a pattern, and a pattern than a list of words.
-PII_KINDS = ("SECRET", "IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME")
+PII_KINDS = (
+    "SECRET", "IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "VEHICLE", "HANDLE", "ADDRESS", "PHONE", "NAME"
+)  # fmt: skip
 MODES = ("label", "mask", "pseudonym")
 THRESHOLD, ADDRESS_SCORE, SECRET_SCORE = 0.5, 0.8, 0.9
 # Letters of other scripts than Latin, two or more.
@@ -217,7 +219,11 @@ class Redactor:
         entities_of = [_named_by_key(p) or find(p.text, self.allow, p.preceding) for p in pieces]
         # A name found in one message is a name in all: "Thanks, Jana" shows who "dear Jana" is. Everything is found before
         # anything is replaced, so that a pseudonym is not taken for another person.
-        entity_of = {entity.text: entity for entities in entities_of for entity in entities if len(entity.text) > 2}
+        entity_of: dict[str, Entity] = {}
+        for entity in (entity for entities in entities_of for entity in entities if len(entity.text) > 2):
+            named = entity.kind == "NAME" and entity.text[0].isupper()
+            also = [part for part in parts_of(entity.text) if part.lower() not in foreign_words()] if named else []
+            entity_of |= dict.fromkeys([*also, entity.text], entity)
         if entity_of:
             pattern = re.compile("|".join(rf"(?<!\w){re.escape(t)}(?!\w)" for t in sorted(entity_of, key=len, reverse=True)))
             entities_of = [_with_repeated(p.text, entities, pattern, entity_of) for p, entities in zip(pieces, entities_of)]
@@ -448,5 +454,7 @@ def _invented(kind: str, key: str, seed: int | str) -> str:
         "IP": lambda: f"192.0.2.{generator.randrange(1, 255)}",  # RFC 5737
         "NATIONAL_ID": lambda: fake.ssn(),
         "SECRET": lambda: fake.password(length=16, special_chars=False),
+        "VEHICLE": lambda: fake.license_plate(),
+        "HANDLE": lambda: f"@{fake.user_name()}",
         "BIRTH_DATE": lambda: fake.date_of_birth(minimum_age=18, maximum_age=90).isoformat(),
     }[kind]()
