@@ -38,7 +38,9 @@ FILLER = frozenset(
         "team sir madam thanks thank thx regards best kind yours sincerely again just also very really rather still now do "
         "does did have has had will would can could shall should may might s t ve re ll d m don dont doesn doesnt didn "
         "didnt isn isnt wasn wasnt won wont couldn couldnt wouldn wouldnt second try once more waiting reply answer anyone "
-        "cheers help any"
+        "cheers help any "
+        "vielen dank danke voraus bitte bald antworten merci avance plaît gracias antemano grazie anticipo bedankt alvast "
+        "dziękuję proszę góry"
     ).split()
 )
 # "t" is what normalising leaves of the negation in "don't".
@@ -51,6 +53,12 @@ NEGATIONS = frozenset(
 CODE = re.compile(r"[;{}]|\w\(\w*\)|[<>=]{2}")
 SYMBOL = re.compile(r"[;{}()<>=+*/%!&|\[\]]")
 DIGIT = re.compile(r"\d")
+# What a telephone's mail program writes under a text.
+FOOTER = re.compile(
+    r"^\W*(?:sent from my|get outlook for|von meinem|gesendet (?:von|mit)|envoyé de(?:puis)? mon|enviado desde mi|"
+    r"inviato da(?:l mio)?|(?:verzonden|verstuurd) vanaf mijn|wysłan[eo] z)(?: [\w-]+){1,3}\W*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 NAME = re.compile(r"(?<=[\w,;'’\")] )[^\W\d_a-z][^\W_]*")  # a word with a capital inside a sentence
 
 
@@ -229,11 +237,14 @@ def deduplicate(
     around = [surroundings(row) for row in rows]
     # Digests, because a second copy of every text would take more memory than anything else.
     exact = [digest(*row) for row in zip(prompts, answers, around)]
+    if copies != EXACT:
+        prompts = [FOOTER.sub("", prompt) or prompt for prompt in prompts]
     compared = str if copies == EXACT else comparable
     prompt_keys = [digest(compared(prompt), a) for prompt, a in zip(prompts, around)]
     answer_keys = [digest(compared(answer)) for answer in answers]
     choice = _Choice(prompts, answers, prompt_keys, answer_keys, threshold)
     if copies == NEAR:
+        choice.compare_answers()
         firsts = [next(iter(replies.values())) for replies in choice.firsts.values()]
         choice.form = shared_form([prompts[i] for i in firsts])
         similar = similar_pairs([_remainder(prompts[i], choice.form) for i in firsts], threshold, method, workers)
@@ -301,6 +312,17 @@ class _Choice:
             if first != index:
                 self.kept_for[index] = first
         self.similarities = dict.fromkeys(self.kept_for, 1.0)
+
+    def compare_answers(self) -> None:
+        """Find the near-copies among the rows of one prompt: answers that say the same with a typing error."""
+        for rows in self.firsts.values():
+            different: list[int] = []
+            for index in rows.values():
+                kept = next((i for i in different[:FEW] if same_answer(self.answers[i], self.answers[index])), None)
+                if kept is None:
+                    different.append(index)
+                else:
+                    self.kept_for[index], self.similarities[index] = kept, 1.0
 
     def compare(self, one: bytes, other: bytes, similarity: float) -> None:
         """Compare the rows of two near-duplicate prompts: copies where the answers agree, conflicts where they do not."""

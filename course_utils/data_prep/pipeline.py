@@ -83,12 +83,12 @@ CONFLICT = "conflict"
 DOUBTFUL = (quality.USELESS, quality.STUB, *quality.RULES, CONFLICT)
 CERTAIN = (quality.USELESS,)  # those that are dropped unless `drop` says otherwise
 NO_GROUP = frozenset({"", "-", "–", "n/a", "na", "none", "null", "nan", "unknown", "anonymous", "?"})
-# Fields of an export that usually name a row's customer, at the top or in "metadata"; the first that fits is the group.
+# Fields that usually name a row's customer, at the top, in "metadata" or in a record; the first that fits is the group.
 OWNERS = tuple(
     f"{place}{name}{ending}"
     for name in ("customer", "user", "client", "account", "contact", "requester", "patient", "conversation", "thread")
     for place in ("", "metadata.")
-    for ending in ("_id", "")
+    for ending in ("_id", "", "_ref", "_number", "_no", ".id", ".ref", ".number", ".email")
 )
 IDS = ("id", "_id", "uuid", "row_id", "example_id", "ticket_id", "prompt_id", "custom_id")
 OTHER_ID = re.compile(r"(?:.*[_ .-])?id", re.IGNORECASE)  # a column such as "mail_id"
@@ -507,7 +507,7 @@ def _read(result: Prepared) -> None:
         name: field for name in ("group", "label", "source") if (field := getattr(settings, name)) not in (None, "none")
     }
     seen: set[str] = set()
-    owners: dict[str, list[Any]] = {field: [] for field in OWNERS} if settings.group is None else {}
+    owners: dict[str, dict[int, Any]] = {field: {} for field in OWNERS} if settings.group is None else {}
     for row, value, changes in _read_rows(result.path, result.settings):
         lines_read += 1
         if row.value is not None:
@@ -522,8 +522,10 @@ def _read(result: Prepared) -> None:
             strata = {name: _value_at(row.value, field) for name, field in named.items()}
             seen |= {named[name] for name, found in strata.items() if found is not None}
             result.strata.append({name: found if isinstance(found, str | int) else None for name, found in strata.items()})
-            for field, values in owners.items():
-                values.append(_value_at(row.value, field))
+            for key, found in row.value.items():
+                inner = {f"{key}.{name}": value for name, value in found.items()} if isinstance(found, dict) else {}
+                for field in (inner.keys() | {key}) & owners.keys():
+                    owners[field][len(result.rows) - 1] = inner.get(field, found)
             result.ids.append({key: row.value[key] for key in row.value if key in IDS or OTHER_ID.fullmatch(key)})
     if result.rows and (unknown := set(named.values()) - seen):
         raise CourseError(f"no row has a field {min(unknown)!r} to split by; name a field of the export's rows")
@@ -543,9 +545,10 @@ def _ids_of(fields: list[dict[str, Any]]) -> list[Any]:
     return [next((row[key] for key in keys if row.get(key) is not None), None) for row in fields]
 
 
-def _take_owners(result: Prepared, owners: dict[str, list[Any]]) -> None:
+def _take_owners(result: Prepared, owners: dict[str, dict[int, Any]]) -> None:
     """Group rows by the field that names their customer, if the user has named none and a field has values that recur."""
-    for name, values in owners.items():
+    for name, found in owners.items():
+        values = [found.get(index) for index in range(len(result.rows))] if found else []
         named = Counter(v for v in values if isinstance(v, str | int) and str(v).strip().casefold() not in NO_GROUP)
         recurring, largest = named.total() - len(named), max(named.values(), default=0)
         if recurring and 2 * named.total() >= len(values) and 2 * largest <= len(values):
@@ -554,6 +557,9 @@ def _take_owners(result: Prepared, owners: dict[str, list[Any]]) -> None:
             if "split" in result.settings.steps:
                 result.notes.append(f"rows with the same {name!r} stay in one part; --group names another field, or none")
             return
+    has_more = any(change.code == "extra_key" for change in result.changes)
+    if owners and has_more and "split" in result.settings.steps and not any(map(customer_of, result.rows)):
+        result.notes.append("no field was taken for the customer, whose rows may be in both parts; --group FIELD names it")
 
 
 def _remark(result: Prepared) -> None:
@@ -567,6 +573,18 @@ def _remark(result: Prepared) -> None:
         result.notes.append(
             f"prompts quote earlier mails, which are left in them and count as their text; rows: {quoting:,}"
         )
+    spellings: dict[str, dict[str, None]] = {}
+    for strata in result.strata:
+        if isinstance(label := strata.get("label"), str):
+            spellings.setdefault(" ".join(label.casefold().split()), {})[label] = None
+    several = [", ".join(map(repr, found)) for found in spellings.values() if len(found) > 1]
+    if several:
+        result.notes.append(f"labels that differ only in case or spaces count as different ones: {'; '.join(several)}")
+
+
+def _remark_on_numbers(result: Prepared) -> None:
+    """Note which of the exporter's own numbers are in the texts after redaction, and that redaction finds not everything."""
+    views = [formats.as_chat(row) for row in result.rows]
     shapes: dict[str, list[set[str]]] = {}
     for view in views:
         found: dict[str, set[str]] = {}
@@ -579,17 +597,11 @@ def _remark(result: Prepared) -> None:
         for shape, rows in shapes.items()
         if len(rows) >= max(10, len(views) // 100) and len(set().union(*rows)) > len(rows) / 2
     }  # one in all rows names a thing, as "ISO-9001"
-    if many and "redact" in result.settings.steps:
+    if many:
         (first, count), *others = sorted(many.items(), key=lambda item: -item[1])[:5]
         listed = ", ".join([f"{first} ({count:,} rows)", *(f"{shape} ({rows:,})" for shape, rows in others)])
         result.notes.append(f"numbers of your own stay in the texts; replace them first if they lead to people: {listed}")
-    spellings: dict[str, dict[str, None]] = {}
-    for strata in result.strata:
-        if isinstance(label := strata.get("label"), str):
-            spellings.setdefault(" ".join(label.casefold().split()), {})[label] = None
-    several = [", ".join(map(repr, found)) for found in spellings.values() if len(found) > 1]
-    if several:
-        result.notes.append(f"labels that differ only in case or spaces count as different ones: {'; '.join(several)}")
+    result.notes.append("redaction does not find everything: read a sample before the files leave your machine")
 
 
 def _errors(findings: list[Finding]) -> list[Finding]:
@@ -709,6 +721,7 @@ def _redact(result: Prepared) -> None:
             note = f"{not_looked_for(script)} in {script} script are not looked for, so they are still in the files"
             result.notes.append(f"{note}; rows wholly or partly in it: {rows:,}")
     _drop_copies(result, copies)
+    _remark_on_numbers(result)
 
 
 def _drop_copies(result: Prepared, copies: dict[int, int]) -> None:

@@ -88,7 +88,10 @@ def assess(
     wrong_form = form_of(answers, schema)
     formed = wrong_form is not _any_form
     usual = not formed and sum(map(_has_end, answers)) >= USUAL_END * len(answers)
-    canned, useless, stubs = _canned(prompts, answers), _only(USELESS, answers), _only(STUB, answers)
+    # Of a conversation, a refusal or a note may be any answer; that there is no answer is judged by the last one.
+    turns = [turns_of(row) or [answer] for row, answer in zip(rows, answers)]
+    lasts = [texts[-1] for texts in turns]
+    canned, useless, stubs = _canned(prompts, answers), _only(USELESS, lasts), _only(STUB, lasts)
     # Malformed or canned answers don't show what a proper answer has in common with its message.
     proper = [i for i, answer in enumerate(answers) if i not in canned and not wrong_form(answer)]
     # A free-text answer need not take its words from the message.
@@ -101,7 +104,7 @@ def assess(
             for reason in (
                 useless.get(index),
                 stubs.get(index),
-                _refusal(prompt, answer, wrong_form),
+                next(filter(None, (_refusal(prompt, turn, wrong_form) for turn in turns[index])), None),
                 _truncated(prompt, answer) or (_without_end(prompt, answer) if usual else None),
                 _mojibake(prompt, answer),
                 canned.get(index),
@@ -123,6 +126,12 @@ def assess(
     return assessed
 
 
+def turns_of(row: dict) -> list[str]:
+    """Return what the assistant says, turn by turn."""
+    texts = (formats.answer_of({"messages": [m]}) for m in row["messages"] if m["role"] == "assistant")
+    return [text for text in texts if text]
+
+
 def _only(code: str, answers: Sequence[str]) -> dict[int, Reason]:
     """Answers that are nothing but what a pattern describes; not those that recur because they are a label."""
     pattern = PATTERNS["useless" if code == USELESS else code]
@@ -142,6 +151,8 @@ def _refusal(prompt: str, answer: str, wrong_form: Callable[[str], Reason | None
     if wrong_form(answer):
         match = PATTERNS["refusal"].search(answer[:400]) or PATTERNS["refusal_elsewhere"].match(answer)
         return Reason("refusal", f'the answer says "{match.group()}"') if match else None
+    if set(re.findall(r"\d+", answer)) - set(re.findall(r"\d+", prompt)):
+        return None  # "Unfortunately we can't refund it before 3 May" has an answer in it
     opening = _refuses(prompt, answer.strip())
     return Reason("refusal", f'the answer begins with "{opening[:60]}"') if opening else None
 

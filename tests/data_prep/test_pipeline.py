@@ -300,13 +300,14 @@ def test_a_row_is_dropped_for_what_cannot_be_repaired(tmp_path):
     assert done.dropped[4].code != "extra_key" and "content" in done.dropped[4].reason
 
 
-@pytest.mark.parametrize("field", ["customer", "metadata.client_id"])
+@pytest.mark.parametrize("field", ["customer", "metadata.client_id", "customer.ref"])
 def test_a_field_that_names_the_customer_is_the_group_unasked(tmp_path, field):
     made = rows()
     for n, row in enumerate(made):
         del row["messages"][1]["name"]
         owner = f"no. {n % 15}" if n > 4 else "unknown"
-        row |= {"customer": owner} if field == "customer" else {"metadata": {"client_id": owner}}
+        outer, _, inner = field.partition(".")
+        row |= {outer: {inner: owner} if inner else owner}
     done = prepare(write(tmp_path, made), validation=0.2)
     held, trained = ({done.owners[i] for i in part} - {None} for part in (done.validation, done.train))
     assert held and not held & trained
@@ -318,6 +319,9 @@ def test_a_field_without_customers_is_no_group(tmp_path):
     for value in (lambda n: f"only {n}", lambda n: "all", lambda n: None if n % 3 else "few"):
         made = [row | {"user_id": value(n)} for n, row in enumerate(rows())]
         assert not any("stay in one part" in note for note in prepare(write(tmp_path, made)).notes)
+    for row in made:
+        row["messages"][1].pop("name", None)
+    assert any("no field was taken for the customer" in note for note in prepare(write(tmp_path, made)).notes)
 
 
 @pytest.mark.parametrize("name", ["id", "mail_id"])

@@ -73,6 +73,24 @@ def test_one_answer_under_many_messages():
     assert assess(labels) == [[]] * 40
 
 
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [("I'm sorry, but I can't help with that request.", "refusal"), ("Bitte warten", "stub"), ("-", "useless_answer")],
+)
+def test_the_last_answer_of_a_conversation_counts_too(last, code):
+    row = chat("How do I clean the oak table?", "Wipe the oak with a dry cloth.")
+    row["messages"] += [{"role": "user", "content": "And the glass one?"}, {"role": "assistant", "content": last}]
+    assert [reason.code for reason in assess([*FREE, row])[-1]] == [code]
+
+
+def test_an_answer_with_a_date_or_an_amount_of_its_own_is_no_refusal():
+    asked = "When do I get my deposit back?"
+    answer = "Unfortunately we cannot provide the 300 euros before the report, which is due on 3 May."
+    assert assess([*FREE, chat(asked, answer)])[-1] == []
+    refused = "Unfortunately we cannot provide the deposit."
+    assert [reason.code for reason in assess([*FREE, chat(asked, refused)])[-1]] == ["refusal"]
+
+
 def test_any_language_is_allowed_on_demand():
     row = chat("Wo bleibt der Wasserkocher, den ich am Montag bei Ihnen bestellt habe?", RECORD)
     assert codes(row, language=None) == []

@@ -198,6 +198,25 @@ def test_normalised_means_case_width_and_punctuation():
 
 
 # Two messages with the same answer, whether they are copies, and the threshold: the lower, the more pairs are compared.
+@pytest.mark.parametrize("footer", ["Sent from my iPhone", "Von meinem iPhone gesendet", "Envoyé de mon iPhone"])
+def test_the_footer_of_a_telephone_is_no_part_of_a_message(footer):
+    asked, answer = "Where is the lamp that I ordered in May?", "It leaves the house tomorrow."
+    assert deduplicate([chat(asked, answer), chat(f"{asked}\n\n{footer}", answer)]).kept == [0]
+    assert deduplicate([chat(asked, answer), chat(f"{asked}\n\nSent it back", answer)]).kept == [0, 1]
+
+
+def test_a_typing_error_in_the_answer_is_no_contradiction():
+    asked, answer = (
+        "Where is the lamp?",
+        "The lamp left our house on Monday, and the parcel service brings it within three days.",
+    )
+    found = deduplicate(
+        [chat(asked, answer), chat(asked, answer.replace("parcel", "pracel")), chat(asked, answer.replace("three", "four"))]
+    )
+    assert (found.kept, found.dropped[1]) == ([0, 2], ("near", 0))
+    assert [conflict.members for conflict in found.conflicts] == [(0, 2)]
+
+
 PAIRS = [json.loads(line) for line in Path(__file__).with_name("copies.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

@@ -2,9 +2,9 @@
 
 Presidio's recognisers for IP addresses and most national ids are used unchanged; those for cards (Luhn) and IBANs are extended
 to lower case and other separators. Added here are dates of birth, phone numbers in national notation, e-mail addresses with
-any ending, Chinese, Dutch and French national ids, NHS numbers, and the numbers of documents and vehicles and the names of accounts after
-a word that says so. Presidio finds
-names with a spaCy model, which is not on the package index; `names` and `addresses` need no model.
+any ending, Chinese, Dutch and French national ids, NHS numbers, and the numbers of documents and vehicles and the names of
+accounts after a word that says so. Presidio finds names with a spaCy model, which is not on the package index; `names` and
+`addresses` need no model.
 """
 
 from __future__ import annotations
