@@ -35,9 +35,9 @@ Auto = Literal["auto"]
 class Hyperparameters(Strict):
     """The hyperparameters that all methods have; their bounds are the API's (its specification of August 2026)."""
 
+    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto | None = None
     batch_size: Annotated[int, Field(ge=1, le=256)] | Auto | None = None
     learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto | None = None
-    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto | None = None
 
 
 class DpoHyperparameters(Hyperparameters):
@@ -49,7 +49,7 @@ class DpoHyperparameters(Hyperparameters):
 HyperparametersT = TypeVar("HyperparametersT", bound=Hyperparameters)
 
 
-class Settings(Strict, Generic[HyperparametersT]):
+class MethodSettings(Strict, Generic[HyperparametersT]):
     """The settings of a method."""
 
     hyperparameters: HyperparametersT | None = None
@@ -59,8 +59,8 @@ class Method(Strict):
     """How to train; the settings of a method other than the chosen one have no effect."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Settings[Hyperparameters] | None = None
-    dpo: Settings[DpoHyperparameters] | None = None
+    supervised: MethodSettings[Hyperparameters] | None = None
+    dpo: MethodSettings[DpoHyperparameters] | None = None
     reinforcement: dict[str, Any] | None = None  # not offered here
 
 
@@ -236,9 +236,8 @@ class Jobs:
         block = getattr(request.method, kind) if request.method else None
         current_block = (block.hyperparameters if block else None) or Hyperparameters()
         deprecated_block = request.hyperparameters or Hyperparameters()
-        names = ["n_epochs", "batch_size", "learning_rate_multiplier", *(["beta"] if kind == "dpo" else [])]
         chosen = {}
-        for name in names:
+        for name in (DpoHyperparameters if kind == "dpo" else Hyperparameters).model_fields:
             current, deprecated = getattr(current_block, name, None), getattr(deprecated_block, name, None)
             if current is not None and deprecated is not None and current != deprecated:
                 message = (
@@ -253,7 +252,7 @@ class Jobs:
 
 def method_fields(kind: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
     """Return the two fields in which a job shows its hyperparameters, "method" and the older "hyperparameters"."""
-    plain = {name: value for name, value in hyperparameters.items() if name != "beta"}
+    plain = {name: value for name, value in hyperparameters.items() if name in Hyperparameters.model_fields}
     return {"hyperparameters": plain, "method": {"type": kind, kind: {"hyperparameters": hyperparameters}}}
 
 
