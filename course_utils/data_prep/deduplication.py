@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.pii.names import common_words
+from course_utils.data_prep.pii.words import common_words
 from course_utils.data_prep.similarity import Groups, jaccard, normalise, shared_form, shingles, similar_pairs, without_form
 
 EXACT, NORMALISED, NEAR = COPIES = ("exact", "normalised", "near")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.pii.names import CLOSES, ends
+from course_utils.data_prep.pii.words import CLOSES, ends
 from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import WITHOUT_SPACES, normalise
 

@@ -1,9 +1,10 @@
 """Names of people in text, without a model: by lists of names, the words around them, and their position.
 
-The given and family names of about eighty languages come from Faker, with some hundred frequent ones that it lacks. Which words English text usually writes in lower case is
-taken from the vocabulary of the course's CPU model (`common_words.txt` has the words whose lower-case form is the more frequent
-one). A run of capitalised words gets points for the words in it and for what comes before and after it; with at least
-`THRESHOLD` points it is a name.
+The given and family names of about eighty languages come from Faker, with some hundred frequent ones that it lacks. Which
+words English text usually writes in lower case is taken from the vocabulary of the course's CPU model (`common_words.txt` has
+the words whose lower-case form is the more frequent one). A run of capitalised words gets points for the words in it and for
+what comes before and after it; with at least `THRESHOLD` points it is a name. What announces a name by itself is in
+`announced`, the lists are in `words`.
 
 In other languages in Latin script ordinary words have capital letters (German nouns) or are somebody's name in a list ("Tage",
 "Beste"), so there a name needs a cue as well: a greeting, a title, "ich heiße", "Cordialement", or a surname after a given name.
@@ -12,23 +13,39 @@ In other languages in Latin script ordinary words have capital letters (German n
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 import re
-import tomllib
-from collections.abc import Collection, Iterator
-from pathlib import Path
-from typing import Any
+
+from course_utils.data_prep.pii.announced import GERMAN, announced
+from course_utils.data_prep.pii.words import (
+    ARTICLES,
+    BEGINS_NONE,
+    CLOSES,
+    CUT,
+    DETERMINERS,
+    GREETS,
+    INTRODUCES,
+    KIN,
+    LOCATIVE_PREPOSITIONS,
+    MAKERS,
+    PARTICLES,
+    PRODUCT_NOUNS,
+    RUN,
+    STRONG,
+    TITLES,
+    TOKEN,
+    WORD,
+    WORDS,
+    Token,
+    common_words,
+    ends,
+    foreign_words,
+    name_lists,
+    ordinary_words,
+    place_names,
+    unmistakable_family_names,
+)
 
 THRESHOLD = 2.0
-Token = tuple[int, int, str]  # start, end, text
-WORDS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-TITLES, PARTICLES = frozenset(WORDS["titles"]), frozenset(WORDS["particles"])
-# What comes before a name; tuples, because `str.endswith` is far faster than a pattern that ends in $.
-STRONG, INTRODUCES, KIN = tuple(WORDS["strong"]), tuple(WORDS["introduces"]), (*WORDS["kin"], *WORDS["foreign_kin"])
-GREETS, CLOSES, ARTICLES = tuple(WORDS["greets"]), tuple(WORDS["closes"]), tuple(WORDS["articles"])
-DETERMINERS = tuple(WORDS["determiners"])
-LOCATIVE_PREPOSITIONS = tuple(WORDS["locative_prepositions"])
 BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|[→›]|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
     r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|(?:T\d|Terminal|Airport|Lane|Road)\b|®|™)"
@@ -39,22 +56,10 @@ ADDRESSED = re.compile(
     r"\b(?:Mr|Mrs|Ms|Herrn?|Frau|Mme|Madame|Monsieur|Mlle)\.? (?:(?:Dr|Prof)\. )*" + PARTICLES_BEFORE.pattern
 )
 QUOTES = tuple("\"“”„'‘’«»")
-CUT, MAKERS = frozenset(WORDS["cut"]), frozenset(WORDS["makers"])
-# They are in front of a name, not in it.
-PRODUCT_NOUNS = tuple(WORDS["product_nouns"])
-BEGINS_NONE = frozenset((*WORDS["foreign_kin"], *GREETS, *WORDS["determiners"], *PRODUCT_NOUNS))
-FOREIGN = tuple("de_DE nl_NL fr_FR es_ES it_IT".split())  # languages whose ordinary words Faker lists
-# Attributes of Faker's providers of addresses.
-PLACE_LISTS = "cities countries states city_names towns counties provinces regions departments".split()
-WORD = r"[^\W\d_]+(?:['’ʼ`-][^\W\d_]+)*"
-# A unit after a number ("443.2 Hz. Will") is no part of a name.
-UNIT = r"(?<=\d[ \u00a0])(?:[A-Z][a-z]?|[A-Z]{2}[A-Za-z]?)\b"
 FRENCH_VERB = re.compile(
     r"(?:[CDJLMNST]|Qu)['’][^\W\d_A-ZÀ-Þ]"
     r"|.+-(?:t-)?(?:je|tu|ils?|elles?|on|nous|vous|ce|l[ae]s?|lui|leur|moi|toi|y|en|ci|là)\.?$"
 )
-RUN = re.compile(rf"(?<![\w@./{{])(?!{UNIT})(?:{WORD}\.?)(?:[ \u00a0](?:{WORD}\.?))*(?![\w@])")
-TOKEN = re.compile(rf"{WORD}\.?")
 LOWER_INTRODUCED = re.compile(
     r"\b(?:my name is|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:"
     + "|".join(KIN)
@@ -69,31 +74,6 @@ SIGNED = re.compile(
 )
 # A greeting that begins a line or a sentence. Of a word in no list behind it ("Dear Tarnbrook,") nobody can say who it is.
 SALUTES = re.compile(rf"(?:^|[\n.!?>])\s*(?:{'|'.join(map(re.escape, GREETS))}),? $", re.IGNORECASE)
-# What announces a name without a list, where a name begins (in a lookahead), and what must follow it.
-ANYBODY = re.compile(
-    r"(?:^|[\n.,!?] ?|\b(?:[Bb]onjour|[Bb]onsoir|[Cc]her|[Mm]erci|de|à|par|avec|que|et|chez) )M\. (?=[^\W\d_]{2})|\bi\. ?[AV]\. |\b(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
-    r"|\b(?:signed|written|confirmed|reported) by |\b(?:signée?|rempli|écrit|validé) par |\b(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
-    r"|\b(?:podpisała?|napisała?|wypełniła?) |\b(?:firmado|escrito) por |(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)"
-)
-SOMEBODY = re.compile(
-    r"\b(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
-    r"|\bvon (?=(?:(?:von|van|zu|de|der|la|den) )*[^ .,;!?\n]+(?:[.,;!?\n]| (?:ist|war|und|hat|aus)\b))"
-)
-GREETED = re.compile(
-    r"(?:^|[\n.!?] ?)(?:(?:Many )?[Tt]hanks for (?:writing|your \w+)|Thank you for (?:writing|your \w+)|(?:Vielen|Herzlichen|Besten) Dank|Merci beaucoup|Muchas gracias),? (?=\w+[.!\n])"
-    r"|\b(?:wishes|regards|cheers|love),? (?=\w+ (?:from|at|of) [A-Z])",
-    re.IGNORECASE,
-)
-# Behind these, in German, a noun stands with an article, and a given name without.
-IN_GERMAN = re.compile(
-    r"\b(?:hat|hatte|haben|wird|soll|kann|darf|muss|und|für|an|dass|weil|wenn|ob|laut|bei|mit|von|wie|war|ist) (?=[^\W\d_]+(?:[.,;!?]| [a-zäöü]))"
-)
-GENITIVE = re.compile(r"(?<!\w)(?=[A-ZÄÖÜ][^\W\d_]+s [A-ZÄÖÜ][a-zäöüß])")  # "Rainers Führerschein"
-GERMAN = re.compile(r"\b(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b")
-LOWER_FROM = re.compile(
-    r"\b(?:regards|greetings|wishes|love) from |\bgr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an) |\bpozdrowienia od |\bsaludos de |\bgroetjes van ",
-    re.IGNORECASE,
-)
 PLACE_ENDINGS = frozenset(
     "platz ring straße strasse allee weg ufer haus schule park brücke halle center centrum zentrum".split()
 )
@@ -104,77 +84,10 @@ OWN_LINE = re.compile(rf"{WORD} ({WORD})[ .]*(?:$|\n)")
 INITIALS = re.compile(r"(?!(?i:p\.s|n\.b|z\.b)\.)[^\W\d_]\.(?:-?[^\W\d_]\.)*|[A-ZÀ-Þ]")
 
 
-@functools.cache
-def common_words() -> frozenset[str]:
-    """Return the words that English text writes more often in lower case than with a capital letter."""
-    return frozenset(Path(__file__).with_name("common_words.txt").read_text(encoding="utf-8").split())
-
-
-def _providers(kind: str, locales: Collection[str] = ()) -> Iterator[Any]:
-    """Faker's providers of a kind, for these locales if it has them (Faker 30 lacks words of es_ES), or for all."""
-    package = importlib.import_module(f"faker.providers.{kind}")
-    for module in pkgutil.iter_modules(package.__path__):
-        if not locales or module.name in locales:
-            yield importlib.import_module(f"{package.__name__}.{module.name}").Provider
-
-
-@functools.cache
-def name_lists() -> tuple[frozenset[str], frozenset[str]]:
-    """Return given names and family names, in lower case."""
-    given_names, family_names = set(WORDS["given_names"]), set(WORDS["family_names"])
-    for provider in _providers("person"):
-        for attribute in dir(provider):
-            names = given_names if "first_names" in attribute else family_names if "last_names" in attribute else None
-            values = getattr(provider, attribute) if names is not None else None
-            if names is not None and isinstance(values, tuple | list | dict):
-                names.update(part.lower() for value in values for part in [value, *value.split()])
-    return frozenset(given_names), frozenset(family_names)
-
-
-@functools.cache
-def trusted_given_names() -> frozenset[str]:
-    """Return given names that are frequent in German text, in lower case; the others have nouns among them ("Tage")."""
-    names = set(WORDS["given_names"])
-    for provider in _providers(
-        "person", ("de_DE", "de_AT", "de_CH", "pl_PL", "tr_TR", "hr_HR", "fr_FR", "it_IT", "es_ES", "en_GB")
-    ):
-        for attribute in dir(provider):
-            if "first_names" in attribute and isinstance(values := getattr(provider, attribute), tuple | list | dict):
-                names.update(value.lower() for value in values)
-    return frozenset(names) - common_words() - foreign_words()
-
-
-@functools.cache
-def place_names() -> frozenset[str]:
-    """Return capitalised words that are not people, in lower case.
-
-    They are cities, states, countries, days, months, languages and others.
-    """
-    names = set(WORDS["capitalised"])
-    for provider in _providers("address"):
-        for attribute in PLACE_LISTS:
-            for value in getattr(provider, attribute, ()):
-                value = value[1] if isinstance(value, tuple) and len(value) > 1 else value
-                if isinstance(value, str):
-                    names.add(value.lower())
-    return frozenset(names)
-
-
-@functools.cache
-def _ordinary_words(*locales: str) -> frozenset[str]:
-    return frozenset(word.lower() for provider in _providers("lorem", locales) for word in provider.word_list)
-
-
-@functools.cache
-def foreign_words() -> frozenset[str]:
-    """Return ordinary words of the languages in `FOREIGN`, in lower case."""
-    return _ordinary_words(*FOREIGN) - PARTICLES
-
-
 @functools.lru_cache(maxsize=4096)
 def foreignness(text: str) -> int:
     """Return how many more words of a text are ordinary ones of another language than of English."""
-    english, other = _ordinary_words("en_US"), 0
+    english, other = ordinary_words("en_US"), 0
     for word in re.findall(WORD, text[:1].lower() + text[1:]):
         if word.islower() and len(word) > 1:
             # English too has short words of others ("per"), and the list of common words has fragments ("es").
@@ -196,7 +109,7 @@ def find_names(text: str) -> list[tuple[int, int, float]]:
     for run in RUN.finditer(text):
         line = text[text.rfind("\n", 0, run.start()) + 1 :].partition("\n")[0]
         spans += _in_run(text, run.start(), run.end(), (foreignness(line) or whole) > 0)
-    spans = _longest([*_announced(text), *spans])
+    spans = _longest([*((*span, THRESHOLD) for span in announced(text)), *spans])
     signed = _signed(text, whole)
     spans = [*signed, *(span for span in spans if not any(s < span[1] and span[0] < e for s, e, _ in signed))]
     if whole <= 0:
@@ -329,12 +242,6 @@ def _has_cue(text: str, part: list[Token]) -> bool:
     return len(words) > 1 and words[0] in given_names and (listed or (words[0] in known and last))
 
 
-@functools.cache
-def unmistakable_family_names() -> frozenset[str]:
-    """Return the family names that are no ordinary words, in lower case."""
-    return name_lists()[1] - common_words() - foreign_words()
-
-
 def _may_be_family(word: str) -> bool:
     return word not in CUT and (word in name_lists()[1] or word not in common_words())
 
@@ -453,14 +360,6 @@ def _ends_with_title(text: str) -> bool:
     return bool(words) and words[-1].lower().rstrip(".").strip('("') in TITLES
 
 
-def ends(text: str, phrases: tuple[str, ...]) -> bool:
-    """Return whether the text ends with one of the phrases, as whole words."""
-    if not text.endswith(phrases):
-        return False
-    phrase = max((p for p in phrases if text.endswith(p)), key=len)
-    return len(text) == len(phrase) or not (text[-len(phrase) - 1].isalnum() and phrase[0].isalnum())
-
-
 def _introduced_in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
     """Names that a hasty writer left in lower case, where the words before announce a name."""
     given_names, family_names = name_lists()
@@ -505,49 +404,6 @@ def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
                 signs = signs and is_last and last not in place_names()
         if signs and not any(s < match.end("name") and start < e for s, e, _ in spans):
             spans.append((start, match.end("name"), THRESHOLD))
-    return spans
-
-
-@functools.cache
-def _forms() -> tuple[frozenset[str], frozenset[str], list[tuple[re.Pattern[str], frozenset[str] | None]]]:
-    """All names, the words that are ordinary ones, and what announces a name with the words that it may begin with (None: any)."""
-    known, trusted = name_lists()[0] | name_lists()[1], trusted_given_names()
-    ordinary = common_words() | foreign_words() | place_names() | MAKERS
-    genitives = frozenset(f"{name}s" for name in trusted) - ordinary
-    forms = [(ANYBODY, None), (GREETED, known), (SOMEBODY, known - ordinary), (IN_GERMAN, trusted), (GENITIVE, genitives)]
-    return known, ordinary, forms
-
-
-def _announced(text: str) -> list[tuple[int, int, float]]:
-    """Names behind words that announce one: "i. A. Emre Winter", "habe ich mit Dörte gesprochen", "regards from liam hunter"."""
-    spans = []
-    known_names, ordinary, forms = _forms()
-    for form, firsts in forms if GERMAN.search(text) else forms[:3]:
-        for cue in form.finditer(text):
-            run = RUN.match(text, cue.end())
-            tokens: list[Token] = []
-            for token in TOKEN.finditer(run.group()) if run else ():
-                word = token.group().rstrip(".").lower()
-                known = word in known_names
-                belongs = word in PARTICLES or (
-                    token.group()[0].isupper() and (known or word not in ordinary) and form is not GENITIVE
-                )
-                if not tokens and firsts is not None:
-                    belongs = word in PARTICLES or (token.group()[0].isupper() and word in firsts)
-                if not belongs or word in CUT or (word in BEGINS_NONE and token.group()[0].isupper()):
-                    break
-                tokens.append((cue.end() + token.start(), cue.end() + token.end(), token.group()))
-                if token.group().endswith(".") and len(word) > 2:
-                    break
-            while tokens and tokens[-1][2].rstrip(".").lower() in PARTICLES:
-                tokens.pop()
-            if tokens and not (len(tokens) == 1 and re.search(r"i\. ?[AV]\. $", cue.group())):  # "i. A. Einkauf"
-                spans.append((cue.end(), tokens[-1][1] - tokens[-1][2].endswith("."), THRESHOLD))
-    for cue in LOWER_FROM.finditer(text):
-        written = re.compile(rf"({WORD})(?: ({WORD}))?").match(text, cue.end())
-        if written and written[1].islower() and written[1] in known_names and written[1] not in CUT:
-            pair = written[2] and known_names.intersection([written[2], *written[2].split("-")])
-            spans.append((cue.end(), written.end(2 if pair else 1), THRESHOLD))
     return spans
 
 

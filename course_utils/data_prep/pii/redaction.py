@@ -18,7 +18,8 @@ from typing import Any
 
 from course_utils.data_prep.pii.addresses import find_addresses
 from course_utils.data_prep.pii.credentials import find_secrets
-from course_utils.data_prep.pii.names import find_names, foreign_words, name_lists, parts_of
+from course_utils.data_prep.pii.names import find_names, parts_of
+from course_utils.data_prep.pii.words import foreign_words, name_lists
 from course_utils.data_prep.reading import json_or_none
 from course_utils.errors import CourseError
 

@@ -1,0 +1,94 @@
+"""Names that are announced: "i. A. Emre Winter", "habe ich mit Dörte gesprochen", "regards from liam hunter".
+
+Most cues need no list, so that a name which no list has is found too.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from course_utils.data_prep.pii.words import (
+    BEGINS_NONE,
+    CUT,
+    MAKERS,
+    PARTICLES,
+    RUN,
+    TOKEN,
+    WORD,
+    Token,
+    common_words,
+    foreign_words,
+    name_lists,
+    place_names,
+    trusted_given_names,
+)
+
+# What announces a name without a list, where a name begins (in a lookahead), and what must follow it.
+ANYBODY = re.compile(
+    r"(?:^|[\n.,!?] ?|\b(?:[Bb]onjour|[Bb]onsoir|[Cc]her|[Mm]erci|de|à|par|avec|que|et|chez) )M\. (?=[^\W\d_]{2})|\bi\. ?[AV]\. |\b(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
+    r"|\b(?:signed|written|confirmed|reported) by |\b(?:signée?|rempli|écrit|validé) par |\b(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
+    r"|\b(?:podpisała?|napisała?|wypełniła?) |\b(?:firmado|escrito) por |(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)"
+)
+SOMEBODY = re.compile(
+    r"\b(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
+    r"|\bvon (?=(?:(?:von|van|zu|de|der|la|den) )*[^ .,;!?\n]+(?:[.,;!?\n]| (?:ist|war|und|hat|aus)\b))"
+)
+GREETED = re.compile(
+    r"(?:^|[\n.!?] ?)(?:(?:Many )?[Tt]hanks for (?:writing|your \w+)|Thank you for (?:writing|your \w+)|(?:Vielen|Herzlichen|Besten) Dank|Merci beaucoup|Muchas gracias),? (?=\w+[.!\n])"
+    r"|\b(?:wishes|regards|cheers|love),? (?=\w+ (?:from|at|of) [A-Z])",
+    re.IGNORECASE,
+)
+# Behind these, in German, a noun stands with an article, and a given name without.
+IN_GERMAN = re.compile(
+    r"\b(?:hat|hatte|haben|wird|soll|kann|darf|muss|und|für|an|dass|weil|wenn|ob|laut|bei|mit|von|wie|war|ist) (?=[^\W\d_]+(?:[.,;!?]| [a-zäöü]))"
+)
+GENITIVE = re.compile(r"(?<!\w)(?=[A-ZÄÖÜ][^\W\d_]+s [A-ZÄÖÜ][a-zäöüß])")  # "Rainers Führerschein"
+GERMAN = re.compile(r"\b(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b")
+LOWER_FROM = re.compile(
+    r"\b(?:regards|greetings|wishes|love) from |\bgr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an) |\bpozdrowienia od |\bsaludos de |\bgroetjes van ",
+    re.IGNORECASE,
+)
+
+
+@functools.cache
+def _forms() -> tuple[frozenset[str], frozenset[str], list[tuple[re.Pattern[str], frozenset[str] | None]]]:
+    """All names, the words that are ordinary ones, and what announces a name with the words that it may begin with (None: any)."""
+    known, trusted = name_lists()[0] | name_lists()[1], trusted_given_names()
+    ordinary = common_words() | foreign_words() | place_names() | MAKERS
+    genitives = frozenset(f"{name}s" for name in trusted) - ordinary
+    forms = [(ANYBODY, None), (GREETED, known), (SOMEBODY, known - ordinary), (IN_GERMAN, trusted), (GENITIVE, genitives)]
+    return known, ordinary, forms
+
+
+def announced(text: str) -> list[tuple[int, int]]:
+    """Names behind words that announce one: "i. A. Emre Winter", "habe ich mit Dörte gesprochen", "regards from liam hunter"."""
+    spans = []
+    known_names, ordinary, forms = _forms()
+    for form, firsts in forms if GERMAN.search(text) else forms[:3]:
+        for cue in form.finditer(text):
+            run = RUN.match(text, cue.end())
+            tokens: list[Token] = []
+            for token in TOKEN.finditer(run.group()) if run else ():
+                word = token.group().rstrip(".").lower()
+                known = word in known_names
+                belongs = word in PARTICLES or (
+                    token.group()[0].isupper() and (known or word not in ordinary) and form is not GENITIVE
+                )
+                if not tokens and firsts is not None:
+                    belongs = word in PARTICLES or (token.group()[0].isupper() and word in firsts)
+                if not belongs or word in CUT or (word in BEGINS_NONE and token.group()[0].isupper()):
+                    break
+                tokens.append((cue.end() + token.start(), cue.end() + token.end(), token.group()))
+                if token.group().endswith(".") and len(word) > 2:
+                    break
+            while tokens and tokens[-1][2].rstrip(".").lower() in PARTICLES:
+                tokens.pop()
+            if tokens and not (len(tokens) == 1 and re.search(r"i\. ?[AV]\. $", cue.group())):  # "i. A. Einkauf"
+                spans.append((cue.end(), tokens[-1][1] - tokens[-1][2].endswith(".")))
+    for cue in LOWER_FROM.finditer(text):
+        written = re.compile(rf"({WORD})(?: ({WORD}))?").match(text, cue.end())
+        if written and written[1].islower() and written[1] in known_names and written[1] not in CUT:
+            pair = written[2] and known_names.intersection([written[2], *written[2].split("-")])
+            spans.append((cue.end(), written.end(2 if pair else 1)))
+    return spans
