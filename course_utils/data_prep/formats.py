@@ -52,7 +52,11 @@ SHAREGPT_ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant",
     "system": "system", "tool": "tool", "observation": "tool",
+    "customer": "user", "client": "user", "requester": "user", "visitor": "user", "kunde": "user", "cliente": "user",
+    "agent": "assistant", "operator": "assistant", "support": "assistant", "bot": "assistant", "ai": "assistant",
 }  # fmt: skip
+# What a turn calls its speaker and its text: ShareGPT's keys first, then those of ticket systems.
+SPEAKER_KEYS, TEXT_KEYS = ("from", "role", "author", "speaker", "sender"), ("value", "content", "body", "text", "message")
 
 
 def shape_of(row: object) -> str | None:
@@ -289,11 +293,12 @@ def _turns_of_sharegpt(row: dict) -> list[dict]:
 
 def _message_of_turn(turn: object, path: str) -> dict:
     """One turn as a message; other fields of the turn are kept."""
-    speaker = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
+    keys = turn if isinstance(turn, dict) else {}
+    speaker_key, text_key = (next((k for k in names if k in keys), names[0]) for names in (SPEAKER_KEYS, TEXT_KEYS))
+    speaker, content = keys.get(speaker_key), keys.get(text_key)
     if not isinstance(turn, dict) or not isinstance(speaker, str):
         raise CourseError(f"{path}: unknown speaker {speaker!r}")
-    further = {k: v for k, v in turn.items() if k not in ("from", "role", "value", "content")}
-    content = turn.get("value", turn.get("content"))
+    further = {k: v for k, v in turn.items() if k not in ("from", "role", "value", "content", speaker_key, text_key)}
     if speaker.lower() == "function_call":
         try:
             calls: Any = json.loads(content) if isinstance(content, str) else content

@@ -92,7 +92,11 @@ class Rules:
             # A row that is of this kind and lacks a key has that fault rather than an unknown shape.
             partly = PARTS_OF[kind] & set(row) and (kind, shape) != ("prompt_completion", "kto")
             if not partly and shape is None:
-                self.add("", "unknown_shape", f"no known shape has the keys {shorten(row)}")
+                turns = [
+                    key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+                ]
+                hint = f"; if {turns[0]!r} has the turns: --map {turns[0]}=conversations" if turns else ""
+                self.add("", "unknown_shape", f"no known shape has the keys {shorten(row)}{hint}")
                 return
             if not partly and shape:
                 same = (formats.KIND_OF[shape] == "preference") == (kind == "preference")

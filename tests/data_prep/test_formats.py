@@ -1,5 +1,7 @@
 """Shapes told apart, and turned into each other without loss."""
 
+import json
+
 import pytest
 from data_prep import malformed
 
@@ -7,7 +9,7 @@ from course_utils.data_prep import convert, formats, reading, shape_of
 from course_utils.data_prep.findings import Finding
 from course_utils.data_prep.fixing import fix
 from course_utils.data_prep.reading import Row
-from course_utils.data_prep.validation import check
+from course_utils.data_prep.validation import check, validate
 from course_utils.errors import CourseError
 
 EXAMPLES = {
@@ -110,3 +112,19 @@ def test_texts_of_a_row():
     row = malformed.tool_row()
     assert formats.prompt_of(row) == "Where is it?"
     assert formats.answer_of(row) == '{"order": "TB-12345"}\nIt is on its way.'
+
+
+def test_a_thread_of_a_ticket_system_is_read_as_turns(tmp_path):
+    thread = [
+        {"author": "customer", "body": "Where is my lamp?"},
+        {"author": "agent", "body": "It left on Monday.", "at": 7},
+    ]
+    chat = convert({"ticket": 1, "conversations": thread}, "messages")
+    assert [(m["role"], m["content"]) for m in chat["messages"]] == [
+        ("user", "Where is my lamp?"),
+        ("assistant", "It left on Monday."),
+    ]
+    path = tmp_path / "export.jsonl"
+    path.write_text(json.dumps({"ticket": 1, "thread": thread}), encoding="utf-8")
+    assert "--map thread=conversations" in str(validate(path).findings[0])
+    assert "unknown_shape" not in {f.code for f in validate(path, columns={"thread": "conversations"}).findings}
