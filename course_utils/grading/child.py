@@ -63,23 +63,23 @@ def main() -> None:
     if sys.platform == "linux":
         _libc.prctl(36, 1, 0, 0, 0)  # adopt orphaned processes, so that they can be killed and waited for
     _preload(options["preload"])
-    spaces = options["spaces"] and _can_separate(options["shown"])
-    if options["scratch"] and not spaces:  # the question's process will share this process's namespaces and user
+    own_namespaces = options["own_namespaces"] and _can_separate(options["shown"])
+    if options["scratch"] and not own_namespaces:  # the question's process will share this process's namespaces and user
         # With the default handler, the kernel protects a container's first process from the question's signals.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _libc.prctl(4, 0, 0, 0, 0)  # not dumpable, so that the question cannot open this process's memory in /proc
-    control.send(json.dumps({"ready": True, "spaces": spaces}).encode())
+    control.send(json.dumps({"ready": True, "own_namespaces": own_namespaces}).encode())
     question_pid = None
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 65536, 1)
         if not data:  # the grader is gone
-            _end(question_pid, spaces)
+            _end(question_pid, own_namespaces)
             os._exit(0)
         reply: dict[str, Any]
         match json.loads(data)["do"]:
             case "start":
                 try:
-                    question_pid = _start(descriptors[0], control, spaces, options)
+                    question_pid = _start(descriptors[0], control, own_namespaces, options)
                     reply = {"started": question_pid}
                 except OSError as error:
                     reply = {"failed": str(error)}
@@ -89,7 +89,7 @@ def main() -> None:
             case "look":  # how much processor time the question's process has used, and whether it sleeps
                 reply = {"seen": None if question_pid is None else _look(question_pid)}
             case "end":
-                reply = {"ended": _end(question_pid, spaces)}
+                reply = {"ended": _end(question_pid, own_namespaces)}
                 question_pid = None
         control.send(json.dumps(reply).encode())
 
@@ -114,7 +114,7 @@ def _limit(options: dict[str, Any]) -> None:
         try:
             resource.setrlimit(getattr(resource, name), (limit, limit))
         except (AttributeError, ValueError, OSError):
-            if options["spaces"]:  # a sandbox must enforce its limits; without a sandbox the submissions are trusted
+            if options["own_namespaces"]:  # a sandbox must enforce its limits; without a sandbox the submissions are trusted
                 raise
 
 
@@ -171,9 +171,9 @@ def _mount(source: str | None, target: str, flags: int, options: str = "") -> No
     )
 
 
-def _start(channel: int, control: socket.socket, spaces: bool, options: dict[str, Any]) -> int:
+def _start(channel: int, control: socket.socket, own_namespaces: bool, options: dict[str, Any]) -> int:
     """Fork the question's process; returns its pid as seen from here."""
-    if not spaces:
+    if not own_namespaces:
         pid = os.fork()
         if pid == 0:
             control.close()
@@ -220,12 +220,12 @@ def _look(pid: int) -> tuple[float, bool] | None:
     return seconds, not {"R", "D"} & set(states)
 
 
-def _end(pid: int | None, spaces: bool) -> list[int] | None:
+def _end(pid: int | None, own_namespaces: bool) -> list[int] | None:
     """Kill the process and everything it started; [signal or 0, exit status], or None if there was no process."""
     if pid is None:
         return None
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL) if spaces else os.killpg(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL) if own_namespaces else os.killpg(pid, signal.SIGKILL)
     try:
         status = os.waitpid(pid, 0)[1]
     except ChildProcessError:
@@ -248,7 +248,7 @@ def _answer(channel: int, options: dict[str, Any]) -> NoReturn:
         os.closerange(4, 4096)
         if options["scratch"]:
             os.chdir("/tmp")
-        if options["spaces"]:
+        if options["own_namespaces"]:
             _libc.prctl(38, 1, 0, 0, 0)  # no new privileges
             header, nothing = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *[0] * 6)
             _call(_libc.capset(header, nothing), "capset")

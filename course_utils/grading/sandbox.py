@@ -193,7 +193,7 @@ class Sandbox:
 
     Attributes:
         preloaded: the modules that the server imported when it started.
-        spaces: whether every question gets its own namespaces; if not, the sandbox can run only one question.
+        own_namespaces: whether every question gets its own namespaces; if not, the sandbox can run only one question.
         fresh: whether no question has run in it yet.
     """
 
@@ -225,7 +225,7 @@ class Sandbox:
             finally:
                 inner.close()
         try:
-            self.spaces = bool(self._receive(START_SECONDS).get("spaces"))
+            self.own_namespaces = bool(self._receive(START_SECONDS).get("own_namespaces"))
         except SandboxLost:
             self.close()
             raise
@@ -264,7 +264,7 @@ class Sandbox:
     @property
     def usable(self) -> bool:
         """Whether another question may run in this sandbox."""
-        return self._process.poll() is None and (self.fresh or self.spaces or self.isolation is Isolation.NONE)
+        return self._process.poll() is None and (self.fresh or self.own_namespaces or self.isolation is Isolation.NONE)
 
     def close(self) -> None:
         """End the server and everything that it started."""
@@ -310,7 +310,9 @@ class Sandbox:
                 command += ["--volume", f"{file}:/grader/{file.name}:ro"]
             for variable, value in _environment().items():
                 command += ["--env", f"{variable}={value}"]
-            self._process = self._popen([*command, _image(), *self._program("/grader", "/door/door", preload, caged=True)])
+            self._process = self._popen(
+                [*command, _image(), *self._program("/grader", "/door/door", preload, sandboxed=True)]
+            )
             while True:
                 door.settimeout(1)
                 try:
@@ -323,13 +325,13 @@ class Sandbox:
                         self._errors.close()
                         raise SandboxLost(f"the container does not start: {last_words}") from error
 
-    def _program(self, folder: str, control: int | str, preload: tuple[str, ...], caged: bool) -> list[str]:
+    def _program(self, folder: str, control: int | str, preload: tuple[str, ...], sandboxed: bool) -> list[str]:
         options: dict[str, Any] = {
             "preload": preload,
             "paths": package_folders(),
             "shown": shown_folders(),
-            "spaces": caged,
-            "scratch": caged,
+            "own_namespaces": sandboxed,
+            "scratch": sandboxed,
             "reply_bytes": self.limits.reply_bytes,
             "resources": {
                 "RLIMIT_AS": self.limits.memory_bytes,
@@ -350,7 +352,7 @@ class Sandbox:
 
     def _command(self, descriptor: int, preload: tuple[str, ...], hidden: tuple[Path, ...]) -> list[str]:
         if self.isolation is not Isolation.BUBBLEWRAP:
-            return self._program(str(Path(__file__).parent), descriptor, preload, caged=False)
+            return self._program(str(Path(__file__).parent), descriptor, preload, sandboxed=False)
         command = [*_bwrap(), "--proc", "/proc", "--dev", "/dev"]
         for scratch in ("/tmp", "/dev/shm"):  # before the folders that may lie inside, such as a virtual environment in /tmp
             command += ["--size", "1000000", "--tmpfs", scratch]
@@ -364,7 +366,7 @@ class Sandbox:
         command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
         for name, value in _environment().items():
             command += ["--setenv", name, value]
-        return [*command, "--", *self._program("/grader", descriptor, preload, caged=True)]
+        return [*command, "--", *self._program("/grader", descriptor, preload, sandboxed=True)]
 
     def _ask(self, request: str, descriptors: Sequence[int] = ()) -> dict:
         # The two sides take turns and each message is one short write, so it arrives whole. SOCK_SEQPACKET would guarantee

@@ -170,7 +170,9 @@ def test_trusted_submissions_are_graded_without_it_and_the_results_say_so(tmp_pa
 def test_where_name_spaces_go_one_level_only_each_question_gets_a_sandbox(tmp_path, monkeypatch):
     command = sandbox.Sandbox._command
     monkeypatch.setattr(
-        sandbox.Sandbox, "_command", lambda *a: [part.replace('"spaces": true', '"spaces": false') for part in command(*a)]
+        sandbox.Sandbox,
+        "_command",
+        lambda *a: [part.replace('"own_namespaces": true', '"own_namespaces": false') for part in command(*a)],
     )
     started = []
     begin = sandbox.Sandbox.__init__
