@@ -86,7 +86,21 @@ NO_GROUP = frozenset({"", "-", "–", "n/a", "na", "none", "null", "nan", "unkno
 # Fields that usually name a row's customer, at the top, in "metadata" or in a record; the first that fits is the group.
 OWNERS = tuple(
     f"{place}{name}{ending}"
-    for name in ("customer", "user", "client", "account", "contact", "requester", "patient", "conversation", "thread")
+    for name in (
+        "customer",
+        "user",
+        "client",
+        "account",
+        "contact",
+        "requester",
+        "patient",
+        "tenant",
+        "member",
+        "student",
+        "guest",
+        "conversation",
+        "thread",
+    )
     for place in ("", "metadata.")
     for ending in ("_id", "", "_ref", "_number", "_no", ".id", ".ref", ".number", ".email")
 )
@@ -294,6 +308,7 @@ class Prepared:
         if flagged:
             message += "; flagged, and still in the files: "
             message += ", ".join(f"{rows:,} {in_words(code)}" for code, rows in flagged.most_common(5))
+            message += f" (`--drop {','.join(sorted(flagged))}` drops them)"
         if "redact" not in self.settings.steps:
             message += "; personal data is still in all files, because the step redact was left out"
         if self.redacted_labels:

@@ -89,8 +89,8 @@ def assess(
     formed = wrong_form is not _any_form
     usual = not formed and sum(map(_has_end, answers)) >= USUAL_END * len(answers)
     # Of a conversation, a refusal or a note may be any answer; that there is no answer is judged by the last one.
-    turns = [turns_of(row) or [answer] for row, answer in zip(rows, answers)]
-    lasts = [texts[-1] for texts in turns]
+    turns = [turns_of(row) or [(prompt, answer)] for row, prompt, answer in zip(rows, prompts, answers)]
+    lasts = [texts[-1][1] for texts in turns]
     canned, useless, stubs = _canned(prompts, answers), _only(USELESS, lasts), _only(STUB, lasts)
     # Malformed or canned answers don't show what a proper answer has in common with its message.
     proper = [i for i, answer in enumerate(answers) if i not in canned and not wrong_form(answer)]
@@ -104,7 +104,7 @@ def assess(
             for reason in (
                 useless.get(index),
                 stubs.get(index),
-                next(filter(None, (_refusal(prompt, turn, wrong_form) for turn in turns[index])), None),
+                next(filter(None, (_refusal(*turn, wrong_form) for turn in turns[index])), None),
                 _truncated(prompt, answer) or (_without_end(prompt, answer) if usual else None),
                 _mojibake(prompt, answer),
                 canned.get(index),
@@ -126,10 +126,14 @@ def assess(
     return assessed
 
 
-def turns_of(row: dict) -> list[str]:
-    """Return what the assistant says, turn by turn."""
-    texts = (formats.answer_of({"messages": [m]}) for m in row["messages"] if m["role"] == "assistant")
-    return [text for text in texts if text]
+def turns_of(row: dict) -> list[tuple[str, str]]:
+    """Return what the assistant says, turn by turn, each with the user's last message."""
+    turns, prompt = [], ""
+    for message in row["messages"]:
+        prompt = formats.prompt_of({"messages": [message]}) or prompt
+        if answer := formats.answer_of({"messages": [message]}):
+            turns.append((prompt, answer))
+    return turns
 
 
 def _only(code: str, answers: Sequence[str]) -> dict[int, Reason]:
@@ -177,6 +181,8 @@ def _refuses(prompt: str, answer: str) -> str:
     if not (apologised or serving) or (
         PATTERNS["asks_for_text"].search(prompt) and not machine and not (apologised and serving)
     ):
+        return ""
+    if not (serving or machine) and len(re.split(r"[.;!?]\s", answer)) > 1:  # "We cannot store prams. The cellar has room"
         return ""
     return answer[: len(answer) - len(remainder) + inability.start("remainder")]
 

@@ -14,8 +14,10 @@ from course_utils.data_prep.pii.words import (
     MAKERS,
     PARTICLES,
     RUN,
+    TITLES,
     TOKEN,
     WORD,
+    WORDS,
     Token,
     common_words,
     foreign_words,
@@ -27,17 +29,24 @@ from course_utils.data_prep.pii.words import (
 # What announces a name without a list, where a name begins (in a lookahead), and what must follow it.
 ANYBODY = re.compile(
     r"(?:^|[\n.,!?] ?|\b(?:[Bb]onjour|[Bb]onsoir|[Cc]her|[Mm]erci|de|à|par|avec|que|et|chez) )M\. (?=[^\W\d_]{2})|\bi\. ?[AV]\. |\b(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
-    r"|\b(?:signed|written|confirmed|reported) by |\b(?:signée?|rempli|écrit|validé) par |\b(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
+    r"|\b(?:signed|written|confirmed|reported) by |\b(?:a nombre de|au nom de|op naam van|na nazwisko|auf den Namen) |\b(?:signée?|rempli|écrit|validé) par |\b(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
+    r"|\b(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])"
     r"|\b(?:podpisała?|napisała?|wypełniła?) |\b(?:firmado|escrito) por |(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)"
 )
 SOMEBODY = re.compile(
     r"\b(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
+    r"|\b(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez|con|avec|met|llama\w*|habl\w+ con|parlé à|läuft auf|gesproken met) (?=[A-ZÀ-Þ])"
+    r"|(?<!\w)(?=[A-ZÀ-Þ][\w'’-]+(?: [A-ZÀ-Þ][\w'’-]+)?,? (?:aus (?:der|dem)|vom|van (?:de|het)|del? (?:equipo|la oficina)|du (?:service|bureau)|from (?:the|your|flat)) )"
     r"|\bvon (?=(?:(?:von|van|zu|de|der|la|den) )*[^ .,;!?\n]+(?:[.,;!?\n]| (?:ist|war|und|hat|aus)\b))"
 )
 GREETED = re.compile(
     r"(?:^|[\n.!?] ?)(?:(?:Many )?[Tt]hanks for (?:writing|your \w+)|Thank you for (?:writing|your \w+)|(?:Vielen|Herzlichen|Besten) Dank|Merci beaucoup|Muchas gracias),? (?=\w+[.!\n])"
     r"|\b(?:wishes|regards|cheers|love),? (?=\w+ (?:from|at|of) [A-Z])",
     re.IGNORECASE,
+)
+TOLD = re.compile(
+    r"\b[Tt]ell (?=\w+ (?:that|to|I|we)\b)|\b[Aa]sk (?=\w+ to\b)"
+    r"|(?:^|[\n.!?] )(?=\w+ (?:(?:told|promised|phoned|rang|emailed|called|assured) (?:me|us)|from (?:flat|number|apartment|house|no\.?))\b)"
 )
 # Behind these, in German, a noun stands with an article, and a given name without.
 IN_GERMAN = re.compile(
@@ -46,7 +55,8 @@ IN_GERMAN = re.compile(
 GENITIVE = re.compile(r"(?<!\w)(?=[A-ZÄÖÜ][^\W\d_]+s [A-ZÄÖÜ][a-zäöüß])")  # "Rainers Führerschein"
 GERMAN = re.compile(r"\b(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b")
 LOWER_FROM = re.compile(
-    r"\b(?:regards|greetings|wishes|love) from |\bgr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an) |\bpozdrowienia od |\bsaludos de |\bgroetjes van ",
+    r"\b(?:regards|greetings|wishes|love) from |\bgr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an) |\bpozdrowienia od |\bsaludos de |\bgroetjes van |"
+    rf"\b(?:mein|meine|meinem|meiner|meinen|mon|ma|mi|mijn) (?:{'|'.join(kin for kin in WORDS['foreign_kin'] if ' ' not in kin)}) ",
     re.IGNORECASE,
 )
 
@@ -57,7 +67,14 @@ def _forms() -> tuple[frozenset[str], frozenset[str], list[tuple[re.Pattern[str]
     known, trusted = name_lists()[0] | name_lists()[1], trusted_given_names()
     ordinary = common_words() | foreign_words() | place_names() | MAKERS
     genitives = frozenset(f"{name}s" for name in trusted) - ordinary
-    forms = [(ANYBODY, None), (GREETED, known), (SOMEBODY, known - ordinary), (IN_GERMAN, trusted), (GENITIVE, genitives)]
+    forms = [
+        (ANYBODY, None),
+        (GREETED, known),
+        (TOLD, name_lists()[0]),
+        (SOMEBODY, known - ordinary),
+        (IN_GERMAN, trusted),
+        (GENITIVE, genitives),
+    ]
     return known, ordinary, forms
 
 
@@ -65,7 +82,7 @@ def announced(text: str) -> list[tuple[int, int]]:
     """Names behind words that announce one: "i. A. Emre Winter", "habe ich mit Dörte gesprochen", "regards from liam hunter"."""
     spans = []
     known_names, ordinary, forms = _forms()
-    for form, firsts in forms if GERMAN.search(text) else forms[:3]:
+    for form, firsts in forms if GERMAN.search(text) else forms[:4]:
         for cue in form.finditer(text):
             run = RUN.match(text, cue.end())
             tokens: list[Token] = []
@@ -77,7 +94,7 @@ def announced(text: str) -> list[tuple[int, int]]:
                 )
                 if not tokens and firsts is not None:
                     belongs = word in PARTICLES or (token.group()[0].isupper() and word in firsts)
-                if not belongs or word in CUT or (word in BEGINS_NONE and token.group()[0].isupper()):
+                if not belongs or word in CUT or word in TITLES or (word in BEGINS_NONE and token.group()[0].isupper()):
                     break
                 tokens.append((cue.end() + token.start(), cue.end() + token.end(), token.group()))
                 if token.group().endswith(".") and len(word) > 2:

@@ -20,7 +20,7 @@ ISSUED = re.compile(
     re.VERBOSE,
 )
 NAME = (
-    r"(?:pass(?:word|wort|wd|phrase|code)|mot de passe|contraseña|wachtwoord|kennwort|pwd|senha|hasło|"
+    r"(?:pass(?:word|wort|wd|phrase|code)|mot de passe|contraseña|wachtwoord|kennwort|pwd?|senha|hasło|"
     r"(?:api|access|secret|private|auth)[ _-]?(?:key|token|schlüssel|sleutel|secret)|client[ _-]?secret|cl(?:é|e|ave) (?:d['’])?api|token|"
     r"(?:wi-?fi|wlan|router|netzwerk|network)[ _-]?(?:key|schlüssel|code)|(?:cl(?:é|ef|e)|chiave|clave) (?:de |du |del )?(?:wi-?fi|réseau|rete))"
 )
@@ -37,6 +37,19 @@ AFTER_LOGIN = re.compile(
 )
 LONG_TOKEN = re.compile(
     r"\b(?:key|token|secret|schlüssel|clé|clef|clave|klucz|chiave|sleutel)\b[ :=]{1,3}(?P<value>(?=[\w.-]*\d[\w.-]*[a-zA-Z][\w.-]*\d)[\w.-]{20,})",
+    re.IGNORECASE,
+)
+# "Mijn wachtwoord sunflower828 werkt niet", "I log in with Tr0mbone#935 as password"
+UNMARKED = re.compile(
+    r"\b(?:pass(?:word|wort|code)|mot de passe|contraseña|wachtwoord|kennwort|hasło|senha)\s+[\"'`“„«]?(?P<value>(?=\S*\d)(?=\S*[^\W\d_])[^\s\"'`”“»]{6,})"
+    r"|\bwith\s+(?P<before>(?=\S*\d)\S{6,}) as (?:my |the )?password\b",
+    re.IGNORECASE,
+)
+# "The entrance code is 7520"
+DOOR_CODE = re.compile(
+    r"\b(?:(?:entrance|entry|door|gate|alarm|key[ -]?safe|lock ?box)(?: code)?|(?:tür|haustür|eingangs|tor|alarm|zugangs|deur|toegangs|voordeur)[ -]?codes?|digicode|"
+    r"code (?:de (?:la )?porte|d['’]entrée|d['’]accès)|código (?:de (?:la |el )?|del )(?:puerta|portal|entrada|acceso))"
+    r"(?:[ :=]{1,2}|\s(?:is|ist|est|es|lautet|opens with|for \w+ is|now)[ :]{1,2}|\scode[ :]{1,2}){1,3}(?P<value>[A-Z]?\d{4,8}[A-Z#*]?)(?![\w-]|[.,:]\d)",
     re.IGNORECASE,
 )
 CLOSING = ".,;:)]}>\"'`»”“’"
@@ -59,10 +72,12 @@ def find_secrets(text: str, key: str = "") -> Iterator[tuple[int, int]]:
         yield 0, len(text)
         return
     spans = [match.span() for match in ISSUED.finditer(text)]
-    for match in (match for form in (NAMED, AFTER_LOGIN, LONG_TOKEN) for match in form.finditer(text)):
-        value = match["value"].rstrip(CLOSING)
+    spans += [match.span("value") for match in DOOR_CODE.finditer(text)]
+    for match in (match for form in (NAMED, AFTER_LOGIN, LONG_TOKEN, UNMARKED) for match in form.finditer(text)):
+        group = "before" if match.groupdict().get("before") else "value"
+        value = match[group].rstrip(CLOSING)
         if looks_secret(value) and not ("token" in match.group().lower() and not re.search(r"[^\W\d_]", value)):
-            spans.append((match.start("value"), match.start("value") + len(value)))
+            spans.append((match.start(group), match.start(group) + len(value)))
     end = 0
     for start, until in sorted(spans, key=lambda span: (span[0], -span[1])):
         if start >= end:

@@ -48,7 +48,7 @@ from course_utils.data_prep.pii.words import (
 THRESHOLD = 2.0
 BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|[→›]|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
-    r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|(?:T\d|Terminal|Airport|Lane|Road)\b|®|™)"
+    r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|(?:T\d|Terminal|Airport|Lane|Road|Court|House|Estate|Towers?|Building|Heating|Plumb(?:ing|ers)|Lifts|Controls|Services|Repairs|Roofing|Cleaning|Security|Electrical|Hill|Grove|Close|Gardens)\b|®|™)"
 )
 PARTICLES_BEFORE = re.compile(rf"(?i:\b(?:{'|'.join(PARTICLES)}) )*$")
 # It makes a name of any capitalised word: "Mme de La Tour".
@@ -61,7 +61,7 @@ FRENCH_VERB = re.compile(
     r"|.+-(?:t-)?(?:je|tu|ils?|elles?|on|nous|vous|ce|l[ae]s?|lui|leur|moi|toi|y|en|ci|là)\.?$"
 )
 LOWER_INTRODUCED = re.compile(
-    r"\b(?:my name is|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:"
+    r"\b(?:my name is|spoke to|spoken to|talked to|speak to|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:"
     + "|".join(KIN)
     + r")s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)",
 )
@@ -78,6 +78,11 @@ PLACE_ENDINGS = frozenset(
     "platz ring straße strasse allee weg ufer haus schule park brücke halle center centrum zentrum".split()
 )
 CLOSED = re.compile(r"[ .!,x:)]*$|, [A-ZÀ-Þ]")  # the line ends, or the company follows
+STREET_TYPES = frozenset(
+    "street road lane avenue close drive way crescent court terrace gardens grove hill place square row mews walk rise view green park".split()
+)
+BUILDINGS = frozenset("house court estate tower towers building cottage lodge heating lifts controls services".split())
+IN_STREETS = (*LOCATIVE_PREPOSITIONS, "on", "along", "off", "down", "up")
 DASHED = re.compile(r"\n[-–—~]+ ?$")  # "- Grace" as the last line
 FOLLOWED = re.compile(rf"{WORD} ([A-ZÀ-ÖØ-Þ][^\W\d_]+)(?!\w)")
 OWN_LINE = re.compile(rf"{WORD} ({WORD})[ .]*(?:$|\n)")
@@ -124,6 +129,8 @@ def _no_name(text: str, start: int, end: int) -> bool:
     """
     name, after = text[start:end], text[end : end + 10]
     if "Państwo" in name.split():  # the Polish "you": "Szanowni Państwo"
+        return True
+    if re.search(r"\d\.? $", text[max(0, start - 3) : start]) and re.match(r" (?:19|20)\d\d\b", after):  # "6 Juny 2025"
         return True
     numbered = ROMAN.search(name) and not name_lists()[0].intersection(name.lower().split()) - place_names()
     if numbered or FEET.match(after) or (len(name) <= LONGEST_ACRONYM and name.isupper() and re.match(r" ?\d", after)):
@@ -310,6 +317,12 @@ def _points(text: str, part: list[Token]) -> float:
         and not any(word in given_names or word in family_names for word in words[1:])
     ):  # fmt: skip
         points -= 2.0  # "Lyon Part-Dieu"
+    elif words[-1] in STREET_TYPES and (
+        (len(words) > 1 and ends(before.lower().rstrip(" "), IN_STREETS)) or re.search(r"[A-Z]\w+ $", before)
+    ):
+        points -= 3.0  # "in Kirkstall Lane"
+    elif len(words) > 1 and words[-1] in BUILDINGS and not cued:
+        points -= 3.0
     elif whole in places and not titled and not (cued and words[0] in given_names):
         points -= 1.0 if words[0] in given_names else 2.0
     if len(words) > 1:
@@ -363,9 +376,8 @@ def _ends_with_title(text: str) -> bool:
 def _introduced_in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
     """Names that a hasty writer left in lower case, where the words before announce a name."""
     given_names, family_names = name_lists()
-    hasty = text[:1].islower() or " i " in text or " im " in text
     added = []
-    for match in LOWER_INTRODUCED.finditer(text) if hasty else ():
+    for match in LOWER_INTRODUCED.finditer(text):
         offset, length = match.start(1), 0
         for word in match.group(1).split(" "):
             plain = word.lower()

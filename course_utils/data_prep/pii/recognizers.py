@@ -75,7 +75,7 @@ IBAN = re.compile(
 CALL = re.compile(
     r"(?:电话|電話|手机|手機|携帯|拨打|撥打|致电|热线|传真|联系|聯絡|连絡|連絡|전화|연락|휴대폰|핸드폰|โทร|\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
     r"voicemail|callback|(?<!-)[mtp]|ph|telefonnummer|mobil|rufen|anrufen|rückruf|erreich\w+|portable|joindre|(?:r?appele|chiama)\w+|cellulare|telefono|teléfono|móvil|celular|"
-    r"ll[aá]m[ae]n?(?:me|nos)|llamar(?:me|nos)|(?:za)?dzwoni[ćę]\w*|bel|bereikbaar|nummer|numéro|número|numero)\b)[^\n]{0,40}$",
+    r"ll[aá]m[ae]n?(?:me|nos)|llamar\w*|bellen|belt|gebeld|terugbel\w*|(?:za)?dzwoni[ćę]\w*|bel|bereikbaar|nummer|numéro|número|numero)\b)[^\n]{0,40}$",
     re.IGNORECASE,
 )
 OTHER_NUMBER_WORDS = re.compile(
@@ -166,6 +166,9 @@ def _score_of_phone(text: str, number: str, start: int, extended: bool) -> float
     ):
         return 0.0
     called, other = CALL.search(before), OTHER_NUMBER_WORDS.search(before)
+    coded = re.search(r"(?<!\w)(?!TEL|MOB|FAX|PH)[A-Z]{2,4}[ :]{1,2}$", before)  # "WO 0020-118-904"
+    if not called and (coded or re.fullmatch(r"\d{4}-\d{3}-\d{3}", number)):
+        return 0.0
     if NOT_PHONE_SHAPED.fullmatch(number) and not (
         called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number)
     ):
@@ -391,6 +394,17 @@ def find_nhs_numbers(text: str) -> Iterator[Span]:
                 yield match.start(), match.end(), 0.7
 
 
+# "Mon passeport porte le numéro HK5027264": a passport's number may stand later in the sentence.
+PASSPORT = re.compile(
+    r"\b(?:passport|paspoort|reisepass|passeport|pasaporte|passaporto|paszport)\b[^.\n\d]{0,28}?\b(?-i:(?P<number>[A-Z]{1,3}\d{6,8}))(?![\w-])",
+    re.IGNORECASE,
+)
+ACCOUNT = re.compile(
+    r"\b(?:sort code[ :]{1,2}(?:is )?(?P<sort>\d\d-\d\d-\d\d)(?:\D{0,25}?(?P<uk>\d{8})\b)?"
+    r"|(?:kontonummer|kto(?:\.|-)? ?nr\.?|rekeningnummer|número de cuenta|numéro de compte|numer konta|numero di conto)[ :]{1,2}(?:(?:ist|is|es|est|to)[ :]{1,2})?"
+    r"(?P<other>\d[\d ]{5,11}\d)(?![\d-]))",
+    re.IGNORECASE,
+)
 NUMBER_SIGN = r"(?:[ -]?(?:number|nummer|numer|no|nr|numéro|numero|número|n°|nº|#))?[ .:#]{1,3}(?:(?:is|was|ist|lautet|est|es|to)[ :]{1,2})?"
 DOCUMENT = re.compile(
     r"\b(?:passport|paspoort|reisepass|passeport|pasaporte|passaporto|paszport|(?:personal)?ausweis|dowód osobisty|dowodu|identity card|id card|carte d['’]identité|"
@@ -399,11 +413,11 @@ DOCUMENT = re.compile(
     rf"{NUMBER_SIGN}(?=(?:[A-Z ]*\d){{4}})(?P<number>[A-Z\d]{{7,18}}|\d{{3}} \d{{3}} \d{{3}}|[A-Z]{{2,3}} ?\d{{6}}|\d{{2}} ?\d{{6}} ?[A-Z] ?\d{{3}})(?![\w-])",
     re.IGNORECASE,
 )
-# Number plates of Germany, Britain, France, Italy and Poland
-PLATE = r"[A-ZÄÖÜ]{1,3}[- ][A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} ?[A-Z]{3}|[A-Z]{2}[- ]?\d{3}[- ]?[A-Z]{2}|[A-Z]{2,3} [A-Z\d]{4,5}"
+# Number plates of Germany, Britain, France, Italy, Poland, Spain and the Netherlands
+PLATE = r"[A-ZÄÖÜ]{1,3}[- ][A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} ?[A-Z]{3}|[A-Z]{2}[- ]?\d{3}[- ]?[A-Z]{2}|[A-Z]{2,3} [A-Z\d]{4,5}|\d{4} ?[B-DF-HJ-NP-TV-Z]{3}|[A-Z\d]{1,3}-[A-Z\d]{2,3}-[A-Z\d]{1,3}"
 VEHICLE = re.compile(
     r"(?i:\b(?:(?:licen[cs]e |number |registration )?plates?|registration(?: number)?|reg|kennzeichen|immatriculation|plaque|tablica|rejestracyjn[aey]|matrícula|targa|kenteken)"
-    rf"(?: is| was| ist| est| to)?[ :]{{1,2}})(?P<plate>{PLATE})(?![\w-])"
+    rf"(?: (?:de|of|van|on|vom|du)(?: \w+){{1,2}})?(?: is| was| ist| est| es| to)?[ :]{{1,2}})(?P<plate>{PLATE})(?![\w-])"
     r"|(?i:\b(?:vin|fin|(?:chassis|fahrgestell|vehicle|podwozia|châssis)[ -]?(?:identification )?(?:number|nummer|no\.?|nr\.?)?)(?: is| was| ist| est)?[ :]{1,2})"
     r"(?P<vin>(?=\w*\d{4})[A-HJ-NPR-Z\d]{11,18})(?!\w)"
 )
@@ -412,16 +426,25 @@ UNMISTAKABLE_PLATE = re.compile(
     r"(?<![\w-])(?:[A-ZÄÖÜ]{1,3}-[A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} [A-Z]{3}|[A-Z]{2}-\d{3}-[A-Z]{2})(?![\w-])"
 )
 HANDLE = re.compile(
-    r"\b(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|mastodon|bluesky|threads|signal|skype|handle|username|benutzername|pseudo)\b[^\n@]{0,25}?(?P<handle>@[\w.-]*\w)",
+    r"\b(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|mastodon|bluesky|threads|signal|skype|handle|username|benutzername|pseudo)\b[^\n@]{0,25}?(?P<handle>@[\w.-]*\w)"
+    r"|\b(?:user ?name|usuario|benutzername|gebruikersnaam|nom d['’]utilisateur|identifiant|nazwa użytkownika|login)(?: [^\W\d]+){0,3}?(?: is| es| ist| est| to|:)[ :]{1,2}"
+    r"(?P<account>@?(?=[\w.-]*\d)[\w.-]{3,}\w)(?![\w@])",
     re.IGNORECASE,
 )
 
 
 def find_documents(text: str) -> Iterator[Span]:
     """Yield the numbers that follow the word for an official document; without it, nothing tells them from others."""
+    yield from ((*match.span("number"), 0.85) for match in PASSPORT.finditer(text))
     for match in DOCUMENT.finditer(text):
         if len(re.findall(r"\d", match["number"])) >= 4:
             yield *match.span("number"), 0.85
+
+
+def find_accounts(text: str) -> Iterator[Span]:
+    """Yield sort codes and the numbers of bank accounts behind a word that says so."""
+    for match in ACCOUNT.finditer(text):
+        yield from ((*match.span(name), 0.85) for name in ("sort", "uk", "other") if match[name])
 
 
 def find_vehicles(text: str) -> Iterator[Span]:
@@ -434,7 +457,7 @@ def find_vehicles(text: str) -> Iterator[Span]:
 
 def find_handles(text: str) -> Iterator[Span]:
     """Yield the accounts ("@selin_82") that follow the name of a network."""
-    yield from ((*match.span("handle"), 0.85) for match in HANDLE.finditer(text))
+    yield from ((*match.span("handle" if match["handle"] else "account"), 0.85) for match in HANDLE.finditer(text))
 
 
 CONTEXT = {
@@ -526,8 +549,9 @@ def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
             r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False)),
         ("UK_NHS", LONG_NUMBER, find_nhs_numbers),
         ("DOCUMENT", re.compile(r"\d\D{0,2}\d"), find_documents),
+        ("ACCOUNT", LONG_NUMBER, find_accounts),
         ("VEHICLE", DIGIT, find_vehicles),
-        ("HANDLE", re.compile("@"), find_handles),
+        ("HANDLE", re.compile(r"@|\d"), find_handles),
         ("FR_NIR", LONG_NUMBER, checked(
             r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir",
             "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True)),

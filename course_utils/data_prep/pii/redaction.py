@@ -25,7 +25,7 @@ from course_utils.errors import CourseError
 
 # The first wins where two overlap: a check digit is stronger evidence than a pattern, and a pattern than a list of words.
 PII_KINDS = (
-    "SECRET", "IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "VEHICLE", "HANDLE", "ADDRESS", "PHONE", "NAME"
+    "SECRET", "IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ACCOUNT", "VEHICLE", "HANDLE", "ADDRESS", "PHONE", "NAME"
 )  # fmt: skip
 MODES = ("label", "mask", "pseudonym")
 THRESHOLD, ADDRESS_SCORE, SECRET_SCORE = 0.5, 0.8, 0.9
@@ -455,6 +455,7 @@ def _invented(kind: str, key: str, seed: int | str) -> str:
         "IP": lambda: f"192.0.2.{generator.randrange(1, 255)}",  # RFC 5737
         "NATIONAL_ID": lambda: fake.ssn(),
         "SECRET": lambda: fake.password(length=16, special_chars=False),
+        "ACCOUNT": lambda: str(generator.randrange(10_000_000, 100_000_000)),
         "VEHICLE": lambda: fake.license_plate(),
         "HANDLE": lambda: f"@{fake.user_name()}",
         "BIRTH_DATE": lambda: fake.date_of_birth(minimum_age=18, maximum_age=90).isoformat(),
