@@ -472,16 +472,19 @@ def _grade(options: argparse.Namespace) -> Result:
     from course_utils.grading.batch import grade
     from course_utils.grading.sandbox import Isolation
 
-    names = ("assignment", "inbox", "out", "jobs", "allow_unsandboxed", "seed", "roster", "canvas", "column", "scheduler")
+    names = ["assignment", "inbox", "out", "jobs", "allow_unsandboxed", "seed", "roster", "canvas", "column"]
+    names += ["overrule", "scheduler"]
     result = grade(**{name: getattr(options, name) for name in names})
     sandbox = "WITHOUT a sandbox, as trusted" if result.isolation is Isolation.NONE else f"in {result.isolation}"
     learners, problems = Path(options.out) / "learners", Path(options.out) / "needs-a-person.csv"
+    counts = ((result.problems, "on submissions"), (result.without_row, "on marks that are not in the table"))
+    needing = [f"{count} {what}" for count, what in counts if count]
     lines = [
         f"{result.new} graded {sandbox}, {result.unchanged} unchanged, in {result.seconds:.1f} s; seed {result.seed}",
         f"  written: {', '.join(map(str, result.files))}, and a folder for each learner in {learners}",
-        *([f"  {result.problems} for a person to look at: {problems}"] if result.problems else ()),
+        *([f"  for a person to look at: {', '.join(needing)}: {problems}"] if needing else ()),
     ]
-    return Result("\n".join(lines), asdict(result) | {"learners": learners}, 1 if result.problems else 0)
+    return Result("\n".join(lines), asdict(result) | {"learners": learners}, 1 if needing else 0)
 
 
 def _nbgrader(options: argparse.Namespace) -> Result:

@@ -253,7 +253,7 @@ def test_grade_nbgrader_and_release_tell_programs_what_they_wrote(capsys, monkey
     from course_utils import release
     from course_utils.grading import batch, nbgrader_course
 
-    graded = batch.Graded(3, 1, 2, 7, "bubblewrap", (tmp_path / "grades.csv",), 1.5)
+    graded = batch.Graded(3, 1, 2, 0, 7, "bubblewrap", (tmp_path / "grades.csv",), 1.5)
     monkeypatch.setattr(batch, "grade", lambda **_: graded)
     found, _ = told(capsys, "grade", "02", tmp_path, "--out", tmp_path, status=1)
     assert (found["new"], found["problems"], found["seed"]) == (3, 2, 7)

@@ -21,8 +21,10 @@ from course_utils import lessons
 from course_utils.errors import CourseError
 from course_utils.files import remove_drafts
 from course_utils.grading import intake, reading, results, tables
+from course_utils.grading.canvas import Export
 from course_utils.grading.cluster import DaskCluster
 from course_utils.grading.marking import Mark, Marker, digest, grading_fingerprint
+from course_utils.grading.overruled import read_overruled
 from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import Isolation, require
 
@@ -33,7 +35,8 @@ class Graded:
 
     Attributes:
         new, unchanged: number of submissions that were graded now, and of those that had been graded before.
-        problems: number of rows in needs-a-person.csv.
+        problems: number of lines in needs-a-person.csv about submissions.
+        without_row: number of its lines about marks that are not in the class's table.
         seed: seed of the random cases.
         isolation: what separated the answers from this machine.
         files: the files that were written for the whole class.
@@ -43,6 +46,7 @@ class Graded:
     new: int
     unchanged: int
     problems: int
+    without_row: int
     seed: int
     isolation: Isolation
     files: tuple[Path, ...]
@@ -83,6 +87,7 @@ def grade(
     roster: str | Path | None = None,
     canvas: str | Path | None = None,
     column: str | None = None,
+    overrule: str | Path | None = None,
     limits: Limits | None = None,
     progress: bool = True,
     scheduler: str | None = None,
@@ -99,6 +104,7 @@ def grade(
         roster: CSV file with a header that has learners' e-mail addresses and numbers.
         canvas: CSV file exported from Canvas.
         column: title of the column of `canvas` to fill.
+        overrule: CSV file with marks to give in place of those that grading finds, see `read_overruled`.
         limits: the resources that each answer may use; None for the defaults.
         progress: whether to show a progress bar on stderr.
         scheduler: address of a Dask cluster whose workers do the marking; the results are the same.
@@ -108,7 +114,7 @@ def grade(
 
     Raises:
         CourseError: the assignment is unknown, there is no inbox or no sandbox, `out` has results of another assignment or
-            is in use by another grading, the roster or the export cannot be used, or the cluster cannot grade.
+            seed or is in use by another grading, one of the tables cannot be used, or the cluster cannot grade.
     """
     from filelock import FileLock, Timeout
     from tqdm import tqdm
@@ -125,8 +131,8 @@ def grade(
         raise CourseError("--roster and --canvas: name one, then grade again with the other; what is graded stays")
     if roster:  # report problems with it now, not after the grading
         tables.read_roster(Path(roster))
-    if canvas:
-        tables.canvas_column(intake.table(Path(canvas))[0], sections, column)
+    export = Export(Path(canvas), sections, column) if canvas else None
+    overruled = read_overruled(Path(overrule), {s.learner for s in submissions}, list(section_of)) if overrule else {}
     if jobs < 1:
         raise CourseError(f"--jobs {jobs}: at least one is needed")
     with ExitStack() as closing_down:
@@ -148,7 +154,7 @@ def grade(
             cluster.prepare(section_of, seed, limits, (inbox, out))
         else:
             marker = closing_down.enter_context(closing(Marker(section_of, seed, isolation, limits, (inbox, out))))
-        grader, graded = _Grader(marker.mark, sections, section_of, out, isolation, base), []
+        grader, graded = _Grader(marker.mark, sections, section_of, out, isolation, base, overruled), []
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 futures = [pool.submit(grader.grade, submission) for submission in submissions]
@@ -158,18 +164,14 @@ def grade(
                 pool.shutdown(wait=True, cancel_futures=True)
         all_results = [result for result, _ in graded]
         results.remove_others(out / "learners", {submission.learner for submission in submissions})
-        files = tables.write_all(
-            out,
-            list(section_of),
-            all_results,
-            Path(roster) if roster else None,
-            Path(canvas) if canvas else None,
-            column,
-            passed_over,
+        files, needing = tables.write_all(
+            out, list(section_of), all_results, Path(roster) if roster else None, export, passed_over
         )
-    problems = len(intake.table(out / "needs-a-person.csv")) - 1
     unchanged = sum(was_unchanged for _, was_unchanged in graded)
-    return Graded(len(graded) - unchanged, unchanged, problems, seed, isolation, tuple(files), time.monotonic() - started_at)
+    seconds = time.monotonic() - started_at
+    return Graded(
+        len(graded) - unchanged, unchanged, needing["submission"], needing["row"], seed, isolation, tuple(files), seconds
+    )
 
 
 @dataclass(frozen=True)
@@ -182,17 +184,18 @@ class _Grader:
     out: Path
     isolation: Isolation
     base: str
+    overruled: dict[str, dict[str, Mark]]
 
     def grade(self, submission: intake.Submission) -> tuple[dict, bool]:
         """Return the results of a submission, and whether they existed already."""
         started_at = time.monotonic()
         folder = self.out / "learners" / submission.learner
         key, marks = "", dict[str, Mark]()
-        answers = intake.Answers()
+        answers, given = intake.Answers(), self.overruled.get(submission.learner, {})
         try:
             answers = intake.answers(reading.contents(*submission.paths), list(self.section_of))
             names = (submission.learner, submission.name, submission.platform_id, "; ".join(submission.notes))
-            name = [os.fsencode(submission.paths[0].name), *map(str.encode, names)]
+            name = [os.fsencode(submission.paths[0].name), *map(str.encode, (*names, repr(given)))]
             key = digest(self.base.encode(), *name, *answers.digests)
             earlier_results = results.read(folder)
             if earlier_results is not None and earlier_results["extra_data"]["key"] == key:
@@ -204,6 +207,10 @@ class _Grader:
         except Exception as error:  # one submission must not stop the grading of the others; a person is told
             description = reading.shown(f"{type(error).__name__}: {error}", 300)
             answers, marks, key = intake.Answers(faults=[f"the grader itself failed: {description}"]), {}, ""
+        if given:
+            marks = (marks or {id: Mark(0.0, "This answer could not be read.", "missing") for id in self.section_of}) | given
+        if given.keys() == self.section_of.keys():  # a person has looked at everything
+            answers.problems, answers.faults, answers.unread = [], [], False
         if submission.clash:
             answers.problems.append(
                 "has the same name as another submission, but for capitals, accents or punctuation; see whose it is"
@@ -231,5 +238,10 @@ def _seed(out: Path, sections: list[str], seed: int | None) -> int:
             f"{out} holds the results of {', '.join(stored_sections)}; name another folder for {', '.join(sections)}"
         )
     seed = stored_seed if seed is None else seed
+    if seed != stored_seed and (out / "learners").exists():
+        raise CourseError(
+            f"{out} was graded with --seed {stored_seed}; with {seed} everybody would be graded again, on other cases: "
+            "name another folder"
+        )
     results.write(file, json.dumps({"assignment": sections, "seed": seed}, indent=1) + "\n")
     return seed

@@ -20,6 +20,7 @@ from course_utils.grading.protocol import Limits
 from course_utils.grading.sandbox import Isolation, require
 
 SECONDS = 30  # timeout for connecting to the scheduler
+LOOK_SECONDS = 30  # between looks at whether there is a worker yet
 
 _markers: dict[str, Marker] = {}  # on a worker, by the task for which each was made
 _lock = threading.Lock()
@@ -87,10 +88,25 @@ class DaskCluster:
     def mark(self, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
         """Mark answers like `Marker.mark`, on any free worker.
 
-        If that worker dies, another one takes over, if there is one.
+        If that worker dies, another one takes over.
+
+        Raises:
+            CourseError: the scheduler is gone, or it has had no worker for some time.
         """
+        from distributed import TimeoutError
+
         try:
-            return self._client.submit(_mark, self._task, answers, pure=False, retries=1).result()
+            future, idle = self._client.submit(_mark, self._task, answers, pure=False, retries=1), 0
+            while True:
+                try:
+                    return future.result(timeout=LOOK_SECONDS)
+                except TimeoutError:  # a worker that was killed may be back by the next look
+                    idle = 0 if self._client.nthreads() else idle + 1
+                    if idle == 2:
+                        raise CourseError(
+                            f"the Dask cluster has had no worker for {LOOK_SECONDS} s; start some and run the same command "
+                            "again: finished results are kept"
+                        ) from None
         except CourseError:
             raise
         except Exception as error:

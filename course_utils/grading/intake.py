@@ -7,7 +7,6 @@ silently as zero.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import unicodedata
@@ -27,7 +26,7 @@ MOST_NAMES = 3  # files named in one reason
 # part themselves, so that files with the same one are one learner's. Canvas: NAME_ID_NUMBER_filename, NAME_LATE_ID_... where
 # the learner was late; a file may have two numbers of its own behind Moodle's, so that Moodle's form is tried first.
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<number>\d+)_assignsubmission_(?:file|onlinetext)(?:_.*)?", re.DOTALL | re.ASCII)
-CANVAS = re.compile(r"(?P<name>.+?)(?:_LATE)?_(?P<number>\d+)_(?P<file>\d+)_.+", re.DOTALL | re.ASCII)
+CANVAS = re.compile(r"(?P<name>.+?)(?P<late>_LATE)?_(?P<number>\d+)_(?P<file>\d+)_.+", re.DOTALL | re.ASCII)
 ACCENTS = re.compile("[\u0300-\u036f]")  # no other script's marks: there they are vowels, and make other names
 
 
@@ -111,15 +110,17 @@ def submissions(inbox: Path) -> list[Submission]:
     except OSError as error:
         raise CourseError(f"cannot read the inbox {inbox}: {error.strerror}; name a folder with the submissions") from error
     from_canvas = _is_canvas_download(entries)
+    late = {_sender(entry.name, True) for entry in entries if (found := CANVAS.fullmatch(entry.name)) and found["late"]}
     together: dict[tuple[str, str, str], list[os.DirEntry[str]]] = {}
-    for entry in entries:
-        together.setdefault(_sender(entry.name, from_canvas), []).append(entry)
+    for entry in entries:  # a learner with a late file is Canvas's, whatever else is here
+        sender = _sender(entry.name, True)
+        together.setdefault(sender if from_canvas or sender in late else _sender(entry.name, False), []).append(entry)
     for sender, group in together.items():  # as in a learner's folder, a report beside the notebook is not looked at
         readable = [entry for entry in group if is_folder(entry) or entry.name.lower().endswith(".ipynb")]
         together[sender] = readable or group
     names = []
     for (platform, name, number), group in together.items():
-        whole_name = group[0].name if is_folder(group[0]) else Path(group[0].name).stem
+        whole_name = group[0].name if is_folder(group[0]) else _without_suffix(group[0].name)
         names.append(clean_name(f"{name}_{number}" if platform and len(group) > 1 else whole_name))
     count = Counter(map(folded, names))
     taken_names = {name for name, times in count.items() if times == 1}  # a numbered name must not equal one
@@ -138,6 +139,13 @@ def submissions(inbox: Path) -> list[Submission]:
         paths = tuple(Path(entry.path) for entry in group)
         submitted.append(Submission(learner, cleaned, paths, notes, clash, f"{platform} {number}".strip()))
     return submitted
+
+
+def _without_suffix(name: str) -> str:
+    """A file's name without its ending; `ada@example.org` has none."""
+    stem, suffix = os.path.splitext(name)
+    _, at, host = stem.partition("@")
+    return name if at and "." not in host and suffix.lower() != ".ipynb" else stem
 
 
 def _is_canvas_download(entries: list[os.DirEntry[str]]) -> bool:
@@ -363,22 +371,3 @@ def _definable_code(cells: Cells) -> tuple[str, ...]:
         if kind == "code" and source.strip() and size <= AROUND_BYTES:
             sources.append(source)
     return tuple(sources)
-
-
-def table(file: Path) -> list[list[str]]:
-    """Return the rows of a CSV file, with its header first.
-
-    Raises:
-        CourseError: the file cannot be read or has no rows.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines(keepends=True)
-        separator = max(",;\t", key=lines[0].count) if lines else ","  # a comma if there is none
-        rows = [row for row in csv.reader(lines, delimiter=separator) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CourseError(
-            f"cannot read {file}: {error}; save it as CSV in UTF-8 (Excel: 'CSV UTF-8'), with a header"
-        ) from error
-    if not rows:
-        raise CourseError(f"{file} is empty; expected a CSV file with a header")
-    return rows

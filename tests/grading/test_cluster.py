@@ -86,6 +86,27 @@ def test_a_worker_that_dies_costs_nobody_anything(dask_cluster, tmp_path):
     wait_until(lambda: not left_behind())
 
 
+def test_a_cluster_whose_workers_are_all_dead_ends_the_grading_and_keeps_what_is_finished(
+    dask_cluster, tmp_path, monkeypatch
+):
+    address, workers = dask_cluster
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 3)
+    for number in range(6):
+        hand_in(tmp_path / "in", f"learner-{number}", "06", {"api-4": SLOW})
+
+    def kill():
+        wait_until(lambda: list((tmp_path / "out").glob("learners/*/results.json")))
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(CourseError, match="had no worker for 3 s; start some and run the same command again: finished"):
+        run("06", tmp_path / "in", tmp_path / "out", scheduler=address)
+    killer.join()
+    assert run("06", tmp_path / "in", tmp_path / "out").unchanged >= 1
+
+
 def test_workers_that_cannot_grade_are_named(dask_cluster, tmp_path, monkeypatch):
     address, _ = dask_cluster
     hand_in(tmp_path / "in", "a", "06")

@@ -52,6 +52,27 @@ def test_files_of_one_learner_are_one_submission(tmp_path):
     assert run("03,06", tmp_path / "in", tmp_path / "out").new == 1  # a change of the second file counts too
 
 
+@pytest.mark.parametrize("others", [1, 5])
+def test_a_late_file_belongs_to_its_learner_whatever_else_is_in_the_inbox(others, tmp_path):
+    names = [
+        "almanna_704_91_three.ipynb",
+        "almanna_LATE_704_92_six.ipynb",
+        *(f"{i}@example.org.ipynb" for i in range(others)),
+    ]
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    almanna, *rest = sorted(intake.submissions(tmp_path), key=lambda found: -len(found.paths))
+    assert (almanna.learner, almanna.platform_id, len(almanna.paths)) == ("almanna_704", "Canvas 704", 2)
+    assert sorted(found.learner for found in rest) == [f"{i}@example.org" for i in range(others)]
+
+
+def test_an_address_without_an_ending_keeps_its_host(tmp_path):
+    (tmp_path / "ada@example.org").symlink_to(tmp_path)
+    (tmp_path / "ben@host.ipynb").write_text("{}")
+    (tmp_path / "cem@example.org.zip").write_text("")
+    assert [found.learner for found in intake.submissions(tmp_path)] == ["ada@example.org", "ben@host", "cem@example.org"]
+
+
 def test_a_learner_who_sent_no_notebook_among_several_files_is_for_a_person(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("almanna_704_91_a.docx", "almanna_704_92_b.docx"):
