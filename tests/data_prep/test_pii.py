@@ -56,6 +56,35 @@ def test_a_question_before_says_what_a_number_is():
 
 
 @pytest.mark.parametrize(
+    ("writer", "text", "name"),
+    [
+        ("assistant", "Dear Tarnbrook,\n\nThe lift needs a sensor.", "Tarnbrook"),
+        ("assistant", "Hola, Xiaoquetzal: la llave cuesta 18 euros.", "Xiaoquetzal"),
+        ("assistant", "Dear Mrs al-Qasimbrook,\n\nThank you for your message.", "al-Qasimbrook"),
+        ("user", "I cannot log in.\n\nKind regards,\nThorvin Quellbrook", "Thorvin Quellbrook"),
+        ("user", "No puedo entrar.\n\n- Xiaoquetzal", "Xiaoquetzal"),
+        ("", "Dear Tarnbrook,\n\nThe lift needs a sensor.", None),  # a company, if a customer writes
+        ("user", "Dear Tarnbrook,\n\nThe lift needs a sensor.", None),
+        ("assistant", "Dear Tenant,\n\nThe lift is back.", None),
+        ("assistant", "Sehr geehrte Mieterin,\n\nder Aufzug fährt.", None),
+        ("assistant", "Hello, Wednesday is fine.", None),
+        ("user", "It is broken.\n\nThanks in advance", None),
+        ("user", "It is broken.\n\n- The manual says so", None),
+    ],
+)
+def test_who_writes_says_what_an_unknown_name_is(writer, text, name):
+    assert [entity.text for entity in find(text, writer=writer)] == ([name] if name else [])
+
+
+def test_the_writer_of_a_field_is_known_from_the_role_or_the_fields_name():
+    greeting = "Dear Tarnbrook,\n\nit is on its way."
+    pairs = {"prompt": "Where?", "chosen": [{"role": "assistant", "content": greeting}], "rejected": "Nowhere."}
+    assert [path for path, _ in Redactor().row(pairs).findings] == ["chosen[0].content"]
+    assert [path for path, _ in Redactor().row({"question": "Where?", "answer": greeting}).findings] == ["answer"]
+    assert not Redactor().row({"prompt": greeting}).findings
+
+
+@pytest.mark.parametrize(
     ("text", "script"),
     [
         ("我叫王小明，住在北京市朝阳区建国路88号。", "Chinese"),

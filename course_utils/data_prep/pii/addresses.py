@@ -12,7 +12,7 @@ UP = r"[A-ZÀ-ÖØ-ÞĀ-ſƠ-ưẠ-Ỹ]"
 CAP = rf"{UP}(?:[\w'’-]|\.(?=\w))*"
 SMALL = r"(?:of|the|de|du|des|la|le|les|l'|d'|da|do|dos|das|di|del|della|dei|degli|el|van|den|der|het|'t|zum|zur|am|an|im|in|und|y|e|i|and|upon|on|bei|vor|aan|ten|sur|sous|lès|saint|st)"
 NAME = rf"(?:{CAP}|\d{{1,3}}(?:st|nd|rd|th))(?:[ -](?:{SMALL}[ -])*{CAP}){{0,3}}"
-NUMBER = r"\d{1,5}(?:[ ]?(?:bis|ter))?(?:[ ]?[a-zA-Z](?!\w|\.[ ]?\d))?(?:[-/–]\d{1,4}[a-zA-Z]?){0,2}"
+NUMBER = r"\d{1,5}(?:[ ]?(?:bis|ter))?(?:[ ]?[a-zA-Z](?!\w|\.[ ]?\d))?(?:[-/–]\d{1,4}[a-zA-Z]?){0,2}(?:-[A-Z](?!\w))?"
 TYPES = (
     r"Street|Str|St|Road|Rd|Lane|Ln|Avenue|Ave|Av|Close|Cl|Drive|Dr|Way|Crescent|Cres|Court|Ct|Terrace|Ter|Gardens|Gdns|Grove|Hill|Place|Pl|"
     r"Square|Sq|Boulevard|Blvd|Parkway|Pkwy|Highway|Hwy|Row|Mews|Walk|Rise|View|Wynd|Quay|Green|Parade|Circle|Cir|Trail|Trl|Loop|Path|Pike|"
@@ -36,7 +36,7 @@ PATTERNS = [
     rf"\b{NUMBER},?[ ](?:[Rr]ue|[Aa]venue|[Aa]v\.?|[Bb]oulevard|[Bb]d\.?|[Pp]lace|[Qq]uai|[Cc]hemin|[Ii]mpasse|[Aa]llée|[Cc]ours|[Rr]oute|[Ss]quare|[Pp]assage|[Ff]aubourg)[ ](?:{SMALL}[ ]?)*(?:l'|d')?{NAME}",
     rf"\b(?:Rue|Avenue|Chemin|Boulevard|Place|Quai|Route|Chaussée)[ ](?:{SMALL}[ ])*(?:l'|d')?{NAME},?[ ]{NUMBER}",
     # Hauptstr. 12; Lindenallee 44; Am Mühlbach 3a; Nieuwstraat 88; Storgatan 18; Lange Leemstraat 62 bus 4
-    rf"\b(?:{CAP}[ -]){{0,3}}(?!\w*(?:[Ss]tell|[Pp]ark|[Aa]rbeits|[Ss]itz|[Ll]iege|[Ss]piel|[Ss]teh|[Bb]au|[Ll]ager|[Zz]elt)platz\b){UP}[\w-]*(?:straße|strasse|str\.|[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|weg|platz|gasse|ring|damm|ufer|markt|steig|chaussee|straat|boulevard|laan|gracht|plein|kade|dreef|singel|steeg|dijk|gatan|vägen|gränd|väg|gade|vej|gata|veien|katu|tie)[ ]{NUMBER}(?: bus \w+| m\. \d+| lgh \d+)?",
+    rf"\b(?:{CAP}[ -](?:(?:de|den|der|van|het|von)[ ])*){{0,3}}(?!\w*(?:[Ss]tell|[Pp]ark|[Aa]rbeits|[Ss]itz|[Ll]iege|[Ss]piel|[Ss]teh|[Bb]au|[Ll]ager|[Zz]elt)platz\b){UP}[\w-]*(?:straße|strasse|str\.|[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|weg|platz|gasse|ring|damm|ufer|markt|steig|chaussee|straat|boulevard|laan|gracht|plein|kade|dreef|singel|steeg|dijk|gatan|vägen|gränd|väg|gade|vej|gata|veien|katu|tie)[ ]{NUMBER}(?: bus \w+| m\. \d+| lgh \d+)?",
     rf"\b(?:{CAP}[ -]){{1,3}}(?:Straße|Strasse|Str\.|Allee|Weg|Platz|Gasse|Ring|Damm|Ufer)[ ]{NUMBER}",
     # Calle Betis 31, 2º izq.; C/ Mayor 5; Carrer de la Marina 88, bajos; Rua do Poço 15; Via dei Mille 27; Corso Garibaldi 112
     rf"(?:\b(?:[Cc]alle|Acceso|Pasaje|[Aa]venida|[Aa]vda\.?|[Pp]aseo|[Pp]laza|Pza\.?|Carrer|Camino|Ronda|Travessera|Rua|Praça|Travessa|Estrada|Alameda|Av\.|Viale|Corso|Piazza|Vicolo|Strada|Piazzale|Odos|Plateia|Leoforos|Str\.|Strada|[Uu]lic[ay]|Ulitsa|Jalan|Jl\.)|C/)[ ]?"
@@ -54,6 +54,8 @@ PATTERNS = [
     # The Old Mill, Church Lane, Bibury GL7 5NW
     rf"\b(?:The )?{CAP}(?: {CAP})? (?:House|Cottage|Lodge|Court|Farm|Barn|Forge|Mill|Manor|Hall|Towers?|Rectory|Vicarage),[ \n]{CAP}(?: {CAP})? (?:TYPES),[ \n]{CAP}(?: {CAP})?,? [A-Z]{{1,2}}\d{{1,2}}[A-Z]? \d[A-Z]{{2}}".replace("TYPES", TYPES),
     r"\b(?:P\.?[ ]?O\.?[ ]?Box|Postfach|Postbus|(?:Case|Boîte) postale|B\.?P\.?|Apartado|Casella postale|skr\. poczt\.)[ ]\d{1,3}(?:[ ]?\d{2,3})?(?: \d\d(?!\d))?",
+    # a flat without its street: "the neighbour in Flat 20A"; not "a flat 30 %" or "appartement 45 m²"
+    r"\b(?<!\ba )(?<!\ban )(?:[Ff]lat|[Aa]partment|[Aa]pt\.?|[Aa]ppartement|[Aa]ppt\.?|[Aa]partamento|Wohnung|Whg\.?|[Mm]ieszkani[ea]|[Mm]ieszkaniu)[ ](?:(?:Nr|nr|no|number|n°|nº)\.?[ ])?\d{1,4}[a-zA-Z]?(?![\w.,]*\d| ?(?:[%€$£°]|m²|m2|sq|per|km|euros?|EUR|Zimmer|rooms?)|\w)",
 ]  # fmt: skip
 # What may as well be a thing with a number ("Im Flex 15", "a 30 Day Pass", "via App 15") counts only with further evidence.
 WEAK = [

@@ -10,7 +10,9 @@ import re
 
 from course_utils.data_prep.pii.words import (
     BEGINS_NONE,
+    CLOSES,
     CUT,
+    GREETS,
     MAKERS,
     PARTICLES,
     RUN,
@@ -31,12 +33,12 @@ ANYBODY = re.compile(
     r"(?:^|[\n.,!?] ?|\b(?:[Bb]onjour|[Bb]onsoir|[Cc]her|[Mm]erci|de|à|par|avec|que|et|chez) )M\. (?=[^\W\d_]{2})|\bi\. ?[AV]\. |\b(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
     r"|\b(?:signed|written|confirmed|reported) by |\b(?:a nombre de|au nom de|op naam van|na nazwisko|auf den Namen) |\b(?:signée?|rempli|écrit|validé) par |\b(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
     r"|\b(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])"
-    r"|\b(?:podpisała?|napisała?|wypełniła?) |\b(?:firmado|escrito) por |(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)"
+    r"|\b(?:podpisała?|napisała?|wypełniła?) |\b(?:läuft auf|lautet auf|avisado a|avisé a|prévenu|informé) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|\b(?:firmado|escrito) por |(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)"
 )
 SOMEBODY = re.compile(
     r"\b(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
     r"|\b(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez|con|avec|met|llama\w*|habl\w+ con|parlé à|läuft auf|gesproken met) (?=[A-ZÀ-Þ])"
-    r"|(?<!\w)(?=[A-ZÀ-Þ][\w'’-]+(?: [A-ZÀ-Þ][\w'’-]+)?,? (?:aus (?:der|dem)|vom|van (?:de|het)|del? (?:equipo|la oficina)|du (?:service|bureau)|from (?:the|your|flat)) )"
+    r"|(?<!\w)(?=[A-ZÀ-Þ][\w'’-]+(?: [A-ZÀ-Þ][\w'’-]+){0,2},? (?:aus (?:der|dem)|vom|van (?:de|het)|del? (?:equipo|la oficina)|du (?:service|bureau)|from (?:the|your|our|flat|upstairs|downstairs|next door)|(?:van|von) (?:beneden|boven|hiernaast|unten|oben|nebenan)|del piso|(?:de|à) l['’]étage|d['’]en (?:haut|bas))\b)"
     r"|\bvon (?=(?:(?:von|van|zu|de|der|la|den) )*[^ .,;!?\n]+(?:[.,;!?\n]| (?:ist|war|und|hat|aus)\b))"
 )
 GREETED = re.compile(
@@ -46,19 +48,34 @@ GREETED = re.compile(
 )
 TOLD = re.compile(
     r"\b[Tt]ell (?=\w+ (?:that|to|I|we)\b)|\b[Aa]sk (?=\w+ to\b)"
-    r"|(?:^|[\n.!?] )(?=\w+ (?:(?:told|promised|phoned|rang|emailed|called|assured) (?:me|us)|from (?:flat|number|apartment|house|no\.?))\b)"
+    r"|(?:^|[\n.!?] )(?=\w+ (?:(?:told|promised|phoned|rang|emailed|called|assured) (?:me|us)|from (?:flat|number|apartment|house|no\.?|0+))\b)"
+    r"|\b(?:recomend|atend)(?:ó|aron|ieron) (?=[A-ZÀ-Þ][\w'’-]+[.,;!?])"
 )
+TOLD_ABROAD = re.compile(r"(?:^|[\n.!?] )(?=\w+ (?:hat (?:mir|uns)|m['’]a|nous a|me ha|nos ha|heeft (?:mij|me|ons)) )")
 # Behind these, in German, a noun stands with an article, and a given name without.
 IN_GERMAN = re.compile(
     r"\b(?:hat|hatte|haben|wird|soll|kann|darf|muss|und|für|an|dass|weil|wenn|ob|laut|bei|mit|von|wie|war|ist) (?=[^\W\d_]+(?:[.,;!?]| [a-zäöü]))"
 )
 GENITIVE = re.compile(r"(?<!\w)(?=[A-ZÄÖÜ][^\W\d_]+s [A-ZÄÖÜ][a-zäöüß])")  # "Rainers Führerschein"
-GERMAN = re.compile(r"\b(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b")
+GERMAN = re.compile(r"\b(?:(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b|[Dd](?:ie|er|as|en|em) [A-ZÄÖÜ])")
 LOWER_FROM = re.compile(
-    r"\b(?:regards|greetings|wishes|love) from |\bgr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an) |\bpozdrowienia od |\bsaludos de |\bgroetjes van |"
-    rf"\b(?:mein|meine|meinem|meiner|meinen|mon|ma|mi|mijn) (?:{'|'.join(kin for kin in WORDS['foreign_kin'] if ' ' not in kin)}) ",
+    r"(?P<strong>\b(?:(?:regards|greetings|wishes|love) from|gr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an)|pozdrowienia od|saludos de|groetjes van) |"
+    rf"\b(?:mein|meine|meinem|meiner|meinen|mon|ma|mi|mijn) (?:{'|'.join(kin for kin in WORDS['foreign_kin'] if ' ' not in kin)}) )"
+    r"|\b(?:c['’]est(?: encore)?|hier (?:ist|is)(?: nochmal| wieder| weer)?|soy(?: otra vez)?|tu znowu|ik ben|ich bin(?: es,)?|je suis|jestem) ",
     re.IGNORECASE,
 )
+
+
+# Whoever answers greets a person, and whoever asks signs as one: there a name may be in no list.
+_WRITTEN = rf"(?P<name>(?:(?:al|el|van|de|der|den|von|da|di|le|la)[- ])*[A-ZÀ-Þ](?:{WORD}|[^\W\d_]+)(?: [A-ZÀ-Þ]{WORD}){{0,2}})"
+BY_POSITION = {
+    "assistant": re.compile(
+        rf"^\s*(?i:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}),? (?i:(?:{'|'.join(TITLES)})\.? )?{_WRITTEN}(?=[,!:.]?\s*\n|[,!:] )"
+    ),
+    "user": re.compile(
+        rf"(?:\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+[-–— ]*|\n+[-–—]+ ?){_WRITTEN}[ .!,)]*$"
+    ),
+}
 
 
 @functools.cache
@@ -71,29 +88,38 @@ def _forms() -> tuple[frozenset[str], frozenset[str], list[tuple[re.Pattern[str]
         (ANYBODY, None),
         (GREETED, known),
         (TOLD, name_lists()[0]),
-        (SOMEBODY, known - ordinary),
+        (TOLD_ABROAD, name_lists()[0] - foreign_words()),
+        (SOMEBODY, (known - ordinary) | (name_lists()[0] & place_names() - common_words() - foreign_words())),
         (IN_GERMAN, trusted),
         (GENITIVE, genitives),
     ]
     return known, ordinary, forms
 
 
-def announced(text: str) -> list[tuple[int, int]]:
-    """Names behind words that announce one: "i. A. Emre Winter", "habe ich mit Dörte gesprochen", "regards from liam hunter"."""
+def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
+    """Names behind words that announce one: "i. A. Emre Winter", "habe ich mit Dörte gesprochen", "regards from liam hunter".
+
+    Args:
+        text: any text.
+        writer: "user" or "assistant" if one of them wrote it: a name in no list is known by its place in the message.
+    """
     spans = []
     known_names, ordinary, forms = _forms()
-    for form, firsts in forms if GERMAN.search(text) else forms[:4]:
+    for form, firsts in forms if GERMAN.search(text) else forms[:5]:
         for cue in form.finditer(text):
             run = RUN.match(text, cue.end())
             tokens: list[Token] = []
-            for token in TOKEN.finditer(run.group()) if run else ():
+            found = list(TOKEN.finditer(run.group())) if run else []
+            for token, following in zip(found, [*found[1:], None]):
                 word = token.group().rstrip(".").lower()
                 known = word in known_names
                 belongs = word in PARTICLES or (
                     token.group()[0].isupper() and (known or word not in ordinary) and form is not GENITIVE
                 )
                 if not tokens and firsts is not None:
-                    belongs = word in PARTICLES or (token.group()[0].isupper() and word in firsts)
+                    # "Haruki Tanaka van beneden": no list has all given names
+                    paired = form is SOMEBODY and following and following.group().lower() in firsts and word not in ordinary
+                    belongs = word in PARTICLES or (token.group()[0].isupper() and (word in firsts or bool(paired)))
                 if not belongs or word in CUT or word in TITLES or (word in BEGINS_NONE and token.group()[0].isupper()):
                     break
                 tokens.append((cue.end() + token.start(), cue.end() + token.end(), token.group()))
@@ -103,9 +129,15 @@ def announced(text: str) -> list[tuple[int, int]]:
                 tokens.pop()
             if tokens and not (len(tokens) == 1 and re.search(r"i\. ?[AV]\. $", cue.group())):  # "i. A. Einkauf"
                 spans.append((cue.end(), tokens[-1][1] - tokens[-1][2].endswith(".")))
+    if placed := BY_POSITION[writer].search(text) if writer in BY_POSITION else None:
+        words = [word.lower() for word in placed["name"].split() if word.lower() not in PARTICLES]
+        if not any(word in ordinary or word in CUT or word in TITLES or word in BEGINS_NONE for word in words):
+            spans.append(placed.span("name"))
     for cue in LOWER_FROM.finditer(text):
         written = re.compile(rf"({WORD})(?: ({WORD}))?").match(text, cue.end())
-        if written and written[1].islower() and written[1] in known_names and written[1] not in CUT:
-            pair = written[2] and known_names.intersection([written[2], *written[2].split("-")])
+        weak = not cue["strong"]  # "c'est la clé"
+        if written and written[1].islower() and written[1] in known_names and written[1] not in (ordinary if weak else CUT):
+            unlisted = written[2] and len(written[2]) > 4 and written[2] not in ordinary and written[1] not in ordinary
+            pair = written[2] and (unlisted or known_names.intersection([written[2], *written[2].split("-")]))
             spans.append((cue.end(), written.end(2 if pair else 1)))
     return spans

@@ -47,7 +47,7 @@ from course_utils.data_prep.pii.words import (
 
 THRESHOLD = 2.0
 BRAND_AFTER = re.compile(
-    r"\s*(?:['’]s\b|[→›]|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
+    r"\s*(?:['’]s\b|[→›]|& (?:Sons?|Co|Partners?|Söhne|Fils|Zonen|Hijos|Figli|Daughters?)\b|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
     r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|(?:T\d|Terminal|Airport|Lane|Road|Court|House|Estate|Towers?|Building|Heating|Plumb(?:ing|ers)|Lifts|Controls|Services|Repairs|Roofing|Cleaning|Security|Electrical|Hill|Grove|Close|Gardens)\b|®|™)"
 )
 PARTICLES_BEFORE = re.compile(rf"(?i:\b(?:{'|'.join(PARTICLES)}) )*$")
@@ -65,6 +65,8 @@ LOWER_INTRODUCED = re.compile(
     + "|".join(KIN)
     + r")s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)",
 )
+WEAKLY = re.compile(r"(?:i am|i'm|im|its|it's|this is|it is)\b")  # what follows may be a place
+AGAIN = re.compile(r"[^\W\d_]+ (?:again|here|once more)\b")
 # A closing formula, and what stands behind it up to the end of the line, a comma or a number. The name is in a lookahead because
 # it may be the formula's own end: "Merci d'avance".
 SIGNED = re.compile(
@@ -81,8 +83,12 @@ CLOSED = re.compile(r"[ .!,x:)]*$|, [A-ZÀ-Þ]")  # the line ends, or the compan
 STREET_TYPES = frozenset(
     "street road lane avenue close drive way crescent court terrace gardens grove hill place square row mews walk rise view green park".split()
 )
-BUILDINGS = frozenset("house court estate tower towers building cottage lodge heating lifts controls services".split())
-IN_STREETS = (*LOCATIVE_PREPOSITIONS, "on", "along", "off", "down", "up")
+BUILDINGS = frozenset(
+    "house court estate tower towers building cottage lodge heating lifts controls services ascenseurs plomberie chauffage "
+    "électricité serrurerie aufzüge sanitär heizung elektro ascensores fontanería calefacción liften loodgieters".split()
+)
+IN_STREET_NAMES = tuple("straat gracht laan plein kade straße strasse gasse allee".split())
+IN_STREETS = (*LOCATIVE_PREPOSITIONS, "for", "on", "along", "off", "down", "up")
 DASHED = re.compile(r"\n[-–—~]+ ?$")  # "- Grace" as the last line
 FOLLOWED = re.compile(rf"{WORD} ([A-ZÀ-ÖØ-Þ][^\W\d_]+)(?!\w)")
 OWN_LINE = re.compile(rf"{WORD} ({WORD})[ .]*(?:$|\n)")
@@ -107,14 +113,19 @@ FEET = re.compile(r" \d{1,2}(?: \d/\d)?['’′]")
 MONTHS = frozenset("Jan Mar Apr May June July Jun Jul Aug April August".split())
 
 
-def find_names(text: str) -> list[tuple[int, int, float]]:
-    """Return the names in a text as (start, end, points), in characters, end exclusive, in order and without overlaps."""
+def find_names(text: str, writer: str = "") -> list[tuple[int, int, float]]:
+    """Return the names in a text as (start, end, points), in characters, end exclusive, in order and without overlaps.
+
+    Args:
+        text: any text.
+        writer: "user" or "assistant" if one of them wrote it, see `announced`.
+    """
     spans: list[tuple[int, int, float]] = []
     whole = foreignness(text)
     for run in RUN.finditer(text):
         line = text[text.rfind("\n", 0, run.start()) + 1 :].partition("\n")[0]
         spans += _in_run(text, run.start(), run.end(), (foreignness(line) or whole) > 0)
-    spans = _longest([*((*span, THRESHOLD) for span in announced(text)), *spans])
+    spans = _longest([*((*span, THRESHOLD) for span in announced(text, writer)), *spans])
     signed = _signed(text, whole)
     spans = [*signed, *(span for span in spans if not any(s < span[1] and span[0] < e for s, e, _ in signed))]
     if whole <= 0:
@@ -312,6 +323,8 @@ def _points(text: str, part: list[Token]) -> float:
     product = len(words) > 1 and MAKERS.intersection(words[:3]) and not titled
     if product or (not cued and before.endswith(" ") and last_word in {*MAKERS, *PRODUCT_NOUNS}):
         points -= 6.0
+    elif len(words) == 1 and words[0] in MAKERS and not cued:
+        points -= 2.0
     elif (
         len(words) > 1 and words[0] in places and ends(before.lower().rstrip(" "), LOCATIVE_PREPOSITIONS)
         and not any(word in given_names or word in family_names for word in words[1:])
@@ -321,7 +334,9 @@ def _points(text: str, part: list[Token]) -> float:
         (len(words) > 1 and ends(before.lower().rstrip(" "), IN_STREETS)) or re.search(r"[A-Z]\w+ $", before)
     ):
         points -= 3.0  # "in Kirkstall Lane"
-    elif len(words) > 1 and words[-1] in BUILDINGS and not cued:
+    elif (len(words) > 1 and words[-1] in BUILDINGS and not cued) or (
+        words[-1].endswith(IN_STREET_NAMES) and words[-1] not in family_names and not titled
+    ):
         points -= 3.0
     elif whole in places and not titled and not (cued and words[0] in given_names):
         points -= 1.0 if words[0] in given_names else 2.0
@@ -381,8 +396,10 @@ def _introduced_in_lower_case(text: str, spans: list[tuple[int, int, float]]) ->
         offset, length = match.start(1), 0
         for word in match.group(1).split(" "):
             plain = word.lower()
-            known = plain in given_names or (length and plain in family_names)
-            if not known or plain in common_words() or plain in place_names():
+            unlisted = length and len(plain) > 4 and plain not in foreign_words()  # a family name, as no list has them all
+            known = plain in given_names or (length and plain in family_names) or unlisted
+            place = plain in place_names() and WEAKLY.match(match.group()) and not AGAIN.match(text, match.start(1))
+            if not known or plain in common_words() or place:
                 break
             length += len(word) + (1 if length else 0)
         if length and not any(s < offset + length and offset < e for s, e, _ in spans):

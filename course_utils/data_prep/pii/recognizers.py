@@ -46,7 +46,7 @@ DATE = re.compile(
     re.IGNORECASE,
 )
 BORN = re.compile(
-    r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb|née?|nacid[oa]|nacimiento|nac[ií]|nació|naissance|nat[oa]|geburtsdatum|urodzi\w+|nasci(?:d[oa])?|geboortedatum|"
+    r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb|née?|nacid[oa]|nacimiento|nac[ií]|nació|naissance|nat[oa]|geburtsdatum|urodz\w+|nasci(?:d[oa])?|geboortedatum|"
     r"birthdate|ur\.|urodzon[ya])(?!\w)",
     re.I,
 )
@@ -74,7 +74,7 @@ IBAN = re.compile(
 )
 CALL = re.compile(
     r"(?:电话|電話|手机|手機|携帯|拨打|撥打|致电|热线|传真|联系|聯絡|连絡|連絡|전화|연락|휴대폰|핸드폰|โทร|\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
-    r"voicemail|callback|(?<!-)[mtp]|ph|telefonnummer|mobil|rufen|anrufen|rückruf|erreich\w+|portable|joindre|(?:r?appele|chiama)\w+|cellulare|telefono|teléfono|móvil|celular|"
+    r"voicemail|callback|(?<!-)[mtp]|ph|telefonnummer|mobil|rufen|anrufen|rückruf|erreich\w+|portable|joindre|(?:r?appell?e|chiama)\w+|cellulare|telefono|teléfono|móvil|celular|"
     r"ll[aá]m[ae]n?(?:me|nos)|llamar\w*|bellen|belt|gebeld|terugbel\w*|(?:za)?dzwoni[ćę]\w*|bel|bereikbaar|nummer|numéro|número|numero)\b)[^\n]{0,40}$",
     re.IGNORECASE,
 )
@@ -86,6 +86,9 @@ OTHER_NUMBER_WORDS = re.compile(
     r"colis|client|contrat|suivi|série|pedido|factura|cliente|contrato|envío|seguimiento|serie|ordine|fattura|spedizione|contratto|bestelling|factuur)"
     r"(?:\.|:|#| no\.?:?| nr\.?:?| number| num| code| is| was| nummer| num[eé]ro| número| n[°º]| n\.º| ist| lautet| est| es| è|,)*[ :#]*(?:[a-z]{1,3}[- ]?)?$",
     re.IGNORECASE,
+)
+AS_PHONE = re.compile(  # "0201/337908 als Rückrufnummer", "... as your contact number"
+    r" (?:als|as|comme|como|come|jako) (?:\w+ ){0,2}?(?:rückruf|ruf|kontakt|contact|phone|call|telefon|tele?f|terugbel|numéro|número)\w*", re.IGNORECASE
 )
 WEAK_CALL = re.compile(r"(?:number|nummer|num[eé]ro|número|line|contact|reach|answer|t|p|m)\b", re.IGNORECASE)
 COMMAND_OPTION = re.compile(
@@ -165,9 +168,10 @@ def _score_of_phone(text: str, number: str, start: int, extended: bool) -> float
         r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number
     ):
         return 0.0
-    called, other = CALL.search(before), OTHER_NUMBER_WORDS.search(before)
+    called = CALL.search(before) or AS_PHONE.match(text, end)
+    other = OTHER_NUMBER_WORDS.search(before)
     coded = re.search(r"(?<!\w)(?!TEL|MOB|FAX|PH)[A-Z]{2,4}[ :]{1,2}$", before)  # "WO 0020-118-904"
-    if not called and (coded or re.fullmatch(r"\d{4}-\d{3}-\d{3}", number)):
+    if (not called or WEAK_CALL.match(before[called.start() :])) and (coded or re.fullmatch(r"\d{4}-\d{3}-\d{3}", number)):
         return 0.0
     if NOT_PHONE_SHAPED.fullmatch(number) and not (
         called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number)
@@ -417,7 +421,7 @@ DOCUMENT = re.compile(
 PLATE = r"[A-ZÄÖÜ]{1,3}[- ][A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} ?[A-Z]{3}|[A-Z]{2}[- ]?\d{3}[- ]?[A-Z]{2}|[A-Z]{2,3} [A-Z\d]{4,5}|\d{4} ?[B-DF-HJ-NP-TV-Z]{3}|[A-Z\d]{1,3}-[A-Z\d]{2,3}-[A-Z\d]{1,3}"
 VEHICLE = re.compile(
     r"(?i:\b(?:(?:licen[cs]e |number |registration )?plates?|registration(?: number)?|reg|kennzeichen|immatriculation|plaque|tablica|rejestracyjn[aey]|matrícula|targa|kenteken)"
-    rf"(?: (?:de|of|van|on|vom|du)(?: \w+){{1,2}})?(?: is| was| ist| est| es| to)?[ :]{{1,2}})(?P<plate>{PLATE})(?![\w-])"
+    rf"(?: (?:de|of|van|on|vom|du|mojego|meines|meinem)(?: \w+){{1,2}})?(?: is| was| ist| est| es| to)?[ :]{{1,2}})(?P<plate>{PLATE})(?![\w-])"
     r"|(?i:\b(?:vin|fin|(?:chassis|fahrgestell|vehicle|podwozia|châssis)[ -]?(?:identification )?(?:number|nummer|no\.?|nr\.?)?)(?: is| was| ist| est)?[ :]{1,2})"
     r"(?P<vin>(?=\w*\d{4})[A-HJ-NPR-Z\d]{11,18})(?!\w)"
 )
@@ -428,7 +432,9 @@ UNMISTAKABLE_PLATE = re.compile(
 HANDLE = re.compile(
     r"\b(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|mastodon|bluesky|threads|signal|skype|handle|username|benutzername|pseudo)\b[^\n@]{0,25}?(?P<handle>@[\w.-]*\w)"
     r"|\b(?:user ?name|usuario|benutzername|gebruikersnaam|nom d['’]utilisateur|identifiant|nazwa użytkownika|login)(?: [^\W\d]+){0,3}?(?: is| es| ist| est| to|:)[ :]{1,2}"
-    r"(?P<account>@?(?=[\w.-]*\d)[\w.-]{3,}\w)(?![\w@])",
+    r"(?P<account>@?(?=[\w.-]*\d)[\w.-]{3,}\w)(?![\w@])"
+    r"|\b(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|forum|facebook|reddit|whatsapp)\b[^\n@.]{0,12}?\b(?:as|als|comme|como|jako|come) (?P<named>@?(?=[\w.-]*[\d_])[\w.-]{3,}\w)(?![\w@])"
+    r"|\b(?:i['’]m|i am|je suis|ich bin|ik ben|soy|jestem|sono) (?P<self>@?(?=[\w.-]*[\d_])[\w.-]{3,}\w) (?:on|in|im|auf|sur|op|en|na|su) (?:\w+['’]?s?['’]? ){0,2}(?:instagram|insta|twitter|telegram|tiktok|discord|\w*forum\w*|foro|facebook|reddit)\b",
     re.IGNORECASE,
 )
 
@@ -457,7 +463,8 @@ def find_vehicles(text: str) -> Iterator[Span]:
 
 def find_handles(text: str) -> Iterator[Span]:
     """Yield the accounts ("@selin_82") that follow the name of a network."""
-    yield from ((*match.span("handle" if match["handle"] else "account"), 0.85) for match in HANDLE.finditer(text))
+    for match in HANDLE.finditer(text):
+        yield *match.span(match.lastgroup or 0), 0.85
 
 
 CONTEXT = {
@@ -551,7 +558,7 @@ def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
         ("DOCUMENT", re.compile(r"\d\D{0,2}\d"), find_documents),
         ("ACCOUNT", LONG_NUMBER, find_accounts),
         ("VEHICLE", DIGIT, find_vehicles),
-        ("HANDLE", re.compile(r"@|\d"), find_handles),
+        ("HANDLE", re.compile(r"@|\d|_"), find_handles),
         ("FR_NIR", LONG_NUMBER, checked(
             r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir",
             "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True)),

@@ -72,7 +72,7 @@ class Redacted:
     script: str = ""
 
 
-def find(text: str, allow: Iterable[str] = (), preceding: str = "") -> list[Entity]:
+def find(text: str, allow: Iterable[str] = (), preceding: str = "", writer: str = "") -> list[Entity]:
     """Return the personal data in a text, in order and without overlaps.
 
     Names and addresses are found in Latin script, names also in Cyrillic, Greek and Armenian (see `unsearched_script`). Web addresses, base64 and hexadecimal ids are not text, and only searched for secrets.
@@ -81,6 +81,8 @@ def find(text: str, allow: Iterable[str] = (), preceding: str = "") -> list[Enti
         text: any text.
         allow: values that identify nobody, such as the company's own address and number; case does not matter.
         preceding: the message before, which may ask a question that the text answers ("And your date of birth?").
+        writer: "user" or "assistant" if one of them wrote the text: an answer greets a person, and a question is signed by
+            one, whose name may be in no list.
 
     Raises:
         CourseError: Presidio is not installed.
@@ -91,7 +93,7 @@ def find(text: str, allow: Iterable[str] = (), preceding: str = "") -> list[Enti
     secrets = [_entity(text, "SECRET", *span, SECRET_SCORE) for span in find_secrets(text, preceding)]
     for secret in secrets:
         searched = searched[: secret.start] + BLOT * len(secret.text) + searched[secret.end :]
-    entities = sorted([*search(searched, preceding), *secrets], key=lambda entity: entity.start)
+    entities = sorted([*search(searched, preceding, writer), *secrets], key=lambda entity: entity.start)
     allowed = [re.compile(rf"(?<!\w){re.escape(value)}(?!\w)", re.IGNORECASE) for value in allow]
     return [e for e in entities if BLOT not in e.text and not any(_covers(value, text, e) for value in allowed)]
 
@@ -130,7 +132,7 @@ def not_looked_for(script: str) -> str:
     return "addresses" if script in CAPITALISED_SCRIPTS else "names and addresses"
 
 
-def _find(text: str, preceding: str) -> list[Entity]:
+def _find(text: str, preceding: str, writer: str) -> list[Entity]:
     """Like `find`, for a text that fits into one window."""
     if not text.strip(BLOT):
         return []
@@ -156,12 +158,12 @@ def _find(text: str, preceding: str) -> list[Entity]:
     masked_text = recognizers.separated(text)
     for found in entities:
         masked_text = masked_text[: found.start] + "0" * (found.end - found.start) + masked_text[found.end :]
-    scored = ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in find_names(masked_text))
+    scored = ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in find_names(masked_text, writer))
     entities += [_entity(text, "NAME", *span) for span in scored if span[2] >= THRESHOLD]
     return _without_overlaps(entities)
 
 
-def _in_windows(text: str, preceding: str) -> list[Entity]:
+def _in_windows(text: str, preceding: str, writer: str) -> list[Entity]:
     """Search a long text window by window, because the time for names and addresses grows with the square of the length."""
     entities, start = [], 0
     while start < len(text):
@@ -169,7 +171,7 @@ def _in_windows(text: str, preceding: str) -> list[Entity]:
         if end < len(text):  # cut between lines, sentences or words, in this order
             cuts = (text.rfind(mark, start + WINDOW // 2, end) + len(mark) for mark in ("\n", ". ", " "))
             end = next((cut for cut in cuts if cut > start + WINDOW // 2), end)
-        for entity in _find(text[start:end], preceding):
+        for entity in _find(text[start:end], preceding, writer):
             entities.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text, entity.score))
         preceding, start = text[start:end], end
     return entities
@@ -217,7 +219,7 @@ class Redactor:
         pieces: list[Piece] = []
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
         script = next(filter(None, (unsearched_script(piece.text) for piece in pieces)), "")
-        entities_of = [_named_by_key(p) or find(p.text, self.allow, p.preceding) for p in pieces]
+        entities_of = [_named_by_key(p) or find(p.text, self.allow, p.preceding, p.writer) for p in pieces]
         # A name found in one message is a name in all: "Thanks, Jana" shows who "dear Jana" is. Everything is found before
         # anything is replaced, so that a pseudonym is not taken for another person.
         entity_of: dict[str, Entity] = {}
@@ -323,6 +325,10 @@ PROTECTED = re.compile(
     """,
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
+# Fields that one of the two writes, in rows without messages
+WRITERS = dict.fromkeys(("prompt", "question", "input", "instruction"), "user") | dict.fromkeys(
+    ("completion", "chosen", "rejected", "answer", "output", "response"), "assistant"
+)
 BLOT = "\0"  # is neither part of a word nor a space, so no pattern matches across it
 JSON_STRING = re.compile(r'("(?:[^"\\]|\\.)*+")(\s*:)?')  # the colon makes it a key
 
@@ -335,11 +341,13 @@ class Piece:
         path: its field, such as "messages[1].content".
         text: the text as a person reads it, without JSON's escapes.
         preceding: the text before it, or its key if it is in JSON.
+        writer: the role of the message, or the one that the field's name says; "" if none does.
     """
 
     path: str
     text: str
     preceding: str = ""
+    writer: str = ""
 
 
 def blotted(text: str) -> str:
@@ -353,30 +361,34 @@ def rewrite(row: dict, change: Callable[[Piece], str]) -> dict:
     """Return a copy of a row in which each piece of text that someone wrote, in reading order, is what `change` returns."""
     preceding = ""
 
-    def visit(value: Any, path: str, argument: bool) -> Any:
+    def visit(value: Any, path: str, argument: bool, writer: str = "") -> Any:
         nonlocal preceding
         if isinstance(value, str):
             before, preceding = preceding, value
-            return _rewritten(value, path, before, change)
+            return _rewritten(Piece(path, value, before, writer), change)
         if isinstance(value, list):
-            return [visit(inner, f"{path}[{i}]", argument) for i, inner in enumerate(value)]
+            return [visit(inner, f"{path}[{i}]", argument, writer) for i, inner in enumerate(value)]
         if not isinstance(value, dict):
             return value
+        role = str(value.get("role", writer))
         written = {
             k for k in value if not is_id(k) and (argument or k not in NOT_WRITTEN or NAME_KEY.fullmatch(f"{path}.{k}"))
         }
         return {
-            k: visit(inner, f"{path}.{k}" if path else str(k), argument or k == "arguments") if k in written else inner
+            k: visit(inner, f"{path}.{k}" if path else str(k), argument or k == "arguments", role or WRITERS.get(k, ""))
+            if k in written
+            else inner
             for k, inner in value.items()
         }
 
     return visit(row, "", False)
 
 
-def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], str]) -> str:
+def _rewritten(whole: Piece, change: Callable[[Piece], str]) -> str:
     """The changed text; in a JSON object or list only the contents of strings change, and all other bytes stay the same."""
+    text = whole.text
     if not text.lstrip().startswith(("{", "[")) or json_or_none(text) is None:
-        return change(Piece(path, text, preceding))
+        return change(whole)
     pieces: list[str] = []
     key, position, end = "", 0, 0
     for match in JSON_STRING.finditer(text):
@@ -388,7 +400,7 @@ def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], s
             key = json.loads(written, strict=False)
         elif not is_id(key):
             string = json.loads(written, strict=False)
-            changed = change(Piece(path, string, key))
+            changed = change(Piece(whole.path, string, key))
             if changed != string:
                 pieces += [text[position : match.start()], json.dumps(changed, ensure_ascii=written.isascii())]
                 position = end

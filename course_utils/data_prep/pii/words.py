@@ -26,6 +26,7 @@ BEGINS_NONE = frozenset((*WORDS["foreign_kin"], *GREETS, *WORDS["determiners"], 
 FOREIGN = tuple("de_DE nl_NL fr_FR es_ES it_IT".split())  # languages whose ordinary words Faker lists
 # Attributes of Faker's providers of addresses.
 PLACE_LISTS = "cities countries states city_names towns counties provinces regions departments".split()
+FIRST_NAMES, LAST_NAMES = re.compile("first_(?:romanized_)?names"), re.compile("last_(?:romanized_)?names")
 WORD = r"[^\W\d_]+(?:['’ʼ`-][^\W\d_]+)*"
 # A unit after a number ("443.2 Hz. Will") is no part of a name.
 UNIT = r"(?<=\d[ \u00a0])(?:[A-Z][a-z]?|[A-Z]{2}[A-Za-z]?)\b"
@@ -53,7 +54,7 @@ def name_lists() -> tuple[frozenset[str], frozenset[str]]:
     given_names, family_names = set(WORDS["given_names"]), set(WORDS["family_names"])
     for provider in _providers("person"):
         for attribute in dir(provider):
-            names = given_names if "first_names" in attribute else family_names if "last_names" in attribute else None
+            names = given_names if FIRST_NAMES.match(attribute) else family_names if LAST_NAMES.match(attribute) else None
             values = getattr(provider, attribute) if names is not None else None
             if names is not None and isinstance(values, tuple | list | dict):
                 names.update(part.lower() for value in values for part in [value, *value.split()])
