@@ -15,7 +15,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -391,7 +391,7 @@ class Prepared:
                 formats.dumps({"line": line, "step": c.step, "code": c.code, "reason": c.reason, "text": self.texts[line]})
                 for line, c in sorted(self.dropped.items())
             ),
-            "changes.jsonl": (formats.dumps(vars(change)) for change in self.changes),
+            "changes.jsonl": (formats.dumps(vars(change)) for change in _once_per_field(self.changes)),
             "lines.csv": self._origins(),
         }
         try:
@@ -577,6 +577,16 @@ def _take_owners(result: Prepared, owners: dict[str, dict[int, Any]]) -> None:
         result.notes.append("no field was taken for the customer, whose rows may be in both parts; --group FIELD names it")
 
 
+def _once_per_field(changes: list[Change]) -> Iterator[Change]:
+    """The changes, of fields that the format has no place for only the first of each, with how often."""
+    count = Counter(change.field for change in changes if change.code == "extra_key")
+    for change in changes:
+        if change.code != "extra_key":
+            yield change
+        elif times := count.pop(change.field, 0):
+            yield replace(change, reason=f"{change.reason}; in {times:,} rows")
+
+
 def _remark(result: Prepared) -> None:
     """Note what no step changes and somebody may want to: HTML, quoted mails, and spellings of one label."""
     views = [formats.as_chat(row) for row in result.rows]
@@ -724,7 +734,9 @@ def _redact(result: Prepared) -> None:
                     message.pop("name", None)
             changes = [("customer", "the name of the user's message")]
         # The value itself is not recorded, because the list of changes is passed around.
-        changes += [(entity.kind.lower(), f"{path}, {len(entity.text)} characters") for path, entity in redacted.findings]
+        changes += [
+            (entity.kind.lower(), f"{path}, characters {entity.start} to {entity.end}") for path, entity in redacted.findings
+        ]
         result.changes += [Change(result.lines[index], "redact", CHANGED, *change) for change in changes]
     if rescued and settings.redaction != "pseudonym":
         note = (

@@ -7,6 +7,7 @@ hardly mean anything else. What no rule can see (a wrong label, a merely dull an
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
@@ -20,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.pii.words import CLOSES, ends
+from course_utils.data_prep.pii.announced import GERMAN
+from course_utils.data_prep.pii.words import CLOSES, ends, name_lists
 from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import WITHOUT_SPACES, normalise
 
@@ -207,17 +209,27 @@ def _truncated(prompt: str, answer: str) -> Reason | None:
 def _breaks_off(answer: str) -> bool:
     """Whether prose ends in the middle of a sentence; the comma of "Best regards," ends a letter whose name was cut away."""
     text = answer.rstrip()
-    match = PATTERNS["breaks_off"].search(text)
+    match = PATTERNS["breaks_off"].search(text) or PATTERNS["begins_only"].search(text)
     if not match or formats.written_in(answer) != [answer] or CODE.search(answer):
         return False
-    sentence = text.splitlines()[-1] if match["comma"] else text
-    return len(sentence.split()) >= SENTENCE and not (match["comma"] and ends(text.lower().rstrip(" ,"), CLOSES))
+    comma = match.groupdict().get("comma")
+    sentence = text.splitlines()[-1] if comma else text
+    return len(sentence.split()) >= SENTENCE and not (comma and ends(text.lower().rstrip(" ,"), CLOSES))
+
+
+@functools.cache
+def all_names() -> frozenset[str]:
+    """Return given names and family names, in lower case."""
+    return name_lists()[0] | name_lists()[1]
 
 
 def _has_end(answer: str) -> bool:
     """Whether a text ends as prose, a list, a letter or a link does: not with a lower-case word."""
     last = answer.rstrip().splitlines()[-1].split() if answer.strip() else []
-    return len(last) < SENTENCE or not (last[-1].isalpha() and last[-1].islower()) or last[0][:1] in "-*•|>"
+    if len(last) < SENTENCE or not last[-1].isalpha() or last[0][:1] in "-*•|>":
+        return True
+    noun = GERMAN.search(" ".join(last)) and not last[-2].endswith((",", ".", "!", "?")) and last[-1].lower() not in all_names()
+    return not (last[-1].islower() or noun)
 
 
 def _without_end(prompt: str, answer: str) -> Reason | None:
@@ -230,7 +242,7 @@ def _without_end(prompt: str, answer: str) -> Reason | None:
 
 
 def _mojibake(prompt: str, answer: str) -> Reason | None:
-    """The word is UTF-8 that somebody read as Windows-1252: "GeblÃ¤se"."""
+    """The word is UTF-8 that somebody read as Windows-1252: "GeblÃ¤se", "pleÅ›Å„"."""
     match = PATTERNS["mojibake"].search(f"{prompt}\n{answer}")
     return Reason("mojibake", f"{match.group()!r} is text in the wrong encoding; export it as UTF-8") if match else None
 

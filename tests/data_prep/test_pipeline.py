@@ -300,6 +300,17 @@ def test_a_row_is_dropped_for_what_cannot_be_repaired(tmp_path):
     assert done.dropped[4].code != "extra_key" and "content" in done.dropped[4].reason
 
 
+def test_the_list_of_changes_has_a_field_once_and_says_where_something_was_masked(tmp_path):
+    made = [row | {"ticket": str(n)} for n, row in enumerate(rows())]
+    made[3]["messages"][1]["content"] = "Write to jana.adler@example.org, please: it still drips."
+    prepare(write(tmp_path, made)).write(tmp_path / "out")
+    changes = [json.loads(line) for line in (tmp_path / "out" / "changes.jsonl").read_text().splitlines()]
+    (ticket,) = [change for change in changes if change["field"] == "ticket"]
+    assert ticket["line"] == 1 and ticket["reason"].endswith(f"; in {len(made)} rows")
+    (masked,) = [change for change in changes if change["line"] == 4 and change["code"] == "email"]
+    assert masked["reason"] == "messages[1].content, characters 9 to 31"
+
+
 @pytest.mark.parametrize("field", ["customer", "metadata.client_id", "customer.ref"])
 def test_a_field_that_names_the_customer_is_the_group_unasked(tmp_path, field):
     made = rows()
