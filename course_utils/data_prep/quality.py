@@ -22,7 +22,7 @@ import numpy as np
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.pii.announced import GERMAN
-from course_utils.data_prep.pii.words import CLOSES, ends, name_lists
+from course_utils.data_prep.pii.words import CLOSES, CUT, ends, name_lists
 from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import WITHOUT_SPACES, normalise
 
@@ -228,7 +228,9 @@ def _has_end(answer: str) -> bool:
     last = answer.rstrip().splitlines()[-1].split() if answer.strip() else []
     if len(last) < SENTENCE or not last[-1].isalpha() or last[0][:1] in "-*•|>":
         return True
-    noun = GERMAN.search(" ".join(last)) and not last[-2].endswith((",", ".", "!", "?")) and last[-1].lower() not in all_names()
+    sentence = re.split(r"[.!?,] ", " ".join(last))[-1]
+    signs = CUT.intersection(sentence.lower().split()) or last[-1].lower() in all_names()
+    noun = last[-1].istitle() and GERMAN.search(sentence) and not signs and len(sentence.split()) > 2
     return not (last[-1].islower() or noun)
 
 

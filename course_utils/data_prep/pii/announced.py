@@ -57,7 +57,9 @@ IN_GERMAN = re.compile(
     r"\b(?:hat|hatte|haben|wird|soll|kann|darf|muss|und|für|an|dass|weil|wenn|ob|laut|bei|mit|von|wie|war|ist) (?=[^\W\d_]+(?:[.,;!?]| [a-zäöü]))"
 )
 GENITIVE = re.compile(r"(?<!\w)(?=[A-ZÄÖÜ][^\W\d_]+s [A-ZÄÖÜ][a-zäöüß])")  # "Rainers Führerschein"
-GERMAN = re.compile(r"\b(?:(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b|[Dd](?:ie|er|as|en|em) [A-ZÄÖÜ])")
+GERMAN = re.compile(
+    r"\b(?:(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b|[Dd](?:ie|er|as|en|em) [A-ZÄÖÜ])"
+)
 LOWER_FROM = re.compile(
     r"(?P<strong>\b(?:(?:regards|greetings|wishes|love) from|gr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an)|pozdrowienia od|saludos de|groetjes van) |"
     rf"\b(?:mein|meine|meinem|meiner|meinen|mon|ma|mi|mijn) (?:{'|'.join(kin for kin in WORDS['foreign_kin'] if ' ' not in kin)}) )"
@@ -67,7 +69,9 @@ LOWER_FROM = re.compile(
 
 
 # Whoever answers greets a person, and whoever asks signs as one: there a name may be in no list.
-_WRITTEN = rf"(?P<name>(?:(?:al|el|van|de|der|den|von|da|di|le|la)[- ])*[A-ZÀ-Þ](?:{WORD}|[^\W\d_]+)(?: [A-ZÀ-Þ]{WORD}){{0,2}})"
+_WRITTEN = (
+    rf"(?P<name>(?:(?:al|el|van|de|der|den|von|da|di|le|la)[- ])*[A-ZÀ-Þ](?:{WORD}|[^\W\d_]+)(?: [A-ZÀ-Þ]{WORD}){{0,2}})"
+)
 BY_POSITION = {
     "assistant": re.compile(
         rf"^\s*(?i:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}),? (?i:(?:{'|'.join(TITLES)})\.? )?{_WRITTEN}(?=[,!:.]?\s*\n|[,!:] )"

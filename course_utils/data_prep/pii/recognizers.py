@@ -88,7 +88,8 @@ OTHER_NUMBER_WORDS = re.compile(
     re.IGNORECASE,
 )
 AS_PHONE = re.compile(  # "0201/337908 als Rückrufnummer", "... as your contact number"
-    r" (?:als|as|comme|como|come|jako) (?:\w+ ){0,2}?(?:rückruf|ruf|kontakt|contact|phone|call|telefon|tele?f|terugbel|numéro|número)\w*", re.IGNORECASE
+    r" (?:als|as|comme|como|come|jako) (?:\w+ ){0,2}?(?:rückruf|ruf|kontakt|contact|phone|call|telefon|tele?f|terugbel|numéro|número)\w*",
+    re.IGNORECASE,
 )
 WEAK_CALL = re.compile(r"(?:number|nummer|num[eé]ro|número|line|contact|reach|answer|t|p|m)\b", re.IGNORECASE)
 COMMAND_OPTION = re.compile(
