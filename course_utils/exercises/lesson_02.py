@@ -352,7 +352,7 @@ def answer_loss(logits, labels):
             Mistake(_loss_positive, "The sign is missing: a loss is minus the logarithm of a probability."),
             Mistake(lambda logits, labels: (-_loss_positive(logits, labels)).exp(), "That is the perplexity, e to the power of the loss."),
         ),
-        hint="Bugs: which row belongs to which label, how often the softmax is taken, and by what the sum is divided.",
+        hint="Bugs: which row belongs to which label, how often the softmax is taken, and what the sum is divided by.",
     ),
     Exercise(
         id="lora-2",
@@ -397,8 +397,8 @@ def answer_loss(logits, labels):
         id="lora-4",
         title="Challenge: forty steps",
         statement=f"You have {CHALLENGE_STEPS} steps of {CHALLENGE_BATCH} examples each. Choose the settings. A validation loss of {BAR} or "
-        f"less earns all points, {HALF} or less earns half. Your settings are really run, here and in grading, which takes ten "
-        "seconds to a minute, and minutes on a busy machine. Keep in mind that enough tries will fit the validation messages too.",
+        f"less earns all points, {HALF} or less earns half. Your settings are actually run, here and in grading, which takes ten "
+        "seconds to a minute, or minutes on a busy machine. Keep in mind that with enough tries you'll overfit the validation messages too.",
         solution=my_settings,
         cases=lambda random: [()],
         points=4,
@@ -415,7 +415,7 @@ def answer_loss(logits, labels):
     Exercise(
         id="lora-5",
         title="Your own data",
-        statement="Your data are a JSONL file with a message and a record per line. Turn its lines into rows for `SFTTrainer`. "
+        statement="Your data is a JSONL file with one message and one record per line. Turn its lines into rows for `SFTTrainer`. "
         "Then try it: write a hundred lines about something that you know, store most rows as `train.jsonl` and the rest as "
         "`validation.jsonl` in a folder of their own, and run `course train-script` and the script that it writes there.",
         solution=training_rows,

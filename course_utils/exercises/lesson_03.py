@@ -336,8 +336,8 @@ EXERCISES = (
     Exercise(
         id="qlora-1",
         title="Challenge: 8 billion parameters on 12 GB",
-        statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate; for {HALF_GB:g} GB, a T4, "
-        f"there are half the points. Rank 16 on all linear layers, examples of {CHALLENGE_LENGTH:,} tokens, {CHALLENGE_EXAMPLES} examples per step. "
+        statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate; {HALF_GB:g} GB, a T4, "
+        f"earns half the points. Rank 16 on all linear layers, examples of {CHALLENGE_LENGTH:,} tokens, {CHALLENGE_EXAMPLES} examples per step. "
         "Prove it: the estimator runs on your plan, here and in grading.",
         solution=my_step,
         cases=lambda random: [()],

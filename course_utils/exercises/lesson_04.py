@@ -471,7 +471,7 @@ def losses_of_a_run(chosen, rejected, beta):
         id="align-4",
         title="Find the shortcut",
         statement="Before you train on a file of pairs, ask the stupidest model: a rule that prefers the reply whose word count is closer to some number. Find the number that ranks the most pairs right, and the share that it ranks right. "
-        "(Then run it on pairs of your own. Far below your model is good news.)",
+        "(Then run it on your own pairs: a score far below your model's is good news.)",
         solution=length_shortcut,
         cases=_length_rule_cases,
         points=4,
@@ -493,10 +493,10 @@ def losses_of_a_run(chosen, rejected, beta):
     ),
     Exercise(
         id="align-5",
-        title="Challenge: the most wins for a nat",
+        title="Challenge: the most wins per nat",
         statement=f"Here is a policy so small that DPO trains it in a second: a table with 60 messages and 8 possible replies to each, and noisy preferences. "
         f"Find settings with which its replies win at least {100 * (1 - LOST):.1f} % of the comparisons with the reference's, at a KL of at most {BUDGET:g} nat. "
-        f"From {100 * (1 - HALF_LOST):.0f} % on there are half the points. Your settings are really trained with, here and in grading; write the numbers that you found into the answer. "
+        f"Winning {100 * (1 - HALF_LOST):.0f} % earns half the points. Your settings are actually trained with, here and in grading; write the numbers you found into the answer. "
         "To try things, `from course_utils.exercises.lesson_04 import little_policy`: `little_policy(beta, learning_rate, steps)` returns wins and KL.",
         solution=budgeted_settings,
         cases=lambda random: [()],

@@ -660,7 +660,7 @@ EXERCISES = (
     Exercise(
         id="data-4",
         title="Bugs in a rule",
-        statement="""Somebody wrote the rule of confident learning from memory. It has **three** bugs; find them and write it right.
+        statement="""Somebody wrote the rule of confident learning from memory. It has **three** bugs; find and fix them.
 
 ```python
 def accused_rows(given, probabilities):
@@ -693,8 +693,8 @@ def accused_rows(given, probabilities):
         id="data-5",
         title="Challenge: rows worth learning from",
         statement=f"Here is the export once more, as pairs of message and answer. Choose the rows from which a small classifier should learn the "
-        f"category. It is really trained on them, in a few seconds, and then asked about a thousand messages. (Nearly half of these messages are in the export too, but in forms left as they opened, so learning them by heart won't help.) At most "
-        f"{100 * CHALLENGE_BAR:.0f} % wrong categories earn all points, {100 * CHALLENGE_HALF:.0f} % half of them; with every record as it came it is "
+        f"category. It is actually trained on them, in a few seconds, and then asked about a thousand messages. (Nearly half of these messages are in the export too, but in forms left as they opened, so learning them by heart won't help.) At most "
+        f"{100 * CHALLENGE_BAR:.0f} % wrong categories earns all the points, and {100 * CHALLENGE_HALF:.0f} % half of them; keeping every record as it came leaves "
         "more than half. Write the rules yourself, in plain Python. (Some of the thousand are in the course's data folder; read "
         "the export instead.)",
         solution=training_labels,

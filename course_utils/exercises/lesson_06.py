@@ -493,7 +493,7 @@ EXERCISES = (
     Exercise(
         id="api-1",
         title="What has happened?",
-        statement="`list_events` gives the newest events first, and a page of them at a time. Somebody polled every few seconds and kept what came. Assemble the job's messages in order, each event once.",
+        statement="`list_events` returns the newest events first, one page at a time. Somebody polled every few seconds and kept whatever came back. Assemble the job's messages in order, each event once.",
         solution=new_messages,
         cases=_poll_cases,
         points=3,
@@ -546,7 +546,7 @@ EXERCISES = (
     Exercise(
         id="api-4",
         title="Paid for",
-        statement="The figure leaves the training out, and the price of a tuned token may be higher than the base's, as at OpenAI. Count both in: after how many requests is the tuned model cheaper overall?",
+        statement="The figure leaves out the training, and a tuned token may cost more than the base's, as at OpenAI. Include both: after how many requests is the tuned model cheaper overall?",
         solution=requests_until_paid,
         cases=_paid_cases,
         points=3,
@@ -565,7 +565,7 @@ EXERCISES = (
     Exercise(
         id="api-5",
         title="Challenge: one dollar for a year",
-        statement=f"""You may spend **one dollar** on twelve training jobs in 2027, one on the first day of each month. Choose the model, the number of epochs and the rows. The marker adds up your cost at this lesson's prices and rejects plans over a dollar, or that a host does not accept. Then it trains a small classifier on your rows, with as many passes as you chose. The classifier stands in for the hosted model and is the same whichever you choose, so your choice affects the price, not the skill.
+        statement=f"""You may spend **one dollar** on twelve training jobs in 2027, one on the first day of each month. Choose the model, the number of epochs and the rows. The marker adds up your cost at this lesson's prices and rejects plans that cost over a dollar or that a host doesn't accept. Then it trains a small classifier on your rows, with as many passes as you chose. The classifier stands in for the hosted model and is the same whichever you choose, so your choice affects the price, not the skill.
 
 Your mark depends on the share of wrong categories on 608 messages that are not among the rows: at most {100 * CHALLENGE_BAR:.0f} % earns all points, at most {100 * CHALLENGE_HALF:.0f} % half of them. Taking everything as it came, with as many passes as a dollar buys, leaves more than half of them wrong. Read the rows first, for instance with `print(rows[:20])` in the function while you write it: they are not clean.""",
         solution=twelve_jobs,
@@ -579,7 +579,7 @@ Your mark depends on the share of wrong categories on 608 messages that are not 
             Mistake(lambda rows, prices: (_last_model(prices), 1, twelve_jobs(rows, prices)[2]), MONEY_LEFT),
             Mistake(_shortest_hundred, TOO_FEW_ROWS),
         ),
-        hint="First the model: which of them takes a job in December? Then one row per message, and of two answers to a message the one that somebody filled in. The rest of the dollar goes into passes.",
+        hint="First the model: which of them takes a job in December? Then one row per message, and, if a message has two answers, the one that somebody filled in. The rest of the dollar goes into passes.",
         challenge=Challenge(_run_dollar, bar=CHALLENGE_BAR, half=CHALLENGE_HALF, advise=_advise_dollar, measure="share of wrong categories"),
     ),
 )  # fmt: skip

@@ -5,9 +5,9 @@
 #
 # > *"White bits floating in my tea from the Pellwick. How many days between two descalings?"*
 #
-# A shop wants a program to answer such messages, with a record that its other programs can read: topic, product, and the
+# A shop wants a program that answers such messages with a record its other programs can read: topic, product, and the
 # fact in a few words. One colleague wants a better prompt. Another wants to give the model the catalogue. A third wants to
-# {{term:fine-tuning|fine-tune}}, that is, to train a model further on examples of the shop's own. Here is what each of them
+# {{term:fine-tuning|fine-tune}}, that is, train a model further on the shop's own examples. Here is what each of them
 # would have got on the same hundred messages, with three small models:
 
 # %%
@@ -33,16 +33,16 @@ lesson_01.picture()
 
 # %% [markdown]
 # With three fixed examples none of these models gave a usable answer, because no model can know an invented shop. With
-# similar past answers many are usable, since every fact asked for here stands in one of them. Training alone achieves next
-# to nothing, because one pass over the examples hardly teaches a fact. Given a passage, each trained model does best
-# for its size, though not clearly. The untrained 1.5B (1.5 billion parameters) with past answers has the highest
-# share. We tested no large hosted model, so if you call
-# one, run section 2's program on it before you plan any training. The line through each mark is its
-# {{term:confidence interval|95 % interval}}, the range in which the true share plausibly lies.
+# similar past answers many are usable, since every fact asked for here appears in one of them. Training alone achieves
+# next to nothing, because one pass over the examples hardly teaches a fact. Given a passage, each trained model is the
+# best of its size, though not decisively. The untrained 1.5B (1.5 billion parameters) with past answers has the highest
+# share. We tested no large hosted model, so if you call one, run section 2's program on it before you plan any
+# training. The line through each mark is its {{term:confidence interval|95 % interval}}, the range in which the true
+# share plausibly lies.
 #
 # By the end you'll be able to
 #
-# - measure four ways to ask a model on messages of your own, at any host that speaks OpenAI's protocol,
+# - compare four ways to prompt a model on your own messages, on any host that speaks OpenAI's protocol,
 # - tell from twenty wrong answers what is missing, and what to try,
 # - measure a search before you blame the model, and know when the whole text belongs in the prompt,
 # - train a model through an API, and say what training changed and what it didn't,
@@ -58,14 +58,14 @@ lesson_01.picture()
 # %% [markdown]
 # ## 1 · What is missing?
 #
-# A new colleague at the shop can fail a customer in two ways. Perhaps she doesn't know how long this lamp is guaranteed:
-# hand her the manual. Or she knows, but writes a page of pleasantries where the form has one line: the manual won't help,
-# practice will.
+# A new colleague at the shop can fail a customer in two ways. Perhaps she doesn't know how long a lamp is guaranteed:
+# then hand her the manual. Or she knows, but writes a page of pleasantries where the form has one line: then she needs
+# practice, not the manual.
 #
-# A model fails in the same two ways, for lack of *knowledge* or by its *behaviour*. Retrieval is the manual: a program
-# finds the right page and puts it into the prompt. Fine-tuning is the practice: it costs time once and changes habits, but
-# facts learned that way go out of date. First, though, you'd simply tell her what you want. Before any practice, you'd also
-# show her how similar customers were answered. So the questions come in this order:
+# A model fails in the same two ways, through lack of *knowledge* or through its *behaviour*. Retrieval is the manual: a
+# program finds the right page and puts it into the prompt. Fine-tuning is the practice: it costs time once and changes
+# habits, but facts learned that way go out of date. First, though, you'd simply tell her what you want. Before any
+# practice, you'd also show her how similar customers were answered. So the questions come in this order:
 
 # %%
 show.drawing("decision-tree")
@@ -146,7 +146,7 @@ print(f"{MODEL}; computed with ${price.input} for input and ${price.output} for 
 
 # %% [markdown]
 # The program that measures all four ways has two halves. The first builds the prompts. It finds similar messages by the
-# words that they share, and a rare word counts for more (*TF-IDF*); section 5 compares this search with a search by
+# words they share, giving rare words more weight (*TF-IDF*); section 5 compares this search with a search by
 # meaning.
 
 # %%
@@ -196,8 +196,8 @@ for turn in ways["a passage and past answers"](cases[0]["question"])[1:]:
     print(f"[{turn['role']}] {turn['content']}")
 
 # %% [markdown]
-# The second half asks, marks and counts. An answer is right, or *usable*, only if it's a record with the right topic,
-# product and fact.
+# The second half runs the prompts and scores them. An answer is right, or *usable*, only if it's a record with the
+# right topic, product and fact.
 
 # %%
 from scipy.stats import binomtest
@@ -286,7 +286,7 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
 # right passage too. An `answer` may be plain text: write the bare fact, because a reply has to contain it or one of
 # `accepted`. In a record, `FREE` names the field that may be worded differently. In `answered.jsonl` a record is text, too.
 #
-# A dozen cases decide little. The next table has a hundred, for the small model that you've just used and for two
+# A dozen cases can't settle much. The next table has a hundred, for the small model that you've just used and for two
 # larger ones that were built for code (script: `benchmarks/laptop_questions.py`). Its prompts differ from yours.
 # Without a passage, the two larger models see eight past answers, not three; we chose eight on other questions. With a
 # passage in the prompt, each past answer there has its passage too. *Tokens in* are the 0.5B's, and a dash means that
@@ -299,9 +299,9 @@ lesson_01.rivals()
 # From a passage the 0.5B gets the fact for {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the
 # messages, but only {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable. A
 # schema would change little: {{record:laptop-questions:runs."0.5B | RAG | 0".right.valid:.0%}} are valid records
-# already. Most have a wrong topic or product, a fault of behaviour. Similar past answers show how to fill in the other
-# fields, and often contain the fact too, but they go out of date. If your customers ask new questions, read the row *to
-# other questions*, for which we left out every past answer to the same question.
+# already. Most name the wrong topic or product, which is a behaviour problem. Similar past answers show how to fill in
+# the other fields, and often contain the fact too, but they go out of date. If your customers ask new questions, read
+# the row *to other questions*, for which we left out every past answer to the same question.
 #
 # **If your answers are free text**, `is_right` won't do, so people let a model judge. Check the judge first, here on thirty
 # replies marked by hand with the question: would you send this to the customer?
@@ -333,10 +333,10 @@ pd.DataFrame([
 # Before you trust a judge, mark some replies by hand. Here all three models are near chance: the small one always says
 # no, and kappa is {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}} for the 0.5B and
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}} for the 1.5B. Kappa is the agreement beyond
-# chance: 0 is no better than chance, and 1 is perfect. Go by kappa: always saying yes agrees on 20 of these 30. Looking
-# for the fact agrees on 26, but it accepts *"The customer should wait for 33 months"*, where 33 months is a guarantee,
-# and rejects *"at 14:20 on Thursday"* for *Thursday at 14:20*. To test your host's model as a judge, put its name into
-# `judge`.
+# chance: 0 is no better than chance, and 1 is perfect. Go by kappa, because always saying yes would agree on 20 of
+# these 30. Checking for the fact agrees on 26, but accepts *"The customer should wait for 33 months"*, where 33 months
+# is a guarantee, and rejects *"at 14:20 on Thursday"* for *Thursday at 14:20*. To test your host's model as a judge,
+# put its name into `judge`.
 
 # %% [markdown]
 # ## 3 · Read twenty wrong answers
@@ -349,7 +349,7 @@ pd.DataFrame([
 show.drawing("error-chain")
 
 # %% [markdown]
-# For example, a customer wants the number of the key to the drawer of the Thackle desk. The model was shown the right
+# For example, a customer asks for the number of the Thackle desk's drawer key. The model was shown the right
 # passage and writes *"The key to the drawer of the Thackle desk is number 315. The key is no longer produced."* The
 # form broke first, so the first thing to try is a schema.
 
@@ -399,7 +399,7 @@ counted.rename_axis(index="what broke", columns=None)
 
 # %% [markdown]
 # Training isn't the first thing to try for any of these. A misread passage calls for a larger model, or for training on
-# examples with passages, which teaches reading (section 6). In its wrong judgements the 0.5B had the fact, but the
+# examples with passages, which teaches reading (section 6). Where it judged wrongly, the 0.5B had the fact, but the
 # wrong topic and no product. Fix the link that breaks most often, measure, and sort again, because a wrong form may
 # only show once the passage is right.
 
@@ -410,9 +410,9 @@ counted.rename_axis(index="what broke", columns=None)
 # answers is a small knowledge base. It covers only what somebody has asked before. Ours is the best case: every fact
 # has been asked for in other words.
 #
-# **The form for free.** Before each {{term:token}} (a piece of a word) that it writes, a model scores every possible one.
-# {{term:constrained decoding|Constrained decoding}} crosses out the tokens after which the answer could no
-# longer become a valid record, and takes the best of the rest:
+# **The form for free.** Before each {{term:token}} (a piece of a word) that it writes, a model scores every possible
+# one. {{term:constrained decoding|Constrained decoding}} crosses out the tokens that would make a valid record
+# impossible, and takes the best of the rest:
 #
 # | so far | what the model might write unforced | what is allowed |
 # | --- | --- | --- |
@@ -446,8 +446,8 @@ for right, cases_asked in ((17, 20), (85, 100)):
     print(f"{right} of {cases_asked}: the true share is plausibly between {100 * interval.low:.0f} and {100 * interval.high:.0f} %")
 
 # %% [markdown]
-# With twenty messages the interval is too wide to decide, and with a hundred it's still rough. So first collect a hundred or
-# more real messages with right answers.
+# With twenty messages the interval is too wide to decide anything, and with a hundred it's still wide. So first collect
+# a hundred or more real messages with right answers.
 
 # %% [markdown]
 # ## 5 · Look the facts up
@@ -519,7 +519,7 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one passage.
 # No large model was tested, so measure both with yours. There are other drawbacks:
 #
-# - Requests must come every few minutes, or the cache is cold and the full price is due. Some hosts also charge for filling
+# - Requests must come every few minutes, or the cache goes cold and you pay full price. Some hosts also charge for filling
 #   it, which the table leaves out.
 # - A longer text costs more, and it must fit the {{term:context window}}.
 # - The models of 2023 found facts in the middle of a long prompt less reliably than at its ends (Liu et al., arXiv 2307.03172).
@@ -534,10 +534,10 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # - Take the **smallest that reads well enough**. For example, run section 2's program with your best prompt on three sizes.
 # - Check that its **licence** allows commercial use. Apache 2.0 and MIT do; others forbid some uses or require credit.
 # - Prefer a model that doesn't write out its **thoughts**, or lets you switch that off.
-# - Check that **your host** tunes the model, and for how long the host promises to serve it.
+# - Check that **your host** can tune the model, and how long it promises to serve it.
 #
-# The examples are a hundred answered messages without instructions, every second one with its passage (at work give
-# every row one, because rows without teach guessing), so that the model learns to *read*.
+# The examples are a hundred answered messages without instructions, every second one with its passage, so that the
+# model learns to *read*. At work give every row its passage, because rows without one teach guessing.
 
 # %%
 TASK = "Answer this customer of the shop Tarnbrook."
@@ -568,7 +568,7 @@ for turn in training_rows[-1]["messages"]:
 
 # %% [markdown]
 # Training through an API is an upload, a call, and a loop that waits. The service trains a {{term:LoRA}} {{term:adapter}}, a
-# small set of numbers beside the model's own; lesson 02 opens it, and lesson 06 has the differences between hosts.
+# small set of numbers beside the model's own; lesson 02 looks inside it, and lesson 06 covers the differences between hosts.
 
 # %%
 uploaded = client.files.create(file=open("shop-train.jsonl", "rb"), purpose="fine-tune")
@@ -628,7 +628,7 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
 # past answers first; with the small model, add a passage. Training makes the prompt shorter,
 # {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead
 # of {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} for the 0.5B, and it helps most where
-# no past answer fits: in section 2's table compare the last row with *to other questions*, for the small model. That
+# no past answer fits: for the small model, compare the last row of section 2's table with *to other questions*. That
 # last row is also well below the row above it, so test yours on products that the training didn't cover.
 #
 # To see if you have enough examples, train on a quarter, a half and all of them. As long as the share of right answers on
@@ -692,20 +692,20 @@ for name, way in ways_to_run.items():
 lesson_01.cost_figure(chosen)
 
 # %% [markdown]
-# Fine-tuning pays against the large model from the volume in the title, and against the same small model with the long
-# prompt from many times that (section 8 prints it). Both sums suppose equally good answers, and the large model's were
-# never measured. So if the small model with the long prompt is good enough for your task, keep it. In the printed lines
-# `prompted` is the large model with the long prompt, `hosted` is the fine-tuned one, paid per token, and `self-hosted`
-# is the same on rented GPUs. The picture spreads what is paid at the start over a year, and both its axes are
+# Against the large model, fine-tuning pays from the volume in the title; against the same small model with the long
+# prompt, only from many times that (section 8 prints it). Both sums suppose equally good answers, and the large model's
+# were never measured. So if the small model with the long prompt is good enough for your task, keep it. In the printed
+# lines `prompted` is the large model with the long prompt, `hosted` is the fine-tuned one, paid per token, and
+# `self-hosted` is the same on rented GPUs. The picture spreads the upfront cost over a year, and both its axes are
 # logarithmic. The $1,920 is for 24 hours on prompt, search and tests; training adds 48.
 #
-# Change one assumption at a time. Begin with the model that you compare with and the hours of work.
+# Change one assumption at a time. Start with the model you're comparing against and the hours of work.
 
 # %%
 show.calculator("costs", **vars(chosen))
 
 # %% [markdown]
-# **Your prompt reaches 87 %. Is the rest worth training?** Suppose that the small model, fine-tuned, makes half as many
+# **Your prompt reaches 87 %. Is the rest worth training for?** Suppose that the small model, fine-tuned, makes half as many
 # errors as the large one with your prompt. We haven't shown that it does; put in your own share. Then training pays if
 # one error costs you at least this much, and at $0.00 the cheaper requests alone pay for it:
 

@@ -73,7 +73,7 @@ print(open("train.jsonl", encoding="utf-8").readline())
 # | `product` | text or null | copied from the message, letter for letter |
 # | `order_id` | `TB-` and five digits, or null | normalised: "tb 61180" becomes `TB-61180` |
 #
-# Because training is work, first ask the untrained model about a toaster, once as your program would and once with the
+# Training takes work, so first ask the untrained model about a toaster, once as your program would and once with the
 # rules and three solved tickets in the prompt.
 
 # %% tags=["program"]
@@ -118,22 +118,22 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
     print(f"{name}, {tokens} tokens: {write_replies(model, [prompt])[0]}")
 
 # %% [markdown]
-# Without rules and examples the model chats. With them it writes a record, here with a wrong escalation, and you'd pay
-# for the longer prompt on every call. One reply says little, so section 2 scores such prompts, with fuller rules, on a
-# hundred messages. It also scores two other ways without training: *decoding under a schema*, which lets the model
-# write only tokens that fit, and putting the eight most similar solved tickets in the prompt.
+# Without rules and examples the model chats. With them it writes a record, though here with the wrong escalation, and
+# you'd pay for the longer prompt on every call. One reply says little, so section 2 scores such prompts, with fuller
+# rules, on a hundred messages. It also scores two other ways without training: *decoding under a schema*, which lets
+# the model write only tokens that fit, and putting the eight most similar solved tickets in the prompt.
 
 # %% [markdown]
 # ## 2 · The whole job, in one program
 #
-# This program is the one to take to work. It trains an adapter on `train.jsonl`, measures the loss (one number for how
+# This is the program to take to work. It trains an adapter on `train.jsonl`, measures the loss (one number for how
 # wrong the model still is) on a quarter of `validation.jsonl`, saves the adapter, and scores its replies to all of
 # `validation.jsonl`. In a terminal, `course train-script` writes it as one file, `train_adapter.py`, which runs without
 # this course and says what to install. `python train_adapter.py` trains and scores; `python train_adapter.py test.jsonl`
 # scores the saved adapter on the test file.
 #
-# First check the files and the model's template (in a terminal, with `course preflight`), because some faults show before a
-# run: for example, answers cut off, an end marker never learned, or test rows in the training file.
+# First check the files and the model's template (in a terminal, with `course preflight`), because some faults show up
+# before a run: for example, truncated answers, an end marker never learned, or test rows in the training file.
 
 # %%
 preflight.check("train.jsonl", device.tier, evaluation="validation.jsonl", learning_rate=learning_rate)
@@ -207,11 +207,11 @@ shares = pd.DataFrame({"your model": scores.drop(columns="reply").mean(), "alway
 shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_action="ignore").fillna("–")
 
 # %% [markdown]
-# After 80 tickets on a CPU, nearly all replies are valid and nearly all order numbers right, but only about one in ten is
-# right in every field. The product is right about half the time, and category and escalation no more often than
-# if you always gave the most common value. The trainer's table hides this: its loss fell steeply, and its *mean token
-# accuracy* (how many of the answer's tokens were predicted right) ended at 95 %, because most tokens of an answer are form,
-# such as braces and field names. So score whole replies, and read five of them to see how the model fails:
+# After 80 tickets on a CPU, nearly all replies are valid and nearly all order numbers right, but only about one in ten
+# is right in every field. The product is right about half the time, and category and escalation do no better than
+# always giving the most common value. The trainer's table hides this: its loss fell steeply, and its *mean token
+# accuracy* (how many of the answer's tokens were predicted right) ended at 95 %, because most tokens of an answer are
+# form, such as braces and field names. So score whole replies, and read five of them to see how the model fails:
 
 # %%
 show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": list(scores["reply"][:5])}, solutions[:5])
@@ -227,9 +227,9 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": lis
 evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
-# **For the 0.5B, 80 tickets are worth more in training than in its prompt**: training on them gets about four records in ten
-# wholly right, showing the eight most similar about a quarter. After 240 tickets about six in ten are right, and even the
-# small model beats its own best prompt.
+# **For the 0.5B, 80 tickets are worth more in training than in its prompt**: training on them gets about four records
+# in ten entirely right, while showing the eight most similar gets about a quarter. After 240 tickets about six in ten
+# are right, and even the small model beats its own best prompt.
 #
 # **Before you pay for more tickets, train on yours more than once.** Unless the row says otherwise, a model read each
 # ticket once, two a step, so 240 tickets also meant three times as many steps as 80. Reading the first seed's 80
@@ -238,14 +238,15 @@ evidence.lesson_02.rivals_table("all fields")
 # {{record:laptop-tickets:runs."135M | LoRA, 80, 3 passes | 0".right."all fields":.0%}} and the 0.5B from
 # {{record:laptop-tickets:runs."0.5B | LoRA, 80 | 0".right."all fields":.0%}} to
 # {{record:laptop-tickets:runs."0.5B | LoRA, 80, 3 passes | 0".right."all fields":.0%}}. Six times looks better still
-# for the small model and no better for the 0.5B, though each is one run. Our program reads them once because a laptop
-# needs a minute for each pass: set `num_train_epochs`, and stop when replies to validation messages no longer get
-# better. The table's intervals reflect only which messages were sampled, not which tickets the model was trained on.
+# for the small model and no better for the 0.5B, though that's one run each. Our program reads them once because a
+# laptop needs a minute for each pass. Raise `num_train_epochs`, and stop when replies to validation messages no longer
+# get better. The table's intervals reflect only which messages were sampled, not which tickets the model was trained
+# on.
 #
-# Among models this small, a few hundred solved tickets were better used for training; with fewer, measure similar
-# tickets in the prompt against training, on your own messages. We didn't measure a hosted model; put one beside them. A
-# trained model's prompt is short as well, 30 tokens in section 1. No row is good enough to file tickets unattended,
-# because even the best is right on only 72 of 100.
+# With models this small, a few hundred solved tickets were better spent on training; with fewer, compare training with
+# similar tickets in the prompt, on your own messages. We didn't measure a hosted model, so add one yourself. A trained
+# model's prompt is short as well, 30 tokens in section 1. No row is good enough to file tickets unattended, because
+# even the best is right on only 72 of 100.
 
 # %% [markdown]
 # Did your model notice the urgent messages (row `True`)? It missed those under "none" or "no record":
@@ -383,7 +384,7 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 # `SFTTrainer` repeats such a step for every batch, but leaves the model's own weights alone and updates an adapter, which
 # you'll build next.
 #
-# **Your turn.** Mend a loss that runs but is wrong.
+# **Your turn.** Fix a loss that runs but is wrong.
 
 # %%
 # EXERCISE: lora-1
@@ -414,7 +415,7 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 show.drawing("lora")
 
 # %% [markdown]
-# Work an example by hand: three inputs, two outputs, rank 1, $\alpha = 2$.
+# Work through an example by hand: three inputs, two outputs, rank 1, $\alpha = 2$.
 
 # %%
 W0 = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]])
@@ -435,7 +436,7 @@ print("their sum   ", (W0 @ x + alpha / r * B @ (A @ x)).tolist())
 # EXERCISE: lora-2
 
 # %% [markdown]
-# Here is a complete layer, and a function that puts it in place of a model's linear layers. $B$ starts at zero, so the
+# Here is a complete layer, and a function that swaps it in for a model's linear layers. $B$ starts at zero, so the
 # adapted model begins as an exact copy of the original. Because a batch's inputs are the *rows* of `x`, `x @ A.T` computes
 # $Ax$ for all of them.
 
@@ -551,9 +552,9 @@ evidence.lesson_02.states_table()
 #
 # | decision | do | why |
 # | --- | --- | --- |
-# | learning rate | measure it: three or four rates, a factor of 3 apart | at too low a rate little is learned, at too high a rate the loss rises again |
+# | learning rate | measure it: three or four rates, a factor of 3 apart | too low, and the model learns little; too high, and the loss rises again |
 # | which layers | all linear layers | training only attention, at equal size, hurt everyday text most; large studies find it also learns less |
-# | rank | 16; raise it if more data no longer lowers the loss | by validation loss, in our short runs, 1 did no worse and 64 no better |
+# | rank | 16; raise it if more data no longer lowers the loss | in our short runs the validation loss was no worse at 1 and no better at 64 |
 # | alpha | 2 × rank, and leave it | it does nearly the same job as the rate |
 # | epochs | stop when validation replies stop getting better | section 8 shows what too many do |
 #
@@ -577,7 +578,7 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
 # used 4e-4 for the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate is about ten times
 # that of full fine-tuning (Schulman et al., 2025).
 #
-# For **rank and layers** a notebook hasn't time for enough runs, so these are recorded (script:
+# For **rank and layers** a notebook has no time for enough runs, so these are recorded (script:
 # `benchmarks/lora_sweep.py`), with three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets read once.
 # *Both labels right* refers to a test message's category and escalation, *prose loss* to the loss on everyday text:
 
@@ -626,7 +627,7 @@ show.folder_sizes("ticket-adapter", "tickets-merged")
 # `course export ticket-adapter --to gguf` writes a file for llama.cpp. With `--to ollama` you get a Modelfile as well, and
 # with `--to vllm` a folder with the adapter.
 #
-# Each export can change answers, for example through another template, a lost stop word or rounded weights. To check,
+# Each export can change answers, for example through a different template, a missing stop word or rounded weights. To check,
 # run `course roundtrip ticket-adapter`, which sends the test messages through every stage and compares prompts and
 # answers. It uses the test messages, so run it last. We recorded the next table with adapters that section 2's
 # program trained on the 135M and the 0.5B (`benchmarks/roundtrip.py`). Its first three columns count messages out of 100,
@@ -673,10 +674,10 @@ merged = typo.unload()
 # Only `q_proj` was adapted. Before a long run, call `print_trainable_parameters()`, and print the adapted names as this
 # cell does. PEFT gives no warning for {{term:mixture of experts|mixture-of-experts models}} either: `"all-linear"` skips
 # the experts of gpt-oss and Qwen3.5-MoE, because experts aren't linear layers there. Section 2's check finds that and
-# calls it `experts-without-adapters`; the names in brackets below are such findings too.
+# calls it `experts-without-adapters`; the names in brackets below come from this check too.
 #
 # **An adapter that stays frozen.** In section 7, PEFT printed that 0 parameters of the loaded adapter are trainable, because
-# `from_pretrained` loads it for answering. If you train it, you get an error or, with gradient checkpointing, a loss that
+# `from_pretrained` loads it for inference. If you train it, you get an error or, with gradient checkpointing, a loss that
 # never moves. Pass `is_trainable=True`.
 #
 # **The end marker masked.** SmolLM2's tokenizer pads with its end marker. TRL masks by position, but code that masks labels
@@ -694,9 +695,10 @@ training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).
 
 # %% [markdown]
 # The training loss falls to nearly zero, while the validation loss reaches its lowest point and then rises slightly.
-# That's {{term:overfitting}}, here slight and on few messages: after the lowest point only the loss on tickets it has read falls. Eight tickets read six times are learned by heart. Loss is the cheap signal: keep the weights
-# from that point or, where you can, choose by the replies. `SFTTrainer` needs `load_best_model_at_end=True`, and
-# `save_strategy` and `save_steps` like the evaluation's.
+# That's {{term:overfitting}}, though slight and measured on few messages: after the lowest point, the loss falls only
+# on tickets the model has read. After six passes it knows those eight by heart. Judging by loss is cheap: keep the
+# weights from that point or, where you can, choose by the replies. `SFTTrainer` needs `load_best_model_at_end=True`,
+# and `save_strategy` and `save_steps` that match the evaluation's.
 
 # %% [markdown]
 # ## 9 · The test
@@ -710,15 +712,15 @@ print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
-# After 80 tickets on a CPU, the strimmer reply has the right form, but a wrong escalation and product. The one at the
-# top comes from the same base after {{record:lora-seeds:plan.examples:d}}. `escalation` is right less often than if you
+# After 80 tickets on a CPU, the strimmer reply has the right form, but a wrong escalation and product. The reply at the
+# top comes from the same base after {{record:lora-seeds:plan.examples:d}} tickets. `escalation` is right less often than if you
 # always said "none"; the recorded 135M beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows
 # below yours show. Your row is one run, with different tickets and a different rate, so it can be ten or more points
 # away from the recorded one.
 #
 # > **How far to trust these numbers.** With a hundred test messages, your row's intervals are about as wide as the recorded
 # > ones. A recorded row is one to three runs (*seeds*), and the best rows' intervals overlap between models. The messages
-# > are invented, more articulate than those in a real inbox, and 30 % of them are urgent. We looked at the test set while
+# > are invented and more articulate than those in a real inbox, and 30 % of them are urgent. We looked at the test set while
 # > we wrote this lesson, so its scores may be optimistic.
 #
 # ## What you can do now

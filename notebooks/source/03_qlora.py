@@ -8,7 +8,7 @@
 # | Llama-3.1-8B, LoRA of rank 16, examples of 1,024 tokens | memory of a training step | runs on |
 # | --- | --- | --- |
 # | eight examples at once | {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} GB | one H200 |
-# | one at a time, eight added up before each update | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB | a 32 or 40 GB card |
+# | one at a time, eight accumulated before each update | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB | a 32 or 40 GB card |
 # | and {{term:gradient checkpointing}} | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | 24 GB |
 # | and the base in 4 bits: QLoRA | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.0f}} GB | 16 GB |
 # | and the rest kept in 16 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.0f}} GB | 12 GB |
@@ -63,7 +63,7 @@ print(f"{len(short)} tickets, {tickets_a_step} a step, learning rate {learning_r
 # %% [markdown]
 # ## 1 · The job: LoRA, and a few lines more
 #
-# A QLoRA run is lesson 02's program with a base that is loaded in 4 bits. The first cell below checks the data and the
+# A QLoRA run is lesson 02's program with the base loaded in 4 bits. The first cell below checks the data and the
 # chat template. The second loads the model and the third trains it. Only loading the model and one short loop before
 # `trainer.train()` are new.
 
@@ -123,9 +123,9 @@ trainer.save_model("tickets-qlora")
 tuned = trainer.model.eval()
 
 # %% [markdown]
-# TRL makes the adapter of a 4-bit base bfloat16, and the loop makes it float32 again. Without the loop, many small updates
-# late in a run are rounded away, because bfloat16 has only two or three correct digits (section 8), and on a T4 training
-# stops with an error. The adapter is small, so float32 costs almost nothing.
+# TRL converts a 4-bit base's adapter to bfloat16, and the loop converts it back to float32. Without the loop, many
+# small updates late in a run are rounded away, because bfloat16 has only two or three correct digits (section 8), and
+# on a T4 training stops with an error. The adapter is small, so float32 costs almost nothing.
 #
 # Now read some replies:
 
@@ -148,7 +148,7 @@ evidence.lesson_03.recorded()
 
 # %% [markdown]
 # In the last column both methods beat the best prompt by far. There QLoRA's one run is a few points behind LoRA's
-# three, in *category* a few ahead; but one run settles nothing.
+# three, and in *category* a few ahead, but one run settles nothing.
 #
 # On your own card, change `base`, leave out `quantization.guard`, and start from settings like these (*not run here*):
 #
@@ -231,8 +231,8 @@ charts.bars(ladder, "By this estimate, Llama-3.1-8B fits on 24 GB in 16 bits", "
 # that the blocks pass on enlarge the last bar's activations. Checkpointing is on by default in TRL's trainers, but not
 # in transformers' `Trainer`.
 #
-# The dashed line is at 25.3 because a card's gigabytes are 2³⁰ bytes each, less a little that PyTorch doesn't see, and ours
-# are 10⁹. If the card drives your screen as well, subtract what `nvidia-smi` shows in use.
+# The dashed line is at 25.3 because a card's gigabytes are 2³⁰ bytes each and ours are 10⁹; PyTorch doesn't see quite
+# the whole card. If the card drives your screen as well, subtract what `nvidia-smi` shows in use.
 #
 # The course's own estimator does the same arithmetic and covers more cases, such as full fine-tuning and several cards:
 
@@ -241,7 +241,7 @@ print(memory.estimate("Llama-3.1-8B", "qlora", length=1024, accumulation=8, chec
 print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 
 # %% [markdown]
-# Nobody has checked the estimator on a real GPU, whose libraries need memory of their own. It came within
+# The estimator hasn't been checked on a real GPU, whose libraries need memory of their own. It came within
 # {{record:estimates:summary.unseen.formula.worst:.1f}} % of PyTorch's own count for small models on a CPU
 # (`benchmarks/estimates.py`), and within {{record:estimates-card:worst_percent:.2f}} % for 1.7B and 8B models on a
 # simulated A100 (`benchmarks/gpu_memory.py`). Leave a gigabyte or two free, and read `torch.cuda.max_memory_reserved()`
@@ -274,10 +274,10 @@ pd.DataFrame({
 # | --- | --- | --- |
 # | `per_device_train_batch_size=1`, `gradient_accumulation_steps=8` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB instead of {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} | nothing in the result; many small steps are slower on a GPU |
 # | `gradient_checkpointing=True` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | up to half as much time again |
-# | the loss in pieces: by itself on a GPU with TRL from 1.16; before, `use_liger_kernel=True` | about 1.2 GB less (the rows below still count the logits) | nothing |
+# | the loss in pieces: automatic on a GPU from TRL 1.16; before that, `use_liger_kernel=True` | about 1.2 GB less (the rows below still count the logits) | nothing |
 # | the base in 4 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.1f}} GB | some time; accuracy: section 7 |
-# | what isn't in 4 bits left in 16 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | quality not measured |
-# | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory in a peak |
+# | 16 bits for what isn't in 4 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | quality not measured |
+# | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory at a peak |
 # | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | every longer example loses its end, which is the answer |
 #
 # **What isn't in 4 bits.** `prepare_model_for_kbit_training` converts the embedding, the output layer and the norms to
@@ -307,7 +307,7 @@ pd.DataFrame({
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
 
 # %% [markdown]
-# The same sums can check a claim of many course outlines:
+# The same sums can check a claim found in many course outlines:
 
 # %%
 evidence.card("Q3")
@@ -315,8 +315,9 @@ evidence.card("Q3")
 # %% [markdown]
 # ## 3 · Merge it, serve it
 #
-# Lesson 02 {{term:merge|merged}} an adapter into its base for free. With a 4-bit base, one of three ways lost most of
-# what was learned here. Measure the loss on the twelve reference answers, first with no adapter, then with it unmerged:
+# Lesson 02 {{term:merge|merged}} an adapter into its base for free. With a 4-bit base, one of three ways to merge lost
+# most of what was learned here. Measure the loss on the twelve reference answers, first without the adapter, then with
+# it unmerged:
 
 # %%
 def answer_loss(model):
@@ -346,7 +347,7 @@ beside = PeftModel.from_pretrained(four_bit, "tickets-qlora")
 losses["adapter beside the 4-bit base"] = answer_loss(beside)
 
 # %% [markdown]
-# Now do what looks natural and call `merge_and_unload()` on this model, so that base and adapter become one 4-bit model.
+# Now do the obvious thing and call `merge_and_unload()` on this model, so that base and adapter become one 4-bit model.
 # Save one layer's change for later.
 
 # %%
@@ -376,7 +377,7 @@ charts.bars(losses, "Here, merging into 4 bits lost most of what was learned", "
             highlight=[name for name in losses if "into" in name or "beside" in name])
 
 # %% [markdown]
-# Why is it lost? Look at the layer whose change you kept:
+# Why was so much lost? Look at the layer whose change you kept:
 
 # %%
 import bitsandbytes.functional as bnb
@@ -399,9 +400,9 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 # distance to its neighbour. The changes here are some fifty to a hundred times smaller than that distance. Only the
 # moved scales keep a little of the change. Larger changes should survive better; measure yours.
 #
-# Both merges into 16 bits keep what was learned here. Use the restored base, because the adapter was trained on it, unless
-# the original measures better. For an 8B model this takes about 17 GB; to do it in the computer's memory, put
-# `device_map={"": "cpu"}` into the call of `from_pretrained`.
+# Both merges into 16 bits keep what was learned here. Use the restored base, because the adapter was trained on it,
+# unless the original measures better. For an 8B model this takes about 17 GB; to do it in the computer's memory, pass
+# `device_map={"": "cpu"}` to `from_pretrained`.
 #
 # To make the merged model small again, use a format made for serving. Then **measure again**, since this rounds once more.
 # These commands are *not run here*:
@@ -416,7 +417,7 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 # %% [markdown]
 # ## 4 · How can sixteen values hold a weight?
 #
-# Four bits tell sixteen things apart, so each weight becomes one of sixteen values. The best sixteen depend on the
+# Four bits can distinguish sixteen things, so each weight becomes one of sixteen values. The best sixteen depend on the
 # weights. Here are those of one layer, each divided by the largest absolute value among its block of 64:
 
 # %%
@@ -435,10 +436,10 @@ charts.histogram(
 )
 
 # %% [markdown]
-# Half of the evenly spaced values lie beyond ±0.5, where fewer than a fifth of the weights are; of NF4's sixteen only
-# six do. The bars at ±1 are the blocks' largest weights. NF4, *4-bit NormalFloat*, assumes that weights follow a bell
-# curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*. Zero must be stored
-# exactly, which leaves fifteen values: seven below and eight above.
+# Half of the evenly spaced values lie beyond ±0.5, where fewer than a fifth of the weights are, but only six of NF4's
+# sixteen do. The bars at ±1 are the blocks' largest weights. NF4, *4-bit NormalFloat*, assumes that weights follow a
+# bell curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*. Zero must be
+# stored exactly, which leaves fifteen values: seven below and eight above.
 
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
@@ -529,8 +530,8 @@ pd.DataFrame(table).T
 # than the rest would push all others into the two or three values around zero. In a block it spoils only its 63
 # neighbours. But a scale in float32 takes 32 bits, which is half a bit for each of the 64 weights.
 #
-# Double quantization rounds these scales too. It subtracts the scales' mean, makes each a code of 8 bits, and gives every
-# 256 of them one float32 scale.
+# Double quantization rounds these scales too. It subtracts the scales' mean, turns each into an 8-bit code, and gives
+# every 256 of them one float32 scale.
 #
 # **Your turn:** how many bits does a weight take, for blocks of any size and any number of scales that share one float32?
 
@@ -680,10 +681,10 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
 
 # %% [markdown]
 # Rounding raised the loss on these passages: the whole interval lies above zero. On a CPU this is the packaged model,
-# which was stored in another 4-bit format before, so its 16 bits aren't quite the original's.
+# which was previously stored in another 4-bit format, so its 16 bits aren't quite the original's.
 #
-# **After training**, our runs are too few to tell QLoRA and LoRA apart. Section 1 has the 0.5B model's runs; this is what three
-# {{term:seed|seeds}} of the small one gave:
+# **After training**, our runs are too few to tell QLoRA and LoRA apart. Section 1 has the 0.5B model's runs; this is
+# what three {{term:seed|seeds}} of the small one gave:
 
 # %%
 evidence.card("Q5")
@@ -720,8 +721,8 @@ for tokens in (32, 128, 512, 2048):
     print(f"{tokens:5} tokens: 4 bits take {more:+.0%} time")
 
 # %% [markdown]
-# For this layer, restoring counts for less as tokens increase. GPU times differ, and people have found anything from
-# equal time to two thirds more (28 % on an RTX 4090), so time ten steps of each on your own card:
+# For this layer, restoring matters less as the number of tokens grows. GPU times differ, and people have found anything
+# from no slowdown to two thirds more time (28 % on an RTX 4090), so time ten steps of each on your own card:
 
 # %%
 evidence.lesson_03.published_pace()
@@ -729,7 +730,8 @@ evidence.lesson_03.published_pace()
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
 #
-# **Three arguments left out.** `BitsAndBytesConfig(load_in_4bit=True)` alone runs and the loss falls, but you get FP4, not NF4, 4.5 bits a weight instead of 4.13, and products in float32, which are slow on a GPU:
+# **Three arguments left out.** `BitsAndBytesConfig(load_in_4bit=True)` runs on its own and the loss falls, but you get
+# FP4 instead of NF4, 4.5 bits a weight instead of 4.13, and float32 products, which are slow on a GPU:
 
 # %%
 alone = BitsAndBytesConfig(load_in_4bit=True)
@@ -768,14 +770,14 @@ for format in (torch.bfloat16, torch.float32):
 #
 # | you want to | do |
 # | --- | --- |
-# | get out of *out of memory* | batch of 1 with accumulation, checkpointing, 4 bits, 16-bit embeddings, then length |
+# | fix an *out of memory* error | batch of 1 with accumulation, checkpointing, 4 bits, 16-bit embeddings, then length |
 # | choose between LoRA and QLoRA | LoRA if a step fits with the base in 16 bits, else QLoRA |
 # | train on a 4-bit base | NF4, double quantization, compute dtype bfloat16 (T4: float16), adapter in float32 |
 # | know the memory before a run | section 2's twenty lines, or `course estimate` |
 # | deploy | adapter beside the 4-bit base, or merged into 16 bits; if it's rounded again, measure again |
 #
 # > **How far to trust these numbers.** Memory is computed from published shapes and was compared with a CPU's allocator only. Your own
-# > run used a 135M model, which suffers more from rounding than a large one, and twelve messages. A recorded row is one to three runs
+# > run used twelve messages and a 135M model, which suffers more from rounding than a large one. A recorded row is one to three runs
 # > of one model on a hundred test messages.
 
 # %%

@@ -20,9 +20,10 @@
 # | pairs and the better reply, without the start (ORPO) | {{record:laptop-house-style:runs."seed 0 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
 #
 # In each run DPO + SFT and {{term:ORPO}}, which learn from pairs *and* imitate the better reply, beat SFT on the better
-# replies from the same beginning, once by a single reply. Where somebody can say which replies keep all the rules, plain
-# SFT on those did about as well. {{term:DPO}} alone, the usual method for training on choices between two answers, on
-# average beat only the start. You'll run it, compute its {{term:loss}} by hand, and compare it with SFT.
+# replies from the same starting point, though once by just one reply. Plain SFT on just the replies that keep every
+# rule did about as well, but somebody must pick them out. {{term:DPO}} alone, the usual method for training on choices
+# between two answers, beat only the start on average. You'll run it, compute its {{term:loss}} by hand, and compare it
+# with SFT.
 #
 # **If you must choose by Friday:** if a person or a program can tell which replies are good, train on those with SFT. If
 # people can only say which of two replies is better, try ORPO and DPO + SFT with SFT beside them, and check each rule.
@@ -165,8 +166,8 @@ by_sft = rival.model.eval()
 # %% [markdown]
 # ### Did the answers get better?
 #
-# Ask the start and both new models the same messages, about products absent from the pairs, at temperature 0. With your
-# own pairs, write a `judge` of your own, and score the start before you train: a rule that it keeps already can't show a
+# Ask the start and both new models the same messages, about products absent from the pairs, at temperature 0. For your
+# own pairs, write your own `judge`, and score the start before you train: a rule that it already keeps can't show a
 # gain. Before you look, guess:
 
 # %%
@@ -195,9 +196,9 @@ guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# The model trained with DPO and SFT says the step first far more often than the rival. These are few messages, so a
-# single reply counts for several percent, and no other rule clearly moves. If everybody got one text, *different
-# replies* would fall. Read some answers:
+# The model trained with DPO and SFT says the step first far more often than the rival. With so few messages, a single
+# reply counts for several percent, and no other rule clearly moves. If everybody got the same text, *different replies*
+# would fall. Read some answers:
 
 # %%
 evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
@@ -225,12 +226,12 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 # better, read its answers.
 
 # %% [markdown]
-# ## 3 · How likely does a model find a reply?
+# ## 3 · How likely is a reply, according to the model?
 #
-# A choice gives no grade. What can a loss be computed from? The model gives every text a
-# probability, so we can ask how likely it finds A, and how likely B. A reply's probability is the product of its tokens'
-# probabilities, each given what precedes it. The product is tiny, so we add logarithms. The sum, the reply's
-# log-probability, is negative, and closer to zero is likelier; its unit is the {{term:nat}}. Three steps compute it:
+# A choice isn't a grade, so what can we compute a loss from? The model gives every text a probability, so we can ask
+# how likely A is, and how likely B. A reply's probability is the product of its tokens' probabilities, each given what
+# precedes it. The product is tiny, so we add logarithms. The sum, the reply's log-probability, is negative, and closer
+# to zero is likelier; its unit is the {{term:nat}}. Three steps compute it:
 #
 # - **Mask.** Only the reply's tokens count, because we want its probability *given* the message.
 # - **Shift.** The scores ({{term:logits}}) at position 5 are about token 6. Drop the last position of the scores and the first token.
@@ -345,11 +346,11 @@ print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(part
 # EXERCISE: align-2
 
 # %% [markdown]
-# ## 5 · What SFT's part is for
+# ## 5 · What the SFT term is for
 #
-# Both replies may become less likely. What does that do to answers? Train twice with the same pairs and the same
-# rate, a third of the one above, once without SFT's part and once with it. `training.fit` is the course's own loop,
-# which saves you a minute here.
+# Both replies may become less likely. What does that do to the answers? Train twice on the same pairs, each time at a
+# third of the rate above, once without the SFT term and once with it. `training.fit` is the course's own loop, which
+# saves you a minute here.
 
 # %%
 for name, objective in {"DPO alone": training.DPO(beta=0.1), "DPO + SFT": training.DPO(beta=0.1, sft_weight=1.0)}.items():
@@ -368,11 +369,12 @@ evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in 
 
 # %% [markdown]
 # Here DPO alone puts the step first in nearly every answer, as two in five pairs teach, but most of its replies no
-# longer end properly: the first above runs on until it's cut off. No pair teaches how a reply ends. The log shows a
-# sign of it: the reward of the chosen replies is far below zero (divide it by β to get nats), so even the *good*
-# replies are less likely than before, and the loss still falls as long as the rejected ones fall further. SFT's part
-# pulls the model towards whole good replies (Pang et al., 2024, arXiv 2404.19733), here at the price of some first steps.
-# What breaks varies: in the recorded runs below, on more pairs, DPO's replies end properly but lose the order number.
+# longer end properly: the first above runs on until it's cut off. No pair teaches how a reply ends. The log gives a
+# hint of this: the reward of the chosen replies is far below zero (divide it by β to get nats), so even the *good*
+# replies are less likely than before, and the loss still falls as long as the rejected ones fall further. The SFT term
+# pulls the model towards whole good replies (Pang et al., 2024, arXiv 2404.19733), here at the price of some first
+# steps. What breaks varies: in the recorded runs below, on more pairs, DPO's replies end properly but lose the order
+# number.
 #
 # ### Does it beat the cheap rival?
 #
@@ -385,9 +387,10 @@ evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in 
 evidence.lesson_04.compared_figure()
 
 # %% [markdown]
-# By that measure three seeds don't separate the methods on this model, and all are poor. DPO and SFT differ most on two
-# rules. DPO puts the step first in nearly every answer, with or without SFT's part, while SFT does so in about a third; and
-# DPO names the order number less often. Section 7 has a larger model, twice the pairs, and a rate chosen for each method.
+# By that measure, three seeds can't tell the methods apart on this model, and all do poorly. DPO and SFT differ most on
+# two rules. DPO puts the step first in nearly every answer, with or without the SFT term, while SFT does so in about a
+# third; and DPO names the order number less often. Section 7 has a larger model, twice the pairs, and a rate chosen for
+# each method.
 #
 # What did the pairs teach? Count the test pairs whose chosen reply gained more than the rejected one, grouped by how the two
 # differ:
@@ -402,10 +405,10 @@ print(f"DPO's own answers name the right order number in {number:.0%}")
 ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 
 # %% [markdown]
-# **Ranking two replies isn't the same as writing one.** Given two replies, DPO always raises the one with the customer's
-# own order number more (last row; six pairs, three seeds), yet its own answers mostly break that rule. So judge the
-# answers, not the share of pairs ranked right. When the two replies differ in their promise, DPO ranks them hardly better
-# than chance, while SFT and DPO + SFT are right in seven pairs of ten.
+# **Ranking two replies isn't the same as writing one.** Given two replies, DPO always gives the one with the customer's
+# own order number the larger gain (last row; six pairs, three seeds), yet its own answers mostly break that rule. So
+# judge the answers, not the share of pairs ranked right. When the two replies differ in their promise, DPO ranks them
+# hardly better than chance, while SFT and DPO + SFT are right in seven pairs of ten.
 
 # %%
 # EXERCISE: align-3
@@ -455,9 +458,9 @@ for name, rows in {"earlier pairs": load_preferences("confounded"), "our pairs":
 pd.DataFrame(found).map("{:.0%}".format)
 
 # %% [markdown]
-# One number, the length, ranks the earlier pairs about as well as DPO did. So DPO's 90 % doesn't show that it had learned a
-# house style; a length rule was enough. **Before you train on pairs, rank them with the stupidest model you have.** If that
-# works, it may be all that your accuracy measures.
+# One number, the length, ranks the earlier pairs about as well as DPO did. So DPO's 90 % doesn't show that it had
+# learned a house style; a length rule was enough. **Before you train on pairs, rank them with the stupidest model you
+# have.** If it does well, your accuracy may measure nothing more.
 #
 # Two in five of our pairs have the same sentences in a different order. The other three in five avoid the problem by coming
 # as twins:
@@ -467,8 +470,9 @@ show.drawing("twins")
 
 # %% [markdown]
 # Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the
-# message is right once and wrong once. From the other pairs it can learn how a good reply begins: it ranks all of the
-# two fifths right and half of the rest, 70 %. Here a good beginning was part of the aim; judge whether it is in yours.
+# message is right once and wrong once. From the other pairs it can learn how a good reply begins, so it gets all of
+# those two fifths right and half of the rest, 70 %. Here a good beginning was part of the aim; judge whether it is in
+# yours.
 
 # %%
 # EXERCISE: align-4
@@ -512,10 +516,10 @@ pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["
 # %% [markdown]
 # With each seed DPO + SFT and ORPO, which learn from pairs *and* imitate the chosen reply, keep all five rules more
 # often than SFT from the same model, once by a single reply. The interval reflects only which messages were asked, and
-# the three seeds lie so far apart that they don't settle how large the gain is. Pairs may pay here because nearly half
-# of the chosen replies break some rule, and SFT imitates that too. If somebody picks out the replies that keep all
-# rules, plain SFT on them does about as well as DPO + SFT in three seeds, with only one rate tried. ORPO needs no first
-# stage. DPO alone has the lowest mean of the six methods, although four rates were tried.
+# the three seeds lie so far apart that they don't settle how large the gain is. Pairs may pay off here because nearly
+# half of the chosen replies break some rule, and SFT imitates that too. If somebody picks out the replies that keep all
+# the rules, plain SFT on them does about as well as DPO + SFT over three seeds, at the one rate tried. ORPO needs no
+# first stage. DPO alone has the lowest mean of the six methods, although four rates were tried.
 #
 # ### Pairs of the model's own answers
 #
@@ -539,10 +543,10 @@ pd.DataFrame(rows).T.map("{:.0%}".format)
 
 # %% [markdown]
 # The rules ask for a number where the customer gave one, and for none elsewhere. In the second round both DPO models
-# began as the SFT model and ended below the first round's SFT; only customers who named no order are served well.
-# DPO's first round ended below the untrained model. SFT on the better answers rose overall in both rounds; it's also
-# called *rejection-sampling fine-tuning*, and like pairs it needs somebody, or a program, to pick the better answers. All
-# this is one seed; DPO's rate differed from DPO + SFT's.
+# began as the first round's SFT model and ended below it; they serve well only customers who named no order. DPO's
+# first round ended below the untrained model. SFT on the better answers rose overall in both rounds; it's also called
+# *rejection-sampling fine-tuning*, and like pairs it needs somebody, or a program, to pick the better answers. All this
+# is one seed; DPO's rate differed from DPO + SFT's.
 
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
@@ -560,8 +564,8 @@ print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with
 # %% [markdown]
 # Save the merged model and load that, as sections 1 and 2 did, or pass a copy as `ref_model`.
 #
-# **The rewards fall far.** If `rewards/chosen` keeps falling, as DPO alone's did in section 5, read answers at once, and
-# then add SFT's loss, lower the learning rate, or raise β.
+# **The rewards fall far.** If `rewards/chosen` keeps falling, as it did with DPO alone in section 5, read some answers
+# at once; then add SFT's loss, lower the learning rate, or raise β.
 #
 # **A rate that is too high.** The answers and the KL from the start show the damage:
 
@@ -569,10 +573,10 @@ print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with
 evidence.lesson_04.failures_table()
 
 # %% [markdown]
-# For answers sampled from the trained model, KL is how far their log-probability under it exceeds, on average, that
-# under the start. A β of 1, not 0.1, keeps the model nearer the start, and the step still comes first. The run at the
-# high rate ranks even more pairs right than the healthy one, but its KL is about forty times as large and few of its
-# answers say the step first.
+# Sample answers from the trained model: KL is how much higher their log-probability is, on average, under it than under
+# the start. A β of 1, not 0.1, keeps the model nearer the start, and the step still comes first. The run at the high
+# rate ranks even more pairs right than the healthy one, but its KL is about forty times as large and few of its answers
+# say the step first.
 #
 # **Another system message.** The model has learned to reply to the `prompt` of the pairs, so send the same system message
 # when you ask.
@@ -585,7 +589,7 @@ show.drawing("alignment-roads")
 
 # %% [markdown]
 # Here is each method on the small model and, except KTO, on the larger one, with its time per training example relative
-# to SFT's. An example of a pair has two replies:
+# to SFT's. A pair, counted as one example, has two replies:
 
 # %%
 rows, prices = {}, assets.read_record("method-prices")["over SFT"]
@@ -614,11 +618,11 @@ pd.DataFrame(rows).T
 # | {{term:KTO}} (2402.01306) | thumbs up and down | each reply was judged alone, so that there are no pairs |
 # | {{term:GRPO}} (2402.03300) | a score for each reply, from a program or a reward model | a program can check a reply |
 #
-# In {{term:RLHF}} (Ouyang et al., 2022) a {{term:reward model}} first learns the pairs, by the same loss with its own
-# scores in the place of β times the gain. Then {{term:PPO}} trains the policy to write answers that score well, while a KL
-# penalty keeps it near its start. DPO needs no reward model and generates no answers during training, so its loss says
-# nothing about what the model would write by now. [The next notebook](further/04_reinforcement.ipynb) trains with GRPO and
-# shows a score that is gamed.
+# In {{term:RLHF}} (Ouyang et al., 2022) a {{term:reward model}} first learns from the pairs, with the same loss but its
+# own scores in place of β times the gain. Then {{term:PPO}} trains the policy to write answers that score well, while a
+# KL penalty keeps it near its start. DPO needs no reward model and generates no answers during training, so its loss
+# says nothing about what the model would write by now. [The next notebook](further/04_reinforcement.ipynb) trains with
+# GRPO and shows a score that is gamed.
 
 # %% [markdown]
 # ## How far to trust this, and what you can do now

@@ -71,11 +71,11 @@ guess
 # %% [markdown]
 # ## 2 · The job, in one script
 #
-# The next cells are the program to take to work. It uses pandas for the table, datasketch for copies, scikit-learn for split
-# and labels, and this course's package for personal data. Each step takes the table and returns it with a one-line report.
-# Instead of dropping a row it writes the reason into the column `why`, and it *stops* where the export probably isn't what
-# you think it is. Most steps are folded. Read their code when a report surprises you; open are the settings, which you'll
-# change, and what sections 4 and 6 explain.
+# The next cells are the program to take to work. It uses pandas for the table, datasketch for copies, scikit-learn for
+# split and labels, and this course's package for personal data. Each step takes the table and returns it with a
+# one-line report. Instead of dropping a row it writes the reason into the column `why`, and it *stops* where the export
+# probably isn't what you think it is. Most steps are folded. Read their code when a report surprises you. The settings,
+# which you'll change, and the code that sections 4 and 6 explain are open.
 #
 # **Settings.** Change these for your own table. `STOP` holds the limits at which the script stops (section 3).
 
@@ -124,7 +124,7 @@ def stop_unless(fine, message):
 # %% [markdown]
 # **Step 1, corrections,** enters labels that a person has written. **Step 2, unusable rows,** has five rules, which we
 # took from reading a hundred tickets. The rule "form left as it opened" needs a column that people write anew for each
-# ticket: if one note stands in many rows, nearly always with the same labels, nobody filled in the form.
+# ticket: if one note appears in many rows, nearly always with the same labels, nobody filled in the form.
 
 # %% tags=["program", "folded"]
 def read_table(file, columns=()):
@@ -227,8 +227,8 @@ def flag_unusable(rows):
     return rows, report
 
 # %% [markdown]
-# **Step 3, copies,** uses {{term:MinHash}} (section 4). Where near-copies have different labels, three quarters of them
-# outvote the rest. Without such a majority they wait in `contradictions.csv` until you've entered the right label once.
+# **Step 3, copies,** uses {{term:MinHash}} (section 4). Where near-copies have different labels, a majority of three
+# quarters wins. Without one, they wait in `contradictions.csv` until you've entered the right label once.
 
 # %% tags=["program"]
 def pieces_of(text):
@@ -328,9 +328,9 @@ def flag_copies(rows):
 # **Step 4, personal data,** is the only one that needs this course's package, which adds lists of names to Presidio's
 # recognisers; without it the script stops and says what to install. Anybody with the *key*, 128 random bits in a file
 # outside the project, can compute the pseudonym of any name, so the result is pseudonymous, not anonymous. Order numbers
-# stay in, since a model may have to repeat them; list in `NUMBERS` what else should go.
+# stay in, since a model may have to repeat them; use `NUMBERS` to list anything else that should go.
 #
-# **Step 5, the split,** deals customers, so that nobody is on both sides: about a tenth of them go to validation.
+# **Step 5, the split,** divides the customers, so that nobody is on both sides: about a tenth of them go to validation.
 # Spaces and capitals in a customer's name don't matter; other spellings do. The test is your `test.csv`, with the
 # columns `message`, `category` and `escalation`. Give it `customer` too (ours has none), or the script can't keep its
 # customers out of training. Without labels in `test.csv`, another tenth becomes the test. With the same key, a customer
@@ -513,21 +513,21 @@ pd.DataFrame(counted).T
 
 # %% [markdown]
 # Of the 422 rows that these four rules drop, 414 have the planted fault, and the other eight had lost the end of their
-# message. In 192 more untouched forms the agent had written a reply and chosen no label, so those rows went as unknown
-# labels. The rules miss vague messages of more than two words, messages that break off, rows in other languages,
-# and forty wrong labels. The table leaves out copies and rows without a label, so read those yourself. For the wrong
-# labels the script writes a list:
+# message. In 192 more untouched forms the agent had written a reply and chosen no label, so those rows were dropped as
+# unknown labels. The rules miss vague messages of more than two words, messages that break off, rows in other
+# languages, and forty wrong labels. The table leaves out copies and rows without a label, so read those yourself. For
+# the wrong labels the script writes a list:
 
 # %%
 to_read = pd.read_csv("to_read.csv", dtype=str)
 to_read.query("field == 'category'").head(6).drop(columns=["field", "right"]).set_index("ticket")
 
 # %% [markdown]
-# Most personal data in the list are pseudonyms; about one name in sixteen is real. Fill in the column `right` with the
-# label that you'd give, even if it's there already, or with `drop`, which throws out the row and its copies. Lines left
-# empty come back. Save yours as `corrections-1.csv`, the next round's as `corrections-2.csv`. Here our answer key plays
-# somebody who reads sixty rows. On the second run, step 1 applies the corrections, and the new list leaves out what's
-# been read:
+# Pseudonyms replace most personal data in the list, but about one name in sixteen is real. In the column `right`, enter
+# the label that you'd give, even if it's already there, or `drop` to throw out the row and its copies. Lines left empty
+# come back. Save yours as `corrections-1.csv` and the next round's as `corrections-2.csv`. Here our answer key stands
+# in for somebody who reads sixty rows. On the second run, step 1 applies the corrections, and the new list leaves out
+# what's been read:
 
 # %%
 somebody = to_read.query("field == 'category'").head(60).copy()                # plays the colleague who reads the top 60
@@ -587,11 +587,11 @@ for name, (step, table, cure) in broken.items():
 pd.DataFrame(said).T
 
 # %% [markdown]
-# All five stop and report a number, the wrong join only just. Without the limits, the wrong join (400 tickets, each
-# twice) would have been "cleaned" to 55 of 800 rows, and the slipped labels would have been trained on. The last limit
-# applies only to the first column to learn, because a rare label is hard for the classifier anyway, and only from 200
-# rows on, so read the other lines yourself. A limit only catches what's broken *everywhere*. If one label in twenty has
-# slipped, every report looks healthy, which is why you read the top of `to_read.csv` all the same.
+# All five stop and report a number, though only just for the wrong join. Without the limits, the wrong join (400
+# tickets, each twice) would have been "cleaned" to 55 of 800 rows, and the slipped labels would have been trained on.
+# Because a rare label is hard for the classifier anyway, the last limit applies only to the first column to learn, and
+# only from 200 rows on. Read the other lines yourself. A limit only catches what's broken *everywhere*. If one label in
+# twenty has slipped, every report looks healthy, which is why you read the top of `to_read.csv` all the same.
 #
 # ## 4 · Copies
 #
@@ -628,9 +628,9 @@ for shuffles in (4, 16, 128, 1024):
 # The share settles near the index. For each text, the library keeps 128 hashes, one for each shuffle. It files them in
 # drawers, a few to a drawer, and compares only texts with a drawer in common (*locality-sensitive hashing*).
 #
-# Pairs with a common drawer are copies if their exact index reaches 0.6, also without frequent pieces such as greetings,
-# and both texts hold the same numbers. A message of ten words or more that another quotes whole counts too. Two messages
-# that differ by a *not* can still count as copies. The script rightly calls these two copies:
+# Pairs with a common drawer are copies if their exact index reaches 0.6, even without frequent pieces such as
+# greetings, and both texts contain the same numbers. A message of ten or more words that another quotes in full counts
+# too. Two messages that differ by a *not* can still count as copies. These two are rightly counted as copies:
 
 # %%
 usable = flag_unusable(apply_corrections(read_table("tickets.csv"))[0])[0].query("why == ''").reset_index(drop=True)
@@ -641,7 +641,7 @@ for _, row in usable[usable["group"] == group].iterrows():
     print(f"{row['why'] or 'stays':8}", " ".join(row["message"].split())[:150])
 
 # %% [markdown]
-# Words and pairs miss the same request when it's reworded. For that, compare {{term:embedding|embeddings}}, and expect
+# Words and pairs miss a request that has been reworded. For that, compare {{term:embedding|embeddings}}, and expect
 # false alarms.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
@@ -673,7 +673,7 @@ for name, table in {"with copies": usable, "without copies": usable.query("why =
 pd.DataFrame(measured).T
 
 # %% [markdown]
-# With copies in the file, dealing rows by chance makes the classifier look about ten points better than it is. Seven in
+# With copies in the file, splitting rows at random makes the classifier look about ten points better than it is. Seven in
 # ten validation rows then have their customer in training as well (the column "customer known"). Without copies the gap is
 # gone here. Split by customer in any case, because people write twice in ways that no rule finds. In your data the
 # "customer" may be a document, a patient or a repository. If messages change with time, with new products for example,
@@ -707,8 +707,8 @@ pd.DataFrame({
 }).T.map("{:.0%}".format)
 
 # %% [markdown]
-# Leaked messages are all answered correctly, the others about as before, and the score rises by seven points. Because people
-# quote, a longer training message may also contain a test message, so look for runs of words as well:
+# All leaked messages are answered correctly and the others about as before, so the score rises by seven points. Because
+# people quote, a longer training message may also contain a test message, so look for runs of words as well:
 
 # %%
 # EXERCISE: data-3
@@ -764,14 +764,14 @@ for name, number in {"one in eight": len(returns) // 8, "one in three": len(retu
 pd.DataFrame(habit).T
 
 # %% [markdown]
-# The more often a mistake is made, the less of it is found. When every return is filed as billing, the classifier learns
-# just that, and the list finds less than reading at random would. So if you find few errors at the top, you know only that
-# few labels are wrong by accident. To find habits, compare the export's labels with yours and your colleague's, as the
-# plan in section 8 has it on days 2 and 3.
+# The more often a mistake is made, the less of it is found. When every return is filed as billing, the classifier
+# learns just that, and the list finds less than reading at random would. So if you find few errors at the top, you know
+# only that few labels are wrong by accident. To find habits, compare the export's labels with yours and your
+# colleague's, as the plan in section 8 does on days 2 and 3.
 #
 # **Read, or drop unread?** In the recorded runs (script: `benchmarks/label_noise.py`), we trained the course's small
 # language model (135M parameters) on 300 rows each time, drawn at random, so about seventeen of the forty wrong labels
-# were among them. The table has the categories that it got right, in percent:
+# were among them. The table shows the percentage of categories it got right:
 
 # %%
 noise = assets.read_record("label-noise")["runs"]
@@ -779,11 +779,12 @@ pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for nam
              index=["run 1", "run 2", "run 3"]).T.assign(mean=lambda table: table.mean(axis=1)).round().astype(int)
 
 # %% [markdown]
-# With forty wrong labels, reading the first sixty rows raised each of the three runs, the mean by seven to eight
+# With forty wrong labels, reading the first sixty rows raised the score in all three runs, on average by seven to eight
 # points. With three times as many, each of the three repairs adds twelve to fourteen, and the repairs differ by less
-# than the runs do. So *if many labels are wrong by accident and you have rows to spare*, drop the top unread, which takes a
-# second where reading 180 rows takes a morning. Read twenty first. Read on if the rows at the top are rare kinds that you
-# can't spare, or test rows: a dropped test row makes the test easier, a corrected one makes it right.
+# than the runs do. So *if many labels are wrong by accident and you have rows to spare*, drop the top unread, which
+# takes a second, whereas reading 180 rows takes a morning. Read twenty first. Read on if the rows at the top are rare
+# kinds that you can't spare, or test rows: dropping a test row makes the test easier; correcting it makes the test
+# right.
 #
 # **Your turn.** The paper's rule flags a row only if another label is as probable as that label usually is in rows that
 # have it. The version below gets this wrong.
@@ -855,8 +856,8 @@ for name, lesson in {"a plain row": learned(chat, thinking), "a row with its rea
     print(f"{name}: {lesson!r}")
 
 # %% [markdown]
-# In the first line the template fills in *empty* thoughts, and they are learned like the answer, so 600 such rows teach a
-# thinking model 600 times not to think. In August 2025 somebody reported that a model which never thought wrote the empty
+# In the first line the template fills in *empty* thoughts, and they are learned like the answer, so 600 such rows teach
+# a thinking model 600 times not to think. In August 2025 somebody reported that a non-thinking model wrote the empty
 # block after training with TRL (QwenLM/Qwen3, issue 1618). You have two clean ways out:
 #
 # - You want short records and no thoughts. Ask with `enable_thinking=False`, in training and in production, so that the
@@ -890,10 +891,11 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 # | --- | --- | --- |
 # | nothing | {{record:tool-rows:runs.untrained.0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs.untrained.0."no call, where none is".0:.0%}} |
 # | rows that all call | {{record:tool-rows:runs."every row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every row calls".0."no call, where none is".0:.0%}} |
-# | as many rows, every second one a call | {{record:tool-rows:runs."every second row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every second row calls".0."no call, where none is".0:.0%}} |
+# | as many rows, every other one a call | {{record:tool-rows:runs."every second row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every second row calls".0."no call, where none is".0:.0%}} |
 #
-# A log of tool calls holds only rows that call. If every second row answers a message that needs *no* call, the model makes hardly any calls on those. In this one run it also missed more calls, perhaps because it had seen half
-# as many, so collect enough of both kinds.
+# A log of tool calls holds only rows with a call. If every other row answers a message that needs *no* call, the model
+# makes hardly any needless calls. In this one run it also missed more calls, perhaps because it had seen half as many,
+# so collect enough of both kinds.
 #
 # ## 8 · Was it worth it, and where do your two weeks go?
 #
@@ -931,9 +933,10 @@ charts.lines(
     levels={"the script's rows alone, 60 of them read": 100 * share_right(rows)})
 
 # %% [markdown]
-# Each point is one draw, and the lines are means of five. Some 300 to 400 rows labelled to the guide match the script's 700; from 200, the two together beat either alone. Here are the language model's recorded runs, as the
-# percentage of messages with both fields right. Each saw {{record:data-quality:examples:d}} examples of at most 32 words,
-# and "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats (script:
+# Each point is one draw, and the lines are means of five. Some 300 to 400 rows labelled to the guide match the script's
+# 700; from 200, the two together beat either alone. Here are the language model's recorded runs, as the percentage of
+# messages with both fields right. Each saw {{record:data-quality:examples:d}} examples of at most 32 words, and
+# "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats (script:
 # `benchmarks/data_quality.py`):
 
 # %%
@@ -945,7 +948,7 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # %% [markdown]
 # No other set did better than the hundred. The "mediocre" rows were labelled by keywords, which get
 # {{record:data-quality:"labels wrong by keyword":.0%}} of records wrong, and the "synthetic" ones by a large model. So
-# label a hundred rows first by a guide, and check every later row against it. Then run the script, whose rows add what
+# first label a hundred rows to a guide, and check every later row against it. Then run the script, whose rows add what
 # your hundred lack: rare kinds of tickets, and a mixture nearer to the real one (we haven't measured both together on
 # the language model). Stop cleaning once you've read the list: in section 6 that did as well as correcting every label.
 # As a plan:

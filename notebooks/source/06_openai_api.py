@@ -14,10 +14,10 @@
 # | told, shown the eight most similar solved messages, and held to the form by a {{term:structured output|schema}} | {{record:laptop-service:runs."135M | told and 8 retrieved, form forced | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told and 8 retrieved, form forced | 0".right."all fields":.0%}} |
 # | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, with a four-word prompt; three jobs | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}}, {{record:laptop-service:runs."135M | tuned | 1".right."all fields":.0%}}, {{record:laptop-service:runs."135M | tuned | 2".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}}, {{record:laptop-service:runs."0.5B | tuned | 1".right."all fields":.0%}}, {{record:laptop-service:runs."0.5B | tuned | 2".right."all fields":.0%}} |
 #
-# Tuning wins on both of these small models, but at best one record in six is still wrong,
-# and jobs differ. A job is a handful of calls: upload a file, start, poll until it's done, call the new model by name,
-# delete it. You don't need a GPU, because the host trains. Here the host is a service on your own computer, which
-# really trains. You call it with OpenAI's own client, and at the end you run the model without the host.
+# Tuning wins on both of these small models, but at best one record in six is still wrong, and results vary by job. A
+# job is a handful of calls: upload a file, start, poll until it's done, call the new model by name, delete it. You
+# don't need a GPU, because the host trains. Here the host is a service on your own computer, which really trains. You
+# call it with OpenAI's own client, and at the end you run the model without the host.
 #
 # **Tell your boss today** that nobody can promise a better model without measuring the alternatives, and that with this
 # lesson's prompts and prices, tuning saves less than 60 dollars in a million requests (section 8). The quickest alternative
@@ -27,15 +27,15 @@
 # | week | do | stop if |
 # | --- | --- | --- |
 # | 1 | ask who may send customers' messages where, and agree on what's good enough; collect 100 real messages with right answers; score a small hosted model with instructions, a schema and similar examples (section 4) | it's good enough: ship the prompt |
-# | 2 | write 240 solved messages, in part from answers you have, and tune an open model on them, at a host or with lesson 03's program; score it on the same hundred | it doesn't beat the prompt (section 4 says how to tell): collect more rows, or ship the prompt |
+# | 2 | write 240 solved messages, partly from answers you already have, and tune an open model on them, at a host or with lesson 03's program; score it on the same hundred | it doesn't beat the prompt (section 4 says how to tell): collect more rows, or ship the prompt |
 # | 3 | deploy it where it would answer customers, ask it the hundred again, download the weights (section 7) | it answers worse than in week 2, or costs more than the prompt and isn't better (section 8) |
-# | 4 | put it behind a flag; let it answer beside the old way, unseen by customers; rehearse switching back, the deletion and the move to another host | it does worse than in week 2: your hundred messages weren't like the real ones |
+# | 4 | put it behind a flag; run it beside the old system, unseen by customers; rehearse switching back, deleting it and moving to another host | it does worse than in week 2: your hundred messages weren't like the real ones |
 #
-# **Don't plan with OpenAI.** On {{fact:prices:"gpt-4.1-mini".no_new_customers:%d %B %Y}} it closed fine-tuning to
-# organisations that had never tuned there, and on {{fact:hosts:openai.stages.idle:%d %B %Y}} to those that hadn't used a
-# tuned model for 60 days. On {{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}} everybody else follows. A tuned model
-# ends with its base, and the last four bases end on {{fact:hosts:openai.ends:%d %B %Y}}. You can still learn the calls,
-# because other hosts accept them.
+# **Don't plan on OpenAI.** On {{fact:prices:"gpt-4.1-mini".no_new_customers:%d %B %Y}} it closed fine-tuning to
+# organisations that had never tuned there, and on {{fact:hosts:openai.stages.idle:%d %B %Y}} to those that hadn't used
+# a tuned model for 60 days. On {{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}} everybody else follows. A tuned
+# model shuts down with its base, and the last four bases shut down on {{fact:hosts:openai.ends:%d %B %Y}}. You can
+# still learn the calls, because other hosts accept them.
 #
 # By the end you'll be able to
 #
@@ -81,13 +81,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 # %% [markdown]
 # ## 1 · Three files
 #
-# The field `category` says what a message is about, `escalation` why somebody must act at once (mostly `none`). Each
-# line of a file is a conversation that ends with the right record, and the first job needs three files:
+# The field `category` says what a message is about, and `escalation` says why somebody must act at once (mostly
+# `none`). Each line of a file is a conversation that ends with the right record, and the first job needs three files:
 #
 # | file | rows here | at work | for |
 # | --- | --- | --- | --- |
 # | `hosted-train.jsonl` | 40 short messages, so a laptop finishes in a minute or two | 240; fewer suffice for a trial | the job |
-# | `hosted-validation.jsonl` | 16 | 40 or more | the {{term:validation set}}: the host evaluates but doesn't train on it, and OpenAI doesn't charge for it |
+# | `hosted-validation.jsonl` | 16 | 40 or more | the {{term:validation set}}: the host evaluates on it without training, and OpenAI doesn't charge for it |
 # | `hosted-test.jsonl` | 8 | 100 or more | you, to score the answers |
 
 # %%
@@ -116,8 +116,8 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
 # **send the same four words whenever you ask the tuned model**.
 #
 # Before you send your files, run `course check-data hosted-train.jsonl` in a terminal; it applies the hosts' rules.
-# OpenAI reads the rows only when the job runs, perhaps an hour after the upload. OpenAI cuts the end, which holds the
-# answer, off a row that's too long.
+# OpenAI reads the rows only when the job runs, perhaps an hour after the upload. If a row is too long, OpenAI cuts off
+# its end, which holds the answer.
 
 # %% [markdown]
 # ## 2 · The job, in one program
@@ -212,7 +212,7 @@ by_epoch = losses.dropna(subset="full_valid_loss").set_index("step")["full_valid
 charts.loss_curve(list(losses["train_loss"]), "Does the loss fall on unseen rows too?", by_epoch.to_dict(), top=1)
 
 # %% [markdown]
-# The loss on unseen rows falls until the second {{term:epoch}} ends, at step 40, and then hardly falls any more. The
+# The loss on unseen rows falls until the second {{term:epoch}} ends, at step 40, and hardly at all after that. The
 # {{term:loss}} measures how surprised the model is by the right answer, on average per {{term:token}}; its unit is the
 # nat, and 0 means no surprise. A step trains on two rows, so 40 rows make 20 steps an epoch. The pale line is each
 # step's training loss. It jumps because some rows are harder than others; the bold line is its moving average. The
@@ -366,8 +366,8 @@ lesson_06.rivals()
 # %% [markdown]
 # On both models training gets more records right than every prompt that we recorded, even the one with examples from
 # the same solved messages. A schema is enough for the *form*, but it can't choose the category. The last row gives
-# every message the most common answer, so your model should beat it in every column. No prompt of the small model does,
-# nor the 0.5B's without examples: they get fewer escalations right.
+# every message the most common answer, so your model should beat it in every column. None of the small model's prompts
+# does, nor do the 0.5B's without examples: they get fewer escalations right.
 #
 # **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
 
@@ -379,7 +379,7 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 
 # %% [markdown]
 # If neither were better, each of these messages would be a coin toss, and p is the chance of a split at least this
-# lopsided. If p is below 0.05, take these two models to differ. Training again still changes the score: compare
+# lopsided. If p is below 0.05, treat the two models as different. Training again can still change the score: compare
 # the three jobs of each model at the top.
 #
 # For week 1, put your hundred messages into `shown`, their records into `solutions`, your fields into `schema` and your
@@ -427,8 +427,8 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # %% [markdown]
 # ### How long should it train?
 #
-# A host keeps the model as it was after each of the last epochs; these are its {{term:checkpoint|checkpoints}}. Here each
-# answers under a name of its own, so score them on the validation rows, not on the test:
+# A host keeps the model as it was after each of the last epochs; these are its {{term:checkpoint|checkpoints}}. Here
+# each answers under its own name, so you can score them, on the validation rows rather than the test:
 
 # %%
 held_out = [row["messages"] for row in read_rows("hosted-validation.jsonl")]
@@ -439,8 +439,8 @@ for one in client.fine_tuning.jobs.checkpoints.list(job.id):          # the newe
 
 # %% [markdown]
 # Sixteen rows can't separate the last two checkpoints, so here's a recorded job of the small model on
-# {{record:hosted:examples:d}} rows, scored on the hundred test messages. We don't choose by these scores; they're from
-# another run than the table above and differ a little:
+# {{record:hosted:examples:d}} rows, scored on the hundred test messages. We don't choose by these scores; they come
+# from a different run from the table above and differ a little:
 
 # %%
 run = assets.read_record("hosted")["runs"][0]
@@ -467,8 +467,8 @@ pd.DataFrame({
 # ## 5 · When it goes wrong
 #
 # Seven rows are too few for OpenAI and for this service, but `create` succeeds and the job fails later. Other mistakes
-# fail at once. The `closed host` error imitates OpenAI's answer if you may no longer train, as a customer reported it
-# on 26 May 2026 (github.com/ed-donner/llm_engineering, issue 3258).
+# fail at once. The `closed host` error imitates OpenAI's answer to customers who may no longer train, as one reported
+# it on 26 May 2026 (github.com/ed-donner/llm_engineering, issue 3258).
 
 # %%
 file = client.files.create(file=write_rows("hosted-seven.jsonl", read_rows("hosted-train.jsonl")[:7]).open("rb"), purpose="fine-tune")
@@ -494,7 +494,7 @@ for name, attempt in attempts.items():
 closed.stop()
 
 # %% [markdown]
-# Let your program decide by `job.status`, `job.error.code` and `error.code`, since messages change. OpenAI has sent empty
+# Make your program rely on `job.status`, `job.error.code` and `error.code`, since messages change. OpenAI has sent empty
 # error objects with healthy jobs, and Python treats such an object as true, so test `job.error and job.error.code`. The
 # client itself retries twice if a host is busy (429) or broken (500 and up). Don't retry `training_not_available`. A job
 # started by mistake costs money until you call `jobs.cancel`.
@@ -534,9 +534,9 @@ print(f"loss of the first step {metrics[-1]['train_loss']:.3f}, of the last {met
 # | as many pairs for "none" as against it | {{record:host-preferences:runs.0.models."as many for “none” as against it".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."as many for “none” as against it".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."as many for “none” as against it".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."as many for “none” as against it".scores.escalation.0:.0%}} |
 # | pairs that all reject one record, with `"learning_rate_multiplier": 0.1` | {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.escalation.0:.0%}} |
 #
-# **No kind of pairs beat the model it started from.** After pairs that all reject one record, at the usual rate, most
-# escalations are wrong; at a tenth of it, whole records suffer least. Where you know the right answer, put it in a row
-# and train on that.
+# **No kind of pairs improved on the starting model.** After pairs that all reject one record, most escalations are
+# wrong at the usual rate; at a tenth of that rate, whole records suffer least. Where you know the right answer, put it
+# in a row and train on that.
 #
 # **Reinforcement fine-tuning** needs a *grader* instead, a program or a model that gives each answer a score. OpenAI
 # offered it for one reasoning model, o4-mini, which Azure still lists. With open models you run the training yourself,
@@ -605,7 +605,7 @@ print(base, "on this machine:", days_left(client.models.retrieve(base), date.tod
 print("a model tuned from gpt-4.1-mini at OpenAI, by the table's date:", (HOSTS["openai"].ends - date.today()).days, "days")
 
 # %% [markdown]
-# Keep four things, before that day and at any host:
+# Whatever the host, save four things before that day:
 #
 # | keep | how | good for |
 # | --- | --- | --- |
@@ -647,7 +647,7 @@ for mine, theirs in both:
         print(f"here {mine}\nat the host {theirs}")
 
 # %% [markdown]
-# One answer or none differs in our runs. If any of yours does, a different batch size may have added numbers in a
+# In our runs, at most one answer differs. If any of yours does, a different batch size may have added numbers in a
 # different order; different braces or a sentence before the record would point to a different template. A server for
 # the adapter needs a GPU and one line, which is *not run here*: `vllm serve BASE --enable-lora --lora-modules
 # triage=./hosted-adapter`. After that only `base_url` and `model` change in your program.
@@ -669,8 +669,8 @@ for mine, theirs in both:
 # %% [markdown]
 # ## 8 · The bill
 #
-# You pay for the job once: the file's tokens, times the epochs, times the price. At OpenAI, or in the last row at
-# another host, Tinker, yours would have cost:
+# You pay for the job once: the file's tokens, times the epochs, times the price. Yours would have cost this much at
+# OpenAI (last row: at Tinker, another host):
 
 # %%
 pd.DataFrame({
@@ -685,7 +685,7 @@ pd.DataFrame({
 # {{fact:prices:gpt-6-luna.output:.2f}} for a million written. At 170 tokens a prompt and 15 an answer, you pay 170
 # and 15 times as much. An adapter on a 14-billion-parameter model at W&B (not measured here) needs only 60 prompt tokens,
 # at {{fact:prices:qwen3-14b-adapter.input:.2f}} and {{fact:prices:qwen3-14b-adapter.output:.2f}} dollars. The first
-# line below has both sums. The adapter saves their difference, if its answers are as good. The figure uses your
+# line below has both sums. The adapter saves the difference, if its answers are as good. The figure uses your
 # measured tokens, on logarithmic axes:
 
 # %%
@@ -721,11 +721,11 @@ for way in ("gpt-6-luna, instructions", "gpt-6-luna, 8 examples"):
 monthly.map("${:,.2f}".format)
 
 # %% [markdown]
-# **With prompts as short as these, 40 hours of work at 80 dollars come back only after more than 50 million requests.**
-# A prompt of several thousand tokens may change that, so put your number into `tokens_in`. Use your host's price for
-# cached input, which is far lower. Azure's hourly model is never cheaper than `gpt-6-luna` with instructions (with
-# eight examples only at 100 million), because its base also costs more per token. Train because the answers are better,
-# or because data and model must stay with you.
+# **With prompts as short as these, 40 hours of work at 80 dollars pay for themselves only after more than 50 million
+# requests.** A prompt of several thousand tokens may change that, so put your number into `tokens_in`. Use your host's
+# price for cached input, which is far lower. Azure's hourly model is never cheaper than `gpt-6-luna` with instructions
+# (with eight examples only at 100 million), because its base also costs more per token. Train because the answers are
+# better, or because data and model must stay with you.
 #
 # The price of an hour is an example in Azure's documentation of {{fact:prices:azure-hosting.date:%d %B %Y}},
 # {{fact:prices:azure-hosting.hour:.2f}} dollars; the other prices were read between

@@ -28,7 +28,7 @@ def ranked(method, *kinds):
 
 
 FINDINGS = {
-    "DPO says the step first in nearly every answer, with SFT's part or without, SFT in about a third": lambda: (
+    "DPO says the step first in nearly every answer, with the SFT term or without, SFT in about a third": lambda: (
         min(means("DPO", "step first") + means(WITH_SFT, "step first")) > 0.9 and 0.28 < share(CONTROL, "step first") < 0.42
     ),
     "DPO names the order number less often": lambda: share("DPO", ORDER) < share(CONTROL, ORDER),
