@@ -11,6 +11,7 @@ import pytest
 from grading_fixtures import cells, code, full, hand_in, left_behind, notebook, points, run
 
 from course_utils.grading import intake, reading, results, tables
+from course_utils.grading.canvas import Export
 from course_utils.grading.intake import Answers
 from course_utils.grading.marking import Mark
 
@@ -188,8 +189,10 @@ def tabled(folder, *names):
         for submission in intake.submissions(folder / "in")
     ]
     told = []
+    export = Export(folder / "canvas.csv", ["06_openai_api"])
     for option, place in (("canvas", "Canvas's export"), ("roster", "the roster")):
-        tables.write_all(folder, list(marks), graded, **{option: folder / f"{option}.csv"})
+        table = export if option == "canvas" else folder / "roster.csv"
+        tables.write_all(folder, list(marks), graded, **{option: table})
         told.append({row[0]: row[2] for row in needing(folder) if row[2].startswith(f"in {place}:")})
         if option == "canvas":
             with open(folder / "canvas.csv", newline="", encoding="utf-8-sig") as file:

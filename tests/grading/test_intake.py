@@ -204,7 +204,7 @@ def graded(tmp_path_factory):
     (parts / "c.ipynb").write_text("{")
     run("06", inbox, out)
     with open(out / "needs-a-person.csv", newline="", encoding="utf-8-sig") as file:
-        needing = list(csv.reader(file))[1:]
+        needing = [row[:3] for row in list(csv.reader(file))[1:]]
     return inbox, out, needing
 
 
@@ -326,7 +326,7 @@ def test_lessons_not_handed_in_are_one_line_and_a_missing_cell_is_one_of_its_own
     hand_in(tmp_path / "in" / "diligent", "six", "06")
     done = run("02,03,06", tmp_path / "in", tmp_path / "out")
     with open(tmp_path / "out" / "needs-a-person.csv", newline="", encoding="utf-8-sig") as file:
-        needing = [(learner, reason) for learner, _, reason in list(csv.reader(file))[1:]]
+        needing = [(learner, reason) for learner, _, reason, _ in list(csv.reader(file))[1:]]
     absent = "no answer cell for any exercise of 02_lora"
     assert needing == [("someone", "no answer cell for api-2"), ("someone", absent)] and done.problems == 2
 
