@@ -48,6 +48,8 @@ CODE = re.compile(
     r"```|[{};]\s*$|^\s*(?:def|import|from|function|const|let|var|class|SELECT|#include|<\?php|<\w+>)\b|\w\(.*\)\s*[:;{]?\s*$",
     re.MULTILINE,
 )
+NOTE_WORDS = 8
+SHORT_REFUSAL = 15  # words; so short an answer is no letter that somebody asked for
 SENTENCE = 6  # words; a shorter answer may be a title or a label
 USUAL_END = 0.95  # share of the answers that must end properly before another ending counts as cut off
 CANNED_WORDS = 5  # a shorter answer is a label, which many messages may have in common
@@ -90,6 +92,7 @@ def assess(
     wrong_form = form_of(answers, schema)
     formed = wrong_form is not _any_form
     usual = not formed and sum(map(_has_end, answers)) >= USUAL_END * len(answers)
+    begins = sum(answer[:1].isupper() for answer in answers) >= USUAL_END * len(answers)
     # Of a conversation, a refusal or a note may be any answer; that there is no answer is judged by the last one.
     turns = [turns_of(row) or [(prompt, answer)] for row, prompt, answer in zip(rows, prompts, answers)]
     lasts = [texts[-1][1] for texts in turns]
@@ -105,7 +108,7 @@ def assess(
             reason
             for reason in (
                 useless.get(index),
-                stubs.get(index),
+                stubs.get(index) or (_note(lasts[index]) if usual and begins else None),
                 next(filter(None, (_refusal(*turn, wrong_form) for turn in turns[index])), None),
                 _truncated(prompt, answer) or (_without_end(prompt, answer) if usual else None),
                 _mojibake(prompt, answer),
@@ -121,7 +124,8 @@ def assess(
         # A refusal or a truncated answer also has the wrong form; the more specific reason says more.
         # And a faulty answer fits no question, so its poor fit says nothing.
         if codes & {"refusal", "truncated", STUB, USELESS}:
-            reasons = [reason for reason in reasons if reason.code not in ("answer_format", "other_answer")]
+            more = ("truncated",) if codes & {STUB, USELESS} else ()
+            reasons = [reason for reason in reasons if reason.code not in ("answer_format", "other_answer", *more)]
         elif codes & {"answer_format", "canned_answer", "language", "low_information"}:
             reasons = [reason for reason in reasons if reason.code != "other_answer"]
         assessed.append(reasons)
@@ -150,6 +154,13 @@ def _only(code: str, answers: Sequence[str]) -> dict[int, Reason]:
     }
 
 
+def _note(answer: str) -> Reason | None:
+    """A few words without capital and full stop, in a file whose answers have both: "pt gebeld, geen gehoor"."""
+    text = answer.strip()
+    short = 1 < len(text.split()) <= NOTE_WORDS and text[0].islower() and text[-1].isalpha()
+    return Reason(STUB, f"the answer is only {text!r}") if short else None
+
+
 def _refusal(prompt: str, answer: str, wrong_form: Callable[[str], Reason | None]) -> Reason | None:
     # Records and code may contain such words; a refusal is prose.
     if answer.lstrip().startswith(("{", "[", "<", "```")) and not wrong_form(answer):
@@ -167,7 +178,9 @@ def _refuses(prompt: str, answer: str) -> str:
     """The beginning of an answer that is nothing but a refusal; "" for any other answer."""
     if len(answer) > 2 and answer.lower().strip(".!") != "no" and PATTERNS["plain_refusal"].fullmatch(answer):
         return answer
-    if (match := PATTERNS["refusal_elsewhere"].match(answer)) and not PATTERNS["asks_for_text"].search(prompt):
+    if (match := PATTERNS["refusal_elsewhere"].match(answer)) and (
+        len(answer.split()) <= SHORT_REFUSAL or not PATTERNS["asks_for_text"].search(prompt)
+    ):
         return match.group() if len(answer.encode()) < 6 * REFUSAL_WORDS else ""  # a Chinese character has three bytes
     if len(answer.split()) > REFUSAL_WORDS:
         return ""

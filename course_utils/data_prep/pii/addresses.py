@@ -10,7 +10,7 @@ import re
 
 UP = r"[A-ZÀ-ÖØ-ÞĀ-ſƠ-ưẠ-Ỹ]"
 CAP = rf"{UP}(?:[\w'’-]|\.(?=\w))*"
-SMALL = r"(?:of|the|de|du|des|la|le|les|l'|d'|da|do|dos|das|di|del|della|dei|degli|el|van|den|der|het|'t|zum|zur|am|an|im|in|und|y|e|i|and|upon|on|bei|vor|aan|ten|sur|sous|lès|saint|st)"
+SMALL = r"(?:of|the|de|du|des|la|le|les|los|las|l'|d'|da|do|dos|das|di|del|della|dei|degli|el|van|den|der|het|'t|zum|zur|am|an|im|in|und|y|e|i|and|upon|on|bei|vor|aan|ten|sur|sous|lès|saint|st)"
 NAME = rf"(?:{CAP}|\d{{1,3}}(?:st|nd|rd|th))(?:[ -](?:{SMALL}[ -])*{CAP}){{0,3}}"
 NUMBER = r"\d{1,5}(?:[ ]?(?:bis|ter))?(?:[ ]?[a-zA-Z](?!\w|\.[ ]?\d))?(?:[-/–]\d{1,4}[a-zA-Z]?){0,2}(?:-[A-Z](?!\w))?"
 TYPES = (
@@ -39,7 +39,7 @@ PATTERNS = [
     rf"\b(?:{CAP}[ -](?:(?:de|den|der|van|het|von)[ ])*){{0,3}}(?!\w*(?:[Ss]tell|[Pp]ark|[Aa]rbeits|[Ss]itz|[Ll]iege|[Ss]piel|[Ss]teh|[Bb]au|[Ll]ager|[Zz]elt)platz\b){UP}[\w-]*(?:straße|strasse|str\.|[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|weg|platz|gasse|ring|damm|ufer|markt|steig|chaussee|straat|boulevard|laan|gracht|plein|kade|dreef|singel|steeg|dijk|gatan|vägen|gränd|väg|gade|vej|gata|veien|katu|tie)[ ]{NUMBER}(?: bus \w+| m\. \d+| lgh \d+)?",
     rf"\b(?:{CAP}[ -]){{1,3}}(?:Straße|Strasse|Str\.|Allee|Weg|Platz|Gasse|Ring|Damm|Ufer)[ ]{NUMBER}",
     # Calle Betis 31, 2º izq.; C/ Mayor 5; Carrer de la Marina 88, bajos; Rua do Poço 15; Via dei Mille 27; Corso Garibaldi 112
-    rf"(?:\b(?:[Cc]alle|Acceso|Pasaje|[Aa]venida|[Aa]vda\.?|[Pp]aseo|[Pp]laza|Pza\.?|Carrer|Camino|Ronda|Travessera|Rua|Praça|Travessa|Estrada|Alameda|Av\.|Viale|Corso|Piazza|Vicolo|Strada|Piazzale|Odos|Plateia|Leoforos|Str\.|Strada|[Uu]lic[ay]|Ulitsa|Jalan|Jl\.)|C/)[ ]?"
+    rf"(?:\b(?:[Cc]alle|Acceso|Pasaje|[Aa]venida|[Aa]vda\.?|[Pp]aseo|[Pp]laza|Pza\.?|Carrer|Camino|Ronda|Travessera|Rua|Praça|Travessa|Estrada|Alameda|[Aa]lej[ae]|[Pp]lac|[Oo]siedle|Av\.|Viale|Corso|Piazza|Vicolo|Strada|Piazzale|Odos|Plateia|Leoforos|Str\.|Strada|[Uu]lic[ay]|Ulitsa|Jalan|Jl\.)|C/)[ ]?"
     rf"(?:{SMALL}[ ])*{NAME},?[ ](?:n\.?º?[ ]?|nr\.?[ ]?|No:?[ ]?)?{NUMBER}(?:,? \d{{1,2}}[.ºª°]+ ?[\w.]{{0,4}}| bajos| m\. ?\d+)?",
     # ul. Długa 8/12; al. Niepodległości 141 m. 6; UL. POLNA 17/4
     rf"\b(?:[Uu][Ll]|[Aa][Ll]|[Oo][Ss]|[Pp][Ll])\.[ ]{NAME}[ ]{NUMBER}(?:[ ]?m\.?[ ]?\d+)?",
@@ -103,13 +103,32 @@ AFTER_THE = re.compile(r"\b(?:the|my|your|our|a|this) $", re.IGNORECASE)
 IN_YEAR = re.compile(r"\b(?:in|since|by|until|from|of|during|year) $", re.IGNORECASE)
 
 
+CAPITALISED = re.compile(
+    r"(?<=\d[ \d])[A-Z][a-z]\b|\b[A-Z][a-z]?\d[\da-z]? \d[A-Z]?[a-z]{1,2}\b", re.IGNORECASE
+)  # in postcodes
+
+
+def _upper(letter: str) -> str:
+    """The capital, if it is one letter: that of "ß" is two, and positions must stay."""
+    return letter.upper() if len(letter.upper()) == 1 else letter
+
+
 def find_addresses(text: str) -> list[tuple[int, int]]:
     """Return the addresses in a text as (start, end) in characters, end exclusive, in order and without overlaps."""
+    hurried = not any(map(str.isupper, text))  # "stuur het naar lindelaan 12, 4811 dj breda"
+    if hurried:
+        text = CAPITALISED.sub(lambda word: word.group().upper(), re.sub(r"\b\w", lambda m: _upper(m.group()), text))
     spans, position = [], 0
     while match := START.search(text, position):
         start, end = match.span()
         end = _extend(text, end)
-        if _is_date_or_time(text, match) or (match.lastgroup and not _has_evidence(text, match, end)):
+        if hurried and (before := re.match(r"(?:[^\W\d]+ )+(?=[^\W\d]{6,} \d)", match.group())):
+            start += before.end()  # any word may be the street's; its name is the one with the ending
+        if (
+            _is_date_or_time(text, match)
+            or (hurried and not HAS_POSTCODE.search(text, start, end))
+            or (match.lastgroup and not _has_evidence(text, match, end))
+        ):
             position = match.start() + 1
             continue
         spans.append((start, end))

@@ -33,7 +33,8 @@ ANYBODY = re.compile(
     r"(?:^|[\n.,!?] ?|\b(?:[Bb]onjour|[Bb]onsoir|[Cc]her|[Mm]erci|de|à|par|avec|que|et|chez) )M\. (?=[^\W\d_]{2})|\bi\. ?[AV]\. |\b(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
     r"|\b(?:signed|written|confirmed|reported) by |\b(?:a nombre de|au nom de|op naam van|na nazwisko|auf den Namen) |\b(?:signée?|rempli|écrit|validé) par |\b(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
     r"|\b(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])"
-    r"|\b(?:podpisała?|napisała?|wypełniła?) |\b(?:läuft auf|lautet auf|avisado a|avisé a|prévenu|informé) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|\b(?:firmado|escrito) por |(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)"
+    r"|\b(?:podpisała?|napisała?|wypełniła?) |(?:^|\n)>? ?(?:From|De|Von|Van|Od|Da) ?: (?=[A-ZÀ-Þ])|\b(?:schrieb|schreef|napisała?) (?=[^<\n]{2,40} <)"
+    r"|\((?:mother|father|maman|papa|mère|père|moeder|vader|madre|padre|Mutter|Vater|mama|tata)(?: of| de| van| von)?,? (?=[A-ZÀ-Þ])|(?:^|[\n.!?] )(?=(?!(?:She|He|It|Who|Elle|Il|Ella|Él|Hij|Zij|Ze|Er|Sie|Ona|On|Ten|Kto|Quien|Qui) )[A-ZÀ-Þ][\w'’-]+ (?:nació|is geboren|est née?|urodził|was born))|\b(?:läuft auf|lautet auf|avisado a|avisé a|prévenu|informé) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|\b(?:firmado|escrito) por |(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)"
 )
 SOMEBODY = re.compile(
     r"\b(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
@@ -52,6 +53,11 @@ TOLD = re.compile(
     r"|\b(?:recomend|atend)(?:ó|aron|ieron) (?=[A-ZÀ-Þ][\w'’-]+[.,;!?])"
 )
 TOLD_ABROAD = re.compile(r"(?:^|[\n.!?] )(?=\w+ (?:hat (?:mir|uns)|m['’]a|nous a|me ha|nos ha|heeft (?:mij|me|ons)) )")
+# In a text without a capital: "dr. hinrichsen", "geachte dokter de kok," "bonjour rose,"
+HURRIED = re.compile(
+    rf"\b(?:(?P<titled>(?:{'|'.join(sorted(TITLES - {'don', 'sir', 'pan', 'pana', 'panu', 'ing', 'nurse'}, key=len, reverse=True))})\.?)|^(?:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}))"
+    rf" (?P<who>(?:(?:{'|'.join(PARTICLES)}) )*(?P<last>{WORD}))(?=(?(titled)|,))"
+)
 # Behind these, in German, a noun stands with an article, and a given name without.
 IN_GERMAN = re.compile(
     r"\b(?:hat|hatte|haben|wird|soll|kann|darf|muss|und|für|an|dass|weil|wenn|ob|laut|bei|mit|von|wie|war|ist) (?=[^\W\d_]+(?:[.,;!?]| [a-zäöü]))"
@@ -75,6 +81,11 @@ _WRITTEN = (
 BY_POSITION = {
     "assistant": re.compile(
         rf"^\s*(?i:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}),? (?i:(?:{'|'.join(TITLES)})\.? )?{_WRITTEN}(?=[,!:.]?\s*\n|[,!:] )"
+    ),
+    "any": re.compile(  # "Kind regards,\nGeertje Terpstra\nPatient service"; "Wolfram, patient service" as the last line
+        rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+(?P<name>(?:[A-ZÀ-Þ]\. ?)*[A-ZÀ-Þ]{WORD}(?:(?: (?:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD}){{0,2}})(?=[ ,.!]*(?:\n|$)| \()"
+        rf"|(?<!--)\n(?P<signer>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?), (?:[a-zß-ÿ]\w+ ?){{1,3}}\.?$|\n(?:Ihr|Uw|Votre|Su|Your)\w* (?:\w+ ?){{1,3}}, (?P<ours>[A-ZÀ-Þ]{WORD})\.?$"
+        rf"|\n(?P<listed>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?, [A-ZÀ-Þ]{WORD})\n(?i:dob|geb|né|born|ur\.|f\. ?nac|nacid)|\n> ?(?P<quoted>[A-ZÀ-Þ]{WORD})$"
     ),
     "user": re.compile(
         rf"(?:\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+[-–— ]*|\n+[-–—]+ ?){_WRITTEN}[ .!,)]*$"
@@ -133,10 +144,20 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
                 tokens.pop()
             if tokens and not (len(tokens) == 1 and re.search(r"i\. ?[AV]\. $", cue.group())):  # "i. A. Einkauf"
                 spans.append((cue.end(), tokens[-1][1] - tokens[-1][2].endswith(".")))
-    if placed := BY_POSITION[writer].search(text) if writer in BY_POSITION else None:
-        words = [word.lower() for word in placed["name"].split() if word.lower() not in PARTICLES]
-        if not any(word in ordinary or word in CUT or word in TITLES or word in BEGINS_NONE for word in words):
-            spans.append(placed.span("name"))
+    for form in dict.fromkeys(("any", writer)):
+        for placed in BY_POSITION[form].finditer(text) if form in BY_POSITION else ():
+            group = placed.lastgroup or "name"
+            words = [word.lower().strip(",.") for word in placed[group].split() if word.lower() not in PARTICLES]
+            given = words[0] in name_lists()[0] and form == "any"
+            alone = form == "any" and len(words) == 1 and group in ("name", "quoted") and not given and writer != "user"
+            no_name = any(word in CUT or word in TITLES or word in BEGINS_NONE for word in words)
+            if not (no_name or alone or (not given and any(word in ordinary for word in words))):
+                spans.append(placed.span(group))
+    if not any(map(str.isupper, text)):
+        for cue in HURRIED.finditer(text):
+            known = cue["last"] in known_names or (cue["titled"] and cue["last"] not in ordinary)
+            if known and cue["last"] not in CUT:
+                spans.append(cue.span("who"))
     for cue in LOWER_FROM.finditer(text):
         written = re.compile(rf"({WORD})(?: ({WORD}))?").match(text, cue.end())
         weak = not cue["strong"]  # "c'est la clé"

@@ -20,14 +20,14 @@ ISSUED = re.compile(
     re.VERBOSE,
 )
 NAME = (
-    r"(?:pass(?:word|wort|wd|phrase|code)|mot de passe|contraseña|wachtwoord|kennwort|pwd?|senha|hasło|"
+    r"(?:pass(?:word|wort|wd|phrase|code)|mot de passe|contraseña|wachtwoord|kennwort|pwd?|senha|hasło|hasłem|"
     r"(?:api|access|secret|private|auth)[ _-]?(?:key|token|schlüssel|sleutel|secret)|client[ _-]?secret|cl(?:é|e|ave) (?:d['’])?api|token|"
     r"(?:wi-?fi|wlan|router|netzwerk|network)[ _-]?(?:key|schlüssel|code)|(?:cl(?:é|ef|e)|chiave|clave) (?:de |du |del )?(?:wi-?fi|réseau|rete))"
 )
 FOR = r"(?:\s+(?:for|of|to|on|für|zu[mr]?|vo[nm]|de[rsl]?|du|d['’]\w+|pour|para|per|voor|van|i[mn]|beim|dans|en|na|w|do)\b(?:\s+[^\W\d_][\w'’-]*){0,4}?)?"  # "for the console"
 KEY = re.compile(rf"(?:\w+[_-])?{NAME}", re.IGNORECASE)
 NAMED = re.compile(
-    rf"(?<![^\W_]){NAME}[\"']?{FOR}(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|es|è|é|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>\S{{6,}})",
+    rf"(?<![^\W_]){NAME}[\"']?{FOR}(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|était|es|era|è|é|to|było|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>\S{{6,}})",
     re.IGNORECASE,
 )
 # "Login: jan@mail.example / Segel88", "the key abc-9106234064a7e93b9515e7f1cb88371d"
@@ -41,7 +41,7 @@ LONG_TOKEN = re.compile(
 )
 # "Mijn wachtwoord sunflower828 werkt niet", "I log in with Tr0mbone#935 as password"
 UNMARKED = re.compile(
-    r"\b(?:pass(?:word|wort|code)|mot de passe|contraseña|wachtwoord|kennwort|hasło|senha)\s+[\"'`“„«]?(?P<value>(?=\S*\d)(?=\S*[^\W\d_])[^\s\"'`”“»]{6,})"
+    r"\b(?:pass(?:word|wort|code)|mot de passe|contraseña|wachtwoord|kennwort|hasło|hasłem|senha)\s+[\"'`“„«]?(?P<value>(?=\S*\d)(?=\S*[^\W\d_])[^\s\"'`”“»]{6,})"
     r"|\bwith\s+(?P<before>(?=\S*\d)\S{6,}) as (?:my |the )?password\b",
     re.IGNORECASE,
 )

@@ -85,7 +85,7 @@ STREET_TYPES = frozenset(
 )
 BUILDINGS = frozenset(
     "house court estate tower towers building cottage lodge heating lifts controls services ascenseurs plomberie chauffage "
-    "électricité serrurerie aufzüge sanitär heizung elektro ascensores fontanería calefacción liften loodgieters".split()
+    "ward wing clinic gebouw mutuelle krankenkasse kruis verzekeringen assurances seguros ubezpieczenia électricité serrurerie aufzüge sanitär heizung elektro ascensores fontanería calefacción liften loodgieters".split()
 )
 IN_STREET_NAMES = tuple("straat gracht laan plein kade straße strasse gasse allee".split())
 IN_STREETS = (*LOCATIVE_PREPOSITIONS, "for", "on", "along", "off", "down", "up")

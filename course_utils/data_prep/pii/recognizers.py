@@ -46,7 +46,7 @@ DATE = re.compile(
     re.IGNORECASE,
 )
 BORN = re.compile(
-    r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb|née?|nacid[oa]|nacimiento|nac[ií]|nació|naissance|nat[oa]|geburtsdatum|urodz\w+|nasci(?:d[oa])?|geboortedatum|"
+    r"\b(?:born|d\.?o\.?b\.?|f\.? ?nac\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb|née?|nacid[oa]|nacimiento|nac[ií]|nació|naissance|nat[oa]|geburtsdatum|urodz\w+|nasci(?:d[oa])?|geboortedatum|"
     r"birthdate|ur\.|urodzon[ya])(?!\w)",
     re.I,
 )
@@ -61,6 +61,7 @@ PHONE = re.compile(
     re.IGNORECASE,
 )
 # Numbers in groups that are not phone numbers: decimals and coordinates, dates and years, versions, enumerations.
+HOURS = re.compile(r"\d{1,2}[.:]\d\d\s*[-–]\s*\d{1,2}[.:]\d\d")  # "7.30-15.00"
 NOT_PHONE_SHAPED = re.compile(
     r"\d+\.\d+(?:\s+[/–-]\s+\d+\.\d+)*|.*(?<![\d.])-?\d{1,3}\.\d{4,}.*|.*(?<!\d)(?:19|20)\d\d[-/.]\d{1,2}[-/.]\d{1,2}(?!\d).*|.*(?<!\d)\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d\d(?!\d).*|"
     r"(?:1\d{3}|20\d\d)(?:\W{1,3}(?:1\d{3}|20\d\d))+|[1-9]\d?(?:\.\d+){2,}|\d(?:\W{1,3}\d)+|[1-9]\d?(?:\W{1,3}\d{1,2})+"
@@ -122,9 +123,12 @@ Span = tuple[int, int, float]  # start and end in characters, end exclusive, and
 Finder = Callable[[str], Iterable[Span]]
 
 
+IDENTIFIED = re.compile(r"\d, (?:nhs|nir|bsn|dni|pesel|kvnr|(?:kranken)?versicher|vers\.-)", re.IGNORECASE)
+
+
 def find_birth_dates(text: str) -> Iterator[Span]:
     """Yield the dates that have a word about birth nearby."""
-    for match in DATE.finditer(text) if BORN.search(text) else ():
+    for match in DATE.finditer(text) if BORN.search(text) or IDENTIFIED.search(text) else ():
         before, after = text[max(0, match.start() - 60) : match.start()], text[match.end() : match.end() + 25]
         words = [*BORN.finditer(before)]
         since = before[words[-1].end() :] if words else ""
@@ -132,7 +136,9 @@ def find_birth_dates(text: str) -> Iterator[Span]:
             bool(words) and not NOT_BORN.search(since) and not DATE.search(since)
         )  # the first date after the word is meant
         if near or re.match(
-            r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday|geboren|born)", after, re.IGNORECASE
+            r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday|geboren|born|nhs\b|nir\b|bsn\b|dni\b|pesel\b|kvnr|(?:kranken)?versicher|vers\.-)",
+            after,
+            re.IGNORECASE,
         ):
             yield match.start(), match.end(), 0.85
 
@@ -163,7 +169,7 @@ def _score_of_phone(text: str, number: str, start: int, extended: bool) -> float
     if number.startswith(("+", "00")):
         number = re.sub(r"\(0\)", "", number)  # "+44 (0)20": the 0 is dialled at home only
     digits = re.sub(r"\D", "", number)
-    if COMMAND_OPTION.search(before):
+    if COMMAND_OPTION.search(before) or HOURS.fullmatch(number):
         return 0.0
     if not 7 <= len(digits) <= 15 or re.fullmatch(
         r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number
@@ -414,19 +420,22 @@ NUMBER_SIGN = r"(?:[ -]?(?:number|nummer|numer|no|nr|numéro|numero|número|n°|
 DOCUMENT = re.compile(
     r"\b(?:passport|paspoort|reisepass|passeport|pasaporte|passaporto|paszport|(?:personal)?ausweis|dowód osobisty|dowodu|identity card|id card|carte d['’]identité|"
     r"identiteitskaart|carta d['’]identità|driv(?:ing|er['’]?s) licen[cs]e|führerschein|permis(?: de conduire)?|prawo jazdy|rijbewijs|carnet de conducir|"
-    r"(?:renten|sozial)versicherungs|versicherten|versichertennummer|nie|cnh)"
+    r"(?:renten|sozial)versicherungs|(?:kranken)?versicherten|(?:kranken)?versichertennummer|vers\.?-?|kvnr|nie|cnh)"
     rf"{NUMBER_SIGN}(?=(?:[A-Z ]*\d){{4}})(?P<number>[A-Z\d]{{7,18}}|\d{{3}} \d{{3}} \d{{3}}|[A-Z]{{2,3}} ?\d{{6}}|\d{{2}} ?\d{{6}} ?[A-Z] ?\d{{3}})(?![\w-])",
     re.IGNORECASE,
 )
 # Number plates of Germany, Britain, France, Italy, Poland, Spain and the Netherlands
 PLATE = r"[A-ZÄÖÜ]{1,3}[- ][A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} ?[A-Z]{3}|[A-Z]{2}[- ]?\d{3}[- ]?[A-Z]{2}|[A-Z]{2,3} [A-Z\d]{4,5}|\d{4} ?[B-DF-HJ-NP-TV-Z]{3}|[A-Z\d]{1,3}-[A-Z\d]{2,3}-[A-Z\d]{1,3}"
 VEHICLE = re.compile(
-    r"(?i:\b(?:(?:licen[cs]e |number |registration )?plates?|registration(?: number)?|reg|kennzeichen|immatriculation|plaque|tablica|rejestracyjn[aey]|matrícula|targa|kenteken)"
+    r"(?i:\b(?:(?:licen[cs]e |number |registration )?plates?|registration(?: number)?|reg|kennzeichen|immatriculation|plaque|tablica|rejestracyjn[aey]|rejestracj[aęi]|immatriculée?|matriculad[oa]|matrícula|targa|kenteken)"
     rf"(?: (?:de|of|van|on|vom|du|mojego|meines|meinem)(?: \w+){{1,2}})?(?: is| was| ist| est| es| to)?[ :]{{1,2}})(?P<plate>{PLATE})(?![\w-])"
     r"|(?i:\b(?:vin|fin|(?:chassis|fahrgestell|vehicle|podwozia|châssis)[ -]?(?:identification )?(?:number|nummer|no\.?|nr\.?)?)(?: is| was| ist| est)?[ :]{1,2})"
     r"(?P<vin>(?=\w*\d{4})[A-HJ-NPR-Z\d]{11,18})(?!\w)"
 )
-PARKED = re.compile(r"\b(?:park|geparkt|stand|stood|car\b|van\b|wagen|auto\b|voiture|samochód)", re.IGNORECASE)
+PARKED = re.compile(
+    r"\b(?:park|skoda|volkswagen|fahrzeug|vehicle|véhicule|voertuig|strafzettel|falsch eingetippt|geparkt|stand|stood|car\b|van\b|wagen|auto\b|voiture|samochód)",
+    re.IGNORECASE,
+)
 UNMISTAKABLE_PLATE = re.compile(
     r"(?<![\w-])(?:[A-ZÄÖÜ]{1,3}-[A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} [A-Z]{3}|[A-Z]{2}-\d{3}-[A-Z]{2})(?![\w-])"
 )
@@ -435,6 +444,7 @@ HANDLE = re.compile(
     r"|\b(?:user ?name|usuario|benutzername|gebruikersnaam|nom d['’]utilisateur|identifiant|nazwa użytkownika|login)(?: [^\W\d]+){0,3}?(?: is| es| ist| est| to|:)[ :]{1,2}"
     r"(?P<account>@?(?=[\w.-]*\d)[\w.-]{3,}\w)(?![\w@])"
     r"|\b(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|forum|facebook|reddit|whatsapp)\b[^\n@.]{0,12}?\b(?:as|als|comme|como|jako|come) (?P<named>@?(?=[\w.-]*[\d_])[\w.-]{3,}\w)(?![\w@])"
+    r"|\b(?:i (?:always )?log ?in|(?:je )?me connecte|melde mich|loguję się|inicio sesión|log in|logeer)(?: [^\W\d]+){0,3}?:? (?:as |avec |als |con |met |jako )?(?P<login>@?(?=[\w.-]*\d)[\w.-]{4,}\w)(?![\w@])"
     r"|\b(?:i['’]m|i am|je suis|ich bin|ik ben|soy|jestem|sono) (?P<self>@?(?=[\w.-]*[\d_])[\w.-]{3,}\w) (?:on|in|im|auf|sur|op|en|na|su) (?:\w+['’]?s?['’]? ){0,2}(?:instagram|insta|twitter|telegram|tiktok|discord|\w*forum\w*|foro|facebook|reddit)\b",
     re.IGNORECASE,
 )
@@ -456,6 +466,8 @@ def find_accounts(text: str) -> Iterator[Span]:
 
 def find_vehicles(text: str) -> Iterator[Span]:
     """Yield number plates and chassis numbers behind a word that says so, and plates in a text about a parked car."""
+    if not any(map(str.isupper, text)) and len(text.upper()) == len(text):
+        text = text.upper()
     for match in VEHICLE.finditer(text):
         yield *match.span("plate" if match["plate"] else "vin"), 0.85
     if PARKED.search(text):
