@@ -500,13 +500,12 @@ def test_a_failure_is_its_own_rows_alone(fresh, folder, monkeypatch, break_it, e
 @pytest.mark.model
 def test_a_step_that_fails_ends_what_runs_and_the_next_answers(fresh, folder, monkeypatch):
     expected = alone(fresh, (1, None), (2, ("a", folder)))
-    forward, left = fresh._forward, [9]
+    forward = fresh._forward
 
-    def broken(*given):
-        left[0] -= 1
-        if left[0] == 0:
+    def broken(ids, *given):
+        if len(ids) == 2:  # both are running, however late the second came
             raise MemoryError("planted")
-        return forward(*given)
+        return forward(ids, *given)
 
     monkeypatch.setattr(fresh, "_forward", broken)
     found = asyncio.run(everything(fresh, (1, None), (2, ("a", folder))))
