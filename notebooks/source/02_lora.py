@@ -207,9 +207,9 @@ shares = pd.DataFrame({"your model": scores.drop(columns="reply").mean(), "alway
 shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_action="ignore").fillna("–")
 
 # %% [markdown]
-# After 80 tickets on a CPU, nearly all replies are valid and nearly all order numbers right, but only about one in ten
-# is right in every field. The product is right about half the time, and category and escalation do no better than
-# always giving the most common value. The trainer's table hides this: its loss fell steeply, and its *mean token
+# After 80 tickets on a CPU, nearly all replies are valid and nearly all order numbers right, but fewer than one in five
+# is right in every field. The product is right about half the time. Category does somewhat better than always giving
+# the most common value, and escalation hardly better. The trainer's table hides this: its loss fell steeply, and its *mean token
 # accuracy* (how many of the answer's tokens were predicted right) ended at 95 %, because most tokens of an answer are
 # form, such as braces and field names. So score whole replies, and read five of them to see how the model fails:
 
