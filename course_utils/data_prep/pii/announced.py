@@ -144,19 +144,21 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
                 tokens.pop()
             if tokens and not (len(tokens) == 1 and re.search(r"i\. ?[AV]\. $", cue.group())):  # "i. A. Einkauf"
                 spans.append((cue.end(), tokens[-1][1] - tokens[-1][2].endswith(".")))
-    for form in dict.fromkeys(("any", writer)):
-        for placed in BY_POSITION[form].finditer(text) if form in BY_POSITION else ():
+    for place in dict.fromkeys(("any", writer)):
+        for placed in BY_POSITION[place].finditer(text) if place in BY_POSITION else ():
             group = placed.lastgroup or "name"
             words = [word.lower().strip(",.") for word in placed[group].split() if word.lower() not in PARTICLES]
-            given = words[0] in name_lists()[0] and form == "any"
-            alone = form == "any" and len(words) == 1 and group in ("name", "quoted") and not given and writer != "user"
+            if not words:  # "Kind regards,\nDe La"
+                continue
+            given = words[0] in name_lists()[0] and place == "any"
+            alone = place == "any" and len(words) == 1 and group in ("name", "quoted") and not given and writer != "user"
             no_name = any(word in CUT or word in TITLES or word in BEGINS_NONE for word in words)
             if not (no_name or alone or (not given and any(word in ordinary for word in words))):
                 spans.append(placed.span(group))
     if not any(map(str.isupper, text)):
         for cue in HURRIED.finditer(text):
-            known = cue["last"] in known_names or (cue["titled"] and cue["last"] not in ordinary)
-            if known and cue["last"] not in CUT:
+            named = cue["last"] in known_names or (cue["titled"] and cue["last"] not in ordinary)
+            if named and cue["last"] not in CUT:
                 spans.append(cue.span("who"))
     for cue in LOWER_FROM.finditer(text):
         written = re.compile(rf"({WORD})(?: ({WORD}))?").match(text, cue.end())
