@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.pii.words import common_words
+from course_utils.data_prep.pii import PII_KINDS
+from course_utils.data_prep.pii.words import CLOSES, GREETS, common_words
 from course_utils.data_prep.similarity import Groups, jaccard, normalise, shared_form, shingles, similar_pairs, without_form
 
 EXACT, NORMALISED, NEAR = COPIES = ("exact", "normalised", "near")
@@ -54,10 +55,24 @@ CODE = re.compile(r"[;{}]|\w\(\w*\)|[<>=]{2}")
 SYMBOL = re.compile(r"[;{}()<>=+*/%!&|\[\]]")
 DIGIT = re.compile(r"\d")
 # What a telephone's mail program writes under a text.
+PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(PII_KINDS)})\]")
 FOOTER = re.compile(
     r"^\W*(?:sent from my|get outlook for|von meinem|gesendet (?:von|mit)|envoyé de(?:puis)? mon|enviado desde mi|"
     r"inviato da(?:l mio)?|(?:verzonden|verstuurd) vanaf mijn|wysłan[eo] z)(?: [\w-]+){1,3}\W*$",
     re.IGNORECASE | re.MULTILINE,
+)
+# What a letter begins and ends with, whoever writes it: "Dear team,", "Kind regards", a name and a number below it.
+GREETING = re.compile(
+    rf"\A\s*(?:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}|"
+    r"sehr geehrte[rs]?|geachte|madame|monsieur|estimad[oa]s|szanowni|to whom|a quien|à qui|aan wie|an alle)\b"
+    r"(?:(?:[ /]\S+){0,6}[,:!.]? *\n+|(?: [^\W\d_]+){0,3}[,!] +)",
+    re.IGNORECASE,
+)
+CLOSING = re.compile(
+    rf"\n[ \t]*(?:[^\W\d_]+ ){{0,4}}(?:{'|'.join(word for word in CLOSES if len(word) > 4)}|"
+    r"dank u|voraus|abrazo|dziękuję|respectueusement|the best|journée)[ ,.!]*"
+    r"(?:\n[^\n?]{0,90}){0,8}\s*\Z",
+    re.IGNORECASE,
 )
 NAME = re.compile(r"(?<=[\w,;'’\")] )[^\W\d_a-z][^\W_]*")  # a word with a capital inside a sentence
 
@@ -238,7 +253,7 @@ def deduplicate(
     # Digests, because a second copy of every text would take more memory than anything else.
     exact = [digest(*row) for row in zip(prompts, answers, around)]
     if copies != EXACT:
-        prompts = [FOOTER.sub("", prompt) or prompt for prompt in prompts]
+        prompts = [without_letter(prompt) for prompt in prompts]
     compared = str if copies == EXACT else comparable
     prompt_keys = [digest(compared(prompt), a) for prompt, a in zip(prompts, around)]
     answer_keys = [digest(compared(answer)) for answer in answers]
@@ -261,6 +276,13 @@ def deduplicate(
     copies_of = Counter(kept for _, kept in dropped.values())
     left = [i for i in range(len(rows)) if i not in dropped]
     return Deduplicated(left, dropped, choice.similarities, choice.conflicts(copies_of))
+
+
+def without_letter(prompt: str) -> str:
+    """Return a prompt without the greeting, the closing and the signature of a letter, if something is left."""
+    text = FOOTER.sub("", prompt)
+    text = CLOSING.sub("", GREETING.sub("", text, count=1), count=1)
+    return text if len(text.split()) >= FEW else FOOTER.sub("", prompt) or prompt
 
 
 def surroundings(row: dict) -> bytes:
@@ -289,6 +311,42 @@ def digest(*texts: str | bytes) -> bytes:
 def comparable(text: str) -> str:
     """Return what is compared of a text: its words and signs; "???" has neither, so that the whole text is compared."""
     return normalise(text) or text
+
+
+class Copies:
+    """Copies among rows that come one by one, whose personal data are gone: two phone numbers no longer make two examples.
+
+    Only rows whose answers agree are compared, so that it takes little time.
+    """
+
+    def __init__(self, copies: str = NEAR) -> None:
+        self.copies = copies
+        self.first: dict[bytes, int] = {}
+        self.alike: dict[bytes, list[tuple[int, str]]] = {}
+
+    def kept_for(self, index: int, row: dict) -> tuple[str, int] | None:
+        """Return the kind of copy and the earlier row that a row is a copy of; None, and remember it, if there is none.
+
+        Args:
+            index: the row's index.
+            row: a chat row, or another one as `formats.as_chat` returns it, with placeholders such as [NAME].
+        """
+        prompt, answer = formats.prompt_of(row), formats.answer_of(row)
+        if self.copies != EXACT:
+            # What is left is the same in any case: nothing that case tells apart is left to two people.
+            prompt, answer = (PLACEHOLDER.sub(" ", text) for text in (without_letter(prompt), answer))
+        keys = [t if self.copies == EXACT else comparable(t).casefold() for t in (prompt, answer)]
+        around = surroundings(row)
+        if (kept := self.first.setdefault(digest(*keys, around), index)) != index:
+            return EXACT, kept
+        if self.copies == NEAR and sum(word.isalnum() for word in keys[1].split()) >= LABEL:
+            candidates = self.alike.setdefault(digest(keys[1], around), [])
+            for kept, other in candidates:
+                if jaccard(shingles(other), shingles(prompt)) >= SIMILAR and same_question(other, prompt, answer):
+                    return NEAR, kept
+            if len(candidates) < FEW:
+                candidates.append((index, prompt))
+        return None
 
 
 class _Choice:

@@ -27,15 +27,15 @@ from course_utils.data_prep.deduplication import (
     EXACT,
     NEAR,
     Conflict,
+    Copies,
     contradictions,
     deduplicate,
-    digest,
-    surroundings,
 )
 from course_utils.data_prep.findings import ERROR, Finding, in_words
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
 from course_utils.data_prep.pii import Redactor
+from course_utils.data_prep.pii.known import people_in
 from course_utils.data_prep.pii.redaction import not_looked_for
 from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import in_processes
@@ -233,6 +233,7 @@ class Prepared:
         lines: for each of these rows, its line in the export.
         ids: for each of these rows, its id in the export or None.
         strata: for each of these rows, the values of the named group, label and source.
+        people: for each of these rows, the names in fields that the file has no place for; they are removed from the texts.
         owners: for each of these rows, its group for the split (its customer) or None. The files don't have it: redaction
             takes the name out of the rows, and a check of the labels still has to know which rows one person wrote.
         train, validation: indices into `rows`.
@@ -255,6 +256,7 @@ class Prepared:
     lines: list[int] = field(default_factory=list)
     ids: list[Any] = field(default_factory=list, repr=False)
     strata: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    people: list[list[str]] = field(default_factory=list, repr=False)
     owners: list[Any] = field(default_factory=list, repr=False)
     train: list[int] = field(default_factory=list)
     validation: list[int] = field(default_factory=list)
@@ -536,6 +538,7 @@ def _read(result: Prepared) -> None:
             result.lines.append(row.line)
             strata = {name: _value_at(row.value, field) for name, field in named.items()}
             seen |= {named[name] for name, found in strata.items() if found is not None}
+            result.people.append(people_in(row.value))
             result.strata.append({name: found if isinstance(found, str | int) else None for name, found in strata.items()})
             for key, found in row.value.items():
                 inner = {f"{key}.{name}": value for name, value in found.items()} if isinstance(found, dict) else {}
@@ -638,7 +641,7 @@ def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> N
     for index, (code, reason) in sorted(reasons.items()):
         _record(result, step, index, code, reason, DROPPED)
     remaining = [i for i in range(len(result.rows)) if i not in reasons]
-    parallel: tuple[list[Any], ...] = (result.rows, result.lines, result.ids, result.strata)
+    parallel: tuple[list[Any], ...] = (result.rows, result.lines, result.ids, result.strata, result.people)
     for values in parallel:
         values[:] = [values[i] for i in remaining]
     result.counts.append((step, len(result.rows)))
@@ -710,19 +713,19 @@ def _redact(result: Prepared) -> None:
     inventor = Redactor("pseudonym", settings.seed, settings.allow)
     rescued = 0
     scripts: Counter[str] = Counter()
-    first: dict[bytes, int] = {}
-    copies: dict[int, int] = {}
-    done = in_processes(redactor.row, result.rows, settings.workers, 64)
+    seen, personal = Copies(settings.copies if settings.redaction == "label" else EXACT), set[int]()
+    copies: dict[int, tuple[str, int]] = {}
+    about = [[*people, *filter(None, [customer_of(row)])] for row, people in zip(result.rows, result.people)]
+    done = in_processes(redactor.about, [*zip(result.rows, about)], settings.workers, 64)
     hidden = None if settings.progress else True  # None: shown in a terminal only
     for index, redacted in enumerate(tqdm(done, "redact", len(result.rows), leave=False, delay=2, disable=hidden)):
         if redacted.findings and ONLY_PLACEHOLDERS.fullmatch(formats.answer_of(formats.as_chat(redacted.row, True))):
-            redacted, rescued = inventor.row(result.rows[index]), rescued + 1
-        view = formats.as_chat(redacted.row)
-        key = digest(formats.prompt_of(view), formats.answer_of(view), surroundings(view))
-        kept = first.setdefault(key, index)
-        if kept != index and redacted.findings and "deduplicate" in settings.steps:
-            copies[index] = kept
+            redacted, rescued = inventor.row(result.rows[index], about[index]), rescued + 1
+        copy = seen.kept_for(index, formats.as_chat(redacted.row)) if "deduplicate" in settings.steps else None
+        if copy and (redacted.findings or copy[1] in personal):
+            copies[index] = copy
             continue
+        personal |= {index} if redacted.findings else set()
         result.masked.update({(entity.kind, entity.text) for _, entity in redacted.findings})
         scripts[redacted.script] += 1
         labels, changes = _texts_of_the_record(result.rows[index]), []
@@ -751,14 +754,14 @@ def _redact(result: Prepared) -> None:
     _remark_on_numbers(result)
 
 
-def _drop_copies(result: Prepared, copies: dict[int, int]) -> None:
-    """Drop rows that are the same as an earlier one once their personal data are gone: index → index of the earlier one."""
+def _drop_copies(result: Prepared, copies: dict[int, tuple[str, int]]) -> None:
+    """Drop rows that copy an earlier one once their personal data are gone: index → kind, index of the earlier one."""
     reasons = {}
-    for index, kept in copies.items():
+    for index, (kind, kept) in copies.items():
         line, earlier = result.lines[index], result.lines[kept]
         result.texts.setdefault(earlier, formats.dumps(result.rows[kept]))
         result.copies[line] = earlier
-        reasons[index] = (f"{EXACT}_duplicate", f"of line {earlier} without personal data")
+        reasons[index] = (f"{kind}_duplicate", f"of line {earlier} without personal data")
     remaining = set(result.lines) - {result.lines[index] for index in copies}
     conflicts = [Conflict(tuple(m for m in c.members if m in remaining), c.preferred) for c in result.conflicts]
     settled = {m for old, new in zip(result.conflicts, conflicts) if len(new.members) < 2 for m in old.members}

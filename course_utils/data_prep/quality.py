@@ -35,7 +35,8 @@ GREETING = frozenset(
     "hi hello hey ok okay thanks thank you thx bye please pls yes no test testing asdf anyone there sir madam good morning".split()
 )
 MIN_WORDS = 3  # that carry information
-CANNED_MESSAGES = 8  # an answer shared by at least so many different messages is flagged
+# Words of an answer → how many different messages must share it before it is flagged; long ones are rarely shared by chance.
+CANNED_MESSAGES = {5: 8, 12: 6}
 LANGUAGE_CHARACTERS = 25  # letters; shorter texts are not judged
 LANGUAGE_PROBABILITY = 0.9
 NO_LANGUAGE = "zxx"  # the identifier's code for code and letters that are no language
@@ -51,8 +52,15 @@ CODE = re.compile(
 NOTE_WORDS = 8
 SHORT_REFUSAL = 15  # words; so short an answer is no letter that somebody asked for
 SENTENCE = 6  # words; a shorter answer may be a title or a label
+ONE_SENTENCE = 11  # words
+# After them something must follow; shorter words never end a sentence without a full stop here.
+GOES_ON = frozenset(
+    "until with from than that which because about into onto over under between your their this these would could will have been when while "
+    "where after before during without within through oder aber wenn weil dass nach über unter einen eine einem einer ihre ihren seine "
+    "können werden wurde haben sind pour dans avec sans sous leur leurs votre notre cette sont peut para como desde hasta sobre entre este "
+    "esta puede onze onder door voor naar over maar omdat kunnen worden wordt hebben jest oraz albo przez przed żeby jako".split()
+)
 USUAL_END = 0.95  # share of the answers that must end properly before another ending counts as cut off
-CANNED_WORDS = 5  # a shorter answer is a label, which many messages may have in common
 USUAL_FORM = 0.7  # share of the answers that must have a form before it counts as the file's
 # An answer whose long numbers are not in its message is suspicious if at least this share of such answers copy theirs from it.
 FROM_MESSAGE = 0.7
@@ -247,11 +255,18 @@ def _has_end(answer: str) -> bool:
     return not (last[-1].islower() or noun)
 
 
+def _is_one_sentence(answer: str) -> bool:
+    """Whether a short answer is one sentence whose author left out the full stop, with nothing that more must follow."""
+    words = answer.split()
+    whole = len(words) <= ONE_SENTENCE and "\n" not in answer.strip() and not re.search(r"[.!?] ", answer)
+    return whole and words[-1].islower() and len(words[-1]) > 3 and words[-1] not in GOES_ON
+
+
 def _without_end(prompt: str, answer: str) -> Reason | None:
     """A long last line that ends with a word in lower case, in a file whose answers end properly."""
     if _has_end(answer) or CODE.search(answer) or formats.written_in(answer) != [answer]:
         return None
-    if PATTERNS["about_language"].search(prompt):
+    if PATTERNS["about_language"].search(prompt) or _is_one_sentence(answer):
         return None
     return Reason("truncated", f"the answer ends without a full stop, unlike most: {answer.rstrip()[-20:]!r}")
 
@@ -385,7 +400,7 @@ def _low_information(prompt: str, formed: bool) -> Reason | None:
 
 
 def _canned(prompts: list[str], answers: list[str]) -> dict[int, Reason]:
-    """Answers that at least `CANNED_MESSAGES` different messages have, in a file where most answers are unique.
+    """Answers that many different messages have (see `CANNED_MESSAGES`), in a file where most answers are unique.
 
     If answers are labels, many messages have the same one, and nothing is flagged.
     """
@@ -397,7 +412,7 @@ def _canned(prompts: list[str], answers: list[str]) -> dict[int, Reason]:
     return {
         index: Reason("canned_answer", f"{len(messages[key]):,} different messages have this answer")
         for index, key in enumerate(map(normalise, answers))
-        if len(messages[key]) >= CANNED_MESSAGES and len(key.split()) >= CANNED_WORDS
+        if any(len(messages[key]) >= least and len(key.split()) >= words for words, least in CANNED_MESSAGES.items())
     }
 
 

@@ -233,3 +233,39 @@ def test_torch_is_not_loaded_and_not_lost():
 
 def test_every_kind_is_marked_somewhere():
     assert {kind for row in MARKED for kind, _ in row["pii"]} == set(PII_KINDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "left"),
+    [
+        ("mein drucker geht nicht. danke falk", {"patient": "Stark, Falk"}, "mein drucker geht nicht. danke [NAME]"),
+        ("bonjour, ici thierry lefevre", {"patient": "Thierry Lefèvre"}, "bonjour, ici [NAME]"),
+        ("schick es mir, danke falk", {"email": "falk.starkow@mail.example"}, "schick es mir, danke [NAME]"),
+        ("it is broken, zendaya", {"metadata": {"first_name": "Zendaya"}}, "it is broken, [NAME]"),
+        # A name that is also a word is one only where a name stands.
+        ("Hope this helps. I am Hope.", {"customer": "Hope Marlowe"}, "Hope this helps. I am [NAME]."),
+        (
+            "Bill my insurer, the bill is wrong.\n\nBill",
+            {"customer": "Bill Okonedo"},
+            "Bill my insurer, the bill is wrong.\n\n[NAME]",
+        ),
+        ("Im Sommer ist es zu warm.", {"patient": "Rita Sommer"}, "Im Sommer ist es zu warm."),
+        # Companies, logins and single words in fields that are not always a person's name nobody
+        ("the kit of tarn brook broke", {"customer": "Tarn Brook Ltd", "user": "kit", "owner": "Kit"}, None),
+    ],
+)
+def test_a_row_knows_who_it_is_about(text, fields, left):
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "Done."}]
+    redacted = Redactor().row({"messages": messages, **fields}).row
+    assert redacted["messages"][0]["content"] == (left or text)
+    if "patient" in fields:
+        assert redacted["patient"] == "[NAME]"
+
+
+def test_an_allowed_name_stays_although_the_row_is_about_it():
+    row = {
+        "messages": [{"role": "user", "content": "hello falk"}, {"role": "assistant", "content": "Hi."}],
+        "patient": "Falk",
+    }
+    assert Redactor(allow=["falk"]).row(row).row["messages"][0]["content"] == "hello falk"
+    assert Redactor().row(row).row["messages"][0]["content"] == "hello [NAME]"

@@ -213,7 +213,7 @@ def pair(n, turned=False):
 )
 def test_every_kind_is_cleaned_of_copies_and_split(tmp_path, kind, make):
     made = [make(n) for n in range(30)]
-    near = {key: value.replace("What", "Hello, what") if key == "prompt" else value for key, value in make(4).items()}
+    near = {key: value.replace("What", "And what") if key == "prompt" else value for key, value in make(4).items()}
     path = write(tmp_path, [*made, make(3), near])
     done = prepare(path, kind, target="trl")
     assert {line: change.code for line, change in done.dropped.items()} == {31: "exact_duplicate", 32: "near_duplicate"}
@@ -224,6 +224,40 @@ def test_every_kind_is_cleaned_of_copies_and_split(tmp_path, kind, make):
     assert len(rows_of(out / "train.jsonl")) == 27
     contaminated = prepare(path, kind, target="trl", test=[make(5)])
     assert contaminated.dropped[6].code == "test_set"
+
+
+def test_copies_are_found_once_their_personal_data_are_gone(tmp_path):
+    question = "The lift in our house has been out of order since Friday. When will somebody repair it?"
+    answer = "The spare part is ordered, and our technician comes as soon as it is here."
+    other = "The washing machine in the cellar takes coins and gives nothing back. Whom may I call about it?"
+    letters = [
+        f"Dear team,\n\n{question}\n\nKind regards\nSelin Karagöz\n0151 23456789",
+        f"Hello!\n{question}\nThanks,\nJan de Boer\n+44 7700 900123",
+        question.replace("Friday", "Fridya").replace("order", "ordre") + "\n\nBest wishes\nMaria Silva",
+        question + "\nmaria.silva@example.org",
+        f"Dear team,\n\n{other}",
+    ]
+    rows = [chat(letter, answer) for letter in letters]
+    done = prepare(write(tmp_path, rows), steps=("validate", "deduplicate", "redact"))
+    assert {line: change.code for line, change in done.dropped.items()} == {
+        2: "normalised_duplicate",  # a letter's greeting and signature don't count
+        3: "near_duplicate",
+        4: "exact_duplicate",
+    }
+    exact = prepare(write(tmp_path, rows), steps=("validate", "deduplicate", "redact"), copies="exact")
+    assert not exact.dropped
+
+
+def test_two_answers_to_one_question_in_two_letters_are_a_conflict(tmp_path):
+    question = "Is the garage included in the rent of the flat?"
+    rows = [
+        chat(f"Dear team,\n\n{question}\n\nKind regards\nSelin Karagöz", "Yes, it is included."),
+        chat(
+            f"To whom it may concern,\n{question}\n\nAll the best,\nJan de Boer (Flat 3)", "No, it costs 60 euros a month."
+        ),
+        chat("Dear team,\n\nMay I keep a dog in the flat?\n\nThanks", "Yes, if it is small."),
+    ]
+    assert set(prepare(write(tmp_path, rows)).flagged) == {1, 2}
 
 
 def test_judgements_that_contradict_each_other_are_told(tmp_path):

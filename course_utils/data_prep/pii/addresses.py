@@ -94,6 +94,14 @@ STOPS = re.compile(
 )
 
 
+# In a text without capitals: words of a street that mean nothing else, and words that no street goes on with
+UNMISTAKABLE = re.compile(
+    r"(?:straße|strasse|gasse|allee|weg|straat|laan|gracht|kade|plein)\b|\b(?:rue|calle|avenida|avenue|boulevard|impasse|ul\.|ulica|lane|road|street)\b",
+    re.IGNORECASE,
+)
+BEGINS_CLAUSE = re.compile(
+    r" (?:et|est|à|au|pour|qui|que|dans|avec|merci|svp|y|and|but|for|since|in)\b(?! \w+,? \d{4})", re.IGNORECASE
+)
 DURING = re.compile(r"During \d")  # "-ring" ends German streets
 DATE = re.compile(
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.? \d{1,2}, \d{4}"
@@ -124,9 +132,11 @@ def find_addresses(text: str) -> list[tuple[int, int]]:
         end = _extend(text, end)
         if hurried and (before := re.match(r"(?:[^\W\d]+ )+(?=[^\W\d]{6,} \d)", match.group())):
             start += before.end()  # any word may be the street's; its name is the one with the ending
+        if hurried and (after := BEGINS_CLAUSE.search(text, start, end)):
+            end = after.start()
         if (
             _is_date_or_time(text, match)
-            or (hurried and not HAS_POSTCODE.search(text, start, end))
+            or (hurried and not HAS_POSTCODE.search(text, start, end) and not _is_street(text, start, end))
             or (match.lastgroup and not _has_evidence(text, match, end))
         ):
             position = match.start() + 1
@@ -134,6 +144,11 @@ def find_addresses(text: str) -> list[tuple[int, int]]:
         spans.append((start, end))
         position = max(end, position + 1)
     return spans
+
+
+def _is_street(text: str, start: int, end: int) -> bool:
+    """Whether a match in a text without capitals is an address for certain, or stands behind a word that says so."""
+    return bool(UNMISTAKABLE.search(text, start, end) or CUE.search(text[max(0, start - 60) : start]))
 
 
 def _has_evidence(text: str, match: re.Match, end: int) -> bool:

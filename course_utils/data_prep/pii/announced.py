@@ -13,6 +13,7 @@ from course_utils.data_prep.pii.words import (
     CLOSES,
     CUT,
     GREETS,
+    KIN,
     MAKERS,
     PARTICLES,
     RUN,
@@ -28,6 +29,17 @@ from course_utils.data_prep.pii.words import (
     trusted_given_names,
 )
 
+# "Mijn gegevens: ", "Kontaktperson: ", and in any case
+DETAILS = (
+    r"\b(?:mijn gegevens|moje dane|mi identidad|pour mon dossier|zu meiner person|meine daten|mis datos|mes coordonnées|my (?:identity|details)|"
+    r"osob[aęy] kontaktow[aąeę]|(?:kontakt|contact ?)person|contactpersoon|emergency contact|persona de contacto|personne à (?:prévenir|contacter)) ?:? "
+)
+# "Mijn meisjesnaam is", "mi apellido anterior era"
+SURNAMED = (
+    r"\b(?:(?:maiden|birth|last|family) name|surname|geburtsname|mädchenname|nachname|familienname|meisjesnaam|achternaam|nom de (?:jeune fille|famille|naissance)|"
+    r"apellidos?(?: de soltera| anterior)?|nazwisko(?: panieńskie)?|cognome)(?: (?:was|is|ist|war|lautet|était|est|es|era|to|è)|:) "
+)
+NOTED = r"\b(?:[Nn]oteer|[Nn]oter|[Nn]otez|[Aa]punten? a) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])"
 # What announces a name without a list, where a name begins (in a lookahead), and what must follow it.
 ANYBODY = re.compile(
     r"(?:^|[\n.,!?] ?|\b(?:[Bb]onjour|[Bb]onsoir|[Cc]her|[Mm]erci|de|à|par|avec|que|et|chez) )M\. (?=[^\W\d_]{2})|\bi\. ?[AV]\. |\b(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
@@ -35,12 +47,14 @@ ANYBODY = re.compile(
     r"|\b(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])"
     r"|\b(?:podpisała?|napisała?|wypełniła?) |(?:^|\n)>? ?(?:From|De|Von|Van|Od|Da) ?: (?=[A-ZÀ-Þ])|\b(?:schrieb|schreef|napisała?) (?=[^<\n]{2,40} <)"
     r"|\((?:mother|father|maman|papa|mère|père|moeder|vader|madre|padre|Mutter|Vater|mama|tata)(?: of| de| van| von)?,? (?=[A-ZÀ-Þ])|(?:^|[\n.!?] )(?=(?!(?:She|He|It|Who|Elle|Il|Ella|Él|Hij|Zij|Ze|Er|Sie|Ona|On|Ten|Kto|Quien|Qui) )[A-ZÀ-Þ][\w'’-]+ (?:nació|is geboren|est née?|urodził|was born))|\b(?:läuft auf|lautet auf|avisado a|avisé a|prévenu|informé) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|\b(?:firmado|escrito) por |(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)"
+    rf"|(?i:{DETAILS})(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?i:{SURNAMED})(?=(?:(?:{'|'.join(PARTICLES)}) )*[A-ZÀ-Þ])|{NOTED}"
 )
 SOMEBODY = re.compile(
     r"\b(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
     r"|\b(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez|con|avec|met|llama\w*|habl\w+ con|parlé à|läuft auf|gesproken met) (?=[A-ZÀ-Þ])"
     r"|(?<!\w)(?=[A-ZÀ-Þ][\w'’-]+(?: [A-ZÀ-Þ][\w'’-]+){0,2},? (?:aus (?:der|dem)|vom|van (?:de|het)|del? (?:equipo|la oficina)|du (?:service|bureau)|from (?:the|your|our|flat|upstairs|downstairs|next door)|(?:van|von) (?:beneden|boven|hiernaast|unten|oben|nebenan)|del piso|(?:de|à) l['’]étage|d['’]en (?:haut|bas))\b)"
-    r"|\bvon (?=(?:(?:von|van|zu|de|der|la|den) )*[^ .,;!?\n]+(?:[.,;!?\n]| (?:ist|war|und|hat|aus)\b))"
+    r"|\b(?:una? tal|niejak[ai]|een zekere|eine? gewisser?|une? certaine?) (?=[A-ZÀ-Þ])"
+    r"|\bvon (?=(?:(?:von|van|zu|de|der|la|den) )*[^ .,;!?\n]+(?: [A-ZÄÖÜ][^ .,;!?\n(]+)?(?:[.,;!?\n]| \(| (?:ist|war|und|hat|aus)\b))"
 )
 GREETED = re.compile(
     r"(?:^|[\n.!?] ?)(?:(?:Many )?[Tt]hanks for (?:writing|your \w+)|Thank you for (?:writing|your \w+)|(?:Vielen|Herzlichen|Besten) Dank|Merci beaucoup|Muchas gracias),? (?=\w+[.!\n])"
@@ -67,13 +81,20 @@ GERMAN = re.compile(
     r"\b(?:(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b|[Dd](?:ie|er|as|en|em) [A-ZÄÖÜ])"
 )
 LOWER_FROM = re.compile(
-    r"(?P<strong>\b(?:(?:regards|greetings|wishes|love) from|gr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an)|pozdrowienia od|saludos de|groetjes van) |"
+    rf"(?P<strong>{DETAILS}|{SURNAMED}|\b(?:(?:regards|greetings|wishes|love) from|gr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an)|pozdrowienia od|saludos de|groetjes van) |"
     rf"\b(?:mein|meine|meinem|meiner|meinen|mon|ma|mi|mijn) (?:{'|'.join(kin for kin in WORDS['foreign_kin'] if ' ' not in kin)}) )"
+    rf"|\b(?:mein|meine|mon|ma|mi|mijn|moja|mój|moją|my|our)(?: \w+)? (?:{'|'.join(kin for kin in KIN if ' ' not in kin)})(?:,? | \()"
     r"|\b(?:c['’]est(?: encore)?|hier (?:ist|is)(?: nochmal| wieder| weer)?|soy(?: otra vez)?|tu znowu|ik ben|ich bin(?: es,)?|je suis|jestem) ",
     re.IGNORECASE,
 )
 
 
+# Parts of words that make a department of a signature: "Patientenservice", "Obsługa klienta"
+UNIT = (
+    r"(?:serv[ei]|team|support|desk|dienst|abteil|büro|bureau|office|cent[er]r|zentr|admin|verwalt|betreu|zespół|obsług|dział|rece[pn]|rezep|empfang|"
+    r"accueil|secr|sekr|leitung|manag|direc|equip|équip|atenc|market|vertrieb|verkauf|sales|billing|factur|buchh|station|klini|clini|praxis|hospit|"
+    r"pharm|apo?the|librar|biblio|museum|shop|store|gmbh|verein|schul|school|univers|colleg|rathaus|gemeinde|council|help|hotline|info|online|bank)"
+)
 # Whoever answers greets a person, and whoever asks signs as one: there a name may be in no list.
 _WRITTEN = (
     rf"(?P<name>(?:(?:al|el|van|de|der|den|von|da|di|le|la)[- ])*[A-ZÀ-Þ](?:{WORD}|[^\W\d_]+)(?: [A-ZÀ-Þ]{WORD}){{0,2}})"
@@ -83,8 +104,8 @@ BY_POSITION = {
         rf"^\s*(?i:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}),? (?i:(?:{'|'.join(TITLES)})\.? )?{_WRITTEN}(?=[,!:.]?\s*\n|[,!:] )"
     ),
     "any": re.compile(  # "Kind regards,\nGeertje Terpstra\nPatient service"; "Wolfram, patient service" as the last line
-        rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+(?P<name>(?:[A-ZÀ-Þ]\. ?)*[A-ZÀ-Þ]{WORD}(?:(?: (?:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD}){{0,2}})(?=[ ,.!]*(?:\n|$)| \()"
-        rf"|(?<!--)\n(?P<signer>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?), (?:[a-zß-ÿ]\w+ ?){{1,3}}\.?$|\n(?:Ihr|Uw|Votre|Su|Your)\w* (?:\w+ ?){{1,3}}, (?P<ours>[A-ZÀ-Þ]{WORD})\.?$"
+        rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+(?P<name>(?:[A-ZÀ-Þ](?:\. ?| ))*[A-ZÀ-Þ]{WORD}(?:(?: (?:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD}){{0,2}})(?=[ ,.!]*(?:\n|$)| \()"
+        rf"|(?<!--)\n(?P<signer>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?), (?:(?:[a-zß-ÿ]\w+ ?){{1,3}}|(?i:[\w ]*{UNIT}[\w ]*))\.?$|\n(?:Ihr|Uw|Votre|Su|Your)\w* (?:\w+ ?){{1,3}}, (?P<ours>[A-ZÀ-Þ]{WORD})\.?$"
         rf"|\n(?P<listed>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?, [A-ZÀ-Þ]{WORD})\n(?i:dob|geb|né|born|ur\.|f\. ?nac|nacid)|\n> ?(?P<quoted>[A-ZÀ-Þ]{WORD})$"
     ),
     "user": re.compile(
@@ -133,7 +154,13 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
                 )
                 if not tokens and firsts is not None:
                     # "Haruki Tanaka van beneden": no list has all given names
-                    paired = form is SOMEBODY and following and following.group().lower() in firsts and word not in ordinary
+                    paired = (
+                        form is SOMEBODY
+                        and following
+                        and not token.group().endswith(".")
+                        and following.group().lower() in firsts
+                        and word not in ordinary
+                    )
                     belongs = word in PARTICLES or (token.group()[0].isupper() and (word in firsts or bool(paired)))
                 if not belongs or word in CUT or word in TITLES or (word in BEGINS_NONE and token.group()[0].isupper()):
                     break
@@ -152,6 +179,7 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
                 continue
             given = words[0] in name_lists()[0] and place == "any"
             alone = place == "any" and len(words) == 1 and group in ("name", "quoted") and not given and writer != "user"
+            alone = alone and (writer != "assistant" or bool(re.search(UNIT, words[0])))
             no_name = any(word in CUT or word in TITLES or word in BEGINS_NONE for word in words)
             if not (no_name or alone or (not given and any(word in ordinary for word in words))):
                 spans.append(placed.span(group))

@@ -110,6 +110,15 @@ def foreignness(text: str) -> int:
 LONGEST_ACRONYM = 4
 ROMAN = re.compile(r" (?:I{1,3}|I?V|VI{1,3}|IX|XI{0,2})$")
 FEET = re.compile(r" \d{1,2}(?: \d/\d)?['’′]")
+COMPANIES = frozenset("ltd limited gmbh sarl s.a.r.l bv b.v sl s.l inc llc plc ag kg srl spa".split())
+OF_A_COMPANY = re.compile(
+    r",? (?:ltd|limited|gmbh|sarl|b\.?v\.|s\.[al]\.|inc\.?|llc|plc|ag|kg|sp\. z)(?!\w)|(?:['’]s)? (?:palsy|disease|syndrome|theorem|chorea|catheter)\b",
+    re.IGNORECASE,
+)
+# "calle Ramón y Cajal", "gebouw Sint Jozef", "Pharmacie Martin"
+OF_A_PLACE = re.compile(
+    rf"\b(?i:{'|'.join(WORDS['place_nouns'])}) (?i:(?:de|du|la|el|des|van|sint|saint|santa|santo|san|św\.|doctor|dr\.?) )*$"
+)
 MONTHS = frozenset("Jan Mar Apr May June July Jun Jul Aug April August".split())
 
 
@@ -142,6 +151,18 @@ def _no_name(text: str, start: int, end: int) -> bool:
     if "Państwo" in name.split():  # the Polish "you": "Szanowni Państwo"
         return True
     if re.search(r"\d\.? $", text[max(0, start - 3) : start]) and re.match(r" (?:19|20)\d\d\b", after):  # "6 Juny 2025"
+        return True
+    titled = _ends_with_title(text[max(0, start - 60) : start])
+    if OF_A_COMPANY.match(text, end) or (not titled and OF_A_PLACE.search(text[max(0, start - 40) : start])):
+        return True
+    words = name.lower().split()
+    if (
+        len(words) > 1
+        and not titled
+        and (words[-1].rstrip(".") in {*BUILDINGS, *COMPANIES} or words[0] in WORDS["place_nouns"])
+    ):
+        return True
+    if len(words[-1]) == 1 and re.match(r"\.[VLA]\.", after):  # "Jansen B.V."
         return True
     numbered = ROMAN.search(name) and not name_lists()[0].intersection(name.lower().split()) - place_names()
     if numbered or FEET.match(after) or (len(name) <= LONGEST_ACRONYM and name.isupper() and re.match(r" ?\d", after)):
@@ -427,7 +448,11 @@ def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
             lists = [common_words(), *([foreign_words()] if foreign > 0 else [])]
             ordinary = all(any(word in words_of for words_of in lists) for word in (words[0], last))
             known = known or (foreign <= 0 and last not in common_words())
+            inner = common_words().intersection({*words[1:-1]} - PARTICLES) or (
+                words[0] in common_words() and last not in family_names
+            )
             signs = known and len(rest) <= 3 and match["name"].islower() and words[0] in given_names and not ordinary
+            signs = signs and not inner  # "Please bill my insurer, not me."
             if len(words) == 1:  # only the last word; in other languages than English only behind a comma or on its own line
                 is_last = not text[match.end("name") :].strip(" .!x:)\n") and (foreign <= 0 or match["gap"] != " ")
                 signs = signs and is_last and last not in place_names()

@@ -74,9 +74,9 @@ IBAN = re.compile(
     r"(?<![^\W_])(?=([A-Za-z]{2}[ .\u00a0\u202f\u2011–-]?\d{2}(?:[ .\u00a0\u202f\u2011–-]?[A-Za-z0-9]){11,30}))"
 )
 CALL = re.compile(
-    r"(?:电话|電話|手机|手機|携帯|拨打|撥打|致电|热线|传真|联系|聯絡|连絡|連絡|전화|연락|휴대폰|핸드폰|โทร|\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
+    r"(?:电话|電話|手机|手機|携帯|拨打|撥打|致电|热线|传真|联系|聯絡|连絡|連絡|전화|연락|휴대폰|핸드폰|โทร|\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|mobiel|landline|reach|line|contact|answer|number|dial|"
     r"voicemail|callback|(?<!-)[mtp]|ph|telefonnummer|mobil|rufen|anrufen|rückruf|erreich\w+|portable|joindre|(?:r?appell?e|chiama)\w+|cellulare|telefono|teléfono|móvil|celular|"
-    r"ll[aá]m[ae]n?(?:me|nos)|llamar\w*|bellen|belt|gebeld|terugbel\w*|(?:za)?dzwoni[ćę]\w*|bel|bereikbaar|nummer|numéro|número|numero)\b)[^\n]{0,40}$",
+    r"ll[aá]m[ae]n?(?:me|nos)?|recado|nachrichten an|llamar\w*|bellen|belt|gebeld|terugbel\w*|(?:za)?dzwoni[ćę]\w*|bel|bereikbaar|nummer|numéro|número|numero|numer(?:em|u)?)\b)[^\n]{0,40}$",
     re.IGNORECASE,
 )
 OTHER_NUMBER_WORDS = re.compile(
@@ -84,7 +84,7 @@ OTHER_NUMBER_WORDS = re.compile(
     r"parcel|shipment|voucher|coupon|gift ?card|booking|reservation|confirmation|customer|account|contract|licen[cs]e|imei|iccid|version|v|firmware|build|parts?|teil|ersatzteil|pièce|część|części|sensor|geber|capteur|czujnik|"
     r"postcode|zip|room|gate|pin|code|id|amount|price|total|eur|usd|gbp|card|visa|mastercard|amex|iban|sort|routing|pesel|bsn|ssn|nir|dni|tax|vat|insurance|security|nhs|"
     r"(?:kunden|bestell|rechnungs|auftrags|sendungs|vertrags|serien|artikel|klant|order|factuur|bestel|pakket)nummer|bestellung|rechnung|auftrag|sendung|vertrag|commande|facture|"
-    r"colis|client|contrat|suivi|série|pedido|factura|cliente|contrato|envío|seguimiento|serie|ordine|fattura|spedizione|contratto|bestelling|factuur)"
+    r"colis|client|contrat|suivi|série|pedido|factura|cliente|contrato|envío|seguimiento|serie|ordine|fattura|spedizione|contratto|bestelling|factuur|dossier|zaak|spraw[aęy]|expediente|vorgang|aktenzeichen|kenmerk|zgłoszeni[ae])"
     r"(?:\.|:|#| no\.?:?| nr\.?:?| number| num| code| is| was| nummer| num[eé]ro| número| n[°º]| n\.º| ist| lautet| est| es| è|,)*[ :#]*(?:[a-z]{1,3}[- ]?)?$",
     re.IGNORECASE,
 )
@@ -92,7 +92,7 @@ AS_PHONE = re.compile(  # "0201/337908 als Rückrufnummer", "... as your contact
     r" (?:als|as|comme|como|come|jako) (?:\w+ ){0,2}?(?:rückruf|ruf|kontakt|contact|phone|call|telefon|tele?f|terugbel|numéro|número)\w*",
     re.IGNORECASE,
 )
-WEAK_CALL = re.compile(r"(?:number|nummer|num[eé]ro|número|line|contact|reach|answer|t|p|m)\b", re.IGNORECASE)
+WEAK_CALL = re.compile(r"(?:number|nummer|num[eé]ro|número|numer(?:em|u)?|line|contact|reach|answer|t|p|m)\b", re.IGNORECASE)
 COMMAND_OPTION = re.compile(
     r"(?:^|\s)--?[a-zA-Z][\w-]*[= ]$|\bip[46]:$"
 )  # "-p 2222" of a command, "ip4:" of a mail server's record
@@ -184,7 +184,7 @@ def _score_of_phone(text: str, number: str, start: int, extended: bool) -> float
         called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number)
     ):
         return 0.0
-    if not called and not number.startswith("+") and not AMERICAN.fullmatch(number) and _is_book(digits):
+    if not called and not number.startswith("+") and not AMERICAN.fullmatch(number) and _is_book(number, digits):
         return 0.0
     if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # it is the end of a longer number with letters in it
         return 0.0
@@ -206,7 +206,7 @@ def _score_of_phone(text: str, number: str, start: int, extended: bool) -> float
     if re.fullmatch(r"\d{4}([ -]\d{4}){2,}", number) or len(digits) < 9:
         return 0.0
     alone = (start == 0 or text[start - 1] == "\n") or text[:start].rstrip().endswith((",", ":", ".", "}", ")", "|", "/"))
-    shaped = digits.startswith("0") or mobile or AMERICAN.fullmatch(number)
+    shaped = digits.startswith("0") or mobile or AMERICAN.fullmatch(number) or re.fullmatch(r"\d{2,3}( \d{2,3}){3}", number)
     return 0.6 if shaped or alone else 0.0
 
 
@@ -237,10 +237,12 @@ def identifies(ip: str) -> bool:
     return not (address.is_loopback or address.is_unspecified or str(address) in NOBODYS_IPS or ip.startswith("255."))
 
 
-def _is_book(digits: str) -> bool:
+def _is_book(number: str, digits: str) -> bool:
     from stdnum import isbn
 
-    return len(digits) in (10, 13) and isbn.is_valid(digits)
+    # One number of ten digits in eleven is valid by chance; an ISBN is written with three hyphens or with none.
+    as_phone = len(digits) == 10 and (re.fullmatch(r"0[67]\d{8}", number) or len(re.findall(r"\D", number)) in (1, 2))
+    return len(digits) in (10, 13) and not as_phone and isbn.is_valid(digits)
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -420,12 +422,13 @@ NUMBER_SIGN = r"(?:[ -]?(?:number|nummer|numer|no|nr|numéro|numero|número|n°|
 DOCUMENT = re.compile(
     r"\b(?:passport|paspoort|reisepass|passeport|pasaporte|passaporto|paszport|(?:personal)?ausweis|dowód osobisty|dowodu|identity card|id card|carte d['’]identité|"
     r"identiteitskaart|carta d['’]identità|driv(?:ing|er['’]?s) licen[cs]e|führerschein|permis(?: de conduire)?|prawo jazdy|rijbewijs|carnet de conducir|"
-    r"(?:renten|sozial)versicherungs|(?:kranken)?versicherten|(?:kranken)?versichertennummer|vers\.?-?|kvnr|nie|cnh)"
-    rf"{NUMBER_SIGN}(?=(?:[A-Z ]*\d){{4}})(?P<number>[A-Z\d]{{7,18}}|\d{{3}} \d{{3}} \d{{3}}|[A-Z]{{2,3}} ?\d{{6}}|\d{{2}} ?\d{{6}} ?[A-Z] ?\d{{3}})(?![\w-])",
+    r"(?:renten|sozial)versicherungs|(?:kranken)?versicherten|(?:kranken)?versichertennummer|vers\.?-?|kvnr|nie|cnh|dni|nif|mrn|"
+    r"(?:hospital|patient|medical record)['’]?s? (?:number|no)|pati[ëe]nt(?:en)?nummer|numéro de patient|número de paciente|num?e?r pacjenta)"
+    rf"{NUMBER_SIGN}(?=(?:[A-Z .-]*\d){{4}})(?P<number>[A-Z\d]{{7,18}}|[A-Z] \d{{3}} \d{{3}} \d{{3}}|\d{{3}}(?:-\d{{2}}){{2}}|[XYZ]?[- ]?\d[\d.]{{6,9}}-?[A-Z]|\d{{3}} \d{{3}} \d{{3}}|[A-Z]{{2,3}} ?\d{{6}}|\d{{2}} ?\d{{6}} ?[A-Z] ?\d{{3}})(?![\w-])",
     re.IGNORECASE,
 )
 # Number plates of Germany, Britain, France, Italy, Poland, Spain and the Netherlands
-PLATE = r"[A-ZÄÖÜ]{1,3}[- ][A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} ?[A-Z]{3}|[A-Z]{2}[- ]?\d{3}[- ]?[A-Z]{2}|[A-Z]{2,3} [A-Z\d]{4,5}|\d{4} ?[B-DF-HJ-NP-TV-Z]{3}|[A-Z\d]{1,3}-[A-Z\d]{2,3}-[A-Z\d]{1,3}"
+PLATE = r"[A-ZÄÖÜ]{1,3}[- ][A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} ?[A-Z]{3}|[A-Z]{2}[- ]?\d{3}[- ]?[A-Z]{2}|[A-Z]{2,3} [A-Z\d]{4,5}|\d{4} ?[A-Z]{3}|[A-Z\d]{1,3}-[A-Z\d]{2,3}-[A-Z\d]{1,3}"
 VEHICLE = re.compile(
     r"(?i:\b(?:(?:licen[cs]e |number |registration )?plates?|registration(?: number)?|reg|kennzeichen|immatriculation|plaque|tablica|rejestracyjn[aey]|rejestracj[aęi]|immatriculée?|matriculad[oa]|matrícula|targa|kenteken)"
     rf"(?: (?:de|of|van|on|vom|du|mojego|meines|meinem)(?: \w+){{1,2}})?(?: is| was| ist| est| es| to)?[ :]{{1,2}})(?P<plate>{PLATE})(?![\w-])"
@@ -442,16 +445,24 @@ UNMISTAKABLE_PLATE = re.compile(
 HANDLE = re.compile(
     r"\b(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|mastodon|bluesky|threads|signal|skype|handle|username|benutzername|pseudo)\b[^\n@]{0,25}?(?P<handle>@[\w.-]*\w)"
     r"|\b(?:user ?name|usuario|benutzername|gebruikersnaam|nom d['’]utilisateur|identifiant|nazwa użytkownika|login)(?: [^\W\d]+){0,3}?(?: is| es| ist| est| to|:)[ :]{1,2}"
-    r"(?P<account>@?(?=[\w.-]*\d)[\w.-]{3,}\w)(?![\w@])"
+    r"(?P<account>@?(?=[\w.-]*[\d._-]\w)[\w.-]{3,}\w)(?![\w@])"
     r"|\b(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|forum|facebook|reddit|whatsapp)\b[^\n@.]{0,12}?\b(?:as|als|comme|como|jako|come) (?P<named>@?(?=[\w.-]*[\d_])[\w.-]{3,}\w)(?![\w@])"
-    r"|\b(?:i (?:always )?log ?in|(?:je )?me connecte|melde mich|loguję się|inicio sesión|log in|logeer)(?: [^\W\d]+){0,3}?:? (?:as |avec |als |con |met |jako )?(?P<login>@?(?=[\w.-]*\d)[\w.-]{4,}\w)(?![\w@])"
+    r"|\b(?:i (?:always )?log ?in|(?:je )?me connecte|melde mich|loguję się|inicio sesión|entro|log in|logeer|ik log)(?: [^\W\d]+){0,3}?:? (?:as |avec |als |con |met |jako )?(?P<login>@?(?=[\w.-]*[\d._-]\w)[\w.-]{4,}\w)(?![\w@])"
     r"|\b(?:i['’]m|i am|je suis|ich bin|ik ben|soy|jestem|sono) (?P<self>@?(?=[\w.-]*[\d_])[\w.-]{3,}\w) (?:on|in|im|auf|sur|op|en|na|su) (?:\w+['’]?s?['’]? ){0,2}(?:instagram|insta|twitter|telegram|tiktok|discord|\w*forum\w*|foro|facebook|reddit)\b",
     re.IGNORECASE,
 )
 
 
+# Below a date of birth in a signature: "geb. 02-05-1979\nK8140824"
+BELOW_BIRTH_DATE = re.compile(
+    r"\b(?:dob|born|geb|geboren|née?|né\(e\)|ur|nac|nacid[oa])\b[^\n]{0,30}\d\n(?P<number>(?-i:[A-Z]{0,3})\d{6,10})(?=\s*(?:\n|$))",
+    re.IGNORECASE,
+)
+
+
 def find_documents(text: str) -> Iterator[Span]:
-    """Yield the numbers that follow the word for an official document; without it, nothing tells them from others."""
+    """Yield the numbers that follow the word for an official document, or a date of birth; otherwise nothing tells them."""
+    yield from ((*match.span("number"), 0.8) for match in BELOW_BIRTH_DATE.finditer(text))
     yield from ((*match.span("number"), 0.85) for match in PASSPORT.finditer(text))
     for match in DOCUMENT.finditer(text):
         if len(re.findall(r"\d", match["number"])) >= 4:

@@ -11,15 +11,16 @@ import sys
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from course_utils.data_prep.pii.addresses import find_addresses
 from course_utils.data_prep.pii.credentials import find_secrets
+from course_utils.data_prep.pii.known import Known, is_person, people_in, people_in_addresses
 from course_utils.data_prep.pii.names import find_names, parts_of
-from course_utils.data_prep.pii.words import foreign_words, name_lists
+from course_utils.data_prep.pii.words import common_words, foreign_words, name_lists
 from course_utils.data_prep.reading import json_or_none
 from course_utils.errors import CourseError
 
@@ -211,22 +212,31 @@ class Redactor:
             position = entity.end
         return "".join([*pieces, text[position:]])
 
-    def row(self, row: dict) -> Redacted:
+    def row(self, row: dict, people: Iterable[str] = ()) -> Redacted:
         """Return a row (with messages, or with prompt and answers) without its personal data; the row itself is not changed.
 
-        A name that is found in one text of the row is removed from all of them.
+        A name that is found in one text of the row, or stands in a field such as "patient", is removed from all texts.
+
+        Args:
+            row: the row.
+            people: names of further people that the row is about.
         """
         pieces: list[Piece] = []
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
         script = next(filter(None, (unsearched_script(piece.text) for piece in pieces)), "")
-        entities_of = [_named_by_key(p) or find(p.text, self.allow, p.preceding, p.writer) for p in pieces]
+        by_key = [_named_by_key(p) for p in pieces]
+        entities_of = [named or find(p.text, self.allow, p.preceding, p.writer) for p, named in zip(pieces, by_key)]
+        known = Known([*people, *people_in(row), *people_in_addresses(p.text for p in pieces)])
+        entities_of = [_with_known(p.text, entities, known, self.allow) for p, entities in zip(pieces, entities_of)]
         # A name found in one message is a name in all: "Thanks, Jana" shows who "dear Jana" is. Everything is found before
         # anything is replaced, so that a pseudonym is not taken for another person.
         entity_of: dict[str, Entity] = {}
-        for entity in (entity for entities in entities_of for entity in entities if len(entity.text) > 2):
-            named = entity.kind == "NAME" and entity.text[0].isupper()
-            also = [part for part in parts_of(entity.text) if part.lower() not in foreign_words()] if named else []
-            entity_of |= dict.fromkeys([*also, entity.text], entity)
+        found = [e for entities, named in zip(entities_of, by_key) for e in entities if not named]  # `known` has the others
+        for entity in (entity for entity in found if len(entity.text) > 2):
+            name = entity.kind == "NAME" and entity.text[0].isupper()
+            also = [part for part in parts_of(entity.text) if part.lower() not in foreign_words()] if name else []
+            if not (name and entity.text.lower() in common_words()):  # "Bill" signs, and the bill is another one's
+                entity_of |= dict.fromkeys([*also, entity.text], entity)
         if entity_of:
             pattern = re.compile("|".join(rf"(?<!\w){re.escape(t)}(?!\w)" for t in sorted(entity_of, key=len, reverse=True)))
             entities_of = [_with_repeated(p.text, entities, pattern, entity_of) for p, entities in zip(pieces, entities_of)]
@@ -234,6 +244,10 @@ class Redactor:
         row = rewrite(row, lambda piece: next(replaced))
         findings = [(p.path, entity) for p, entities in zip(pieces, entities_of) for entity in entities]
         return Redacted(row, findings, script)
+
+    def about(self, item: tuple[dict, Iterable[str]]) -> Redacted:
+        """Return `row` of a row and its people, as one argument: so that processes can map over both."""
+        return self.row(*item)
 
     def replacement(self, entity: Entity) -> str:
         """Return the text that replaces an entity."""
@@ -276,9 +290,23 @@ def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
 
 def _named_by_key(piece: Piece) -> list[Entity]:
     """The value of a key for names as a name, whatever it looks like."""
-    named = NAME_KEY.fullmatch(piece.path) or NAME_KEY.fullmatch(piece.preceding)
-    alike = named and piece.text[:1].isupper() and not re.search(r"[\d@/\n]", piece.text) and len(piece.text.split()) <= 5
-    return [_entity(piece.text, "NAME", 0, len(piece.text), SECRET_SCORE)] if alike else []
+    named = is_person(piece.path, piece.text) or is_person(f"arguments.{piece.preceding}", piece.text)
+    return [_entity(piece.text, "NAME", 0, len(piece.text), SECRET_SCORE)] if named else []
+
+
+def _with_known(text: str, entities: list[Entity], known: Known, allow: Iterable[str]) -> list[Entity]:
+    """The entities of a text, and the people in it whose names are known otherwise."""
+    allowed = {value.casefold() for value in allow}
+    found = (_entity(text, "NAME", start, end, SECRET_SCORE) for start, end in known.find(blotted(text)))
+    more = [entity for entity in found if entity.text.casefold() not in allowed]
+    if not more:
+        return entities
+    whole = [e for e in entities if e.kind != "NAME" or not any(m.start <= e.start and e.end <= m.end for m in more)]
+    return sorted([*whole, *_apart(more, whole)], key=lambda entity: entity.start)
+
+
+def _apart(entities: Iterable[Entity], others: Sequence[Entity]) -> list[Entity]:
+    return [e for e in entities if not any(e.start < other.end and other.start < e.end for other in others)]
 
 
 def _with_repeated(
@@ -288,8 +316,7 @@ def _with_repeated(
     all_entities = list(entities)
     for match in pattern.finditer(blotted(text)):
         entity = entity_of[match.group()]
-        if not any(match.start() < other.end and other.start < match.end() for other in entities):
-            all_entities.append(_entity(text, entity.kind, match.start(), match.end(), entity.score))
+        all_entities += _apart([_entity(text, entity.kind, *match.span(), entity.score)], entities)
     return sorted(all_entities, key=lambda entity: entity.start)
 
 
@@ -306,12 +333,6 @@ NOT_WRITTEN = {
     "role", "type", "name", "from", "tools", "functions", "image_url", "input_audio", "file", "image", "images", "video",
     "videos", "audio", "audios", "url", "urls", "bytes", "b64_json",
 }  # fmt: skip
-# Keys whose values are names of people: "first_name", and "name" within "contact".
-NAME_KEY = re.compile(
-    r"(?:.*\.)?(?:(?:first|last|given|family|full|customer|client|contact|vor|nach|familien|kunden)[_ -]?name|surname|prénom|"
-    r"\w*(?:contact|customer|client|kunde|kontakt|person|owner|sender|recipient|patient)\w*\.name)",
-    re.IGNORECASE,
-)
 # An id identifies a thing; a key that identifies a person, or a person's number, does not count.
 ID = re.compile(r"(?:.*(?:_id|Id|ID)|id|uuid|guid|hash|sha\d*|md5|checksum)")
 OF_A_PERSON = re.compile(r"national|tax|passport|social|citizen|identity|person|e?mail|login", re.IGNORECASE)
@@ -372,7 +393,14 @@ def rewrite(row: dict, change: Callable[[Piece], str]) -> dict:
             return value
         role = str(value.get("role", writer))
         written = {
-            k for k in value if not is_id(k) and (argument or k not in NOT_WRITTEN or NAME_KEY.fullmatch(f"{path}.{k}"))
+            k
+            for k, inner in value.items()
+            if not is_id(k)
+            and (
+                argument
+                or k not in NOT_WRITTEN
+                or (isinstance(inner, str) and is_person(f"{path}.{k}" if path else str(k), inner))
+            )
         }
         return {
             k: visit(inner, f"{path}.{k}" if path else str(k), argument or k == "arguments", role or WRITERS.get(k, ""))
