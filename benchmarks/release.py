@@ -319,7 +319,7 @@ def lessons_table() -> str:
     for number, gain in gains().items():
         lesson = lessons.LESSONS[number]
         colab = f" ([Colab]({builder.colab_url(lesson.name)}))" if builder.is_published() else ""
-        minutes = builder.recorded_run(lesson.name)["seconds"] / 60
+        minutes = max(1, builder.recorded_run(lesson.name)["seconds"] / 60)
         link = f"[{number} {lesson.title}](notebooks/{lesson.name}.ipynb){colab}"
         lines.append(f"| {link} | {lesson.promise} | {gain} | {minutes:.0f} |")
     return "\n".join(lines)

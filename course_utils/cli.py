@@ -281,12 +281,18 @@ def _check_data(options: argparse.Namespace) -> Result:
         return _fix_data(options) if options.fix else _report_data(options)
 
 
+def _target(options: argparse.Namespace, kind: str) -> str:
+    """Who will read the rows: OpenAI takes no file of prompts and completions, nor of single judged answers."""
+    return options.target or ("openai" if kind in ("chat", "preference") else "trl")
+
+
 def _report_data(options: argparse.Namespace) -> Result:
-    from course_utils.data_prep.validation import validate
+    from course_utils.data_prep.validation import guess_kind, validate
 
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
     columns = _columns(options.map)
-    report = validate(options.file, options.kind, options.target, tokenizer, options.max_tokens, columns)
+    kind = options.kind or guess_kind(options.file, columns)
+    report = validate(options.file, kind, _target(options, kind), tokenizer, options.max_tokens, columns)
     text = str(report)
     if report.counts.get("unknown_shape"):
         text += "\n  A table of messages and labels? `course clean-script` writes the script that makes a data set of it"
@@ -308,9 +314,10 @@ def _fix_data(options: argparse.Namespace) -> Result:
     columns = _columns(options.map)
     schema, codes = _json_file(options.schema) if options.schema else None, _listed(options.drop or "")
     by_default = () if "none" in codes else pipeline.dropped_by_default(schema)
+    kind = options.kind or guess_kind(options.file, columns)
     prepared = pipeline.prepare(
         options.file,
-        kind=options.kind or guess_kind(options.file, columns),
+        kind=kind,
         steps=[step for step in pipeline.STEPS if step not in skipped],
         test=pipeline.rows_of(options.test) if options.test else (),
         drop=[*by_default, *(code for code in codes if code != "none")],
@@ -318,7 +325,7 @@ def _fix_data(options: argparse.Namespace) -> Result:
         schema=schema,
         redaction="label" if options.redact == "none" else options.redact,
         allow=options.allow,
-        target=options.target,
+        target=_target(options, kind),
         tokenizer=tokenizer,
         max_tokens=options.max_tokens,
         workers=options.workers,

@@ -34,7 +34,7 @@ from course_utils.data_prep.deduplication import (
 from course_utils.data_prep.findings import ERROR, Finding, in_words
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
-from course_utils.data_prep.pii import Redactor
+from course_utils.data_prep.pii import Redactor, find
 from course_utils.data_prep.pii.known import people_in
 from course_utils.data_prep.pii.redaction import not_looked_for
 from course_utils.data_prep.reading import json_or_none
@@ -107,6 +107,7 @@ OWNERS = tuple(
 IDS = ("id", "_id", "uuid", "row_id", "example_id", "ticket_id", "prompt_id", "custom_id")
 OTHER_ID = re.compile(r"(?:.*[_ .-])?id", re.IGNORECASE)  # a column such as "mail_id"
 ONLY_PLACEHOLDERS = re.compile(r"\W*(?:\[[A-Z_ ]+\]\W*)+|[\W\d_]*\*{2,}[\W_]*")  # an answer of which nothing is left
+OWN_ROWS, OWN_SHARE = 10, 0.05  # rows that must share an instruction before its names count as the exporter's own
 RECURRING = 3  # rows from which a masked text may be shown in the report: what recurs is rarely one person's
 HTML_TAG = re.compile(
     r"</?(?:p|div|br|span|table|td|tr|ul|ol|li|a|b|i|em|strong|h[1-6]|img|font|html|body)\b[^<>]*>|&nbsp;", re.I
@@ -707,10 +708,21 @@ def _contamination(result: Prepared) -> None:
     )
 
 
+def _in_instructions(result: Prepared) -> list[str]:
+    """What would be personal data in an instruction that many rows share: the exporter names their own company there."""
+    messages = (message for row in result.rows for message in formats.as_chat(row)["messages"])
+    shared = Counter(formats.text_content(m.get("content")) for m in messages if m["role"] in ("system", "developer"))
+    often = [text for text, rows in shared.items() if rows >= max(OWN_ROWS, OWN_SHARE * len(result.rows))]
+    return sorted({entity.text for text in often for entity in find(text, result.settings.allow) if entity.kind != "SECRET"})
+
+
 def _redact(result: Prepared) -> None:
-    settings = result.settings
-    redactor = Redactor(settings.redaction, settings.seed, settings.allow)
-    inventor = Redactor("pseudonym", settings.seed, settings.allow)
+    settings, own = result.settings, _in_instructions(result)
+    if own:
+        result.notes.append(f"left as your own, because an instruction that many rows share has it: {', '.join(own)}")
+    allow = (*settings.allow, *own)
+    redactor = Redactor(settings.redaction, settings.seed, allow)
+    inventor = Redactor("pseudonym", settings.seed, allow)
     rescued = 0
     scripts: Counter[str] = Counter()
     seen, personal = Copies(settings.copies if settings.redaction == "label" else EXACT), set[int]()

@@ -232,4 +232,7 @@ def train_script(file: str | Path, base: str = "") -> str:
         scoring=indent("\n".join([*steps, f"print({table}.to_string())"]), "    "),
     )
     Path(file).write_text(script, encoding="utf-8")
-    return f"{file}: {len(script.splitlines())} lines. In a terminal: python {file}, beside train.jsonl and validation.jsonl"
+    said = f"{file}: {len(script.splitlines())} lines. In a terminal: python {file}, beside train.jsonl and validation.jsonl"
+    if not base and own == models.PACKAGED.name:
+        said += ". It trains the course's model from a folder of this machine; --model NAME writes it for another one"
+    return said

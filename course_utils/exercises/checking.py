@@ -28,7 +28,7 @@ from course_utils.exercises.values import Unsendable, decode, encode, is_tensor
 MODULES = (lesson_01, lesson_02, lesson_03, lesson_04, lesson_04_further, lesson_05, lesson_06)
 EXERCISES = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 HINT_FROM = 3  # wrong tries
-TO_WRITE = "Your answer goes into the cell above. Run it, then run this one."
+TO_WRITE = "Your answer goes into the cell above. Run that cell, then run this one."
 _tries: Counter[str] = Counter()
 
 
@@ -266,7 +266,7 @@ def judge(
             for case, output, value in zip(shown.cases, shown_outputs, shown.expected)
             if not _is_right(exercise, output, value)
         ),
-        "None of them is shown; the check in the notebook draws new cases each time you run it, and shows them.",
+        "No hidden case is shown; the check in the notebook draws new cases each time you run it, and shows those.",
     )
     chance = " (no more than chance, so no points yet)" if by_chance else ""
     return points, f"{hits} of {number} cases right{chance}. {problem}", None
@@ -306,7 +306,7 @@ def _line_of(error: Exception) -> str:
 
 
 def _returns_nothing(exercise: Exercise) -> str:
-    return f"{exercise.name} returns None: write the body, and return the result (what is only printed does not count)."
+    return f"{exercise.name} returns None. Write the body, and return the result; printing it is not enough."
 
 
 def _by_chance(case_set: CaseSet, right: list[bool]) -> bool:

@@ -9,15 +9,15 @@ from course_utils.exercises.definitions import Challenge, Exercise, Mistake
 
 
 def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
-    """From how many requests a day on is the fine-tuned system cheaper?
+    """At how many requests a day does the fine-tuned system break even?
 
     Args:
         setup: US dollars paid once: data and training.
-        upkeep_a_day: US dollars paid every day, however many requests come: a machine,
-            somebody's time.
+        upkeep_a_day: US dollars paid every day, however many requests come, e.g. for a
+            machine and somebody's time.
         old_cost: US dollars for one request to the old system, e.g. a long prompt.
         new_cost: US dollars for one request to the fine-tuned model.
-        days: how long it will run; the set-up is spread evenly over them.
+        days: how many days the system will run; spread the set-up evenly over them.
 
     Returns:
         Requests a day at which both cost the same, not rounded; None if the fine-tuned
@@ -43,7 +43,7 @@ def _break_even_cases(random):
         )
 
     return [
-        case(),
+        *(case() for _ in range(4)),
         case(upkeep=0.0),  # a hosted model: costs nothing without requests
         case(setup=0.0),
         case(days=1),
@@ -85,13 +85,13 @@ def recall_at(rankings, relevant, k):
 
     Args:
         rankings: for each question the ids of the passages found, best first. There may be
-            fewer than k of them, and one may appear twice, since two parts of a passage
-            were found.
+            fewer than k, and a passage may appear twice, because two of its parts were
+            found.
         relevant: for each question the id of the one passage that answers it.
         k: how many of those found go into the prompt.
 
     Returns:
-        Share of the questions, from 0 to 1, not rounded.
+        Share of the questions whose passage is among the first k, from 0 to 1, not rounded.
     """
     ### BEGIN SOLUTION
     hits = [right in found[:k] for found, right in zip(rankings, relevant)]
@@ -276,7 +276,7 @@ def _checked_plan(value):
     if isinstance(model, str) and model in costs.NO_NEW_JOBS:
         raise ValueError(f"{model} takes no new tuning jobs from {costs.NO_NEW_JOBS[model][0]} on: plan without it.")
     if not isinstance(model, str) or model not in READS:
-        raise ValueError(f"model must be one of the pilot: {', '.join(READS)}.")
+        raise ValueError(f"model must be one of those in the pilot: {', '.join(READS)}.")
     if isinstance(passages, bool) or not isinstance(passages, int | float | str) or passages not in FOUND:
         raise ValueError('passages must be 1, 3, 10 or "all".')
     if not isinstance(schema, bool):
@@ -316,9 +316,12 @@ def _run_plan(value):
 
 
 MISSES = "The plan misses the target. Which of the three shares is smallest: found, read, or form?"
-NO_SCHEMA = "It misses the target or costs more than it must, and the form is left to chance: a schema costs nothing."
+NO_SCHEMA = (
+    "The plan misses the target or costs more than it has to. It also leaves the form to chance, although a schema costs "
+    "nothing."
+)
 TOO_LARGE_A_MODEL = (
-    "It is good enough, and far too expensive: most of the price is the size of the model. What reads as well for less?"
+    "The plan is good enough but far too expensive, mostly because the model is so large. Which one reads as well for less?"
 )
 TOO_MANY_PASSAGES = (
     "It is good enough, but each request carries more text than it needs. How many passages does the target need?"
@@ -355,21 +358,48 @@ def diagnose(gap, reached, examples, moves):
         cases=_situation_cases,
         points=3,
         mistakes=(
-            Mistake(_knowledge_trained, "A knowledge gap goes to fine-tuning as soon as there are examples; facts change, and retrieval follows. It is \"rag\" whatever the examples."),
-            Mistake(_facts_always_trained, "A knowledge gap goes to fine-tuning here; facts are brought in when the question comes: \"rag\"."),
-            Mistake(_prompt_not_asked, "What the prompt reaches never decides in your answer. It comes first, and `reached` is a share: compare it with 0.85, not with 85."),
-            Mistake(_rag_before_prompt, "A knowledge gap or both gaps lead on even if the prompt is good enough; `reached` is tested first, whatever the gap."),
+            Mistake(
+                _knowledge_trained,
+                "You fine-tune for a knowledge gap once there are enough examples. Facts change, and retrieval keeps up, "
+                "so return \"rag\" whatever the examples.",
+            ),
+            Mistake(
+                _facts_always_trained,
+                "You fine-tune for a knowledge gap. Facts are looked up when the question comes, so return \"rag\".",
+            ),
+            Mistake(
+                _prompt_not_asked,
+                "What the prompt reaches never changes your answer. Test it first, and compare `reached` with 0.85, not "
+                "with 85, because it is a share.",
+            ),
+            Mistake(
+                _rag_before_prompt,
+                "With a knowledge gap or both gaps, you go on even if the prompt is good enough. Test `reached` first, "
+                "whatever the gap.",
+            ),
             Mistake(_more_than_85, "0.85 itself is enough: the rule says 85 % or more."),
             Mistake(_from_90, "The limit here is the lower end of 85 to 90 %: 0.85."),
             Mistake(_more_than_100, "100 examples are enough: the rule says at least 100."),
-            Mistake(_moving_ignored, "`moves` never decides in your answer; a model trained for a moving target is soon wrong."),
-            Mistake(_examples_ignored, "`examples` never decides in your answer; training needs at least 100 of them."),
-            Mistake(_one_is_enough, "Training needs both, enough examples and a target that does not move; here one of the two is enough."),
-            Mistake(_rag_forgotten, "With both gaps fine-tuning comes beside retrieval, not in its place: \"rag + fine-tune\"."),
+            Mistake(
+                _moving_ignored,
+                "`moves` never changes your answer, but a model trained for a moving target is soon wrong.",
+            ),
+            Mistake(_examples_ignored, "`examples` never changes your answer, but training needs at least 100 of them."),
+            Mistake(
+                _one_is_enough,
+                "Training needs both enough examples and a target that does not move. Your function accepts either.",
+            ),
+            Mistake(
+                _rag_forgotten,
+                "With both gaps, fine-tuning is added to retrieval and does not replace it: \"rag + fine-tune\".",
+            ),
             Mistake(_both_falls_back_to_prompt, "With both gaps, if training is not possible, retrieval still closes the knowledge gap: \"rag\"."),
             Mistake(_both_without_condition, "With both gaps training has the same condition as for behaviour alone: at least 100 examples and a target that does not move."),
         ),
-        hint="Call it for a prompt that reaches 0.9, for a moving target, and for a knowledge gap with 500 examples. What contradicts the tree?",
+        hint=(
+            "Call the function with a prompt that reaches 0.9, with a moving target, and with a knowledge gap and 500 "
+            "examples. Which answers contradict the tree?"
+        ),
     ),
     Exercise(
         id="frame-2",
@@ -386,13 +416,22 @@ def diagnose(gap, reached, examples, moves):
             Mistake(lambda rankings, relevant, k: recall_at(rankings, relevant, None), "The whole ranking is looked at; only the first k go into the prompt."),
             Mistake(_number_of_hits, "That is the number of hits; divide it by the number of questions."),
             Mistake(lambda rankings, relevant, k: 1 - recall_at(rankings, relevant, k), "This is the share of misses; recall is the share of hits."),
-            Mistake(lambda rankings, relevant, k: 100 * recall_at(rankings, relevant, k), "This is a percentage; asked for is a share from 0 to 1."),
+            Mistake(
+                lambda rankings, relevant, k: 100 * recall_at(rankings, relevant, k),
+                "This is a percentage; return a share from 0 to 1.",
+            ),
             Mistake(lambda rankings, relevant, k: round(recall_at(rankings, relevant, k), 2), "The share is rounded to two places; return it as it is."),
             Mistake(lambda rankings, relevant, k: round(recall_at(rankings, relevant, k), 3), "The share is rounded to three places; return it as it is."),
             Mistake(_of_those_found, "You divide by the questions whose passage was found at all; recall counts every question."),
             Mistake(_reciprocal_ranks, "This is the mean reciprocal rank, which gives less for a later place. In recall each hit among the first k counts 1."),
-            Mistake(_counted_twice, "A passage that appears twice among the first k is counted twice; the question is answered once."),
-            Mistake(_without_repeats, "You drop a passage that is listed twice before you cut; the first k places are what goes into the prompt."),
+            Mistake(
+                _counted_twice,
+                "You count a passage twice if it appears twice among the first k. That is still one question answered.",
+            ),
+            Mistake(
+                _without_repeats,
+                "You remove repeated passages before you cut to k, but the first k places go into the prompt as they are.",
+            ),
             Mistake(lambda rankings, relevant, k: recall_at([ranking[-k:] for ranking in rankings], relevant, None), "These are the last k; the best come first."),
         ),
         hint="What is a hit for one question? Recall is the share of the questions that have one.",
@@ -401,21 +440,35 @@ def diagnose(gap, reached, examples, moves):
     Exercise(
         id="frame-3",
         title="Where fine-tuning breaks even",
-        statement="Compute the requests a day from which a fine-tuned model is cheaper than the long prompt that it replaces.",
+        statement=(
+            "Compute the number of requests a day at which a fine-tuned model breaks even with the long prompt that "
+            "it replaces."
+        ),
         solution=break_even,
         cases=_break_even_cases,
         points=3,
         mistakes=(
-            Mistake(_upkeep_forgotten, "The upkeep is missing; it is paid every day, and the requests of that day must earn it too."),
+            Mistake(
+                _upkeep_forgotten,
+                "The upkeep is missing. You pay it every day, so each day's requests must earn it back too.",
+            ),
             Mistake(_setup_each_day, "The whole set-up is charged to every day; it is paid once, so spread it: setup / days."),
             Mistake(_upkeep_once, "The upkeep is spread over the days; it is a price for one day already."),
-            Mistake(_requests_in_all, "That is the number of requests over the whole time; asked for are requests a day."),
+            Mistake(_requests_in_all, "That is the number of requests over the whole time; return requests a day."),
             Mistake(_turned_round, "The division is the other way round: fixed costs of a day over what one request saves."),
             Mistake(_by_the_old_cost, "You divide by what an old request costs. A new one costs something too: divide by the difference."),
-            Mistake(_by_the_new_cost, "You divide by what a new request costs; what earns the fixed costs is the difference from the old one."),
+            Mistake(
+                _by_the_new_cost,
+                "You divide by what a new request costs. The fixed costs are earned back by the difference between old "
+                "and new.",
+            ),
             Mistake(_negative_for_never, "Where a new request costs more, no number of requests will do: return None, not a negative number."),
             Mistake(_infinite_for_never, "Where nothing is saved the convention here is None, not infinity."),
-            Mistake(_zero_for_never, "0 would say that it pays from the first request on; where nothing is saved it never does: None."),
+            Mistake(
+                _zero_for_never,
+                "0 would mean that fine-tuning pays from the first request. If nothing is saved it never pays, so return "
+                "None.",
+            ),
             Mistake(_rounded_up, "The number is not rounded here: it is the point at which both cost the same."),
         ),
         hint="What does a day cost before the first request, and what does each request save?",
@@ -428,17 +481,19 @@ def diagnose(gap, reached, examples, moves):
 measured three shares. Multiply them to get the share of right answers.
 
 - *Found*: {", ".join(f"{100 * share:.0f} % with {name} passage{'' if name == 1 else 's'}" for name, share in FOUND.items() if name != "all")}; with `"all"`,
-  {100 * FOUND["all"]:.0f} %, because the whole text of {TOKENS["all"]:,} tokens is in the prompt (and such a long prompt leaves {100 * LONG:.0f} % of the next share).
+  {100 * FOUND["all"]:.0f} %, because the whole text of {TOKENS["all"]:,} tokens is in the prompt
+  (but so long a prompt cuts the next share to {100 * LONG:.0f} % of its value).
 - *Read*: {", ".join(f"{model} {100 * share:.0f} %" for model, share in READS.items() if model != "qwen3-8b")}; qwen3-8b, fine-tuned,
   {100 * READS["qwen3-8b"]:.0f} %. Only the fine-tuned model needs no instructions.
 - *Form*: {100 * FORM:.0f} %, with a schema {100 * FORM_WITH_SCHEMA:.0f} %.
 
 A message has {TOKENS["message"]} tokens, an answer {TOKENS["answer"]}, the instructions {TOKENS["instructions"]}, a passage {TOKENS["passage"]}. Work costs ${WAGE} an hour: {HOURS["prompt"]} hours for any plan,
 {HOURS["index"]} more for an index (not needed for `"all"`), {HOURS["tuning"]} more for tuning, with two passes over {EXAMPLES:,} examples. Spread the cost of work and training
-over a year. Prices are those of `course_utils.costs`, per million tokens; an opening that all prompts share is cached if it has at least
-`costs.price_of(model).cache_from` tokens. Compute in another cell (`from course_utils import costs`), and let `my_plan` return what you found.
+over a year. Prices are those of `course_utils.costs`, per million tokens; a beginning that all prompts share is cached
+if it has at least `costs.price_of(model).cache_from` tokens. Do the computing in another cell
+(`from course_utils import costs`), and let `my_plan` return the plan you found.
 
-Find the cheapest plan that meets the target. Full marks within 5 % of the best price, half marks within 50 %.""",
+Find the cheapest plan that meets the target. You get full marks within 5 % of the best price and half marks within 50 %.""",
         solution=my_plan,
         cases=lambda random: [()],
         points=4,
@@ -448,7 +503,10 @@ Find the cheapest plan that meets the target. Full marks within 5 % of the best 
             Mistake(lambda: {"model": "qwen3-8b", "passages": 3, "schema": False}, NO_SCHEMA),
             Mistake(lambda: {"model": "qwen3-8b", "passages": 10, "schema": True}, TOO_MANY_PASSAGES),
         ),
-        hint="Multiply first to see which pairs of model and passages reach the target with a schema, and price only those.",
+        hint=(
+            "First multiply the shares to see which pairs of model and passages reach the target with a schema. Then "
+            "price only those."
+        ),
         challenge=Challenge(
             _run_plan, bar=round(1.05 * cheapest(), 2), half=round(1.5 * cheapest(), 2), advise=_advise_plan, measure="dollars a day"
         ),

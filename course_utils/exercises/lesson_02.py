@@ -217,8 +217,11 @@ def _challenge_loss(
 
 
 TOO_LARGE = "The steps are so large that the loss jumps about or explodes: lower the learning rate."
-TOO_SMALL = "The loss was still falling when the steps ran out: the steps are too small. Look at the figure of the rates."
-FEW_LAYERS = "Only a few layers learn; compare the table of target modules."
+TOO_SMALL = (
+    "The loss was still falling at the last step, so the steps are too small. Look at the figure that compares learning "
+    "rates."
+)
+FEW_LAYERS = "Only a few layers learn. Go back to the table that compares target modules."
 ALL_WARM_UP = "More than a third of the steps is warm-up, at rates below the one that you chose."
 
 
@@ -244,7 +247,7 @@ def _settings(**changed):
 
 
 def training_rows(lines, system):
-    """Rows as `SFTTrainer` takes them, from your own JSONL file.
+    """Turn the lines of your own JSONL file into rows for `SFTTrainer`.
 
     Args:
         lines: lines of text; each is empty or a JSON object with "message" (a text) and
@@ -352,24 +355,31 @@ def answer_loss(logits, labels):
             Mistake(_loss_positive, "The sign is missing: a loss is minus the logarithm of a probability."),
             Mistake(lambda logits, labels: (-_loss_positive(logits, labels)).exp(), "That is the perplexity, e to the power of the loss."),
         ),
-        hint="Bugs: which row belongs to which label, how often the softmax is taken, and what the sum is divided by.",
+        hint="Check which row belongs to which label, how often the softmax is taken, and what the sum is divided by.",
     ),
     Exercise(
         id="lora-2",
         title="The LoRA forward pass",
-        statement="Write the forward pass of a LoRA layer: both paths, scaled by $\\alpha/r$, summed.",
+        statement=(
+            "Write the forward pass of a LoRA layer: add the adapter's path, scaled by $\\alpha/r$, to the frozen "
+            "path."
+        ),
         solution=lora_forward,
         cases=_layer_cases,
         points=4,
         needs=("torch",),
         mistakes=(
             Mistake(lambda x, W, A, B, alpha: x @ W.T + (x @ A.T) @ B.T, "The update is not scaled. LoRA multiplies it by alpha / r, r being the rank."),
-            Mistake(lambda x, W, A, B, alpha: x @ W.T + alpha * (x @ A.T) @ B.T, "The update is scaled by alpha; the convention is alpha / r, r being A's rank here and no r from elsewhere."),
+            Mistake(
+                lambda x, W, A, B, alpha: x @ W.T + alpha * (x @ A.T) @ B.T,
+                "You scale the update by alpha; the convention is alpha / r. Take the rank r from A here, not from "
+                "elsewhere.",
+            ),
             Mistake(lambda x, W, A, B, alpha: x @ W.T + (alpha / A.shape[1]) * (x @ A.T) @ B.T, "The rank is A's first dimension, (r, d_in); you divided by d_in."),
             Mistake(lambda x, W, A, B, alpha: (alpha / A.shape[0]) * (x @ A.T) @ B.T, "This is the adapter's path alone; the frozen path x Wᵀ is missing from the sum."),
             Mistake(lambda x, W, A, B, alpha: (alpha / A.shape[0]) * (x @ W.T + (x @ A.T) @ B.T), "alpha / r scales the update only, not the frozen path."),
-            Mistake(lambda x, W, A, B, alpha: W @ x + (alpha / A.shape[0]) * B @ (A @ x), "W @ x takes x for one column; the inputs are the rows of x. Which matrix must be turned?"),
-            Mistake(lambda x, W, A, B, alpha: x @ W.T + (alpha / A.shape[0]) * B @ (A @ x), "The frozen path is right, but A @ x takes x for one column; the inputs are the rows of x."),
+            Mistake(lambda x, W, A, B, alpha: W @ x + (alpha / A.shape[0]) * B @ (A @ x), "W @ x treats x as one column, but the inputs are its rows. Which matrix must be transposed?"),
+            Mistake(lambda x, W, A, B, alpha: x @ W.T + (alpha / A.shape[0]) * B @ (A @ x), "The frozen path is right, but A @ x treats x as one column. The inputs are the rows of x."),
             Mistake(lambda x, W, A, B, alpha: W @ x.T + (alpha / A.shape[0]) * B @ (A @ x.T), "These are the right numbers with one output per column; return one per row."),
         ),
         hint="The inputs are rows. Write down the shape that each product must have, then see which matrix to transpose.",
@@ -385,11 +395,18 @@ def answer_loss(logits, labels):
             Mistake(lambda shapes, rank: sum(rank * d_in * d_out for d_out, d_in in shapes), "You multiplied d_in by d_out. A has r x d_in, B has d_out x r: add the two."),
             Mistake(lambda shapes, rank: sum(rank * d_in for _, d_in in shapes), "Only A is counted; B adds d_out x r more."),
             Mistake(lambda shapes, rank: sum(rank * d_out for d_out, _ in shapes), "Only B is counted; A adds r x d_in more."),
-            Mistake(lambda shapes, rank: sum(2 * rank * d_in for _, d_in in shapes), "You took the layers for square. d_in and d_out differ: r x (d_in + d_out)."),
-            Mistake(lambda shapes, rank: float(adapter_parameters(shapes, rank)), "The number is right, but it is a float; parameters are counted in whole numbers, int. / makes floats, // does not."),
+            Mistake(
+                lambda shapes, rank: sum(2 * rank * d_in for _, d_in in shapes),
+                "You treated the layers as square, but d_in and d_out differ: r x (d_in + d_out).",
+            ),
+            Mistake(
+                lambda shapes, rank: float(adapter_parameters(shapes, rank)),
+                "The number is right, but it is a float. Parameters are counted in whole numbers, so return an int; / "
+                "gives a float, // does not.",
+            ),
             Mistake(lambda shapes, rank: sum(rank * (d_in + d_out) + d_in * d_out for d_out, d_in in shapes), "The frozen weight d_in x d_out is counted; it is not trained."),
         ),
-        hint="How many rows and how many columns does A have, and B? Draw both for one layer.",
+        hint="How many rows and columns do A and B have? Draw both for one layer.",
         tolerance=1e-9,
         whole=True,
     ),
@@ -424,12 +441,22 @@ def answer_loss(logits, labels):
         mistakes=(
             Mistake(_rows_escaped, "ü became \\u00fc: the model would learn to write escapes. Pass ensure_ascii=False."),
             Mistake(lambda lines, system: _rows(lines, system, str), "str() writes Python ('single quotes', None, True), which no JSON parser reads."),
-            Mistake(_rows_compact, "That is JSON, but without the spaces that json.dumps writes by itself. Leave the separators."),
+            Mistake(
+                _rows_compact,
+                "That is JSON, but without the spaces that json.dumps writes by default. Don't change the separators.",
+            ),
             Mistake(lambda lines, system: _rows(lines, system, lambda record: record), "The content of a message is text; write the record as JSON."),
-            Mistake(lambda lines, system: _rows(lines, system, _json, lambda entry: True), "A message of spaces is kept: the model would learn to invent records for nothing."),
+            Mistake(
+                lambda lines, system: _rows(lines, system, _json, lambda entry: True),
+                "You keep a message that is only spaces, so the model would learn to invent records from nothing.",
+            ),
             Mistake(_rows_without_system, "The system message is missing. Train with the prompt that you will use later."),
-            Mistake(_rows_in_one, "Prompt and completion are in one list; apart, the trainer knows where the answer begins."),
+            Mistake(
+                _rows_in_one,
+                "You put prompt and completion into one list. Keep them apart, so that the trainer knows where the answer "
+                "begins.",
+            ),
         ),
-        hint="For each line that is not empty: json.loads, then a dict with the two lists.",
+        hint="For each line that is not empty, call json.loads and build a dict with the two lists.",
     ),
 )  # fmt: skip

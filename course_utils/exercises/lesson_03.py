@@ -113,7 +113,7 @@ def _first_scales_16_bits(block, group=None):
 
 
 def relative_error(weights, values, block):
-    """How far weights come back from where they were after block-wise absmax quantization.
+    """Relative error of weights after block-wise absmax quantization.
 
     Args:
         weights: tensor of shape (n); n is a multiple of block, and no block is all zero.
@@ -121,8 +121,8 @@ def relative_error(weights, values, block):
         block: weights that share one scale.
 
     Returns:
-        The length of the vector of errors, divided by the length of the vector of weights:
-            a number.
+        A number: the length of the vector of errors, divided by the length of the vector
+        of weights.
     """
     ### BEGIN SOLUTION
     rows = weights.reshape(-1, block)
@@ -231,10 +231,10 @@ def _plan_gb(value: Any) -> float:
     return memory.estimate(CHALLENGE_MODEL, length=CHALLENGE_LENGTH, **plan).total / 1e9
 
 
-SIXTEEN_BITS = "The weights alone take 16 GB in 16 bits: no other lever can make up for that."
-ACTIVATIONS = "Activations fill the card: without checkpointing every layer keeps everything for the backward pass."
+SIXTEEN_BITS = "The weights alone take 16 GB in 16 bits, and no other setting can make up for that."
+ACTIVATIONS = "Activations fill the card, because without checkpointing every layer keeps all of them for the backward pass."
 TOO_MANY = "Several long examples go through the model at once; take one at a time and accumulate."
-UPCAST = "Nearly: embedding and head are still in float32, twice what they need."
+UPCAST = "Nearly there: embedding and head are still in float32, which takes twice the memory they need."
 
 
 def _advise_plan(value: Any, result: float) -> str:
@@ -245,7 +245,7 @@ def _advise_plan(value: Any, result: float) -> str:
         return ACTIVATIONS
     if value["batch_size"] > 1:
         return TOO_MANY
-    return UPCAST if value["embeddings"] == "float32" else "Look at the table of levers in section 2."
+    return UPCAST if value["embeddings"] == "float32" else "Look at the table of changes in section 2."
 
 
 def _plan(**changed):
@@ -258,8 +258,8 @@ def _plan_with_float32_embeddings():
 
 
 def choose_length(lengths, fixed, per_token, memory):
-    """The `max_length` for your own data: what the card allows, and no more than the data
-    need.
+    """Choose `max_length` for your own data: as long as the card allows, but no longer than
+    the data need.
 
     Args:
         lengths: tokens of each of your examples, a list of int.
@@ -268,9 +268,9 @@ def choose_length(lengths, fixed, per_token, memory):
         memory: GB of the card.
 
     Returns:
-        (max_length, share): a multiple of 64 that fits, the largest one that makes sense:
-        no larger than the longest example rounded up to a multiple of 64. share: of the
-        examples, those longer than max_length, which would be cut off; 0 to 1.
+        (max_length, share): max_length is the largest multiple of 64 that fits, but no larger
+        than the longest example rounded up to a multiple of 64. share is the share of
+        examples longer than max_length, which would be cut off, from 0 to 1.
     """
     ### BEGIN SOLUTION
     fitting = int((memory - fixed) / per_token) // 64 * 64
@@ -336,9 +336,11 @@ EXERCISES = (
     Exercise(
         id="qlora-1",
         title="Challenge: 8 billion parameters on 12 GB",
-        statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate; {HALF_GB:g} GB, a T4, "
-        f"earns half the points. Rank 16 on all linear layers, examples of {CHALLENGE_LENGTH:,} tokens, {CHALLENGE_EXAMPLES} examples per step. "
-        "Prove it: the estimator runs on your plan, here and in grading.",
+        statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate. "
+        f"A plan of {HALF_GB:g} GB, which fits a T4, earns half the points. Train rank 16 on all linear layers, with "
+        "examples "
+        f"of {CHALLENGE_LENGTH:,} tokens and {CHALLENGE_EXAMPLES} examples per step. The estimator runs on your plan, "
+        "here and in grading.",
         solution=my_step,
         cases=lambda random: [()],
         points=4,
@@ -353,20 +355,25 @@ EXERCISES = (
     ),
     Exercise(
         id="qlora-2",
-        title="Your own data: how long?",
+        title="How long may your own examples be?",
         statement="Your examples have different lengths and your card has a limit. Choose the `max_length`, and say what share of your examples it cuts off. "
-        "(Then do it with your own file: count its tokens with the tokenizer, take `fixed` and `per_token` from two calls of `memory.estimate`.)",
+        "Then do it with your own file: count its tokens with the tokenizer, and work out `fixed` and `per_token` from "
+        "two calls of `memory.estimate`.",
         solution=choose_length,
         cases=_length_cases,
         points=3,
         mistakes=(
             Mistake(_length_rounded_up, "You rounded up to the next multiple of 64, which no longer fits. Round down."),
-            Mistake(_length_of_longest, "The longest example decides alone here. What does the card allow?"),
-            Mistake(_length_as_card_allows, "The card would allow more than your data need: no longer than the longest example, rounded up to a multiple of 64."),
+            Mistake(_length_of_longest, "Your answer depends on the longest example alone. What does the card allow?"),
+            Mistake(
+                _length_as_card_allows,
+                "The card allows more than your data need. Go no further than the longest example, rounded up to a "
+                "multiple of 64.",
+            ),
             Mistake(lambda lengths, fixed, per_token, memory: choose_length(lengths, 0.0, per_token, memory), "`fixed` is not subtracted: that part of the card is taken before the first token."),
             Mistake(_length_equal_is_cut, "An example exactly as long as max_length is not cut off."),
-            Mistake(_length_number_cut, "That is the number of examples cut off; asked for is their share, from 0 to 1."),
-            Mistake(_length_share_of_tokens, "That is the share of tokens that are lost; asked for is the share of examples."),
+            Mistake(_length_number_cut, "That is the number of examples cut off; return their share, from 0 to 1."),
+            Mistake(_length_share_of_tokens, "That is the share of tokens that are lost; return the share of examples."),
         ),
         hint="(memory - fixed) / per_token tokens fit. Round down to a multiple of 64, and compare with the longest example rounded up.",
         tolerance=1e-9,
@@ -374,7 +381,10 @@ EXERCISES = (
     Exercise(
         id="qlora-3",
         title="Quantizing one block",
-        statement="Quantize a block of weights: one scale for all, and for each weight the number of the nearest of the given values.",
+        statement=(
+            "Quantize a block of weights: find one scale for all of them and, for each weight, the index of the "
+            "nearest given value."
+        ),
         solution=quantize_block,
         cases=_block_cases,
         points=4,
@@ -385,10 +395,17 @@ EXERCISES = (
             Mistake(lambda weights, values: (_nearest(weights * weights.abs().max(), values), weights.abs().max()), "The weights are multiplied by the scale; divide by it, so that the largest becomes 1 or -1."),
             Mistake(_next_below, "You took the next value below, which rounds everything down; take the nearest."),
             Mistake(_values_not_codes, "You return the values themselves; a code is the index of a value, which is what fits into 4 bits."),
-            Mistake(_inverse_scale, "The codes are right. The scale is the largest absolute weight itself, not one over it: weight = value times scale."),
+            Mistake(
+                _inverse_scale,
+                "The codes are right, but the scale is inverted. Return the largest absolute weight itself, because "
+                "weight = value times scale.",
+            ),
             Mistake(lambda weights, values: (_nearest(weights / weights.std(), values), weights.std()), "The scale is the standard deviation; then large weights lie outside -1 to 1. Take the largest absolute value."),
         ),
-        hint="The scale is the largest absolute value. Then the distance of weights / scale to every value, as a table, and argmin along the values.",
+        hint=(
+            "The scale is the largest absolute value. Then make a table of the distances from weights / scale to every "
+            "value, and take argmin along the values."
+        ),
         tolerance=1e-9,
     ),
     Exercise(
@@ -399,14 +416,21 @@ EXERCISES = (
         cases=_bits_cases,
         points=3,
         mistakes=(
-            Mistake(_only_codes, "These are the codes alone; every block stores a scale as well. (Or did `//` round its part down to 0?)"),
+            Mistake(
+                _only_codes,
+                "These are the codes alone, but every block stores a scale as well. (Or did `//` round the scale's part "
+                "down to 0?)",
+            ),
             Mistake(_second_scales_forgotten, "With double quantization the 8-bit scales have scales of their own: one float32 for each group."),
-            Mistake(_second_scales_a_block, "The second float32 is shared by group x block weights, not by group weights."),
+            Mistake(_second_scales_a_block, "A group's float32 is shared by group x block weights, not by group weights."),
             Mistake(_bytes_taken_for_bits, "A float32 has 32 bits and an 8-bit scale 8; you counted bytes."),
-            Mistake(_both_scales, "The two are the wrong way round: a block's scale takes 8 bits, a group's float32 takes 32."),
+            Mistake(_both_scales, "You swapped the two scales: a block's scale takes 8 bits, a group's float32 takes 32."),
             Mistake(_first_scales_16_bits, "The unquantized scales are float32, 32 bits each; you counted 16."),
         ),
-        hint="4 bits, plus the bits of a block's scale over the weights in a block, plus 32 over the weights in a group of blocks.",
+        hint=(
+            "Add 4 bits, the bits of a block's scale divided by the weights in a block, and 32 divided by the weights in "
+            "a group of blocks."
+        ),
         tolerance=1e-9,
     ),
     Exercise(
@@ -425,15 +449,28 @@ def relative_error(weights, values, block):
         points=4,
         needs=("numpy", "torch"),
         mistakes=(
-            Mistake(_error_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
+            Mistake(
+                _error_as_written,
+                "Your function gives the same values as the one with the bugs, so nothing is fixed yet.",
+            ),
             Mistake(lambda weights, values, block: relative_error(weights, values, len(weights)), "All weights share one scale. Each block of `block` weights has its own."),
             Mistake(_error_sign_lost, "The scale is the largest weight of the block; it must be the largest absolute value."),
-            Mistake(_error_not_scaled_back, "The values are compared with the weights before they are multiplied by the scale again."),
-            Mistake(_error_of_scaled, "That is the error of the scaled weights. Large blocks then count no more than small ones; scale back first."),
+            Mistake(
+                _error_not_scaled_back,
+                "You compare the values with the weights before you multiply them by the scale again.",
+            ),
+            Mistake(
+                _error_of_scaled,
+                "That is the error of the scaled weights. In it, blocks of large weights count no more than the rest, so "
+                "scale back first.",
+            ),
             Mistake(lambda weights, values, block: relative_error(weights, values, block) ** 2, "That is the square: divide the lengths, not the sums of squares."),
             Mistake(lambda weights, values, block: relative_error(weights, values, block) * weights.norm(), "That is the length of the errors; divide it by the length of the weights."),
         ),
-        hint="Reshape to (blocks, block) first. Bugs: whose scale, largest or largest absolute value, and what is missing before the difference.",
+        hint=(
+            "Reshape to (blocks, block) first. Then ask which weights share a scale, whether it is the largest weight or "
+            "the largest absolute value, and what is missing before the difference."
+        ),
         tolerance=1e-9,
     ),
 )  # fmt: skip

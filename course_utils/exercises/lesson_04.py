@@ -17,9 +17,9 @@ def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, refe
         reference_chosen, reference_rejected: the same under the frozen reference, shape
             (pairs,).
         beta: float.
-        doubt: probability that a pair's labels are the wrong way round; the loss is then (1
-            - doubt) times that of the pair as it stands, plus doubt times that of the pair
-            turned round.
+        doubt: probability that a pair's labels are swapped; the loss is (1 - doubt) times
+            the loss of the pair as it stands, plus doubt times the loss of the swapped
+            pair.
 
     Returns:
         Tensor without dimensions: the mean over the pairs.
@@ -79,6 +79,13 @@ def _beta_outside(policy_chosen, policy_rejected, reference_chosen, reference_re
 
 def _no_minus(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
     return -_both_ways(beta * _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected), doubt).mean()
+
+
+def _margin_shrunk(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    from torch.nn.functional import logsigmoid
+
+    margin = beta * _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+    return -logsigmoid((1 - 2 * doubt) * margin).mean()
 
 
 def log_probabilities_of_batch(logits, tokens, mask):
@@ -149,7 +156,7 @@ def losses_of_a_run(chosen, rejected, beta):
     Args:
         chosen: log-probability of the chosen reply under the policy, shape (steps + 1); the
             first one is before training.
-        rejected: the same of the rejected reply.
+        rejected: the same for the rejected reply.
         beta: float.
 
     Returns:
@@ -202,17 +209,17 @@ def _run_wrong_way(chosen, rejected, beta):
 
 
 def length_shortcut(chosen, rejected):
-    """The length rule that ranks the most pairs right: prefer the reply whose number of
-    words is nearer to one number.
+    """Find the length rule that ranks the most pairs right. Such a rule prefers the reply
+    whose word count is nearer to a given number.
 
     Args:
-        chosen, rejected: numbers of words of the two replies of each pair, lists of int of
-            the same length.
+        chosen, rejected: word counts of the two replies of each pair, lists of int of the
+            same length.
 
     Returns:
-        (number, share): a whole number from 1 to the longest reply, the smallest one if
-        several are equally good; share of the pairs that it ranks right, a tie counting
-        half, from 0 to 1.
+        (number, share): number is a whole number from 1 to the longest reply's word count, the
+        smallest one if several are equally good. share is the share of pairs that its rule
+        ranks right, from 0 to 1, with a tie counting half.
     """
 
     ### BEGIN SOLUTION
@@ -307,8 +314,8 @@ BUDGET = 1.0  # nats of KL
 LOST, HALF_LOST = 0.275, 0.30  # share of comparisons that the reference wins
 OVER = f"The policy is further from its reference than {BUDGET:g} nat: take fewer steps or a lower rate."
 TIMID = "There is budget left: the policy could move further. Take more steps or a higher rate."
-GREEDY = "The budget is spent, but with a small beta it goes to replies that are clear already, pair after pair. Try a larger one."
-NEAR = "Nearly: tune the number of steps so that the KL comes close to the budget, or try a neighbouring beta."
+GREEDY = "The budget is used up, but with so small a beta it goes into pairs that are already clear. Try a larger beta."
+NEAR = "Nearly there: tune the number of steps until the KL is close to the budget, or try a slightly different beta."
 
 
 def budgeted_settings():
@@ -393,7 +400,8 @@ EXERCISES = (
     Exercise(
         id="align-1",
         title="Two bugs in a batch",
-        statement="""Now a whole batch at once. Replies differ in length, so the shorter rows are padded. Somebody wrote this, and it has **two** bugs that raise no error. Find and fix them.
+        statement="""Now compute a whole batch at once. Replies differ in length, so the shorter rows are padded.
+Somebody wrote this function, which has **two** bugs that raise no error. Find and fix them.
 
 ```python
 def log_probabilities_of_batch(logits, tokens, mask):
@@ -406,10 +414,23 @@ def log_probabilities_of_batch(logits, tokens, mask):
         points=4,
         needs=("torch",),
         mistakes=(
-            Mistake(lambda logits, tokens, mask: (_looked_up(logits.log_softmax(-1), tokens) * mask).mean(1), "These are the values of the function as it was given; nothing is repaired yet."),
-            Mistake(lambda logits, tokens, mask: (_looked_up(logits.log_softmax(-1), tokens) * mask).sum(1), "The sum is right. The scores at a position are about the next token, though: shift."),
-            Mistake(lambda logits, tokens, mask: _looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]).sum(1), "The mask is forgotten: the message's tokens count too, and the padding."),
-            Mistake(_log_mask_not_shifted, "The mask belongs to the tokens, so it loses its first place like the tokens: mask[:, 1:], not mask[:, :-1]."),
+            Mistake(
+                lambda logits, tokens, mask: (_looked_up(logits.log_softmax(-1), tokens) * mask).mean(1),
+                "Your function gives the same values as the one with the bugs, so nothing is fixed yet.",
+            ),
+            Mistake(
+                lambda logits, tokens, mask: (_looked_up(logits.log_softmax(-1), tokens) * mask).sum(1),
+                "The sum is right, but the scores at a position are about the next token, so shift them.",
+            ),
+            Mistake(
+                lambda logits, tokens, mask: _looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]).sum(1),
+                "You forgot the mask, so the message's tokens and the padding count too.",
+            ),
+            Mistake(
+                _log_mask_not_shifted,
+                "The mask belongs to the tokens, so drop its first place as you drop theirs: mask[:, 1:], not mask[:, "
+                ":-1].",
+            ),
             Mistake(_log_mean, "That is the mean per token; the log-probability of the whole reply is the sum."),
             Mistake(_log_mean_with_padding, "That divides by the length of the row, padding and message included. The log-probability of a reply is the sum."),
             Mistake(lambda logits, tokens, mask: (_looked_up(logits[:, :-1], tokens[:, 1:]) * mask[:, 1:]).sum(1), "Raw scores are added up; log_softmax turns them into log-probabilities."),
@@ -421,25 +442,42 @@ def log_probabilities_of_batch(logits, tokens, mask):
     Exercise(
         id="align-2",
         title="DPO when the annotators may be wrong",
-        statement="DPO believes every label. Write its conservative form (cDPO), which allows doubt: with probability `doubt` the pair is the wrong way round. (TRL 1.16 has no such option for its sigmoid loss, which ignores `label_smoothing`; its `robust` loss is a relative.)",
+        statement=(
+            "DPO trusts every label. Write its conservative form (cDPO), which assumes that a pair's labels are "
+            "swapped with probability `doubt`. (TRL 1.16 has no such option: its sigmoid loss ignores "
+            "`label_smoothing`, and its `robust` loss is related, not the same.)"
+        ),
         solution=conservative_dpo_loss,
         cases=_log_probability_cases,
         points=4,
         needs=("torch",),
         mistakes=(
             Mistake(_no_reference, "The reference is missing: what counts is how far each reply's log-probability moved from the reference's."),
-            Mistake(_wrong_way_round, "The margin is the wrong way round: chosen less rejected, so that the loss falls when chosen gains. (Or `doubt` and 1 - `doubt` are swapped, which gives the same numbers.)"),
+            Mistake(
+                _wrong_way_round,
+                "Your margin is the wrong way round. Take chosen minus rejected, so that the loss falls when chosen "
+                "gains. (Swapping `doubt` and 1 - `doubt` gives the same numbers.)",
+            ),
             Mistake(_sum_of_pairs, "The losses are summed; the convention is their mean over the pairs."),
-            Mistake(_never_in_doubt, "This is plain DPO: the pair turned round, weighted by `doubt`, is missing."),
+            Mistake(_never_in_doubt, "This is plain DPO. The loss of the swapped pair, weighted by `doubt`, is missing."),
             Mistake(_beta_outside, "beta belongs inside the sigmoid, where it scales the margin, not before the loss."),
-            Mistake(_no_minus, "The sign is missing: logsigmoid is to rise, so the loss is its negative."),
+            Mistake(
+                _margin_shrunk,
+                "You average the two margins and take one loss of the result. Take the loss of each margin first, and then "
+                "the average of the two losses.",
+            ),
+            Mistake(_no_minus, "The minus sign is missing. Training should raise logsigmoid, so the loss is its negative."),
         ),
-        hint="margin = beta times the difference of two gains, and a gain is policy less reference. Reversed, it is -margin.",
+        hint=(
+            "margin = beta times the difference of two gains, and a gain is policy minus reference. The swapped pair's "
+            "margin is -margin."
+        ),
     ),
     Exercise(
         id="align-3",
         title="A reference that moves",
-        statement="""The first loss of a run is 0.69, as it should be, and yet the curve makes no sense. Here is how it is computed. There are **two** bugs; fix them.
+        statement="""The first loss of a run is 0.69, as it should be, yet the curve makes no sense.
+The code that computes it has **two** bugs. Fix them.
 
 ```python
 from torch.nn.functional import logsigmoid
@@ -457,34 +495,55 @@ def losses_of_a_run(chosen, rejected, beta):
         points=3,
         needs=("torch",),
         mistakes=(
-            Mistake(_run_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
-            Mistake(_run_moving, "The reference still moves: it is the policy as it was before training, at every step."),
+            Mistake(
+                _run_as_written,
+                "Your function gives the same values as the one with the bugs, so nothing is fixed yet.",
+            ),
+            Mistake(_run_moving, "Your reference still moves. At every step, use the policy as it was before training."),
             Mistake(_run_beta_on_one, "beta scales only the gain of chosen; it belongs before the difference of both gains."),
             Mistake(lambda chosen, rejected, beta: -_log_sigmoid(beta * (chosen - rejected)), "There is no reference. What counts is how much each reply has gained since before training."),
             Mistake(_run_reference_last, "The reference is the policy after training; it must be the one before."),
-            Mistake(_run_wrong_way, "The margin is the wrong way round: gain of chosen less gain of rejected."),
-            Mistake(lambda chosen, rejected, beta: losses_of_a_run(chosen, rejected, beta).mean(), "That is the mean of the losses; asked for is one loss for each point."),
+            Mistake(_run_wrong_way, "Your margin is the wrong way round: take the gain of chosen minus that of rejected."),
+            Mistake(
+                lambda chosen, rejected, beta: losses_of_a_run(chosen, rejected, beta).mean(),
+                "That is the mean of the losses; return one loss before training and one after each step.",
+            ),
         ),
-        hint="Ask of each gain: measured from when? And what does β multiply?",
+        hint="From which moment is each gain measured? And what does β multiply?",
     ),
     Exercise(
         id="align-4",
         title="Find the shortcut",
-        statement="Before you train on a file of pairs, ask the stupidest model: a rule that prefers the reply whose word count is closer to some number. Find the number that ranks the most pairs right, and the share that it ranks right. "
-        "(Then run it on your own pairs: a score far below your model's is good news.)",
+        statement="Before you train on a file of pairs, ask the stupidest model: a rule that prefers the "
+        "reply whose word count is closer to some number. Find the number that ranks the most "
+        "pairs right, and the share of pairs that it ranks right. "
+        "Then run it on your own pairs. If it scores far below your model, that is good news.",
         solution=length_shortcut,
         cases=_length_rule_cases,
         points=4,
         mistakes=(
-            Mistake(_shortcut_shorter, "That is “the shorter one is better”. The rule has a number to be near to, and you look for the best one."),
+            Mistake(
+                _shortcut_shorter,
+                "That is the rule “the shorter one is better”. Here the reply nearer to some number is better, and you "
+                "look for the best such number.",
+            ),
             Mistake(_shortcut_mean, "The mean length of the chosen replies is a good guess. Try every number and take the best."),
-            Mistake(_shortcut_largest, "Several numbers are equally good; the smallest of them is asked for."),
-            Mistake(_shortcut_ties_right, "A tie counts as right here. A rule that cannot decide is right half of the time."),
-            Mistake(_shortcut_ties_wrong, "A tie counts as wrong here. A rule that cannot decide is right half of the time."),
-            Mistake(_shortcut_counted, "That is the number of pairs; asked for is their share, from 0 to 1."),
-            Mistake(_shortcut_other_way, "The rule prefers the rejected reply here: chosen has to be the nearer one."),
+            Mistake(_shortcut_largest, "Several numbers are equally good; return the smallest of them."),
+            Mistake(
+                _shortcut_ties_right,
+                "You score a tie as right. A rule that cannot decide is right half the time, so score it as a half.",
+            ),
+            Mistake(
+                _shortcut_ties_wrong,
+                "You score a tie as wrong. A rule that cannot decide is right half the time, so score it as a half.",
+            ),
+            Mistake(_shortcut_counted, "That is the number of pairs; return their share, from 0 to 1."),
+            Mistake(_shortcut_other_way, "Your rule prefers the rejected reply; the chosen reply has to be the nearer one."),
         ),
-        hint="A function that gives the share for one number; then max(range(1, longest + 1), key=that), which takes the first of equals.",
+        hint=(
+            "Write a function that gives the share for one number. Then call max(range(1, longest + 1), "
+            "key=your_function), which takes the first of equals."
+        ),
         tolerance=1e-9,
         equivalent={
             "comparison: a < b": "equal distances are dealt with before",
@@ -495,9 +554,12 @@ def losses_of_a_run(chosen, rejected, beta):
         id="align-5",
         title="Challenge: the most wins per nat",
         statement=f"Here is a policy so small that DPO trains it in a second: a table with 60 messages and 8 possible replies to each, and noisy preferences. "
-        f"Find settings with which its replies win at least {100 * (1 - LOST):.1f} % of the comparisons with the reference's, at a KL of at most {BUDGET:g} nat. "
-        f"Winning {100 * (1 - HALF_LOST):.0f} % earns half the points. Your settings are actually trained with, here and in grading; write the numbers you found into the answer. "
-        "To try things, `from course_utils.exercises.lesson_04 import little_policy`: `little_policy(beta, learning_rate, steps)` returns wins and KL.",
+        f"Find settings with which its replies win at least {100 * (1 - LOST):.1f} % of the comparisons with the "
+        f"reference's replies, at a KL of at most {BUDGET:g} nat. "
+        f"Winning {100 * (1 - HALF_LOST):.0f} % earns half the points. The policy is actually trained with your settings, "
+        "here and in grading, so write the numbers you found into the answer. "
+        "To experiment, run `from course_utils.exercises.lesson_04 import little_policy`; `little_policy(beta, "
+        "learning_rate, steps)` returns wins and KL.",
         solution=budgeted_settings,
         cases=lambda random: [()],
         points=4,
@@ -507,7 +569,11 @@ def losses_of_a_run(chosen, rejected, beta):
             Mistake(lambda: {"beta": 5.0, "learning_rate": 0.1, "steps": 400}, TIMID),
             Mistake(lambda: {"beta": 0.05, "learning_rate": 3.0, "steps": 20}, GREEDY),
         ),
-        hint="This policy takes plain gradient steps, which grow with beta. So compare settings at the same KL, not after the same number of steps. Fix beta, raise the steps until the KL is just below 1, note the wins; then another beta.",
+        hint=(
+            "This policy takes plain gradient steps, which grow with beta. So compare settings at the same KL, not after "
+            "the same number of steps. Fix beta, raise the steps until the KL is just below 1, and note the wins. Then "
+            "try another beta."
+        ),
         challenge=Challenge(_lost, bar=LOST, half=HALF_LOST, advise=_advise_settings, measure="share of comparisons lost (1 minus the win rate)"),
     ),
 )  # fmt: skip

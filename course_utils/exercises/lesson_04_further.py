@@ -12,10 +12,10 @@ def advantages_of_groups(rewards):
         rewards: shape (messages, answers to each).
 
     Returns:
-        (advantages, share): advantages of the same shape, each the distance from the mean
-        of its group in (sample) standard deviations of the group, and exactly 0 throughout
-        a group whose rewards are all equal; share of the groups whose rewards are not all
-        equal, 0 to 1.
+        (advantages, share): advantages have the same shape; each is the distance from its
+        group's mean, in (sample) standard deviations of the group, and exactly 0 throughout
+        a group whose rewards are all equal. share is the share of groups whose rewards are
+        not all equal, from 0 to 1.
     """
     ### BEGIN SOLUTION
     teaches = rewards.amax(1, keepdim=True) > rewards.amin(1, keepdim=True)
@@ -97,7 +97,7 @@ def advantages(rewards, values, last_value, gamma, gae_lambda):
         values: list of floats, the value of the state before each token.
         last_value: value of the state after the last token: 0 for an answer that came to
             its end, what the value model expects for one that was cut off.
-        gamma: discount of what comes a token later.
+        gamma: discount per token of delay.
         gae_lambda: lambda of the estimate, from 0 (one-step errors) to 1.
 
     Returns:
@@ -167,29 +167,40 @@ EXERCISES = (
     Exercise(
         id="reinforce-1",
         title="Groups that teach nothing",
-        statement="A group of equal rewards teaches nothing. Compute GRPO's advantages without the small number that the notebook adds to the spread, exactly 0 where all rewards are equal, and report the share of groups that teach anything: "
-        "if it falls toward 0, the task has become too easy or too hard.",
+        statement="A group of equal rewards teaches nothing. Compute GRPO's advantages without the small number that the "
+        "notebook adds to the spread; where all rewards of a group are equal, its advantages are exactly 0. Also return the "
+        "share of groups that teach anything. If that share falls toward 0, the task has become too easy or too hard.",
         solution=advantages_of_groups,
         cases=_group_cases,
         points=3,
         needs=("torch",),
         mistakes=(
-            Mistake(_group_whole_batch, "Mean and spread are those of the whole batch; an answer is compared with the other answers to its own message."),
+            Mistake(
+                _group_whole_batch,
+                "You take mean and spread over the whole batch. Compare an answer with the other answers to its own "
+                "message.",
+            ),
             Mistake(_group_population, "The spread divides by n. The sample standard deviation, torch's default, divides by n - 1."),
             Mistake(_group_floor, "You added 1e-4 to the spread, as the notebook does. Leave it out here; a group of equal rewards needs its own case."),
             Mistake(_group_not_divided, "The distance from the mean is not yet divided by the spread of the group."),
             Mistake(_group_not_centred, "The mean of the group is not subtracted: then every answer with a positive reward becomes more likely."),
-            Mistake(_group_share_flat, "That is the share of groups that teach nothing; asked for is the rest."),
-            Mistake(_group_share_counted, "That is the number of groups; asked for is their share, from 0 to 1."),
+            Mistake(_group_share_flat, "That is the share of groups that teach nothing; return the share of the others."),
+            Mistake(_group_share_counted, "That is the number of groups; return their share, from 0 to 1."),
             Mistake(_group_columns, "You compare the first answers of all messages with each other; a group is a row."),
         ),
-        hint="teaches = largest > smallest, row by row; divide by the spread where it teaches and by 1 elsewhere.",
+        hint=(
+            "A row teaches if its largest reward is above its smallest. Divide by the spread in those rows and by 1 "
+            "elsewhere."
+        ),
         equivalent={"constant: 1 (4)": "what groups of equal rewards are divided by does not matter"},
     ),
     Exercise(
         id="reinforce-2",
         title="Advantages by GAE",
-        statement="Generalised advantage estimation for an answer that may have been cut off: then something would have followed its last token.",
+        statement=(
+            "Write generalised advantage estimation for an answer that may have been cut off. If it was, something "
+            "would have followed its last token."
+        ),
         solution=advantages,
         cases=_answer_cases,
         points=4,
@@ -197,10 +208,16 @@ EXERCISES = (
             Mistake(_deltas_only, "These are the one-step errors; each advantage also adds gamma x gae_lambda times the next one."),
             Mistake(_lambda_forgotten, "gae_lambda is missing: the next advantage is weighted by gamma x gae_lambda."),
             Mistake(_gamma_left_out, "The next advantage is weighted by gamma x gae_lambda, not by gae_lambda alone."),
-            Mistake(_cut_off_taken_for_an_end, "After the last token you count nothing; the state there is worth `last_value`."),
-            Mistake(_last_value_without_gamma, "What follows is discounted, `last_value` too."),
+            Mistake(
+                _cut_off_taken_for_an_end,
+                "You treat the state after the last token as worth nothing; it is worth `last_value`.",
+            ),
+            Mistake(_last_value_without_gamma, "Everything that follows is discounted, including `last_value`."),
             Mistake(_left_backwards, "The advantages are in the order you computed them, last token first: turn them round."),
-            Mistake(_returns_instead, "These are returns, advantage plus value; asked for are the advantages."),
+            Mistake(
+                _returns_instead,
+                "These are returns, advantage plus value; the exercise asks for the advantages alone.",
+            ),
         ),
         hint="delta = reward + gamma x next value - value; advantage = delta + gamma x gae_lambda x next advantage.",
         equivalent={"constant: 0.0 (2)": "a place in a list that is written before it is read"},

@@ -17,8 +17,8 @@ def jaccard(one, other):
         one, other: text; words are separated by white space, and case does not matter.
 
     Returns:
-        The Jaccard index of their sets of neighbouring word pairs: pairs in both, over
-        pairs in one or the other. 0.0 if neither has a pair.
+        The Jaccard index of their sets of neighbouring word pairs: pairs in both texts,
+        divided by pairs in at least one of them. 0.0 if neither text has a pair.
     """
     ### BEGIN SOLUTION
     pairs = []
@@ -101,14 +101,14 @@ def held_out_rows(customers, share):
     """Which rows are held out for validation, so that no customer is on both sides?
 
     Args:
-        customers: the customer of each row, in order; None for a row that belongs to nobody
-            else.
-        share: of all rows; between 0 and 1.
+        customers: the customer of each row, in order; None for a row whose customer is not
+            known.
+        share: the share of all rows to hold out, between 0 and 1.
 
     Returns:
-        Sorted list of row numbers. Customers are taken whole, the last one of the list
-        first (a customer's place is where they first occur; a None is a customer of its
-        own), until at least `share` of all rows are held out.
+        Sorted list of row numbers. Take whole customers, starting with the last one of
+        the list, until at least `share` of all rows are held out. A customer's place is
+        where they first occur, and each None is a customer of its own.
     """
     ### BEGIN SOLUTION
     groups = {}
@@ -342,7 +342,7 @@ def accused_rows(given, probabilities):
     Returns:
         Sorted list of row numbers. A label's threshold is the mean probability of that
         label over the rows that have it. A row is accused if, among the labels that reach
-        their own threshold, the most probable is another than the row's.
+        their own threshold, the most probable one is not the row's.
     """
     ### BEGIN SOLUTION
     import numpy as np
@@ -547,10 +547,12 @@ def _run_labels(value: Any) -> float:
 
 WORDLESS = "Nearly there. Some of your rows have a message without a single word, such as “???”."
 LEFT_OUT = (
-    "Nearly there. You leave out rows that are worth learning from. A near-copy is, here: the script drops copies so that none "
-    "counts double or leaks, but its other words teach too. So is a message of one or two words."
+    "Nearly there, but you leave out rows that are worth learning from. Near-copies are, here: the script drops them so "
+    "that none counts double or leaks, but the words in which they differ teach too."
 )
-SHARED = "Hundreds of rows share one answer: count how often each occurs. A form that nobody filled in is not a label."
+SHARED = (
+    "Hundreds of rows share one answer, so count how often each answer occurs. A form that nobody filled in is not a label."
+)
 FOREIGN = "Some answers belong to another message: look at order numbers that the customer never wrote."
 THROWN_AWAY = "You train on very few rows. A rule that drops good rows costs more than the dirt that it finds."
 
@@ -603,17 +605,33 @@ EXERCISES = (
         cases=_text_cases,
         points=3,
         mistakes=(
-            Mistake(lambda one, other: _share(set(one.lower().split()), set(other.lower().split())), "These are single words. Pairs of neighbours know the order: \"not late\" and \"late, not\" differ."),
-            Mistake(lambda one, other: _share(set(_pairs(one, False)), set(_pairs(other, False))), "Case counts in your answer; copies often differ in nothing else."),
-            Mistake(_characters, "These are pairs of characters; asked for are pairs of words."),
+            Mistake(
+                lambda one, other: _share(set(one.lower().split()), set(other.lower().split())),
+                "You compare single words. Pairs of neighbours keep the order: \"not late\" and \"late, not\" differ.",
+            ),
+            Mistake(
+                lambda one, other: _share(set(_pairs(one, False)), set(_pairs(other, False))),
+                "You distinguish upper and lower case, but copies often differ in nothing else.",
+            ),
+            Mistake(_characters, "These are pairs of characters; use pairs of words."),
             Mistake(_of_the_smaller, "You divide by the smaller set (that is containment); the Jaccard index divides by the union."),
             Mistake(_of_the_sum, "You divide by the sum of both sizes, which counts common pairs twice; take the size of the union."),
-            Mistake(_dice, "This is Dice's coefficient, 2 common over the sum of sizes; the Jaccard index is common over union."),
+            Mistake(
+                _dice,
+                "This is Dice's coefficient, twice the common pairs over the sum of sizes. The Jaccard index is common "
+                "pairs over the union.",
+            ),
             Mistake(_single_spaces, "With split(\" \") two spaces make an empty word; split() takes any white space."),
-            Mistake(_only_spaces, "Words are separated only at spaces; tabs and line ends are white space too: split() takes them all."),
-            Mistake(_by_lists, "You count pairs as often as they occur; the index is one of sets."),
+            Mistake(
+                _only_spaces,
+                "You separate words at spaces only. Tabs and line ends are white space too, and split() handles them all.",
+            ),
+            Mistake(_by_lists, "You count a pair as often as it occurs. The index compares sets, so a pair counts once."),
         ),
-        hint="Split the lower-case text into words and zip them with themselves, one further on. Then compare the two sets with & and |.",
+        hint=(
+            "Split the lower-case text into words, and zip that list with itself, shifted by one word. Then compare the "
+            "two sets with & and |."
+        ),
         tolerance=1e-9,
         equivalent={"lower → upper: text.lower()": "case is taken off either way"},
     ),
@@ -625,15 +643,21 @@ EXERCISES = (
         cases=_customer_cases,
         points=4,
         mistakes=(
-            Mistake(_rows_alone, "The last rows are held out one by one; a customer with several rows is then on both sides."),
-            Mistake(_none_is_one, "All rows without a customer were taken for one; each of them belongs to itself."),
-            Mistake(_first_customers, "Customers were taken from the front; asked for is the last one first."),
+            Mistake(
+                _rows_alone,
+                "You hold out the last rows one by one, so a customer with several rows can end up on both sides.",
+            ),
+            Mistake(_none_is_one, "You treat all rows without a customer as one customer; each is a customer of its own."),
+            Mistake(_first_customers, "You take customers from the front; start with the last one."),
             Mistake(_share_of_customers, "The share is one of rows, not of customers."),
-            Mistake(_cut_in_two, "The last customer was cut in two to meet the share to the row; take customers whole."),
+            Mistake(_cut_in_two, "You split the last customer to meet the share exactly; take whole customers."),
             Mistake(_never_over, "You stop before the share is reached; customers are taken until at least the share is held out."),
-            Mistake(_the_training_rows, "These are the rows that are left for training; asked for are the rows held out."),
+            Mistake(_the_training_rows, "These are the rows that are left for training; return the rows held out."),
         ),
-        hint="Group row numbers by customer in a dictionary (a key of its own for each None), walk through the groups from the back.",
+        hint=(
+            "Group row numbers by customer in a dictionary, with a separate key for each None. Then walk through the "
+            "groups from the back."
+        ),
     ),
     Exercise(
         id="data-3",
@@ -643,18 +667,27 @@ EXERCISES = (
         cases=_leak_cases,
         points=4,
         mistakes=(
-            Mistake(_case_of_words, "Case counts in your answer; a copy in capitals escapes."),
-            Mistake(_only_test_lowered, "Case is taken off the test texts only; a training text in capitals is not found again."),
-            Mistake(_words_at_blanks, "split(\" \") parts at single blanks only; words are what stands between any white space: split()."),
+            Mistake(_case_of_words, "You distinguish upper and lower case, so a copy in capitals escapes."),
+            Mistake(
+                _only_test_lowered,
+                "You lower the case of the test texts only, so a training text in capitals is never matched.",
+            ),
+            Mistake(
+                _words_at_blanks,
+                "split(\" \") splits at single spaces only. Any white space separates words, so use split().",
+            ),
             Mistake(_last_run_missed, "The last run of each text is missed: a text of k words has k - n + 1 of them."),
             Mistake(_one_word_less, "Your runs are one word too short; innocent texts are accused."),
             Mistake(_one_word_more, "Your runs are one word too long; a leak of exactly n words escapes."),
-            Mistake(_all_in_one, "The training texts were joined first, so runs reach from one into the next."),
-            Mistake(_whole_texts, "Only whole texts are compared; a passage is enough."),
-            Mistake(_the_training_texts, "These are numbers of training texts; asked for are test texts."),
-            Mistake(_any_n_words, "n words in common anywhere are no run; they must stand in a row, in both."),
+            Mistake(_all_in_one, "You joined the training texts first, so some runs span two of them."),
+            Mistake(_whole_texts, "You compare whole texts only, but a shared passage is enough."),
+            Mistake(_the_training_texts, "These are the numbers of training texts; return those of test texts."),
+            Mistake(_any_n_words, "n common words anywhere are not a run. They have to follow one another in both texts."),
         ),
-        hint="A set of tuples for each text; the union over training texts; then & with each test text's set.",
+        hint=(
+            "Make a set of tuples for each text and the union of the training texts' sets. Then use & with each test "
+            "text's set."
+        ),
         equivalent={"lower → upper: text.lower()": "case is taken off either way"},
     ),
     Exercise(
@@ -674,10 +707,20 @@ def accused_rows(given, probabilities):
         points=4,
         needs=("numpy",),
         mistakes=(
-            Mistake(_accused_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
-            Mistake(_threshold_over_all, "A label's threshold is a mean over the rows that *have* this label. Yours is one over all rows."),
+            Mistake(
+                _accused_as_written,
+                "Your function gives the same values as the one with the bugs, so nothing is fixed yet.",
+            ),
+            Mistake(
+                _threshold_over_all,
+                "A label's threshold is a mean over the rows that *have* this label. Yours is a mean over all rows.",
+            ),
             Mistake(_threshold_of_likeliest, "A label's threshold is a mean over the rows that have it as their given label, not over those where it is the most probable one."),
-            Mistake(_own_label_is_low, "You ask whether the row's own label is below its threshold. The rule asks whether *another* label reaches its own."),
+            Mistake(
+                _own_label_is_low,
+                "You ask whether the row's own label is below its threshold. The rule asks whether *another* label "
+                "reaches its threshold.",
+            ),
             Mistake(_argmax_first, "You take the most probable label and then ask whether it reaches its threshold. Choose among those labels that reach theirs."),
             Mistake(_no_threshold, "Every row where the classifier prefers another label is accused. The other label must also reach its threshold."),
             Mistake(_likeliest_reaches, "Each label has a threshold of its own; a rare label need not reach that of a common one."),
@@ -693,10 +736,14 @@ def accused_rows(given, probabilities):
         id="data-5",
         title="Challenge: rows worth learning from",
         statement=f"Here is the export once more, as pairs of message and answer. Choose the rows from which a small classifier should learn the "
-        f"category. It is actually trained on them, in a few seconds, and then asked about a thousand messages. (Nearly half of these messages are in the export too, but in forms left as they opened, so learning them by heart won't help.) At most "
-        f"{100 * CHALLENGE_BAR:.0f} % wrong categories earns all the points, and {100 * CHALLENGE_HALF:.0f} % half of them; keeping every record as it came leaves "
-        "more than half. Write the rules yourself, in plain Python. (Some of the thousand are in the course's data folder; read "
-        "the export instead.)",
+        f"category. It is actually trained on those rows, in a few seconds, and then tested on a thousand messages. (Nearly "
+        "half of these are in the export too, but with the form left as it opened, so learning them by heart won't help.) "
+        "At "
+        f"most {100 * CHALLENGE_BAR:.0f} % wrong categories earns all the points, and {100 * CHALLENGE_HALF:.0f} % half "
+        "of them; "
+        "if you keep every record as it came, more than half are wrong. Write the rules yourself, in plain Python. (Some "
+        "of the "
+        "thousand messages are in the course's data folder; read the export instead.)",
         solution=training_labels,
         cases=lambda random: [([list(row) for row in _challenge_rows()],)],
         points=5,
@@ -706,7 +753,10 @@ def accused_rows(given, probabilities):
             Mistake(_without_shared, FOREIGN),
             Mistake(lambda rows: _without_shared(rows)[:100], THROWN_AWAY),
         ),
-        hint="Read thirty answers first. Which of the script's rules can you write for a message and a text, and which of its rules do you not want here?",
+        hint=(
+            "Read thirty answers first. Which of the script's rules can you apply to a message and its answer, and which "
+            "of them don't you want here?"
+        ),
         challenge=Challenge(_run_labels, bar=CHALLENGE_BAR, half=CHALLENGE_HALF, advise=_advise_labels, measure="share of wrong categories"),
     ),
 )  # fmt: skip

@@ -13,12 +13,12 @@ from course_utils.exercises.definitions import Challenge, Exercise, Mistake
 
 
 def new_messages(polls):
-    """What happened in a job, in order, from many looks at its events?
+    """List what happened in a job, in order, from many polls of its events.
 
     Args:
-        polls: what each look gave, one after another: the newest events, newest first, as
-            dictionaries with "id", "type" and "message". A look repeats much of what
-            earlier ones gave, and leaves out what is too old for its page.
+        polls: what each poll returned, in order: the newest events, newest first, as
+            dictionaries with "id", "type" and "message". A poll repeats many events of
+            earlier ones, and leaves out those too old for its page.
 
     Returns:
         The messages of all events in the order in which they happened, each event once,
@@ -93,15 +93,15 @@ def with_weights(messages, thumbs):
     """Mark which replies of a conversation the model should learn.
 
     Args:
-        messages: list of dictionaries with "role" and "content"; messages itself is not
-            changed.
-        thumbs: number of a message in the list, counted from 0 → "up" or "down"; many
-            messages have neither.
+        messages: list of dictionaries with "role" and "content", which must stay
+            unchanged.
+        thumbs: dictionary from the index of a message to "up" or "down"; many messages have
+            neither.
 
     Returns:
         A copy in which every assistant message has a "weight": 0 with a thumb down, else 1.
-        Other messages have none. None if
-        nothing would be left to learn: a host refuses such a row.
+        Other messages have no weight. Return None if nothing would be left to learn, because
+        a host refuses such a row.
     """
     ### BEGIN SOLUTION
     weighted = []
@@ -172,12 +172,12 @@ def best_checkpoint(checkpoints):
     """Which checkpoint do you deploy?
 
     Args:
-        checkpoints: dictionaries with "name", "step" and "train_loss", and most with
-            "full_valid_loss": one that was not validated lacks it, or has None there.
+        checkpoints: dictionaries with "name", "step" and "train_loss". Most have
+            "full_valid_loss" too; one that was not validated lacks it, or has None there.
 
     Returns:
-        The name of the one with the lowest full validation loss, the earliest of equals;
-        None if none was validated.
+        The name of the checkpoint with the lowest full validation loss, the earliest of
+        equals; None if no checkpoint was validated.
     """
     ### BEGIN SOLUTION
     validated = [c for c in checkpoints if c.get("full_valid_loss") is not None]
@@ -232,6 +232,11 @@ _highest = _pick(lambda c: (c["full_valid_loss"], -c["step"]), lowest=False)
 _missing_is_zero = _pick(lambda c: (c.get("full_valid_loss") or 0, c["step"]), keep=lambda c: True)
 _zero_is_missing = _pick(lambda c: (c["full_valid_loss"], c["step"]), keep=lambda c: c.get("full_valid_loss"))
 _latest_of_equals = _pick(lambda c: (c["full_valid_loss"], -c["step"]))
+_zero_is_missing_and_latest = _pick(lambda c: (c["full_valid_loss"], -c["step"]), keep=lambda c: c.get("full_valid_loss"))
+
+
+def _missing_is_huge(checkpoints):
+    return min(checkpoints, key=lambda c: c.get("full_valid_loss") or 1e9)["name"]
 
 
 def requests_until_paid(training, short, long, answer, tuned, untuned):
@@ -443,14 +448,15 @@ def _wrong_after(chosen: tuple[int, ...], epochs: int) -> float:
 
 PAID_TWICE = "Some messages are in your rows more than once. You pay for each copy in every epoch and every job."
 LEFT_OPEN_ROWS = (
-    "Some messages are in your rows with the form left open, although another row has it filled in. The model learns both."
+    "Some of your rows have the form left open, although another row has it filled in for the same message. The model "
+    "learns both."
 )
-TOO_FEW_ROWS = "You train on few rows. A row seen often does not replace a different one."
+TOO_FEW_ROWS = "You train on few rows. Seeing a row more often does not replace seeing a different one."
 MONEY_LEFT = "You have money left. More passes over these rows, or more rows, would use it."
 MISSING_CATEGORY = (
-    "At least one category has no row among yours, so no answer with it can be right: count your rows of each."
+    "At least one category has no row among yours, so you get all its messages wrong. Count your rows per category."
 )
-OTHER_ROWS = "The dollar is spent. Other rows, or fewer passes over more of them, would teach more for it."
+OTHER_ROWS = "The dollar is spent. Other rows, or fewer passes over more rows, would teach more for the money."
 
 
 def _advise_dollar(value: Any, result: float) -> str:
@@ -498,15 +504,24 @@ EXERCISES = (
         cases=_poll_cases,
         points=3,
         mistakes=(
-            Mistake(_newest_event_first, "Within a look the newest event comes first; what happened first has to be written first."),
-            Mistake(_events_repeated, "Looks overlap: remember which events you have written already."),
-            Mistake(_by_words, "Two different events can say the same. What tells them apart is their id."),
-            Mistake(_metrics_too, "Events of type \"metrics\" are the curve; asked for are the others."),
-            Mistake(lambda polls: _polled()(polls[-1:]), "The last look has only the newest events; older ones have fallen off its page."),
-            Mistake(lambda polls: _newest_event_first(polls)[::-1], "Turning the whole list at the end mixes the looks up: turn each look, and keep their order."),
+            Mistake(
+                _newest_event_first,
+                "Each poll starts with the newest event, but the oldest event has to be written first.",
+            ),
+            Mistake(_events_repeated, "Polls overlap, so remember which events you have already written."),
+            Mistake(_by_words, "Two different events can have the same message. Tell them apart by their id."),
+            Mistake(_metrics_too, "Events of type \"metrics\" are the curve; return the others."),
+            Mistake(
+                lambda polls: _polled()(polls[-1:]),
+                "The last poll has only the newest events; older ones have fallen off its page.",
+            ),
+            Mistake(
+                lambda polls: _newest_event_first(polls)[::-1],
+                "Reversing the whole list at the end mixes up the polls. Reverse each poll, and keep their order.",
+            ),
             Mistake(_sorted_by_id, "Ids are random letters and say nothing about the order."),
         ),
-        hint="A set of ids you have seen; within each look, go from its end to its beginning.",
+        hint="Keep a set of the ids you have seen, and go through each poll from its end to its beginning.",
     ),
     Exercise(
         id="api-2",
@@ -521,7 +536,7 @@ EXERCISES = (
             Mistake(_only_liked, "A reply without a thumb is learned too; only a thumb down takes it out."),
             Mistake(_dropped, "The disliked reply has to stay: the customer's next message answers it. Weight 0 keeps it in the text and out of the loss."),
             Mistake(_never_none, "Where every reply has a thumb down, nothing is left to learn, and a host refuses the row. Return None."),
-            Mistake(_turned_weights, "0 is for what should not be learned; yours is the other way round."),
+            Mistake(_turned_weights, "Your weights are swapped: 0 is for a reply that should not be learned."),
             Mistake(_in_place, "Your function changes the messages that it was given. Copy each of them first."),
         ),
         hint="Go through the messages with their numbers, and copy each before you touch it. At the end ask whether any weight is 1.",
@@ -534,40 +549,78 @@ EXERCISES = (
         cases=_checkpoint_cases,
         points=3,
         mistakes=(
-            Mistake(_newest, "You take the last one. After the validation loss has turned, more epochs no longer pay; the last one is not the one to take unseen."),
+            Mistake(
+                _newest,
+                "You take the last checkpoint. Once the validation loss has started to rise, more epochs no longer help, "
+                "so don't take the last one unseen.",
+            ),
             Mistake(_lowest_training, "Training loss falls as long as you train; it does not say what the model does on messages that it has not seen."),
             Mistake(_highest, "The lower a loss, the better."),
             Mistake(_missing_is_zero, "A loss that was not measured is not zero: leave such checkpoints out."),
-            Mistake(_zero_is_missing, "A loss of 0.0 was measured, and is the lowest there is; only a missing one, or None, is left out."),
-            Mistake(_latest_of_equals, "Of equal losses the earliest counts: it has moved least from the base."),
+            Mistake(
+                _zero_is_missing,
+                "A loss of 0.0 was measured and is the lowest possible. Leave out a checkpoint only if its loss is "
+                "missing or None.",
+            ),
+            Mistake(
+                _latest_of_equals,
+                "If losses are equal, take the earliest checkpoint, because it has moved least from the base.",
+            ),
+            Mistake(
+                _zero_is_missing_and_latest,
+                "Two things are wrong: you leave out a loss of 0.0, although it was measured, and of equal losses you take the "
+                "first in the list, which is the newest checkpoint, not the earliest.",
+            ),
+            Mistake(
+                _missing_is_huge,
+                "`or` replaces a loss of 0.0 too. Leave the unmeasured checkpoints out instead, return None if no other is left, "
+                "and of equal losses take the earliest checkpoint.",
+            ),
         ),
-        hint="Two steps: which of them were measured at all? And among those, which is the smallest pair of loss and step?",
+        hint="Which checkpoints were measured at all? And which of those has the smallest pair of loss and step?",
     ),
     Exercise(
         id="api-4",
-        title="Paid for",
-        statement="The figure leaves out the training, and a tuned token may cost more than the base's, as at OpenAI. Include both: after how many requests is the tuned model cheaper overall?",
+        title="When has training paid for itself?",
+        statement=(
+            "The figure leaves out the training, and a tuned model's tokens may cost more than its base's, as at "
+            "OpenAI. Include both: after how many requests is the tuned model cheaper overall?"
+        ),
         solution=requests_until_paid,
         cases=_paid_cases,
         points=3,
         whole=True,
         mistakes=(
             Mistake(_per_thousand_tokens, "Prices are for a million tokens."),
-            Mistake(_answers_left_out, "The tuned model's answers cost more too: count the tokens of the answer with each one's own price."),
-            Mistake(_one_price, "You take one model's prices for both. That comparison is the usual mistake of this sum."),
-            Mistake(_below_zero, "Where a request saves nothing, no number of them pays for the training: None."),
+            Mistake(
+                _answers_left_out,
+                "The tuned model's answers cost more too, so count the answer's tokens at each model's own price.",
+            ),
+            Mistake(_one_price, "You use one model's prices for both, which is the usual mistake in this calculation."),
+            Mistake(_below_zero, "If a request saves nothing, no number of requests pays for the training, so return None."),
             Mistake(_training_free, "The training has to be earned back first."),
-            Mistake(_rounded_down, "After that many requests the two have not yet crossed; it takes one more."),
-            Mistake(_less_or_as_much, "Where the division comes out even, both have cost the same after that many requests; asked for is when it is less."),
+            Mistake(_rounded_down, "After that many requests the tuned model is not yet cheaper; it takes one more."),
+            Mistake(
+                _less_or_as_much,
+                "If the division comes out even, both models have cost the same after that many requests. Return the "
+                "number after which the tuned one has cost less.",
+            ),
         ),
         hint="What does one request save? Training divided by that is where the two lines meet; the answer is the next whole number.",
     ),
     Exercise(
         id="api-5",
         title="Challenge: one dollar for a year",
-        statement=f"""You may spend **one dollar** on twelve training jobs in 2027, one on the first day of each month. Choose the model, the number of epochs and the rows. The marker adds up your cost at this lesson's prices and rejects plans that cost over a dollar or that a host doesn't accept. Then it trains a small classifier on your rows, with as many passes as you chose. The classifier stands in for the hosted model and is the same whichever you choose, so your choice affects the price, not the skill.
+        statement=f"""You may spend **one dollar** on twelve training jobs in 2027, one on the first day of each month.
+Choose the model, the number of epochs and the rows. The marker adds up your cost at this lesson's prices and rejects plans
+that cost over a dollar or that a host doesn't accept. Then it trains a small classifier on your rows, with as many passes as
+you chose. The classifier replaces the hosted model. It is the same whichever model you choose, so your choice affects the
+price, not the skill.
 
-Your mark depends on the share of wrong categories on 608 messages that are not among the rows: at most {100 * CHALLENGE_BAR:.0f} % earns all points, at most {100 * CHALLENGE_HALF:.0f} % half of them. Taking everything as it came, with as many passes as a dollar buys, leaves more than half of them wrong. Read the rows first, for instance with `print(rows[:20])` in the function while you write it: they are not clean.""",
+Your mark depends on the share of wrong categories on 608 messages that are not among the rows: at most
+{100 * CHALLENGE_BAR:.0f} % earns all points, at most {100 * CHALLENGE_HALF:.0f} % half of them. If you take every row
+as it came, with as many passes as a dollar buys, more than half of the categories are wrong. Read the rows first, for
+instance with `print(rows[:20])` in the function while you write it, because they are not clean.""",
         solution=twelve_jobs,
         cases=lambda random: [([list(row) for row in _dollar_rows()], _dollar_prices())],
         needs=("numpy", "sklearn"),
@@ -579,7 +632,10 @@ Your mark depends on the share of wrong categories on 608 messages that are not 
             Mistake(lambda rows, prices: (_last_model(prices), 1, twelve_jobs(rows, prices)[2]), MONEY_LEFT),
             Mistake(_shortest_hundred, TOO_FEW_ROWS),
         ),
-        hint="First the model: which of them takes a job in December? Then one row per message, and, if a message has two answers, the one that somebody filled in. The rest of the dollar goes into passes.",
+        hint=(
+            "Start with the model: which one still takes a job in December? Then choose one row per message and, if a "
+            "message has two answers, the one that somebody filled in. Spend the rest of the dollar on passes."
+        ),
         challenge=Challenge(_run_dollar, bar=CHALLENGE_BAR, half=CHALLENGE_HALF, advise=_advise_dollar, measure="share of wrong categories"),
     ),
 )  # fmt: skip

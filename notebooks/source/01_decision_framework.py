@@ -7,8 +7,8 @@
 #
 # A shop wants a program that answers such messages with a record its other programs can read: topic, product, and the
 # fact in a few words. One colleague wants a better prompt. Another wants to give the model the catalogue. A third wants to
-# {{term:fine-tuning|fine-tune}}, that is, train a model further on the shop's own examples. Here is what each of them
-# would have got on the same hundred messages, with three small models:
+# {{term:fine-tuning|fine-tune}}, that is, train a model further on the shop's own examples. Here is what each idea
+# would have achieved on the same hundred messages, with three small models:
 
 # %%
 # INSTALL: rag,server
@@ -32,13 +32,13 @@ from course_utils.show import predict
 lesson_01.picture()
 
 # %% [markdown]
-# With three fixed examples none of these models gave a usable answer, because no model can know an invented shop. With
-# similar past answers many are usable, since every fact asked for here appears in one of them. Training alone achieves
-# next to nothing, because one pass over the examples hardly teaches a fact. Given a passage, each trained model is the
-# best of its size, though not decisively. The untrained 1.5B (1.5 billion parameters) with past answers has the highest
-# share. We tested no large hosted model, so if you call one, run section 2's program on it before you plan any
-# training. The line through each mark is its {{term:confidence interval|95 % interval}}, the range in which the true
-# share plausibly lies.
+# With three fixed examples, none of these models gave a usable answer, because no model can know an invented shop.
+# With similar past answers, many replies are usable, since every fact asked for here appears in one of them. Training
+# alone achieves next to nothing, because one pass over the examples hardly teaches any facts. With a passage, each
+# trained model is the best of its size, though not decisively. The untrained 1.5B (1.5 billion parameters) with past
+# answers scores highest. We tested no large hosted model, so if you call one, run section 2's program on it before
+# you plan any training. The line through each mark is its {{term:confidence interval|95 % interval}}, the range in
+# which the true share plausibly lies.
 #
 # By the end you'll be able to
 #
@@ -46,10 +46,10 @@ lesson_01.picture()
 # - tell from twenty wrong answers what is missing, and what to try,
 # - measure a search before you blame the model, and know when the whole text belongs in the prompt,
 # - train a model through an API, and say what training changed and what it didn't,
-# - compute how many requests a day make training pay, and put the whole decision on one page.
+# - work out how many requests a day training needs to pay off, and put the decision on one page.
 #
-# You should have called a language model's API; you needn't have trained anything. Reading takes about 45 minutes, the
-# exercises about 35. {{timing}} If you must decide today, read sections 1 to 3 and 7,
+# You should have called a language model's API before, but needn't have trained anything. Reading takes about 45
+# minutes, the exercises about 35. {{timing}} If you have to decide today, read sections 1 to 3 and 7,
 # and the first table of section 9.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read, because Run All first clears every
@@ -58,14 +58,15 @@ lesson_01.picture()
 # %% [markdown]
 # ## 1 · What is missing?
 #
-# A new colleague at the shop can fail a customer in two ways. Perhaps she doesn't know how long a lamp is guaranteed:
-# then hand her the manual. Or she knows, but writes a page of pleasantries where the form has one line: then she needs
-# practice, not the manual.
+# A new colleague at the shop can fail a customer in two ways. Perhaps she doesn't know how long a lamp is guaranteed,
+# so you hand her the manual. Or she knows, but writes a page of pleasantries where the form has one line. Then she
+# needs practice, not the manual.
 #
-# A model fails in the same two ways, through lack of *knowledge* or through its *behaviour*. Retrieval is the manual: a
-# program finds the right page and puts it into the prompt. Fine-tuning is the practice: it costs time once and changes
-# habits, but facts learned that way go out of date. First, though, you'd simply tell her what you want. Before any
-# practice, you'd also show her how similar customers were answered. So the questions come in this order:
+# A model fails in the same two ways: either it lacks *knowledge*, or its *behaviour* is wrong. Retrieval is the
+# manual, because a program finds the right page and puts it into the prompt. Fine-tuning is the practice. It takes
+# time once and changes habits, but facts learned that way go out of date. First, though, you'd simply tell her what
+# you want, and before any practice you'd show her how similar customers were answered. So ask the questions in this
+# order:
 
 # %%
 show.drawing("decision-tree")
@@ -82,8 +83,9 @@ show.drawing("decision-tree")
 # | similar past answers in the prompt | somebody has answered such messages before | a longer prompt |
 # | fine-tuning | the model has what it needs but still misbehaves | examples, one training run, then short prompts |
 #
-# `decide` is the same tree as a function. Suppose the behaviour is wrong, and 500 requests come a day. The best prompt,
-# with past answers in it, gets 60 % of the test messages right, a larger model 70 %, and there are 300 good examples:
+# `decide` is the same tree as a function. Suppose the behaviour is wrong and you get 500 requests a day. Your best
+# prompt, which includes past answers, gets 60 % of the test messages right, a larger model gets 70 %, and you have
+# 300 good examples:
 
 # %%
 decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=True, examples=300, requests_a_day=500)
@@ -93,8 +95,8 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 # rules of thumb; section 7 replaces the first with a calculation.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
-# that does the exercise for you. Check as often as you like. Here somebody in a hurry has written the middle of the tree as
-# a function.
+# that does the exercise for you. Check as often as you like. Here, somebody in a hurry has coded the middle of the
+# tree.
 
 # %%
 # EXERCISE: frame-1
@@ -104,8 +106,8 @@ decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=T
 #
 # You need three files and a prompt, `instructions.txt`. `cases.jsonl` has messages, each with the right answer and, if
 # you like, other wordings to accept (`accepted`).
-# `answered.jsonl` has messages that were answered before, none of them among the cases. `documents.jsonl` has the texts
-# with the facts. At work you'd export all three; here the next cells write them for an invented shop.
+# `answered.jsonl` has messages that were answered before, none of which are cases. `documents.jsonl` has the texts
+# that contain the facts. At work you'd export all three; here the next cells write them for an invented shop.
 
 # %%
 def write_rows(name, rows):
@@ -130,9 +132,9 @@ print(Path("instructions.txt").read_text(), "\n\n", Path("cases.jsonl").read_tex
 
 # %% [markdown]
 # Next you need a model that you can call. The course's service runs on your own machine and speaks OpenAI's protocol, so
-# you need no key. For a host, change the next cell; for a reasoning model or for answers longer than 48 tokens, change the
-# call in `measure` too, because a reply that is cut off counts as wrong. The prices below are computed for qwen3-8b, not
-# for the small model that you use here.
+# you need no key. To use a host, change the next cell. For a reasoning model, or for answers longer than 48 tokens,
+# change the call in `measure` too, because a truncated reply is scored as wrong. The prices below are for qwen3-8b,
+# not for the small model that you call here.
 
 # %%
 from course_utils.openai_server import local_server
@@ -268,10 +270,10 @@ results = {name: measure(way) for name, way in ways.items()}
 report(results)
 
 # %% [markdown]
-# A passage with past answers got the most cases right, but a dozen cases can't tell the best ways apart: the 95 %
-# intervals in brackets are too wide. The second column compares each way with the first on the same cases, so it doesn't
-# matter that some are harder than others. When you decide, put your best prompt first in `ways`, so that everything is
-# compared with it.
+# A passage with past answers got the most cases right, but with only a dozen cases the 95 % intervals in brackets are
+# too wide to separate the best ways. The second column compares each way with the first on the same cases, so it
+# doesn't matter that some are harder than others. For your own decision, put your best prompt first in `ways`,
+# because everything is compared with it.
 #
 # Read some replies before you believe any number:
 
@@ -282,29 +284,30 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
 
 # %% [markdown]
 # **On your own data**, skip the cell that writes the shop's files and bring four files with the same names and fields. Put
-# your own `TASK` into section 6, then run the imports and sections 2, 6, 7 and 8. Sections 3, 5 and 9 need each question's
-# right passage too. An `answer` may be plain text: write the bare fact, because a reply has to contain it or one of
-# `accepted`. In a record, `FREE` names the field that may be worded differently. In `answered.jsonl` a record is text, too.
+# your own `TASK` into section 6, then run the imports and sections 2, 6, 7 and 8. Sections 3, 5 and 9 also need the
+# right passage for each question. If an `answer` is plain text, write only the fact, because a reply has to contain
+# it or one of `accepted`. In a record, `FREE` names the field that may be worded differently. In `answered.jsonl`,
+# write records as text too.
 #
-# A dozen cases can't settle much. The next table has a hundred, for the small model that you've just used and for two
-# larger ones that were built for code (script: `benchmarks/laptop_questions.py`). Its prompts differ from yours.
-# Without a passage, the two larger models see eight past answers, not three; we chose eight on other questions. With a
-# passage in the prompt, each past answer there has its passage too. *Tokens in* are the 0.5B's, and a dash means that
+# The next table covers a hundred cases, for the small model that you've just used and two larger ones built for code
+# (script: `benchmarks/laptop_questions.py`). Its prompts differ from yours. Without a passage, the two larger models
+# see eight past answers instead of three, a number we chose on other questions. When the prompt has a passage, each
+# past answer comes with its own passage too. *Tokens in* are the 0.5B's, and a dash means that
 # we didn't run it.
 
 # %%
 lesson_01.rivals()
 
 # %% [markdown]
-# From a passage the 0.5B gets the fact for {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of the
-# messages, but only {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable. A
-# schema would change little: {{record:laptop-questions:runs."0.5B | RAG | 0".right.valid:.0%}} are valid records
-# already. Most name the wrong topic or product, which is a behaviour problem. Similar past answers show how to fill in
-# the other fields, and often contain the fact too, but they go out of date. If your customers ask new questions, read
-# the row *to other questions*, for which we left out every past answer to the same question.
+# Given a passage, the 0.5B gets the fact for {{record:laptop-questions:runs."0.5B | RAG | 0".right.knowledge:.0%}} of
+# the messages, but only {{record:laptop-questions:runs."0.5B | RAG | 0".right.both:.0%}} of its answers are usable. A
+# schema would change little, because {{record:laptop-questions:runs."0.5B | RAG | 0".right.valid:.0%}} are already
+# valid records. Most name the wrong topic or product, which is a behaviour problem. Similar past answers show how to
+# fill in the other fields, and often contain the fact too, but they go out of date. If your customers ask new
+# questions, read the row *to other questions*, for which we left out every past answer to the same question.
 #
-# **If your answers are free text**, `is_right` won't do, so people let a model judge. Check the judge first, here on thirty
-# replies marked by hand with the question: would you send this to the customer?
+# **If your answers are free text**, `is_right` won't work, so people let a model judge. Check that judge first, here
+# on thirty replies marked by hand with the question: would you send this to the customer?
 
 # %%
 from sklearn.metrics import cohen_kappa_score
@@ -333,24 +336,24 @@ pd.DataFrame([
 # Before you trust a judge, mark some replies by hand. Here all three models are near chance: the small one always says
 # no, and kappa is {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}} for the 0.5B and
 # {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}} for the 1.5B. Kappa is the agreement beyond
-# chance: 0 is no better than chance, and 1 is perfect. Go by kappa, because always saying yes would agree on 20 of
-# these 30. Checking for the fact agrees on 26, but accepts *"The customer should wait for 33 months"*, where 33 months
-# is a guarantee, and rejects *"at 14:20 on Thursday"* for *Thursday at 14:20*. To test your host's model as a judge,
-# put its name into `judge`.
+# chance: 0 is no better than chance, and 1 is perfect. Go by kappa, because a judge that always says yes would agree
+# on 20 of these 30. Checking for the fact agrees on 26, but it accepts *"The customer should wait for 33 months"*,
+# although 33 months is a guarantee, and rejects *"at 14:20 on Thursday"* for *Thursday at 14:20*. To test your host's
+# model as a judge, put its name into `judge`.
 
 # %% [markdown]
 # ## 3 · Read twenty wrong answers
 #
-# You can't answer the tree's third question from a score. Every answer is the end of a chain: there has to be a source, the
-# search has to find the right passage, the model has to read it, and the form and the other fields have to be right. Take
-# twenty wrong answers and ask of each where the chain broke first.
+# You can't answer the tree's third question from a score. Every answer depends on a chain: a source has to exist, the
+# search has to find the right passage, the model has to read it, and the form and the other fields have to be right.
+# Take twenty wrong answers and find the first link that broke in each.
 
 # %%
 show.drawing("error-chain")
 
 # %% [markdown]
-# For example, a customer asks for the number of the Thackle desk's drawer key. The model was shown the right
-# passage and writes *"The key to the drawer of the Thackle desk is number 315. The key is no longer produced."* The
+# For example, a customer asks for the number of the Thackle desk's drawer key. The model was shown the right passage
+# but writes *"The key to the drawer of the Thackle desk is number 315. The key is no longer produced."* The
 # form broke first, so the first thing to try is a schema.
 
 # %%
@@ -399,16 +402,16 @@ counted.rename_axis(index="what broke", columns=None)
 
 # %% [markdown]
 # Training isn't the first thing to try for any of these. A misread passage calls for a larger model, or for training on
-# examples with passages, which teaches reading (section 6). Where it judged wrongly, the 0.5B had the fact, but the
-# wrong topic and no product. Fix the link that breaks most often, measure, and sort again, because a wrong form may
-# only show once the passage is right.
+# examples with passages, which teaches reading (section 6). Where its judgement was wrong, the 0.5B had the fact, but
+# the wrong topic and no product. Fix the link that breaks most often, measure, and sort again, because a wrong form
+# may not show until the passage is right.
 
 # %% [markdown]
 # ## 4 · A better prompt
 #
-# **Similar past answers.** An answered message about the same thing holds topic, product *and* fact, so a file of good
-# answers is a small knowledge base. It covers only what somebody has asked before. Ours is the best case: every fact
-# has been asked for in other words.
+# **Similar past answers.** An answered message about the same thing contains topic, product *and* fact, so a file of
+# good answers is a small knowledge base. It only covers what somebody has asked before. Ours is the best case,
+# because every fact has been asked for in other words.
 #
 # **The form for free.** Before each {{term:token}} (a piece of a word) that it writes, a model scores every possible
 # one. {{term:constrained decoding|Constrained decoding}} crosses out the tokens that would make a valid record
@@ -434,9 +437,9 @@ for name, options in {"free": {}, "with the schema": {"response_format": form}}.
         print(f"{name:16}", made.choices[0].message.content.replace("\n", " ")[:90])
 
 # %% [markdown]
-# With the schema the form is right and the content isn't: a schema can neither pick the topic nor supply the fact. If
-# valid JSON is all you need, you have it now. In your own schema, give every text a `maxLength`; otherwise a small
-# model may never close its quotation marks.
+# With the schema the form is right but the content isn't, because a schema can neither pick the topic nor supply the
+# fact. If valid JSON is all you need, you have it now. In your own schema, give every text a `maxLength`; otherwise a
+# small model may never close its quotation marks.
 #
 # **Are you measuring enough?** Suppose your prompt got 17 of 20 messages right: 85 %. Is that enough?
 
@@ -452,13 +455,13 @@ for right, cases_asked in ((17, 20), (85, 100)):
 # %% [markdown]
 # ## 5 · Look the facts up
 #
-# Before you judge one answer with retrieval, judge the search alone, because no model can read a passage that wasn't found.
+# Before you judge any answers, test the search alone, because no model can read a passage that wasn't found.
 # The share of questions whose right passage is among the first $k$ is the {{term:precision and recall|recall}} at $k$.
 #
-# A search by words works as long as customers use the shop's words. Some don't: *"my hobbin has gone dull and just chews
-# the privet. how much do you lot ask for sharpening"*. The passage says that *blades are ground at our workshop*. A
-# *dense* search goes by meaning: it turns question and passage into lists of numbers ({{term:embedding|embeddings}}) that
-# lie close together when the meanings do.
+# A search by words works as long as customers use the shop's vocabulary. Some don't: *"my hobbin has gone dull and
+# just chews the privet. how much do you lot ask for sharpening"*. The passage says that *blades are ground at our
+# workshop*. A *dense* search goes by meaning. It turns question and passage into lists of numbers
+# ({{term:embedding|embeddings}}) that lie close together when the meanings do.
 
 # %%
 guess = predict("For how many of 100 questions does TF-IDF find the right passage first?")
@@ -494,9 +497,9 @@ recall
 # EXERCISE: frame-2
 
 # %% [markdown]
-# **The rival that needs no index.** All of the catalogue, some 5,300 tokens, fits into the prompt. Every call would carry
-# the whole text, but hosts keep what they've computed for the beginning of a prompt, and bill the same beginning at a
-# fraction of the price the next time ({{term:prompt caching}}). In dollars per 1,000 requests:
+# **The rival that needs no index.** The whole catalogue, some 5,300 tokens, fits into the prompt. Every call would
+# carry all of it, but hosts keep what they've computed for the beginning of a prompt, and bill a repeated beginning
+# at a fraction of the price ({{term:prompt caching}}). In dollars per 1,000 requests:
 
 # %%
 fixed_tokens, passage_tokens = results["three fixed examples"]["in"].mean(), results["a passage (RAG)"]["in"].mean()
@@ -512,12 +515,12 @@ for name in ("gpt-6.2-sol", "claude-sonnet-5.5", "qwen3-8b"):
 pd.DataFrame(prices).T.map("${:.2f}".format)
 
 # %% [markdown]
-# With the two large models the cached catalogue costs less than one passage while the cache is warm, because a prompt of
-# 430 tokens is too short for their caches and is paid in full. The catalogue needs no index, and no search can miss. But a
-# small model may not be able to *read* so long a text: on other questions the 0.5B got
+# With the two large models, the cached catalogue costs less than one passage while the cache is warm, because a
+# 430-token prompt is too short for their caches and is billed in full. The catalogue also needs no index, and there's
+# no search to go wrong. But a small model may not manage to *read* so much text. On other questions the 0.5B got
 # {{record:laptop-questions:runs."0.5B | choice, whole catalogue | 0".right.knowledge:.0%}} of the facts from the whole
 # catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one passage.
-# No large model was tested, so measure both with yours. There are other drawbacks:
+# We tested no large model, so measure both with yours. Other drawbacks:
 #
 # - Requests must come every few minutes, or the cache goes cold and you pay full price. Some hosts also charge for filling
 #   it, which the table leaves out.
@@ -536,8 +539,9 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # - Prefer a model that doesn't write out its **thoughts**, or lets you switch that off.
 # - Check that **your host** can tune the model, and how long it promises to serve it.
 #
-# The examples are a hundred answered messages without instructions, every second one with its passage, so that the
-# model learns to *read*. At work give every row its passage, because rows without one teach guessing.
+# The examples are a hundred answered messages without instructions, every second one with its passage, because the
+# table below asks this model with a passage and without. At work give every row its passage, so that the model learns to
+# *read*; rows without one teach it to guess.
 
 # %%
 TASK = "Answer this customer of the shop Tarnbrook."
@@ -586,7 +590,7 @@ if job.status != "succeeded":
 print(f"{job.trained_tokens:,} tokens in {job.finished_at - job.created_at} seconds: {job.fine_tuned_model}")
 
 # %% [markdown]
-# The trained model's name goes through the program of section 2 like any other:
+# Run section 2's program with the trained model's name, like any other:
 
 # %%
 guess = predict("Without a passage, what share of its facts will be right?", unit="%")
@@ -613,9 +617,9 @@ show.answers([case["question"] for case in cases[:3]],
              [case["answer"] for case in cases[:3]])
 
 # %% [markdown]
-# In these three messages the fine-tuned model gets topic and product right without a passage, but makes up the fact, because
-# it has learned only what an answer looks like. With a passage it leads our dozen cases. Does it also lead the recorded
-# hundred, against the best prompt of each model?
+# On these three messages the fine-tuned model gets topic and product right without a passage, but makes up the fact,
+# because it has only learned what an answer looks like. With a passage it does best on our dozen cases. Does it also
+# beat each model's best prompt on the recorded hundred?
 
 # %%
 for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar past answers")):
@@ -624,26 +628,26 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
     print(f"{size}: {100 * gain:+.0f} points over {rival} ({100 * (gain - half):+.0f} to {100 * (gain + half):+.0f})")
 
 # %% [markdown]
-# Both intervals include zero: training may be slightly worse or clearly better. Where customers repeat themselves, try
-# past answers first; with the small model, add a passage. Training makes the prompt shorter,
+# Both intervals include zero, so training may be slightly worse or clearly better. If your customers repeat
+# themselves, try past answers first; with the small model, add a passage. Training shortens the prompt, to
 # {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead
-# of {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} for the 0.5B, and it helps most where
-# no past answer fits: for the small model, compare the last row of section 2's table with *to other questions*. That
-# last row is also well below the row above it, so test yours on products that the training didn't cover.
+# of {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} for the 0.5B, and helps most where
+# no past answer fits. For the small model, compare the last row of section 2's table with *to other questions*. That
+# last row is also well below the one above it, so test your model on products that its training didn't cover.
 #
-# To see if you have enough examples, train on a quarter, a half and all of them. As long as the share of right answers on
-# other messages rises, more will probably help.
+# To see if you have enough examples, train on a quarter, a half and all of them. As long as the score on other
+# messages keeps rising, more will probably help.
 #
-# **Then a supplier changes the catalogue.** RAG gets a new index. But with many passes a model can also learn the facts by
-# heart. Which of the two survives the change?
+# **Then a supplier changes the catalogue.** RAG gets a new index. But given many passes, a model can also learn the
+# facts by heart. Which approach survives the change?
 
 # %%
 lesson_01.changes_figure()
 
 # %% [markdown]
-# After the change the model that learned by heart gets none of the facts right, and nothing in its answers shows that.
-# The model that was trained to read gets as many right as before. The card compares this with a published claim. It
-# counts facts on all hundred questions, and its 53 % comes from a run with more passes.
+# After the change the model that learned by heart gets none of the facts right, and nothing in its answers gives that
+# away. The model trained to read gets as many right as before. The card below compares this with a published claim.
+# Its figures cover all hundred questions, and the 53 % comes from a run with more passes.
 
 # %%
 evidence.card("D5")
@@ -651,19 +655,19 @@ evidence.card("D5")
 # %% [markdown]
 # ## 7 · What it costs
 #
-# You pay for training once and for the prompt on every call, so training pays above a certain number of requests a day,
-# the *break-even*.
+# You pay for training once and for the prompt on every call, so training pays off above a certain number of requests
+# a day, the *break-even*.
 #
-# Take one request by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens of input
-# and {{fact:prices:"gpt-6.2-sol".output:g}} for output. A prompt of 400 tokens and an answer of 25 cost
+# Work out one request by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens
+# of input and {{fact:prices:"gpt-6.2-sol".output:g}} for output. A prompt of 400 tokens and an answer of 25 cost
 #
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
 #
 # With the small fine-tuned model, at {{fact:prices:qwen3-8b.input:g}} and {{fact:prices:qwen3-8b.output:.2f}} dollars and
 # with a prompt of 140 tokens, a request costs 0.00004 dollars, so each saves a tenth of a cent. Training takes 40 hours of
 # work on examples and tests, which costs 3,200 dollars at 80 dollars an hour. It takes about three million requests to save
-# that, or some 9,000 a day for a year. The picture repeats this sum with the tokens you've just measured and 8 more hours
-# for a second run within the year, at these prices per million tokens:
+# that, or some 9,000 a day for a year. The picture repeats this calculation with the tokens you've just measured and
+# 8 more hours for a second run within the year, at these prices per million tokens:
 
 # %%
 pd.DataFrame({
@@ -692,12 +696,12 @@ for name, way in ways_to_run.items():
 lesson_01.cost_figure(chosen)
 
 # %% [markdown]
-# Against the large model, fine-tuning pays from the volume in the title; against the same small model with the long
-# prompt, only from many times that (section 8 prints it). Both sums suppose equally good answers, and the large model's
-# were never measured. So if the small model with the long prompt is good enough for your task, keep it. In the printed
-# lines `prompted` is the large model with the long prompt, `hosted` is the fine-tuned one, paid per token, and
-# `self-hosted` is the same on rented GPUs. The picture spreads the upfront cost over a year, and both its axes are
-# logarithmic. The $1,920 is for 24 hours on prompt, search and tests; training adds 48.
+# Compared with the large model, fine-tuning pays off from the volume in the figure's title. Compared with the same
+# small model and its long prompt, it takes many times that (section 8 prints it). Both figures assume equally good
+# answers, and we never measured the large model's. So if the small model with the long prompt is good enough, keep
+# it. In the printed lines `prompted` is the large model with the long prompt, `hosted` is the fine-tuned one, paid
+# per token, and `self-hosted` is the same on rented GPUs. The picture spreads the upfront cost over a year, and both
+# its axes are logarithmic. The $1,920 pays for 24 hours of work on prompt, search and tests; training adds 48.
 #
 # Change one assumption at a time. Start with the model you're comparing against and the hours of work.
 
@@ -705,9 +709,10 @@ lesson_01.cost_figure(chosen)
 show.calculator("costs", **vars(chosen))
 
 # %% [markdown]
-# **Your prompt reaches 87 %. Is the rest worth training for?** Suppose that the small model, fine-tuned, makes half as many
-# errors as the large one with your prompt. We haven't shown that it does; put in your own share. Then training pays if
-# one error costs you at least this much, and at $0.00 the cheaper requests alone pay for it:
+# **Your prompt reaches 87 %. Is the rest worth training for?** Suppose the fine-tuned small model makes half as many
+# errors as the large one with your prompt. We haven't shown that it does, so put in your own share. Training then
+# pays off if an error costs you at least this much. Where the table says $0.00, the cheaper requests alone pay for
+# it:
 
 # %%
 def price_of_an_error(requests_a_day, errors=0.13, removed=0.5, against="prompted"):
@@ -726,7 +731,7 @@ pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_
 # ## 8 · The decision on one page
 #
 # The next cell puts your results into a memo. First replace the lines under *your project's own*. `larger_reaches` is
-# the shop's too: the 1.5B on the recorded hundred.
+# the shop's too, from the 1.5B on the recorded hundred.
 
 # %%
 from IPython.display import Markdown
@@ -785,7 +790,7 @@ Path("decision.md").write_text(memo, encoding="utf-8")
 Markdown(memo)
 
 # %% [markdown]
-# **Your turn, the challenge:** the same decision with prices, for a company that has measured its shares.
+# **Your turn, the challenge:** make the same decision with prices, for a company with its own measurements.
 
 # %%
 # EXERCISE: frame-4
@@ -814,7 +819,7 @@ draws = np.random.default_rng(0).integers(0, 100, (1000, 10))
 print(f"in {100 * np.mean(less[draws].sum(axis=1) >= more[draws].sum(axis=1)):.0f} % of 1,000 meetings")
 
 # %% [markdown]
-# **Test questions written from the text.** If you write questions with the passage open, you use the passage's words.
+# **Test questions written from the text.** If you write questions with the passage open, you borrow its words.
 
 # %%
 far = np.array([q["paraphrase"] for q in catalogue.questions])
@@ -825,7 +830,8 @@ pd.DataFrame({
 }).T
 
 # %% [markdown]
-# Both searches are nearly perfect on the first kind and miss many of the second, so test with messages that customers sent.
+# Both searches are nearly perfect in the shop's words and miss many questions in the customer's, so test with real
+# messages.
 #
 # **Trusting an answer because it has a source.** An answer copied word for word from its passage can still be the wrong
 # value:
@@ -842,15 +848,15 @@ for case, reply in zip(cases, results["fine-tuned, a passage"]["reply"]):
 #
 # | you see | do |
 # | --- | --- |
-# | nobody has measured anything | a hundred real messages with right answers, then section 2's program |
+# | nobody has measured anything | collect a hundred real messages with right answers; run section 2's program |
 # | a prompt that reaches about 85 % | keep it; compute what the rest is worth |
 # | a larger model that reaches it, at a price that you can pay | take that model |
 # | right content, wrong form | a schema |
 # | passages misread | a larger model, or training on examples with passages |
 # | facts missing, text short | one passage and the whole text in a cached prompt: measure both |
 # | facts missing, text long or changing | RAG; recall before answers |
-# | facts there, judged wrongly | similar past answers; then fine-tuning with 100 examples or more |
-# | facts missing, and the rest judged wrongly | RAG with similar past answers; then training on examples *with* passages |
+# | right facts, wrong judgement | similar past answers; then fine-tuning with 100 examples or more |
+# | facts missing, and wrong judgement too | RAG with similar past answers; then training on examples *with* passages |
 # | facts that change | look them up, never train them in |
 
 # %%
@@ -861,4 +867,4 @@ quiz("01")
 #
 # **Further reading.** Ovadia et al. (2023), arXiv 2312.05934, compare training with looking up on 7B models. Li et al.
 # (2024), arXiv 2407.16833, show when the whole text wins. Zhao et al. (2024), arXiv 2405.00732, from a vendor, compare 310
-# small trained models with one large prompted one. Next, lesson 02 opens the adapter that you've trained.
+# small trained models with one large prompted one. Next, lesson 02 looks inside the adapter you've trained.

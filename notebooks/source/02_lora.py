@@ -13,8 +13,8 @@
 #
 # Your program needs the record, but a small language model chats. In this lesson you'll train a model with 135 million
 # parameters to write the record, on your own computer. Without a GPU the model reads 80 solved tickets once, in about a
-# minute. That's enough for a record's form but not its content, so your reply to this message will probably be worse.
-# Training writes an *adapter*, a file of 20 MB, and leaves the model itself as it was.
+# minute. That's enough to learn a record's form but not its content, so your model's reply to this message will
+# probably be worse. Training writes an *adapter*, a file of 20 MB, and leaves the model itself as it was.
 #
 # By the end you'll be able to
 #
@@ -59,7 +59,7 @@ print(open("train.jsonl", encoding="utf-8").readline())
 # %% [markdown]
 # You now have three files with a solved ticket on each line. Your program will send the `prompt`, and the `completion` is
 # the reply you want. You'll train on `train.jsonl`, make choices on `validation.jsonl`, and score your model on
-# `test.jsonl` once, at the end. The printed settings suit your machine.
+# `test.jsonl` once, at the end. The settings printed above suit your machine.
 
 # %% [markdown]
 # ## 1 · Would a good prompt be enough?
@@ -118,10 +118,10 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
     print(f"{name}, {tokens} tokens: {write_replies(model, [prompt])[0]}")
 
 # %% [markdown]
-# Without rules and examples the model chats. With them it writes a record, though here with the wrong escalation, and
-# you'd pay for the longer prompt on every call. One reply says little, so section 2 scores such prompts, with fuller
-# rules, on a hundred messages. It also scores two other ways without training: *decoding under a schema*, which lets
-# the model write only tokens that fit, and putting the eight most similar solved tickets in the prompt.
+# Without rules and examples the model just chats. With them it writes a record, though with the wrong escalation, and
+# you'd pay for the longer prompt on every call. One reply tells you little, so section 2 scores such prompts, with
+# fuller rules, on a hundred messages. It also scores two other ways without training: *decoding under a schema*,
+# which only lets the model write tokens that fit, and putting the eight most similar solved tickets in the prompt.
 
 # %% [markdown]
 # ## 2 · The whole job, in one program
@@ -132,15 +132,15 @@ for name, prompt in {"plain": question, "with rules and examples": with_rules}.i
 # this course and says what to install. `python train_adapter.py` trains and scores; `python train_adapter.py test.jsonl`
 # scores the saved adapter on the test file.
 #
-# First check the files and the model's template (in a terminal, with `course preflight`), because some faults show up
-# before a run: for example, truncated answers, an end marker never learned, or test rows in the training file.
+# First check the files and the model's template (in a terminal, with `course preflight`), because this catches some
+# faults early, such as truncated answers, an end marker never learned, or test rows in the training file.
 
 # %%
 preflight.check("train.jsonl", device.tier, evaluation="validation.jsonl", learning_rate=learning_rate)
 
 # %% [markdown]
-# A note doesn't stop you (section 8 explains `end-is-padding`). Before you run the program, write down how many of 40
-# replies you expect to be valid records, and how many to be right in every field.
+# A note is no reason to stop (section 8 explains `end-is-padding`). Before you run the program, write down how many
+# of 40 replies you expect to be valid records, and how many to be right in every field.
 
 # %% tags=["program"]
 from datasets import load_dataset
@@ -207,11 +207,12 @@ shares = pd.DataFrame({"your model": scores.drop(columns="reply").mean(), "alway
 shares[["valid", *schema["required"], "all fields"]].map("{:.0%}".format, na_action="ignore").fillna("–")
 
 # %% [markdown]
-# After 80 tickets on a CPU, nearly all replies are valid and nearly all order numbers right, but fewer than one in five
-# is right in every field. The product is right about half the time. Category does somewhat better than always giving
-# the most common value, and escalation hardly better. The trainer's table hides this: its loss fell steeply, and its *mean token
-# accuracy* (how many of the answer's tokens were predicted right) ended at 95 %, because most tokens of an answer are
-# form, such as braces and field names. So score whole replies, and read five of them to see how the model fails:
+# After 80 tickets on a CPU, nearly all replies are valid and nearly all order numbers are right, but fewer than one
+# reply in five is right in every field. The product is right about half the time. For the category the model somewhat
+# beats always giving the most common value; for the escalation it hardly does. You can't see this in the trainer's
+# table, where the loss fell steeply and the *mean token accuracy* (the share of the answer's tokens predicted
+# correctly) ended at 95 %, because most of an answer's tokens are form, such as braces and field names. So score
+# whole replies, and read five to see how the model fails:
 
 # %%
 show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": list(scores["reply"][:5])}, solutions[:5])
@@ -221,32 +222,31 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:5]], {"trained": lis
 # right in all four fields. We recorded it (script: `benchmarks/laptop_tickets.py`) for the small model and for
 # Qwen2.5-Coder with 0.5 and 1.5 billion parameters. *Tokens* is the length of the prompt. *Seeds* is the number of runs
 # per model, in the order of the columns. Each run used different tickets, and a dash means no run. *Base in 4 bits* is
-# lesson 03's method. Put a field's name in place of "all fields" to see that field alone.
+# lesson 03's method. Replace "all fields" with a field's name to see that field alone.
 
 # %%
 evidence.lesson_02.rivals_table("all fields")
 
 # %% [markdown]
-# **For the 0.5B, 80 tickets are worth more in training than in its prompt**: training on them gets about four records
-# in ten entirely right, while showing the eight most similar gets about a quarter. After 240 tickets about six in ten
-# are right, and even the small model beats its own best prompt.
+# **For the 0.5B, 80 tickets are worth more in training than in its prompt.** Training on them gets about four records
+# in ten entirely right; showing the eight most similar gets about a quarter. After 240 tickets about six in ten are
+# right, and even the small model beats its own best prompt.
 #
-# **Before you pay for more tickets, train on yours more than once.** Unless the row says otherwise, a model read each
-# ticket once, two a step, so 240 tickets also meant three times as many steps as 80. Reading the first seed's 80
+# **Before you pay for more tickets, train on yours more than once.** Unless a row says otherwise, the model read each
+# ticket once, two per step, so 240 tickets also meant three times as many steps as 80. Reading the first seed's 80
 # tickets three times takes the small model from
 # {{record:laptop-tickets:runs."135M | LoRA, 80 | 0".right."all fields":.0%}} to
 # {{record:laptop-tickets:runs."135M | LoRA, 80, 3 passes | 0".right."all fields":.0%}} and the 0.5B from
 # {{record:laptop-tickets:runs."0.5B | LoRA, 80 | 0".right."all fields":.0%}} to
-# {{record:laptop-tickets:runs."0.5B | LoRA, 80, 3 passes | 0".right."all fields":.0%}}. Six times looks better still
-# for the small model and no better for the 0.5B, though that's one run each. Our program reads them once because a
-# laptop needs a minute for each pass. Raise `num_train_epochs`, and stop when replies to validation messages no longer
-# get better. The table's intervals reflect only which messages were sampled, not which tickets the model was trained
-# on.
+# {{record:laptop-tickets:runs."0.5B | LoRA, 80, 3 passes | 0".right."all fields":.0%}}. Six passes look better still
+# for the small model but not for the 0.5B, though each is a single run. Our program makes one pass because each takes
+# a laptop a minute. Raise `num_train_epochs`, and stop when validation replies no longer improve. The table's
+# intervals only reflect which test messages were sampled, not which tickets the model was trained on.
 #
-# With models this small, a few hundred solved tickets were better spent on training; with fewer, compare training with
-# similar tickets in the prompt, on your own messages. We didn't measure a hosted model, so add one yourself. A trained
-# model's prompt is short as well, 30 tokens in section 1. No row is good enough to file tickets unattended, because
-# even the best is right on only 72 of 100.
+# With models this small, a few hundred solved tickets were better used for training. If you have fewer, compare
+# training with similar tickets in the prompt, on your own messages. We didn't measure a hosted model, so add yours. A
+# trained model also needs only a short prompt, 30 tokens in section 1. No row is good enough to file tickets
+# unattended, because even the best is right on only 72 of 100.
 
 # %% [markdown]
 # Did your model notice the urgent messages (row `True`)? It missed those under "none" or "no record":
@@ -258,18 +258,18 @@ pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 
 # %% [markdown]
 # After 80 tickets, most urgent messages get "none". A missed danger costs more than a false alarm, so decide how many of
-# each you can live with. Until the model stays within that, let a person read every message, and add urgent tickets to
-# `train.jsonl` (lesson 05).
+# each you can live with. Until the model stays within those limits, have a person read every message, and add urgent
+# tickets to `train.jsonl` (lesson 05).
 #
 # When you put in your own files, change the schema (the script also reads one from `schema.json`) and look at these
 # settings:
 #
 # | setting | what it does | what to change |
 # | --- | --- | --- |
-# | `answer_tokens` | cuts off longer replies, which then count as no record | the tokens of your longest answer, and a few more |
+# | `answer_tokens` | cuts off longer replies, graded as no record | the tokens of your longest answer, and a few more |
 # | `learning_rate` | sets the size of each step | about 2e-4 for 7B models; section 6 finds it by measuring |
-# | `per_device_train_batch_size` | averages this many tickets for a step | a larger batch is faster on a GPU, but makes fewer steps: measure the rate again |
-# | `num_train_epochs` | how often the file is read | 3 or more for a small file, while validation replies get better (section 8) |
+# | `per_device_train_batch_size` | averages this many tickets for a step | a larger batch is faster on a GPU but means fewer steps, so measure the rate |
+# | `num_train_epochs` | how often the file is read | 3 or more for a small file, while validation replies improve (section 8) |
 # | `warmup_steps` | raises the rate from zero over the first steps; afterwards TRL lowers it to zero in a straight line | leave it |
 # | `max_length` | 1,024 tokens unless you set it; TRL cuts off the end of longer rows, which is the answer | at least the tokens of your longest row |
 # | `gradient_checkpointing` | saves memory and costs time | remove this argument if memory is short: TRL has it on |
@@ -313,10 +313,10 @@ show.drawing("training-step")
 # ### Which tokens count? The label mask
 #
 # The {{term:chat template}} writes the conversation as one text, and the {{term:tokenizer}} cuts it into
-# {{term:token|tokens}}, each with a number. You want a model that answers customers instead of imitating them, so each
-# token also gets a label: its own number inside the answer, and −100 before the answer, because PyTorch's loss skips −100.
-# TRL made this {{term:label mask}} from `prompt` and `completion`. This section uses the small model in 32 bits on every
-# machine.
+# {{term:token|tokens}}, each with a number. You want a model that answers customers instead of imitating them, so
+# each token also gets a label. Inside the answer that's its own number; before the answer it's −100, which PyTorch's
+# loss skips. TRL made this {{term:label mask}} from `prompt` and `completion`. This section uses the small model in
+# 32 bits on every machine.
 
 # %%
 student, student_tokenizer = models.load(tier="cpu", dtype=torch.float32)
@@ -335,14 +335,15 @@ ids, labels = encode(tickets[0])
 show.conversation(student_tokenizer, ids.tolist(), labels.tolist())
 
 # %% [markdown]
-# Only the blue tokens count. The end marker is among them, because a model that isn't trained on it may not stop.
+# Only the blue tokens have a loss. The end marker is one of them, because a model that isn't trained on it may not
+# stop.
 #
 # ### How wrong is the model? The loss, and the shift by one
 #
 # At each position the model scores every token of its {{term:vocabulary}}, and {{term:softmax}} turns these
 # {{term:logits|scores}} into probabilities. A token's {{term:loss}} is minus the natural logarithm of its probability: a
-# token that got 20 % costs −ln 0.20 = 1.61, and a token that got 100 % costs 0. The unit is the *nat*. Each row of scores
-# is about the *next* token, so the scores for the token at position i are in row i − 1.
+# token that got 20 % costs −ln 0.20 = 1.61, and a token that got 100 % costs 0. The unit is the *nat*. Each row of
+# scores predicts the *next* token, so the scores for the token at position i are in row i − 1.
 
 # %%
 with torch.no_grad():
@@ -356,9 +357,9 @@ print(pd.DataFrame({
 print(f"mean {losses.mean():.4f}; by transformers {student(ids[None], labels=labels[None]).loss:.4f}")
 
 # %% [markdown]
-# Of these tokens the opening brace costs most, then the beginnings of field names and values. These are what you want to
-# teach. Colons and quotation marks cost little, probably because the model has seen plenty of JSON. Training lowers the
-# mean over all of the answer's tokens.
+# The opening brace costs most, followed by the beginnings of field names and values, which are what you want to
+# teach. Colons and quotation marks cost little, probably because the model has seen plenty of JSON. Training lowers
+# the mean over all the answer's tokens.
 #
 # ### Which way is down? One weight moves
 #
@@ -398,8 +399,9 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 # and trains something small beside them.
 #
 # **How can something small be enough?** The model has already learned English and JSON, so our format and labels may need
-# only a simple change to each layer. We checked: when each matrix kept only the best rank-16 approximation of what full
-# fine-tuning had changed, the validation loss stayed the same, 0.14 (means of three seeds, `benchmarks/lora_sweep.py`).
+# only a simple change to each layer. To check, we replaced each matrix's change in full fine-tuning with its best
+# rank-16 approximation, and the validation loss stayed the same, 0.14 (means of three seeds,
+# `benchmarks/lora_sweep.py`).
 #
 # A {{term:linear layer}} multiplies its input $x$ by a matrix $W_0$. Training would replace $W_0$ with $W_0 + \Delta W$.
 # LoRA (Hu et al., 2021) leaves $W_0$ alone and writes the difference $\Delta W$ as $\frac{\alpha}{r} B A$, a product of
@@ -408,8 +410,8 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 # $$h = W_0 x + \frac{\alpha}{r} B A x$$
 #
 # $A$ has only $r$ rows and $B$ only $r$ columns; $r$ is the {{term:rank}} and is small, for instance 16. $A$ squeezes the
-# input into $r$ numbers, and $B$ spreads them out again. {{term:alpha|Alpha}}, $\alpha$, sets how strongly the update
-# counts.
+# input into $r$ numbers, and $B$ spreads them out again. {{term:alpha|Alpha}}, $\alpha$, sets how much weight the
+# update gets.
 
 # %%
 show.drawing("lora")
@@ -469,8 +471,8 @@ def inject(module, names, rank, alpha):
 
 # %% [markdown]
 # Does the PEFT library compute the same thing? Adapt a block of the real model once with our class and once with PEFT, give
-# both copies the same $A$, $B$ and input, and compare. Each number is the largest difference, as a share of the largest
-# value, so 0e+00 means that they agree exactly.
+# both copies the same $A$, $B$ and input, and compare. Each number is the largest difference relative to the largest
+# value, so 0e+00 means exact agreement.
 
 # %%
 import copy
@@ -508,8 +510,9 @@ pd.DataFrame({name: {
 del student, optimizer, weights        # half a gigabyte that you don't need any more
 
 # %% [markdown]
-# Our layers and PEFT's agree to the last digit here; a machine that sums in another order shows differences of about 1e-07.
-# PEFT adds saving, loading, switching and many special cases, and on a 16-bit model it keeps $A$ and $B$ in 32 bits.
+# Here our layers and PEFT's agree to the last digit; a machine that adds in another order shows differences of about
+# 1e-07. PEFT adds saving, loading, switching and many special cases, and on a 16-bit model it keeps $A$ and $B$ in 32
+# bits.
 
 # %% [markdown]
 # ## 5 · What is trained, what is stored, what fits
@@ -537,14 +540,14 @@ pd.DataFrame([
 # %% [markdown]
 # At the same rank larger models have relatively smaller adapters, because a matrix grows with the product of its sides
 # and an adapter only with their sum. The next table adds up the memory for weights, gradients and optimizer states, but
-# not for {{term:activation|activations}}. *Full, mixed precision* trains every weight, at 16 bytes each, as many as
-# section 4's. {{term:QLoRA}}, the subject of lesson 03, stores the frozen weights in 4 bits.
+# not for {{term:activation|activations}}. *Full, mixed precision* trains every weight, at 16 bytes each, as in
+# section 4. {{term:QLoRA}}, the subject of lesson 03, stores the frozen weights in 4 bits.
 
 # %%
 evidence.lesson_02.states_table()
 
 # %% [markdown]
-# LoRA takes Llama-3.1-8B from 128.5 GB to 16.7, and nearly all of that is frozen weights. To count activations too, run
+# LoRA cuts Llama-3.1-8B from 128.5 GB to 16.7, nearly all of which is frozen weights. To include activations, run
 # `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal, with your own model and card.
 
 # %% [markdown]
@@ -571,31 +574,32 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
              "Which rate learns most in twelve steps?", "learning rate", "validation loss (nats per token)", log_x=rates)
 
 # %% [markdown]
-# Start from the rate at the lowest point, here section 2's own. At work, use more than one run and more than five
-# validation messages, because this search is rough: in full runs on 80 tickets, judged by 66 validation replies, 1e-3
-# slightly beats 2e-3 for the same 135M. `training.trial` briefly attaches a fresh adapter to the loaded model; with
-# `SFTTrainer`, reload the model for each rate and set `max_steps`. Each model has its own best rate: the recorded runs
-# used 4e-4 for the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate is about ten times
-# that of full fine-tuning (Schulman et al., 2025).
+# Start from the rate at the lowest point, which here is the one that section 2 used. At work, use more than one run
+# and more than five validation messages, because this search is rough. In full runs on 80 tickets, judged by 66
+# validation replies, 1e-3 slightly beats 2e-3 for this 135M. `training.trial` briefly attaches a fresh adapter to the
+# loaded model; with `SFTTrainer`, reload the model for each rate and set `max_steps`. The best rate varies by model.
+# The recorded runs used 4e-4 for the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate
+# is about ten times that of full fine-tuning (Schulman et al., 2025).
 #
-# For **rank and layers** a notebook has no time for enough runs, so these are recorded (script:
-# `benchmarks/lora_sweep.py`), with three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets read once.
-# *Both labels right* refers to a test message's category and escalation, *prose loss* to the loss on everyday text:
+# Comparing **ranks and layers** takes more runs than a notebook has time for, so we recorded them (script:
+# `benchmarks/lora_sweep.py`), with three {{term:seed|seeds}} each, on {{record:lora-sweep:examples:d}} tickets read
+# once. *Both labels right* refers to a test message's category and escalation, *prose loss* to the loss on everyday
+# text:
 
 # %%
 evidence.lesson_02.rivals()
 
 # %% [markdown]
-# **Full fine-tuning got more labels right than rank 16.** For weights and optimizer states it needs 2.2 GB instead of
-# 0.3 (section 5), which you can afford at this size. LoRA saves more on larger models.
+# **Full fine-tuning got more labels right than rank 16.** Its weights and optimizer states need 2.2 GB instead of 0.3
+# (section 5), which you can afford at this size. LoRA saves more on larger models.
 #
-# A higher rank didn't lower the validation loss here. Part of the reason may be that all ranks had the same rate, so
-# measure the rate again when you change the rank. We take 16 to leave room: rank limits you roughly once the data have
-# more tokens than the adapter has numbers (Schulman et al., 2025).
+# A higher rank didn't lower the validation loss here, perhaps partly because all ranks shared one rate, so measure
+# the rate again when you change the rank. We use 16 to leave room, because the rank limits you roughly once the data
+# have more tokens than the adapter has numbers (Schulman et al., 2025).
 #
-# Every run raised the prose loss. Training attention alone raised it most, and full fine-tuning least. The last column
-# gives the share of everyday questions that are now answered with a record. If your model has to write records and answer
-# people, mix ordinary conversations into the training file, or switch the adapter off (section 7).
+# Every run raised the prose loss, attention alone the most and full fine-tuning the least. The last column gives the
+# share of everyday questions now answered with a record. If your model has to chat as well as write records, mix
+# ordinary conversations into the training file, or switch the adapter off (section 7).
 #
 # **Challenge.** Choose the settings for forty steps of your own.
 
@@ -629,7 +633,7 @@ show.folder_sizes("ticket-adapter", "tickets-merged")
 #
 # Each export can change answers, for example through a different template, a missing stop word or rounded weights. To check,
 # run `course roundtrip ticket-adapter`, which sends the test messages through every stage and compares prompts and
-# answers. It uses the test messages, so run it last. We recorded the next table with adapters that section 2's
+# answers. Run it last, because it uses the test messages. We recorded the next table with adapters that section 2's
 # program trained on the 135M and the 0.5B (`benchmarks/roundtrip.py`). Its first three columns count messages out of 100,
 # and the last is the difference from PEFT's score with its 95 % interval. We didn't run vLLM, and *ollama* means llama.cpp
 # with the Modelfile's prompts:
@@ -643,13 +647,13 @@ pd.DataFrame([{
 } for model, run in runs.items() for stage in run["stages"] if not stage["skipped"]]).set_index(["model", "stage"])
 
 # %% [markdown]
-# Merging and 8 bits (`q8_0`) change no score by more than chance, but 4 bits (`q4_0`) take the 0.5B from
+# Merging and 8 bits (`q8_0`) change no score by more than chance would, but 4 bits (`q4_0`) drop the 0.5B from
 # {{record:roundtrip:runs."0.5B".stages.0.score.value:.0%}} to {{record:roundtrip:runs."0.5B".stages.3.score.value:.0%}}. The
-# prompts were the same and every answer ended, so the cause is probably rounding. `q4_0` is the simplest 4-bit format, and
-# we haven't measured the others, so measure yours before you serve it.
+# prompts were the same and every answer ended, so the cause is probably rounding. `q4_0` is the simplest 4-bit
+# format, and we haven't measured the others, so measure yours before you serve it.
 #
 # **One base can serve many adapters.** An adapter that isn't merged can be switched off, or replaced
-# (`model.load_adapter(folder, "review")`, then `model.set_adapter("review")`), and the base stays as it was. Ask it
+# (`model.load_adapter(folder, "review")`, then `model.set_adapter("review")`), and the base stays as it was. Ask
 # something that has nothing to do with tickets:
 
 # %%
@@ -661,7 +665,8 @@ with tuned.disable_adapter():
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
 #
-# **A target module that doesn't exist.** PEFT stops if *no* name matches. If one of several is misspelt, it says nothing:
+# **A target module that doesn't exist.** PEFT raises an error if *no* name matches. If one of several is misspelt,
+# you get no warning:
 
 # %%
 from peft import get_peft_model
@@ -673,18 +678,18 @@ merged = typo.unload()
 # %% [markdown]
 # Only `q_proj` was adapted. Before a long run, call `print_trainable_parameters()`, and print the adapted names as this
 # cell does. PEFT gives no warning for {{term:mixture of experts|mixture-of-experts models}} either: `"all-linear"` skips
-# the experts of gpt-oss and Qwen3.5-MoE, because experts aren't linear layers there. Section 2's check finds that and
-# calls it `experts-without-adapters`; the names in brackets below come from this check too.
+# the experts of gpt-oss and Qwen3.5-MoE, because experts aren't linear layers there. Section 2's check reports this
+# as `experts-without-adapters`; the names in brackets below are its codes too.
 #
 # **An adapter that stays frozen.** In section 7, PEFT printed that 0 parameters of the loaded adapter are trainable, because
 # `from_pretrained` loads it for inference. If you train it, you get an error or, with gradient checkpointing, a loss that
 # never moves. Pass `is_trainable=True`.
 #
-# **The end marker masked.** SmolLM2's tokenizer pads with its end marker. TRL masks by position, but code that masks labels
-# by the padding's id masks the end of every answer too, so that the model may never stop (`end-is-padding`).
+# **The end marker masked.** SmolLM2's tokenizer pads with its end marker. TRL masks by position, but code that masks
+# labels by the padding's id also masks the end of every answer, so the model may never stop (`end-is-padding`).
 #
-# **The answer cut off.** A row longer than `max_length` loses its end. The loss still falls, on what is left of the
-# answer; if all of it was cut, the row teaches nothing. Raise `max_length` (`answer-cut`, `nothing-to-learn`).
+# **The answer cut off.** A row longer than `max_length` loses its end. The loss still falls, but only on what's left
+# of the answer. A row without any answer left teaches nothing. Raise `max_length` (`answer-cut`, `nothing-to-learn`).
 #
 # **Too few examples, too often.** Train on the eight tickets with the shortest messages, six times over:
 
@@ -694,17 +699,17 @@ shortest = sorted(chats, key=lambda chat: len(chat[1]["content"]))[:8]
 training.trial(tuned, tokenizer, shortest, task.validation[:8], adapter, often).plot("Eight tickets are learned by heart")
 
 # %% [markdown]
-# The training loss falls to nearly zero, while the validation loss reaches its lowest point and then rises slightly.
-# That's {{term:overfitting}}, though slight and measured on few messages: after the lowest point, the loss falls only
-# on tickets the model has read. After six passes it knows those eight by heart. Judging by loss is cheap: keep the
-# weights from that point or, where you can, choose by the replies. `SFTTrainer` needs `load_best_model_at_end=True`,
+# The training loss falls to nearly zero, while the validation loss bottoms out and then rises slightly. That's
+# {{term:overfitting}}, though slight and measured on few messages. Beyond the lowest point the loss falls only on
+# tickets the model has read, and after six passes it knows those eight by heart. Keep the weights from that point,
+# which is cheap to find, or, where you can, choose by the replies. `SFTTrainer` needs `load_best_model_at_end=True`,
 # and `save_strategy` and `save_steps` that match the evaluation's.
 
 # %% [markdown]
 # ## 9 · The test
 #
-# You've made all your choices, so score the test set, once: a hundred messages about products absent from training. The
-# second message is at the top of this page.
+# You've made all your choices, so now score the test set once. It holds a hundred messages about products absent from
+# training. The second is the one at the top of this page.
 
 # %%
 final = grade_replies(merged.to(place), "test.jsonl")
@@ -712,14 +717,15 @@ print(final["reply"][1])
 evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 
 # %% [markdown]
-# After 80 tickets on a CPU, the strimmer reply has the right form, but a wrong escalation and product. The reply at the
-# top comes from the same base after {{record:lora-seeds:plan.examples:d}} tickets. `escalation` is right less often than if you
-# always said "none"; the recorded 135M beats "none" only at 540 tickets. More tickets or the 0.5B help, as the rows
-# below yours show. Your row is one run, with different tickets and a different rate, so it can be ten or more points
-# away from the recorded one.
+# After 80 tickets on a CPU, the strimmer reply has the right form but the wrong escalation and product. The reply at
+# the top comes from the same base after {{record:lora-seeds:plan.examples:d}} tickets. `escalation` is right less
+# often than if you always said "none", which the recorded 135M beats only after 540 tickets. The rows below yours
+# show that more tickets help, and so does the 0.5B. Your row is one run, with different tickets and a different rate,
+# so it can be ten or more points away from the recorded one.
 #
 # > **How far to trust these numbers.** With a hundred test messages, your row's intervals are about as wide as the recorded
-# > ones. A recorded row is one to three runs (*seeds*), and the best rows' intervals overlap between models. The messages
+# > ones. A recorded row comes from one to three runs (*seeds*), and the best rows' intervals overlap between models.
+# > The messages
 # > are invented and more articulate than those in a real inbox, and 30 % of them are urgent. We looked at the test set while
 # > we wrote this lesson, so its scores may be optimistic.
 #
@@ -727,10 +733,10 @@ evidence.lesson_02.beside_rivals(final.drop(columns="reply").mean())
 #
 # | you want to | do |
 # | --- | --- |
-# | start | rank 16, alpha 32, all linear layers; the rate by measuring |
-# | know whether it learned | validation loss while training; then, once, test scores beside a baseline and a good prompt |
+# | start | use rank 16, alpha 32, all linear layers; measure the rate |
+# | know whether it learned | watch the validation loss; then, once, compare test scores with a baseline and a prompt |
 # | use less memory | gradient checkpointing, a smaller batch, then QLoRA (lesson 03) |
-# | serve one behaviour, or many | for one, merge it; for many, keep the adapters apart from one base |
+# | serve one behaviour, or many | for one, merge it; for many, keep separate adapters on one base |
 # | find out what went wrong | count the trainable parameters, watch the loss of the first steps, read ten replies |
 
 # %%

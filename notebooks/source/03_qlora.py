@@ -13,10 +13,10 @@
 # | and the base in 4 bits: QLoRA | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.0f}} GB | 16 GB |
 # | and the rest kept in 16 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.0f}} GB | 12 GB |
 #
-# {{term:LoRA}} never changes the model's own {{term:weight|weights}}; it only reads them. {{term:QLoRA}} (Dettmers et
-# al., 2023) therefore stores the linear layers' weights in 4 bits instead of 16, so that a model fits on a smaller
-# card. But look at the table again: the first change alone saves two thirds, and the first two leave the model as it
-# is. So **if a step fits with the base in 16 bits, start with LoRA; if not, with QLoRA.**
+# {{term:LoRA}} only reads the model's own {{term:weight|weights}} and never changes them, so {{term:QLoRA}} (Dettmers
+# et al., 2023) can store the linear layers' weights in 4 bits instead of 16, and the model fits on a smaller card.
+# But look at the table again. The first change alone saves two thirds, and the first two leave the model as it is. So
+# **if a step fits with the base in 16 bits, start with LoRA; if not, with QLoRA.**
 #
 # By the end you'll be able to
 #
@@ -64,7 +64,7 @@ print(f"{len(short)} tickets, {tickets_a_step} a step, learning rate {learning_r
 # ## 1 · The job: LoRA, and a few lines more
 #
 # A QLoRA run is lesson 02's program with the base loaded in 4 bits. The first cell below checks the data and the
-# chat template. The second loads the model and the third trains it. Only loading the model and one short loop before
+# chat template. The second loads the model and the third trains it. Only the loading step and one short loop before
 # `trainer.train()` are new.
 
 # %%
@@ -90,8 +90,8 @@ model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=not on
 
 # %% [markdown]
 # `prepare_model_for_kbit_training` freezes the base, turns what isn't stored in 4 bits (the {{term:embedding}}, the output
-# layer, the norms) into float32, and switches on gradient checkpointing: intermediate results are discarded and recomputed
-# in the backward pass. The CPU run leaves it off, to save time.
+# layer, the norms) into float32, and switches on gradient checkpointing, which discards intermediate results and
+# recomputes them in the backward pass. The CPU run leaves checkpointing off to save time.
 #
 # <details><summary><b>Only if you train in 4 bits on a CPU: a trap</b></summary>
 #
@@ -140,15 +140,15 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:4]], {"QLoRA": repli
              [json.loads(row["completion"][0]["content"]) for row in rows[:4]])
 
 # %% [markdown]
-# A few dozen tickets teach the form of a record and little of its content, as in lesson 02. These are recorded runs of a
-# 0.5B model, on 240 tickets (script: `benchmarks/laptop_tickets.py`):
+# As in lesson 02, a few dozen tickets teach the form of a record but little of its content. Here are recorded runs of
+# a 0.5B model on 240 tickets (script: `benchmarks/laptop_tickets.py`):
 
 # %%
 evidence.lesson_03.recorded()
 
 # %% [markdown]
-# In the last column both methods beat the best prompt by far. There QLoRA's one run is a few points behind LoRA's
-# three, and in *category* a few ahead, but one run settles nothing.
+# In the last column both methods far outperform the best prompt. QLoRA's one run is a few points behind LoRA's three
+# there, and a few ahead in *category*, but one run settles nothing.
 #
 # On your own card, change `base`, leave out `quantization.guard`, and start from settings like these (*not run here*):
 #
@@ -166,26 +166,28 @@ evidence.lesson_03.recorded()
 # To use the adapter later, load the base with `four_bits` as above, then `PeftModel.from_pretrained(model,
 # "tickets-qlora")`. The adapter file doesn't record that its base was 4-bit.
 #
-# **For LoRA on a base in 16 bits**, leave out `quantization_config`, and `prepare_model_for_kbit_training` as well: on
-# such a base it makes every weight float32 without a warning, which doubles the memory of the weights.
+# **For LoRA on a base in 16 bits**, leave out both `quantization_config` and `prepare_model_for_kbit_training`,
+# because on such a base the latter silently makes every weight float32, which doubles the memory they take.
 
 # %% [markdown]
 # ## 2 · Out of memory: what now?
 #
-# What fills a card? Four things:
+# Four things fill a card:
 #
 # - the **weights**: 2 bytes each in 16 bits, about half a byte in 4 bits;
-# - **what is trained**, here the adapter: 16 bytes a number, 4 each for itself, its gradient and Adam's two averages;
+# - **what is trained**, here the adapter: 16 bytes per number, 4 each for the number itself, its gradient and Adam's
+#   two averages;
 # - the **{{term:activation|activations}}**, which each layer keeps for the backward pass and which grow with tokens per step;
 # - the **{{term:logits}}**, a score for every token of the {{term:vocabulary}} at every position.
 #
-# Work out the logits. Llama-3.1-8B knows 128,256 tokens, so eight examples of 1,024 tokens have 8 · 1,024 · 128,256
-# scores of 4 bytes each, or 4.2 GB. The usual loop holds three such tables at once (scores, probabilities, gradient):
-# 12.6 GB for logits alone. TRL from 1.16 computes them in pieces on a GPU; the sums below don't count on it.
+# Take the logits as an example. Llama-3.1-8B's vocabulary has 128,256 tokens, so eight examples of 1,024 tokens have
+# 8 · 1,024 · 128,256 scores of 4 bytes each, or 4.2 GB. The usual loop holds three such tables at once (scores,
+# probabilities, gradient), so logits alone take 12.6 GB. From version 1.16 on, TRL computes them in pieces on a GPU,
+# but the estimates below don't assume that.
 #
-# About twenty lines of code compute all four from the numbers in a model's `config.json` and add an allowance for the
-# card's own needs, so you can check before you download or rent anything. Skip the formula for a block's activations if you
-# like: it was counted from the tensors that PyTorch saves for the backward pass.
+# About twenty lines of code compute all four from a model's `config.json` and add an allowance for the card's own
+# needs, so you can check before you download or rent anything. You can skip the formula for a block's activations,
+# which we found by counting the tensors that PyTorch saves for the backward pass.
 
 # %%
 from transformers import LlamaConfig
@@ -226,13 +228,13 @@ charts.bars(ladder, "By this estimate, Llama-3.1-8B fits on 24 GB in 16 bits", "
             {"24 GB card": memory.gpu_memory("rtx4090") / 1e9})
 
 # %% [markdown]
-# The smaller batch shrinks both activations and logits. Checkpointing shrinks only the activations, and 4 bits only the
-# weights, which are under a fifth of the first bar. Float32 embeddings undo some of that saving, and the float32 values
-# that the blocks pass on enlarge the last bar's activations. Checkpointing is on by default in TRL's trainers, but not
-# in transformers' `Trainer`.
+# The smaller batch shrinks both activations and logits. Checkpointing shrinks only the activations, and 4 bits only
+# the weights, which make up less than a fifth of the first bar. Float32 embeddings undo part of what 4 bits save, and
+# because the blocks pass on float32 values, the last bar's activations grow. TRL's trainers use checkpointing by
+# default, but transformers' `Trainer` doesn't.
 #
-# The dashed line is at 25.3 because a card's gigabytes are 2³⁰ bytes each and ours are 10⁹; PyTorch doesn't see quite
-# the whole card. If the card drives your screen as well, subtract what `nvidia-smi` shows in use.
+# The dashed line is at 25.3 because a card's gigabytes are 2³⁰ bytes each and ours are 10⁹, and PyTorch doesn't see
+# quite the whole card. If the card also drives your screen, subtract what `nvidia-smi` shows in use.
 #
 # The course's own estimator does the same arithmetic and covers more cases, such as full fine-tuning and several cards:
 
@@ -241,14 +243,14 @@ print(memory.estimate("Llama-3.1-8B", "qlora", length=1024, accumulation=8, chec
 print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 
 # %% [markdown]
-# The estimator hasn't been checked on a real GPU, whose libraries need memory of their own. It came within
+# We haven't checked the estimator on a real GPU, whose libraries need memory of their own. It came within
 # {{record:estimates:summary.unseen.formula.worst:.1f}} % of PyTorch's own count for small models on a CPU
 # (`benchmarks/estimates.py`), and within {{record:estimates-card:worst_percent:.2f}} % for 1.7B and 8B models on a
 # simulated A100 (`benchmarks/gpu_memory.py`). Leave a gigabyte or two free, and read `torch.cuda.max_memory_reserved()`
 # after a step with your longest example.
 #
-# Now reverse the question: how many tokens can one step have on each card, with 1.5 GB to spare? QLoRA's embeddings are
-# float32 here; in 16 bits, as in the next table, it has more room:
+# Now reverse the question: how many tokens fit into one step on each card, with 1.5 GB to spare? QLoRA's embeddings
+# are float32 here; keeping them in 16 bits (see the next table) leaves more room:
 
 # %%
 def most_tokens(config, card, **options):
@@ -264,9 +266,9 @@ pd.DataFrame({
 })
 
 # %% [markdown]
-# The numbers are tokens per step, examples times length; 0 means that not even 256 tokens fit. So by this estimate
-# Llama-3.1-8B doesn't need QLoRA on 24 GB for examples of up to 3,000 tokens, with a batch of 1 and checkpointing. With a
-# larger vocabulary fewer tokens fit, so try your own model's `AutoConfig`.
+# By this estimate Llama-3.1-8B doesn't need QLoRA on 24 GB for examples of up to 3,000 tokens, with a batch of 1 and
+# checkpointing. The numbers are tokens per step (examples times length), and 0 means that not even 256 fit. A larger
+# vocabulary leaves room for fewer tokens, so try your own model's `AutoConfig`.
 #
 # Change the settings in this order, and stop as soon as the run fits. Sizes are for examples of 1,024 tokens:
 #
@@ -280,13 +282,13 @@ pd.DataFrame({
 # | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory at a peak |
 # | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | every longer example loses its end, which is the answer |
 #
-# **What isn't in 4 bits.** `prepare_model_for_kbit_training` converts the embedding, the output layer and the norms to
-# float32, and the values that the blocks pass on become float32 too. To keep 16 bits, call
-# `model.enable_input_require_grads()` in its place and leave `gradient_checkpointing=True` in the settings.
+# **What isn't in 4 bits.** `prepare_model_for_kbit_training` converts the embedding, the output layer and the norms
+# to float32, so the values that the blocks pass on become float32 too. To keep 16 bits, call
+# `model.enable_input_require_grads()` instead and leave `gradient_checkpointing=True` in the settings.
 #
 # **`paged_adamw_8bit`** does two things. *8bit* keeps Adam's two averages in one byte each instead of four. *Paged* lets
-# the driver move them to the computer's memory while the card is full, and a step that needs them back is slower. With
-# LoRA the averages are small, so this row saves little. In full fine-tuning they take up more than the weights.
+# the driver move them to the computer's memory while the card is full, which slows down any step that needs them
+# back. LoRA's averages are small, so this row saves little. In full fine-tuning they take more room than the weights.
 #
 # **Your turn, a challenge.** Try plans with `memory.estimate`; `help(memory.estimate)` lists its options.
 
@@ -300,14 +302,14 @@ pd.DataFrame({
 # EXERCISE: qlora-2
 
 # %% [markdown]
-# Do the same sums for your model and your card. The calculator leaves out accumulation, and so shows 0.2 GB less for
+# Now estimate your own model on your own card. The calculator leaves out accumulation, so it shows 0.2 GB less for
 # QLoRA than the estimate above:
 
 # %%
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
 
 # %% [markdown]
-# The same sums can check a claim found in many course outlines:
+# The same arithmetic can check a claim found in many course outlines:
 
 # %%
 evidence.card("Q3")
@@ -315,9 +317,9 @@ evidence.card("Q3")
 # %% [markdown]
 # ## 3 · Merge it, serve it
 #
-# Lesson 02 {{term:merge|merged}} an adapter into its base for free. With a 4-bit base, one of three ways to merge lost
-# most of what was learned here. Measure the loss on the twelve reference answers, first without the adapter, then with
-# it unmerged:
+# In lesson 02 we {{term:merge|merged}} an adapter into its base at no cost. With a 4-bit base, one of three ways to
+# merge lost most of what our adapter had learned. Measure the loss on the twelve reference answers, first without the
+# adapter, then with the adapter unmerged:
 
 # %%
 def answer_loss(model):
@@ -396,16 +398,16 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
       f"{(new_scales != scales).float().mean():.0%} of the scales move")
 
 # %% [markdown]
-# A stored weight lies exactly on one of the sixteen values, so rounding undoes any change of less than half the
-# distance to its neighbour. The changes here are some fifty to a hundred times smaller than that distance. Only the
-# moved scales keep a little of the change. Larger changes should survive better; measure yours.
+# A stored weight is exactly one of the sixteen values, so rounding undoes any change smaller than half the distance
+# to the next value. Here the changes are some fifty to a hundred times smaller than that distance, and only the moved
+# scales preserve a little of them. Larger changes should survive better, so measure yours.
 #
-# Both merges into 16 bits keep what was learned here. Use the restored base, because the adapter was trained on it,
-# unless the original measures better. For an 8B model this takes about 17 GB; to do it in the computer's memory, pass
+# Here both merges into 16 bits kept what was learned. Use the restored base, because the adapter was trained on it,
+# unless the original gets a lower loss. An 8B model needs about 17 GB for this; to use the computer's memory, pass
 # `device_map={"": "cpu"}` to `from_pretrained`.
 #
-# To make the merged model small again, use a format made for serving. Then **measure again**, since this rounds once more.
-# These commands are *not run here*:
+# To make the merged model small again, use a format made for serving. Then **measure again**, since this rounds the
+# weights once more. These commands are *not run here*:
 #
 # ```bash
 # vllm serve ./tickets-qlora-merged                                             # in 16 bits, as it is
@@ -417,8 +419,8 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 # %% [markdown]
 # ## 4 · How can sixteen values hold a weight?
 #
-# Four bits can distinguish sixteen things, so each weight becomes one of sixteen values. The best sixteen depend on the
-# weights. Here are those of one layer, each divided by the largest absolute value among its block of 64:
+# Four bits have sixteen combinations, so each weight becomes one of sixteen values. The best sixteen depend on the
+# weights. Here are one layer's weights, each divided by the largest absolute value in its block of 64:
 
 # %%
 from safetensors import safe_open
@@ -436,8 +438,8 @@ charts.histogram(
 )
 
 # %% [markdown]
-# Half of the evenly spaced values lie beyond ±0.5, where fewer than a fifth of the weights are, but only six of NF4's
-# sixteen do. The bars at ±1 are the blocks' largest weights. NF4, *4-bit NormalFloat*, assumes that weights follow a
+# Fewer than a fifth of the weights lie beyond ±0.5, yet half of the evenly spaced values do, and only six of NF4's
+# sixteen. The bars at ±1 are the blocks' largest weights. NF4, *4-bit NormalFloat*, assumes that weights follow a
 # bell curve, and takes its values at equal slices of probability on each side of zero, the *quantiles*. Zero must be
 # stored exactly, which leaves fifteen values: seven below and eight above.
 
@@ -457,9 +459,9 @@ difference = (nf4 - bnb.get_4bit_type("nf4", device="cpu")).abs().max()
 print(f"largest difference from bitsandbytes' table: {difference:.0e}")
 
 # %% [markdown]
-# **By hand, on eight weights.** The largest in absolute value is 1.20; that's the *scale* of this block. Divide each weight
-# by it, take the nearest of the sixteen values, and keep that value's number, the *code*. To get a weight back, look up its
-# code and multiply by the scale.
+# **By hand, on eight weights.** The largest absolute value, 1.20, becomes this block's *scale*. Divide each weight by
+# it, take the nearest of the sixteen values, and keep that value's number, the *code*. To get a weight back, look up
+# its code and multiply by the scale.
 
 # %%
 eight = torch.tensor([0.30, -1.20, 0.09, 0.58, -0.21, 0.86, -0.52, 0.00])
@@ -480,7 +482,7 @@ pd.DataFrame({
 # EXERCISE: qlora-3
 
 # %% [markdown]
-# Here it is for a whole matrix. `bucketize` finds the nearest value by locating a weight between two midpoints.
+# Here is the same for a whole matrix. `bucketize` finds the nearest value by locating a weight between two midpoints.
 
 # %% tags=["nf4-from-scratch"]
 def quantize(weight, values, block=64):
@@ -521,14 +523,14 @@ for name, weight in weights.items():
 pd.DataFrame(table).T
 
 # %% [markdown]
-# Every byte is the same as bitsandbytes'. The error (the length of the error vector over that of the weights) is smaller
-# with NF4 than with even spacing, but still about a tenth. Section 7 measures what that costs.
+# Every byte matches bitsandbytes'. The error (the length of the error vector divided by that of the weights) is
+# smaller with NF4 than with even spacing, but still about a tenth. Section 7 measures what that costs.
 #
 # ## 5 · How many bits does a weight take?
 #
-# Each block of 64 has its own scale because of outliers: with one scale for a whole matrix, a weight ten times larger
-# than the rest would push all others into the two or three values around zero. In a block it spoils only its 63
-# neighbours. But a scale in float32 takes 32 bits, which is half a bit for each of the 64 weights.
+# Each block of 64 has its own scale because of outliers. If a whole matrix shared one scale, a weight ten times
+# larger than the rest would push all the others into the two or three values around zero. In a block it only spoils
+# its 63 neighbours. But a scale in float32 takes 32 bits, which is half a bit for each of the 64 weights.
 #
 # Double quantization rounds these scales too. It subtracts the scales' mean, turns each into an 8-bit code, and gives
 # every 256 of them one float32 scale.
@@ -557,15 +559,16 @@ print(f"{8 * held / in_linears:.3f} bits a weight in the linear layers:",
 print(f"the rest stays in 16 bits: {2 * rest / 1e6:.0f} MB")
 
 # %% [markdown]
-# So 4 bits don't make a model four times smaller. The scales take their share, and the embedding stays in 16 bits: the
-# larger the {{term:vocabulary}} and the smaller the model, the less you gain. Llama-3.1-8B shrinks 2.8 times, and 2.1
-# times once `prepare_model_for_kbit_training` has made its embeddings float32.
+# So 4 bits don't make a model four times smaller. The scales take some room and the embedding stays in 16 bits, so
+# the larger the {{term:vocabulary}} and the smaller the model, the less you gain. Llama-3.1-8B becomes 2.8 times
+# smaller, but only 2.1 times once `prepare_model_for_kbit_training` has made its embeddings float32.
 
 # %% [markdown]
 # ## 6 · How does a gradient get through?
 #
-# A code is 10 or 11, with nothing in between to move to, so a gradient can't train it. It doesn't have to, because only the
-# adapter is trained. A layer restores its matrix, $\tilde W$, in 16 bits, multiplies with it, and adds the adapter's share:
+# A code can be 10 or 11 but nothing in between, so a gradient can't nudge it. It doesn't have to, because only the
+# adapter is trained. A layer restores its matrix, $\tilde W$, in 16 bits, multiplies with it, and adds the adapter's
+# share:
 #
 # $$h = \tilde{W} x + \frac{\alpha}{r} B A x$$
 
@@ -573,13 +576,13 @@ print(f"the rest stays in 16 bits: {2 * rest / 1e6:.0f} MB")
 show.drawing("four-bit-layer")
 
 # %% [markdown]
-# On the way back, $\tilde W$ is just a table of fixed numbers. Take the eight restored weights as its only row, and let
-# the gradient at the output be 2: the first input is multiplied by 0.295, so its gradient is 2 · 0.295 = 0.59; the second by
-# −1.20, so its gradient is −2.40. In general a gradient $g$ at the output becomes $\tilde{W}^\top g$ at the input, to which
-# the adapter adds its part, and no gradient of the weights is needed.
+# On the way back, $\tilde W$ is just a table of fixed numbers. Suppose the eight restored weights are its only row
+# and the gradient at the output is 2. The first input was multiplied by 0.295, so its gradient is 2 · 0.295 = 0.59;
+# the second by −1.20, so its gradient is −2.40. In general a gradient $g$ at the output becomes $\tilde{W}^\top g$ at
+# the input, plus the adapter's part, and the weights need no gradient.
 #
-# Ordinary autograd would keep every restored matrix for the way back and undo the saving. So the product is written by
-# hand, and its {{term:backward pass}} restores the matrix again.
+# Ordinary autograd would keep every restored matrix for the way back, which would undo the saving. So we write the
+# product by hand, and its {{term:backward pass}} restores the matrix again.
 
 # %% tags=["qlora-from-scratch"]
 class FourBitProduct(torch.autograd.Function):
@@ -616,7 +619,7 @@ class FourBitLoRA(torch.nn.Module):
 
 
 # %% [markdown]
-# Compare it with bitsandbytes' own layer and PEFT's adapter. Both get the same $A$, $B$ and input, without double
+# Compare this with bitsandbytes' own layer and PEFT's adapter. Both get the same $A$, $B$ and input, without double
 # quantization.
 
 # %%
@@ -645,10 +648,10 @@ for name, (mine, library) in pairs.items():
     print(f"{name:22} {(mine - library).abs().max() / library.abs().max():.0e}")
 
 # %% [markdown]
-# The differences, as shares of the largest value, are just float32 rounding. The last line shows that our 4-bit layer
+# Relative to the largest value, the differences are just float32 rounding. The last line shows that our 4-bit layer
 # passes back the same gradient as the library's.
 #
-# **Your turn.** Somebody wrote a function that measures the error of 4 bits. It has three bugs.
+# **Your turn.** Somebody wrote a function that measures the error of 4 bits. Fix its three bugs.
 
 # %%
 # EXERCISE: qlora-5
@@ -656,7 +659,7 @@ for name, (mine, library) in pairs.items():
 # %% [markdown]
 # ## 7 · What do four bits cost?
 #
-# **Before training.** Let the same model predict a few passages of everyday prose in 16 bits and in 4:
+# **Before training.** Have the same model predict a few passages of everyday prose in 16 bits and in 4:
 
 # %%
 passages = evidence.lesson_03.passages()[:6]
@@ -680,17 +683,17 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
       f"[{extra.mean() - margin:+.3f}, {extra.mean() + margin:+.3f}] nats a token")
 
 # %% [markdown]
-# Rounding raised the loss on these passages: the whole interval lies above zero. On a CPU this is the packaged model,
-# which was previously stored in another 4-bit format, so its 16 bits aren't quite the original's.
+# Rounding raised the loss on these passages, since the whole interval lies above zero. On a CPU you get the packaged
+# model, which was previously stored in another 4-bit format, so its 16 bits aren't quite the original's.
 #
-# **After training**, our runs are too few to tell QLoRA and LoRA apart. Section 1 has the 0.5B model's runs; this is
-# what three {{term:seed|seeds}} of the small one gave:
+# **After training**, we have too few runs to tell QLoRA and LoRA apart. Section 1 has runs of the 0.5B model; here
+# are three {{term:seed|seeds}} of the small one:
 
 # %%
 evidence.card("Q5")
 
 # %% [markdown]
-# **Time.** Each matrix is restored once on the way forward, once on the way back, and once more with checkpointing, however
+# **Time.** Each matrix is restored once going forward, once going back, and once more with checkpointing, however
 # many tokens there are. Time one layer in 16 and in 4 bits:
 
 # %%
@@ -721,8 +724,8 @@ for tokens in (32, 128, 512, 2048):
     print(f"{tokens:5} tokens: 4 bits take {more:+.0%} time")
 
 # %% [markdown]
-# For this layer, restoring matters less as the number of tokens grows. GPU times differ, and people have found anything
-# from no slowdown to two thirds more time (28 % on an RTX 4090), so time ten steps of each on your own card:
+# For this layer, restoring matters less as the number of tokens grows. On GPUs the cost varies, and published figures
+# range from no slowdown to two thirds more time (28 % on an RTX 4090), so time ten steps of each on your own card:
 
 # %%
 evidence.lesson_03.published_pace()
@@ -746,8 +749,8 @@ print(f"{sum(weight.numel() for weight in four_bit.parameters()):,}, and really 
 get_peft_model(four_bit, adapter).print_trainable_parameters()
 
 # %% [markdown]
-# **An adapter in bfloat16.** Towards the end of a run the {{term:learning rate}} is small. Can bfloat16 store a step of that
-# size?
+# **An adapter in bfloat16.** Towards the end of a run the {{term:learning rate}} is small. Can bfloat16 store such a
+# small step?
 
 # %%
 A = torch.empty(16, 4096).uniform_(-(4096**-0.5), 4096**-0.5)           # as PEFT starts the A of a layer with 4,096 inputs
@@ -762,29 +765,29 @@ for format in (torch.bfloat16, torch.float32):
 # **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the experts.
 # With transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, gpt-oss and Qwen3.5-MoE in bfloat16,
 # `prepare_model_for_kbit_training` then makes them float32, and `target_modules="all-linear"` gives those of gpt-oss
-# and Qwen3.5-MoE no adapter. These libraries don't warn you, but `course preflight` does, with the base's name as
-# `--model` (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`). You can also print the dtypes
-# and the names of the trained parameters after loading.
+# and Qwen3.5-MoE no adapter. These libraries don't warn you, but `course preflight` does if you pass the base's name
+# as `--model` (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`). You can also print the
+# dtypes and the names of the trained parameters after loading.
 #
 # ## What you can do now
 #
 # | you want to | do |
 # | --- | --- |
-# | fix an *out of memory* error | batch of 1 with accumulation, checkpointing, 4 bits, 16-bit embeddings, then length |
+# | fix an *out of memory* error | try batch 1 with accumulation, then checkpointing, 4 bits, 16-bit embeddings, length |
 # | choose between LoRA and QLoRA | LoRA if a step fits with the base in 16 bits, else QLoRA |
 # | train on a 4-bit base | NF4, double quantization, compute dtype bfloat16 (T4: float16), adapter in float32 |
-# | know the memory before a run | section 2's twenty lines, or `course estimate` |
-# | deploy | adapter beside the 4-bit base, or merged into 16 bits; if it's rounded again, measure again |
+# | know the memory before a run | use section 2's twenty lines or `course estimate` |
+# | deploy | keep the adapter beside the 4-bit base, or merge into 16 bits; if you round again, measure again |
 #
-# > **How far to trust these numbers.** Memory is computed from published shapes and was compared with a CPU's allocator only. Your own
-# > run used twelve messages and a 135M model, which suffers more from rounding than a large one. A recorded row is one to three runs
-# > of one model on a hundred test messages.
+# > **How far to trust these numbers.** We computed memory from published shapes and compared it only with a CPU's
+# > allocator. Your own run used twelve messages and a 135M model, which suffers more from rounding than a large one.
+# > A recorded row comes from one to three runs of one model on a hundred test messages.
 
 # %%
 quiz("03")
 
 # %% [markdown]
-# **Read next.** Dettmers et al. (2023), *QLoRA*, arXiv 2305.14314: you can now read its sections 2 and 3. Huang et al.
+# **Read next.** Dettmers et al. (2023), *QLoRA*, arXiv 2305.14314; you can now read sections 2 and 3. Huang et al.
 # (2024), *How Good Are Low-bit Quantized LLaMA3 Models?*, arXiv 2404.14047, shows where four bits stop being free. Then
 # read lesson 04, which teaches a model to prefer one answer to another.
 

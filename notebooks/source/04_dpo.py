@@ -5,9 +5,9 @@
 #
 # > *"I can't write the perfect reply for you. But show me two, and I'll tell you which one I'd send."*
 #
-# A shop's help desk has five rules for replies. Each row below is a model of half a billion parameters, trained in one of
-# seven ways on {{record:laptop-house-style:pairs:d}} pairs of replies, a better and a worse one, in three recorded runs. The
-# figures are the share of its replies to 100 new customers that keep all five rules:
+# A shop's help desk has five rules for replies. We trained a model of half a billion parameters in seven ways on
+# {{record:laptop-house-style:pairs:d}} pairs of replies, a better and a worse one, in three recorded runs each. The
+# table shows how many of its replies to 100 new customers keep all five rules:
 #
 # | what it learned from | run 1 | run 2 | run 3 |
 # | --- | --- | --- | --- |
@@ -19,22 +19,22 @@
 # | only the better replies, without the start (SFT in one stage) | {{record:laptop-house-style:runs."seed 0 | SFT, one stage".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, one stage".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, one stage".right."all rules":.0%}} |
 # | pairs and the better reply, without the start (ORPO) | {{record:laptop-house-style:runs."seed 0 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
 #
-# In each run DPO + SFT and {{term:ORPO}}, which learn from pairs *and* imitate the better reply, beat SFT on the better
-# replies from the same starting point, though once by just one reply. Plain SFT on just the replies that keep every
-# rule did about as well, but somebody must pick them out. {{term:DPO}} alone, the usual method for training on choices
-# between two answers, beat only the start on average. You'll run it, compute its {{term:loss}} by hand, and compare it
-# with SFT.
+# In each run DPO + SFT and {{term:ORPO}}, which learn from pairs *and* imitate the better reply, beat SFT on the
+# better replies from the same starting point, though once by just one reply. Plain SFT on only the replies that keep
+# every rule did about as well, but somebody has to pick those out. {{term:DPO}} alone, the usual way to train on
+# choices between two answers, beat only the start on average. You'll run DPO, compute its {{term:loss}} by hand, and
+# compare it with SFT.
 #
-# **If you must choose by Friday:** if a person or a program can tell which replies are good, train on those with SFT. If
-# people can only say which of two replies is better, try ORPO and DPO + SFT with SFT beside them, and check each rule.
-# The case for pairs rests on one model and three seeds. Where the model wrote its own pairs, SFT on the better ones beat
-# DPO + SFT (section 7).
+# **If you have to choose by Friday:** if a person or a program can tell which replies are good, train on those with
+# SFT. If people can only say which of two replies is better, try ORPO and DPO + SFT, compare them with SFT, and check
+# each rule. The evidence for pairs comes from one model and three seeds. When the model wrote its own pairs, SFT on
+# the better replies beat DPO + SFT (section 7).
 #
 # By the end you'll be able to
 #
 # - turn a file of pairs into a trained model with `DPOTrainer`, and compare it with the cheap rival,
 # - read the log: the correct first loss, and what it means if both rewards fall,
-# - compute a reply's {{term:log-probability}}, its gain and the DPO loss, and check yours against the library,
+# - compute a reply's {{term:log-probability}}, its gain and the DPO loss, and check your result against the library,
 # - use the stupidest possible model to find out what your pairs teach,
 # - choose between {{term:SFT}}, DPO and its relatives, and recognise four mistakes.
 #
@@ -88,8 +88,8 @@ pair = next(row for row in data.train if row["kind"] == "order" and row["case"] 
 evidence.lesson_04.pair_card(pair)
 
 # %% [markdown]
-# Both replies contain the same two sentences, but the chosen one says first what to do, as a customer with sparks in the
-# living room deserves. The desk's house style has five such rules, and a program checks them
+# Both replies contain the same two sentences, but the chosen one first says what to do, which a customer with sparks
+# in the living room needs. The desk's house style has five such rules, and a program checks them
 # (`course_utils/evidence/house_style.py`):
 #
 # | rule | a reply keeps it if |
@@ -101,7 +101,7 @@ evidence.lesson_04.pair_card(pair)
 # | finishes | it ends with a full stop, within 60 words |
 #
 # Each pair is about one of the first four rules. A real desk's past replies mix good and bad, so we train the base
-# model, as in lesson 02, on random replies from the pairs. We call the result the **start**.
+# model, as in lesson 02, on random replies from the pairs. We call that model the **start**.
 
 # %%
 untrained, tokenizer = models.load()
@@ -119,12 +119,13 @@ del untrained, imitating
 # ## 2 · The job, in one program
 #
 # This is the program to take to work. There, set `dtype = torch.bfloat16`, `on_cpu = False`, `gradient_checkpointing`
-# to True, which saves memory, and `save_strategy` to "steps"; start at 1e-4 for half a billion parameters. It reads
-# `dpo-pairs.jsonl`, in which a reply is a list with one message, loads a whole model (no adapter) from a folder or the
-# hub, and trains a fresh adapter on top. With the adapter switched off, the model is what it was before: its own
-# {{term:reference model}}, so it needs no second copy. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training
-# on the chosen reply; section 5 shows what that's good for. First check the file, as in lesson 02. On the small model
-# the check notes that our rate is a hundred times the usual one, which is for models larger than any we tried.
+# to True, which saves memory, and `save_strategy` to "steps"; start at 1e-4 for half a billion parameters. The
+# program reads `dpo-pairs.jsonl`, in which a reply is a list with one message, loads a whole model (no adapter) from
+# a folder or the hub, and trains a fresh adapter on top. With the adapter switched off, the model is what it was
+# before, so it can be its own {{term:reference model}} without a second copy. `"sigmoid"` is DPO's own loss, and
+# `"sft"` adds plain training on the chosen reply; section 5 shows what that's good for. First check the file, as in
+# lesson 02. On the small model the check notes that our rate is a hundred times the usual one, which is meant for
+# models larger than any we tried.
 
 # %%
 preflight.check("dpo-pairs.jsonl", "dpo-start", task="dpo", learning_rate=plan.learning_rate)
@@ -149,8 +150,8 @@ trainer.save_model("dpo-adapter")          # later: PeftModel.from_pretrained(th
 by_dpo = trainer.model.eval()
 
 # %% [markdown]
-# **The cheap rival** throws the rejected replies away and trains on the chosen ones, as in lesson 02, from the same
-# start. Never report DPO without it, and at work give each its own rate: section 7's best were
+# **The cheap rival** ignores the rejected replies and trains on the chosen ones, as in lesson 02, from the same
+# start. Never report DPO without it, and at work give each method its own rate. Section 7's best were
 # {{record:laptop-house-style:runs."seed 0 | SFT".rate:.0e}} for SFT and
 # {{record:laptop-house-style:runs."seed 0 | DPO".rate:.0e}} for DPO.
 
@@ -167,11 +168,11 @@ by_sft = rival.model.eval()
 # ### Did the answers get better?
 #
 # Ask the start and both new models the same messages, about products absent from the pairs, at temperature 0. For your
-# own pairs, write your own `judge`, and score the start before you train: a rule that it already keeps can't show a
-# gain. Before you look, guess:
+# own pairs, write your own `judge`, and score the start before you train, because a rule that it already keeps can't
+# show a gain. Before you look, guess:
 
 # %%
-guess = predict("What share of DPO + SFT's answers say the step first? Of the start's, at most a third do.", unit="%")
+guess = predict("What share of DPO + SFT's answers say the step first? Of the start's, fewer than half do.", unit="%")
 guess
 
 # %%
@@ -196,16 +197,16 @@ guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# The model trained with DPO and SFT says the step first far more often than the rival. With so few messages, a single
-# reply counts for several percent, and no other rule clearly moves. If everybody got the same text, *different replies*
-# would fall. Read some answers:
+# The model trained with DPO and SFT puts the step first far more often than its rival. Compare it with the start too,
+# which was never trained on these pairs. A single reply counts for several percent, and no other rule clearly changes.
+# *Different replies* would drop if every customer got the same text. Read some answers:
 
 # %%
 evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
 
 # %% [markdown]
-# Few replies promise the right step, so "all five" stays low. In this one run a model of 135 million parameters didn't
-# learn what each kind of message calls for. Section 7 asks a larger model.
+# Few replies promise the right step, so "all five" stays low. In this one run a model with 135 million parameters
+# didn't learn what each kind of message calls for. Section 7 tries a larger one.
 #
 # ### What the log says
 #
@@ -220,18 +221,18 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 
 # %% [markdown]
 # At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's $\ln 2 =
-# 0.693$ plus SFT's first loss, about what the rival's log begins with. If yours isn't, check the reference (section 8)
-# and dropout. In a run of so few steps both lines wander from batch to batch, and a gap opens only at the end.
-# `rewards/chosen` shouldn't fall far below zero. All this describes *training* pairs; to see whether the model writes
-# better, read its answers.
+# 0.693$ plus SFT's first loss, roughly where the rival's log begins. If yours differs, check the reference (section
+# 8) and dropout. In such a short run both lines wander from batch to batch, and a gap only opens at the end.
+# `rewards/chosen` shouldn't fall far below zero. The log only describes *training* pairs; to see whether the model
+# writes better, read its answers.
 
 # %% [markdown]
 # ## 3 · How likely is a reply, according to the model?
 #
 # A choice isn't a grade, so what can we compute a loss from? The model gives every text a probability, so we can ask
-# how likely A is, and how likely B. A reply's probability is the product of its tokens' probabilities, each given what
-# precedes it. The product is tiny, so we add logarithms. The sum, the reply's log-probability, is negative, and closer
-# to zero is likelier; its unit is the {{term:nat}}. Three steps compute it:
+# how likely each reply is. A reply's probability is the product of its tokens' probabilities, each given what
+# precedes it. That product is tiny, so we add logarithms. The sum, the reply's log-probability, is negative, and the
+# closer to zero, the likelier the reply; its unit is the {{term:nat}}. Three steps compute it:
 #
 # - **Mask.** Only the reply's tokens count, because we want its probability *given* the message.
 # - **Shift.** The scores ({{term:logits}}) at position 5 are about token 6. Drop the last position of the scores and the first token.
@@ -267,7 +268,7 @@ show.conversation(tokenizer, ids[0], ids[0].where(mask[0] == 1, -100))
 
 # %% [markdown]
 # Only the marked tokens count. The mask is right only if the ids of message plus reply begin with the ids of the message
-# alone, which the function checks: some templates add something in between.
+# alone, which the function checks, because some templates add something in between.
 
 # %%
 with torch.no_grad():
@@ -278,8 +279,9 @@ table = pd.DataFrame({"before": before[0].tolist(), "now": now[0].tolist()}, ind
 table.assign(gain=table["now"] - table["before"]).round(3)
 
 # %% [markdown]
-# The first two columns don't say which reply is *better*: a longer reply usually has a lower sum, and everyday
-# wording a higher one. The last column, the change, shows what training did: it's the *gain* of each reply since the start.
+# The first two columns don't say which reply is *better*, because a longer reply usually has a lower sum, and
+# everyday wording a higher one. The last column shows what training changed, the *gain* of each reply since the
+# start.
 
 # %%
 # EXERCISE: align-1
@@ -297,8 +299,8 @@ table.assign(gain=table["now"] - table["before"]).round(3)
 # \text{gain}(y) = \log\pi(y|x) - \log\pi_{\text{ref}}(y|x)$$
 #
 # Here $\pi$ is the model in training (the {{term:policy}}), $\pi_{\text{ref}}$ the reference, $x$ the message, and $y_c$,
-# $y_r$ are the replies. Before the first step both gains are zero, so the loss is $-\log \tfrac12 = 0.69$ whatever the data
-# are. The chosen reply's log-probability may even fall, as long as the rejected one's falls further.
+# $y_r$ are the replies. Before the first step both gains are zero, so the loss is $-\log \tfrac12 = 0.69$ whatever
+# the data. Later, the chosen reply's log-probability may even fall, as long as the rejected one's falls further.
 
 # %% tags=["dpo-from-scratch"]
 def dpo_loss(now, reference, beta=0.1):
@@ -323,8 +325,8 @@ by_trl = trainer.evaluate(trainer.train_dataset.select(range(8)))["eval_loss"]  
 print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(parts):.4f}, TRL says {by_trl:.4f}")
 
 # %% [markdown]
-# In 32 bits, as on a CPU here, your loss and TRL's are the same number. A small β lets the model drift further; a large
-# one holds it nearer (section 8).
+# In 32 bits, as on a CPU here, your loss and TRL's are the same number. A small β lets the model drift further; a
+# large one keeps it closer (section 8).
 #
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
 #
@@ -348,9 +350,9 @@ print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(part
 # %% [markdown]
 # ## 5 · What the SFT term is for
 #
-# Both replies may become less likely. What does that do to the answers? Train twice on the same pairs, each time at a
-# third of the rate above, once without the SFT term and once with it. `training.fit` is the course's own loop, which
-# saves you a minute here.
+# Training may make both replies less likely. How does that affect the answers? Train twice on the same pairs, each
+# time at a third of the rate above, once without the SFT term and once with it. `training.fit` is the course's own
+# loop, which saves you a minute here.
 
 # %%
 for name, objective in {"DPO alone": training.DPO(beta=0.1), "DPO + SFT": training.DPO(beta=0.1, sft_weight=1.0)}.items():
@@ -369,28 +371,29 @@ evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in 
 
 # %% [markdown]
 # Here DPO alone puts the step first in nearly every answer, as two in five pairs teach, but most of its replies no
-# longer end properly: the first above runs on until it's cut off. No pair teaches how a reply ends. The log gives a
-# hint of this: the reward of the chosen replies is far below zero (divide it by β to get nats), so even the *good*
-# replies are less likely than before, and the loss still falls as long as the rejected ones fall further. The SFT term
-# pulls the model towards whole good replies (Pang et al., 2024, arXiv 2404.19733), here at the price of some first
-# steps. What breaks varies: in the recorded runs below, on more pairs, DPO's replies end properly but lose the order
-# number.
+# longer end properly. The first one above runs on until it's cut off. No pair teaches how a reply ends. The log gives
+# a hint of this, because the reward of the chosen replies is far below zero (divide it by β to get nats). Even the
+# *good* replies are less likely than before, yet the loss keeps falling as long as the rejected ones fall further.
+# The SFT term pulls the model towards whole good replies (Pang et al., 2024, arXiv 2404.19733), here at the cost of
+# some first steps. At this rate it keeps the rules no worse than at section 2's, so try lower rates too. Other things can break: in the recorded runs below, on more pairs, DPO's replies end properly but
+# lose the order number.
 #
 # ### Does it beat the cheap rival?
 #
-# One run with {{record:preferences:plan.pairs:d}} pairs or fewer decides nothing. Here are recorded runs on
+# One run with {{record:preferences:plan.pairs:d}} pairs or fewer proves nothing. Here are recorded runs on
 # {{record:preferences:plan.pairs:d}} pairs, each method at one rate with three {{term:seed|seeds}}, on
-# {{record:preferences:plan.test:d}} test messages (`benchmarks/preferences.py`). One measure was fixed before training:
-# the share of answers that keep **all five rules**. Marks are means, and bars run from the lowest seed to the highest.
+# {{record:preferences:plan.test:d}} test messages (`benchmarks/preferences.py`). We fixed one measure before
+# training, the share of answers that keep **all five rules**. Marks are means, and bars run from the lowest seed to
+# the highest.
 
 # %%
 evidence.lesson_04.compared_figure()
 
 # %% [markdown]
-# By that measure, three seeds can't tell the methods apart on this model, and all do poorly. DPO and SFT differ most on
-# two rules. DPO puts the step first in nearly every answer, with or without the SFT term, while SFT does so in about a
-# third; and DPO names the order number less often. Section 7 has a larger model, twice the pairs, and a rate chosen for
-# each method.
+# By that measure all methods do poorly on this model, and three seeds can't tell them apart. DPO and SFT differ most
+# on two rules. DPO puts the step first in nearly every answer, with or without the SFT term, while SFT does so in
+# about a third, but it names the order number less often. Section 7 uses a larger model, twice the pairs, and a rate
+# chosen for each method.
 #
 # What did the pairs teach? Count the test pairs whose chosen reply gained more than the rejected one, grouped by how the two
 # differ:
@@ -407,8 +410,8 @@ ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 # %% [markdown]
 # **Ranking two replies isn't the same as writing one.** Given two replies, DPO always gives the one with the customer's
 # own order number the larger gain (last row; six pairs, three seeds), yet its own answers mostly break that rule. So
-# judge the answers, not the share of pairs ranked right. When the two replies differ in their promise, DPO ranks them
-# hardly better than chance, while SFT and DPO + SFT are right in seven pairs of ten.
+# judge the answers, not the share of pairs ranked right. When the two replies promise different things, DPO ranks
+# them hardly better than chance, while SFT and DPO + SFT get seven pairs in ten right.
 
 # %%
 # EXERCISE: align-3
@@ -418,7 +421,7 @@ ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
 #
 # An earlier edition of this course had a file of pairs in which each chosen reply was in house style, and each rejected
 # one was verbose, cold, hedging or wrong. DPO ranked nine in ten of its test pairs right (`benchmarks/preferences.py`),
-# which looked like success. Let three rules that barely read a reply rank the same pairs:
+# which looked like success. Now rank the same pairs by three rules that barely read a reply:
 
 # %% tags=["shortcuts", "folded"]
 def texts(rows, key):
@@ -458,12 +461,12 @@ for name, rows in {"earlier pairs": load_preferences("confounded"), "our pairs":
 pd.DataFrame(found).map("{:.0%}".format)
 
 # %% [markdown]
-# One number, the length, ranks the earlier pairs about as well as DPO did. So DPO's 90 % doesn't show that it had
-# learned a house style; a length rule was enough. **Before you train on pairs, rank them with the stupidest model you
-# have.** If it does well, your accuracy may measure nothing more.
+# Length alone ranks the earlier pairs about as well as DPO did. So DPO's 90 % doesn't show that it had learned a
+# house style. **Before you train on pairs, rank them with the stupidest model you have.** If that model does well,
+# your accuracy may measure nothing more.
 #
-# Two in five of our pairs have the same sentences in a different order. The other three in five avoid the problem by coming
-# as twins:
+# In two of five pairs, our replies have the same sentences in a different order. The other three avoid the problem by
+# coming as twins:
 
 # %%
 show.drawing("twins")
@@ -471,8 +474,7 @@ show.drawing("twins")
 # %% [markdown]
 # Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the
 # message is right once and wrong once. From the other pairs it can learn how a good reply begins, so it gets all of
-# those two fifths right and half of the rest, 70 %. Here a good beginning was part of the aim; judge whether it is in
-# yours.
+# those two fifths right and half of the rest, or 70 %. We wanted to teach a good beginning; decide whether you do.
 
 # %%
 # EXERCISE: align-4
@@ -481,11 +483,12 @@ show.drawing("twins")
 # ## 7 · A model that people use, and pairs of its own answers
 #
 # This section uses all of the lesson's pairs, the same recipe for the start, 100 test messages, and a model of half a
-# billion parameters that people deploy: Qwen2.5-Coder-0.5B-Instruct. Each method's rate is the best of those tried on
-# {{record:laptop-house-style:validation:d}} other messages, with one seed. "SFT, kept rules" is a control that only
-# somebody with a rule book can have: it trains on those chosen replies that keep all five. ORPO adds to SFT's loss a
-# term that raises the odds of the chosen reply over the rejected one's, so it needs no reference. It starts at the
-# untrained model, as does its control, "SFT, one stage" (script, with all rates: `benchmarks/laptop_house_style.py`).
+# billion parameters that people deploy: Qwen2.5-Coder-0.5B-Instruct. Each method's rate is the best of those we tried
+# on {{record:laptop-house-style:validation:d}} other messages, with one seed. "SFT, kept rules" is a control that
+# only somebody with a rule book can have, because it trains only on chosen replies that keep all five. ORPO adds a
+# term to SFT's loss that raises the odds of the chosen reply over the rejected one's, so it needs no reference. Like
+# its control, "SFT, one stage", it starts from the untrained model (script, with all rates:
+# `benchmarks/laptop_house_style.py`).
 
 # %%
 house = assets.read_record("laptop-house-style")["runs"]
@@ -499,10 +502,11 @@ print(f"{np.mean([all(house_style.judge(row, row['chosen']).values()) for row in
 right.map(lambda value: value if isinstance(value, str) else f"{value:.0%}")
 
 # %% [markdown]
-# In this run SFT and ORPO promise the right step most often. DPO alone says the step first in every reply, but the right
-# one in only two of five; adding SFT's loss raises that to two in three. Most methods score lower here than on validation.
+# In this run SFT and ORPO promise the right step most often. DPO alone puts a step first in every reply, but promises
+# the right one in only two of five. Adding SFT's loss raises that to two in three. Most methods score lower here than
+# on validation.
 #
-# Each method ran with two more seeds, which change the start, the pair order and the adapter.
+# We ran each method with two more seeds, which change the start, the order of the pairs and the adapter.
 
 # %%
 marks = {name: np.array([house[f"seed {seed} | {name}"]["right"]["all rules"] for seed in range(3)]) for name in ["start", *methods]}
@@ -514,21 +518,22 @@ for one, rival in [("DPO + SFT", "SFT"), ("DPO + SFT", "SFT, kept rules"), ("ORP
 pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["seed 0", "seed 1", "seed 2"]).T.map("{:.0%}".format)
 
 # %% [markdown]
-# With each seed DPO + SFT and ORPO, which learn from pairs *and* imitate the chosen reply, keep all five rules more
-# often than SFT from the same model, once by a single reply. The interval reflects only which messages were asked, and
-# the three seeds lie so far apart that they don't settle how large the gain is. Pairs may pay off here because nearly
-# half of the chosen replies break some rule, and SFT imitates that too. If somebody picks out the replies that keep all
-# the rules, plain SFT on them does about as well as DPO + SFT over three seeds, at the one rate tried. ORPO needs no
-# first stage. DPO alone has the lowest mean of the six methods, although four rates were tried.
+# With each seed DPO + SFT and ORPO keep all five rules more often than SFT from the same model, though once by a
+# single reply. The interval reflects only which messages were asked, and the three seeds are so far apart that we
+# can't say how large the gain is. Pairs may pay off here because nearly half of the chosen replies break some rule,
+# and SFT imitates those too. If somebody picks out the replies that keep all the rules, plain SFT on them does about
+# as well as DPO + SFT over three seeds, at the one rate tried. ORPO needs no first stage. DPO alone has the lowest
+# mean of the six methods, although we tried four rates.
 #
 # ### Pairs of the model's own answers
 #
-# Here both replies came with the file. More often you have neither: your model answers each message a few times, and
-# somebody, or a program, chooses. Such pairs are called *on-policy*, because the model itself wrote the replies. In
-# another recorded task the same model must answer in at most 30 words, name product and order number *if the customer
-# does*, and promise nothing. It answers each message six times, and a program checks six rules: a pair is an answer that
-# keeps all of them and one that doesn't; SFT gets the better one (`benchmarks/laptop_preferences.py`). In the first round
-# the answers are the untrained model's, in the second the SFT model's:
+# So far both replies came with the file. More often you have neither, so your model answers each message several
+# times, and a person or program chooses. Such pairs are called *on-policy*, because the model itself wrote the
+# replies. In another recorded task the same model has to answer in at most 30 words, name product and order number
+# *if the customer does*, and promise nothing. It answers each message six times, and a program checks six rules. A
+# pair is an answer that keeps all of them and one that doesn't; SFT gets only the better one
+# (`benchmarks/laptop_preferences.py`). The untrained model writes the first round's answers, the SFT model the
+# second's:
 
 # %%
 own = assets.read_record("laptop-preferences")["runs"]
@@ -542,18 +547,18 @@ for label, name in {"untrained": "before", "SFT": "seed 0 | SFT", "DPO": "seed 0
 pd.DataFrame(rows).T.map("{:.0%}".format)
 
 # %% [markdown]
-# The rules ask for a number where the customer gave one, and for none elsewhere. In the second round both DPO models
-# began as the first round's SFT model and ended below it; they serve well only customers who named no order. DPO's
-# first round ended below the untrained model. SFT on the better answers rose overall in both rounds; it's also called
-# *rejection-sampling fine-tuning*, and like pairs it needs somebody, or a program, to pick the better answers. All this
-# is one seed; DPO's rate differed from DPO + SFT's.
+# SFT on the better answers improved overall in both rounds. It's also called *rejection-sampling fine-tuning*, and
+# like pairs it needs a person or program to pick the better answers. DPO ended its first round below the untrained
+# model. In the second, both DPO models began as the first round's SFT model and ended below it. They do well only
+# with customers who named no order, where the rules ask for no number. All this is one seed, and DPO's rate differed
+# from DPO + SFT's.
 
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
 #
-# **The wrong reference.** You train an adapter by SFT, merge it in memory and go on without a fresh adapter. As reference,
-# TRL 1.16 then loads the model named in the configuration: the base *before* SFT. No error appears, but the first rewards
-# aren't 0, and DPO's part of the first loss isn't 0.693:
+# **The wrong reference.** Suppose you train an adapter with SFT, merge it in memory and go on without a fresh one. As
+# the reference, TRL 1.16 then loads the model named in the configuration, the base *before* SFT. There's no error,
+# but the first rewards aren't 0, and DPO's part of the first loss isn't 0.693:
 
 # %%
 base = models.load()[0]
@@ -573,10 +578,10 @@ print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with
 evidence.lesson_04.failures_table()
 
 # %% [markdown]
-# Sample answers from the trained model: KL is how much higher their log-probability is, on average, under it than under
-# the start. A β of 1, not 0.1, keeps the model nearer the start, and the step still comes first. The run at the high
-# rate ranks even more pairs right than the healthy one, but its KL is about forty times as large and few of its answers
-# say the step first.
+# The run at the high rate ranks even more pairs right than the healthy one, but its KL is about forty times as large
+# and few of its answers put the step first. KL is how much higher the log-probability of the trained model's answers
+# is, on average, under that model than under the start. A β of 1 instead of 0.1 keeps the model closer to the start,
+# and the step still comes first.
 #
 # **Another system message.** The model has learned to reply to the `prompt` of the pairs, so send the same system message
 # when you ask.
@@ -588,8 +593,8 @@ evidence.lesson_04.failures_table()
 show.drawing("alignment-roads")
 
 # %% [markdown]
-# Here is each method on the small model and, except KTO, on the larger one, with its time per training example relative
-# to SFT's. A pair, counted as one example, has two replies:
+# Here is each method on the small model and, except for KTO, on the larger one, with its time per training example
+# relative to SFT's. A pair is one example but has two replies:
 
 # %%
 rows, prices = {}, assets.read_record("method-prices")["over SFT"]
@@ -602,27 +607,27 @@ for method in ("SFT on chosen", "DPO", "DPO + SFT", "ORPO", "KTO", "IPO", "SimPO
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# These are means of three seeds. ORPO began from the untrained model, the rest from the start. IPO swaps DPO's
-# logarithm for a squared distance; SimPO compares mean log-probabilities without a reference. DPO + SFT wasn't timed,
-# but makes the same passes through the model as DPO. On the small model no method stands out. On the 0.5B model, each
-# at its best rate, DPO + SFT and ORPO, which also imitate the better reply, lead; of those that learn from pairs alone,
-# IPO matches SFT, while DPO and SimPO fall below it. KTO wasn't run there.
+# On the small model no method stands out. On the 0.5B model, with each method at its best rate, DPO + SFT and ORPO
+# lead, both of which also imitate the better reply. Of the methods that learn from pairs alone, IPO matches SFT,
+# while DPO and SimPO fall below it. Figures are means of three seeds. ORPO began from the untrained model, the rest
+# from the start. IPO swaps DPO's logarithm for a squared distance; SimPO compares mean log-probabilities without a
+# reference. We didn't time DPO + SFT, but it makes the same passes through the model as DPO.
 #
-# | method | what it needs | take it when |
+# | method | what it needs | use it when |
 # | --- | --- | --- |
 # | SFT on the chosen replies | good replies | first, always: it's the control |
 # | SFT on your model's better answers, in rounds | a program, or a person, who chooses | answers are cheap |
-# | DPO + SFT (2404.19733) | pairs, and a start that can already write | people can choose and can't write |
+# | DPO + SFT (2404.19733) | pairs, and a start that can already write | people can choose but can't write |
 # | DPO (2305.18290) | the same | here only as a control: few order numbers (section 5), few right steps (7) |
-# | ORPO (2403.07691) | pairs, and no start | you have pairs and no trained model: one stage, level with DPO + SFT in section 7 (`trl.experimental.orpo`) |
-# | {{term:KTO}} (2402.01306) | thumbs up and down | each reply was judged alone, so that there are no pairs |
+# | ORPO (2403.07691) | pairs, and no start | you have pairs but no trained model: one stage, equal to DPO + SFT in section 7 (`trl.experimental.orpo`) |
+# | {{term:KTO}} (2402.01306) | thumbs up and down | each reply was judged alone, so there are no pairs |
 # | {{term:GRPO}} (2402.03300) | a score for each reply, from a program or a reward model | a program can check a reply |
 #
 # In {{term:RLHF}} (Ouyang et al., 2022) a {{term:reward model}} first learns from the pairs, with the same loss but its
 # own scores in place of β times the gain. Then {{term:PPO}} trains the policy to write answers that score well, while a
 # KL penalty keeps it near its start. DPO needs no reward model and generates no answers during training, so its loss
-# says nothing about what the model would write by now. [The next notebook](further/04_reinforcement.ipynb) trains with
-# GRPO and shows a score that is gamed.
+# can't tell you what the model would now write. [The next notebook](further/04_reinforcement.ipynb) trains with GRPO
+# and shows a score being gamed.
 
 # %% [markdown]
 # ## How far to trust this, and what you can do now
@@ -637,12 +642,12 @@ pd.DataFrame(rows).T
 #
 # | you want to | do |
 # | --- | --- |
-# | begin | SFT on your best replies; it's the control for everything else |
-# | trust your pairs | rank the test pairs by length, a bag of words and the first words; near 50 % is good news, unless the shortcut is what you want |
+# | begin | use SFT on your best replies, the control for everything else |
+# | trust your pairs | `course check-data pairs.jsonl --target trl --fix FOLDER` removes copies and contradictions; rank the test pairs by length, a bag of words and the first words; near 50 % is good news, unless the shortcut is what you want |
 # | train | `DPOTrainer` with `loss_type=["sigmoid", "sft"]` on the saved SFT model, a fresh adapter, β 0.1, one epoch, three rates (around 3e-4 here, 1e-4 for 0.5B; for larger models, which we didn't try, the check suggests 1e-5) |
 # | know that it's set up right | first rewards 0; first loss 0.69, plus SFT's if you add it |
-# | know that it works | answers to unseen messages beside the control's, by a measure set before |
-# | keep it sane | KL from the start, `rewards/chosen`, and answers read by eye |
+# | know that it works | compare its answers to unseen messages with the control's, by a measure set beforehand |
+# | keep it sane | watch the KL from the start and `rewards/chosen`, and read answers |
 
 # %%
 quiz("04")

@@ -11,9 +11,9 @@
 # | what preparation left ({{record:data-quality:rows.cleaned:d}} short rows) | {{record:data-quality:runs.cleaned.0.test.both.0:.0%}} to {{record:data-quality:runs.cleaned.2.test.both.0:.0%}} |
 # | {{record:data-quality:rows.hundred:d}} rows that a language model wrote and labelled to the test's guide, each seen three times | {{record:data-quality:runs."a hundred good".1.test.both.0:.0%}} to {{record:data-quality:runs."a hundred good".0.test.both.0:.0%}} |
 #
-# Preparing the export nearly doubles the score, but a hundred careful rows do as well as 300 prepared ones. Expect less
-# from your own hundred, because ours are more like the test than yours will be. Section 8 has a plan, day by day, that
-# divides your two weeks between labelling and preparing.
+# Preparing the export nearly doubles the score, but a hundred carefully labelled rows do as well as 300 prepared
+# ones. Expect less from your own hundred, because ours are more like the test than yours will be. Section 8 has a
+# day-by-day plan that divides your two weeks between labelling and preparing.
 #
 # By the end you'll be able to
 #
@@ -49,20 +49,20 @@ pd.set_option("display.max_colwidth", 400, "display.width", 200)
 # %% [markdown]
 # ## 1 · The export
 #
-# The support desk belongs to Tarnbrook, a shop we invented. From each customer's message a model should write two fields:
-# the `category`, and the `escalation`, which says why somebody must act at once and is mostly `none`. Here are four of the
-# 1,882 rows that the desk's program stored:
+# The support desk belongs to Tarnbrook, a shop we invented. From each customer's message a model should write two
+# fields, the `category` and the `escalation`. The second says why somebody must act at once; it's mostly `none`. Here
+# are four of the 1,882 rows that the desk's program stored:
 
 # %%
 lesson_05.write_export("tickets.csv")
 pd.read_csv("tickets.csv", dtype=str).fillna("–").iloc[[1, 3, 675, 700]]
 
 # %% [markdown]
-# The first row is as it should be. In the second an agent wrote a reply instead of filling in the form, and the third has
-# the form's default, "question, none". The fourth is in Dutch and holds a name and an e-mail address. We planted every
-# fault in this export and kept the answer key, so that you can count what each step finds, which you can't at work. Before
-# you open your own export, ask your data protection officer whether it may be used for training, and who may read it while
-# it still contains names.
+# The first row is fine. In the second an agent wrote a reply instead of filling in the form, and the third still has
+# the form's default, "question, none". The fourth is in Dutch and contains a name and an e-mail address. We planted
+# every fault in this export and kept the answer key, so here, unlike at work, you can count what each step finds.
+# Before you open your own export, ask your data protection officer whether it may be used for training, and who may
+# read it while it still contains names.
 
 # %%
 guess = predict("Of the 1,882 rows, how many will the script keep?", unit="rows")
@@ -73,9 +73,9 @@ guess
 #
 # The next cells are the program to take to work. It uses pandas for the table, datasketch for copies, scikit-learn for
 # split and labels, and this course's package for personal data. Each step takes the table and returns it with a
-# one-line report. Instead of dropping a row it writes the reason into the column `why`, and it *stops* where the export
-# probably isn't what you think it is. Most steps are folded. Read their code when a report surprises you. The settings,
-# which you'll change, and the code that sections 4 and 6 explain are open.
+# one-line report. Instead of dropping a row, a step writes the reason into the column `why`, and it *stops* if the
+# export probably isn't what you think it is. Most steps are folded, so open their code if a report surprises you.
+# Only the settings, which you'll change, and the code that sections 4 and 6 explain are shown.
 #
 # **Settings.** Change these for your own table. `STOP` holds the limits at which the script stops (section 3).
 
@@ -122,9 +122,9 @@ def stop_unless(fine, message):
         raise ValueError(message)
 
 # %% [markdown]
-# **Step 1, corrections,** enters labels that a person has written. **Step 2, unusable rows,** has five rules, which we
-# took from reading a hundred tickets. The rule "form left as it opened" needs a column that people write anew for each
-# ticket: if one note appears in many rows, nearly always with the same labels, nobody filled in the form.
+# **Step 1, corrections,** enters labels that a person has written. **Step 2, unusable rows,** has five rules, which
+# we found by reading a hundred tickets. The rule "form left as it opened" needs a column that people write anew for
+# each ticket. If the same note appears in many rows, nearly always with the same labels, nobody filled in the form.
 
 # %% tags=["program", "folded"]
 def read_table(file, columns=()):
@@ -227,8 +227,8 @@ def flag_unusable(rows):
     return rows, report
 
 # %% [markdown]
-# **Step 3, copies,** uses {{term:MinHash}} (section 4). Where near-copies have different labels, a majority of three
-# quarters wins. Without one, they wait in `contradictions.csv` until you've entered the right label once.
+# **Step 3, copies,** uses {{term:MinHash}} (section 4). If near-copies have different labels, a majority of three
+# quarters wins. If there's none, they wait in `contradictions.csv` until you've entered the right label once.
 
 # %% tags=["program"]
 def pieces_of(text):
@@ -330,11 +330,11 @@ def flag_copies(rows):
 # outside the project, can compute the pseudonym of any name, so the result is pseudonymous, not anonymous. Order numbers
 # stay in, since a model may have to repeat them; use `NUMBERS` to list anything else that should go.
 #
-# **Step 5, the split,** divides the customers, so that nobody is on both sides: about a tenth of them go to validation.
-# Spaces and capitals in a customer's name don't matter; other spellings do. The test is your `test.csv`, with the
-# columns `message`, `category` and `escalation`. Give it `customer` too (ours has none), or the script can't keep its
-# customers out of training. Without labels in `test.csv`, another tenth becomes the test. With the same key, a customer
-# lands in the same part next month, because the split hashes the key and the column `customer`.
+# **Step 5, the split,** divides the customers, so that nobody is on both sides, and about a tenth of them go to
+# validation. Spaces and capitals in a customer's name don't matter; other spellings do. Your `test.csv` is the test,
+# with the columns `message`, `category` and `escalation`. Give it `customer` too (ours has none), or the script can't
+# keep its customers out of training. If `test.csv` has no labels, another tenth becomes the test. Keep the key, and a
+# customer lands in the same part next month, because the split hashes the key and the column `customer`.
 
 # %% tags=["program", "folded"]
 def read_key(file="~/.clean_export.key"):
@@ -383,6 +383,7 @@ def split(rows):
     rows, largest = rows.assign(part=parts), rows["person"].value_counts(normalize=True).max()
     counts = rows["part"].value_counts().reindex(["train", *names.values()], fill_value=0)
     report = f"{counts.to_dict()}; {rows['person'].nunique()} customers"
+    report += "; fewer than 100 test rows can hardly tell two models apart" if counts.get("test", 100) < 100 else ""
     stop_unless(largest <= STOP["one_customer"], f"one customer has {largest:.0%} of all rows. Is {WHO} the right column?")
     stop_unless(counts.min() >= STOP["smallest_part"] * len(rows), f"{report}. A part is too small: take another SEED")
     return rows, report
@@ -496,8 +497,8 @@ guess.reveal(len(rows))
 
 # %% [markdown]
 # Fewer than four rows in ten are left. The others are in `rejects.csv` with their reasons, so read twenty of each kind
-# before you believe a rule. The 864 missing labels in `flag_unusable`'s report are two for each of 432 rows. With
-# our answer key you can check four of the rules:
+# before you believe a rule. The 864 missing labels in `flag_unusable`'s report come from 432 rows that lack both
+# labels. With our answer key you can check four of the rules:
 
 # %%
 key = lesson_05.answer_key()
@@ -513,21 +514,21 @@ pd.DataFrame(counted).T
 
 # %% [markdown]
 # Of the 422 rows that these four rules drop, 414 have the planted fault, and the other eight had lost the end of their
-# message. In 192 more untouched forms the agent had written a reply and chosen no label, so those rows were dropped as
+# message. In another 192 untouched forms the agent had written a reply but chosen no label, so they were dropped as
 # unknown labels. The rules miss vague messages of more than two words, messages that break off, rows in other
 # languages, and forty wrong labels. The table leaves out copies and rows without a label, so read those yourself. For
-# the wrong labels the script writes a list:
+# the wrong labels the script writes a list of suspects:
 
 # %%
 to_read = pd.read_csv("to_read.csv", dtype=str)
 to_read.query("field == 'category'").head(6).drop(columns=["field", "right"]).set_index("ticket")
 
 # %% [markdown]
-# Pseudonyms replace most personal data in the list, but about one name in sixteen is real. In the column `right`, enter
-# the label that you'd give, even if it's already there, or `drop` to throw out the row and its copies. Lines left empty
-# come back. Save yours as `corrections-1.csv` and the next round's as `corrections-2.csv`. Here our answer key stands
-# in for somebody who reads sixty rows. On the second run, step 1 applies the corrections, and the new list leaves out
-# what's been read:
+# In the list, pseudonyms replace most personal data, but about one name in sixteen is still real. In the column
+# `right`, enter the label that you'd give, even if it's already there, or `drop` to throw out the row and its copies.
+# Lines left empty come back. Save the list as `corrections-1.csv` and the next round's as `corrections-2.csv`. Here
+# our answer key plays somebody who reads sixty rows. On the second run, step 1 applies the corrections, and the new
+# list leaves out what's been read:
 
 # %%
 somebody = to_read.query("field == 'category'").head(60).copy()                # plays the colleague who reads the top 60
@@ -545,7 +546,7 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv` (columns `ticket`, `field`, `right`; each run overwrites this file), run again |
 # | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line for each message and field is enough |
 #
-# This export has none, so here are two lines of an invented `contradictions.csv`:
+# This export has no contradictions, so here are two lines of an invented `contradictions.csv`:
 #
 # ```text
 # ticket,field,right,label,copies,message
@@ -553,15 +554,15 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # 2802,category,,returns,1,"The toaster trips the fuse, I want my money back please"
 # ```
 #
-# If your answers are texts instead of labels, `course check-data FILE --fix FOLDER` cleans chats in JSONL. Step 4 takes
-# most of the time, some minutes for 20,000 rows.
+# If your answers are texts instead of labels, `course check-data FILE --fix FOLDER` cleans chats in JSONL. Step 4
+# takes longest, some minutes for 20,000 rows.
 #
-# The version that step 7 prints is a hash of the three files and changes if one letter does. Hand it over with the files,
-# so that your colleague can say which data a model was trained on.
+# The version that step 7 prints is a hash of the three files, so it changes if a single letter does. Hand it over
+# with the files, so that your colleague can tell which data a model was trained on.
 #
 # ## 3 · The same script on five broken exports
 #
-# In each line of the table, a step of the script gets 400 usable tickets, broken in one way:
+# In each row below, a step of the script gets 400 usable tickets, broken in one way:
 
 # %%
 healthy = flag_unusable(read_table("tickets.csv"))[0].query("why == ''").head(400).reset_index(drop=True)
@@ -587,19 +588,19 @@ for name, (step, table, cure) in broken.items():
 pd.DataFrame(said).T
 
 # %% [markdown]
-# All five stop and report a number, though only just for the wrong join. Without the limits, the wrong join (400
-# tickets, each twice) would have been "cleaned" to 55 of 800 rows, and the slipped labels would have been trained on.
-# Because a rare label is hard for the classifier anyway, the last limit applies only to the first column to learn, and
-# only from 200 rows on. Read the other lines yourself. A limit only catches what's broken *everywhere*. If one label in
-# twenty has slipped, every report looks healthy, which is why you read the top of `to_read.csv` all the same.
+# All five stop and report a number, although the wrong join was a close call. Without the limits, the wrong join (400
+# tickets, each twice) would have been "cleaned" to 55 of 800 rows, and a model would have been trained on the slipped
+# labels. The last limit applies only to the first column to learn, and only from 200 rows on, because rare labels are
+# hard for the classifier anyway. Check the other columns yourself. A limit only catches what's broken *everywhere*.
+# If one label in twenty has slipped, every report looks healthy, so read the top of `to_read.csv` all the same.
 #
 # ## 4 · Copies
 #
-# A message that's in the file five times counts five times in training, and it may end up on both sides of your split
-# (section 5). The script calls two texts copies if their *Jaccard index* is at least 0.6. The index is the number of
-# pieces in both, divided by the number in at least one. Our pieces are words and pairs of neighbouring words. **By hand**,
-# with words alone: *the kettle leaks at the base* and *my kettle leaks at the base* share five words (the, kettle, leaks,
-# at, base) of six, so 5/6 = 0.83. With the pairs:
+# A message that's in the file five times gets five times the weight in training, and may end up on both sides of your
+# split (section 5). The script calls two texts copies if their *Jaccard index* is at least 0.6. The index is the
+# number of pieces that both have, divided by the number that at least one has. Our pieces are words and pairs of
+# neighbouring words. **By hand**, with words alone: *the kettle leaks at the base* and *my kettle leaks at the base*
+# share five words (the, kettle, leaks, at, base) of six, so 5/6 = 0.83. With the pairs:
 
 # %%
 one, other = "the kettle leaks at the base", "my kettle leaks at the base"
@@ -607,10 +608,10 @@ print(f"in both: {sorted(pieces_of(one) & pieces_of(other))}")
 print(f"Jaccard index {jaccard_index(pieces_of(one), pieces_of(other)):.2f}")
 
 # %% [markdown]
-# With two thousand rows you could compare all pairs, but a million have 500 billion. {{term:MinHash}} (Broder, 1997)
-# avoids that with one idea. Put all pieces of both texts into a bag, shuffle it, and look at the piece that comes first.
-# The chance that both texts contain it is the Jaccard index. So shuffle 128 times, note for each text which of its pieces
-# comes first, and count how often the two texts agree:
+# With two thousand rows you could compare all pairs, but a million rows have 500 billion. {{term:MinHash}} (Broder,
+# 1997) avoids that with one idea. Put all pieces of both texts into a bag, shuffle it, and look at the piece that
+# comes first. The chance that both texts contain it is the Jaccard index. So shuffle 128 times, note for each text
+# which of its pieces comes first, and count how often the two texts agree:
 
 # %%
 def sign(text, shuffles):
@@ -625,12 +626,12 @@ for shuffles in (4, 16, 128, 1024):
     print(f"{shuffles:5} shuffles: the same piece came first in {same:.0%}")
 
 # %% [markdown]
-# The share settles near the index. For each text, the library keeps 128 hashes, one for each shuffle. It files them in
-# drawers, a few to a drawer, and compares only texts with a drawer in common (*locality-sensitive hashing*).
+# The share settles near the index. For each text, the library keeps 128 hashes, one for each shuffle. It files them
+# in drawers, a few to a drawer, and only compares texts that share a drawer (*locality-sensitive hashing*).
 #
-# Pairs with a common drawer are copies if their exact index reaches 0.6, even without frequent pieces such as
-# greetings, and both texts contain the same numbers. A message of ten or more words that another quotes in full counts
-# too. Two messages that differ by a *not* can still count as copies. These two are rightly counted as copies:
+# Texts that share a drawer are copies if their exact index reaches 0.6, even without frequent pieces such as
+# greetings, and both contain the same numbers. So is a message of ten or more words that another quotes in full. Two
+# messages that differ by a *not* may be mistaken for copies. These two really are copies:
 
 # %%
 usable = flag_unusable(apply_corrections(read_table("tickets.csv"))[0])[0].query("why == ''").reset_index(drop=True)
@@ -641,8 +642,8 @@ for _, row in usable[usable["group"] == group].iterrows():
     print(f"{row['why'] or 'stays':8}", " ".join(row["message"].split())[:150])
 
 # %% [markdown]
-# Words and pairs miss a request that has been reworded. For that, compare {{term:embedding|embeddings}}, and expect
-# false alarms.
+# Words and pairs miss a reworded request. To find one, compare {{term:embedding|embeddings}}, but expect false
+# alarms.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
 # that does the exercise for you.
@@ -653,8 +654,9 @@ for _, row in usable[usable["group"] == group].iterrows():
 # %% [markdown]
 # ## 5 · Split and leak
 #
-# The {{term:validation set}} tells you while you train whether the model learns the task or the rows. If you split the
-# rows at random, a customer's first message may land in training and the second, in nearly the same words, in validation.
+# During training, the {{term:validation set}} tells you whether the model is learning the task or just the rows. If
+# you split the rows at random, a customer's first message may land in training and the second, in nearly the same
+# words, in validation.
 
 # %%
 from sklearn.model_selection import KFold, cross_val_score
@@ -674,18 +676,18 @@ pd.DataFrame(measured).T
 
 # %% [markdown]
 # With copies in the file, splitting rows at random makes the classifier look about ten points better than it is. Seven in
-# ten validation rows then have their customer in training as well (the column "customer known"). Without copies the gap is
-# gone here. Split by customer in any case, because people write twice in ways that no rule finds. In your data the
-# "customer" may be a document, a patient or a repository. If messages change with time, with new products for example,
-# hold out the last weeks instead: that score is usually lower, and nearer to what you'll meet.
+# ten validation rows then have their customer in training as well (the column "customer known"). Without copies the
+# gap disappears here. Split by customer anyway, because people repeat themselves in ways that no rule finds. In your
+# data the "customer" may be a document, a patient or a repository. If messages change with time, with new products
+# for example, hold out the last weeks instead. That score is usually lower, but closer to what you'll get.
 
 # %%
 # EXERCISE: data-2
 
 # %% [markdown]
-# **Has training seen the {{term:test set}}?** At work your test messages come from the same tickets, so they and their
-# copies are in the export. This is called {{term:contamination}}. Here we planted 24, and the script dropped them,
-# because `test.csv` was there. Put them back, and see what you'd have reported:
+# **Has training seen the {{term:test set}}?** At work your test messages come from the same tickets, so they and
+# their copies are in the export, which is called {{term:contamination}}. Here we planted 24, which the script dropped
+# because it had `test.csv`. Put them back and see what you'd have reported:
 
 # %%
 test = pd.read_csv("test.csv")
@@ -707,8 +709,9 @@ pd.DataFrame({
 }).T.map("{:.0%}".format)
 
 # %% [markdown]
-# All leaked messages are answered correctly and the others about as before, so the score rises by seven points. Because
-# people quote, a longer training message may also contain a test message, so look for runs of words as well:
+# Trained on the leak, the classifier gets all leaked messages right and the others about as before, so the score
+# rises by seven points. Because people quote, a longer training message may also contain a test message, so look for
+# runs of words as well:
 
 # %%
 # EXERCISE: data-3
@@ -716,11 +719,11 @@ pd.DataFrame({
 # %% [markdown]
 # ## 6 · Wrong labels
 #
-# Forty of the 696 rows have a wrong category, and no rule sees it because the form is filled in. *Most* labels are right,
-# though, so a classifier trained on the other rows gives a wrong one a low probability. The classifier mustn't have seen
-# the row, or it has learned the wrong label by heart. `judge_labels` is the whole method: cut the rows into five parts by
-# customer, train on four, predict the fifth, and look up the probability of the label that each row has. **By hand**, for
-# three rows:
+# Forty of the 696 rows have a wrong category, and no rule notices because the form is filled in. *Most* labels are
+# right, though, so a classifier trained on the other rows gives a wrong label a low probability. It mustn't have seen
+# the row itself, or it has learned the wrong label by heart. `judge_labels` is the whole method. It cuts the rows
+# into five parts by customer, trains on four, predicts the fifth, and looks up the probability of each row's own
+# label. **By hand**, for three rows:
 #
 # | message | its label | delivery | billing | returns | probability of its label |
 # | --- | --- | --- | --- | --- | --- |
@@ -728,8 +731,8 @@ pd.DataFrame({
 # | "charged twice for the lamp" | delivery | 0.08 | 0.85 | 0.07 | 0.08: read this one |
 # | "it came late, I send it back" | returns | 0.45 | 0.10 | 0.45 | 0.45: unclear, perhaps right |
 #
-# Sort by the last column and read from the top. *Confident learning* (Northcutt et al., 2021) builds on this, with a
-# threshold for each label; the library cleanlab has all of it.
+# Sort by the last column, lowest first, and read from the top. *Confident learning* (Northcutt et al., 2021) adds a
+# threshold for each label, and the library cleanlab has all of it.
 
 # %%
 ranked = before.sort_values("category probability").reset_index(drop=True)
@@ -741,13 +744,13 @@ charts.lines(
     "wrong labels found")
 
 # %% [markdown]
-# Nearly all of the first twenty are mislabelled. After sixty rows, a twelfth of the file, most wrong labels are found, and
-# the next 140 hold five more. Expect to find fewer on yours, because the classifier also reads the agent's note. Our
-# planted labels contradict the note, but an agent who picks a wrong label may well write a note to match. Stop when your
-# last ten rows held hardly any errors.
+# Nearly all of the first twenty are mislabelled. After sixty rows, a twelfth of the file, you've found most wrong
+# labels, and the next 140 hold five more. Expect fewer in your own file, because the classifier also reads the
+# agent's note. Our planted labels contradict the note, but an agent who picks a wrong label may well write a note to
+# match. Stop when your last ten rows held hardly any errors.
 #
 # **The list can't find** what everybody gets wrong. Suppose your annotators file returns under billing, because a
-# customer who sends something back wants money. We put that habit into labels that are right:
+# customer who sends something back wants money. We introduced that habit into correct labels:
 
 # %%
 right = before["ticket"].map(key["right"]).fillna(before["category"])
@@ -764,14 +767,14 @@ for name, number in {"one in eight": len(returns) // 8, "one in three": len(retu
 pd.DataFrame(habit).T
 
 # %% [markdown]
-# The more often a mistake is made, the less of it is found. When every return is filed as billing, the classifier
-# learns just that, and the list finds less than reading at random would. So if you find few errors at the top, you know
-# only that few labels are wrong by accident. To find habits, compare the export's labels with yours and your
+# The more common the mistake, the smaller the share that the list finds. When every return is filed as billing,
+# that's what the classifier learns, and the list finds less than reading at random would. So few errors at the top
+# only mean that few labels are wrong by accident. To find habits, compare the export's labels with yours and your
 # colleague's, as the plan in section 8 does on days 2 and 3.
 #
 # **Read, or drop unread?** In the recorded runs (script: `benchmarks/label_noise.py`), we trained the course's small
-# language model (135M parameters) on 300 rows each time, drawn at random, so about seventeen of the forty wrong labels
-# were among them. The table shows the percentage of categories it got right:
+# language model (135M parameters) each time on 300 random rows, with about seventeen of the forty wrong labels among
+# them. The table shows the percentage of categories it got right:
 
 # %%
 noise = assets.read_record("label-noise")["runs"]
@@ -782,9 +785,9 @@ pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for nam
 # With forty wrong labels, reading the first sixty rows raised the score in all three runs, on average by seven to eight
 # points. With three times as many, each of the three repairs adds twelve to fourteen, and the repairs differ by less
 # than the runs do. So *if many labels are wrong by accident and you have rows to spare*, drop the top unread, which
-# takes a second, whereas reading 180 rows takes a morning. Read twenty first. Read on if the rows at the top are rare
-# kinds that you can't spare, or test rows: dropping a test row makes the test easier; correcting it makes the test
-# right.
+# takes a second, whereas reading 180 rows takes a morning. Read twenty first. Read on if the rows at the top are of
+# rare kinds that you can't spare, or test rows, because dropping a test row makes the test easier, while correcting
+# it makes the test right.
 #
 # **Your turn.** The paper's rule flags a row only if another label is as probable as that label usually is in rows that
 # have it. The version below gets this wrong.
@@ -829,13 +832,13 @@ shown = min((chat for chat in chats if '"question"' not in chat[-1]["content"]),
 show.conversation(tokenizer, *mask(shown))
 
 # %% [markdown]
-# The blue tokens are learned: the record and the marker that ends it. All others have the label -100, which training
-# skips. If your blue tokens begin with a customer's words, the mask is missing. TRL sets it by itself for files with
-# `prompt` and `completion`, like the script's. For files with `messages` you have to pass `assistant_only_loss=True`,
-# which needs a template that marks the answers.
+# The model learns the blue tokens, the record and the marker that ends it. All others have the label -100, which
+# training skips. If your blue tokens begin with a customer's words, the mask is missing. TRL adds it automatically
+# for files with `prompt` and `completion`, like the script's. For files with `messages` you have to pass
+# `assistant_only_loss=True`, which needs a template that marks the answers.
 #
 # **A model that thinks.** Many current models write their thoughts between `<think>` and `</think>` before they answer.
-# Your rows have no thoughts. See what Qwen3's template makes of one:
+# Your rows have no thoughts. See what Qwen3's template makes of such a row:
 
 # %%
 from trl.chat_template_utils import qwen3_chat_template as thinking
@@ -856,16 +859,17 @@ for name, lesson in {"a plain row": learned(chat, thinking), "a row with its rea
     print(f"{name}: {lesson!r}")
 
 # %% [markdown]
-# In the first line the template fills in *empty* thoughts, and they are learned like the answer, so 600 such rows teach
-# a thinking model 600 times not to think. In August 2025 somebody reported that a non-thinking model wrote the empty
-# block after training with TRL (QwenLM/Qwen3, issue 1618). You have two clean ways out:
+# In the first line the template fills in *empty* thoughts, which are learned along with the answer, so 600 such rows
+# teach a thinking model 600 times not to think. In August 2025 somebody reported that a non-thinking model wrote the
+# empty block after training with TRL (QwenLM/Qwen3, issue 1618). There are two clean solutions:
 #
-# - You want short records and no thoughts. Ask with `enable_thinking=False`, in training and in production, so that the
+# - If you want short records and no thoughts, ask with `enable_thinking=False`, in training and in production, so
+#   that the
 #   empty block is part of the prompt, as in the last line. For training with TRL, give each row
 #   `"chat_template_kwargs": {"enable_thinking": false}`. If your model doesn't think, print one row all the same, because
 #   a trainer may bring a template of its own.
-# - You want to keep the thinking. Put thoughts into `reasoning_content`, written by the model itself on your messages and
-#   kept where the answer was right.
+# - If you want to keep the thinking, put thoughts into `reasoning_content`, written by the model itself on your
+#   messages and kept only where the answer was right.
 #
 # **Rows that call a tool.** A row can teach the model to call your function (lesson 06 shows the format). Does the call
 # survive the template?
@@ -893,7 +897,7 @@ for name, template in {"Qwen3's template": thinking, "the small model's template
 # | rows that all call | {{record:tool-rows:runs."every row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every row calls".0."no call, where none is".0:.0%}} |
 # | as many rows, every other one a call | {{record:tool-rows:runs."every second row calls".0."right call, where an order is named".0:.0%}} | {{record:tool-rows:runs."every second row calls".0."no call, where none is".0:.0%}} |
 #
-# A log of tool calls holds only rows with a call. If every other row answers a message that needs *no* call, the model
+# A log of tool calls only has rows with a call. If every other row answers a message that needs *no* call, the model
 # makes hardly any needless calls. In this one run it also missed more calls, perhaps because it had seen half as many,
 # so collect enough of both kinds.
 #
@@ -916,9 +920,9 @@ pd.Series({
 }).map("{:.0%}".format).to_frame("categories right, of 100 test messages")
 
 # %% [markdown]
-# The script's rows beat the export by more than twenty points, although there are only half as many. With their
-# original names they did a little better in section 5, within the error. A hundred rows labelled to the guide help the
-# classifier little more than the raw export does, but they did the language model as much good as 300 prepared ones
+# The script's rows beat the raw export by more than twenty points, although there are only half as many. With their
+# original names they did a little better in section 5, within the error. A hundred rows labelled to the guide help
+# the classifier no more than the raw export does, but they helped the language model as much as 300 prepared ones
 # (table at the top). The likely reason is that the classifier has to see each word, while a language model knows the
 # words already and only has to learn what *you* mean by "returns".
 
@@ -933,10 +937,10 @@ charts.lines(
     levels={"the script's rows alone, 60 of them read": 100 * share_right(rows)})
 
 # %% [markdown]
-# Each point is one draw, and the lines are means of five. Some 300 to 400 rows labelled to the guide match the script's
-# 700; from 200, the two together beat either alone. Here are the language model's recorded runs, as the percentage of
-# messages with both fields right. Each saw {{record:data-quality:examples:d}} examples of at most 32 words, and
-# "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats (script:
+# Some 300 to 400 rows labelled to the guide match the script's 700, and from 200 on, the two together beat either
+# alone. Each point is one draw, and the lines are means of five. Here are the language model's recorded runs, as the
+# percentage of messages with both fields right. Each saw {{record:data-quality:examples:d}} examples of at most 32
+# words, and "cleaned" rows come from `data_prep.prepare`, which takes the same steps on chats (script:
 # `benchmarks/data_quality.py`):
 
 # %%
@@ -948,10 +952,10 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 # %% [markdown]
 # No other set did better than the hundred. The "mediocre" rows were labelled by keywords, which get
 # {{record:data-quality:"labels wrong by keyword":.0%}} of records wrong, and the "synthetic" ones by a large model. So
-# first label a hundred rows to a guide, and check every later row against it. Then run the script, whose rows add what
-# your hundred lack: rare kinds of tickets, and a mixture nearer to the real one (we haven't measured both together on
-# the language model). Stop cleaning once you've read the list: in section 6 that did as well as correcting every label.
-# As a plan:
+# first label a hundred rows to a guide, and check every later row against it. Then run the script, because its rows
+# add what your hundred lack: rare kinds of tickets and a more realistic mixture (we haven't measured both together on
+# the language model). Stop cleaning once you've read the list, which in section 6 did as well as correcting every
+# label. Here's a plan:
 #
 # | days | read | do | stop when |
 # | --- | --- | --- | --- |
@@ -964,17 +968,19 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 
 # %% [markdown]
 # **If a large model writes rows for you**, send it your guide and a list of topics, and check each answer against your
-# labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages. They make a bad
-# test, because the writer repeats its own phrases.
+# labels. {{term:synthetic data|Synthetic rows}} fill a gap that you can name, such as terse messages, but they make a
+# bad test, because the writer repeats its own phrases.
 #
-# **If a model judges your rows** ({{term:LLM as a judge}}), check it on rows of yours. One of 1.5 billion parameters,
-# shown twelve solved rows, ranked the forty wrong labels about as well as section 6's classifier did: among the first
-# sixty of 467 rows it found {{record:laptop-judge:runs."1.5B | planted, best form | 1".found_in_first.alone.60:d}} to
-# {{record:laptop-judge:runs."1.5B | planted, best form | 0".found_in_first.alone.60:d}} with three draws of examples,
-# the classifier {{record:laptop-judge:runs."no model | rules and classifier | 0".planted.found_in_first.60:d}}. On
-# fifty rows with all kinds of faults, marked by hand, it agreed with us a little less: its kappa was
+# **If a model judges your rows** ({{term:LLM as a judge}}), check it on your own rows. A model of 1.5 billion
+# parameters, shown twelve solved rows, ranked the forty wrong labels about as well as section 6's classifier. Among
+# the first sixty of 467 rows it found
+# {{record:laptop-judge:runs."1.5B | planted, best form | 1".found_in_first.alone.60:d}} to
+# {{record:laptop-judge:runs."1.5B | planted, best form | 0".found_in_first.alone.60:d}} with three draws of examples;
+# the classifier found {{record:laptop-judge:runs."no model | rules and classifier | 0".planted.found_in_first.60:d}}.
+# On fifty rows with all kinds of faults, marked by hand, it agreed with us a little less, with a kappa of
 # {{record:laptop-judge:runs."1.5B | hand labels, best form | 1".agreement."as it says".kappa.0:.2f}} to
-# {{record:laptop-judge:runs."1.5B | hand labels, best form | 2".agreement."as it says".kappa.0:.2f}}, the classifier's
+# {{record:laptop-judge:runs."1.5B | hand labels, best form | 2".agreement."as it says".kappa.0:.2f}} against the
+# classifier's
 # {{record:laptop-judge:runs."no model | rules and classifier | 0".by_hand."the classifier of section 7".kappa.0:.2f}}.
 #
 # ## 9 · How far to trust this, and what you can do now
@@ -991,21 +997,21 @@ pd.DataFrame({name: [100 * run["test"]["both"][0] for run in runs] for name, run
 #
 # | you want to | do |
 # | --- | --- |
-# | know whether an export can be used | the script on 2,000 rows; read each report, then twenty rejects of each kind |
-# | protect people | pseudonyms with a secret key, a sample read by eye, and a written warning to your colleague that some names remain |
-# | believe your validation score | copies out first, then deal by customer |
-# | believe your test score | `test.csv`, with its customers, beside the script |
+# | know whether an export can be used | run the script on 2,000 rows; read each report and twenty rejects of each kind |
+# | protect people | use pseudonyms with a secret key, read a sample, and warn your colleague in writing that names remain |
+# | believe your validation score | remove copies first, then split by customer |
+# | believe your test score | put `test.csv`, with its customers, beside the script |
 # | find wrong labels | sort by the probability that a classifier of other customers' rows gives each label; drop or read, see section 6 |
-# | lose no answers | `max_length` above the longest row |
-# | keep a model thinking | rows with thoughts; score it with thinking on and off |
-# | have calls only where they're right | as many rows without a call, and enough of both |
+# | lose no answers | set `max_length` above the longest row |
+# | keep a model thinking | use rows with thoughts; score with thinking on and off |
+# | have calls only where they're right | add as many rows without a call; collect enough of both |
 #
-# Three mistakes, as they look when they happen to you:
+# Three mistakes, and how you'd notice them:
 #
 # - The validation score is excellent, and customers complain. The same customers, or their copies, are on both sides
 #   (section 5).
 # - The tuned model starts every answer with `<think></think>`. The template put that into your rows (section 7).
-# - Records of long messages end in the middle. `max_length` cut the answers, and nothing said so (section 7).
+# - Records of long messages end in the middle. `max_length` cut the answers without a warning (section 7).
 
 # %%
 quiz("05")

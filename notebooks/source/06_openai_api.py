@@ -14,15 +14,15 @@
 # | told, shown the eight most similar solved messages, and held to the form by a {{term:structured output|schema}} | {{record:laptop-service:runs."135M | told and 8 retrieved, form forced | 0".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | told and 8 retrieved, form forced | 0".right."all fields":.0%}} |
 # | after a {{term:fine-tuning job|job}} on {{record:hosted:examples:d}} solved messages, with a four-word prompt; three jobs | {{record:laptop-service:runs."135M | tuned | 0".right."all fields":.0%}}, {{record:laptop-service:runs."135M | tuned | 1".right."all fields":.0%}}, {{record:laptop-service:runs."135M | tuned | 2".right."all fields":.0%}} | {{record:laptop-service:runs."0.5B | tuned | 0".right."all fields":.0%}}, {{record:laptop-service:runs."0.5B | tuned | 1".right."all fields":.0%}}, {{record:laptop-service:runs."0.5B | tuned | 2".right."all fields":.0%}} |
 #
-# Tuning wins on both of these small models, but at best one record in six is still wrong, and results vary by job. A
-# job is a handful of calls: upload a file, start, poll until it's done, call the new model by name, delete it. You
-# don't need a GPU, because the host trains. Here the host is a service on your own computer, which really trains. You
-# call it with OpenAI's own client, and at the end you run the model without the host.
+# Tuning wins on both of these small models, but even at best one record in six is wrong, and results vary between
+# jobs. A job takes a handful of calls: upload a file, start, poll until it's done, call the new model by name, delete
+# it. You don't need a GPU, because the host trains. Here the host is a service that really trains, on your own
+# computer. You call it with OpenAI's own client, and at the end you run the model without the host.
 #
 # **Tell your boss today** that nobody can promise a better model without measuring the alternatives, and that with this
 # lesson's prompts and prices, tuning saves less than 60 dollars in a million requests (section 8). The quickest alternative
-# is to prompt a current small hosted model, which takes a day. We haven't tried it, so promise a measurement in
-# week 1 and a decision after it:
+# is to prompt a current small hosted model, which takes a day. We haven't tried that, so promise a measurement in
+# week 1 and then a decision:
 #
 # | week | do | stop if |
 # | --- | --- | --- |
@@ -33,20 +33,20 @@
 #
 # **Don't plan on OpenAI.** On {{fact:prices:"gpt-4.1-mini".no_new_customers:%d %B %Y}} it closed fine-tuning to
 # organisations that had never tuned there, and on {{fact:hosts:openai.stages.idle:%d %B %Y}} to those that hadn't used
-# a tuned model for 60 days. On {{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}} everybody else follows. A tuned
-# model shuts down with its base, and the last four bases shut down on {{fact:hosts:openai.ends:%d %B %Y}}. You can
-# still learn the calls, because other hosts accept them.
+# a tuned model for 60 days. From {{fact:prices:"gpt-4.1-mini".no_new_jobs:%d %B %Y}} nobody can start a job. A tuned
+# model shuts down with its base, and the last four bases shut down on {{fact:hosts:openai.ends:%d %B %Y}}. The calls
+# are worth learning, because other hosts accept them.
 #
 # By the end you'll be able to
 #
-# - train, monitor and score a model through the API, with one program, run here and set up, untested, for two hosts,
+# - train, monitor and score a model through the API with one program, run here and set up, untested, for two hosts,
 # - write rows with tools, and with replies that shouldn't be learned,
-# - read a job's curve, choose a checkpoint, and read a failure,
+# - read a job's curve, choose a checkpoint, and understand a failure,
 # - take an adapter with you, run it without the host and delete it there,
 # - work out how many requests make a tuned model cheaper.
 #
 # You should have called a language model's API; you needn't have trained anything. Reading takes about 45 minutes, the
-# exercises as long again. {{timing}} If you must decide today, read this opening and sections 4 and 8.
+# exercises as long again. {{timing}} If you have to decide today, read this opening and sections 4 and 8.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter, because Run All clears every output first. To
 # recover the recorded page, run `course restore 06` in a terminal.
@@ -122,7 +122,7 @@ for message in read_rows("hosted-train.jsonl")[0]["messages"]:
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# Hosts differ in a few settings, which the program takes as parameters. We run only the first column; the rest come
+# Hosts differ in a few settings, which the program takes as parameters. We only run the first column; the others come
 # from the hosts' pages and were **never run**.
 
 # %%
@@ -145,9 +145,9 @@ pd.DataFrame({
 
 # %% [markdown]
 # Test a new host with ten rows, because even the {{term:hyperparameter|hyperparameters}} differ. OpenAI and Azure take them
-# under `method`, Nebius only at the top level (`at_top`). Elsewhere, a `learning_rate_multiplier` of 1 means the host's
-# default learning rate (how far each step changes the model). At Nebius it's the rate itself, so 1 would ruin the
-# model. For Azure, write the files with `byte_order_mark=True`. Always pass the key, as the program does, because
+# under `method`, Nebius only at the top level (`at_top`). At Nebius, `learning_rate_multiplier` is the learning rate
+# itself (how far each step changes the model), so 1 would ruin the model; elsewhere, 1 means the host's default rate.
+# For Azure, write the files with `byte_order_mark=True`. Always pass the key, as the program does, because
 # a client without one sends your `OPENAI_API_KEY` to whatever host you name.
 
 # %%
@@ -196,14 +196,15 @@ print(f"auto chose {chosen.n_epochs} epochs, {chosen.batch_size} rows a step, mu
 # %% [markdown]
 # The new model's name consists of `ft:`, its base, the organisation, your suffix and an id. `create` returns at once, and
 # the client has no function that waits for a job. A loop that waits for `succeeded` would never end if a job failed, so
-# `wait` stops at any final state, and also at a deadline because some hosts have states of their own. If your program dies
-# meanwhile, the job goes on. Don't start another: `wait(client, client.fine_tuning.jobs.retrieve("ftjob-…"))` picks it up.
+# `wait` stops at any final state, and also at a deadline because some hosts have states of their own. If your program
+# dies meanwhile, the job goes on, so don't start another; `wait(client, client.fine_tuning.jobs.retrieve("ftjob-…"))`
+# picks it up.
 
 # %%
 show.drawing("hosted-job")
 
 # %% [markdown]
-# While it runs, a job writes events. Those of type `metrics` hold its losses:
+# While it runs, a job writes events, and those of type `metrics` hold its losses:
 
 # %%
 events = client.fine_tuning.jobs.list_events(job.id, limit=100)
@@ -215,11 +216,11 @@ charts.loss_curve(list(losses["train_loss"]), "Does the loss fall on unseen rows
 # The loss on unseen rows falls until the second {{term:epoch}} ends, at step 40, and hardly at all after that. The
 # {{term:loss}} measures how surprised the model is by the right answer, on average per {{term:token}}; its unit is the
 # nat, and 0 means no surprise. A step trains on two rows, so 40 rows make 20 steps an epoch. The pale line is each
-# step's training loss. It jumps because some rows are harder than others; the bold line is its moving average. The
-# validation points are `full_valid_loss`, measured on all 16 rows after each epoch, while `valid_loss` may rest on only
-# a few. If the validation line turns up, take an earlier checkpoint (section 4).
+# step's training loss, which jumps because some rows are harder than others; the bold line is its moving average. The
+# validation points are `full_valid_loss`, measured on all 16 rows after each epoch, whereas `valid_loss` may use only
+# a few. If the validation line turns upwards, take an earlier checkpoint (section 4).
 #
-# The same numbers stay with the job as a file:
+# The job keeps the same numbers in a file:
 
 # %%
 content = client.files.content(job.result_files[0]).read()
@@ -227,8 +228,8 @@ table = content if b"," in content else base64.b64decode(content)          # Azu
 pd.read_csv(io.BytesIO(table)).iloc[[0, 1, -1]]
 
 # %% [markdown]
-# `NaN` means that nothing was validated at that step. The accuracies count tokens, and most tokens are braces and field
-# names. One wrong token spoils a record, so don't report these accuracies as your score.
+# `NaN` means that nothing was validated at that step. The accuracies are shares of tokens, most of which are braces
+# and field names, but one wrong token spoils a record. So don't report them as your score.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
 # that does the exercise for you.
@@ -239,7 +240,8 @@ pd.read_csv(io.BytesIO(table)).iloc[[0, 1, -1]]
 # %% [markdown]
 # ## 3 · What else may a row contain?
 #
-# Real logs hold replies that nobody should learn, and replies that call one of your functions. This row has one of each:
+# Real logs contain replies that no model should learn, and replies that call one of your functions. This row has one
+# of each:
 
 # %%
 find_order = {"type": "function", "function": {"name": "find_order", "parameters": {
@@ -262,10 +264,10 @@ show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 
 # %% [markdown]
 # This is the end of the row as the model reads it, with a special token where each message starts and ends. This model's
-# template writes the function's result as a `user` message. The model learns the bold tokens: every assistant
-# message unless its `weight` is 0. The bad reply has to stay in the text, because
-# the next message answers it. In a {{term:tool call}}, `arguments` is a *string* that contains JSON, and the result repeats
-# the call's id. OpenAI's rows have `weight` too; Nebius's notebooks don't mention it.
+# template writes the function's result as a `user` message. The model learns the bold tokens: every assistant message
+# unless its `weight` is 0. The bad reply has to stay in the text, because the next message responds to it. In a
+# {{term:tool call}}, `arguments` is a *string* that contains JSON, and the result repeats
+# the call's id. OpenAI supports `weight` too; Nebius's notebooks don't mention it.
 
 # %%
 # EXERCISE: api-2
@@ -273,9 +275,9 @@ show.conversation(tokenizer, (encoded.prompt + answers)[-135:], labels[-135:])
 # %% [markdown]
 # ## 4 · Is it better than a prompt?
 #
-# The job used your rows, so a fair prompt gets them too: it shows the eight solved messages most similar to the new
-# one. With `response_format` the model is {{term:constrained decoding|held to the form}}, because the server allows
-# only tokens that still fit the schema. Temperature 0 takes the likeliest token each time.
+# The job used your rows, so a fair prompt gets them too, and shows the eight solved messages most similar to the new
+# one. With `response_format` the model is {{term:constrained decoding|held to the form}}, because the server only
+# allows tokens that still fit the schema. At temperature 0 it takes the likeliest token.
 
 # %%
 schema = {
@@ -355,19 +357,19 @@ ways = ("instructions", "8 similar, form forced", "trained on 40 rows")
 show.answers([prompt[-1]["content"] for prompt in prompts[:2]], {way: list(results[way]["reply"][:2]) for way in ways}, solutions[:2])
 
 # %% [markdown]
-# After the job every reply is a valid record, with the shortest prompt of all, but most are still wrong. Eight messages
-# are too few for a decision, and they're longer than the rows that were trained on. So here are a hundred, for a larger
-# model too. The recorded jobs had {{record:hosted:examples:d}} rows as short as ours (scripts: `benchmarks/hosted.py`,
-# `benchmarks/laptop_service.py`):
+# After the job every reply is a valid record, although its prompt is the shortest, but most are still wrong. Eight
+# messages are too few for a decision, and they're longer than the training rows. So here are results on a hundred,
+# for a larger model too. The recorded jobs had {{record:hosted:examples:d}} rows as short as ours (scripts:
+# `benchmarks/hosted.py`, `benchmarks/laptop_service.py`):
 
 # %%
 lesson_06.rivals()
 
 # %% [markdown]
-# On both models training gets more records right than every prompt that we recorded, even the one with examples from
+# On both models training gets more records right than any prompt that we recorded, even the one with examples from
 # the same solved messages. A schema is enough for the *form*, but it can't choose the category. The last row gives
-# every message the most common answer, so your model should beat it in every column. None of the small model's prompts
-# does, nor do the 0.5B's without examples: they get fewer escalations right.
+# every message the most common answer, so your model should beat it in every column. None of the small model's
+# prompts does, nor do the 0.5B's without examples, because they get fewer escalations right.
 #
 # **Is the difference real?** Both ways answered the same hundred messages, so count those that only one of them got right:
 
@@ -379,13 +381,13 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 
 # %% [markdown]
 # If neither were better, each of these messages would be a coin toss, and p is the chance of a split at least this
-# lopsided. If p is below 0.05, treat the two models as different. Training again can still change the score: compare
-# the three jobs of each model at the top.
+# lopsided. If p is below 0.05, treat the two models as different. Training again can still change the score, as each
+# model's three jobs at the top show.
 #
 # For week 1, put your hundred messages into `shown`, their records into `solutions`, your fields into `schema` and your
 # instructions into the prompt, and score OpenAI's current small model like this (*not run here*). Try one message
-# first, because the messages go to OpenAI and hosts accept different schemas. Reasoning models take no temperature and
-# have another name for the limit:
+# first, because the messages go to OpenAI and hosts accept different schemas. Reasoning models take no temperature
+# and have another name for the token limit:
 #
 # ```python
 # rows = score_replies(OpenAI(), "gpt-6-luna", shown, solutions, response_format=form, max_completion_tokens=100,
@@ -427,8 +429,8 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # %% [markdown]
 # ### How long should it train?
 #
-# A host keeps the model as it was after each of the last epochs; these are its {{term:checkpoint|checkpoints}}. Here
-# each answers under its own name, so you can score them, on the validation rows rather than the test:
+# A host keeps copies of the model, its {{term:checkpoint|checkpoints}}, from each of the last epochs. Here each has
+# its own name, so you can score them, on the validation rows rather than the test:
 
 # %%
 held_out = [row["messages"] for row in read_rows("hosted-validation.jsonl")]
@@ -439,8 +441,8 @@ for one in client.fine_tuning.jobs.checkpoints.list(job.id):          # the newe
 
 # %% [markdown]
 # Sixteen rows can't separate the last two checkpoints, so here's a recorded job of the small model on
-# {{record:hosted:examples:d}} rows, scored on the hundred test messages. We don't choose by these scores; they come
-# from a different run from the table above and differ a little:
+# {{record:hosted:examples:d}} rows, scored on the hundred test messages. We don't choose by these scores, which come
+# from a different run than the table above and differ a little:
 
 # %%
 run = assets.read_record("hosted")["runs"][0]
@@ -452,11 +454,11 @@ pd.DataFrame({
 }).T
 
 # %% [markdown]
-# After the second epoch the validation loss turns up, while the training loss goes on falling. That's {{term:overfitting}}:
-# the model begins to learn the rows by heart. The third epoch cost a third of the bill, and the score didn't rise. This is
-# one job, so look at your own curve:
+# After the second epoch the validation loss rises, while the training loss keeps falling. That's
+# {{term:overfitting}}, because the model begins to learn the rows by heart. The third epoch cost a third of the bill
+# but didn't raise the score. This is one job, so look at your own curve:
 #
-# - Start with `"auto"`, and always pass a validation file, because the training loss falls in any case.
+# - Start with `"auto"`, and always pass a validation file, because the training loss falls regardless.
 # - If answers can be scored, score the checkpoints as above, on more than sixteen validation rows.
 # - If they can't, take the lowest validation loss. If that checkpoint is gone, run a job with fewer epochs.
 
@@ -466,9 +468,9 @@ pd.DataFrame({
 # %% [markdown]
 # ## 5 · When it goes wrong
 #
-# Seven rows are too few for OpenAI and for this service, but `create` succeeds and the job fails later. Other mistakes
-# fail at once. The `closed host` error imitates OpenAI's answer to customers who may no longer train, as one reported
-# it on 26 May 2026 (github.com/ed-donner/llm_engineering, issue 3258).
+# Seven rows are too few for OpenAI and for this service, yet `create` succeeds and the job fails later. Other
+# mistakes fail at once. The `closed host` error imitates OpenAI's answer to customers who may no longer train, as one
+# reported it on 26 May 2026 (github.com/ed-donner/llm_engineering, issue 3258).
 
 # %%
 file = client.files.create(file=write_rows("hosted-seven.jsonl", read_rows("hosted-train.jsonl")[:7]).open("rb"), purpose="fine-tune")
@@ -534,8 +536,8 @@ print(f"loss of the first step {metrics[-1]['train_loss']:.3f}, of the last {met
 # | as many pairs for "none" as against it | {{record:host-preferences:runs.0.models."as many for “none” as against it".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."as many for “none” as against it".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."as many for “none” as against it".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."as many for “none” as against it".scores.escalation.0:.0%}} |
 # | pairs that all reject one record, with `"learning_rate_multiplier": 0.1` | {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} | {{record:host-preferences:runs.0.models."pairs that punish one record, steps a tenth as large".scores.escalation.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.both.0:.0%}} | {{record:host-preferences:runs.1.models."pairs that punish one record, steps a tenth as large".scores.escalation.0:.0%}} |
 #
-# **No kind of pairs improved on the starting model.** After pairs that all reject one record, most escalations are
-# wrong at the usual rate; at a tenth of that rate, whole records suffer least. Where you know the right answer, put it
+# **No kind of pairs improved on the starting model.** With pairs that all reject one record, most escalations are
+# wrong at the usual rate; at a tenth of that rate, whole records suffer least. If you know the right answer, put it
 # in a row and train on that.
 #
 # **Reinforcement fine-tuning** needs a *grader* instead, a program or a model that gives each answer a score. OpenAI
@@ -581,12 +583,12 @@ show.folded("What differs in the program, and other dates", lesson_06.difference
 #
 # </details>
 #
-# Whatever the host, send your test messages before any customer's, because another server may use another
+# Whatever the host, send your test messages before any customer's, because another server may use a different
 # {{term:chat template}}.
 #
 # W&B serves an {{term:adapter}} that you've trained elsewhere, for example with lesson 03's program on
-# `OpenPipe/Qwen3-14B-Instruct`. Its base must be one of W&B's and its rank, which sets its size (lesson 02), at most 16.
-# Upload the folder as an artifact; its address is then the model's name.
+# `OpenPipe/Qwen3-14B-Instruct`. Its base must be one that W&B serves, and its rank, which sets its size (lesson 02),
+# at most 16. Upload the folder as an artifact, whose address becomes the model's name.
 #
 # On Azure you deploy with a `PUT` to the management API, for which you need another token. A standard deployment is
 # billed by the hour and by the token. A developer-tier one is billed only by the token and deleted after 24 hours,
@@ -614,7 +616,7 @@ print("a model tuned from gpt-4.1-mini at OpenAI, by the table's date:", (HOSTS[
 # | the model's answers to a few hundred messages | ask while it's still hosted | {{term:distillation}}: in our record a model of the same size, trained on them, got {{record:hosted:runs.0.scores."distilled from its answers".both.0:.0%}}, the old one {{record:hosted:runs.0.scores."tuned, not told".both.0:.0%}} |
 # | the {{term:weight|weights}} | from hosts of open models, as files | the same model, on your machine |
 #
-# Here the adapter is a folder. Copy it, then delete at the host what shouldn't stay there:
+# Here the adapter is a folder. Copy it, then delete from the host whatever shouldn't stay there:
 
 # %%
 import shutil
@@ -630,8 +632,8 @@ show.folder_sizes(adapter)
 
 # %% [markdown]
 # The cell deletes one model and one file. At a host, also delete the validation file, the pairs, the result files and
-# the model tuned on pairs, and ask whether checkpoints go too, which OpenAI doesn't document. Now that the host is
-# gone, put the folder on the same base on your own machine, with the library {{term:PEFT}}, and ask again:
+# the model tuned on pairs, and ask whether checkpoints go too, which OpenAI doesn't document. The host is now gone,
+# so load the folder onto the same base on your own machine, with the library {{term:PEFT}}, and ask again:
 
 # %%
 from course_utils.generation import generate
@@ -647,20 +649,20 @@ for mine, theirs in both:
         print(f"here {mine}\nat the host {theirs}")
 
 # %% [markdown]
-# In our runs, at most one answer differs. If any of yours does, a different batch size may have added numbers in a
-# different order; different braces or a sentence before the record would point to a different template. A server for
-# the adapter needs a GPU and one line, which is *not run here*: `vllm serve BASE --enable-lora --lora-modules
+# In our runs, at most one answer differed, and we don't know why. If one of yours differs in its braces or begins with
+# a sentence before the record, look for a different template. Serving the
+# adapter takes a GPU and one line, which is *not run here*: `vllm serve BASE --enable-lora --lora-modules
 # triage=./hosted-adapter`. After that only `base_url` and `model` change in your program.
 #
-# **Behind a feature flag**, switch `base_url`, key, `model` and system message together, because the tuned model wants
-# its four words and the old setup its long instructions. If the call fails or `read_record` returns `None`, fall back.
-# Log which model answered, so that you can compare the two afterwards.
+# **Behind a feature flag**, switch `base_url`, key, `model` and system message together, because the tuned model
+# needs its four words and the old setup its long instructions. If the call fails or `read_record` returns `None`,
+# fall back. Log which model answered, so that you can compare the two afterwards.
 #
 # | question | somebody else's host | your own machine |
 # | --- | --- | --- |
 # | what do you need to start? | a key, and a card to charge | a GPU or a slow evening, and somebody who keeps it running |
 # | who has the weights? | the host; at hosts of open models you get a copy | you |
-# | which methods are there? | the one to three of its API | whatever you can program (lessons 02 to 04) |
+# | which methods are there? | the one to three it offers | whatever you can program (lessons 02 to 04) |
 # | where do the data go? | to the host, under its contract | nowhere |
 # | what do you pay? | tokens trained, tokens used, at some hosts hours | the machine, busy or idle |
 # | when does it end? | on the host's date | on yours |
@@ -669,7 +671,7 @@ for mine, theirs in both:
 # %% [markdown]
 # ## 8 · The bill
 #
-# You pay for the job once: the file's tokens, times the epochs, times the price. Yours would have cost this much at
+# You pay for the job once: the file's tokens times the epochs times the price. Yours would have cost this much at
 # OpenAI (last row: at Tinker, another host):
 
 # %%
@@ -685,7 +687,7 @@ pd.DataFrame({
 # {{fact:prices:gpt-6-luna.output:.2f}} for a million written. At 170 tokens a prompt and 15 an answer, you pay 170
 # and 15 times as much. An adapter on a 14-billion-parameter model at W&B (not measured here) needs only 60 prompt tokens,
 # at {{fact:prices:qwen3-14b-adapter.input:.2f}} and {{fact:prices:qwen3-14b-adapter.output:.2f}} dollars. The first
-# line below has both sums. The adapter saves the difference, if its answers are as good. The figure uses your
+# line below has both totals. If its answers are as good, the adapter saves the difference. The figure uses your
 # measured tokens, on logarithmic axes:
 
 # %%
@@ -722,16 +724,16 @@ monthly.map("${:,.2f}".format)
 
 # %% [markdown]
 # **With prompts as short as these, 40 hours of work at 80 dollars pay for themselves only after more than 50 million
-# requests.** A prompt of several thousand tokens may change that, so put your number into `tokens_in`. Use your host's
-# price for cached input, which is far lower. Azure's hourly model is never cheaper than `gpt-6-luna` with instructions
-# (with eight examples only at 100 million), because its base also costs more per token. Train because the answers are
-# better, or because data and model must stay with you.
+# requests.** A prompt of several thousand tokens may change that, so put your number into `tokens_in`, and use your
+# host's price for cached input, which is far lower. Azure's hourly model never beats `gpt-6-luna` with instructions
+# on price, and with eight examples only at 100 million, because its base also costs more per token. So train for
+# better answers, or because data and model must stay with you.
 #
-# The price of an hour is an example in Azure's documentation of {{fact:prices:azure-hosting.date:%d %B %Y}},
-# {{fact:prices:azure-hosting.hour:.2f}} dollars; the other prices were read between
-# {{fact:prices:"gpt-4.1-mini".untuned.date:%B}} and {{fact:prices:qwen3-14b-adapter.date:%B %Y}} (`data/prices.toml`).
-# `gpt-6-luna` costs this much with `reasoning_effort="none"`; if it thinks first, its thoughts are billed as output. Count
-# tokens with your host's tokenizer, because ours belongs to the small model.
+# The price of an hour, {{fact:prices:azure-hosting.hour:.2f}} dollars, is an example in Azure's documentation of
+# {{fact:prices:azure-hosting.date:%d %B %Y}}; we read the other prices between
+# {{fact:prices:"gpt-4.1-mini".untuned.date:%B}} and {{fact:prices:qwen3-14b-adapter.date:%B %Y}}
+# (`data/prices.toml`). `gpt-6-luna` costs this much with `reasoning_effort="none"`; if it thinks first, its thoughts
+# are billed as output. Count tokens with your host's tokenizer, because ours belongs to the small model.
 
 # %%
 # EXERCISE: api-4
@@ -741,20 +743,20 @@ monthly.map("${:,.2f}".format)
 #
 # | | |
 # | --- | --- |
-# | messages | 100 invented ones, longer than the rows that were trained on; live 8 |
+# | messages | 100 invented ones, longer than the training rows; 8 live |
 # | runs | section 4 has three jobs for each model; prompts with examples were asked once |
-# | hosts | each host's page on its date; no account at any of them |
+# | hosts | read from each host's page on its date; we had no accounts |
 # | not found | Nebius's price for an adapter, a call that deletes one there, Crusoe's events |
 # | would change the answer | a current hosted model with your prompt; messages of another kind; a host that charges more for tuned tokens, as OpenAI does |
 #
 # | you want to | do |
 # | --- | --- |
-# | know whether to train | a hundred messages, the best prompt, a schema, similar examples; then one job |
-# | know whether it worked | the validation curve first, then scored answers beside the prompt's |
-# | train elsewhere | the same program with another host's settings, first with ten rows |
-# | keep a bad reply out | `weight: 0` |
-# | guarantee a form | `response_format` with a schema, trained or not |
-# | be ready to leave | files, test set and weights at home |
+# | know whether to train | score the best prompt (schema, similar examples) on a hundred messages; then one job |
+# | know whether it worked | check the validation curve, then compare scored answers with the prompt's |
+# | train elsewhere | run the program with another host's settings, first on ten rows |
+# | keep a bad reply out | set `weight: 0` |
+# | guarantee a form | use `response_format` with a schema, trained or not |
+# | be ready to leave | keep files, test set and weights at home |
 #
 # You'll recognise three mistakes by their symptoms:
 #
@@ -766,7 +768,8 @@ monthly.map("${:,.2f}".format)
 quiz("06")
 
 # %% [markdown]
-# In **the challenge** you plan twelve jobs for a dollar, and the marker trains a small classifier by your plan.
+# In **the challenge** you plan twelve jobs for a dollar, and the marker trains a small classifier following your
+# plan.
 
 # %%
 # EXERCISE: api-5
@@ -774,6 +777,6 @@ quiz("06")
 # %% [markdown]
 # {{words}}
 #
-# **Read next.** OpenAI, [*Deprecations*](https://developers.openai.com/api/docs/deprecations): what ends when. Hinton et al.
-# (2015), *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531. Rafailov et al. (2023), *Direct Preference
-# Optimization*, arXiv 2305.18290.
+# **Read next.** OpenAI, [*Deprecations*](https://developers.openai.com/api/docs/deprecations), on what ends when.
+# Hinton et al. (2015), *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531. Rafailov et al. (2023),
+# *Direct Preference Optimization*, arXiv 2305.18290.

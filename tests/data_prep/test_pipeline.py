@@ -681,3 +681,27 @@ def test_numbers_of_the_exports_own_that_stay_in_the_texts_are_named(tmp_path):
     assert note.endswith("CN-###### (60 rows), #ESY########## (60)")
     assert "ISO" not in note and "SM" not in note, "the same in every row, so it names a thing"
     assert not any("numbers of your own" in note for note in prepare(write(tmp_path, rows())).notes)
+
+
+def test_what_a_shared_instruction_names_is_the_exporters_own(tmp_path):
+    lines = [
+        {
+            "messages": [
+                {
+                    "role": "system",
+                    "content": "You answer for the bicycle rental Marlowe Fairbrook, 14 Mill Lane, Bibury GL7 5NW.",
+                },
+                {
+                    "role": "user",
+                    "content": f"{row['messages'][1]['content']} It is from Marlowe Fairbrook. I am Selin Karagöz.",
+                },
+                {"role": "assistant", "content": f"It is on its way, number {number}.\n\nMarlowe Fairbrook"},
+            ]
+        }
+        for number, row in enumerate(rows(20))
+    ]
+    done = prepare(write(tmp_path, lines))
+    assert all("Marlowe Fairbrook" in row["messages"][1]["content"] for row in done.rows)
+    assert not any("Selin" in json.dumps(row) for row in done.rows)
+    assert any("left as your own" in note and "14 Mill Lane" in note for note in done.notes)
+    assert "[NAME]" in json.dumps(prepare(write(tmp_path, lines[:5])).rows)  # few rows are no company's export

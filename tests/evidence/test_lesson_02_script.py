@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,4 +101,18 @@ def test_it_trains_saves_and_scores_alone(tmp_path, tiny_model):
     assert (tmp_path / "ticket-adapter" / "adapter_model.safetensors").stat().st_size > 10_000
     assert [text.count("wanted:") for text in printed] == [4, 2]
     for text in printed:
+        assert re.search(r"\d rows of \w+.jsonl, 0% wholly right; from 0% to [3-9]\d% of such messages", text)
         assert all(name in text for name in ("your model", "always the most common value", *FIELDS, "all fields"))
+
+
+@pytest.mark.slow
+def test_scoring_before_training_says_what_to_do(tmp_path, tiny_model):
+    row = {"prompt": PROMPT, "completion": [{"role": "assistant", "content": '{"category": "returns"}'}]}
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    (tmp_path / "schema.json").write_text("{}", encoding="utf-8")
+    lesson_02.train_script(tmp_path / "train_adapter.py", base=tiny_model)
+    command = [sys.executable, "-I", "train_adapter.py", "test.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "There is no ticket-adapter here yet. Run this file without a name" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -29,8 +29,8 @@ OUTSIDE = {
     "frame-4": [
         *((lesson_01.my_plan() | changed, said) for changed, said in [
             ({"model": "gpt-4.1-mini"}, "takes no new tuning jobs from 2027-01-06"),
-            ({"model": "gpt-2"}, "model must be one of the pilot"),
-            ({"model": None}, "model must be one of the pilot"),
+            ({"model": "gpt-2"}, "model must be one of those in the pilot"),
+            ({"model": None}, "model must be one of those in the pilot"),
             *(({"passages": passages}, "passages must be") for passages in (True, 2, [1], NO_NUMBER)),
             ({"schema": 1}, "schema must be"),
             ({"more": 1}, KEYS),

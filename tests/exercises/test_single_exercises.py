@@ -37,8 +37,8 @@ def test_a_loss_that_still_divides_by_all_labels_is_recognised():
 @pytest.mark.parametrize(
     ("product", "told"),
     [
-        ("W @ x + alpha / len(A) * (B @ A @ x)", "W @ x takes x for one column"),
-        ("W @ x + B @ (A @ x) * alpha / A.shape[0]", "W @ x takes x for one column"),
+        ("W @ x + alpha / len(A) * (B @ A @ x)", "W @ x treats x as one column"),
+        ("W @ x + B @ (A @ x) * alpha / A.shape[0]", "W @ x treats x as one column"),
         ("x @ W.T + alpha / len(A) * B @ (A @ x)", "The frozen path is right"),
         ("(W @ x.T + alpha / len(A) * B @ A @ x.T)", "one output per column"),
         ("undefined @ x", "It raised NameError"),

@@ -105,7 +105,7 @@ def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker, in_ano
         if shown := re.search(r"For (\(.+?\)) expected (\S+), got", found.message):
             known[ast.literal_eval(shown[1])] = ast.literal_eval(shown[2])
     assert set(known) == set(draw_cases(EXERCISES["qlora-4"], SEED, "shown").cases)  # all that there is to be shown
-    assert "None of them is shown" in mark().message
+    assert "No hidden case is shown" in mark().message
 
 
 @pytest.mark.parametrize("id", ["frame-1", "data-2", "lora-5", "api-1"])

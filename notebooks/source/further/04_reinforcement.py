@@ -5,9 +5,10 @@
 #
 # > *"I don't need people to compare answers. I've got a program that checks them. Can't the model learn from that?"*
 #
-# It can, and it needs no pairs. The model writes several answers to a message, the program scores them, and the better ones become
-# likelier. That's {{term:GRPO}}, with which many reasoning models are trained today. But the model learns what the program checks,
-# and nothing else. In a minute you'll watch a score climb to its maximum, and then find out that the model gives nearly everybody the same answer.
+# It can, and without any pairs. The model writes several answers to a message, the program scores them, and the
+# better ones become likelier. That's {{term:GRPO}}, which is how many reasoning models are trained today. But the
+# model learns only what the program checks. In a minute you'll watch a score climb to its maximum, and then find out
+# that the model gives nearly everybody the same answer.
 #
 # By the end you'll be able to
 #
@@ -49,8 +50,8 @@ solved[0][1:]
 
 # %% [markdown]
 # The task is the first field of lesson 02's tickets, the category. A few solved tickets are enough to start with, because the model
-# only has to write a record most of the time, and the right one now and then. GRPO can't invent: if none of the answers to a message
-# is ever right, there's nothing to make likelier.
+# only has to write a record most of the time, and the right one now and then. GRPO can't invent anything. If none of
+# the answers to a message is ever right, there's nothing to make likelier.
 
 # %%
 base, tokenizer = models.load()
@@ -64,21 +65,21 @@ del base, imitating        # everything below loads the folder
 # %% [markdown]
 # ## 1 · The idea: compare an answer with its group
 #
-# Was a {{term:reward}} of 0.8 good? That depends on the message, because for an easy one it may be poor. GRPO (Shao et al., 2024)
-# therefore lets the model answer each message several times and compares the answers *with each other*.
+# Is a {{term:reward}} of 0.8 good? That depends on the message, because for an easy one it may be poor. GRPO (Shao et
+# al., 2024) therefore has the model answer each message several times and compares the answers *with each other*.
 
 # %%
 show.drawing("grpo-group")
 
 # %% [markdown]
-# An answer's distance from its group's mean, divided by the group's standard deviation, is its advantage. Where it's positive, the
-# answer becomes likelier, token by token; where it's negative, less likely. If all answers of a group get the same reward, every
-# advantage is 0 and the group teaches nothing.
+# An answer's advantage is its reward's distance from the group's mean, divided by the group's standard deviation. If
+# it's positive, the answer becomes likelier, token by token; if it's negative, less likely. If all answers in a group
+# get the same reward, every advantage is 0 and the group teaches nothing.
 #
-# Here is all of it in code. `now` and `old` are the log-probabilities of each {{term:token}}, at present and when the answer was
-# written. Their *ratio* says how far the model has moved since. It's clipped, so that moving a token further with the same answers
-# gains nothing. The last term keeps the model near a {{term:reference model|reference}}, if you want that; it estimates the
-# {{term:KL divergence}} and is never negative.
+# Here is the whole method in code. `now` and `old` are the log-probabilities of each {{term:token}}, now and when the
+# answer was written. Their *ratio* tells you how far the model has moved since. It's clipped, so moving a token
+# further with the same answers gains nothing. The last term, which is optional, keeps the model near a
+# {{term:reference model|reference}}; it estimates the {{term:KL divergence}} and is never negative.
 
 # %% tags=["grpo-from-scratch"]
 def group_advantages(rewards):
@@ -99,14 +100,14 @@ def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
 print(group_advantages(torch.tensor([[1.0, 0.3, 0.3, 0.8], [1.0, 1.0, 1.0, 1.0]])))
 
 # %% [markdown]
-# The first row is the drawing's. A test of this course compares both functions with TRL's trainer (`loss_type="grpo"`, and
-# `use_bias_correction_kl=False`, without which newer versions multiply the KL term by the ratio). TRL's default loss,
-# `"dapo"`, averages over all tokens of the batch instead of over each answer.
+# The first row matches the drawing. A test of this course compares both functions with TRL's trainer
+# (`loss_type="grpo"`, and `use_bias_correction_kl=False`, without which newer versions multiply the KL term by the
+# ratio). TRL's default loss, `"dapo"`, averages over all tokens of the batch instead of over each answer.
 #
 # ### Two programs score the same answers
 #
-# Both programs below are *verifiable rewards*: they check, and no model behind them could be flattered. The first asks for what a
-# server needs, a valid record. The second compares the category with the solved ticket's.
+# Both programs below are *verifiable rewards*, because they only check, and there's no model behind them to flatter.
+# The first asks for what a server needs, a valid record. The second compares the category with the solved ticket's.
 
 # %%
 def read_record(answer):
@@ -136,9 +137,9 @@ pd.DataFrame({"answer": group, "valid": form[0], "its advantage": group_advantag
               "right": content[0], "its advantage ": group_advantages(content)[0].numpy().round(2)})
 
 # %% [markdown]
-# A valid record with the wrong category gets the first program's full reward and nothing from the second. So the same answers are
-# pushed in different directions: the first program makes any valid record likelier, whatever the message says, and a
-# category that isn't on the list is no valid record.
+# A valid record with the wrong category gets the first program's full reward and nothing from the second. So the two
+# push the same answers in different directions. The first makes any valid record likelier, whatever the message says.
+# A category that isn't on the list makes a record invalid.
 #
 # Before you go on, take the small number out of the advantages, and count the groups that teach nothing:
 
@@ -148,8 +149,8 @@ pd.DataFrame({"answer": group, "valid": form[0], "its advantage": group_advantag
 # %% [markdown]
 # ## 2 · The job: `GRPOTrainer`
 #
-# The trainer needs messages, a function that scores, and the usual adapter. Other columns of a row, here the
-# `category`, are passed to the function. As in lesson 04, the starting model is the one with the adapter switched off.
+# The trainer needs messages, a scoring function, and the usual adapter. It passes other columns of a row, here the
+# `category`, to the function. As in lesson 04, switching the adapter off gives you the starting model.
 
 # %% tags=["program", "trl"]
 def train_on(reward):
@@ -172,9 +173,9 @@ by_form, form_rewards = train_on(valid_record)
 print("reward, step by step:", *(f"{reward:.2f}" for reward in form_rewards))
 
 # %% [markdown]
-# Watch the reward and not the loss. This run makes one update with each batch of answers and leaves out the KL term (`beta=0`, TRL's
-# default), so every ratio is 1 and nothing is clipped. The logged loss is then minus the mean of the advantages over all tokens, which
-# is near zero whether or not the model learns.
+# Watch the reward, not the loss. This run makes one update with each batch of answers and leaves out the KL term
+# (`beta=0`, TRL's default), so every ratio is 1 and nothing is clipped. The logged loss is then minus the mean of the
+# advantages over all tokens, which is near zero whether or not the model learns.
 #
 # | setting | what it does | what to change |
 # | --- | --- | --- |
@@ -218,27 +219,28 @@ guess.reveal(len(set(results["valid record"])))
 pd.DataFrame({name: measure(answers) for name, answers in results.items()}).T
 
 # %% [markdown]
-# The reward rose, and the last column shows what the model learned: to write the same record to nearly every message. That record is
-# valid, so it earns the full reward, and the program pays no more for reading the message. The reward began lower than the start's
-# "valid", because it's given to answers at temperature 1, and the table shows temperature 0.
+# The reward rose, but the last column shows that the model learned to write the same record for nearly every message.
+# That record is valid, so it earns the full reward, and reading the message would earn no more. The reward began
+# lower than the start's "valid" because it's for answers at temperature 1, whereas the table shows temperature 0.
 #
 # **Your turn.** Call `train_on(right_category)` in a new cell, and `measure(answer_all(…))` on the model that it returns. Is it better?
-# With such a start and so few steps it may not be, which is why section 4 takes recorded runs.
+# With such a start and so few steps it may not be, which is why section 4 uses recorded runs.
 #
 # ## 4 · A reward for the content
 #
-# Does a reward for what's right do better? Such a run takes longer than a notebook should, so it was recorded on a model of 0.5
-# billion parameters, with all four fields of lesson 02 (script: `benchmarks/laptop_rewards.py`). The start imitated
-# {{record:laptop-rewards:solved:d}} solved tickets. From it each reward got {{record:laptop-rewards:steps:d}} steps, each with
-# {{record:laptop-rewards:"messages a step":d}} messages and {{record:laptop-rewards:"answers to each":d}} answers to each message:
+# Does a reward for right content do better? Such a run takes longer than a notebook should, so we recorded it on a
+# model of 0.5 billion parameters, with all four fields of lesson 02 (script: `benchmarks/laptop_rewards.py`). The
+# start imitated {{record:laptop-rewards:solved:d}} solved tickets. From there, each reward got
+# {{record:laptop-rewards:steps:d}} steps, each with {{record:laptop-rewards:"messages a step":d}} messages and
+# {{record:laptop-rewards:"answers to each":d}} answers to each message:
 #
 # - *right fields* pays the share of fields that are right, and half a point more if all four are;
 # - *valid and short* pays 1 for a valid record, less {{record:laptop-rewards:penalty:.2f}} for each token, as somebody might ask
 #   who pays by the token;
 # - the cheap rival goes on with {{term:SFT}} on the right answers to the same messages.
 #
-# *right fields* and its rival ran three times, each from a start of its own, *valid and short* once. Shares are means over the runs, on
-# lesson 02's hundred test messages:
+# We ran *right fields* and its rival three times, each from its own start, and *valid and short* once. Shares are
+# means over the runs, on lesson 02's hundred test messages:
 
 # %%
 runs = assets.read_record("laptop-rewards")["runs"]
@@ -271,38 +273,42 @@ charts.lines({name: (range(1, len(groups) + 1), groups) for name, groups in teac
 print("valid and short, four different messages:", *runs["seed 0 | form"]["answers"][:4], sep="\n")
 
 # %% [markdown]
-# **The reward for right fields makes more fields right, but no more records.** Escalations, products and order numbers gained in the mean,
-# partly because more records are valid, but the category lost in every run, and whole records went from 18, 15 and 25 to 16, 21 and 21. A
-# reward only says "more like this one", so GRPO makes likelier what the model already gets right now and then.
+# **The reward for right fields makes more fields right, but no more records.** Escalations, products and order
+# numbers improved on average, partly because more records are valid, but categories got worse in every run, and whole
+# records went from 18, 15 and 25 to 16, 21 and 21. A reward only says "more like this one", so GRPO reinforces what
+# the model already gets right now and then.
 #
-# **The reward for short, valid records was gamed within fifteen steps.** Every answer is valid, and it's the same record for every
-# message. Nearly half of its order numbers are "right", because so many messages have none. The chart shows how you'd notice: when
-# nearly all groups have equal rewards, there's nothing left to learn, although not one record is right as a whole.
+# **The reward for short, valid records was gamed within fifteen steps.** Every message gets the same valid record.
+# Nearly half of the order numbers are "right" because so many messages have none. The chart shows how you'd notice.
+# Once nearly all groups have equal rewards, there's nothing left to learn, although not one whole record is right.
 #
-# **A solved ticket teaches more than a score.** SFT on the right answers to the same messages gets far more of everything right, so
-# imitate wherever you have right answers. GRPO is for tasks in which you can only check. Its good results come from large runs, with
-# thousands of steps and models that are right often enough to begin with (Shao et al., 2024).
+# **A solved ticket teaches more than a score.** SFT on the right answers to the same messages gets far more of
+# everything right, so use SFT wherever you have right answers. GRPO is for tasks where you can only check answers.
+# Its good results come from large runs, with thousands of steps and models that are right often enough to begin with
+# (Shao et al., 2024).
 #
 # ## 5 · How you see that a score is gamed
 #
-# A reward is gamed where it's easier to satisfy the program than to do the work. A record that's always the same is valid, an answer that hedges is
-# never wrong, and code that knows the test passes it. Training finds such an answer if the model ever writes it, because that's what
-# it's for. The reward itself can't tell you, so look beside it:
+# A reward gets gamed when it's easier to satisfy the program than to do the work. A record that's always the same is
+# valid, an answer that hedges is never wrong, and code that knows the test passes it. If the model ever writes such
+# an answer, training finds it, because finding rewarded answers is its job. The reward won't show you that, so look
+# here:
 #
 # | look at | how | gamed if |
 # | --- | --- | --- |
 # | the answers | `Counter(answers).most_common(3)`, and read twenty of them | they no longer depend on the message |
-# | the work itself | score on messages that no reward was given on, beside the start | the reward rose and this didn't |
+# | the work itself | score it on messages without rewards, beside the start | the reward rose and this score didn't |
 # | the groups | the share whose rewards differ (your exercise) | it falls to 0 while the work isn't done |
 #
-# The remedy is a better program: reward what you want and not what's easy to check. Where that's impossible, stop early, and hold the model near
-# its start with `beta`. That may slow the gaming down.
+# The remedy is a better program, which rewards what you want and not what's easy to check. If that's impossible, stop
+# early, and hold the model near its start with `beta`, which may slow the gaming down.
 #
 # ## 6 · If no program can score: a reward model, and PPO
 #
-# Then train a model to do it. The reward model is a language model whose output layer has a single number. It learns from pairs with
-# the loss that you know from lesson 04, $-\log\sigma(r_c - r_r)$, where $r_c$ and $r_r$ are its scores of the {{term:chosen}} and
-# the {{term:rejected}} reply. Whatever shortcut ranks those pairs, it can learn too: if length does, it'll reward length.
+# Then train a model to score. The reward model is a language model whose output layer has a single number. It learns
+# from pairs with the loss that you know from lesson 04, $-\log\sigma(r_c - r_r)$, where $r_c$ and $r_r$ are its
+# scores of the {{term:chosen}} and the {{term:rejected}} reply. It can also learn any shortcut that ranks those
+# pairs. For example, if length does, it'll reward length.
 #
 # PPO (Schulman et al., 2017) trains the {{term:policy}}, the model that answers, to score high. An answer written for this purpose is a
 # {{term:rollout}}. Its reward comes only at the end, so how should it be spread over the tokens?
@@ -311,10 +317,11 @@ print("valid and short, four different messages:", *runs["seed 0 | form"]["answe
 show.drawing("ppo-rollout")
 
 # %% [markdown]
-# Read the picture from the top. Each token is charged for having become likelier than under the reference, or gets a credit for having become less
-# likely: that's the KL penalty. The last token also gets the reward. A second network, the {{term:value model}}, has guessed before
-# each token how well the answer would end, and a token's advantage says how much better it went than that guess. GRPO puts
-# the group's mean in the place of the guess, which saves a network of the model's size.
+# Read the picture from the top. Each token pays for having become likelier than under the reference, or gets credit
+# for having become less likely, which is the KL penalty. The last token also gets the reward. Before each token, a
+# second network, the {{term:value model}}, has guessed how well the answer would end, and the token's advantage says
+# how much better it went than that. GRPO uses the group's mean instead of a guess, which saves a network of the
+# model's size.
 #
 # <details><summary><b>PPO's advantages, by hand</b></summary>
 #
@@ -335,10 +342,10 @@ show.drawing("ppo-rollout")
 #
 # | you want to | do |
 # | --- | --- |
-# | choose a method | right answers at hand: SFT first; a program that checks the content: GRPO; people who compare: DPO |
-# | start | a model that's sometimes right; if every reward of a group is 0, solve some tickets for it first |
+# | choose a method | with right answers, SFT first; with a program that checks content, GRPO; with people who compare, DPO |
+# | start | use a model that's sometimes right; if every reward in a group is 0, solve some tickets for it first |
 # | write a reward | check what you want, not what's easy to check; run it on twenty answers and read them |
-# | know that it works | the right answers on messages it wasn't scored on, beside the start and beside SFT, with an interval |
+# | know that it works | count right answers on messages without rewards; compare with the start and SFT; give an interval |
 # | see that it's gamed | count different answers and read the most frequent ones |
 
 # %%
