@@ -214,7 +214,9 @@ def test_the_scripts_rows_beat_the_export_and_rows_by_hand_win_in_the_end():
     assert raw + 15 <= prepared <= read and unread >= prepared - 3
     hundred = shown("100 rows labelled to the guide, mean of five draws")[0]
     assert hundred < prepared - 10
-    by_hand, both = re.search(r"labelled to the guide: (.*?); these and the script's: (.*?); (?:and|line) ", printed("05")).groups()
+    by_hand, both = re.search(
+        r"labelled to the guide: (.*?); these and the script's: (.*?); (?:and|line) ", printed("05")
+    ).groups()
     alone, mixed = ({int(n): float(share) for share, n in re.findall(r"([\d.]+) at (\d+)", t)} for t in (by_hand, both))
     assert alone[300] < read < alone[400] + 2 and all(mixed[size] > alone[size] for size in alone)
 
