@@ -93,8 +93,8 @@ def with_weights(messages, thumbs):
     """Mark which replies of a conversation the model should learn.
 
     Args:
-        messages: list of dictionaries with "role" and "content", which must stay
-            unchanged.
+        messages: list of dictionaries with "role" and "content"; messages itself is not
+            changed.
         thumbs: dictionary from the index of a message to "up" or "down"; many messages have
             neither.
 
