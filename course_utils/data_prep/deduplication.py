@@ -22,7 +22,16 @@ from dataclasses import dataclass, field
 from course_utils.data_prep import formats
 from course_utils.data_prep.pii import PII_KINDS
 from course_utils.data_prep.pii.words import CLOSES, GREETS, common_words
-from course_utils.data_prep.similarity import Groups, jaccard, normalise, shared_form, shingles, similar_pairs, without_form
+from course_utils.data_prep.similarity import (
+    Groups,
+    in_processes,
+    jaccard,
+    normalise,
+    shared_form,
+    shingles,
+    similar_pairs,
+    without_form,
+)
 
 EXACT, NORMALISED, NEAR = COPIES = ("exact", "normalised", "near")
 LONG = 12  # words: in a shorter answer, another word is another answer
@@ -262,7 +271,9 @@ def deduplicate(
         choice.compare_answers()
         firsts = [next(iter(replies.values())) for replies in choice.firsts.values()]
         choice.form = shared_form([prompts[i] for i in firsts])
-        similar = similar_pairs([_remainder(prompts[i], choice.form) for i in firsts], threshold, method, workers)
+        remainder = functools.partial(_remainder, form=choice.form)
+        remainders = list(in_processes(remainder, [prompts[i] for i in firsts], workers))
+        similar = similar_pairs(remainders, threshold, method, workers)
         for i, j, similarity in sorted(similar, key=lambda pair: (pair[1], pair[0])):
             if around[firsts[i]] == around[firsts[j]]:
                 choice.compare(prompt_keys[firsts[i]], prompt_keys[firsts[j]], similarity)

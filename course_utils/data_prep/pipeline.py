@@ -471,7 +471,7 @@ def _split(result: Prepared) -> None:
     if settings.kind == "unpaired_preference" and labels is None:
         labels = [view["label"] for view in views]
     try:
-        parts = split(views, settings.validation, result.owners, settings.seed, labels, sources)
+        parts = split(views, settings.validation, result.owners, settings.seed, labels, sources, settings.workers)
     except CourseError as error:
         if len(set(result.owners)) > 1 or not 0 < settings.validation < 1:
             raise
@@ -659,7 +659,7 @@ def _quality(result: Prepared) -> None:
     # What is labelled as bad may be anything.
     indices = [i for i, row in enumerate(result.rows) if settings.kind != "unpaired_preference" or row.get("label")]
     views = [formats.as_chat(result.rows[i], chosen_only=True) for i in indices]
-    assessed = quality.assess(views, settings.language, settings.schema, settings.seed)
+    assessed = quality.assess(views, settings.language, settings.schema, settings.seed, settings.workers)
     for index, reasons in zip(indices, assessed):
         certain = [reason for reason in reasons if reason.code in (settings.drop or ())]
         if certain:

@@ -24,7 +24,7 @@ from course_utils.data_prep import formats
 from course_utils.data_prep.pii.announced import GERMAN
 from course_utils.data_prep.pii.words import CLOSES, CUT, ends, name_lists
 from course_utils.data_prep.reading import json_or_none
-from course_utils.data_prep.similarity import WITHOUT_SPACES, normalise
+from course_utils.data_prep.similarity import WITHOUT_SPACES, in_processes, normalise
 
 PATTERNS = {
     name: re.compile(pattern.replace("\n", ""), re.IGNORECASE)
@@ -60,6 +60,7 @@ GOES_ON = frozenset(
     "können werden wurde haben sind pour dans avec sans sous leur leurs votre notre cette sont peut para como desde hasta sobre entre este "
     "esta puede onze onder door voor naar over maar omdat kunnen worden wordt hebben jest oraz albo przez przed żeby jako".split()
 )
+END = 200  # characters in which an end is looked for
 USUAL_END = 0.95  # share of the answers that must end properly before another ending counts as cut off
 USUAL_FORM = 0.7  # share of the answers that must have a form before it counts as the file's
 # An answer whose long numbers are not in its message is suspicious if at least this share of such answers copy theirs from it.
@@ -82,7 +83,7 @@ RULES = ("refusal", "truncated", "mojibake", "answer_format", "language", "low_i
 
 
 def assess(
-    rows: Sequence[dict], language: str | None = None, schema: dict | None = None, seed: int = 0
+    rows: Sequence[dict], language: str | None = None, schema: dict | None = None, seed: int = 0, workers: int = 1
 ) -> list[list[Reason]]:
     """Return for each row the reasons why someone should look at it before it is trained on.
 
@@ -95,6 +96,7 @@ def assess(
             translation, a lesson) is never flagged.
         schema: JSON Schema of the answers; without it, the form that most answers have, if there is one.
         seed: seed of the sample of other messages that answers are compared with.
+        workers: number of processes that identify languages, which takes longest.
     """
     prompts, answers = [formats.prompt_of(row) for row in rows], [formats.answer_of(row) for row in rows]
     wrong_form = form_of(answers, schema)
@@ -110,8 +112,9 @@ def assess(
     # A free-text answer need not take its words from the message.
     strangers = {} if not formed else _answers_to_others([prompts[i] for i in proper], [answers[i] for i in proper], seed)
     strangers = {proper[i]: reason for i, reason in strangers.items()}
+    languages = in_processes(functools.partial(_language, language=language), list(zip(prompts, answers)), workers)
     assessed = []
-    for index, (prompt, answer) in enumerate(zip(prompts, answers)):
+    for index, (prompt, answer, in_language) in enumerate(zip(prompts, answers, languages)):
         reasons = [
             reason
             for reason in (
@@ -122,7 +125,7 @@ def assess(
                 _mojibake(prompt, answer),
                 canned.get(index),
                 wrong_form(answer),
-                _language(prompt, answer, language),
+                in_language,
                 _low_information(prompt, formed),
                 strangers.get(index),
             )
@@ -214,7 +217,7 @@ def _truncated(prompt: str, answer: str) -> Reason | None:
     for text, side in ((prompt, "message"), (answer, "answer")):
         if side == "message" and PATTERNS["to_be_completed"].search(prompt):
             continue
-        if PATTERNS["cut"].search(text):
+        if PATTERNS["cut"].search(text.rstrip(), max(0, len(text.rstrip()) - END)):
             return Reason("truncated", f"the {side} ends with {text.rstrip()[-12:]!r}")
     if _breaks_off(answer) and not PATTERNS["about_language"].search(prompt):
         return Reason("truncated", f"the answer breaks off: {answer.rstrip()[-20:]!r}")
@@ -230,7 +233,7 @@ def _truncated(prompt: str, answer: str) -> Reason | None:
 def _breaks_off(answer: str) -> bool:
     """Whether prose ends in the middle of a sentence; the comma of "Best regards," ends a letter whose name was cut away."""
     text = answer.rstrip()
-    match = PATTERNS["breaks_off"].search(text) or PATTERNS["begins_only"].search(text)
+    match = PATTERNS["breaks_off"].search(text, max(0, len(text) - END)) or PATTERNS["begins_only"].search(text)
     if not match or formats.written_in(answer) != [answer] or CODE.search(answer):
         return False
     comma = match.groupdict().get("comma")
@@ -273,7 +276,8 @@ def _without_end(prompt: str, answer: str) -> Reason | None:
 
 def _mojibake(prompt: str, answer: str) -> Reason | None:
     """The word is UTF-8 that somebody read as Windows-1252: "GeblÃ¤se", "pleÅ›Å„"."""
-    match = PATTERNS["mojibake"].search(f"{prompt}\n{answer}")
+    text = f"{prompt}\n{answer}"
+    match = None if text.isascii() else PATTERNS["mojibake"].search(text)
     return Reason("mojibake", f"{match.group()!r} is text in the wrong encoding; export it as UTF-8") if match else None
 
 
@@ -323,10 +327,13 @@ def _any_form(answer: str) -> Reason | None:
     return None
 
 
-def _language(prompt: str, answer: str, language: str | None) -> Reason | None:
+def _language(texts: tuple[str, str], language: str | None) -> Reason | None:
+    prompt, answer = texts
+    written = " ".join(formats.written_in(answer))
+    if language is None and min(_letters(written), _letters(prompt)) < MIXED_CHARACTERS:
+        return None
     if PATTERNS["about_language"].search(prompt):
         return None
-    written = " ".join(formats.written_in(answer))
     if language is None:
         return _mixed(prompt, written)
     for text, side in ((prompt, "message"), (written, "answer")):
@@ -338,8 +345,8 @@ def _language(prompt: str, answer: str, language: str | None) -> Reason | None:
 
 
 def _mixed(prompt: str, answer: str) -> Reason | None:
-    """The answer is in a language that no part of its message is in."""
-    if min(_letters(prompt), _letters(answer)) < MIXED_CHARACTERS or CODE.search(answer):
+    """The answer is in a language that no part of its message is in. Both have at least `MIXED_CHARACTERS` letters."""
+    if CODE.search(answer):
         return None
     (prompt_language, prompt_probability), (answer_language, answer_probability) = (
         identify_language(prompt),
@@ -363,7 +370,7 @@ def _mixed(prompt: str, answer: str) -> Reason | None:
 
 
 def _letters(text: str) -> int:
-    return sum(character.isalpha() for character in text)
+    return sum(map(str.isalpha, text))
 
 
 def identify_language(text: str) -> tuple[str, float]:
@@ -391,10 +398,12 @@ def _low_information(prompt: str, formed: bool) -> Reason | None:
         # "Hi", "2+2" and "What is AI?" can be answered; a message without any letter or digit hardly can.
         return None if words or re.search(r"[^\W_]", prompt) else Reason("low_information", "no word at all")
     words = [word for word in words if word not in GREETING]
+    if len(words) >= 2 * MIN_WORDS:
+        return None
     informative = sum(0.5 for word in words if WITHOUT_SPACES.match(word)) + sum(
         len(word) > 2 and bool(re.search(r"[aeiouyàâäáåæèéêëíîïòóôöøùúûü\d]|[^\x00-\x7f]", word)) for word in words
     )
-    if informative < MIN_WORDS and len(words) < 2 * MIN_WORDS:
+    if informative < MIN_WORDS:
         return Reason("low_information", f"only {informative:g} words that carry information")
     return None
 
@@ -404,9 +413,9 @@ def _canned(prompts: list[str], answers: list[str]) -> dict[int, Reason]:
 
     If answers are labels, many messages have the same one, and nothing is flagged.
     """
-    messages: dict[str, set[str]] = {}
+    messages: dict[str, set[int]] = {}
     for prompt, answer in zip(prompts, answers):
-        messages.setdefault(normalise(answer), set()).add(normalise(prompt))
+        messages.setdefault(normalise(answer), set()).add(hash(normalise(prompt)))
     if len(messages) < 0.5 * len(answers):
         return {}
     return {
@@ -422,7 +431,9 @@ def _answers_to_others(prompts: list[str], answers: list[str], seed: int) -> dic
     If answers take nothing from the messages (a mere label), this can't be judged, and nothing is flagged.
     """
     texts = [" ".join(formats.written_in(answer)) + " " + " ".join(re.findall(r"\d{3,}", answer)) for answer in answers]
-    prompt_stems, answer_stems = [_stems(p) for p in prompts], [_stems(t) for t in texts]
+    answer_stems = [_stems(text) for text in texts]
+    written = frozenset[str]().union(*answer_stems)  # the stems of all messages would take gigabytes
+    prompt_stems = [_stems(prompt) & written for prompt in prompts]
     prompts_with = Counter(stem for stems in prompt_stems for stem in stems)
     n = len(prompts)
     weight = {stem: math.log(n / count) for stem, count in prompts_with.items()}
@@ -450,7 +461,7 @@ def _answers_to_others(prompts: list[str], answers: list[str], seed: int) -> dic
 
 
 def _stems(text: str) -> set[str]:
-    words = normalise(text).split()
-    return {word if word.isdigit() else word[:5] for word in words if len(word) > 3} | {
-        d for w in words for d in re.findall(r"\d{4,}", w)
+    words = normalise(text)
+    return {word if word.isdigit() else word[:5] for word in words.split() if len(word) > 3} | {
+        *re.findall(r"\d{4,}", words)
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import re
+import string
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,11 +38,18 @@ PLAIN = re.compile(rf"\w+|[$+<=>%]|{_OPERATORS}")
 # Where case carries meaning: calls and names in code; unless all is in capitals or titles, also single letters that begin no
 # sentence, and after a number a letter or a unit that is another one in the other case (mJ and MJ, Mb and MB).
 _CODE = r"(?<!\S)(?!\S*@)\S*\w(?:\((?!(?:e?[snr]|e|in)\))[^\s()]*\)|_\w)\S*"
-_UNIT = r"(?<=\d)[ \u00a0]?(?:[A-Z]|[MGTKk]b|[mp](?!Ah|L)[A-Z][a-z]?)(?!\w)"
-CASED = re.compile(rf"({_CODE}|(?!\A\w\s|I)(?<![\w'’.\n])(?<![.!?:;] )[A-ZÀ-Þ](?![\w'’])|{_UNIT})")
+_LETTER = r"[A-HJ-ZÀ-Þ](?![\w'’])(?<![\w'’.\n].)(?<![.!?:;] .)(?!(?<=\A.)\s)"
+_UNIT = (
+    r"(?:[ \u00a0](?<=\d.)(?:[A-Z]|[MGTKk]b|[mp](?!Ah|L)[A-Z][a-z]?)"
+    r"|[A-ZMGTKkmp](?<=\d.)(?:(?<=[A-Z])|(?<=[MGTKk])b|(?<=[mp])(?!Ah|L)[A-Z][a-z]?))(?!\w)"
+)
+CASED = re.compile(rf"({_LETTER}|{_UNIT})")
+CASED_IN_CODE = re.compile(rf"({_CODE}|{_LETTER}|{_UNIT})")
 SHOUTED_CASED = re.compile(
     rf"({_CODE}|(?:(?<![\w'’.])|(?<=\d))[B-DF-HJ-NP-TVX](?![\w'’.]))"
 )  # letters that are no word: "PLAN B"
+NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+CAPITALS, LETTERS = string.ascii_uppercase.encode(), string.ascii_letters.encode()
 WITHOUT_SPACES = re.compile(rf"[{_ALONE}]")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,10 +66,18 @@ def normalise(text: str) -> str:
     stays where it carries meaning: in code, units (mJ, MJ), and single letters (the notes C and c).
     """
     word, text = (PLAIN, text) if text.isascii() else (WORD, unicodedata.normalize("NFKC", text))
-    shouted = text.istitle() or sum(map(str.isupper, text)) > 0.8 * sum(map(str.isalpha, text))
-    pieces = (SHOUTED_CASED if shouted else CASED).split(text)
+    code = "(" in text or "_" in text
+    pieces = (SHOUTED_CASED if _is_shouted(text) else CASED_IN_CODE if code else CASED).split(text)
     pieces = ["", text] if text.isupper() and len(text.strip()) < 3 else pieces  # "US" alone
     return " ".join(word.findall("".join(piece if i % 2 else piece.lower() for i, piece in enumerate(pieces))))
+
+
+def _is_shouted(text: str) -> bool:
+    """Whether a text is a title, or more than four of five of its letters are capitals."""
+    ascii_part, rest = text.encode("ascii", "ignore"), "".join(NOT_ASCII.findall(text))  # counting in bytes takes no time
+    capitals = len(ascii_part) - len(ascii_part.translate(None, CAPITALS)) + sum(map(str.isupper, rest))
+    letters = len(ascii_part) - len(ascii_part.translate(None, LETTERS)) + sum(map(str.isalpha, rest))
+    return text.istitle() or capitals > 0.8 * letters
 
 
 def shingles(text: str) -> np.ndarray:

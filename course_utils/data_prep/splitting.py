@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import random
 from collections import Counter
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from course_utils.data_prep import formats
 from course_utils.data_prep.findings import shorten
 from course_utils.data_prep.reading import json_or_none
-from course_utils.data_prep.similarity import Groups, normalise, shared_form, similar_pairs, without_form
+from course_utils.data_prep.similarity import Groups, in_processes, normalise, shared_form, similar_pairs, without_form
 from course_utils.errors import CourseError
 
 PHRASE_WORDS = 8  # consecutive words that two people hardly ever choose alike; Brown et al. 2020 use 13, on longer texts
@@ -50,6 +51,7 @@ def split(
     seed: int = 0,
     label: Sequence | None = None,
     source: Sequence | None = None,
+    workers: int = 1,
 ) -> Parts:
     """Hold out a sample of the rows that is like all rows, while rows that belong together stay on one side.
 
@@ -66,6 +68,7 @@ def split(
         seed: seed of the shuffle.
         label: each row's label; without it, answers that recur, or the fields of JSON answers whose values recur.
         source: where each row is from, if both parts should have the same shares of it.
+        workers: number of processes that compare prompts.
 
     Raises:
         CourseError: there are fewer than two rows, the share is not between 0 and 1, or all rows are of one group.
@@ -86,11 +89,11 @@ def split(
     if len(groups.members()) < 2:
         groups = by_owner
         notes.append("all rows have the same prompt, which is therefore in both parts")
-    elif torn := _join_near(groups, prompts, max(2, round(validation * len(rows)) // 2)):
+    elif torn := _join_near(groups, prompts, max(2, round(validation * len(rows)) // 2), workers):
         pair = " and ".join(shorten(prompts[i]) for i in torn[0])
         message = f"{len(torn):,} pairs of similar prompts may be in both parts, because they would make too large a group"
         notes.append(f"{message}, for example {pair}")
-    strata = _strata(rows, prompts, label)
+    strata = _strata(rows, prompts, label, workers)
     if source is not None:
         strata["source"] = source
     together = groups.members()
@@ -99,13 +102,13 @@ def split(
     return Parts([i for i in range(len(rows)) if i not in held_out], sorted(held_out), notes)
 
 
-def _join_near(groups: Groups, prompts: Sequence[str], largest: int) -> list[tuple[int, int]]:
+def _join_near(groups: Groups, prompts: Sequence[str], largest: int, workers: int) -> list[tuple[int, int]]:
     """Join near-copies, the most similar first, and return the pairs that would have made a group too large.
 
     Chains of similar texts end in one group of everything, and then nothing could be held out.
     """
-    form = shared_form(prompts)
-    pairs = similar_pairs([without_form(prompt, form) for prompt in prompts], SIMILAR)
+    own_words = functools.partial(without_form, form=shared_form(prompts))
+    pairs = similar_pairs(list(in_processes(own_words, prompts, workers)), SIMILAR, workers=workers)
     sizes = Counter(groups.find(i) for i in range(len(prompts)))
     torn = []
     for i, j, _ in sorted(pairs, key=lambda pair: -pair[2]):
@@ -121,7 +124,7 @@ def _join_near(groups: Groups, prompts: Sequence[str], largest: int) -> list[tup
     return torn
 
 
-def _strata(rows: Sequence[dict], prompts: Sequence[str], label: Sequence | None) -> dict[str, Sequence]:
+def _strata(rows: Sequence[dict], prompts: Sequence[str], label: Sequence | None, workers: int) -> dict[str, Sequence]:
     """What two parts of the rows should be alike in: name → the value of each row, None for no value."""
     strata: dict[str, Sequence] = {}
     if label is not None:
@@ -131,8 +134,8 @@ def _strata(rows: Sequence[dict], prompts: Sequence[str], label: Sequence | None
     instructions = [next((str(m.get("content")) for m in row["messages"] if m["role"] == "system"), None) for row in rows]
     if len(set(instructions)) > 1:
         strata["instruction"] = instructions
-    form = shared_form(prompts, TEMPLATE_SHARE, TEMPLATE_ROWS)
-    templates = [without_form(prompt, form, keep_form=True) or None for prompt in prompts]
+    template = functools.partial(without_form, form=shared_form(prompts, TEMPLATE_SHARE, TEMPLATE_ROWS), keep_form=True)
+    templates = [text or None for text in in_processes(template, prompts, workers)]
     if any(templates):
         strata["template"] = templates
     return strata

@@ -375,7 +375,7 @@ EXERCISES = (
             Mistake(_length_number_cut, "That is the number of examples cut off; return their share, from 0 to 1."),
             Mistake(_length_share_of_tokens, "That is the share of tokens that are lost; return the share of examples."),
         ),
-        hint="(memory - fixed) / per_token tokens fit. Round down to a multiple of 64, and compare with the longest example rounded up.",
+        hint="Two things limit the length, the card and the data. Work out both in tokens. Which of them is rounded up, and which down?",
         tolerance=1e-9,
     ),
     Exercise(
@@ -403,8 +403,8 @@ EXERCISES = (
             Mistake(lambda weights, values: (_nearest(weights / weights.std(), values), weights.std()), "The scale is the standard deviation; then large weights lie outside -1 to 1. Take the largest absolute value."),
         ),
         hint=(
-            "The scale is the largest absolute value. Then make a table of the distances from weights / scale to every "
-            "value, and take argmin along the values."
+            "Dividing by what brings every weight between -1 and 1, the negative ones too? Then compare each weight with "
+            "each value; such a table has the shape (n, k)."
         ),
         tolerance=1e-9,
     ),
@@ -427,10 +427,7 @@ EXERCISES = (
             Mistake(_both_scales, "You swapped the two scales: a block's scale takes 8 bits, a group's float32 takes 32."),
             Mistake(_first_scales_16_bits, "The unquantized scales are float32, 32 bits each; you counted 16."),
         ),
-        hint=(
-            "Add 4 bits, the bits of a block's scale divided by the weights in a block, and 32 divided by the weights in "
-            "a group of blocks."
-        ),
+        hint="Write down everything that is stored, in bits, and for each how many weights share it.",
         tolerance=1e-9,
     ),
     Exercise(
@@ -468,8 +465,8 @@ def relative_error(weights, values, block):
             Mistake(lambda weights, values, block: relative_error(weights, values, block) * weights.norm(), "That is the length of the errors; divide it by the length of the weights."),
         ),
         hint=(
-            "Reshape to (blocks, block) first. Then ask which weights share a scale, whether it is the largest weight or "
-            "the largest absolute value, and what is missing before the difference."
+            "Do it by hand: once for two blocks of very different size, once for a block whose largest weight is "
+            "negative. And in the last line, are both sides of the minus sign on the same scale?"
         ),
         tolerance=1e-9,
     ),

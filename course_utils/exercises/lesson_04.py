@@ -468,10 +468,7 @@ def log_probabilities_of_batch(logits, tokens, mask):
             ),
             Mistake(_no_minus, "The minus sign is missing. Training should raise logsigmoid, so the loss is its negative."),
         ),
-        hint=(
-            "margin = beta times the difference of two gains, and a gain is policy minus reference. The swapped pair's "
-            "margin is -margin."
-        ),
+        hint="Start from the margin of DPO's loss in section 4. What is the margin of the same pair, swapped?",
     ),
     Exercise(
         id="align-3",

@@ -353,7 +353,8 @@ def hide_people(text, who):
     except ImportError:
         raise ValueError("names are found by the course's package: pip install 'finetuning-course[data]'") from None
     text, entities = pii.Redactor("pseudonym", seed=read_key(), allow=ALLOW).text(text)
-    if isinstance(who, str) and len(who) > 3 and who.lower() not in {*NOBODY, *pii.names.common_words()}:    # "Will" is a word
+    who = who if isinstance(who, str) and len(who) > 3 else ""
+    if who and who.lower() not in NOBODY and who.lower() not in pii.names.common_words():                   # "Will" is a word
         text = re.sub(rf"(?<!\w){re.escape(who)}(?!\w)", "[CUSTOMER]", text, flags=re.IGNORECASE if " " in who else 0)
     for pattern, placeholder in NUMBERS.items():
         text = re.sub(pattern, placeholder, text, flags=re.IGNORECASE)

@@ -102,6 +102,9 @@ UNMISTAKABLE = re.compile(
 BEGINS_CLAUSE = re.compile(
     r" (?:et|est|à|au|pour|qui|que|dans|avec|merci|svp|y|and|but|for|since|in)\b(?! \w+,? \d{4})", re.IGNORECASE
 )
+DIGIT = re.compile(r"\d")
+REACH = 120  # characters from the beginning of an address to its first number, or to the next one
+NUMBERS = re.compile(rf"\d(?:[^\d]{{0,{2 * REACH}}}\d)*")
 DURING = re.compile(r"During \d")  # "-ring" ends German streets
 DATE = re.compile(
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.? \d{1,2}, \d{4}"
@@ -127,7 +130,14 @@ def find_addresses(text: str) -> list[tuple[int, int]]:
     if hurried:
         text = CAPITALISED.sub(lambda word: word.group().upper(), re.sub(r"\b\w", lambda m: _upper(m.group()), text))
     spans, position = [], 0
-    while match := START.search(text, position):
+    # Every address has a number, and its first one is at most REACH from its beginning.
+    while number := DIGIT.search(text, position):
+        position = max(position, number.start() - REACH)
+        numbers = NUMBERS.match(text, number.start()) or number
+        match = START.search(text, position, numbers.end() + REACH)
+        if not match:
+            position = numbers.end()
+            continue
         start, end = match.span()
         end = _extend(text, end)
         if hurried and (before := re.match(r"(?:[^\W\d]+ )+(?=[^\W\d]{6,} \d)", match.group())):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 
 from course_utils.data_prep.pii.words import (
     BEGINS_NONE,
@@ -31,23 +32,25 @@ from course_utils.data_prep.pii.words import (
 
 # "Mijn gegevens: ", "Kontaktperson: ", and in any case
 DETAILS = (
-    r"\b(?:mijn gegevens|moje dane|mi identidad|pour mon dossier|zu meiner person|meine daten|mis datos|mes coordonnées|my (?:identity|details)|"
+    r"(?:mijn gegevens|moje dane|mi identidad|pour mon dossier|zu meiner person|meine daten|mis datos|mes coordonnées|my (?:identity|details)|"
     r"osob[aęy] kontaktow[aąeę]|(?:kontakt|contact ?)person|contactpersoon|emergency contact|persona de contacto|personne à (?:prévenir|contacter)) ?:? "
 )
 # "Mijn meisjesnaam is", "mi apellido anterior era"
 SURNAMED = (
-    r"\b(?:(?:maiden|birth|last|family) name|surname|geburtsname|mädchenname|nachname|familienname|meisjesnaam|achternaam|nom de (?:jeune fille|famille|naissance)|"
+    r"(?:(?:maiden|birth|last|family) name|surname|geburtsname|mädchenname|nachname|familienname|meisjesnaam|achternaam|nom de (?:jeune fille|famille|naissance)|"
     r"apellidos?(?: de soltera| anterior)?|nazwisko(?: panieńskie)?|cognome)(?: (?:was|is|ist|war|lautet|était|est|es|era|to|è)|:) "
 )
-NOTED = r"\b(?:[Nn]oteer|[Nn]oter|[Nn]otez|[Aa]punten? a) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])"
+NOTED = r"(?:[Nn]oteer|[Nn]oter|[Nn]otez|[Aa]punten? a) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])"
 # What announces a name without a list, where a name begins (in a lookahead), and what must follow it.
 ANYBODY = re.compile(
-    r"(?:^|[\n.,!?] ?|\b(?:[Bb]onjour|[Bb]onsoir|[Cc]her|[Mm]erci|de|à|par|avec|que|et|chez) )M\. (?=[^\W\d_]{2})|\bi\. ?[AV]\. |\b(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
-    r"|\b(?:signed|written|confirmed|reported) by |\b(?:a nombre de|au nom de|op naam van|na nazwisko|auf den Namen) |\b(?:signée?|rempli|écrit|validé) par |\b(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
-    r"|\b(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])"
-    r"|\b(?:podpisała?|napisała?|wypełniła?) |(?:^|\n)>? ?(?:From|De|Von|Van|Od|Da) ?: (?=[A-ZÀ-Þ])|\b(?:schrieb|schreef|napisała?) (?=[^<\n]{2,40} <)"
-    r"|\((?:mother|father|maman|papa|mère|père|moeder|vader|madre|padre|Mutter|Vater|mama|tata)(?: of| de| van| von)?,? (?=[A-ZÀ-Þ])|(?:^|[\n.!?] )(?=(?!(?:She|He|It|Who|Elle|Il|Ella|Él|Hij|Zij|Ze|Er|Sie|Ona|On|Ten|Kto|Quien|Qui) )[A-ZÀ-Þ][\w'’-]+ (?:nació|is geboren|est née?|urodził|was born))|\b(?:läuft auf|lautet auf|avisado a|avisé a|prévenu|informé) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|\b(?:firmado|escrito) por |(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)"
-    rf"|(?i:{DETAILS})(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?i:{SURNAMED})(?=(?:(?:{'|'.join(PARTICLES)}) )*[A-ZÀ-Þ])|{NOTED}"
+    # one \b for all that begin with a word: the rest is then tried at words only
+    r"(?:^|[\n.,!?] ?|\b(?:[Bb]onjour|[Bb]onsoir|[Cc]her|[Mm]erci|de|à|par|avec|que|et|chez) )M\. (?=[^\W\d_]{2})|(?:^|\n)>? ?(?:From|De|Von|Van|Od|Da) ?: (?=[A-ZÀ-Þ])"
+    r"|\((?:mother|father|maman|papa|mère|père|moeder|vader|madre|padre|Mutter|Vater|mama|tata)(?: of| de| van| von)?,? (?=[A-ZÀ-Þ])|(?:^|[\n.!?] )(?=(?!(?:She|He|It|Who|Elle|Il|Ella|Él|Hij|Zij|Ze|Er|Sie|Ona|On|Ten|Kto|Quien|Qui) )[A-ZÀ-Þ][\w'’-]+ (?:nació|is geboren|est née?|urodził|was born))"
+    r"|(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)|\b(?:i\. ?[AV]\. |(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
+    r"|(?:signed|written|confirmed|reported) by |(?:a nombre de|au nom de|op naam van|na nazwisko|auf den Namen) |(?:signée?|rempli|écrit|validé) par |(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
+    r"|(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?:podpisała?|napisała?|wypełniła?) |(?:schrieb|schreef|napisała?) (?=[^<\n]{2,40} <)"
+    r"|(?:läuft auf|lautet auf|avisado a|avisé a|prévenu|informé) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?:firmado|escrito) por "
+    rf"|(?i:{DETAILS})(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?i:{SURNAMED})(?=(?:(?:{'|'.join(PARTICLES)}) )*[A-ZÀ-Þ])|{NOTED})"
 )
 SOMEBODY = re.compile(
     r"\b(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
@@ -81,10 +84,10 @@ GERMAN = re.compile(
     r"\b(?:(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b|[Dd](?:ie|er|as|en|em) [A-ZÄÖÜ])"
 )
 LOWER_FROM = re.compile(
-    rf"(?P<strong>{DETAILS}|{SURNAMED}|\b(?:(?:regards|greetings|wishes|love) from|gr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an)|pozdrowienia od|saludos de|groetjes van) |"
-    rf"\b(?:mein|meine|meinem|meiner|meinen|mon|ma|mi|mijn) (?:{'|'.join(kin for kin in WORDS['foreign_kin'] if ' ' not in kin)}) )"
-    rf"|\b(?:mein|meine|mon|ma|mi|mijn|moja|mój|moją|my|our)(?: \w+)? (?:{'|'.join(kin for kin in KIN if ' ' not in kin)})(?:,? | \()"
-    r"|\b(?:c['’]est(?: encore)?|hier (?:ist|is)(?: nochmal| wieder| weer)?|soy(?: otra vez)?|tu znowu|ik ben|ich bin(?: es,)?|je suis|jestem) ",
+    rf"\b(?:(?P<strong>{DETAILS}|{SURNAMED}|(?:(?:regards|greetings|wishes|love) from|gr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an)|pozdrowienia od|saludos de|groetjes van) |"
+    rf"(?:mein|meine|meinem|meiner|meinen|mon|ma|mi|mijn) (?:{'|'.join(kin for kin in WORDS['foreign_kin'] if ' ' not in kin)}) )"
+    rf"|(?:mein|meine|mon|ma|mi|mijn|moja|mój|moją|my|our)(?: \w+)? (?:{'|'.join(kin for kin in KIN if ' ' not in kin)})(?:,? | \()"
+    r"|(?:c['’]est(?: encore)?|hier (?:ist|is)(?: nochmal| wieder| weer)?|soy(?: otra vez)?|tu znowu|ik ben|ich bin(?: es,)?|je suis|jestem) )",
     re.IGNORECASE,
 )
 
@@ -103,15 +106,20 @@ BY_POSITION = {
     "assistant": re.compile(
         rf"^\s*(?i:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}),? (?i:(?:{'|'.join(TITLES)})\.? )?{_WRITTEN}(?=[,!:.]?\s*\n|[,!:] )"
     ),
-    "any": re.compile(  # "Kind regards,\nGeertje Terpstra\nPatient service"; "Wolfram, patient service" as the last line
-        rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+(?P<name>(?:[A-ZÀ-Þ](?:\. ?| ))*[A-ZÀ-Þ]{WORD}(?:(?: (?:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD}){{0,2}})(?=[ ,.!]*(?:\n|$)| \()"
-        rf"|(?<!--)\n(?P<signer>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?), (?:(?:[a-zß-ÿ]\w+ ?){{1,3}}|(?i:[\w ]*{UNIT}[\w ]*))\.?$|\n(?:Ihr|Uw|Votre|Su|Your)\w* (?:\w+ ?){{1,3}}, (?P<ours>[A-ZÀ-Þ]{WORD})\.?$"
+    "any": re.compile(  # "Wolfram, patient service" as the last line
+        rf"(?<!--)\n(?P<signer>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?), (?:(?:[a-zß-ÿ]\w+ ?){{1,3}}|(?i:[\w ]*{UNIT}[\w ]*))\.?$|\n(?:Ihr|Uw|Votre|Su|Your)\w* (?:\w+ ?){{1,3}}, (?P<ours>[A-ZÀ-Þ]{WORD})\.?$"
         rf"|\n(?P<listed>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?, [A-ZÀ-Þ]{WORD})\n(?i:dob|geb|né|born|ur\.|f\. ?nac|nacid)|\n> ?(?P<quoted>[A-ZÀ-Þ]{WORD})$"
     ),
     "user": re.compile(
         rf"(?:\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+[-–— ]*|\n+[-–—]+ ?){_WRITTEN}[ .!,)]*$"
     ),
 }
+# "Kind regards,\nGeertje Terpstra\nPatient service"
+CLOSED = re.compile(
+    rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+(?P<name>(?:[A-ZÀ-Þ](?:\. ?| ))*[A-ZÀ-Þ]{WORD}(?:(?: (?:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD}){{0,2}})(?=[ ,.!]*(?:\n|$)| \()"
+)
+FORMULA = 60  # characters of a formula that closes a letter
+REACH = 300  # characters that a closing formula and a name take
 
 
 @functools.cache
@@ -130,6 +138,27 @@ def _forms() -> tuple[frozenset[str], frozenset[str], list[tuple[re.Pattern[str]
         (GENITIVE, genitives),
     ]
     return known, ordinary, forms
+
+
+def _end_of_line_after(text: str, line_end: int) -> int:
+    """The end of the first line with text behind the end of a line."""
+    end = text.find("\n", line_end + len(text[line_end:]) - len(text[line_end:].lstrip("\n")))
+    return end + 1 or len(text)
+
+
+def _placed(text: str, place: str) -> Iterator[re.Match[str]]:
+    """What stands where a name does; formulas that close a letter are only looked for around the ends of lines."""
+    if place == "any":
+        position = 0
+        while (line_end := text.find("\n", position)) >= 0:
+            closed = CLOSED.search(
+                text, max(position, line_end - FORMULA), min(_end_of_line_after(text, line_end), line_end + REACH)
+            )
+            position = max(line_end + 1, closed.end() if closed else 0)
+            if closed:
+                yield closed
+    if place in BY_POSITION:
+        yield from BY_POSITION[place].finditer(text, max(0, len(text) - REACH) if place == "user" else 0)
 
 
 def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
@@ -172,7 +201,7 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
             if tokens and not (len(tokens) == 1 and re.search(r"i\. ?[AV]\. $", cue.group())):  # "i. A. Einkauf"
                 spans.append((cue.end(), tokens[-1][1] - tokens[-1][2].endswith(".")))
     for place in dict.fromkeys(("any", writer)):
-        for placed in BY_POSITION[place].finditer(text) if place in BY_POSITION else ():
+        for placed in _placed(text, place):
             group = placed.lastgroup or "name"
             words = [word.lower().strip(",.") for word in placed[group].split() if word.lower() not in PARTICLES]
             if not words:  # "Kind regards,\nDe La"

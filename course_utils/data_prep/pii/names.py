@@ -195,14 +195,13 @@ def _may_belong(token: str) -> bool:
 
     Nor is it French "Gardez-le" or "J'ai".
     """
-    if FRENCH_VERB.match(token):
+    capital = token[0].isupper() or (len(token) > 2 and token[:2].lower() in ("d'", "d’", "o'", "o’") and token[2].isupper())
+    if not capital or FRENCH_VERB.match(token):
         return False
     pieces = token.split("-")
     if len(pieces) > 1 and pieces[-1].rstrip(".").lower() in PLACE_ENDINGS:
         return False
-    if any(piece[:1].islower() and piece in common_words() and piece not in PARTICLES for piece in pieces[1:]):
-        return False
-    return token[0].isupper() or (len(token) > 2 and token[:2].lower() in ("d'", "d’", "o'", "o’") and token[2].isupper())
+    return not any(piece[:1].islower() and piece in common_words() and piece not in PARTICLES for piece in pieces[1:])
 
 
 def _joins(tokens: list[Token], j: int) -> bool:
@@ -291,9 +290,15 @@ def _is_common(text: str, token: str, start: int, first: bool, foreign: bool) ->
     given_names, family_names = name_lists()
     if ADDRESSED.search(text[max(0, start - 30) : start]):
         return False
+    is_name = word in given_names or word in family_names
     again = word.endswith("ing") and word.removeprefix("re") in common_words()  # "Restarting"
-    compound = "-" in word and word.split("-")[-1] in common_words() - given_names - family_names  # "Support-Team"
+    last = word.rpartition("-")[2]
+    compound = (
+        last != word and last in common_words() and last not in given_names and last not in family_names
+    )  # "Support-Team"
     if compound or word in common_words() or again or (foreign and word in foreign_words()):
+        if not is_name or token.isupper():
+            return True
         # "Rose" and "Grant" are names only inside a sentence, where a common word would have no capital letter.
         own_line = OWN_LINE.match(text, start)
         closed = ends(text[max(0, start - 60) : start].lower().rstrip(" ,.!:;\n"), CLOSES)
@@ -302,8 +307,7 @@ def _is_common(text: str, token: str, start: int, first: bool, foreign: bool) ->
         signs = signs or bool(DASHED.search(text[max(0, start - 4) : start]) and not text[start + len(token) :].strip(" ."))
         family = FOLLOWED.match(text, start)  # "Will Blackwood, my boss"
         full_name = family and family[1].lower() in unmistakable_family_names()
-        capital_by_rule = first and _starts_sentence(text, start) and not ((signs or full_name) and word in given_names)
-        return not (word in given_names or word in family_names) or capital_by_rule or token.isupper()
+        return first and _starts_sentence(text, start) and not ((signs or full_name) and word in given_names)
     return word == "i"
 
 
@@ -472,7 +476,7 @@ def parts_of(name: str) -> list[str]:
     parts = [name]
     for part in sorted(set(name.split()) - {name}, key=lambda part: (-len(part), part)):
         # Behind "mvg, jan de boer", any "boer" may be a farmer.
-        plain = part.islower() and part not in name_lists()[0] - foreign_words()
+        plain = part.islower() and (part not in name_lists()[0] or part in foreign_words())
         if not plain and part.lower() not in PARTICLES:
             parts.append(part)
     return [part for part in parts if len(part) > 2 and part.lower().rstrip(".") not in common_words()]

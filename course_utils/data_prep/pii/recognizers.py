@@ -443,12 +443,12 @@ UNMISTAKABLE_PLATE = re.compile(
     r"(?<![\w-])(?:[A-ZÄÖÜ]{1,3}-[A-Z]{1,2} \d{1,4}[EH]?|[A-Z]{2}\d{2} [A-Z]{3}|[A-Z]{2}-\d{3}-[A-Z]{2})(?![\w-])"
 )
 HANDLE = re.compile(
-    r"\b(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|mastodon|bluesky|threads|signal|skype|handle|username|benutzername|pseudo)\b[^\n@]{0,25}?(?P<handle>@[\w.-]*\w)"
-    r"|\b(?:user ?name|usuario|benutzername|gebruikersnaam|nom d['’]utilisateur|identifiant|nazwa użytkownika|login)(?: [^\W\d]+){0,3}?(?: is| es| ist| est| to|:)[ :]{1,2}"
+    r"\b(?:(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|mastodon|bluesky|threads|signal|skype|handle|username|benutzername|pseudo)\b[^\n@]{0,25}?(?P<handle>@[\w.-]*\w)"
+    r"|(?:user ?name|usuario|benutzername|gebruikersnaam|nom d['’]utilisateur|identifiant|nazwa użytkownika|login)(?: [^\W\d]+){0,3}?(?: is| es| ist| est| to|:)[ :]{1,2}"
     r"(?P<account>@?(?=[\w.-]*[\d._-]\w)[\w.-]{3,}\w)(?![\w@])"
-    r"|\b(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|forum|facebook|reddit|whatsapp)\b[^\n@.]{0,12}?\b(?:as|als|comme|como|jako|come) (?P<named>@?(?=[\w.-]*[\d_])[\w.-]{3,}\w)(?![\w@])"
-    r"|\b(?:i (?:always )?log ?in|(?:je )?me connecte|melde mich|loguję się|inicio sesión|entro|log in|logeer|ik log)(?: [^\W\d]+){0,3}?:? (?:as |avec |als |con |met |jako )?(?P<login>@?(?=[\w.-]*[\d._-]\w)[\w.-]{4,}\w)(?![\w@])"
-    r"|\b(?:i['’]m|i am|je suis|ich bin|ik ben|soy|jestem|sono) (?P<self>@?(?=[\w.-]*[\d_])[\w.-]{3,}\w) (?:on|in|im|auf|sur|op|en|na|su) (?:\w+['’]?s?['’]? ){0,2}(?:instagram|insta|twitter|telegram|tiktok|discord|\w*forum\w*|foro|facebook|reddit)\b",
+    r"|(?:instagram|insta|twitter|telegram|tiktok|snapchat|discord|forum|facebook|reddit|whatsapp)\b[^\n@.]{0,12}?\b(?:as|als|comme|como|jako|come) (?P<named>@?(?=[\w.-]*[\d_])[\w.-]{3,}\w)(?![\w@])"
+    r"|(?:i (?:always )?log ?in|(?:je )?me connecte|melde mich|loguję się|inicio sesión|entro|log in|logeer|ik log)(?: [^\W\d]+){0,3}?:? (?:as |avec |als |con |met |jako )?(?P<login>@?(?=[\w.-]*[\d._-]\w)[\w.-]{4,}\w)(?![\w@])"
+    r"|(?:i['’]m|i am|je suis|ich bin|ik ben|soy|jestem|sono) (?P<self>@?(?=[\w.-]*[\d_])[\w.-]{3,}\w) (?:on|in|im|auf|sur|op|en|na|su) (?:\w+['’]?s?['’]? ){0,2}(?:instagram|insta|twitter|telegram|tiktok|discord|\w*forum\w*|foro|facebook|reddit)\b)",
     re.IGNORECASE,
 )
 
@@ -568,12 +568,12 @@ def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
     return (
         ("CARD", LONG_NUMBER_ANYHOW, find_cards),
         ("IBAN", LETTERED, find_ibans),
-        ("IP", re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]"), _of_presidio(IpRecognizer())),
+        ("IP", re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d|:[0-9A-Fa-f]{0,4}:"), _of_presidio(IpRecognizer())),
         ("US_SSN", LONG_NUMBER, _of_presidio(UsSsnRecognizer())),
         ("UK_NINO", LETTERED, _of_presidio(UkNinoRecognizer())),
         ("DE_TAX_ID", LONG_NUMBER, find_german_tax_ids),
         ("ES_NIF", re.compile(r"\d{7}-?[A-Za-z]"), _of_presidio(EsNifRecognizer())),
-        ("IT_FISCAL_CODE", re.compile(r"[A-Za-z]{6}\w{2}[A-Za-z]"), _of_presidio(ItFiscalCodeRecognizer())),
+        ("IT_FISCAL_CODE", re.compile(r"[A-Za-z]{6}[\dL-Vl-v]{2}[A-Za-z][\dL-Vl-v]{2}"), _of_presidio(ItFiscalCodeRecognizer())),
         ("PL_PESEL", re.compile(r"\d{11}"), _of_presidio(PlPeselRecognizer())),
         ("EMAIL", re.compile(rf"@|{AT}", re.IGNORECASE), find_emails),
         ("NL_BSN", LONG_NUMBER, checked(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import random
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from course_utils.data_prep.pii.addresses import find_addresses
 from course_utils.data_prep.pii.credentials import find_secrets
@@ -23,6 +24,9 @@ from course_utils.data_prep.pii.names import find_names, parts_of
 from course_utils.data_prep.pii.words import common_words, foreign_words, name_lists
 from course_utils.data_prep.reading import json_or_none
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from faker import Faker
 
 # The first wins where two overlap: a check digit is stronger evidence than a pattern, and a pattern than a list of words.
 PII_KINDS = (
@@ -237,6 +241,8 @@ class Redactor:
             also = [part for part in parts_of(entity.text) if part.lower() not in foreign_words()] if name else []
             if not (name and entity.text.lower() in common_words()):  # "Bill" signs, and the bill is another one's
                 entity_of |= dict.fromkeys([*also, entity.text], entity)
+        texts, covered = "\n".join(p.text for p in pieces), "\n".join(e.text for entities in entities_of for e in entities)
+        entity_of = {t: entity for t, entity in entity_of.items() if texts.count(t) > covered.count(t)}
         if entity_of:
             pattern = re.compile("|".join(rf"(?<!\w){re.escape(t)}(?!\w)" for t in sorted(entity_of, key=len, reverse=True)))
             entities_of = [_with_repeated(p.text, entities, pattern, entity_of) for p, entities in zip(pieces, entities_of)]
@@ -371,6 +377,7 @@ class Piece:
     writer: str = ""
 
 
+@functools.lru_cache(maxsize=64)  # a text is searched in several ways
 def blotted(text: str) -> str:
     """Return the text, at the same length, with everything blotted out that nobody wrote."""
     if len(text) < 36 and "://" not in text and "data:" not in text:  # the shortest other match is a UUID
@@ -478,10 +485,15 @@ def _word(match: re.Match[str], text: str, seed: int | str) -> str:
     return name.lower() if word.islower() else name.upper() if word.isupper() else name
 
 
-def _invented(kind: str, key: str, seed: int | str) -> str:
+@functools.cache
+def _faker() -> Faker:
     from faker import Faker
 
-    fake = Faker(["en_GB"], use_weighting=False)
+    return Faker(["en_GB"], use_weighting=False)
+
+
+def _invented(kind: str, key: str, seed: int | str) -> str:
+    fake = _faker()  # making one takes milliseconds, as long as all the rest of a row
     digest = hashlib.blake2b(f"{kind}\0{key}".encode(), key=str(seed).encode()[:64]).digest()
     fake.seed_instance(int.from_bytes(digest[:8], "big"))
     generator = random.Random(digest)
