@@ -131,7 +131,7 @@ def _dropped(prepared: pipeline.Prepared) -> list[_Group]:
         kept = prepared.copies.get(change.line)
         return {f"dropped, line {change.line}": change.line} | ({} if kept is None else {f"kept, line {kept}": kept})
 
-    return _grouped(prepared, (prepared.dropped[line] for line in sorted(prepared.dropped)), quotes)
+    return _grouped(prepared, (change for _, change in sorted(prepared.dropped.items())), quotes)
 
 
 def _flagged(prepared: pipeline.Prepared) -> list[_Group]:

@@ -291,7 +291,7 @@ def deduplicate(
 
 def without_letter(prompt: str) -> str:
     """Return a prompt without the greeting, the closing and the signature of a letter, if something is left."""
-    text = FOOTER.sub("", prompt)
+    text = FOOTER.sub("", re.sub(r"[ \t]+", " ", prompt))
     text = CLOSING.sub("", GREETING.sub("", text, count=1), count=1)
     return text if len(text.split()) >= FEW else FOOTER.sub("", prompt) or prompt
 

@@ -9,13 +9,14 @@ line of the export is in the result or, unchanged, among the rejects.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from course_utils.data_prep.findings import ERROR, Finding, in_words
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
 from course_utils.data_prep.formats import customer_of
 from course_utils.data_prep.pii import Redactor, find
-from course_utils.data_prep.pii.known import people_in
+from course_utils.data_prep.pii.known import people_in, spelled
 from course_utils.data_prep.pii.redaction import not_looked_for
 from course_utils.data_prep.reading import json_or_none
 from course_utils.data_prep.similarity import in_processes
@@ -84,26 +85,12 @@ DOUBTFUL = (quality.USELESS, quality.STUB, *quality.RULES, CONFLICT)
 CERTAIN = (quality.USELESS,)  # those that are dropped unless `drop` says otherwise
 NO_GROUP = frozenset({"", "-", "–", "n/a", "na", "none", "null", "nan", "unknown", "anonymous", "?"})
 # Fields that usually name a row's customer, at the top, in "metadata" or in a record; the first that fits is the group.
-OWNERS = tuple(
-    f"{place}{name}{ending}"
-    for name in (
-        "customer",
-        "user",
-        "client",
-        "account",
-        "contact",
-        "requester",
-        "patient",
-        "tenant",
-        "member",
-        "student",
-        "guest",
-        "conversation",
-        "thread",
-    )
-    for place in ("", "metadata.")
-    for ending in ("_id", "", "_ref", "_number", "_no", ".id", ".ref", ".number", ".email")
-)
+OWNERS = """
+    customer client tenant user account contact requester patient member student guest passenger applicant employee
+    subscriber policyholder kunde kunden mieter nutzer benutzer klant huurder locataire cliente inquilino utente
+    conversation thread
+""".split()
+OWNER = re.compile(rf"({'|'.join(OWNERS)})(?: (?:id|ref|reference|number|nummer|no|nr|code|key|uid|email))?")
 IDS = ("id", "_id", "uuid", "row_id", "example_id", "ticket_id", "prompt_id", "custom_id")
 OTHER_ID = re.compile(r"(?:.*[_ .-])?id", re.IGNORECASE)  # a column such as "mail_id"
 ONLY_PLACEHOLDERS = re.compile(r"\W*(?:\[[A-Z_ ]+\]\W*)+|[\W\d_]*\*{2,}[\W_]*")  # an answer of which nothing is left
@@ -129,7 +116,7 @@ OMITTED_CODES = ("extra_key", "weight_role")
 FILE_LEVEL_CODES = ("byte_order_mark", "line_ending", "encoding", "wrapped", "several_lines")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be millions
 class Change:
     """What happened to a row in one step.
 
@@ -394,7 +381,7 @@ class Prepared:
                 formats.dumps({"line": line, "step": c.step, "code": c.code, "reason": c.reason, "text": self.texts[line]})
                 for line, c in sorted(self.dropped.items())
             ),
-            "changes.jsonl": (formats.dumps(vars(change)) for change in _once_per_field(self.changes)),
+            "changes.jsonl": (formats.dumps(asdict(change)) for change in _once_per_field(self.changes)),
             "lines.csv": self._origins(),
         }
         try:
@@ -525,7 +512,7 @@ def _read(result: Prepared) -> None:
         name: field for name in ("group", "label", "source") if (field := getattr(settings, name)) not in (None, "none")
     }
     seen: set[str] = set()
-    owners: dict[str, dict[int, Any]] = {field: {} for field in OWNERS} if settings.group is None else {}
+    owners: dict[str, dict[int, Any]] = {}
     for row, value, changes in _read_rows(result.path, result.settings):
         lines_read += 1
         if row.value is not None:
@@ -543,8 +530,9 @@ def _read(result: Prepared) -> None:
             result.strata.append({name: found if isinstance(found, str | int) else None for name, found in strata.items()})
             for key, found in row.value.items():
                 inner = {f"{key}.{name}": value for name, value in found.items()} if isinstance(found, dict) else {}
-                for field in (inner.keys() | {key}) & owners.keys():
-                    owners[field][len(result.rows) - 1] = inner.get(field, found)
+                for field in (inner.keys() | {key}) if settings.group is None else ():
+                    if _owner(field):
+                        owners.setdefault(field, {})[len(result.rows) - 1] = inner.get(field, found)
             result.ids.append({key: row.value[key] for key in row.value if key in IDS or OTHER_ID.fullmatch(key)})
     if result.rows and (unknown := set(named.values()) - seen):
         raise CourseError(f"no row has a field {min(unknown)!r} to split by; name a field of the export's rows")
@@ -557,16 +545,22 @@ def _read(result: Prepared) -> None:
 def _ids_of(fields: list[dict[str, Any]]) -> list[Any]:
     """Each row's id: a field of `IDS`, or else one that is called an id, is nobody's who wrote, and rarely recurs."""
     values: dict[str, list[str]] = {}
-    known = {*IDS, *OWNERS}
-    for key, value in (item for row in fields for item in row.items() if item[0] not in known):
+    for key, value in (item for row in fields for item in row.items() if item[0] not in IDS and not _owner(item[0])):
         values.setdefault(key, []).append(str(value))
     keys = (*IDS, *(key for key, found in values.items() if 2 * len(set(found)) > len(fields)))
     return [next((row[key] for key in keys if row.get(key) is not None), None) for row in fields]
 
 
+@functools.lru_cache(maxsize=1024)
+def _owner(field: str) -> str:
+    """Which of `OWNERS` a field names: "TenantNo", "customer.ref" and "metadata.user_id" do; "" if none."""
+    last = spelled(field.replace(".", "_").removeprefix("metadata_"))
+    return match[1] if (match := OWNER.fullmatch(last)) else ""
+
+
 def _take_owners(result: Prepared, owners: dict[str, dict[int, Any]]) -> None:
     """Group rows by the field that names their customer, if the user has named none and a field has values that recur."""
-    for name, found in owners.items():
+    for name, found in sorted(owners.items(), key=lambda item: (OWNERS.index(_owner(item[0])), item[0])):
         values = [found.get(index) for index in range(len(result.rows))] if found else []
         named = Counter(v for v in values if isinstance(v, str | int) and str(v).strip().casefold() not in NO_GROUP)
         recurring, largest = named.total() - len(named), max(named.values(), default=0)
@@ -577,7 +571,12 @@ def _take_owners(result: Prepared, owners: dict[str, dict[int, Any]]) -> None:
                 result.notes.append(f"rows with the same {name!r} stay in one part; --group names another field, or none")
             return
     has_more = any(change.code == "extra_key" for change in result.changes)
-    if owners and has_more and "split" in result.settings.steps and not any(map(customer_of, result.rows)):
+    if (
+        result.settings.group is None
+        and has_more
+        and "split" in result.settings.steps
+        and not any(map(customer_of, result.rows))
+    ):
         result.notes.append("no field was taken for the customer, whose rows may be in both parts; --group FIELD names it")
 
 

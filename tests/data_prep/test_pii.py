@@ -262,6 +262,45 @@ def test_a_row_knows_who_it_is_about(text, fields, left):
         assert redacted["patient"] == "[NAME]"
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "kind"),
+    [
+        ("first_name", "harriet", "NAME"),
+        ("Surname", "PEMBERTON", "NAME"),
+        ("BirthDate", "12/03/1961", "BIRTH_DATE"),
+        ("geboortedatum", "12-03-1961", "BIRTH_DATE"),
+        ("password", "Sommer2024", "SECRET"),
+        ("Username", "jhage", "HANDLE"),
+        ("tenant_phone", "7700900123", "PHONE"),
+        ("Postcode", "BS6 5QT", "ADDRESS"),
+        ("Street", "14 Larch Close, up the hill", "ADDRESS"),
+        ("national insurance", "AB 12 34 56 C", "NATIONAL_ID"),
+        ("Kontonummer", "1234567", "ACCOUNT"),
+        ("licencePlate", "K-AB 123", "VEHICLE"),
+        # what isn't the value of such a field, or a field that only sounds like one
+        ("password", "forgotten", None),
+        ("phone", "not given", None),
+        ("address", "unknown", None),
+        ("device", "Bosch Serie 6", None),
+        ("street_lamp", "lamp 4", None),
+        ("phone_model", "Model 5000 XL 12345", None),
+        ("birthdays_planned", "12", None),
+        ("username", "none", None),
+    ],
+)
+def test_a_column_says_what_its_values_are(field, value, kind):
+    messages = [{"role": "user", "content": "It leaks."}, {"role": "assistant", "content": json.dumps({field: value})}]
+    redacted = Redactor().row({"messages": messages, field: value, "metadata": {field: value}}).row
+    expected = f"[{kind}]" if kind else value
+    assert redacted[field] == redacted["metadata"][field] == expected
+    assert json.loads(redacted["messages"][1]["content"]) == {field: expected}
+
+
+def test_a_message_that_names_a_field_says_nothing_of_the_next_one():
+    messages = [{"role": "user", "content": "Password"}, {"role": "assistant", "content": "At least 12 signs, please."}]
+    assert Redactor().row({"messages": messages}).row["messages"] == messages
+
+
 def test_an_allowed_name_stays_although_the_row_is_about_it():
     row = {
         "messages": [{"role": "user", "content": "hello falk"}, {"role": "assistant", "content": "Hi."}],

@@ -345,7 +345,9 @@ def test_the_list_of_changes_has_a_field_once_and_says_where_something_was_maske
     assert masked["reason"] == "messages[1].content, characters 9 to 31"
 
 
-@pytest.mark.parametrize("field", ["customer", "metadata.client_id", "customer.ref"])
+@pytest.mark.parametrize(
+    "field", ["customer", "metadata.client_id", "customer.ref", "TenantNo", "metadata.userId", "Kunden-Nr"]
+)
 def test_a_field_that_names_the_customer_is_the_group_unasked(tmp_path, field):
     made = rows()
     for n, row in enumerate(made):
@@ -367,6 +369,12 @@ def test_a_field_without_customers_is_no_group(tmp_path):
     for row in made:
         row["messages"][1].pop("name", None)
     assert any("no field was taken for the customer" in note for note in prepare(write(tmp_path, made)).notes)
+
+
+@pytest.mark.parametrize("name", ["TenantName", "customer_since", "account_manager", "thread_subject"])
+def test_what_only_begins_like_a_customers_number_is_no_group(tmp_path, name):
+    made = [row | {name: f"value {n % 15}"} for n, row in enumerate(rows())]
+    assert not any("stay in one part" in note for note in prepare(write(tmp_path, made)).notes)
 
 
 @pytest.mark.parametrize("name", ["id", "mail_id"])

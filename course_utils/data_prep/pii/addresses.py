@@ -12,7 +12,7 @@ UP = r"[A-ZÀ-ÖØ-ÞĀ-ſƠ-ưẠ-Ỹ]"
 CAP = rf"{UP}(?:[\w'’-]|\.(?=\w))*"
 SMALL = r"(?:of|the|de|du|des|la|le|les|los|las|l'|d'|da|do|dos|das|di|del|della|dei|degli|el|van|den|der|het|'t|zum|zur|am|an|im|in|und|y|e|i|and|upon|on|bei|vor|aan|ten|sur|sous|lès|saint|st)"
 NAME = rf"(?:{CAP}|\d{{1,3}}(?:st|nd|rd|th))(?:[ -](?:{SMALL}[ -])*{CAP}){{0,3}}"
-NUMBER = r"\d{1,5}(?:[ ]?(?:bis|ter))?(?:[ ]?[a-zA-Z](?!\w|\.[ ]?\d))?(?:[-/–]\d{1,4}[a-zA-Z]?){0,2}(?:-[A-Z](?!\w))?"
+NUMBER = r"\d{1,5}(?:[ ]?(?:bis|ter))?(?:[ ]?[a-zA-Z](?!\w|\.[ ]?\d))?(?:[-/–]\d{1,4}[a-zA-Z]?){0,2}(?:-(?:[A-Z]|I{1,3}|IV|bis|hs)(?!\w))?"
 TYPES = (
     r"Street|Str|St|Road|Rd|Lane|Ln|Avenue|Ave|Av|Close|Cl|Drive|Dr|Way|Crescent|Cres|Court|Ct|Terrace|Ter|Gardens|Gdns|Grove|Hill|Place|Pl|"
     r"Square|Sq|Boulevard|Blvd|Parkway|Pkwy|Highway|Hwy|Row|Mews|Walk|Rise|View|Wynd|Quay|Green|Parade|Circle|Cir|Trail|Trl|Loop|Path|Pike|"
@@ -36,17 +36,19 @@ PATTERNS = [
     rf"\b{NUMBER},?[ ](?:[Rr]ue|[Aa]venue|[Aa]v\.?|[Bb]oulevard|[Bb]d\.?|[Pp]lace|[Qq]uai|[Cc]hemin|[Ii]mpasse|[Aa]llée|[Cc]ours|[Rr]oute|[Ss]quare|[Pp]assage|[Ff]aubourg)[ ](?:{SMALL}[ ]?)*(?:l'|d')?{NAME}",
     rf"\b(?:Rue|Avenue|Chemin|Boulevard|Place|Quai|Route|Chaussée)[ ](?:{SMALL}[ ])*(?:l'|d')?{NAME},?[ ]{NUMBER}",
     # Hauptstr. 12; Lindenallee 44; Am Mühlbach 3a; Nieuwstraat 88; Storgatan 18; Lange Leemstraat 62 bus 4
-    rf"\b(?:{CAP}[ -](?:(?:de|den|der|van|het|von)[ ])*){{0,3}}(?!\w*(?:[Ss]tell|[Pp]ark|[Aa]rbeits|[Ss]itz|[Ll]iege|[Ss]piel|[Ss]teh|[Bb]au|[Ll]ager|[Zz]elt)platz\b){UP}[\w-]*(?:straße|strasse|str\.|[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|weg|platz|gasse|ring|damm|ufer|markt|steig|chaussee|straat|boulevard|laan|gracht|plein|kade|dreef|singel|steeg|dijk|gatan|vägen|gränd|väg|gade|vej|gata|veien|katu|tie)[ ]{NUMBER}(?: bus \w+| m\. \d+| lgh \d+)?",
+    rf"\b(?:{CAP}[ -](?:(?:de|den|der|van|het|von)[ ])*){{0,3}}(?!\w*(?:[Ss]tell|[Pp]ark|[Aa]rbeits|[Ss]itz|[Ll]iege|[Ss]piel|[Ss]teh|[Bb]au|[Ll]ager|[Zz]elt)platz\b){UP}[\w-]*(?:straße|strasse|str\.|[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|weg|platz|gasse|ring|damm|ufer|markt|steig|chaussee|straat|boulevard|laan|gracht|plein|kade|dreef|singel|steeg|dijk|gatan|vägen|gränd|väg|gade|vej|gata|veien|katu|tie)[ ](?:[NOWZ]\.Z\.[ ])?{NUMBER}(?: bus \w+| m\. \d+| lgh \d+)?",
     rf"\b(?:{CAP}[ -]){{1,3}}(?:Straße|Strasse|Str\.|Allee|Weg|Platz|Gasse|Ring|Damm|Ufer)[ ]{NUMBER}",
     # Calle Betis 31, 2º izq.; C/ Mayor 5; Carrer de la Marina 88, bajos; Rua do Poço 15; Via dei Mille 27; Corso Garibaldi 112
     rf"(?:\b(?:[Cc]alle|Acceso|Pasaje|[Aa]venida|[Aa]vda\.?|[Pp]aseo|[Pp]laza|Pza\.?|Carrer|Camino|Ronda|Travessera|Rua|Praça|Travessa|Estrada|Alameda|[Aa]lej[ae]|[Pp]lac|[Oo]siedle|Av\.|Viale|Corso|Piazza|Vicolo|Strada|Piazzale|Odos|Plateia|Leoforos|Str\.|Strada|[Uu]lic[ay]|Ulitsa|Jalan|Jl\.)|C/)[ ]?"
     rf"(?:{SMALL}[ ])*{NAME},?[ ](?:n\.?º?[ ]?|nr\.?[ ]?|No:?[ ]?)?{NUMBER}(?:,? \d{{1,2}}[.ºª°]+ ?[\w.]{{0,4}}| bajos| m\. ?\d+)?",
+    # "Ik woon op Oude Delft 164, 2611 HG Delft", "J'habite Grand Place 5"
+    rf"(?:(?<=[Ww]oon op )|(?<=[Ww]oon aan )|(?<=[Ww]oon in )|(?<=[Ww]ohne in )|(?<=['’]habite )|(?<=[Vv]ivo en )|(?<=[Ll]ive at )|(?<=[Ll]ive in )){NAME}[ ]{NUMBER}",
     # ul. Długa 8/12; al. Niepodległości 141 m. 6; UL. POLNA 17/4
     rf"\b(?:[Uu][Ll]|[Aa][Ll]|[Oo][Ss]|[Pp][Ll])\.[ ]{NAME}[ ]{NUMBER}(?:[ ]?m\.?[ ]?\d+)?",
     # Atatürk Caddesi No: 12; Gül Sokak 5/3
     rf"\b(?:{CAP} )?{NAME}[ ](?:Caddesi|Cad\.|Sokak|Sokağı|Sok\.|Sk\.|Mahallesi|Mah\.|Bulvarı),?[ ](?:[Nn]o[:.]? ?)?{NUMBER}",
     # 215/8 Nguyễn Trãi, Phường 2; K82/11 Hải Phòng; Số 7, ngách 42/15
-    rf"(?:\b(?:Tầng|Số)[ ]\d+,[ ])?\b(?:K|số |Số |kiệt )?\d{{1,4}}(?:/\d{{1,4}})*(?:,? (?:ngách|ngõ|hẻm|kiệt)[ ][\d/]+)*,?[ ]{NAME}(?=,? ?(?:Phường|Quận|P\.|Q\.|TP|Hà Nội|Đà Nẵng|Ba Đình|Thạch|Thanh|Huyện))",
+    rf"(?:\b(?:Tầng|Số)[ ]\d+,[ ])?\b(?:K|số |Số |kiệt )?\d{{1,4}}(?:/\d{{1,4}})*(?:,? (?:ngách|ngõ|hẻm|kiệt)[ ][\d/]+)*,?[ ]{NAME}(?=,? (?:Phường|Quận|P\.|Q\.|TP|Hà Nội|Đà Nẵng|Ba Đình|Thạch|Thanh|Huyện))",
     # 1400 Harbour Gate, Suite 900, Vancouver, BC V6E 4A2: recognised by the postcode after it
     rf"(?:\b{UNIT},?[ \n]+)?\b\d{{1,5}},?[ ]{NAME}(?=(?:,[ ]|\n)(?:{UNIT},?[ \n])?(?:{CAP}[ ,]+){{0,3}}(?:[A-Z]{{2}} \d{{5}}|[A-Z]\d[A-Z] \d[A-Z]\d|[A-Z]{{1,2}}\d{{1,2}}[A-Z]? \d[A-Z]{{2}}))",
     # Room 508, Building 3, 268 Wenhui Road
@@ -65,7 +67,8 @@ WEAK = [
 ]
 # Korinthou 221, 262 21 Patras
 BARE = rf"\b{NAME}[ ]\d{{1,4}}[a-z]?(?=(?:,[ ]|\n)(?:\d{{4,5}}|\d{{3}} \d{{2}}|\d{{2}}-\d{{3}})(?: [A-Z]{{2}})? {UP})"
-START = re.compile("|".join([*PATTERNS, f"(?P<weak>{'|'.join(WEAK)})", f"(?P<bare>{BARE})"]))
+# All begin with a word: elsewhere none of them is tried.
+START = re.compile("".join((r"(?<!\w)(?=\w)(?:", "|".join(PATTERNS), f"|(?P<weak>{'|'.join(WEAK)})|(?P<bare>{BARE}))")))
 CUE = re.compile(
     r"(?:\b(?:to|at|nach|an|bei|aan|naar|à) $|(?:ad+ress|anschrift|adres|direcci|indirizzo|wohn|umgezogen|umzug|\bzieh|liefer|schick|versand|\blive|\bmov|"
     r"\bsen[dt]|\bship|deliver|domicil|habit|livr|envo[iy]|vivo|enví|abit|sped|woon|bezorg|verzend)[^\n.!?]*\n?[^\n.!?]*$)",
@@ -83,7 +86,7 @@ PART = re.compile(
     rf"{POSTCODE}[ ]{PLACE_NAME}(?:[ ][A-Z]{{2}}\b)?|{PLACE_NAME}[ ]{POSTCODE}(?![\w])|[A-Z]{{2}}[ ]{POSTCODE}(?![\w])|{POSTCODE}(?![\w])|Co\.[ ]{UP}\w+(?:[ ]{POSTCODE}(?![\w]))?|"
     rf"[A-Z]{{2}}(?![\w])|{PLACE_NAME})"
 )
-SEPARATOR = re.compile(r",[ ]?\n?|\n|[ ](?=[A-Z]{1,2}\d|\d{5}\b|[A-Z]{2} \d{5})")
+SEPARATOR = re.compile(r",[ ]?\n?|\n|[ ][-–][ ](?=\d{4,5}[ ])|[ ](?=[A-Z]{1,2}\d|\d{5}\b|[A-Z]{2} \d{5})")
 HAS_POSTCODE = re.compile(rf"(?<!\w){POSTCODE}(?!\w)")
 # Capitalised words that begin a new sentence, not another part of the address.
 STOPS = re.compile(

@@ -53,11 +53,11 @@ ANYBODY = re.compile(
     rf"|(?i:{DETAILS})(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?i:{SURNAMED})(?=(?:(?:{'|'.join(PARTICLES)}) )*[A-ZÀ-Þ])|{NOTED})"
 )
 SOMEBODY = re.compile(
-    r"\b(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
-    r"|\b(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez|con|avec|met|llama\w*|habl\w+ con|parlé à|läuft auf|gesproken met) (?=[A-ZÀ-Þ])"
-    r"|(?<!\w)(?=[A-ZÀ-Þ][\w'’-]+(?: [A-ZÀ-Þ][\w'’-]+){0,2},? (?:aus (?:der|dem)|vom|van (?:de|het)|del? (?:equipo|la oficina)|du (?:service|bureau)|from (?:the|your|our|flat|upstairs|downstairs|next door)|(?:van|von) (?:beneden|boven|hiernaast|unten|oben|nebenan)|del piso|(?:de|à) l['’]étage|d['’]en (?:haut|bas))\b)"
-    r"|\b(?:una? tal|niejak[ai]|een zekere|eine? gewisser?|une? certaine?) (?=[A-ZÀ-Þ])"
-    r"|\bvon (?=(?:(?:von|van|zu|de|der|la|den) )*[^ .,;!?\n]+(?: [A-ZÄÖÜ][^ .,;!?\n(]+)?(?:[.,;!?\n]| \(| (?:ist|war|und|hat|aus)\b))"
+    r"\b(?:(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
+    r"|(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez|con|avec|met|llama\w*|habl\w+ con|parlé à|läuft auf|gesproken met) (?=[A-ZÀ-Þ])"
+    r"|(?=[A-ZÀ-Þ][\w'’-]+(?: [A-ZÀ-Þ][\w'’-]+){0,2},? (?:aus (?:der|dem)|vom|van (?:de|het)|del? (?:equipo|la oficina)|du (?:service|bureau)|from (?:the|your|our|flat|upstairs|downstairs|next door)|(?:van|von) (?:beneden|boven|hiernaast|unten|oben|nebenan)|del piso|(?:de|à) l['’]étage|d['’]en (?:haut|bas))\b)"
+    r"|(?:una? tal|niejak[ai]|een zekere|eine? gewisser?|une? certaine?) (?=[A-ZÀ-Þ])"
+    r"|von (?=(?:(?:von|van|zu|de|der|la|den) )*[^ .,;!?\n]+(?: [A-ZÄÖÜ][^ .,;!?\n(]+)?(?:[.,;!?\n]| \(| (?:ist|war|und|hat|aus)\b)))"
 )
 GREETED = re.compile(
     r"(?:^|[\n.!?] ?)(?:(?:Many )?[Tt]hanks for (?:writing|your \w+)|Thank you for (?:writing|your \w+)|(?:Vielen|Herzlichen|Besten) Dank|Merci beaucoup|Muchas gracias),? (?=\w+[.!\n])"
@@ -83,8 +83,10 @@ GENITIVE = re.compile(r"(?<!\w)(?=[A-ZÄÖÜ][^\W\d_]+s [A-ZÄÖÜ][a-zäöüß]
 GERMAN = re.compile(
     r"\b(?:(?:und|ist|nicht|ich|für|wir|der|das|ein|eine|mit|auf|den|dem|hat)\b|[Dd](?:ie|er|as|en|em) [A-ZÄÖÜ])"
 )
+# Behind these, also a word that is in no list is a name: "mijn naam is sjoerd beaumont-roux"
+NAME_IS = r"(?:my name is|mein name ist|mijn naam is|je m['’]appelle|me llamo|mi nombre es|mi chiamo|nazywam się|ich heiße|ik heet) "
 LOWER_FROM = re.compile(
-    rf"\b(?:(?P<strong>{DETAILS}|{SURNAMED}|(?:(?:regards|greetings|wishes|love) from|gr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an)|pozdrowienia od|saludos de|groetjes van) |"
+    rf"\b(?:(?P<sure>{NAME_IS})|(?P<strong>{DETAILS}|{SURNAMED}|(?:(?:regards|greetings|wishes|love) from|gr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an)|pozdrowienia od|saludos de|groetjes van) |"
     rf"(?:mein|meine|meinem|meiner|meinen|mon|ma|mi|mijn) (?:{'|'.join(kin for kin in WORDS['foreign_kin'] if ' ' not in kin)}) )"
     rf"|(?:mein|meine|mon|ma|mi|mijn|moja|mój|moją|my|our)(?: \w+)? (?:{'|'.join(kin for kin in KIN if ' ' not in kin)})(?:,? | \()"
     r"|(?:c['’]est(?: encore)?|hier (?:ist|is)(?: nochmal| wieder| weer)?|soy(?: otra vez)?|tu znowu|ik ben|ich bin(?: es,)?|je suis|jestem) )",
@@ -92,6 +94,7 @@ LOWER_FROM = re.compile(
 )
 
 
+LOWER_NAME = re.compile(rf"(?P<particles>(?:(?:{'|'.join(PARTICLES)}) )*)(?P<first>{WORD})(?: (?P<second>{WORD}))?")
 # Parts of words that make a department of a signature: "Patientenservice", "Obsługa klienta"
 UNIT = (
     r"(?:serv[ei]|team|support|desk|dienst|abteil|büro|bureau|office|cent[er]r|zentr|admin|verwalt|betreu|zespół|obsług|dział|rece[pn]|rezep|empfang|"
@@ -107,7 +110,10 @@ BY_POSITION = {
         rf"^\s*(?i:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}),? (?i:(?:{'|'.join(TITLES)})\.? )?{_WRITTEN}(?=[,!:.]?\s*\n|[,!:] )"
     ),
     "any": re.compile(  # "Wolfram, patient service" as the last line
-        rf"(?<!--)\n(?P<signer>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?), (?:(?:[a-zß-ÿ]\w+ ?){{1,3}}|(?i:[\w ]*{UNIT}[\w ]*))\.?$|\n(?:Ihr|Uw|Votre|Su|Your)\w* (?:\w+ ?){{1,3}}, (?P<ours>[A-ZÀ-Þ]{WORD})\.?$"
+        # "MIETER: ANJALI VON THUN", "Kontoinhaber Ollerenshaw, Marek", "Account holder KOCH, Carmen"
+        rf"\b(?:(?i:tenant|mieter(?:in)?|huurder|locataire|inquilin[oa]|inschrijving)\s?:|(?i:kontoinhaber(?:in)?|account[ -]?holder|(?:rekening|kaart)houder|titulaire(?: du compte)?|titular)(?: (?i:is|ist|est|es))?\s?:?) "
+        rf"(?P<labelled>[A-ZÀ-Þ]{WORD}(?:(?: (?i:{'|'.join(PARTICLES)}))*,? [A-ZÀ-Þ]{WORD}){{0,3}})"
+        rf"|(?<!--)\n(?P<signer>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?), (?:(?:[a-zß-ÿ]\w+ ?){{1,3}}|(?i:[\w ]*{UNIT}[\w ]*))\.?$|\n(?:Ihr|Uw|Votre|Su|Your)\w* (?:\w+ ?){{1,3}}, (?P<ours>[A-ZÀ-Þ]{WORD})\.?$"
         rf"|\n(?P<listed>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?, [A-ZÀ-Þ]{WORD})\n(?i:dob|geb|né|born|ur\.|f\. ?nac|nacid)|\n> ?(?P<quoted>[A-ZÀ-Þ]{WORD})$"
     ),
     "user": re.compile(
@@ -218,10 +224,14 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
             if named and cue["last"] not in CUT:
                 spans.append(cue.span("who"))
     for cue in LOWER_FROM.finditer(text):
-        written = re.compile(rf"({WORD})(?: ({WORD}))?").match(text, cue.end())
-        weak = not cue["strong"]  # "c'est la clé"
-        if written and written[1].islower() and written[1] in known_names and written[1] not in (ordinary if weak else CUT):
-            unlisted = written[2] and len(written[2]) > 4 and written[2] not in ordinary and written[1] not in ordinary
-            pair = written[2] and (unlisted or known_names.intersection([written[2], *written[2].split("-")]))
-            spans.append((cue.end(), written.end(2 if pair else 1)))
+        written = LOWER_NAME.match(text, cue.end())
+        if not written or not written["first"].islower():
+            continue
+        first, second, weak = written["first"], written["second"], not (cue["strong"] or cue["sure"])  # "c'est la clé"
+        # Behind "my name is" and a particle, a word that is in no list is a name too.
+        unlisted = (cue["sure"] or (written["particles"] and not weak)) and len(first) > 2 and first not in ordinary
+        if first not in PARTICLES and (first in known_names or unlisted) and first not in (ordinary if weak else CUT):
+            further = second and len(second) > 4 and second not in ordinary and first not in ordinary
+            pair = second and (further or known_names.intersection([second, *second.split("-")]))
+            spans.append((cue.end(), written.end("second" if pair else "first")))
     return spans

@@ -20,14 +20,14 @@ ISSUED = re.compile(
     re.VERBOSE,
 )
 NAME = (
-    r"(?:pass(?:word|wort|wd|phrase|code)|mot de passe|contraseña|wachtwoord|kennwort|pwd?|senha|hasło|hasłem|"
+    r"(?:pass(?:word|wort|wd|phrase|code|(?=\s*[=:]\S))|mot de passe|mdp|contraseña|wachtwoord|kennwort|pwd?|senha|hasło|hasłem|"
     r"(?:api|access|secret|private|auth)[ _-]?(?:key|token|schlüssel|sleutel|secret)|client[ _-]?secret|cl(?:é|e|ave) (?:d['’])?api|token|"
     r"(?:wi-?fi|wlan|router|netzwerk|network)[ _-]?(?:key|schlüssel|code)|(?:cl(?:é|ef|e)|chiave|clave) (?:de |du |del )?(?:wi-?fi|réseau|rete))"
 )
 FOR = r"(?:\s+(?:for|of|to|on|für|zu[mr]?|vo[nm]|de[rsl]?|du|d['’]\w+|pour|para|per|voor|van|i[mn]|beim|dans|en|na|w|do)\b(?:\s+[^\W\d_][\w'’-]*){0,4}?)?"  # "for the console"
 KEY = re.compile(rf"(?:\w+[_-])?{NAME}", re.IGNORECASE)
 NAMED = re.compile(
-    rf"(?<![^\W_]){NAME}[\"']?{FOR}(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|était|es|era|è|é|to|było|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>\S{{6,}})",
+    rf"(?<![^\W_]){NAME}[\"']?(?:\s(?:wi-?fi|wlan|router|portail|portal|internet))?{FOR}(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|était|es|era|è|é|to|było|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>\S{{6,}})",
     re.IGNORECASE,
 )
 # "Login: jan@mail.example / Segel88", "the key abc-9106234064a7e93b9515e7f1cb88371d"
@@ -36,12 +36,12 @@ AFTER_LOGIN = re.compile(
     re.IGNORECASE,
 )
 LONG_TOKEN = re.compile(
-    r"\b(?:key|token|secret|schlüssel|clé|clef|clave|klucz|chiave|sleutel)\b[ :=]{1,3}(?P<value>(?=[\w.-]*\d[\w.-]*[a-zA-Z][\w.-]*\d)[\w.-]{20,})",
+    r"\b(?:key|token|secret|schlüssel|clé|clef|clave|klucz|chiave|sleutel)\b(?:\s[^\W\d_]+){0,5}?[ :=]{1,3}(?P<value>(?=[\w.-]*\d[\w.-]*[a-zA-Z][\w.-]*\d)[\w.-]{20,})",
     re.IGNORECASE,
 )
 # "Mijn wachtwoord sunflower828 werkt niet", "I log in with Tr0mbone#935 as password"
 UNMARKED = re.compile(
-    r"\b(?:pass(?:word|wort|code)|mot de passe|contraseña|wachtwoord|kennwort|hasło|hasłem|senha)\s+[\"'`“„«]?(?P<value>(?=\S*\d)(?=\S*[^\W\d_])[^\s\"'`”“»]{6,})"
+    r"\b(?:pass(?:word|wort|code)|mot de passe|mdp|contraseña|wachtwoord|kennwort|hasło|hasłem|senha)\s+[\"'`“„«]?(?P<value>(?=\S*\d)(?=\S*[^\W\d_])[^\s\"'`”“»]{6,})"
     r"|\bwith\s+(?P<before>(?=\S*\d)\S{6,}) as (?:my |the )?password\b",
     re.IGNORECASE,
 )
@@ -49,14 +49,14 @@ UNMARKED = re.compile(
 DOOR_CODE = re.compile(
     r"\b(?:(?:entrance|entry|door|gate|alarm|key[ -]?safe|lock ?box)(?: code)?|(?:tür|haustür|eingangs|tor|alarm|zugangs|deur|toegangs|voordeur)[ -]?codes?|digicode|"
     r"code (?:de (?:la )?porte|d['’]entrée|d['’]accès)|código (?:de (?:la |el )?|del )(?:puerta|portal|entrada|acceso))"
-    r"(?:[ :=]{1,2}|\s(?:is|ist|est|es|lautet|opens with|for \w+ is|now)[ :]{1,2}|\scode[ :]{1,2}){1,3}(?P<value>[A-Z]?\d{4,8}[A-Z#*]?)(?![\w-]|[.,:]\d)",
+    r"(?:[ :=]{1,2}|\s(?:is|ist|est|es|lautet|opens with|for \w+ is|now)[ :]{1,2}|\scode[ :]{1,2}){1,3}(?P<value>[*#]?(?:[A-Z]?\d{4,8}[A-Z]?|\d{1,4}[A-Z]\d{1,4})[#*]?)(?![\w-]|[.,:]\d)",
     re.IGNORECASE,
 )
 CLOSING = ".,;:)]}>\"'`»”“’"
-SIGN = re.compile(r"[\d!#$%&*+=?@^~|§€£]")
+SIGN = re.compile(r"[\d!#$%&*+=?@^~|§€£]|(?-i:[a-z][A-Z])")
 # What stands in a secret's place, and what is read from elsewhere.
 NO_SECRET = re.compile(
-    r"[\[{<$%*]|https?:|your|my[_-]|example|change|placeholder|dummy|x{3,}|os\.|process\.|env\b|.*[()\[\]{}<>]|[^@]+@[\w-]+(?:\.[\w-]+)+$|.*\*{3}|.*x{4}",
+    r"[\[{<%*]|\$(?:[({]|(?-i:[A-Z_]+$))|https?:|your|my[_-]|example|change|placeholder|dummy|x{3,}|os\.|process\.|env\b|.*[()\[\]{}<>]|[^@]+@[\w-]+(?:\.[\w-]+)+$|.*\*{3}|.*x{4}",
     re.IGNORECASE,
 )
 
@@ -86,7 +86,7 @@ def find_secrets(text: str, key: str = "") -> Iterator[tuple[int, int]]:
 
 
 def looks_secret(value: str) -> bool:
-    """Return whether a value may be a password: no space, 6 characters or more, a digit or a sign, and no placeholder."""
+    """Return whether a value may be a password: no space, 6 characters or more, a digit, a sign or a capital inside, and no placeholder."""
     value = value.strip()
     inner = value.rstrip("!?.")  # "The password is wrong!" has no sign in its word
     return len(value) >= 6 and not re.search(r"\s", value) and bool(SIGN.search(inner)) and not NO_SECRET.match(value)

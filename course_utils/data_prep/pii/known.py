@@ -36,11 +36,27 @@ PERHAPS = re.compile(
     r"(?:.*\.)?(?:customer|client|contact|requester|user|member|agent|assignee|author|sender|recipient|owner|reporter|operator|account|kunde)|name",
     re.IGNORECASE,
 )
+# Where somebody's first or last name stands in any case
+PART_OF_NAME = re.compile(
+    r"(?:first|last|given|family|middle|maiden) ?name|surname|forename|vorname|nachname|familienname|geburtsname|prénom|voornaam|achternaam|apellidos?|cognome"
+)
+# What else a field says by its name, in words as `spelled` writes them, and what its value must have
+FIELDS = {
+    "SECRET": (r"(?:.* )?(?:pass(?:word|wort|wd|phrase|code)|kennwort|wachtwoord|contraseña|mot de passe|api ?key|secret|access token|pin)", r"\S*[\d!#$%&*+=?@^~].*"),
+    "BIRTH_DATE": (r"(?:.* )?(?:birth ?(?:date|day)|date of birth|dob|born(?: on)?|geburts(?:datum|tag)|geboortedatum|date (?:de )?naissance|fecha (?:de )?nacimiento|data (?:di )?nascita|data urodzenia)", r".*\d.*"),
+    "PHONE": (r"(?:.* )?(?:(?:tele)?phone|mobile|cell|fax|handy|telefon|téléphone|teléfono|telefoon|portable)(?: ?(?:number|nummer|no|nr))?|tel", r"(?:\D*\d){6}.*"),
+    "ADDRESS": (r"(?!(?:.* )?(?:e ?mail|ip|mac|web) )(?:.* )?(?:address|street|adresse|anschrift|straße|strasse|dirección|indirizzo|adres|post ?code|zip(?: code)?|postal code|plz|postleitzahl|code postal)", r".*\d.*"),
+    "HANDLE": (r"(?:.* )?(?:user ?name|log ?in(?: name)?|benutzername|gebruikersnaam|nom (?:d )?utilisateur|usuario)", r"\S{3,}"),
+    "NATIONAL_ID": (r"(?:.* )?(?:ssn|nino|national (?:id|insurance)(?: number)?|tax id|passport(?: number| no)?|reisepass\w*|(?:personal)?ausweis\w*|bsn|dni|pesel|steuer ?id)", r"\w*(?:[A-Z. /-]*\d){4}.*"),
+    "ACCOUNT": (r"(?:.* )?(?:account number|kontonummer|rekeningnummer|sort code)", r"(?:\D*\d){5}.*"),
+    "VEHICLE": (r"(?:.* )?(?:(?:licen[cs]e |number )plate|kennzeichen|kenteken|immatriculation|matrícula)", r".*\d.*"),
+}  # fmt: skip
 NOBODY = frozenset("unknown anonymous anonym guest none admin system support n/a test unbekannt inconnu desconocido".split())
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 NOUN = re.compile(
     r"\b(?:im|am|zum|zur|beim|vom|der|die|das|den|dem|ein|eine|einen|kein|the|an?) $", re.IGNORECASE
 )  # "Im Sommer"
+LONGEST_VALUE = 120  # characters of a field's value; a longer one is a text
 LOCAL_PART = re.compile(r"(?<![\w.+-])([^\W\d_]{3,}(?:[._-][^\W\d_]{3,}){1,2})\d*@")
 ADDITION = rf"(?:,? |,|-| (?:{'|'.join(sorted(PARTICLES))}) )"
 # Letters with a mark → the letter: "Lefèvre" is "lefevre" in a hurry. One letter for one, so that positions stay.
@@ -55,12 +71,32 @@ def is_person(field: str, value: str) -> bool:
     """Return whether the value of a field is somebody's name, such as "Stark, Falk" in "patient"."""
     sure = PERSON.fullmatch(field)
     words = WORD.findall(value)
+    if PART_OF_NAME.fullmatch(spelled(field)):
+        return 1 <= len(words) <= 4 and not re.search(r"[\d@/\n:;_]", value) and value.strip().lower() not in NOBODY
     shaped = 1 <= len(words) <= 5 and not re.search(r"[\d@/\n:;_]|[.] ?\w{4}", value) and value.strip()[:1].isupper()
     if not (sure or PERHAPS.fullmatch(field)) or not shaped or value.strip().lower() in NOBODY:
         return False
     listed = [word for word in words if word.lower() in name_lists()[0] or word.lower() in name_lists()[1]]
     capitals = all(word[0].isupper() or word in PARTICLES for word in words)
     return capitals and not CUT.intersection(map(str.lower, words)) and (bool(sure) or (len(words) > 1 and bool(listed)))
+
+
+@functools.lru_cache(maxsize=1024)
+def spelled(field: str) -> str:
+    """Return the last name of a field in words: "metadata.tenantBirthDate" is "tenant birth date"."""
+    return re.sub(r"(?<=[a-zà-ž])(?=[A-Z])|[\W_]+", " ", field.rpartition(".")[2]).lower().strip()
+
+
+def kind_of_field(field: str, value: str) -> str | None:
+    """Return the kind of personal data that the whole value of a field is by the field's name; None if it isn't."""
+    if is_person(field, value):
+        return "NAME"
+    if len(value) > LONGEST_VALUE or "\n" in value or value.strip().lower() in NOBODY:
+        return None
+    name = spelled(field)
+    return next(
+        (kind for kind, (names, shape) in FIELDS.items() if re.fullmatch(names, name) and re.fullmatch(shape, value)), None
+    )
 
 
 def people_in(row: dict, field: str = "") -> list[str]:

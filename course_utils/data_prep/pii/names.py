@@ -84,7 +84,7 @@ STREET_TYPES = frozenset(
     "street road lane avenue close drive way crescent court terrace gardens grove hill place square row mews walk rise view green park".split()
 )
 BUILDINGS = frozenset(
-    "house court estate tower towers building cottage lodge heating lifts controls services ascenseurs plomberie chauffage "
+    "house court estate tower towers building cottage lodge lofts apartments residence residences mansions heating lifts controls services ascenseurs plomberie chauffage "
     "ward wing clinic gebouw mutuelle krankenkasse kruis verzekeringen assurances seguros ubezpieczenia électricité serrurerie aufzüge sanitär heizung elektro ascensores fontanería calefacción liften loodgieters".split()
 )
 IN_STREET_NAMES = tuple("straat gracht laan plein kade straße strasse gasse allee".split())
@@ -119,6 +119,10 @@ OF_A_COMPANY = re.compile(
 OF_A_PLACE = re.compile(
     rf"\b(?i:{'|'.join(WORDS['place_nouns'])}) (?i:(?:de|du|la|el|des|van|sint|saint|santa|santo|san|św\.|doctor|dr\.?) )*$"
 )
+GERMAN_MONTHS = frozenset(
+    "januar jänner februar märz april mai juni juli august september oktober november dezember".split()
+)
+AND_BEFORE, AND_AFTER = re.compile(r"(?<!\w)([A-ZÀ-Þ][\w'’-]+) & $"), re.compile(r" & ([A-ZÀ-Þ][\w'’-]+)")
 MONTHS = frozenset("Jan Mar Apr May June July Jun Jul Aug April August".split())
 
 
@@ -142,12 +146,22 @@ def find_names(text: str, writer: str = "") -> list[tuple[int, int, float]]:
     return sorted(span for span in _repeated(text, spans) if not _no_name(text, *span[:2]))
 
 
+def _is_firm(text: str, start: int, end: int) -> bool:
+    """Whether a word is a part of "Halden & Brook": what stands on the other side of the sign is no first name and no title."""
+    beside = AND_BEFORE.search(text, max(0, start - 40), start) or AND_AFTER.match(text, end)
+    return bool(beside) and not any(beside[1].lower() in words for words in (name_lists()[0], TITLES))  # type: ignore[index]
+
+
 def _no_name(text: str, start: int, end: int) -> bool:
     """Whether a short name is a month before a day ("Jan 28", "3 Jan"), or capitals that stand for something ("NA").
 
     Nor is what has a number as a thing has it: "EAN 40063", "Viola da Gamba 8'", "Cornet V", "gilt 30 Tage".
     """
     name, after = text[start:end], text[end : end + 10]
+    if re.search(r"\d\. ?$", text[max(0, start - 4) : start]) and name.split()[0].lower() in GERMAN_MONTHS:
+        return True  # "am 28. Juli den Anschluss"
+    if " " not in name and _is_firm(text, start, end):
+        return True
     if "Państwo" in name.split():  # the Polish "you": "Szanowni Państwo"
         return True
     if re.search(r"\d\.? $", text[max(0, start - 3) : start]) and re.match(r" (?:19|20)\d\d\b", after):  # "6 Juny 2025"
@@ -340,7 +354,7 @@ def _points(text: str, part: list[Token]) -> float:
         elif word in common_words() and words[i - 1 : i] != [*PARTICLES.intersection(words[i - 1 : i])]:
             points -= 0.5 if titled else 1.0
         else:
-            points += 0.8 if word not in places else 0.0
+            points += 0.8 if word not in places or titled else 0.0  # "Herr von Thun"
     if len(words) > 1 and words[0] in WORDS["place_prefixes"] and not ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN)):
         points -= 3.0
     cued = titled or ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN, *GREETS, *CLOSES))

@@ -67,6 +67,7 @@ NOT_PHONE_SHAPED = re.compile(
     r"(?:1\d{3}|20\d\d)(?:\W{1,3}(?:1\d{3}|20\d\d))+|[1-9]\d?(?:\.\d+){2,}|\d(?:\W{1,3}\d)+|[1-9]\d?(?:\W{1,3}\d{1,2})+"
 )
 AMERICAN = re.compile(r"\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}")
+FRENCH = re.compile(r"0[1-9](?:[ .]\d\d){4}")
 SEPARATOR = re.compile(r"(?<=\d)[^\w\s,;:+/](?=\d)|(?<=\d)[\u00a0\u202f\u2007\u2009](?=\d)")
 SAME_WIDTH = {ord(mark): "-" for mark in ".\u00a0\u202f\u2007\u2009\u2011–—_"}
 # A lookahead, so that a match that is not an IBAN, as in "on 18 April from DE89 …", does not consume the one after it.
@@ -97,7 +98,7 @@ COMMAND_OPTION = re.compile(
     r"(?:^|\s)--?[a-zA-Z][\w-]*[= ]$|\bip[46]:$"
 )  # "-p 2222" of a command, "ip4:" of a mail server's record
 VERSION = re.compile(
-    r"\b(?:version|ver|v|firmware|software|app|update|release|build|os|ios|android|fw|patch|driver)\b[^.\n]{0,25}$|[vV]$",
+    r"\b(?:versi\w+|ver|v|firmware|software|app|update|release|build|os|ios|android|fw|patch|driver|mise à jour|aktualisier\w*|actualiz\w+|bijgewerkt|bijwerken)\b[^.\n]{0,25}$|[vV]$",
     re.IGNORECASE,
 )
 # What stands before and after a number in arithmetic: "45000-9000=36000", "P(E) = 1033/2851", "468690 - 78115 * 6".
@@ -177,14 +178,17 @@ def _score_of_phone(text: str, number: str, start: int, extended: bool) -> float
         return 0.0
     called = CALL.search(before) or AS_PHONE.match(text, end)
     other = OTHER_NUMBER_WORDS.search(before)
-    coded = re.search(r"(?<!\w)(?!TEL|MOB|FAX|PH)[A-Z]{2,4}[ :]{1,2}$", before)  # "WO 0020-118-904"
+    coded = re.search(
+        r"(?<!\w)(?!TEL|MOB|FAX|PH|(?:ON|AT|IS|TO|BY|ME|OR|AND|CALL|UNDER)\b)[A-Z]{2,4}[ :]{1,2}$", before
+    )  # "WO 0020-118-904"
     if (not called or WEAK_CALL.match(before[called.start() :])) and (coded or re.fullmatch(r"\d{4}-\d{3}-\d{3}", number)):
         return 0.0
     if NOT_PHONE_SHAPED.fullmatch(number) and not (
-        called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number)
+        FRENCH.fullmatch(number) or (called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number))
     ):
         return 0.0
-    if not called and not number.startswith("+") and not AMERICAN.fullmatch(number) and _is_book(number, digits):
+    local = number.startswith("+") or AMERICAN.fullmatch(number) or FRENCH.fullmatch(number)
+    if not called and not local and _is_book(number, digits):
         return 0.0
     if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # it is the end of a longer number with letters in it
         return 0.0
@@ -412,6 +416,10 @@ PASSPORT = re.compile(
     r"\b(?:passport|paspoort|reisepass|passeport|pasaporte|passaporto|paszport)\b[^.\n\d]{0,28}?\b(?-i:(?P<number>[A-Z]{1,3}\d{6,8}))(?![\w-])",
     re.IGNORECASE,
 )
+# Its letters are no vowels, and digits may be few: "Personalausweis-Nr. LT8CKJHTV"
+GERMAN_CARD = re.compile(
+    r"\b(?i:(?:personal)?ausweis)(?i:s?-? ?(?:nummer|nr\.?)?)(?i: (?:ist|lautet))?[ :]{1,2}(?P<number>(?=[A-Z\d]*\d)[CFGHJKLMNPRTVWXYZ\d]{9})(?!\w)"
+)
 ACCOUNT = re.compile(
     r"\b(?:sort code[ :]{1,2}(?:is )?(?P<sort>\d\d-\d\d-\d\d)(?:\D{0,25}?(?P<uk>\d{8})\b)?"
     r"|(?:kontonummer|kto(?:\.|-)? ?nr\.?|rekeningnummer|número de cuenta|numéro de compte|numer konta|numero di conto)[ :]{1,2}(?:(?:ist|is|es|est|to)[ :]{1,2})?"
@@ -464,6 +472,7 @@ def find_documents(text: str) -> Iterator[Span]:
     """Yield the numbers that follow the word for an official document, or a date of birth; otherwise nothing tells them."""
     yield from ((*match.span("number"), 0.8) for match in BELOW_BIRTH_DATE.finditer(text))
     yield from ((*match.span("number"), 0.85) for match in PASSPORT.finditer(text))
+    yield from ((*match.span("number"), 0.85) for match in GERMAN_CARD.finditer(text))
     for match in DOCUMENT.finditer(text):
         if len(re.findall(r"\d", match["number"])) >= 4:
             yield *match.span("number"), 0.85
@@ -569,8 +578,8 @@ def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
         ("CARD", LONG_NUMBER_ANYHOW, find_cards),
         ("IBAN", LETTERED, find_ibans),
         ("IP", re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d|:[0-9A-Fa-f]{0,4}:"), _of_presidio(IpRecognizer())),
-        ("US_SSN", LONG_NUMBER, _of_presidio(UsSsnRecognizer())),
-        ("UK_NINO", LETTERED, _of_presidio(UkNinoRecognizer())),
+        ("US_SSN", re.compile(r"\d{3}[\W_]?\d{2}[\W_]?\d{4}"), _of_presidio(UsSsnRecognizer())),
+        ("UK_NINO", re.compile(r"[A-Za-z]{2}(?:\s?\d{2}){3}"), _of_presidio(UkNinoRecognizer())),
         ("DE_TAX_ID", LONG_NUMBER, find_german_tax_ids),
         ("ES_NIF", re.compile(r"\d{7}-?[A-Za-z]"), _of_presidio(EsNifRecognizer())),
         ("IT_FISCAL_CODE", re.compile(r"[A-Za-z]{6}[\dL-Vl-v]{2}[A-Za-z][\dL-Vl-v]{2}"), _of_presidio(ItFiscalCodeRecognizer())),
@@ -579,7 +588,7 @@ def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
         ("NL_BSN", LONG_NUMBER, checked(
             r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False)),
         ("UK_NHS", LONG_NUMBER, find_nhs_numbers),
-        ("DOCUMENT", re.compile(r"\d\D{0,2}\d"), find_documents),
+        ("DOCUMENT", re.compile(r"\d\D{0,2}\d|ausweis", re.IGNORECASE), find_documents),
         ("ACCOUNT", LONG_NUMBER, find_accounts),
         ("VEHICLE", DIGIT, find_vehicles),
         ("HANDLE", re.compile(r"@|\d|_"), find_handles),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils.data_prep.pii.addresses import find_addresses
 from course_utils.data_prep.pii.credentials import find_secrets
-from course_utils.data_prep.pii.known import Known, is_person, people_in, people_in_addresses
+from course_utils.data_prep.pii.known import Known, is_person, kind_of_field, people_in, people_in_addresses
 from course_utils.data_prep.pii.names import find_names, parts_of
 from course_utils.data_prep.pii.words import common_words, foreign_words, name_lists
 from course_utils.data_prep.reading import json_or_none
@@ -295,9 +295,9 @@ def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
 
 
 def _named_by_key(piece: Piece) -> list[Entity]:
-    """The value of a key for names as a name, whatever it looks like."""
-    named = is_person(piece.path, piece.text) or is_person(f"arguments.{piece.preceding}", piece.text)
-    return [_entity(piece.text, "NAME", 0, len(piece.text), SECRET_SCORE)] if named else []
+    """The value of a key for names, dates of birth and so on, whatever it looks like."""
+    kind = kind_of_field(piece.path, piece.text) or kind_of_field(f"arguments.{piece.key}", piece.text)
+    return [_entity(piece.text, kind, 0, len(piece.text), SECRET_SCORE)] if kind else []
 
 
 def _with_known(text: str, entities: list[Entity], known: Known, allow: Iterable[str]) -> list[Entity]:
@@ -369,12 +369,14 @@ class Piece:
         text: the text as a person reads it, without JSON's escapes.
         preceding: the text before it, or its key if it is in JSON.
         writer: the role of the message, or the one that the field's name says; "" if none does.
+        key: its key, if it is in the JSON of a text.
     """
 
     path: str
     text: str
     preceding: str = ""
     writer: str = ""
+    key: str = ""
 
 
 @functools.lru_cache(maxsize=64)  # a text is searched in several ways
@@ -435,7 +437,7 @@ def _rewritten(whole: Piece, change: Callable[[Piece], str]) -> str:
             key = json.loads(written, strict=False)
         elif not is_id(key):
             string = json.loads(written, strict=False)
-            changed = change(Piece(whole.path, string, key))
+            changed = change(Piece(whole.path, string, key, key=key))
             if changed != string:
                 pieces += [text[position : match.start()], json.dumps(changed, ensure_ascii=written.isascii())]
                 position = end
