@@ -43,6 +43,7 @@ PATTERNS = [
     rf"(?:{SMALL}[ ])*{NAME},?[ ](?:n\.?º?[ ]?|nr\.?[ ]?|No:?[ ]?)?{NUMBER}(?:,? \d{{1,2}}[.ºª°]+ ?[\w.]{{0,4}}| bajos| m\. ?\d+)?",
     # "Ik woon op Oude Delft 164, 2611 HG Delft", "J'habite Grand Place 5"
     rf"(?:(?<=[Ww]oon op )|(?<=[Ww]oon aan )|(?<=[Ww]oon in )|(?<=[Ww]ohne in )|(?<=['’]habite )|(?<=[Vv]ivo en )|(?<=[Ll]ive at )|(?<=[Ll]ive in )){NAME}[ ]{NUMBER}",
+    rf"\b(?:Laan|Plein|Kade|Hof)[ ](?:{SMALL}[ ])+{NAME}[ ]{NUMBER}",
     # ul. Długa 8/12; al. Niepodległości 141 m. 6; UL. POLNA 17/4
     rf"\b(?:[Uu][Ll]|[Aa][Ll]|[Oo][Ss]|[Pp][Ll])\.[ ]{NAME}[ ]{NUMBER}(?:[ ]?m\.?[ ]?\d+)?",
     # Atatürk Caddesi No: 12; Gül Sokak 5/3
@@ -66,7 +67,7 @@ WEAK = [
     rf"\b(?:Via|Largo)[ ](?:{SMALL}[ ])*{NAME},?[ ](?:n\.?º?[ ]?)?{NUMBER}",
 ]
 # Korinthou 221, 262 21 Patras
-BARE = rf"\b{NAME}[ ]\d{{1,4}}[a-z]?(?=(?:,[ ]|\n)(?:\d{{4,5}}|\d{{3}} \d{{2}}|\d{{2}}-\d{{3}})(?: [A-Z]{{2}})? {UP})"
+BARE = rf"\b{NAME}[ ]{NUMBER}(?=(?:,[ ]|\n)(?:\d{{4,5}}|\d{{3}} \d{{2}}|\d{{2}}-\d{{3}})(?: [A-Z]{{2}})? {UP})"
 # All begin with a word: elsewhere none of them is tried.
 START = re.compile("".join((r"(?<!\w)(?=\w)(?:", "|".join(PATTERNS), f"|(?P<weak>{'|'.join(WEAK)})|(?P<bare>{BARE}))")))
 CUE = re.compile(

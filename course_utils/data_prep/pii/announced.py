@@ -46,7 +46,7 @@ ANYBODY = re.compile(
     # one \b for all that begin with a word: the rest is then tried at words only
     r"(?:^|[\n.,!?] ?|\b(?:[Bb]onjour|[Bb]onsoir|[Cc]her|[Mm]erci|de|à|par|avec|que|et|chez) )M\. (?=[^\W\d_]{2})|(?:^|\n)>? ?(?:From|De|Von|Van|Od|Da) ?: (?=[A-ZÀ-Þ])"
     r"|\((?:mother|father|maman|papa|mère|père|moeder|vader|madre|padre|Mutter|Vater|mama|tata)(?: of| de| van| von)?,? (?=[A-ZÀ-Þ])|(?:^|[\n.!?] )(?=(?!(?:She|He|It|Who|Elle|Il|Ella|Él|Hij|Zij|Ze|Er|Sie|Ona|On|Ten|Kto|Quien|Qui) )[A-ZÀ-Þ][\w'’-]+ (?:nació|is geboren|est née?|urodził|was born))"
-    r"|(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)|\b(?:i\. ?[AV]\. |(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
+    r"|(?<=[\n:>,] )(?=[^\W\d_][\w. '’-]+ <0{6,}>)|\b(?:(?=(?:[A-Z]\. ?)+[A-ZÀ-Þ][\w'’-]+ (?:from|aus|van|de|du|vom) (?:your|the|our|Ihre[mr]|uw|het|votre|vos|su)\b)|i\. ?[AV]\. |(?:It was|Es war|C'était|C'est|To był|To była) (?=[\w'’-]+ (?:who|der|die|qui|który|która)\b)"
     r"|(?:signed|written|confirmed|reported) by |(?:a nombre de|au nom de|op naam van|na nazwisko|auf den Namen) |(?:signée?|rempli|écrit|validé) par |(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
     r"|(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?:podpisała?|napisała?|wypełniła?) |(?:schrieb|schreef|napisała?) (?=[^<\n]{2,40} <)"
     r"|(?:läuft auf|lautet auf|avisado a|avisé a|prévenu|informé) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?:firmado|escrito) por "
@@ -111,7 +111,7 @@ BY_POSITION = {
     ),
     "any": re.compile(  # "Wolfram, patient service" as the last line
         # "MIETER: ANJALI VON THUN", "Kontoinhaber Ollerenshaw, Marek", "Account holder KOCH, Carmen"
-        rf"\b(?:(?i:tenant|mieter(?:in)?|huurder|locataire|inquilin[oa]|inschrijving)\s?:|(?i:kontoinhaber(?:in)?|account[ -]?holder|(?:rekening|kaart)houder|titulaire(?: du compte)?|titular)(?: (?i:is|ist|est|es))?\s?:?) "
+        rf"\b(?:(?i:tenant|mieter(?:in)?|huurder|locataire|inquilin[oa]|inschrijving|\w*selbstauskunft)\s?:|(?i:kontoinhaber(?:in)?|account[ -]?holder|(?:rekening|kaart)houder|titulaire(?: du compte)?|titular)(?: (?i:is|ist|est|es))?\s?:?) "
         rf"(?P<labelled>[A-ZÀ-Þ]{WORD}(?:(?: (?i:{'|'.join(PARTICLES)}))*,? [A-ZÀ-Þ]{WORD}){{0,3}})"
         rf"|(?<!--)\n(?P<signer>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?), (?:(?:[a-zß-ÿ]\w+ ?){{1,3}}|(?i:[\w ]*{UNIT}[\w ]*))\.?$|\n(?:Ihr|Uw|Votre|Su|Your)\w* (?:\w+ ?){{1,3}}, (?P<ours>[A-ZÀ-Þ]{WORD})\.?$"
         rf"|\n(?P<listed>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?, [A-ZÀ-Þ]{WORD})\n(?i:dob|geb|né|born|ur\.|f\. ?nac|nacid)|\n> ?(?P<quoted>[A-ZÀ-Þ]{WORD})$"
@@ -123,6 +123,11 @@ BY_POSITION = {
 # "Kind regards,\nGeertje Terpstra\nPatient service"
 CLOSED = re.compile(
     rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+(?P<name>(?:[A-ZÀ-Þ](?:\. ?| ))*[A-ZÀ-Þ]{WORD}(?:(?: (?:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD}){{0,2}})(?=[ ,.!]*(?:\n|$)| \()"
+)
+# "Cheers, LAYLA VAN DER MEER", "MfG, D. Young": behind a formula also words that mean something else
+SIGNATURE = re.compile(
+    rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*(?:<br ?/?>)?[ \n]+(?:<br ?/?>\s*)*"
+    rf"(?!N\.B|P\.S|Z\.B)(?P<name>(?:(?:[A-ZÀ-Þ]\.[ -]?)+|(?P<first>[A-ZÀ-Þ]{WORD}) )(?:(?i:{'|'.join(PARTICLES)}) )*[A-ZÀ-Þ]{WORD}(?:(?: (?i:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD})?)(?=[ .!]*(?:[\n\r<]|$))"
 )
 FORMULA = 60  # characters of a formula that closes a letter
 REACH = 300  # characters that a closing formula and a name take
@@ -152,6 +157,20 @@ def _end_of_line_after(text: str, line_end: int) -> int:
     return end + 1 or len(text)
 
 
+def _signatures(text: str) -> Iterator[re.Match[str]]:
+    """Names at the ends of lines that begin with a given name or an initial and stand behind a closing formula."""
+    position = 0
+    for line_end in (*(match.start() for match in re.finditer(r"\n|<(?=/|br)", text)), len(text)):
+        signed = SIGNATURE.search(text, max(position, line_end - REACH // 2), line_end + 1)
+        if not signed:
+            continue
+        words = signed["name"].lower().split()
+        several = signed["name"].count(".") > 1 and words[-1] in _forms()[1]  # "Thanks, N.B. Delivery"
+        if signed["first"].lower() in name_lists()[0] if signed["first"] else not several:
+            position = signed.end()
+            yield signed
+
+
 def _placed(text: str, place: str) -> Iterator[re.Match[str]]:
     """What stands where a name does; formulas that close a letter are only looked for around the ends of lines."""
     if place == "any":
@@ -163,6 +182,7 @@ def _placed(text: str, place: str) -> Iterator[re.Match[str]]:
             position = max(line_end + 1, closed.end() if closed else 0)
             if closed:
                 yield closed
+        yield from _signatures(text)
     if place in BY_POSITION:
         yield from BY_POSITION[place].finditer(text, max(0, len(text) - REACH) if place == "user" else 0)
 
@@ -185,7 +205,9 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
                 word = token.group().rstrip(".").lower()
                 known = word in known_names
                 belongs = word in PARTICLES or (
-                    token.group()[0].isupper() and (known or word not in ordinary) and form is not GENITIVE
+                    token.group()[0].isupper()
+                    and (known or word not in ordinary or (tokens and len(tokens[-1][2].rstrip(".")) == 1))
+                    and form is not GENITIVE
                 )
                 if not tokens and firsts is not None:
                     # "Haruki Tanaka van beneden": no list has all given names
@@ -208,11 +230,11 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
                 spans.append((cue.end(), tokens[-1][1] - tokens[-1][2].endswith(".")))
     for place in dict.fromkeys(("any", writer)):
         for placed in _placed(text, place):
-            group = placed.lastgroup or "name"
+            group = "name" if placed.re is SIGNATURE else placed.lastgroup or "name"
             words = [word.lower().strip(",.") for word in placed[group].split() if word.lower() not in PARTICLES]
             if not words:  # "Kind regards,\nDe La"
                 continue
-            given = words[0] in name_lists()[0] and place == "any"
+            given = placed.re is SIGNATURE or (words[0] in name_lists()[0] and place == "any")
             alone = place == "any" and len(words) == 1 and group in ("name", "quoted") and not given and writer != "user"
             alone = alone and (writer != "assistant" or bool(re.search(UNIT, words[0])))
             no_name = any(word in CUT or word in TITLES or word in BEGINS_NONE for word in words)

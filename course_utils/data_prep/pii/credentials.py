@@ -27,7 +27,7 @@ NAME = (
 FOR = r"(?:\s+(?:for|of|to|on|für|zu[mr]?|vo[nm]|de[rsl]?|du|d['’]\w+|pour|para|per|voor|van|i[mn]|beim|dans|en|na|w|do)\b(?:\s+[^\W\d_][\w'’-]*){0,4}?)?"  # "for the console"
 KEY = re.compile(rf"(?:\w+[_-])?{NAME}", re.IGNORECASE)
 NAMED = re.compile(
-    rf"(?<![^\W_]){NAME}[\"']?(?:\s(?:wi-?fi|wlan|router|portail|portal|internet))?{FOR}(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|était|es|era|è|é|to|było|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>\S{{6,}})",
+    rf"(?<![^\W_]){NAME}[\"']?(?:\s(?:wi-?fi|wlan|router|portail|portal|internet))?{FOR}(?:\s*[:=]|\s+(?:is|was|ist|war|lautet|lautete|est|était|es|era|è|é|to|było|to)\b:?)\s*[\"'`“„«‚‘(]*\s?(?P<value>[^\s<]{{6,}})",
     re.IGNORECASE,
 )
 # "Login: jan@mail.example / Segel88", "the key abc-9106234064a7e93b9515e7f1cb88371d"
@@ -36,7 +36,7 @@ AFTER_LOGIN = re.compile(
     re.IGNORECASE,
 )
 LONG_TOKEN = re.compile(
-    r"\b(?:key|token|secret|schlüssel|clé|clef|clave|klucz|chiave|sleutel)\b(?:\s[^\W\d_]+){0,5}?[ :=]{1,3}(?P<value>(?=[\w.-]*\d[\w.-]*[a-zA-Z][\w.-]*\d)[\w.-]{20,})",
+    r"\b(?:key|token|secret|schlüssel|clé|clef|clave|klucz|chiave|sleutel)\b(?:\s[^\W\d_]+){0,5}?[ :=]{1,3}(?P<value>(?=[\w.-]*\d)(?=[\w.-]*[a-zA-Z])[\w.-]{20,})",
     re.IGNORECASE,
 )
 # "Mijn wachtwoord sunflower828 werkt niet", "I log in with Tr0mbone#935 as password"
@@ -56,7 +56,7 @@ CLOSING = ".,;:)]}>\"'`»”“’"
 SIGN = re.compile(r"[\d!#$%&*+=?@^~|§€£]|(?-i:[a-z][A-Z])")
 # What stands in a secret's place, and what is read from elsewhere.
 NO_SECRET = re.compile(
-    r"[\[{<%*]|\$(?:[({]|(?-i:[A-Z_]+$))|https?:|your|my[_-]|example|change|placeholder|dummy|x{3,}|os\.|process\.|env\b|.*[()\[\]{}<>]|[^@]+@[\w-]+(?:\.[\w-]+)+$|.*\*{3}|.*x{4}",
+    r"[\[{<*]|%(?:\w\b|[(%])|\$(?:[({]|(?-i:[A-Z_]+$))|https?:|your|my[_-]|example|change|placeholder|dummy|x{3,}|os\.|process\.|env\b|.*[()\[\]{}<>]|[^@]+@[\w-]+(?:\.[\w-]+)+$|.*\*{3}|.*x{4}",
     re.IGNORECASE,
 )
 
