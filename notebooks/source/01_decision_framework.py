@@ -730,7 +730,7 @@ pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_
 # %% [markdown]
 # ## 8 · The decision on one page
 #
-# The next cell puts your results into a memo. First replace the lines under *your project's own*. `larger_reaches` is
+# The folded cell puts your results into a memo. First replace the lines under *your project's own*. `larger_reaches` is
 # the shop's too, from the 1.5B on the recorded hundred.
 
 # %%
@@ -743,6 +743,7 @@ larger_reaches = lesson_01.score("1.5B", "similar past answers").value       # t
 text_tokens = 0            # of all your documents, a quarter of their characters; 0 leaves that option out
 
 
+# %% tags=["folded"]
 def pays(against):
     """Return in words from how many requests a day on training pays."""
     volume = chosen.break_even("hosted", against)

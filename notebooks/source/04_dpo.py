@@ -490,7 +490,7 @@ show.drawing("twins")
 # its control, "SFT, one stage", it starts from the untrained model (script, with all rates:
 # `benchmarks/laptop_house_style.py`).
 
-# %%
+# %% tags=["folded"]
 house = assets.read_record("laptop-house-style")["runs"]
 methods = ["SFT", "SFT, kept rules", "DPO", "DPO + SFT", "SFT, one stage", "ORPO"]
 best = {name: house[f"seed 0 | {name}"] for name in methods}
@@ -535,7 +535,7 @@ pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["
 # (`benchmarks/laptop_preferences.py`). The untrained model writes the first round's answers, the SFT model the
 # second's:
 
-# %%
+# %% tags=["folded"]
 own = assets.read_record("laptop-preferences")["runs"]
 has_number = np.array([bool(row["record"]["order_id"]) for row in load_task("support_tickets").rows["test"]])
 rows = {}
