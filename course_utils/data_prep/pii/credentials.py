@@ -52,6 +52,12 @@ DOOR_CODE = re.compile(
     r"(?:[ :=]{1,2}|\s(?:is|ist|est|es|lautet|opens with|for \w+ is|now)[ :]{1,2}|\scode[ :]{1,2}){1,3}(?P<value>[*#]?(?:[A-Z]?\d{4,8}[A-Z]?|\d{1,4}[A-Z]\d{1,4})[#*]?)(?![\w-]|[.,:]\d)",
     re.IGNORECASE,
 )
+# Without one of these, nothing says that there is a secret; looking for them takes a hundredth of the time of the patterns.
+SAYS_SECRET = (
+    "pass mdp contrase wachtwoord kennwort pw senha hasł key token secret schlüssel sleutel clé clef clave chiave klucz api wifi "
+    "wi-fi wlan router netzwerk network réseau rete"
+).split()
+SAYS_CODE = "code entrance entry door gate alarm safe lock código".split()
 CLOSING = ".,;:)]}>\"'`»”“’"
 SIGN = re.compile(r"[\d!#$%&*+=?@^~|§€£]|(?-i:[a-z][A-Z])")
 # What stands in a secret's place, and what is read from elsewhere.
@@ -71,9 +77,13 @@ def find_secrets(text: str, key: str = "") -> Iterator[tuple[int, int]]:
     if KEY.fullmatch(key) and looks_secret(text):
         yield 0, len(text)
         return
-    spans = [match.span() for match in ISSUED.finditer(text)]
-    spans += [match.span("value") for match in DOOR_CODE.finditer(text)]
-    for match in (match for form in (NAMED, AFTER_LOGIN, LONG_TOKEN, UNMARKED) for match in form.finditer(text)):
+    spans, lower = [match.span() for match in ISSUED.finditer(text)], text.lower()
+    if any(word in lower for word in SAYS_CODE):
+        spans += [match.span("value") for match in DOOR_CODE.finditer(text)]
+    forms = [AFTER_LOGIN] if "@" in text or "at]" in lower or "at)" in lower else []
+    if any(word in lower for word in SAYS_SECRET):
+        forms += [NAMED, LONG_TOKEN, UNMARKED]
+    for match in (match for form in forms for match in form.finditer(text)):
         group = "before" if match.groupdict().get("before") else "value"
         value = match[group].rstrip(CLOSING)
         if looks_secret(value) and not ("token" in match.group().lower() and not re.search(r"[^\W\d_]", value)):

@@ -93,10 +93,13 @@ def kind_of_field(field: str, value: str) -> str | None:
         return "NAME"
     if len(value) > LONGEST_VALUE or "\n" in value or value.strip().lower() in NOBODY:
         return None
-    name = spelled(field)
-    return next(
-        (kind for kind, (names, shape) in FIELDS.items() if re.fullmatch(names, name) and re.fullmatch(shape, value)), None
-    )
+    return next((kind for kind, shape in _kinds(spelled(field)) if re.fullmatch(shape, value)), None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kinds(name: str) -> list[tuple[str, str]]:
+    """The kinds of `FIELDS` that a field's name stands for, each with what its value must have."""
+    return [(kind, shape) for kind, (names, shape) in FIELDS.items() if re.fullmatch(names, name)]
 
 
 def people_in(row: dict, field: str = "") -> list[str]:
