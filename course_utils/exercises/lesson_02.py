@@ -376,6 +376,7 @@ def answer_loss(logits, labels):
                 "elsewhere.",
             ),
             Mistake(lambda x, W, A, B, alpha: x @ W.T + (alpha / A.shape[1]) * (x @ A.T) @ B.T, "The rank is A's first dimension, (r, d_in); you divided by d_in."),
+            Mistake(lambda x, W, A, B, alpha: x @ W.T + (alpha / B.shape[0]) * (x @ A.T) @ B.T, "B is (d_out, r), so you divided by d_out. The rank is B's second dimension, or A's first."),
             Mistake(lambda x, W, A, B, alpha: (alpha / A.shape[0]) * (x @ A.T) @ B.T, "This is the adapter's path alone; the frozen path x Wᵀ is missing from the sum."),
             Mistake(lambda x, W, A, B, alpha: (alpha / A.shape[0]) * (x @ W.T + (x @ A.T) @ B.T), "alpha / r scales the update only, not the frozen path."),
             Mistake(lambda x, W, A, B, alpha: W @ x + (alpha / A.shape[0]) * B @ (A @ x), "W @ x treats x as one column, but the inputs are its rows. Which matrix must be transposed?"),

@@ -403,7 +403,7 @@ EXERCISES = (
             Mistake(lambda weights, values: (_nearest(weights / weights.std(), values), weights.std()), "The scale is the standard deviation; then large weights lie outside -1 to 1. Take the largest absolute value."),
         ),
         hint=(
-            "Dividing by what brings every weight between -1 and 1, the negative ones too? Then compare each weight with "
+            "By what do you divide so that every weight is between -1 and 1, negative ones too? Then compare each weight with "
             "each value; such a table has the shape (n, k)."
         ),
         tolerance=1e-9,

@@ -26,7 +26,7 @@
 #
 # You should know Python and have called a language model's API; you need no training experience. Reading takes about 40
 # minutes, the exercises as long again. {{timing}} If you know PyTorch, you need only the label mask from section 3. If
-# you only want to use LoRA, skip sections 3 and 4. Run every cell in either case.
+# you only want to use LoRA, skip sections 3 and 4 and their exercises. Run every cell in either case.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter, because Run All first clears all outputs. To
 # recover the recorded page, run `course restore 02` in a terminal.
@@ -243,13 +243,13 @@ evidence.lesson_02.rivals_table("all fields")
 # a laptop a minute. Raise `num_train_epochs`, and stop when validation replies no longer improve. The table's
 # intervals only reflect which test messages were sampled, not which tickets the model was trained on.
 #
-# With models this small, a few hundred solved tickets were better used for training. If you have fewer, compare
-# training with similar tickets in the prompt, on your own messages. We didn't measure a hosted model, so add yours. A
+# With models this small, a few hundred solved tickets helped more as training data than as examples in the prompt. If
+# you have fewer, compare both on your own messages. We didn't measure a hosted model: measure yours and add a row. A
 # trained model also needs only a short prompt, 30 tokens in section 1. No row is good enough to file tickets
 # unattended, because even the best is right on only 72 of 100.
 
 # %% [markdown]
-# Did your model notice the urgent messages (row `True`)? It missed those under "none" or "no record":
+# Did your model notice the urgent messages (row `True`)? Those in the columns "none" and "no record" it missed:
 
 # %%
 urgent = pd.Series([solution["escalation"] != "none" for solution in solutions], name="urgent")
@@ -399,9 +399,9 @@ print(f"before {before:+.6f}, gradient {weights.grad[0, 0]:+.6f}, after {weights
 # and trains something small beside them.
 #
 # **How can something small be enough?** The model has already learned English and JSON, so our format and labels may need
-# only a simple change to each layer. To check, we replaced each matrix's change in full fine-tuning with its best
-# rank-16 approximation, and the validation loss stayed the same, 0.14 (means of three seeds,
-# `benchmarks/lora_sweep.py`).
+# only a simple change to each layer. To check, we trained all weights and then replaced each matrix's change with the
+# nearest one that two thin matrices of 16 columns and rows can write. The validation loss stayed the same, 0.14 (means
+# of three seeds, `benchmarks/lora_sweep.py`).
 #
 # A {{term:linear layer}} multiplies its input $x$ by a matrix $W_0$. Training would replace $W_0$ with $W_0 + \Delta W$.
 # LoRA (Hu et al., 2021) leaves $W_0$ alone and writes the difference $\Delta W$ as $\frac{\alpha}{r} B A$, a product of
@@ -556,8 +556,8 @@ evidence.lesson_02.states_table()
 # | decision | do | why |
 # | --- | --- | --- |
 # | learning rate | measure it: three or four rates, a factor of 3 apart | too low, and the model learns little; too high, and the loss rises again |
-# | which layers | all linear layers | training only attention, at equal size, hurt everyday text most; large studies find it also learns less |
-# | rank | 16; raise it if more data no longer lowers the loss | in our short runs the validation loss was no worse at 1 and no better at 64 |
+# | which layers | all linear layers | an equally large adapter on attention alone raised the loss on everyday text most; large studies find it also learns less |
+# | rank | 16; raise it if more data no longer lowers the loss | a convention: in our short runs the validation loss at ranks 1, 16 and 64 was about equal |
 # | alpha | 2 × rank, and leave it | it does nearly the same job as the rate |
 # | epochs | stop when validation replies stop getting better | section 8 shows what too many do |
 #
@@ -576,7 +576,7 @@ charts.lines({"twelve steps from a fresh adapter": (rates, [[loss] for loss in l
 # %% [markdown]
 # Start from the rate at the lowest point, which here is the one that section 2 used. At work, use more than one run
 # and more than five validation messages, because this search is rough. In full runs on 80 tickets, judged by 66
-# validation replies, 1e-3 slightly beats 2e-3 for this 135M. `training.trial` briefly attaches a fresh adapter to the
+# validation replies, 1e-3 slightly beats 2e-3 for this 135M; on so few, both will do. `training.trial` briefly attaches a fresh adapter to the
 # loaded model; with `SFTTrainer`, reload the model for each rate and set `max_steps`. The best rate varies by model.
 # The recorded runs used 4e-4 for the 0.5B (`benchmarks/laptop_tickets.py`), and 2e-4 is usual for a 7B. LoRA's rate
 # is about ten times that of full fine-tuning (Schulman et al., 2025).

@@ -20,7 +20,7 @@
 # - turn a messy table into three files to train, validate and test on, with one script that stops when the export is
 #   broken,
 # - find copies, leaks and wrong labels, and say what the script misses,
-# - check what a model learns from a row: the mask, the empty thoughts, the tool call,
+# - see which tokens of a row are learned, and what a template adds or loses,
 # - plan your two weeks: how many rows to read, how many to label, and when to stop.
 #
 # You should know pandas and have met scikit-learn; you needn't have trained a language model. Reading takes about 50
@@ -313,6 +313,7 @@ def flag_copies(rows):
                "its customer is in the test set": rows["tested"], "contradicts a copy": most < MAJORITY * rows["all"],
                "a copy": rows.duplicated("group") & ~(rows["apart"] & ~rows.duplicated(["group", *LABELS]))}
     rows["why"] = np.select(list(reasons.values()), list(reasons), "")
+    rows["copy_of"] = groups[ID].transform("first").where(rows["why"] == "a copy")
     counts, outvoted = Counter(rows["why"]), (rows["why"] == "a copy") & (rows["copies"] < most)
     report = f"{leaked.sum()} rows are in the test set, {(rows['tested'] & ~leaked).sum()} more are of its customers"
     report += f" (most: {rows['person'][rows['tested']].mode()[0]!r}), " if rows["tested"].any() else ", "
@@ -331,7 +332,7 @@ def flag_copies(rows):
 # stay in, since a model may have to repeat them; use `NUMBERS` to list anything else that should go.
 #
 # **Step 5, the split,** divides the customers, so that nobody is on both sides, and about a tenth of them go to
-# validation. Spaces and capitals in a customer's name don't matter; other spellings do. Your `test.csv` is the test,
+# validation. Names that differ only in spaces or capitals count as one customer. Your `test.csv` is the test,
 # with the columns `message`, `category` and `escalation`. Give it `customer` too (ours has none), or the script can't
 # keep its customers out of training. If `test.csv` has no labels, another tenth becomes the test. Keep the key, and a
 # customer lands in the same part next month, because the split hashes the key and the column `customer`.
@@ -352,12 +353,12 @@ def hide_people(text, who):
         from course_utils.data_prep import pii
     except ImportError:
         raise ValueError("names are found by the course's package: pip install 'finetuning-course[data]'") from None
+    for pattern, placeholder in NUMBERS.items():            # first, or a number of your own may pass for a phone's
+        text = re.sub(pattern, placeholder, text, flags=re.IGNORECASE)
     text, entities = pii.Redactor("pseudonym", seed=read_key(), allow=ALLOW).text(text)
     who = who if isinstance(who, str) and len(who) > 3 else ""
     if who and who.lower() not in NOBODY and who.lower() not in pii.names.common_words():                   # "Will" is a word
         text = re.sub(rf"(?<!\w){re.escape(who)}(?!\w)", "[CUSTOMER]", text, flags=re.IGNORECASE if " " in who else 0)
-    for pattern, placeholder in NUMBERS.items():
-        text = re.sub(pattern, placeholder, text, flags=re.IGNORECASE)
     return text, {entity.kind for entity in entities}
 
 
@@ -459,12 +460,14 @@ def write(rows, rejected, folder):
     doubtful, contradictions = [], []
     for name in LABELS:
         table = rows[~rows[f"{name} read"]].sort_values(f"{name} probability").head(len(rows) // 10)
-        doubtful.append(table.assign(field=name, right="", label=table[name], likeliest=table[f"{name} likeliest"]))
+        table = table.assign(field=name, right="", label=table[name], likeliest=table[f"{name} likeliest"])
+        doubtful.append(table.reset_index(drop=True))
         table = undecided[~undecided[f"{name} read"] & (undecided.groupby("group")[name].transform("nunique") > 1)]
         contradictions.append(table.assign(field=name, right="", label=table[name]))
-    for file, tables, more in (("to_read.csv", doubtful, "likeliest"), ("contradictions.csv", contradictions, "copies")):
-        pd.concat(tables).reindex(columns=[ID, "field", "right", "label", more, TEXT]).to_csv(file, index=False)
-    rejected[[ID, "why"]].to_csv("rejects.csv", index=False)
+    to_read = pd.concat(doubtful).sort_index(kind="stable")                             # the worst of each field first
+    for file, table, more in (("to_read.csv", to_read, "likeliest"), ("contradictions.csv", pd.concat(contradictions), "copies")):
+        table.reindex(columns=[ID, "field", "right", "label", more, TEXT]).to_csv(file, index=False)
+    rejected.reindex(columns=[ID, "why", "copy_of"]).to_csv("rejects.csv", index=False)
     return f"version {hashlib.sha256(b''.join(written)).hexdigest()[:12]} of {date.today()}, in {folder}"
 
 # %% tags=["program"]
@@ -517,7 +520,7 @@ pd.DataFrame(counted).T
 # Of the 422 rows that these four rules drop, 414 have the planted fault, and the other eight had lost the end of their
 # message. In another 192 untouched forms the agent had written a reply but chosen no label, so they were dropped as
 # unknown labels. The rules miss vague messages of more than two words, messages that break off, rows in other
-# languages, and forty wrong labels. The table leaves out copies and rows without a label, so read those yourself. For
+# languages, and forty wrong labels. The table doesn't check copies and unlabelled rows, so read some. For
 # the wrong labels the script writes a list of suspects:
 
 # %%
@@ -542,8 +545,8 @@ print(reports["apply_corrections"], reports["check_labels"], reports["write"], s
 # %% [markdown]
 # | file | what's in it | what you do |
 # | --- | --- | --- |
-# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl`, `schema.json` | on each line a ticket's number, its prompt and the answer to learn (`completion`), with pseudonyms; the test rows are those of `test.csv` | read a sample for names (section 9); in this folder run `course preflight train.jsonl --model MODEL` and lesson 02's program (`course train-script`), without a GPU on the first few hundred lines; lesson 06 turns them into the form that a hosted service wants |
-# | `rejects.csv` | the ticket of each row that was left out, and why, without its message | read twenty of each kind: `read_table("tickets.csv").merge(read_table("rejects.csv")).groupby("why").head(20)` |
+# | `mine-ready/train.jsonl`, `validation.jsonl`, `test.jsonl`, `schema.json` | on each line a ticket's number, its prompt and the answer to learn (`completion`), with pseudonyms; the test rows are those of `test.csv` | read a sample for names (section 9); in this folder run `course preflight train.jsonl --model MODEL` (`cpu` is this course's model) and lesson 02's program (`course train-script`), without a GPU on the first few hundred lines; lesson 06 turns them into the form that a hosted service wants |
+# | `rejects.csv` | the ticket of each row that was left out, and why, without its message; `copy_of` is the ticket that stayed for a copy | read twenty of each kind: `read_table("tickets.csv").merge(read_table("rejects.csv")).groupby("why").head(20).to_csv("read.csv")` |
 # | `to_read.csv` | the most doubtful tenth for each field, the worst first | fill in `right`, save as `corrections-N.csv` (columns `ticket`, `field`, `right`; each run overwrites this file), run again |
 # | `contradictions.csv` | copies without a majority, the most frequent first, a line for each way they're labelled | the same; one line for each message and field is enough |
 #
@@ -630,8 +633,8 @@ for shuffles in (4, 16, 128, 1024):
 # The share settles near the index. For each text, the library keeps 128 hashes, one for each shuffle. It files them
 # in drawers, a few to a drawer, and only compares texts that share a drawer (*locality-sensitive hashing*).
 #
-# Texts that share a drawer are copies if their exact index reaches 0.6, even without frequent pieces such as
-# greetings, and both contain the same numbers. So is a message of ten or more words that another quotes in full. Two
+# Two texts that share a drawer are copies if they contain the same numbers and their exact index is at least 0.6, both
+# with and without frequent pieces such as greetings. So is a message of ten or more words that another quotes in full. Two
 # messages that differ by a *not* may be mistaken for copies. These two really are copies:
 
 # %%
@@ -787,8 +790,8 @@ pd.DataFrame({name: [100 * run["scores"]["category"][0] for run in runs] for nam
 # points. With three times as many, each of the three repairs adds twelve to fourteen, and the repairs differ by less
 # than the runs do. So *if many labels are wrong by accident and you have rows to spare*, drop the top unread, which
 # takes a second, whereas reading 180 rows takes a morning. Read twenty first. Read on if the rows at the top are of
-# rare kinds that you can't spare, or test rows, because dropping a test row makes the test easier, while correcting
-# it makes the test right.
+# rare kinds that you can't spare. Read test rows in any case: dropping one makes the test easier, while correcting it
+# makes the test right.
 #
 # **Your turn.** The paper's rule flags a row only if another label is as probable as that label usually is in rows that
 # have it. The version below gets this wrong.

@@ -320,7 +320,10 @@ def test_every_row_is_written_or_has_a_reason(script, table):
     table.to_csv("mine.csv", index=False)
     script.main("mine.csv")
     rejects = pd.read_csv("rejects.csv", dtype=str)
-    assert list(rejects) == ["ticket", "why"] and rejects["ticket"].is_unique
+    assert list(rejects) == ["ticket", "why", "copy_of"] and rejects["ticket"].is_unique
+    copies = rejects[rejects["why"] == "a copy"]
+    assert len(copies) and not set(copies["copy_of"]) & set(rejects["ticket"])  # what stayed was not left out itself
+    assert rejects["copy_of"].notna().sum() == len(copies)
     written = sum(
         len(Path("mine-ready", f"{part}.jsonl").read_text().splitlines()) for part in ("train", "validation", "test")
     )
@@ -382,6 +385,8 @@ def test_order_numbers_stay_in_until_they_are_listed(script, monkeypatch):
     assert script.hide_people("order TB-40512", "c-1")[0] == "order TB-40512"
     monkeypatch.setattr(script, "NUMBERS", {r"\bTB[- ]?\d{5}\b": "[ORDER]"})
     assert script.hide_people("TB-40512, tb40512", "c-1")[0] == "[ORDER], [ORDER]"
+    monkeypatch.setattr(script, "NUMBERS", {r"\b\d{15}\b": "[CHIP]"})  # else some of them are phone numbers
+    assert script.hide_people("call me about chip 276098102345678", "c-1")[0] == "call me about chip [CHIP]"
 
 
 def test_messages_that_differed_only_in_what_was_hidden_are_copies(script, monkeypatch):
@@ -528,6 +533,7 @@ def test_every_round_of_corrections_counts_and_each_field_is_read_apart(script, 
     table.to_csv("mine.csv", index=False)
     script.main("mine.csv")
     first = pd.read_csv("to_read.csv", dtype=str)
+    assert list(first["field"][:4]) == ["category", "escalation"] * 2  # the worst of each first
     read = first.groupby("field").head(1).iloc[:1]
     read.assign(right=read["label"]).to_csv("corrections-1.csv", index=False)
     script.main("mine.csv")
