@@ -676,13 +676,13 @@ EXERCISES = (
                 _words_at_blanks,
                 "split(\" \") splits at single spaces only. Any white space separates words, so use split().",
             ),
-            Mistake(_last_run_missed, "The last run of each text is missed: a text of k words has k - n + 1 of them."),
+            Mistake(_last_run_missed, "You miss the last run of each text: a text of k words has k - n + 1 of them."),
             Mistake(_one_word_less, "Your runs are one word too short; innocent texts are accused."),
             Mistake(_one_word_more, "Your runs are one word too long; a leak of exactly n words escapes."),
             Mistake(_all_in_one, "You joined the training texts first, so some runs span two of them."),
             Mistake(_whole_texts, "You compare whole texts only, but a shared passage is enough."),
             Mistake(_the_training_texts, "These are the numbers of training texts; return those of test texts."),
-            Mistake(_any_n_words, "n common words anywhere are not a run. They have to follow one another in both texts."),
+            Mistake(_any_n_words, "n common words anywhere are not a run. They must be consecutive in both texts."),
         ),
         hint=(
             "Make a set of tuples for each text and the union of the training texts' sets. Then use & with each test "
@@ -693,7 +693,7 @@ EXERCISES = (
     Exercise(
         id="data-4",
         title="Bugs in a rule",
-        statement="""Somebody wrote the rule of confident learning from memory. It has **three** bugs; find and fix them.
+        statement="""This rule of confident learning, written from memory, has **three** bugs; find and fix them.
 
 ```python
 def accused_rows(given, probabilities):

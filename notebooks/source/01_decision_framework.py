@@ -456,9 +456,9 @@ for right, cases_asked in ((17, 20), (85, 100)):
 # ## 5 · Look the facts up
 #
 # Before you judge any answers, test the search alone, because no model can read a passage that wasn't found.
-# The share of questions whose right passage is among the first $k$ is the {{term:precision and recall|recall}} at $k$.
+# The share of questions with the right passage in the top $k$ is the {{term:precision and recall|recall}} at $k$.
 #
-# A search by words works as long as customers use the shop's vocabulary. Some don't: *"my hobbin has gone dull and
+# A keyword search works as long as customers use the shop's vocabulary. Some don't: *"my hobbin has gone dull and
 # just chews the privet. how much do you lot ask for sharpening"*. The passage says that *blades are ground at our
 # workshop*. A *dense* search goes by meaning. It turns question and passage into lists of numbers
 # ({{term:embedding|embeddings}}) that lie close together when the meanings do.
@@ -498,8 +498,8 @@ recall
 
 # %% [markdown]
 # **The rival that needs no index.** The whole catalogue, some 5,300 tokens, fits into the prompt. Every call would
-# carry all of it, but hosts keep what they've computed for the beginning of a prompt, and bill a repeated beginning
-# at a fraction of the price ({{term:prompt caching}}). In dollars per 1,000 requests:
+# carry all of it, but hosts save their work on the start of a prompt, and bill a repeated start at a fraction of
+# the price ({{term:prompt caching}}). In dollars per 1,000 requests:
 
 # %%
 fixed_tokens, passage_tokens = results["three fixed examples"]["in"].mean(), results["a passage (RAG)"]["in"].mean()

@@ -249,7 +249,7 @@ evidence.lesson_02.rivals_table("all fields")
 # unattended, because even the best is right on only 72 of 100.
 
 # %% [markdown]
-# Did your model notice the urgent messages (row `True`)? Those in the columns "none" and "no record" it missed:
+# Did your model notice the urgent messages (row `True`)? It missed those in the columns "none" and "no record":
 
 # %%
 urgent = pd.Series([solution["escalation"] != "none" for solution in solutions], name="urgent")
@@ -266,13 +266,13 @@ pd.crosstab(urgent, pd.Series(said, name="the model's escalation"))
 #
 # | setting | what it does | what to change |
 # | --- | --- | --- |
-# | `answer_tokens` | cuts off longer replies, graded as no record | the tokens of your longest answer, and a few more |
+# | `answer_tokens` | cuts longer replies; they count as no record | the tokens of your longest answer, and a few more |
 # | `learning_rate` | sets the size of each step | about 2e-4 for 7B models; section 6 finds it by measuring |
 # | `per_device_train_batch_size` | averages this many tickets for a step | a larger batch is faster on a GPU but means fewer steps, so measure the rate |
 # | `num_train_epochs` | how often the file is read | 3 or more for a small file, while validation replies improve (section 8) |
 # | `warmup_steps` | raises the rate from zero over the first steps; afterwards TRL lowers it to zero in a straight line | leave it |
 # | `max_length` | 1,024 tokens unless you set it; TRL cuts off the end of longer rows, which is the answer | at least the tokens of your longest row |
-# | `gradient_checkpointing` | saves memory and costs time | remove this argument if memory is short: TRL has it on |
+# | `gradient_checkpointing` | saves memory and costs time | remove it if memory is short: TRL defaults to on |
 # | `bf16`, `fp16`, `dtype` | the number format: bfloat16 where that's fast, float16 on a T4, else 32 bits | – |
 #
 # <details><summary><b>On Colab: a run that survives "Runtime disconnected"</b></summary>

@@ -280,7 +280,7 @@ pd.DataFrame({
 # | the base in 4 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.1f}} GB | some time; accuracy: section 7 |
 # | 16 bits for what isn't in 4 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | quality not measured |
 # | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory at a peak |
-# | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | every longer example loses its end, which is the answer |
+# | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | longer examples lose their end, which is the answer |
 #
 # **What isn't in 4 bits.** `prepare_model_for_kbit_training` converts the embedding, the output layer and the norms
 # to float32, so the values that the blocks pass on become float32 too. To keep 16 bits, call
@@ -581,8 +581,8 @@ show.drawing("four-bit-layer")
 # the second by −1.20, so its gradient is −2.40. In general a gradient $g$ at the output becomes $\tilde{W}^\top g$ at
 # the input, plus the adapter's part, and the weights need no gradient.
 #
-# Ordinary autograd would keep every restored matrix for the way back, which would undo the saving. So we write the
-# product by hand, and its {{term:backward pass}} restores the matrix again.
+# Ordinary autograd would keep every restored matrix for the {{term:backward pass}}, which would undo the saving.
+# So we write the product by hand, and restore the matrix again on the way back.
 
 # %% tags=["qlora-from-scratch"]
 class FourBitProduct(torch.autograd.Function):
@@ -683,7 +683,7 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
       f"[{extra.mean() - margin:+.3f}, {extra.mean() + margin:+.3f}] nats a token")
 
 # %% [markdown]
-# Rounding raised the loss on these passages, since the whole interval lies above zero. On a CPU you get the packaged
+# The whole interval lies above zero, so rounding raised the loss on these passages. On a CPU you get the packaged
 # model, which was previously stored in another 4-bit format, so its 16 bits aren't quite the original's.
 #
 # **After training**, we have too few runs to tell QLoRA and LoRA apart. Section 1 has runs of the 0.5B model; here

@@ -198,7 +198,7 @@ pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:
 
 # %% [markdown]
 # The model trained with DPO and SFT puts the step first far more often than its rival. Compare it with the start too,
-# which was never trained on these pairs. A single reply counts for several percent, and no other rule clearly changes.
+# which imitated replies of both kinds. A single reply counts for several percent, and no other rule clearly changes.
 # *Different replies* would drop if every customer got the same text. Read some answers:
 
 # %%
@@ -231,8 +231,8 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 #
 # A choice isn't a grade, so what can we compute a loss from? The model gives every text a probability, so we can ask
 # how likely each reply is. A reply's probability is the product of its tokens' probabilities, each given what
-# precedes it. That product is tiny, so we add logarithms. The sum, the reply's log-probability, is negative, and the
-# closer to zero, the likelier the reply; its unit is the {{term:nat}}. Three steps compute it:
+# precedes it. That product is tiny, so we add logarithms. The sum is the reply's log-probability, in
+# {{term:nat|nats}}. It's negative, and the closer to zero, the likelier the reply. Three steps compute it:
 #
 # - **Mask.** Only the reply's tokens count, because we want its probability *given* the message.
 # - **Shift.** The scores ({{term:logits}}) at position 5 are about token 6. Drop the last position of the scores and the first token.
@@ -267,8 +267,8 @@ ids, mask = ids_and_mask(pairs[0], "chosen")
 show.conversation(tokenizer, ids[0], ids[0].where(mask[0] == 1, -100))
 
 # %% [markdown]
-# Only the marked tokens count. The mask is right only if the ids of message plus reply begin with the ids of the message
-# alone, which the function checks, because some templates add something in between.
+# Only the marked tokens count. The mask is right only if the ids of message plus reply begin with those of the message
+# alone. Some templates add something in between, so the function checks this.
 
 # %%
 with torch.no_grad():

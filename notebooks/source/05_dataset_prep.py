@@ -228,7 +228,7 @@ def flag_unusable(rows):
 
 # %% [markdown]
 # **Step 3, copies,** uses {{term:MinHash}} (section 4). If near-copies have different labels, a majority of three
-# quarters wins. If there's none, they wait in `contradictions.csv` until you've entered the right label once.
+# quarters wins. Without one, they wait in `contradictions.csv` until you enter the right label once.
 
 # %% tags=["program"]
 def pieces_of(text):
@@ -334,8 +334,8 @@ def flag_copies(rows):
 # **Step 5, the split,** divides the customers, so that nobody is on both sides, and about a tenth of them go to
 # validation. Names that differ only in spaces or capitals count as one customer. Your `test.csv` is the test,
 # with the columns `message`, `category` and `escalation`. Give it `customer` too (ours has none), or the script can't
-# keep its customers out of training. If `test.csv` has no labels, another tenth becomes the test. Keep the key, and a
-# customer lands in the same part next month, because the split hashes the key and the column `customer`.
+# keep its customers out of training. If `test.csv` has no labels, another tenth becomes the test. The split hashes
+# the key and the column `customer`, so if you keep the key, a customer lands in the same part next month.
 
 # %% tags=["program", "folded"]
 def read_key(file="~/.clean_export.key"):
@@ -520,7 +520,7 @@ pd.DataFrame(counted).T
 # Of the 422 rows that these four rules drop, 414 have the planted fault, and the other eight had lost the end of their
 # message. In another 192 untouched forms the agent had written a reply but chosen no label, so they were dropped as
 # unknown labels. The rules miss vague messages of more than two words, messages that break off, rows in other
-# languages, and forty wrong labels. The table doesn't check copies and unlabelled rows, so read some. For
+# languages, and forty wrong labels. The table doesn't check copies or unlabelled rows, so read some. For
 # the wrong labels the script writes a list of suspects:
 
 # %%

@@ -398,7 +398,7 @@ print(f"0.5B: only the tuned model right {only[0]}, only the prompted one {only[
 # <details><summary><b>Your own files, for example those of lesson 05's script</b></summary>
 #
 # The code replaces the lesson's files, `schema`, `job` and `results`, so rerun from section 1 before you read on. Compare
-# the scores with the last row and with your prompt's.
+# the scores with the last row's and your prompt's.
 #
 # ```python
 # from collections import Counter
