@@ -292,6 +292,14 @@ def _words_at_blanks(train, test, n):
     return [i for i, t in enumerate(test) if runs(t) & seen]
 
 
+def _shorter_runs_at_the_end(train, test, n):
+    def runs(text):
+        words = text.lower().split()
+        return {tuple(words[i : i + n]) for i in range(len(words))}
+
+    return [i for i, text in enumerate(test) if runs(text) & set().union(*map(runs, train))]
+
+
 def _last_run_missed(train, test, n):
     def runs(text):
         words = text.lower().split()
@@ -676,6 +684,7 @@ EXERCISES = (
                 _words_at_blanks,
                 "split(\" \") splits at single spaces only. Any white space separates words, so use split().",
             ),
+            Mistake(_shorter_runs_at_the_end, "range(len(words)) also makes runs shorter than n, at a text's end. A text of k words has k - n + 1 of them."),
             Mistake(_last_run_missed, "You miss the last run of each text: a text of k words has k - n + 1 of them."),
             Mistake(_one_word_less, "Your runs are one word too short; innocent texts are accused."),
             Mistake(_one_word_more, "Your runs are one word too long; a leak of exactly n words escapes."),
