@@ -127,8 +127,13 @@ def test_importing_the_package_is_quick_and_loads_nothing_heavy(tmp_path):
         "import sys, time; from importlib import import_module; t = time.process_time(); "
         "[import_module(name) for name in sys.argv[1:]]; print(time.process_time() - t)"
     )
-    spent, loaded = zip(*(fresh(ours) for _ in range(3)))
-    library = [name for name in loaded[0] if name.partition(".")[0] in sys.stdlib_module_names]
-    assert {name.partition(".")[0] for name in {*loaded[0]} - {*library}} == {"course_utils"}
-    reference = min(fresh(theirs, *library) for _ in range(3))
-    assert min(spent) < 2 * reference, (min(spent), reference)
+    _, loaded = fresh(ours)
+    library = [name for name in loaded if name.partition(".")[0] in sys.stdlib_module_names]
+    assert {name.partition(".")[0] for name in {*loaded} - {*library}} == {"course_utils"}
+    spent, reference = [], []
+    for _ in range(8):  # in turns, until each has had a quiet moment
+        spent.append(fresh(ours)[0])
+        reference.append(fresh(theirs, *library))
+        if min(spent) < 2 * min(reference):
+            return
+    raise AssertionError((spent, reference))
