@@ -1,7 +1,7 @@
 """Our trainer against TRL and a plain PyTorch loop: same model, data, batch size and number of examples, in one process, in
 turns.
 
-    python benchmarks/speed.py [sft] [dpo] [--rounds N] [--examples N]
+    python benchmarks/speed.py [sft] [dpo] [--rounds N] [--examples N] [--float32]
 
 In each round every contender trains a new adapter (same seed) once on the same examples; the order rotates, so that other
 load on the machine affects all of them equally. The time of an epoch is compared; ratios are computed round by round. Memory
@@ -283,8 +283,12 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=24)
     parser.add_argument("--long", type=int, default=48, help="examples in the run whose loss is compared")
     parser.add_argument("--seeds", type=int, default=3, help="runs whose losses are averaged, for TRL as installed and ours")
+    parser.add_argument("--float32", action="store_true", help="as on a processor that is slow in bfloat16")
     chosen = parser.parse_args()
     from course_utils import charts
+
+    if chosen.float32:
+        hardware.cpu_has_fast_bfloat16 = lambda: False
 
     for kind in chosen.kinds:
         result = compare(kind, chosen.rounds, chosen.examples, chosen.long, chosen.seeds)

@@ -158,9 +158,11 @@ def proportion(values: Sequence[float]) -> Score:
     The interval stays between 0 and 1, and is correct even where none or all of the values are true. Source: E. B. Wilson,
     Probable inference, the law of succession, and statistical inference, JASA 1927.
     """
-    n, k = len(values), sum(map(bool, values))
+    return _wilson(sum(map(bool, values)) / len(values), len(values))
+
+
+def _wilson(p: float, n: int) -> Score:
     z = 1.959963984540054  # two-sided 95 % of the normal distribution
-    p = k / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # min and max: at 0 of n and n of n, rounding would put the share itself outside the interval by 1e-17.
@@ -233,8 +235,11 @@ def over_seeds(rows: Sequence[Sequence[float]]) -> Score:
     if not rows or not rows[0]:
         raise CourseError("there is nothing to average: no seed has a value")
     averages = [sum(question) / len(rows) for question in zip(*rows, strict=True)]
-    if set(averages) <= {0, 1}:  # Wilson's interval does not vanish if all are right or all wrong
-        return proportion(averages)
+    total, n = sum(averages), len(averages)
+    # With few right or few wrong, resampling says too little. Wilson's interval, as if each question had been asked once,
+    # can only be too wide.
+    if set(averages) <= {0, 1} or min(total, n - total) < 5:
+        return _wilson(total / n, n)
     return mean(averages)
 
 

@@ -122,18 +122,18 @@ LINES = ("frontier model, long prompt", "small model, long prompt", "fine-tuned,
 
 
 def cost_figure(chosen: costs.Assumptions) -> Figure:
-    """Draw dollars a day over requests a day, everything included, with the volume from which fine-tuning pays."""
+    """Draw dollars a day over requests a day, everything included, with the volumes from which fine-tuning pays."""
     ways, days = chosen.ways(), chosen.days
     names = dict(zip(costs.WAYS, LINES))
     xs = [10 ** (power / 4) for power in range(4, 29)]
     lines = {names[name]: (xs, [way.total(n, days) / days for n in xs]) for name, way in ways.items()}
-    crossing = chosen.break_even("hosted")
-    marks, title = {}, f"Against {chosen.frontier}, fine-tuning never pays"
-    if crossing is not None:
-        title = f"If both are as often right, fine-tuning pays against {chosen.frontier} from {_round(crossing):,} requests a day"
-        if xs[0] <= crossing <= xs[-1]:
-            mark = (crossing, ways["hosted"].total(crossing, days) / days)
-            marks[f"fine-tuning pays from\n{_round(crossing):,} a day"] = mark
+    marks, pays = {}, []
+    for rival in ("prompted", "prompted small"):
+        crossing = chosen.break_even("hosted", rival)
+        pays.append("never" if crossing is None else f"from {_round(crossing):,} requests a day")
+        if crossing is not None and xs[0] <= crossing <= xs[-1]:
+            marks[f"{_round(crossing):,} a day"] = (crossing, ways["hosted"].total(crossing, days) / days)
+    title = f"If equally right, fine-tuning pays against {chosen.frontier} {pays[0]}, against the prompted small model {pays[1]}"
     return charts.lines(lines, title, "requests a day", "dollars a day", log_x=(10, 1e3, 1e5, 1e7), log_y=True, marks=marks)
 
 

@@ -337,7 +337,7 @@ EXERCISES = (
         id="qlora-1",
         title="Challenge: 8 billion parameters on 12 GB",
         statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate. "
-        f"A plan of {HALF_GB:g} GB, which fits a T4, earns half the points. Train rank 16 on all linear layers, with "
+        f"A plan of at most {HALF_GB:g} GB, all of a T4, earns half the points. Train rank 16 on all linear layers, with "
         "examples "
         f"of {CHALLENGE_LENGTH:,} tokens and {CHALLENGE_EXAMPLES} examples per step. The estimator runs on your plan, "
         "here and in grading.",

@@ -32,7 +32,7 @@ from course_utils.show import predict
 lesson_01.picture()
 
 # %% [markdown]
-# With three fixed examples, none of these models gave a usable answer, because no model can know an invented shop.
+# With three fixed examples, none of these models gave a usable answer: none knows an invented shop.
 # With similar past answers, many replies are usable, since every fact asked for here appears in one of them. Training
 # alone achieves next to nothing, because one pass over the examples hardly teaches any facts. With a passage, each
 # trained model is the best of its size, though not decisively. The untrained 1.5B (1.5 billion parameters) with past
@@ -48,9 +48,9 @@ lesson_01.picture()
 # - train a model through an API, and say what training changed and what it didn't,
 # - work out how many requests a day training needs to pay off, and put the decision on one page.
 #
-# You should have called a language model's API before, but needn't have trained anything. Reading takes about 45
-# minutes, the exercises about 35. {{timing}} If you have to decide today, read sections 1 to 3 and 7,
-# and the first table of section 9.
+# You should have called a language model's API before, but needn't have trained anything. Reading takes about 60
+# minutes, the exercises about 35. {{timing}} To decide today, read sections 1 to 3, 5 and 7, and the
+# first table of section 9, without running them.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read, because Run All first clears every
 # output. To recover the recorded page, run `course restore 01` in a terminal.
@@ -59,12 +59,12 @@ lesson_01.picture()
 # ## 1 · What is missing?
 #
 # A new colleague at the shop can fail a customer in two ways. Perhaps she doesn't know how long a lamp is guaranteed,
-# so you hand her the manual. Or she knows, but writes a page of pleasantries where the form has one line. Then she
-# needs practice, not the manual.
+# so you hand her the manual. Or she knows, but files the answer under the wrong heading. Then she needs practice,
+# not the manual.
 #
 # A model fails in the same two ways: either it lacks *knowledge*, or its *behaviour* is wrong. Retrieval is the
 # manual, because a program finds the right page and puts it into the prompt. Fine-tuning is the practice. It takes
-# time once and changes habits, but facts learned that way go out of date. First, though, you'd simply tell her what
+# time and changes habits, but facts learned that way go out of date. First, though, you'd simply tell her what
 # you want, and before any practice you'd show her how similar customers were answered. So ask the questions in this
 # order:
 
@@ -77,7 +77,7 @@ show.drawing("decision-tree")
 # | approach | when | what it costs |
 # | --- | --- | --- |
 # | a larger or another model | the best prompt falls short on a small one | a higher price for each request |
-# | a {{term:structured output|schema}} | the content is right, but a program can't read it | nothing |
+# | a schema ({{term:structured output}}) | the content is right, but a program can't read it | nothing |
 # | the whole text in the prompt | facts are missing, and the text is short | a much longer prompt, which hosts cache |
 # | {{term:RAG}}: search, then answer | facts are missing, and the text is long or changes | an index, a longer prompt |
 # | similar past answers in the prompt | somebody has answered such messages before | a longer prompt |
@@ -91,8 +91,8 @@ show.drawing("decision-tree")
 decide("behaviour", prompt_reaches=0.6, larger_reaches=0.7, past_answers_tried=True, examples=300, requests_a_day=500)
 
 # %% [markdown]
-# Read the last list first, because you may be close to one of its conditions. The two limits, 85 % and 100 examples, are
-# rules of thumb; section 7 replaces the first with a calculation.
+# The two limits, 85 % and 100 examples, are rules of thumb; section 7 replaces the first with a calculation, in which the
+# number of requests decides.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but no library
 # that does the exercise for you. Check as often as you like. Here, somebody in a hurry has coded the middle of the
@@ -237,7 +237,7 @@ def measure(way, model=MODEL, **options):               # options: a schema as `
         made = client.chat.completions.create(      # reasoning models: max_completion_tokens, and no temperature
             model=model, messages=way(case["question"]), temperature=0, max_tokens=48, **options)
         reply = made.choices[0].message.content or ""
-        return {"reply": reply, "right": is_right(reply, case),
+        return {"question": case["question"], "reply": reply, "right": is_right(reply, case),
                 "in": made.usage.prompt_tokens, "out": made.usage.completion_tokens}
 
     with ThreadPoolExecutor(8) as pool:
@@ -290,10 +290,9 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
 # write records as text too.
 #
 # The next table covers a hundred cases, for the small model that you've just used and two larger ones built for code
-# (script: `benchmarks/laptop_questions.py`). Its prompts differ from yours. Without a passage, the two larger models
-# see eight past answers instead of three, a number we chose on other questions. When the prompt has a passage, each
-# past answer comes with its own passage too. *Tokens in* are the 0.5B's, and a dash means that
-# we didn't run it.
+# (script: `benchmarks/laptop_questions.py`). Without a passage, the two larger models see eight past answers, not three.
+# With one, each past answer comes with its own passage too. *Tokens in* are the 0.5B's, and a dash means that we didn't
+# run it.
 
 # %%
 lesson_01.rivals()
@@ -316,10 +315,10 @@ judged = [json.loads(line) for line in open(lesson_01.data_file("judged"), encod
 
 
 def judge(row):
-    """Return True if the model says that a reply gives the expected fact."""
+    """Return True if the model would send a reply."""
     question = f"Customer: {row['question']}\nRight answer: {row['expected']}\nReply: {row['reply']}\n"
     made = client.chat.completions.create(model=MODEL, temperature=0, max_tokens=2, messages=[
-        {"role": "user", "content": question + "Does the reply tell the customer the right answer? Answer yes or no."}])
+        {"role": "user", "content": question + "Would you send this reply to the customer? Answer yes or no."}])
     return (made.choices[0].message.content or "").lower().lstrip("* \n").startswith("yes")
 
 
@@ -333,9 +332,7 @@ pd.DataFrame([
 ], index=verdicts)
 
 # %% [markdown]
-# Before you trust a judge, mark some replies by hand. Here all three models are near chance: the small one always says
-# no, and kappa is {{record:laptop-questions:runs."0.5B | judge of free text | 0".kappa:.2f}} for the 0.5B and
-# {{record:laptop-questions:runs."1.5B | judge of free text | 0".kappa:.2f}} for the 1.5B. Kappa is the agreement beyond
+# Here the model is useless as a judge, so mark some replies by hand before you trust one. Kappa is the agreement beyond
 # chance: 0 is no better than chance, and 1 is perfect. Go by kappa, because a judge that always says yes would agree
 # on 20 of these 30. Checking for the fact agrees on 26, but it accepts *"The customer should wait for 33 months"*,
 # although 33 months is a guarantee, and rejects *"at 14:20 on Thursday"* for *Thursday at 14:20*. To test your host's
@@ -381,8 +378,8 @@ cures = {
 }
 
 # %% [markdown]
-# Now sort these ten yourself. We picked them to show every cause, so their counts mean nothing. At work
-# `results["a passage (RAG)"].query("not right")` lists your own wrong answers. Sort twenty of them by eye.
+# Now sort these ten yourself. We picked them to show every cause, so their counts mean nothing. At work, sort twenty of
+# your own: `results["a passage (RAG)"].query("not right")` lists them.
 
 # %%
 wrong = [json.loads(line) for line in open(lesson_01.data_file("wrong_answers"), encoding="utf-8")]
@@ -395,16 +392,10 @@ sorting
 # %%
 sorting.reveal([cause(row) for row in wrong])
 
-# %%
-counted = pd.crosstab(np.array([cause(row) for row in wrong]), np.array([row["model"] for row in wrong])).loc[list(cures)]
-counted["what to try"] = pd.Series(cures)
-counted.rename_axis(index="what broke", columns=None)
-
 # %% [markdown]
 # Training isn't the first thing to try for any of these. A misread passage calls for a larger model, or for training on
 # examples with passages, which teaches reading (section 6). Where its judgement was wrong, the 0.5B had the fact, but
-# the wrong topic and no product. Fix the link that breaks most often, measure, and sort again, because a wrong form
-# may not show until the passage is right.
+# the wrong topic and no product. Fix the link that breaks most often, measure, and sort again.
 
 # %% [markdown]
 # ## 4 · A better prompt
@@ -449,8 +440,8 @@ for right, cases_asked in ((17, 20), (85, 100)):
     print(f"{right} of {cases_asked}: the true share is plausibly between {100 * interval.low:.0f} and {100 * interval.high:.0f} %")
 
 # %% [markdown]
-# With twenty messages the interval is too wide to decide anything, and with a hundred it's still wide. So first collect
-# a hundred or more real messages with right answers.
+# With twenty messages the interval is too wide for this, and with a hundred it's still wide. So first collect a hundred
+# or more real messages with right answers.
 
 # %% [markdown]
 # ## 5 · Look the facts up
@@ -489,9 +480,9 @@ guess.reveal(int(recall.iloc[0, 0]))
 recall
 
 # %% [markdown]
-# TF-IDF misses one question in five and the dense search one in seven, but a hundred questions can't settle whether that
-# difference is real. A {{term:reranking|reranker}} that only reorders these three hits could gain at most the gap between
-# the two columns. Section 2's table of a hundred messages was made with the dense search.
+# TF-IDF misses one question in five and the dense search one in seven. A {{term:reranking|reranker}} that only
+# reorders these three hits could gain at most the gap between the two columns. Section 2's table of a hundred
+# messages was made with the dense search.
 
 # %%
 # EXERCISE: frame-2
@@ -517,10 +508,8 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # %% [markdown]
 # With the two large models, the cached catalogue costs less than one passage while the cache is warm, because a
 # 430-token prompt is too short for their caches and is billed in full. The catalogue also needs no index, and there's
-# no search to go wrong. But a small model may not manage to *read* so much text. On other questions the 0.5B got
-# {{record:laptop-questions:runs."0.5B | choice, whole catalogue | 0".right.knowledge:.0%}} of the facts from the whole
-# catalogue and {{record:laptop-questions:runs."0.5B | choice, RAG: few-shot | 0".right.knowledge:.0%}} from one passage.
-# We tested no large model, so measure both with yours. Other drawbacks:
+# no search to go wrong. But a small model may not manage to *read* so much text, and we tested no large one, so measure
+# both with yours. Other drawbacks:
 #
 # - Requests must come every few minutes, or the cache goes cold and you pay full price. Some hosts also charge for filling
 #   it, which the table leaves out.
@@ -535,13 +524,13 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 #
 # - Take an **instruct model**, not a base model, because it already answers in turns and stops.
 # - Take the **smallest that reads well enough**. For example, run section 2's program with your best prompt on three sizes.
-# - Check that its **licence** allows commercial use. Apache 2.0 and MIT do; others forbid some uses or require credit.
+# - Check that its **licence** allows commercial use. Apache 2.0 and MIT do; others forbid some uses.
 # - Prefer a model that doesn't write out its **thoughts**, or lets you switch that off.
 # - Check that **your host** can tune the model, and how long it promises to serve it.
 #
-# The examples are a hundred answered messages without instructions, every second one with its passage, because the
-# table below asks this model with a passage and without. At work give every row its passage, so that the model learns to
-# *read*; rows without one teach it to guess.
+# The examples are a hundred answered messages without instructions, up to half of them with a passage, as in the recorded
+# runs, so that we can ask one model both ways. At work give every row its passage, so that the model learns to *read*;
+# rows without one teach it to guess.
 
 # %%
 TASK = "Answer this customer of the shop Tarnbrook."
@@ -628,12 +617,12 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
     print(f"{size}: {100 * gain:+.0f} points over {rival} ({100 * (gain - half):+.0f} to {100 * (gain + half):+.0f})")
 
 # %% [markdown]
-# Both intervals include zero, so training may be slightly worse or clearly better. If your customers repeat
-# themselves, try past answers first; with the small model, add a passage. Training shortens the prompt, to
-# {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}} tokens instead
-# of {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} for the 0.5B, and helps most where
-# no past answer fits. For the small model, compare the last row of section 2's table with *to other questions*. That
-# last row is also well below the one above it, so test your model on products that its training didn't cover.
+# Both intervals include zero (and the 0.5B was trained once), so training may be slightly worse or clearly better. If
+# your customers repeat themselves, try past answers first; with the small model, add a passage. Training shortens the
+# 0.5B's prompt from {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} tokens to
+# {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}}, and helps most
+# where no past answer fits: about products that training never covered, the small model does worse than about others,
+# but better than with past answers to other questions (section 2's table).
 #
 # To see if you have enough examples, train on a quarter, a half and all of them. As long as the score on other
 # messages keeps rising, more will probably help.
@@ -646,17 +635,12 @@ lesson_01.changes_figure()
 
 # %% [markdown]
 # After the change the model that learned by heart gets none of the facts right, and nothing in its answers gives that
-# away. The model trained to read gets as many right as before. The card below compares this with a published claim.
-# Its figures cover all hundred questions, and the 53 % comes from a run with more passes.
-
-# %%
-evidence.card("D5")
-
-# %% [markdown]
+# away. The model trained to read gets as many right as before.
+#
 # ## 7 · What it costs
 #
-# You pay for training once and for the prompt on every call, so training pays off above a certain number of requests
-# a day, the *break-even*.
+# You pay for each training run once, and for the prompt on every call, so training pays off above a certain number of
+# requests a day, the *break-even*.
 #
 # Work out one request by hand. A large model costs {{fact:prices:"gpt-6.2-sol".input:g}} dollars for a million tokens
 # of input and {{fact:prices:"gpt-6.2-sol".output:g}} for output. A prompt of 400 tokens and an answer of 25 cost
@@ -690,18 +674,13 @@ chosen = costs.Assumptions(
     instructions=max(0, tokens[prompt_name] - tokens[trained_name]), completion=round(results[prompt_name]["out"].mean()),
 )
 ways_to_run = chosen.ways()
-for name, way in ways_to_run.items():
-    print(f"{name:15} ${way.setup:8,.0f} at the start, ${1000 * way.request:.3f} per 1,000 requests, "
-          f"${(way.setup / chosen.days + way.day + way.gpu_day):.2f} a day before the first request")
 lesson_01.cost_figure(chosen)
 
 # %% [markdown]
-# Compared with the large model, fine-tuning pays off from the volume in the figure's title. Compared with the same
-# small model and its long prompt, it takes many times that (section 8 prints it). Both figures assume equally good
-# answers, and we never measured the large model's. So if the small model with the long prompt is good enough, keep
-# it. In the printed lines `prompted` is the large model with the long prompt, `hosted` is the fine-tuned one, paid
-# per token, and `self-hosted` is the same on rented GPUs. The picture spreads the upfront cost over a year, and both
-# its axes are logarithmic. The $1,920 pays for 24 hours of work on prompt, search and tests; training adds 48.
+# Against the large model training pays off early; against the same small model with the long prompt, much later. Both
+# assume equally good answers, and we measured neither of the two priced models. So if a small model with a long
+# prompt is good enough, keep it. The picture spreads the upfront cost over a year, 24 hours of work on prompt, search and
+# tests, and 48 more for training; both its axes are logarithmic.
 #
 # Change one assumption at a time. Start with the model you're comparing against and the hours of work.
 
@@ -761,10 +740,10 @@ larger = "" if larger_reaches is None else f" A larger model reaches {100 * larg
 decision = decide(gap, reached, facts_change, examples=len(training_rows), requests_a_day=requests_a_day,
                   larger_reaches=larger_reaches, text_tokens=text_tokens, past_answers_tried=True)
 table = report({name: results[name] for name in (prompt_name, trained_name)})
-if low > 0:
+if low > 0 and len(cases) >= 100:
     verdict = f"Train: *{trained_name}* beats *{prompt_name}*. Next: {decision.next_step}."
-elif max(reached, trained_reaches) < 0.5:
-    verdict = "Neither way is good enough. Next: put the model that you would deploy into section 2."
+elif max(reached, trained_reaches) < 0.85:
+    verdict = "Neither way is good enough. Next: put a larger model, or the one that you would deploy, into section 2."
 else:
     verdict = f"Keep *{prompt_name}*, because {len(cases)} messages don't show that training beats it. Next: " + (
         "the same comparison on a hundred." if len(cases) < 100 else f"{decision.next_step}.")
@@ -775,15 +754,10 @@ memo = f"""### Customers' questions: what we do next
 **Measured** on {len(cases)} messages with {MODEL}, % right: {prompt_name} {table.loc[prompt_name, "right, %"]}; {trained_name}
 {table.loc[trained_name, "right, %"]}; a difference of {100 * gain:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f}).{larger}
 
-**Why.** From the wrong answers that we read, we take {"knowledge and behaviour" if gap == "both" else gap} to be missing.
-By the tree alone that calls for {decision.approach}: {"; ".join(decision.reasons)}.
-
 **Cost.** {requests_a_day:,} requests a day. ${table.loc[prompt_name, "$ per 1,000 requests"]} per 1,000 with the prompt,
 ${table.loc[trained_name, "$ per 1,000 requests"]} with {trained_name}, for a model at ${price.input} and ${price.output} per million tokens in and out.
-Against the same model with the long prompt training pays {pays("prompted small")},
+Against {chosen.small} with the long prompt training pays {pays("prompted small")},
 against {chosen.frontier} {pays("prompted")}. {worth}
-
-**What would change it.** {"; ".join(decision.changes)}.
 
 **Not known yet.** {"Whether the difference holds on a hundred messages. " if len(cases) < 100 else ""}{"" if larger_reaches else
 "What a larger model reaches."}"""
@@ -839,7 +813,7 @@ pd.DataFrame({
 
 # %%
 for case, reply in zip(cases, results["fine-tuned, a passage"]["reply"]):
-    passage, written = with_passage(case["question"])[1]["content"], reply.rpartition('"answer": "')[2].rstrip('"} ')
+    passage, written = documents[find_document(case["question"], 1)[0]]["text"], reply.rpartition('"answer": "')[2].rstrip('"} ')
     fact = case["answer"]["answer"]
     if contains(passage, written) and not contains(written, fact):
         print(f"{case['question'][:70]:72} {written}, right: {fact}")
@@ -854,7 +828,7 @@ for case, reply in zip(cases, results["fine-tuned, a passage"]["reply"]):
 # | a larger model that reaches it, at a price that you can pay | take that model |
 # | right content, wrong form | a schema |
 # | passages misread | a larger model, or training on examples with passages |
-# | facts missing, text short | one passage and the whole text in a cached prompt: measure both |
+# | facts missing, text short | the whole text in a cached prompt; measure one passage too |
 # | facts missing, text long or changing | RAG; recall before answers |
 # | right facts, wrong judgement | similar past answers; then fine-tuning with 100 examples or more |
 # | facts missing, and wrong judgement too | RAG with similar past answers; then training on examples *with* passages |

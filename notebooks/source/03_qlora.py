@@ -7,7 +7,7 @@
 #
 # | Llama-3.1-8B, LoRA of rank 16, examples of 1,024 tokens | memory of a training step | runs on |
 # | --- | --- | --- |
-# | eight examples at once | {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} GB | one H200 |
+# | eight examples at once, the defaults of transformers' `Trainer` | {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} GB | one H200 |
 # | one at a time, eight accumulated before each update | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB | a 32 or 40 GB card |
 # | and {{term:gradient checkpointing}} | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | 24 GB |
 # | and the base in 4 bits: QLoRA | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.0f}} GB | 16 GB |
@@ -15,7 +15,7 @@
 #
 # {{term:LoRA}} only reads the model's own {{term:weight|weights}} and never changes them, so {{term:QLoRA}} (Dettmers
 # et al., 2023) can store the linear layers' weights in 4 bits instead of 16, and the model fits on a smaller card.
-# But look at the table again. The first change alone saves two thirds, and the first two leave the model as it is. So
+# But the first two changes, the second of which TRL makes by default, leave the model as it is and save four fifths. So
 # **if a step fits with the base in 16 bits, start with LoRA; if not, with QLoRA.**
 #
 # By the end you'll be able to
@@ -147,8 +147,7 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:4]], {"QLoRA": repli
 evidence.lesson_03.recorded()
 
 # %% [markdown]
-# In the last column both methods far outperform the best prompt. QLoRA's one run is a few points behind LoRA's three
-# there, and a few ahead in *category*, but one run settles nothing.
+# In the last column both methods far outperform the best prompt. QLoRA's one run can't be ranked against LoRA's three.
 #
 # On your own card, change `base`, leave out `quantization.guard`, and start from settings like these (*not run here*):
 #
@@ -157,7 +156,7 @@ evidence.lesson_03.recorded()
 #     output_dir="checkpoints", learning_rate=2e-4, num_train_epochs=2, warmup_steps=10,
 #     per_device_train_batch_size=1, gradient_accumulation_steps=8, gradient_checkpointing=True,
 #     per_device_eval_batch_size=1,  # the default, 8, can run out of memory at the first evaluation, before any save
-#     max_length=1536,               # your longest example: TRL cuts longer ones at the end, by default at 1,024 tokens
+#     max_length=1536,               # put your longest example here: TRL cuts longer ones at the end, by default at 1,024
 #     bf16=True,                     # on a T4 fp16=True
 #     eval_strategy="epoch", save_strategy="epoch", logging_steps=10,
 # )
@@ -166,8 +165,8 @@ evidence.lesson_03.recorded()
 # To use the adapter later, load the base with `four_bits` as above, then `PeftModel.from_pretrained(model,
 # "tickets-qlora")`. The adapter file doesn't record that its base was 4-bit.
 #
-# **For LoRA on a base in 16 bits**, leave out both `quantization_config` and `prepare_model_for_kbit_training`,
-# because on such a base the latter silently makes every weight float32, which doubles the memory they take.
+# **For LoRA on a base in 16 bits**, take lesson 02's program with these settings, and no `prepare_model_for_kbit_training`:
+# on such a base it silently makes every weight float32, which doubles the memory they take.
 
 # %% [markdown]
 # ## 2 · Out of memory: what now?
@@ -185,9 +184,9 @@ evidence.lesson_03.recorded()
 # probabilities, gradient), so logits alone take 12.6 GB. From version 1.16 on, TRL computes them in pieces on a GPU,
 # but the estimates below don't assume that.
 #
-# About twenty lines of code compute all four from a model's `config.json` and add an allowance for the card's own
-# needs, so you can check before you download or rent anything. You can skip the formula for a block's activations,
-# which we found by counting the tensors that PyTorch saves for the backward pass.
+# About twenty lines of code estimate all four from a model's `config.json`, plus an allowance for the card's own needs.
+# You can skip the formula for a block's activations, which we found by counting the tensors that PyTorch saves for
+# the backward pass. It stores no attention scores; `attn_implementation="eager"` does, and takes more.
 
 # %%
 from transformers import LlamaConfig
@@ -230,13 +229,13 @@ charts.bars(ladder, "By this estimate, Llama-3.1-8B fits on 24 GB in 16 bits", "
 # %% [markdown]
 # The smaller batch shrinks both activations and logits. Checkpointing shrinks only the activations, and 4 bits only
 # the weights, which make up less than a fifth of the first bar. Float32 embeddings undo part of what 4 bits save, and
-# because the blocks pass on float32 values, the last bar's activations grow. TRL's trainers use checkpointing by
-# default, but transformers' `Trainer` doesn't.
+# a 16-bit copy of the float32 output layer adds to the last bar's second-largest part. With checkpointing, TRL's default,
+# eight examples at once take {{estimate:Llama-3.1-8B lora batch_size=8 length=1024 checkpointing:.0f}} GB.
 #
 # The dashed line is at 25.3 because a card's gigabytes are 2³⁰ bytes each and ours are 10⁹, and PyTorch doesn't see
 # quite the whole card. If the card also drives your screen, subtract what `nvidia-smi` shows in use.
 #
-# The course's own estimator does the same arithmetic and covers more cases, such as full fine-tuning and several cards:
+# The course's own estimator covers more cases, such as full fine-tuning and several cards:
 
 # %%
 print(memory.estimate("Llama-3.1-8B", "qlora", length=1024, accumulation=8, checkpointing=True, embeddings="float32"))
@@ -245,9 +244,9 @@ print(f"the twenty lines: {sum(ladder['+ 4 bits'].values()):.2f} GB")
 # %% [markdown]
 # We haven't checked the estimator on a real GPU, whose libraries need memory of their own. It came within
 # {{record:estimates:summary.unseen.formula.worst:.1f}} % of PyTorch's own count for small models on a CPU
-# (`benchmarks/estimates.py`), and within {{record:estimates-card:worst_percent:.2f}} % for 1.7B and 8B models on a
-# simulated A100 (`benchmarks/gpu_memory.py`). Leave a gigabyte or two free, and read `torch.cuda.max_memory_reserved()`
-# after a step with your longest example.
+# (`benchmarks/estimates.py`), and within {{record:estimates-card:worst_percent:.2f}} % of the sum of all tensors of a
+# step with 1.7B and 8B models, run without a GPU (`benchmarks/gpu_memory.py`). Leave a gigabyte or two free, and read
+# `torch.cuda.max_memory_reserved()` after a step with your longest example.
 #
 # Now reverse the question: how many tokens fit into one step on each card, with 1.5 GB to spare? QLoRA's embeddings
 # are float32 here; keeping them in 16 bits (see the next table) leaves more room:
@@ -276,15 +275,15 @@ pd.DataFrame({
 # | --- | --- | --- |
 # | `per_device_train_batch_size=1`, `gradient_accumulation_steps=8` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8:.0f}} GB instead of {{estimate:Llama-3.1-8B lora batch_size=8 length=1024:.0f}} | nothing in the result; many small steps are slower on a GPU |
 # | `gradient_checkpointing=True` | {{estimate:Llama-3.1-8B lora length=1024 accumulation=8 checkpointing:.0f}} GB | up to half as much time again |
-# | the loss in pieces: automatic on a GPU from TRL 1.16; before that, `use_liger_kernel=True` | about 1.2 GB less (the rows below still count the logits) | nothing |
+# | the loss in pieces: automatic on a GPU from TRL 1.16; before that, `use_liger_kernel=True` | about 1.2 GB less, not subtracted in the rows below | nothing |
 # | the base in 4 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.1f}} GB | some time; accuracy: section 7 |
 # | 16 bits for what isn't in 4 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | quality not measured |
 # | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory at a peak |
 # | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | longer examples lose their end, which is the answer |
 #
 # **What isn't in 4 bits.** `prepare_model_for_kbit_training` converts the embedding, the output layer and the norms
-# to float32, so the values that the blocks pass on become float32 too. To keep 16 bits, call
-# `model.enable_input_require_grads()` instead and leave `gradient_checkpointing=True` in the settings.
+# to float32, so the values that the blocks pass on become float32 too. To keep 16 bits, leave that line out, and
+# `gradient_checkpointing=True` in the settings; without TRL, also call `model.enable_input_require_grads()`.
 #
 # **`paged_adamw_8bit`** does two things. *8bit* keeps Adam's two averages in one byte each instead of four. *Paged* lets
 # the driver move them to the computer's memory while the card is full, which slows down any step that needs them
@@ -302,17 +301,11 @@ pd.DataFrame({
 # EXERCISE: qlora-2
 
 # %% [markdown]
-# Now estimate your own model on your own card. The calculator leaves out accumulation, so it shows 0.2 GB less for
-# QLoRA than the estimate above:
+# Now estimate your own model on your own card. The calculator assumes no accumulation, so no gradients exist yet at
+# the fullest moment:
 
 # %%
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
-
-# %% [markdown]
-# The same arithmetic can check a claim found in many course outlines:
-
-# %%
-evidence.card("Q3")
 
 # %% [markdown]
 # ## 3 · Merge it, serve it
@@ -399,12 +392,11 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 
 # %% [markdown]
 # A stored weight is exactly one of the sixteen values, so rounding undoes any change smaller than half the distance
-# to the next value. Here the changes are some fifty to a hundred times smaller than that distance, and only the moved
-# scales preserve a little of them. Larger changes should survive better, so measure yours.
+# to the next value. Here a typical change is some ninety times smaller than a typical distance, and only the moved
+# scales preserve a little of it.
 #
-# Here both merges into 16 bits kept what was learned. Use the restored base, because the adapter was trained on it,
-# unless the original gets a lower loss. An 8B model needs about 17 GB for this; to use the computer's memory, pass
-# `device_map={"": "cpu"}` to `from_pretrained`.
+# Here both merges into 16 bits kept what was learned. Use whichever gets the lower loss. An 8B model needs about 17
+# GB for this; to use the computer's memory, pass `device_map={"": "cpu"}` to `from_pretrained`.
 #
 # To make the merged model small again, use a format made for serving. Then **measure again**, since this rounds the
 # weights once more. These commands are *not run here*:
@@ -446,7 +438,7 @@ charts.histogram(
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
     """Return NF4's sixteen values, from -1 to 1."""
-    end = 1 - (1 / 30 + 1 / 32) / 2          # the paper's constant: not 1, whose quantile is infinite
+    end = 1 - (1 / 30 + 1 / 32) / 2          # bitsandbytes' constant: not 1, whose quantile is infinite
     quantile = torch.special.ndtri           # of the normal distribution
     above = quantile(torch.linspace(end, 0.5, 9, dtype=torch.float64)[:-1])
     below = -quantile(torch.linspace(end, 0.5, 8, dtype=torch.float64)[:-1])
@@ -576,8 +568,8 @@ print(f"the rest stays in 16 bits: {2 * rest / 1e6:.0f} MB")
 show.drawing("four-bit-layer")
 
 # %% [markdown]
-# On the way back, $\tilde W$ is just a table of fixed numbers. Suppose the eight restored weights are its only row
-# and the gradient at the output is 2. The first input was multiplied by 0.295, so its gradient is 2 · 0.295 = 0.59;
+# On the way back, $\tilde W$ is just a table of fixed numbers. Take section 4's eight restored weights as its only row,
+# and a gradient of 2 at the output. The first input was multiplied by 0.295, so its gradient is 2 · 0.295 = 0.59;
 # the second by −1.20, so its gradient is −2.40. In general a gradient $g$ at the output becomes $\tilde{W}^\top g$ at
 # the input, plus the adapter's part, and the weights need no gradient.
 #
@@ -622,7 +614,7 @@ class FourBitLoRA(torch.nn.Module):
 # Compare this with bitsandbytes' own layer and PEFT's adapter. Both get the same $A$, $B$ and input, without double
 # quantization.
 
-# %%
+# %% tags=["folded"]
 import bitsandbytes
 
 ours = FourBitLoRA(matrix, rank=8, alpha=16)
@@ -648,8 +640,7 @@ for name, (mine, library) in pairs.items():
     print(f"{name:22} {(mine - library).abs().max() / library.abs().max():.0e}")
 
 # %% [markdown]
-# Relative to the largest value, the differences are just float32 rounding. The last line shows that our 4-bit layer
-# passes back the same gradient as the library's.
+# Relative to the largest value, the differences are just float32 rounding.
 #
 # **Your turn.** Somebody wrote a function that measures the error of 4 bits. Fix its three bugs.
 
@@ -683,8 +674,8 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
       f"[{extra.mean() - margin:+.3f}, {extra.mean() + margin:+.3f}] nats a token")
 
 # %% [markdown]
-# The whole interval lies above zero, so rounding raised the loss on these passages. On a CPU you get the packaged
-# model, which was previously stored in another 4-bit format, so its 16 bits aren't quite the original's.
+# This model loses a fifth of a nat a token; the published figures below say how a larger one fares. On a CPU you get the
+# packaged model, which was previously stored in another 4-bit format, so its 16 bits aren't quite the original's.
 #
 # **After training**, we have too few runs to tell QLoRA and LoRA apart. Section 1 has runs of the 0.5B model; here
 # are three {{term:seed|seeds}} of the small one:
@@ -693,8 +684,9 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
 evidence.card("Q5")
 
 # %% [markdown]
-# **Time.** Each matrix is restored once going forward, once going back, and once more with checkpointing, however
-# many tokens there are. Time one layer in 16 and in 4 bits:
+# **Time.** With many tokens in a step, each matrix is restored going forward, going back, and once more with
+# checkpointing. (For a few hundred or fewer, bitsandbytes 0.50 has GPU kernels that restore nothing going forward.) Time
+# one layer in 16 and in 4 bits:
 
 # %%
 import time
@@ -734,7 +726,7 @@ evidence.lesson_03.published_pace()
 # ## 8 · Mistakes and how to recognise them
 #
 # **Three arguments left out.** `BitsAndBytesConfig(load_in_4bit=True)` runs on its own and the loss falls, but you get
-# FP4 instead of NF4, 4.5 bits a weight instead of 4.13, and float32 products, which are slow on a GPU:
+# FP4 instead of NF4, 4.5 bits a weight instead of 4.13, and a compute dtype of float32, slow on a GPU without autocast:
 
 # %%
 alone = BitsAndBytesConfig(load_in_4bit=True)
@@ -762,8 +754,9 @@ for format in (torch.bfloat16, torch.float32):
 # %% [markdown]
 # In bfloat16 such a step changes only half of the numbers in $A$, which is why section 1 makes the adapter float32.
 #
-# **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the experts.
-# With transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, gpt-oss and Qwen3.5-MoE in bfloat16,
+# **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the
+# experts. With transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, Qwen3.5-MoE and
+# 16-bit copies of gpt-oss in bfloat16 (the released gpt-oss is in MXFP4 and refuses it),
 # `prepare_model_for_kbit_training` then makes them float32, and `target_modules="all-linear"` gives those of gpt-oss
 # and Qwen3.5-MoE no adapter. These libraries don't warn you, but `course preflight` does if you pass the base's name
 # as `--model` (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`). You can also print the
@@ -773,15 +766,15 @@ for format in (torch.bfloat16, torch.float32):
 #
 # | you want to | do |
 # | --- | --- |
-# | fix an *out of memory* error | try batch 1 with accumulation, then checkpointing, 4 bits, 16-bit embeddings, length |
+# | fix an *out of memory* error | go down section 2's table of changes |
 # | choose between LoRA and QLoRA | LoRA if a step fits with the base in 16 bits, else QLoRA |
 # | train on a 4-bit base | NF4, double quantization, compute dtype bfloat16 (T4: float16), adapter in float32 |
 # | know the memory before a run | use section 2's twenty lines or `course estimate` |
 # | deploy | keep the adapter beside the 4-bit base, or merge into 16 bits; if you round again, measure again |
 #
-# > **How far to trust these numbers.** We computed memory from published shapes and compared it only with a CPU's
-# > allocator. Your own run used twelve messages and a 135M model, which suffers more from rounding than a large one.
-# > A recorded row comes from one to three runs of one model on a hundred test messages.
+# > **How far to trust these numbers.** We computed memory from published shapes and never checked it on a real GPU.
+# > Your run tested a 135M model, which suffers more from rounding than a large one, on twelve messages. A recorded row
+# > comes from one to three runs of one model on a hundred test messages.
 
 # %%
 quiz("03")

@@ -26,9 +26,9 @@
 # compare it with SFT.
 #
 # **If you have to choose by Friday:** if a person or a program can tell which replies are good, train on those with
-# SFT. If people can only say which of two replies is better, try ORPO and DPO + SFT, compare them with SFT, and check
-# each rule. The evidence for pairs comes from one model and three seeds. When the model wrote its own pairs, SFT on
-# the better replies beat DPO + SFT (section 7).
+# SFT. If people can only say which of two replies is better, try DPO + SFT and ORPO, compare them with SFT on the better
+# replies, and check each rule. The evidence is one model, three seeds, and pairs of which nearly half the better
+# replies break a rule.
 #
 # By the end you'll be able to
 #
@@ -38,7 +38,7 @@
 # - use the stupidest possible model to find out what your pairs teach,
 # - choose between {{term:SFT}}, DPO and its relatives, and recognise four mistakes.
 #
-# You should know lesson 02. Reading takes about 40 minutes, the exercises as long again. {{timing}} In a hurry,
+# You should know lesson 02. Reading takes about 60 minutes, the exercises about 40. {{timing}} In a hurry,
 # read sections 1, 2, 5 and 7 and the tables of section 9.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read: Run All clears all outputs before
@@ -67,6 +67,7 @@ from peft import LoraConfig, get_peft_model
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.notebook import NotebookProgressCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 device, plan, data = hardware.detect(), plans.plan("04"), load_preferences("balanced")
@@ -118,27 +119,27 @@ del untrained, imitating
 # %% [markdown]
 # ## 2 · The job, in one program
 #
-# This is the program to take to work. There, set `dtype = torch.bfloat16`, `on_cpu = False`, `gradient_checkpointing`
-# to True, which saves memory, and `save_strategy` to "steps"; start at 1e-4 for half a billion parameters. The
-# program reads `dpo-pairs.jsonl`, in which a reply is a list with one message, loads a whole model (no adapter) from
-# a folder or the hub, and trains a fresh adapter on top. With the adapter switched off, the model is what it was
-# before, so it can be its own {{term:reference model}} without a second copy. `"sigmoid"` is DPO's own loss, and
-# `"sft"` adds plain training on the chosen reply; section 5 shows what that's good for. First check the file, as in
-# lesson 02. On the small model the check notes that our rate is a hundred times the usual one, which is meant for
-# models larger than any we tried.
+# This is the program to take to work; its comments say what to change there. It reads `dpo-pairs.jsonl`, in which a
+# reply is a list with one message, loads a whole model (no adapter) from a folder or the hub, and trains a fresh
+# adapter on top. With the adapter switched off, the model is what it was before, so it can be its own
+# {{term:reference model}} without a second copy. `"sigmoid"` is DPO's own loss, and `"sft"` adds plain training on the
+# chosen reply; section 5 shows what that's good for. First check the file, as in lesson 02. The check will call our
+# rate a hundred times too high, because it assumes a larger model.
 
 # %%
 preflight.check("dpo-pairs.jsonl", "dpo-start", task="dpo", learning_rate=plan.learning_rate)
 
 # %% tags=["program", "trl"]
-start, learning_rate = "dpo-start", plan.learning_rate
+# At work: dtype, on_cpu = torch.bfloat16, False
+start, learning_rate = "dpo-start", plan.learning_rate                          # at work try 1e-4 for half a billion parameters
 tokenizer = AutoTokenizer.from_pretrained(start)
 pairs = load_dataset("json", data_files="dpo-pairs.jsonl", split="train")
 adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 shared = {
     "output_dir": "checkpoints", "num_train_epochs": 1, "learning_rate": learning_rate, "warmup_steps": 2,
-    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "gradient_checkpointing": False,
-    "logging_steps": 1, "save_strategy": "no", "report_to": "none",
+    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+    "gradient_checkpointing": False, "save_strategy": "no",                     # at work True, to save memory, and "epoch"
+    "logging_steps": 1, "report_to": "none",
     "use_cpu": on_cpu, "bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16,
 }
 trainer = DPOTrainer(
@@ -153,7 +154,7 @@ by_dpo = trainer.model.eval()
 # **The cheap rival** ignores the rejected replies and trains on the chosen ones, as in lesson 02, from the same
 # start. Never report DPO without it, and at work give each method its own rate. Section 7's best were
 # {{record:laptop-house-style:runs."seed 0 | SFT".rate:.0e}} for SFT and
-# {{record:laptop-house-style:runs."seed 0 | DPO".rate:.0e}} for DPO.
+# {{record:laptop-house-style:runs."seed 0 | DPO + SFT".rate:.0e}} for DPO + SFT.
 
 # %% tags=["program", "trl"]
 rival = SFTTrainer(
@@ -197,12 +198,12 @@ guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# The model trained with DPO and SFT puts the step first far more often than its rival. Compare it with the start too,
-# which imitated replies of both kinds. A single reply counts for several percent, and no other rule clearly changes.
-# *Different replies* would drop if every customer got the same text. Read some answers:
+# In this short run DPO + SFT puts the step first far more often than the start, and SFT less often than the start. A
+# single reply counts for four points, and no other rule clearly changes. *Different replies* would drop if every
+# customer got the same text. Read some answers:
 
 # %%
-evidence.lesson_04.judged_cards(asked[:3], {name: replies[:3] for name, replies in answers.items()})
+evidence.lesson_04.judged_cards(asked[1:3], {name: replies[1:3] for name, replies in answers.items()})
 
 # %% [markdown]
 # Few replies promise the right step, so "all five" stays low. In this one run a model with 135 million parameters
@@ -222,17 +223,16 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 # %% [markdown]
 # At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's $\ln 2 =
 # 0.693$ plus SFT's first loss, roughly where the rival's log begins. If yours differs, check the reference (section
-# 8) and dropout. In such a short run both lines wander from batch to batch, and a gap only opens at the end.
-# `rewards/chosen` shouldn't fall far below zero. The log only describes *training* pairs; to see whether the model
-# writes better, read its answers.
+# 8) and dropout. In such a short run the lines wander from batch to batch: here a gap opens, closes and reopens. The
+# log only describes *training* pairs; to see whether the model writes better, read its answers.
 
 # %% [markdown]
 # ## 3 · How likely is a reply, according to the model?
 #
-# A choice isn't a grade, so what can we compute a loss from? The model gives every text a probability, so we can ask
-# how likely each reply is. A reply's probability is the product of its tokens' probabilities, each given what
-# precedes it. That product is tiny, so we add logarithms. The sum is the reply's log-probability, in
-# {{term:nat|nats}}. It's negative, and the closer to zero, the likelier the reply. Three steps compute it:
+# The model gives every text a probability, so we can ask how likely each reply is. A reply's probability is the
+# product of its tokens' probabilities, each given what precedes it. That product is tiny, so we add logarithms. The
+# sum is the reply's log-probability, in {{term:nat|nats}}. It's negative, and the closer to zero, the likelier the
+# reply. Three steps compute it:
 #
 # - **Mask.** Only the reply's tokens count, because we want its probability *given* the message.
 # - **Shift.** The scores ({{term:logits}}) at position 5 are about token 6. Drop the last position of the scores and the first token.
@@ -321,6 +321,7 @@ with torch.no_grad():
         before = torch.cat([both_replies(exact, row) for row in some])
 chosen_tokens = sum(ids_and_mask(row, "chosen")[1].sum() for row in some)
 parts = dpo_loss(now, before), -now[:, 0].sum().cpu() / chosen_tokens            # the second is SFT's loss
+trainer.remove_callback(NotebookProgressCallback)                                   # whose table has fourteen columns
 by_trl = trainer.evaluate(trainer.train_dataset.select(range(8)))["eval_loss"]      # the same eight, already tokenized
 print(f"eight pairs, after training: {parts[0]:.4f} + {parts[1]:.4f} = {sum(parts):.4f}, TRL says {by_trl:.4f}")
 
@@ -367,16 +368,15 @@ compared = ["the start", *list(answers)[-2:]]
 pd.DataFrame({name: kept(answers[name]) for name in compared}).map("{:.0%}".format)
 
 # %%
-evidence.lesson_04.judged_cards(asked[:2], {name: answers[name][:2] for name in list(answers)[-2:]})
+evidence.lesson_04.judged_cards(asked[:1], {name: answers[name][:1] for name in list(answers)[-2:]})
 
 # %% [markdown]
-# Here DPO alone puts the step first in nearly every answer, as two in five pairs teach, but most of its replies no
-# longer end properly. The first one above runs on until it's cut off. No pair teaches how a reply ends. The log gives
-# a hint of this, because the reward of the chosen replies is far below zero (divide it by β to get nats). Even the
-# *good* replies are less likely than before, yet the loss keeps falling as long as the rejected ones fall further.
-# The SFT term pulls the model towards whole good replies (Pang et al., 2024, arXiv 2404.19733), here at the cost of
-# some first steps. At this rate it keeps the rules no worse than at section 2's, so try lower rates too. Other things can break: in the recorded runs below, on more pairs, DPO's replies end properly but
-# lose the order number.
+# Here DPO alone puts the step first in every answer, as two in five pairs teach, but few of its replies end properly
+# any more. The one above runs on until it's cut off. No pair contrasts endings. The log gives a hint of this, because
+# the reward of the chosen replies is far below zero (divide it by β to get nats). Even the *good* replies are less
+# likely than before, yet the loss keeps falling as long as the rejected ones fall further. The SFT term pulls the
+# model towards whole good replies (Pang et al., 2024, arXiv 2404.19733), here at the cost of some first steps. Other
+# things can break: in the recorded runs below, on more pairs, DPO's replies end properly but lose the order number.
 #
 # ### Does it beat the cheap rival?
 #
@@ -391,8 +391,8 @@ evidence.lesson_04.compared_figure()
 
 # %% [markdown]
 # By that measure all methods do poorly on this model, and three seeds can't tell them apart. DPO and SFT differ most
-# on two rules. DPO puts the step first in nearly every answer, with or without the SFT term, while SFT does so in
-# about a third, but it names the order number less often. Section 7 uses a larger model, twice the pairs, and a rate
+# on two rules. DPO puts the step first in nearly every answer, with or without the SFT term, and SFT in about a third;
+# but SFT names the order number far more often than DPO alone. Section 7 uses a larger model, twice the pairs, and a rate
 # chosen for each method.
 #
 # What did the pairs teach? Count the test pairs whose chosen reply gained more than the rejected one, grouped by how the two
@@ -405,11 +405,12 @@ meaning = {"order": "which sentence comes first", "step": "what is promised", "t
 ranked = pd.DataFrame({name: np.mean([run[name]["right"] for run in runs], axis=0) for name in ("SFT on chosen", "DPO", "DPO + SFT")})
 number = np.mean(evidence.lesson_04.per_seed("DPO", "order number right"))
 print(f"DPO's own answers name the right order number in {number:.0%}")
-ranked.groupby([meaning[kind] for kind in kinds]).mean().map("{:.0%}".format)
+by_kind = ranked.groupby([meaning[kind] for kind in kinds])
+by_kind.mean().map("{:.0%}".format).assign(pairs=by_kind.size())
 
 # %% [markdown]
 # **Ranking two replies isn't the same as writing one.** Given two replies, DPO always gives the one with the customer's
-# own order number the larger gain (last row; six pairs, three seeds), yet its own answers mostly break that rule. So
+# own order number the larger gain (last row), yet its own answers mostly break that rule. So
 # judge the answers, not the share of pairs ranked right. When the two replies promise different things, DPO ranks
 # them hardly better than chance, while SFT and DPO + SFT get seven pairs in ten right.
 
@@ -465,8 +466,8 @@ pd.DataFrame(found).map("{:.0%}".format)
 # house style. **Before you train on pairs, rank them with the stupidest model you have.** If that model does well,
 # your accuracy may measure nothing more.
 #
-# In two of five pairs, our replies have the same sentences in a different order. The other three avoid the problem by
-# coming as twins:
+# In two fifths of the pairs, our replies have the same sentences in a different order. The other three fifths come as
+# twins:
 
 # %%
 show.drawing("twins")
@@ -474,7 +475,7 @@ show.drawing("twins")
 # %% [markdown]
 # Each of the twins' replies is chosen for one message and rejected for the other, so a rule that doesn't read the
 # message is right once and wrong once. From the other pairs it can learn how a good reply begins, so it gets all of
-# those two fifths right and half of the rest, or 70 %. We wanted to teach a good beginning; decide whether you do.
+# those two fifths right and half of the rest, or 70 %.
 
 # %%
 # EXERCISE: align-4
@@ -503,8 +504,8 @@ right.map(lambda value: value if isinstance(value, str) else f"{value:.0%}")
 
 # %% [markdown]
 # In this run SFT and ORPO promise the right step most often. DPO alone puts a step first in every reply, but promises
-# the right one in only two of five. Adding SFT's loss raises that to two in three. Most methods score lower here than
-# on validation.
+# the right one in only two of five; DPO + SFT, at a higher rate, in two of three. Validation flattered most methods,
+# and DPO most: half of its replies kept all rules there, a fifth do here.
 #
 # We ran each method with two more seeds, which change the start, the order of the pairs and the adapter.
 
@@ -528,30 +529,23 @@ pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["
 # ### Pairs of the model's own answers
 #
 # So far both replies came with the file. More often you have neither, so your model answers each message several
-# times, and a person or program chooses. Such pairs are called *on-policy*, because the model itself wrote the
-# replies. In another recorded task the same model has to answer in at most 30 words, name product and order number
-# *if the customer does*, and promise nothing. It answers each message six times, and a program checks six rules. A
-# pair is an answer that keeps all of them and one that doesn't; SFT gets only the better one
-# (`benchmarks/laptop_preferences.py`). The untrained model writes the first round's answers, the SFT model the
-# second's:
+# times, and a person or program chooses. Such pairs are called *on-policy*. In another recorded task the same model
+# answers each message six times in at most 30 words, and a program checks six rules. A pair is an answer that keeps
+# all of them and one that doesn't; SFT gets only the better one (`benchmarks/laptop_preferences.py`). The untrained
+# model writes the first round's answers, the SFT model the second's:
 
 # %% tags=["folded"]
 own = assets.read_record("laptop-preferences")["runs"]
-has_number = np.array([bool(row["record"]["order_id"]) for row in load_task("support_tickets").rows["test"]])
-rows = {}
-for label, name in {"untrained": "before", "SFT": "seed 0 | SFT", "DPO": "seed 0 | DPO", "second round: SFT": "seed 0 | SFT, round 2, rate 5e-05",
-                    "second round: DPO": "seed 0 | DPO, round 2, rate 2e-05",
-                    "second round: DPO + a fifth of SFT's loss": "seed 0 | DPO + SFT, round 2, rate 5e-05"}.items():
-    right = np.array(own[name]["right"]["all rules"])
-    rows[label] = {"customer names an order": right[has_number].mean(), "customer names none": right[~has_number].mean(), "all": right.mean()}
-pd.DataFrame(rows).T.map("{:.0%}".format)
+rounds = {"untrained": "before", "SFT": "seed 0 | SFT", "DPO": "seed 0 | DPO", "second round: SFT": "seed 0 | SFT, round 2, rate 5e-05",
+          "second round: DPO": "seed 0 | DPO, round 2, rate 2e-05",
+          "second round: DPO + a fifth of SFT's loss": "seed 0 | DPO + SFT, round 2, rate 5e-05"}
+pd.Series({label: np.mean(own[name]["right"]["all rules"]) for label, name in rounds.items()}).map("{:.0%}".format).to_frame("all six rules")
 
 # %% [markdown]
-# SFT on the better answers improved overall in both rounds. It's also called *rejection-sampling fine-tuning*, and
-# like pairs it needs a person or program to pick the better answers. DPO ended its first round below the untrained
-# model. In the second, both DPO models began as the first round's SFT model and ended below it. They do well only
-# with customers who named no order, where the rules ask for no number. All this is one seed, and DPO's rate differed
-# from DPO + SFT's.
+# SFT on the better answers, also called *rejection-sampling fine-tuning*, improved in both rounds. DPO ended its first
+# round below the untrained model. In the second, both DPO models began as the first round's SFT model and ended below
+# it. This is another task, one seed, and DPO + SFT with a fifth of the weight, so it doesn't settle what section 5's
+# DPO + SFT would do here.
 
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
@@ -569,19 +563,19 @@ print(f"first loss with the right reference {dpo_loss(before, before):.3f}, with
 # %% [markdown]
 # Save the merged model and load that, as sections 1 and 2 did, or pass a copy as `ref_model`.
 #
-# **The rewards fall far.** If `rewards/chosen` keeps falling, as it did with DPO alone in section 5, read some answers
-# at once; then add SFT's loss, lower the learning rate, or raise β.
+# **The rewards fall far.** If `rewards/chosen` falls far, as with DPO alone in section 5, read some answers at once;
+# then add SFT's loss, lower the learning rate, or raise β.
 #
-# **A rate that is too high.** The answers and the KL from the start show the damage:
+# **A rate that is too high.** The answers show the damage, and so does the KL from the start: how many nats likelier,
+# on average, the model finds its own answers than the start does.
 
 # %%
 evidence.lesson_04.failures_table()
 
 # %% [markdown]
-# The run at the high rate ranks even more pairs right than the healthy one, but its KL is about forty times as large
-# and few of its answers put the step first. KL is how much higher the log-probability of the trained model's answers
-# is, on average, under that model than under the start. A β of 1 instead of 0.1 keeps the model closer to the start,
-# and the step still comes first.
+# The run at the high rate ranks even more pairs right than the first DPO run, but its KL is about forty times as large
+# and few of its answers put the step first. A β of 1 instead of 0.1 keeps the model closer to the start, and the step
+# still comes first.
 #
 # **Another system message.** The model has learned to reply to the `prompt` of the pairs, so send the same system message
 # when you ask.
@@ -593,33 +587,33 @@ evidence.lesson_04.failures_table()
 show.drawing("alignment-roads")
 
 # %% [markdown]
-# Here is each method on the small model and, except for KTO, on the larger one, with its time per training example
-# relative to SFT's. A pair is one example but has two replies:
+# Here is each method on both models, as far as we ran it, with its time per training example relative to SFT's where
+# we measured that (a pair is one example):
 
 # %%
 rows, prices = {}, assets.read_record("method-prices")["over SFT"]
 house = assets.read_record("laptop-house-style")["runs"]
-for method in ("SFT on chosen", "DPO", "DPO + SFT", "ORPO", "KTO", "IPO", "SimPO"):
-    rows[method] = {"all five rules, 135M": f"{np.mean(evidence.lesson_04.per_seed(method, 'all five')):.0%}"}
+for method in ("SFT on chosen", "SFT, kept rules", "DPO", "DPO + SFT", "ORPO", "KTO", "IPO", "SimPO"):
+    small = "–" if method == "SFT, kept rules" else f"{np.mean(evidence.lesson_04.per_seed(method, 'all five')):.0%}"
+    rows[method] = {"all five rules, 135M": small}
     runs = [house.get(f"seed {seed} | {method.removesuffix(' on chosen')}") for seed in range(3)]
     rows[method]["all five rules, 0.5B"] = f"{np.mean([run['right']['all rules'] for run in runs]):.0%}" if all(runs) else "–"
     rows[method]["time"] = f"{prices[method]['an example'][0]:.1f}" if method in prices else "1" if method.startswith("SFT") else "–"
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# On the small model no method stands out. On the 0.5B model, with each method at its best rate, DPO + SFT and ORPO
-# lead, both of which also imitate the better reply. Of the methods that learn from pairs alone, IPO matches SFT,
-# while DPO and SimPO fall below it. Figures are means of three seeds. ORPO began from the untrained model, the rest
-# from the start. IPO swaps DPO's logarithm for a squared distance; SimPO compares mean log-probabilities without a
-# reference. We didn't time DPO + SFT, but it makes the same passes through the model as DPO.
+# Figures are means of three seeds, each method at the best rate tried. On the small model no method stands out. On the
+# 0.5B model SFT on hand-picked replies, ORPO and DPO + SFT lead; all three imitate better replies. IPO and SimPO are
+# variants of DPO's loss: of the methods that learn from pairs alone, IPO matches SFT, and DPO and SimPO fall below
+# it. ORPO began from the untrained model, the rest from the start.
 #
 # | method | what it needs | use it when |
 # | --- | --- | --- |
 # | SFT on the chosen replies | good replies | first, always: it's the control |
-# | SFT on your model's better answers, in rounds | a program, or a person, who chooses | answers are cheap |
-# | DPO + SFT (2404.19733) | pairs, and a start that can already write | people can choose but can't write |
-# | DPO (2305.18290) | the same | here only as a control: few order numbers (section 5), few right steps (7) |
-# | ORPO (2403.07691) | pairs, and no start | you have pairs but no trained model: one stage, equal to DPO + SFT in section 7 (`trl.experimental.orpo`) |
+# | SFT on your model's better answers, in rounds | a program, or a person, who chooses | you have no pairs, and your model's answers are cheap |
+# | DPO + SFT (2404.19733) | pairs, and a start that can already write | people compared replies that you were given |
+# | DPO (2305.18290) | the same | here only as a control: few right steps (section 7) |
+# | ORPO (2403.07691) | pairs, and no start | you have pairs but no trained model: one stage, no clear difference from DPO + SFT in section 7 (`trl.experimental.orpo`) |
 # | {{term:KTO}} (2402.01306) | thumbs up and down | each reply was judged alone, so there are no pairs |
 # | {{term:GRPO}} (2402.03300) | a score for each reply, from a program or a reward model | a program can check a reply |
 #
