@@ -93,7 +93,8 @@ def test_seeds_of_one_question_are_no_independent_draws():
 def test_over_seeds_keeps_an_interval_where_all_are_right_or_wrong():
     assert evaluation.over_seeds([[0] * 38] * 3) == evaluation.proportion([0] * 38)
     assert evaluation.over_seeds([[1] * 9] * 2).low < 0.75
-    assert evaluation.over_seeds([[1] + [0] * 99, [0] * 100, [0] * 100]).high > 0.03  # one right of 300 isn't one of 300 questions
+    # One right answer of three hundred, but to a hundred questions.
+    assert evaluation.over_seeds([[1] + [0] * 99, [0] * 100, [0] * 100]).high > 0.03
     mixed = evaluation.over_seeds([[1, 0, 0, 0], [0, 0, 0, 1]])
     assert mixed.value == 0.25 and mixed.low < 0.25 < mixed.high
     with pytest.raises(CourseError, match="nothing to average"):

@@ -49,8 +49,8 @@ lesson_01.picture()
 # - work out how many requests a day training needs to pay off, and put the decision on one page.
 #
 # You should have called a language model's API before, but needn't have trained anything. Reading takes about 60
-# minutes, the exercises about 35. {{timing}} To decide today, read sections 1 to 3, 5 and 7, and the
-# first table of section 9, without running them.
+# minutes, the exercises about 35. {{timing}} To decide today, read sections 1 to 3 and 5 to 7, and
+# the first table of section 9, without running them.
 #
 # The outputs below are recorded. Run the cells one by one with Shift+Enter as you read, because Run All first clears every
 # output. To recover the recorded page, run `course restore 01` in a terminal.
@@ -290,9 +290,9 @@ show.answers([case["question"] for case in cases[:3]], {name: list(results[name]
 # write records as text too.
 #
 # The next table covers a hundred cases, for the small model that you've just used and two larger ones built for code
-# (script: `benchmarks/laptop_questions.py`). Without a passage, the two larger models see eight past answers, not three.
-# With one, each past answer comes with its own passage too. *Tokens in* are the 0.5B's, and a dash means that we didn't
-# run it.
+# (script: `benchmarks/laptop_questions.py`). Without a passage, the two larger models see eight past answers, not
+# three. With a passage, the search is section 5's dense one, and each past answer comes with its own passage too.
+# *Tokens in* are the 0.5B's, and a dash means that we didn't run it.
 
 # %%
 lesson_01.rivals()
@@ -379,7 +379,7 @@ cures = {
 
 # %% [markdown]
 # Now sort these ten yourself. We picked them to show every cause, so their counts mean nothing. At work, sort twenty of
-# your own: `results["a passage (RAG)"].query("not right")` lists them.
+# your own by hand; `results["a passage (RAG)"].query("not right")` lists questions and replies.
 
 # %%
 wrong = [json.loads(line) for line in open(lesson_01.data_file("wrong_answers"), encoding="utf-8")]
@@ -429,8 +429,8 @@ for name, options in {"free": {}, "with the schema": {"response_format": form}}.
 
 # %% [markdown]
 # With the schema the form is right but the content isn't, because a schema can neither pick the topic nor supply the
-# fact. If valid JSON is all you need, you have it now. In your own schema, give every text a `maxLength`; otherwise a
-# small model may never close its quotation marks.
+# fact. If valid JSON is all you need, you have it now. In your own schema, give every text a `maxLength` if your host
+# accepts that; otherwise a small model may never close its quotation marks.
 #
 # **Are you measuring enough?** Suppose your prompt got 17 of 20 messages right: 85 %. Is that enough?
 
@@ -480,9 +480,7 @@ guess.reveal(int(recall.iloc[0, 0]))
 recall
 
 # %% [markdown]
-# TF-IDF misses one question in five and the dense search one in seven. A {{term:reranking|reranker}} that only
-# reorders these three hits could gain at most the gap between the two columns. Section 2's table of a hundred
-# messages was made with the dense search.
+# TF-IDF misses one question in five and the dense search one in seven.
 
 # %%
 # EXERCISE: frame-2
@@ -529,11 +527,12 @@ pd.DataFrame(prices).T.map("${:.2f}".format)
 # - Check that **your host** can tune the model, and how long it promises to serve it.
 #
 # The examples are a hundred answered messages without instructions, up to half of them with a passage, as in the recorded
-# runs, so that we can ask one model both ways. At work give every row its passage, so that the model learns to *read*;
-# rows without one teach it to guess.
+# runs, so that we can ask one model both ways. At work give every row its passage, so that the model learns to *read*
+# (`EVERY`); rows without one teach it to guess.
 
 # %%
 TASK = "Answer this customer of the shop Tarnbrook."
+EVERY = 2                                     # a passage with every second example, as in the recorded runs; at work 1
 
 
 def plain(question, passage=""):
@@ -553,7 +552,7 @@ training_rows = []
 for number, row in enumerate(answered[:: max(1, len(answered) // plan.examples)][: plan.examples]):
     fact = find_fact(row["answer"])
     passages = [documents[found]["text"] for found in find_document(row["question"], 3)]
-    passage = next((text for text in passages if contains(text, fact)), "") if number % 2 else ""     # one that has the fact
+    passage = next((text for text in passages if contains(text, fact)), "") if (number + 1) % EVERY == 0 else ""   # with the fact
     training_rows.append({"messages": [*plain(row["question"], passage), {"role": "assistant", "content": row["answer"]}]})
 write_rows("shop-train.jsonl", training_rows)
 for turn in training_rows[-1]["messages"]:
@@ -621,8 +620,7 @@ for size, rival in (("135M", "a passage and past answers"), ("0.5B", "similar pa
 # your customers repeat themselves, try past answers first; with the small model, add a passage. Training shortens the
 # 0.5B's prompt from {{record:laptop-questions:runs."0.5B | past answers | 0".prompt_tokens:.0f}} tokens to
 # {{record:laptop-questions:runs."0.5B | fine-tuned | 0".systems."fine-tuned + RAG".prompt_tokens:.0f}}, and helps most
-# where no past answer fits: about products that training never covered, the small model does worse than about others,
-# but better than with past answers to other questions (section 2's table).
+# where no past answer fits: in section 2's table, compare the last row with *to other questions*.
 #
 # To see if you have enough examples, train on a quarter, a half and all of them. As long as the score on other
 # messages keeps rising, more will probably help.
@@ -677,10 +675,9 @@ ways_to_run = chosen.ways()
 lesson_01.cost_figure(chosen)
 
 # %% [markdown]
-# Against the large model training pays off early; against the same small model with the long prompt, much later. Both
-# assume equally good answers, and we measured neither of the two priced models. So if a small model with a long
-# prompt is good enough, keep it. The picture spreads the upfront cost over a year, 24 hours of work on prompt, search and
-# tests, and 48 more for training; both its axes are logarithmic.
+# Both break-evens assume equally good answers, and we measured neither of the two priced models. So if a small model
+# with a long prompt is good enough, keep it. The picture spreads the upfront cost over a year, 24 hours of work on
+# prompt, search and tests, and 48 more for training; both its axes are logarithmic.
 #
 # Change one assumption at a time. Start with the model you're comparing against and the hours of work.
 
@@ -689,7 +686,8 @@ show.calculator("costs", **vars(chosen))
 
 # %% [markdown]
 # **Your prompt reaches 87 %. Is the rest worth training for?** Suppose the fine-tuned small model makes half as many
-# errors as the large one with your prompt. We haven't shown that it does, so put in your own share. Training then
+# errors as the large one with your prompt. Our tuned 0.5B didn't even beat the untrained 1.5B (section 2's table), so
+# put in your own share. Training then
 # pays off if an error costs you at least this much. Where the table says $0.00, the cheaper requests alone pay for
 # it:
 
@@ -710,16 +708,14 @@ pd.DataFrame({"an error must cost": {f"{volume:,} requests a day": f"${price_of_
 # ## 8 · The decision on one page
 #
 # The folded cell puts your results into a memo. First replace the lines under *your project's own*. `larger_reaches` is
-# the shop's too, from the 1.5B on the recorded hundred.
+# the shop's, from the 1.5B on the recorded hundred.
 
 # %%
 from IPython.display import Markdown
 
 # your project's own
-gap, requests_a_day = "both", 2_000             # gap, by section 3: knowledge, behaviour, form or both
-facts_change = "monthly"                        # rarely, monthly, weekly or daily
+requests_a_day = 2_000
 larger_reaches = lesson_01.score("1.5B", "similar past answers").value       # the shop's; None if you haven't measured one
-text_tokens = 0            # of all your documents, a quarter of their characters; 0 leaves that option out
 
 
 # %% tags=["folded"]
@@ -737,16 +733,14 @@ volumes = [chosen.break_even("hosted", against) for against in ("prompted small"
 if all(volume is None or requests_a_day < volume for volume in volumes):
     worth = f"At this volume shorter prompts don't pay for training; better answers could. {worth}"
 larger = "" if larger_reaches is None else f" A larger model reaches {100 * larger_reaches:.0f} %, measured apart."
-decision = decide(gap, reached, facts_change, examples=len(training_rows), requests_a_day=requests_a_day,
-                  larger_reaches=larger_reaches, text_tokens=text_tokens, past_answers_tried=True)
 table = report({name: results[name] for name in (prompt_name, trained_name)})
-if low > 0 and len(cases) >= 100:
-    verdict = f"Train: *{trained_name}* beats *{prompt_name}*. Next: {decision.next_step}."
-elif max(reached, trained_reaches) < 0.85:
+if max(reached, trained_reaches) < 0.85:
     verdict = "Neither way is good enough. Next: put a larger model, or the one that you would deploy, into section 2."
+elif low > 0 and len(cases) >= 100:
+    verdict = f"Training helps: *{trained_name}* beats *{prompt_name}*. Next: compare what an error and a request cost."
 else:
     verdict = f"Keep *{prompt_name}*, because {len(cases)} messages don't show that training beats it. Next: " + (
-        "the same comparison on a hundred." if len(cases) < 100 else f"{decision.next_step}.")
+        "the same comparison on a hundred." if len(cases) < 100 else "read what it gets wrong, as in section 3.")
 memo = f"""### Customers' questions: what we do next
 
 **Decision.** {verdict}
@@ -771,7 +765,7 @@ Markdown(memo)
 # EXERCISE: frame-4
 
 # %% [markdown]
-# ## 9 · How far to trust this, and three mistakes
+# ## 9 · How far to trust this, and two mistakes
 #
 # | | |
 # | --- | --- |
@@ -808,17 +802,6 @@ pd.DataFrame({
 # Both searches are nearly perfect in the shop's words and miss many questions in the customer's, so test with real
 # messages.
 #
-# **Trusting an answer because it has a source.** An answer copied word for word from its passage can still be the wrong
-# value:
-
-# %%
-for case, reply in zip(cases, results["fine-tuned, a passage"]["reply"]):
-    passage, written = documents[find_document(case["question"], 1)[0]]["text"], reply.rpartition('"answer": "')[2].rstrip('"} ')
-    fact = case["answer"]["answer"]
-    if contains(passage, written) and not contains(written, fact):
-        print(f"{case['question'][:70]:72} {written}, right: {fact}")
-
-# %% [markdown]
 # ## 10 · What you can do now
 #
 # | you see | do |

@@ -282,7 +282,7 @@ pd.DataFrame({
 # | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | longer examples lose their end, which is the answer |
 #
 # **What isn't in 4 bits.** `prepare_model_for_kbit_training` converts the embedding, the output layer and the norms
-# to float32, so the values that the blocks pass on become float32 too. To keep 16 bits, leave that line out, and
+# to float32, so the values that the blocks pass on become float32 too. To keep 16 bits, leave that line out but keep
 # `gradient_checkpointing=True` in the settings; without TRL, also call `model.enable_input_require_grads()`.
 #
 # **`paged_adamw_8bit`** does two things. *8bit* keeps Adam's two averages in one byte each instead of four. *Paged* lets

@@ -22,8 +22,8 @@
 # In each run DPO + SFT and {{term:ORPO}}, which learn from pairs *and* imitate the better reply, beat SFT on the
 # better replies from the same starting point, though once by just one reply. Plain SFT on only the replies that keep
 # every rule did about as well, but somebody has to pick those out. {{term:DPO}} alone, the usual way to train on
-# choices between two answers, beat only the start on average. You'll run DPO, compute its {{term:loss}} by hand, and
-# compare it with SFT.
+# choices between two answers, beat only the start on average. You'll run DPO on a 135M model, compute its
+# {{term:loss}} by hand, and compare it with SFT.
 #
 # **If you have to choose by Friday:** if a person or a program can tell which replies are good, train on those with
 # SFT. If people can only say which of two replies is better, try DPO + SFT and ORPO, compare them with SFT on the better
@@ -138,7 +138,7 @@ adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type
 shared = {
     "output_dir": "checkpoints", "num_train_epochs": 1, "learning_rate": learning_rate, "warmup_steps": 2,
     "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
-    "gradient_checkpointing": False, "save_strategy": "no",                     # at work True, to save memory, and "epoch"
+    "gradient_checkpointing": False, "save_strategy": "no",                     # at work True, "epoch"
     "logging_steps": 1, "report_to": "none",
     "use_cpu": on_cpu, "bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16,
 }
@@ -207,7 +207,7 @@ evidence.lesson_04.judged_cards(asked[1:3], {name: replies[1:3] for name, replie
 
 # %% [markdown]
 # Few replies promise the right step, so "all five" stays low. In this one run a model with 135 million parameters
-# didn't learn what each kind of message calls for. Section 7 tries a larger one.
+# didn't learn what each kind of message calls for.
 #
 # ### What the log says
 #
@@ -223,7 +223,8 @@ charts.lines({name: (list(smooth.index), list(smooth[name])) for name in smooth}
 # %% [markdown]
 # At the first step both rewards are zero, because the model is still its own reference, and the loss is DPO's $\ln 2 =
 # 0.693$ plus SFT's first loss, roughly where the rival's log begins. If yours differs, check the reference (section
-# 8) and dropout. In such a short run the lines wander from batch to batch: here a gap opens, closes and reopens. The
+# 8) and dropout. In such a short run the lines wander from batch to batch: both may fall first, and the gap opens, closes and
+# reopens. The
 # log only describes *training* pairs; to see whether the model writes better, read its answers.
 
 # %% [markdown]
@@ -409,7 +410,7 @@ by_kind = ranked.groupby([meaning[kind] for kind in kinds])
 by_kind.mean().map("{:.0%}".format).assign(pairs=by_kind.size())
 
 # %% [markdown]
-# **Ranking two replies isn't the same as writing one.** Given two replies, DPO always gives the one with the customer's
+# **Ranking two replies isn't the same as writing one.** In all six pairs about it DPO gives the reply with the customer's
 # own order number the larger gain (last row), yet its own answers mostly break that rule. So
 # judge the answers, not the share of pairs ranked right. When the two replies promise different things, DPO ranks
 # them hardly better than chance, while SFT and DPO + SFT get seven pairs in ten right.
@@ -537,15 +538,13 @@ pd.DataFrame({name: runs.mean(axis=1) for name, runs in marks.items()}, index=["
 # %% tags=["folded"]
 own = assets.read_record("laptop-preferences")["runs"]
 rounds = {"untrained": "before", "SFT": "seed 0 | SFT", "DPO": "seed 0 | DPO", "second round: SFT": "seed 0 | SFT, round 2, rate 5e-05",
-          "second round: DPO": "seed 0 | DPO, round 2, rate 2e-05",
-          "second round: DPO + a fifth of SFT's loss": "seed 0 | DPO + SFT, round 2, rate 5e-05"}
+          "second round: DPO": "seed 0 | DPO, round 2, rate 2e-05"}
 pd.Series({label: np.mean(own[name]["right"]["all rules"]) for label, name in rounds.items()}).map("{:.0%}".format).to_frame("all six rules")
 
 # %% [markdown]
 # SFT on the better answers, also called *rejection-sampling fine-tuning*, improved in both rounds. DPO ended its first
-# round below the untrained model. In the second, both DPO models began as the first round's SFT model and ended below
-# it. This is another task, one seed, and DPO + SFT with a fifth of the weight, so it doesn't settle what section 5's
-# DPO + SFT would do here.
+# round below the untrained model. In the second it began as the first round's SFT model and ended below it. This is
+# another task and one seed.
 
 # %% [markdown]
 # ## 8 · Mistakes and how to recognise them
@@ -602,7 +601,7 @@ for method in ("SFT on chosen", "SFT, kept rules", "DPO", "DPO + SFT", "ORPO", "
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# Figures are means of three seeds, each method at the best rate tried. On the small model no method stands out. On the
+# Figures are means of three seeds. On the small model no method stands out. On the
 # 0.5B model SFT on hand-picked replies, ORPO and DPO + SFT lead; all three imitate better replies. IPO and SimPO are
 # variants of DPO's loss: of the methods that learn from pairs alone, IPO matches SFT, and DPO and SimPO fall below
 # it. ORPO began from the untrained model, the rest from the start.
