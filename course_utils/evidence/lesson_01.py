@@ -133,7 +133,9 @@ def cost_figure(chosen: costs.Assumptions) -> Figure:
         pays.append("never" if crossing is None else f"from {_round(crossing):,} requests a day")
         if crossing is not None and xs[0] <= crossing <= xs[-1]:
             marks[f"{_round(crossing):,} a day"] = (crossing, ways["hosted"].total(crossing, days) / days)
-    title = f"If equally right, fine-tuning pays against {chosen.frontier} {pays[0]}, against the prompted small model {pays[1]}"
+    title = (
+        f"If equally right, fine-tuning pays against {chosen.frontier} {pays[0]}, against the prompted small model {pays[1]}"
+    )
     return charts.lines(lines, title, "requests a day", "dollars a day", log_x=(10, 1e3, 1e5, 1e7), log_y=True, marks=marks)
 
 
