@@ -140,7 +140,8 @@ show.answers([row["prompt"][-1]["content"] for row in rows[:4]], {"QLoRA": repli
              [json.loads(row["completion"][0]["content"]) for row in rows[:4]])
 
 # %% [markdown]
-# As in lesson 02, a few dozen tickets teach the form of a record but little of its content. Here are recorded runs of
+# As in lesson 02, a few dozen tickets teach the form of a record but little of its content: most tokens are right (*mean
+# token accuracy* in the log), few fields are. Here are recorded runs of
 # a 0.5B model on 240 tickets (script: `benchmarks/laptop_tickets.py`):
 
 # %%
@@ -165,8 +166,8 @@ evidence.lesson_03.recorded()
 # To use the adapter later, load the base with `four_bits` as above, then `PeftModel.from_pretrained(model,
 # "tickets-qlora")`. The adapter file doesn't record that its base was 4-bit.
 #
-# **For LoRA on a base in 16 bits**, take lesson 02's program with these settings, and no `prepare_model_for_kbit_training`:
-# on such a base it silently makes every weight float32, which doubles the memory they take.
+# **For LoRA on a base in 16 bits**, load it with `dtype=torch.bfloat16` and without `quantization_config`, and leave out
+# `prepare_model_for_kbit_training`, which on such a base silently makes every weight float32 and doubles its memory.
 
 # %% [markdown]
 # ## 2 · Out of memory: what now?
@@ -266,8 +267,9 @@ pd.DataFrame({
 
 # %% [markdown]
 # By this estimate Llama-3.1-8B doesn't need QLoRA on 24 GB for examples of up to 3,000 tokens, with a batch of 1 and
-# checkpointing. The numbers are tokens per step (examples times length), and 0 means that not even 256 fit. A larger
-# vocabulary leaves room for fewer tokens, so try your own model's `AutoConfig`.
+# checkpointing, and with the loss in pieces (next table) for even longer ones. The numbers are tokens per step
+# (examples times length), and 0 means that not even 256 fit. A larger vocabulary leaves room for fewer tokens, so try
+# your own model's `AutoConfig`.
 #
 # Change the settings in this order, and stop as soon as the run fits. Sizes are for examples of 1,024 tokens:
 #
@@ -279,7 +281,6 @@ pd.DataFrame({
 # | the base in 4 bits | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing embeddings=float32:.1f}} GB | some time; accuracy: section 7 |
 # | 16 bits for what isn't in 4 (below) | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing:.1f}} GB | quality not measured |
 # | `optim="paged_adamw_8bit"` | {{estimate:Llama-3.1-8B qlora length=1024 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | little; *paged* lets the states move to the computer's memory at a peak |
-# | `max_length=512` | {{estimate:Llama-3.1-8B qlora length=512 accumulation=8 checkpointing optimizer=paged_adamw_8bit:.1f}} GB | longer examples lose their end, which is the answer |
 #
 # **What isn't in 4 bits.** `prepare_model_for_kbit_training` converts the embedding, the output layer and the norms
 # to float32, so the values that the blocks pass on become float32 too. To keep 16 bits, leave that line out but keep
@@ -301,8 +302,8 @@ pd.DataFrame({
 # EXERCISE: qlora-2
 
 # %% [markdown]
-# Now estimate your own model on your own card. The calculator assumes no accumulation, so no gradients exist yet at
-# the fullest moment:
+# Now estimate your own model on your own card. The calculator assumes no accumulation, so LoRA and QLoRA hold no
+# gradients at the fullest moment:
 
 # %%
 show.calculator("memory", model="Llama-3.1-8B", gpu="rtx4090")
@@ -392,7 +393,7 @@ print(f"{(new_codes != codes).float().mean():.2%} of the weights get another val
 
 # %% [markdown]
 # A stored weight is exactly one of the sixteen values, so rounding undoes any change smaller than half the distance
-# to the next value. Here a typical change is some ninety times smaller than a typical distance, and only the moved
+# to the next value. Here a typical change is dozens of times smaller than a typical distance, and only the moved
 # scales preserve a little of it.
 #
 # Here both merges into 16 bits kept what was learned. Use whichever gets the lower loss. An 8B model needs about 17
@@ -674,8 +675,8 @@ print(f"16 bits {before.mean():.3f}, 4 bits {after.mean():.3f}: {extra.mean():+.
       f"[{extra.mean() - margin:+.3f}, {extra.mean() + margin:+.3f}] nats a token")
 
 # %% [markdown]
-# This model loses a fifth of a nat a token; the published figures below say how a larger one fares. On a CPU you get the
-# packaged model, which was previously stored in another 4-bit format, so its 16 bits aren't quite the original's.
+# This model's loss rises by a fifth of a {{term:nat}} a token. On a CPU you get the packaged model, which was
+# previously stored in another 4-bit format, so its 16 bits aren't quite the original's.
 #
 # **After training**, we have too few runs to tell QLoRA and LoRA apart. Section 1 has runs of the 0.5B model; here
 # are three {{term:seed|seeds}} of the small one:
@@ -755,12 +756,10 @@ for format in (torch.bfloat16, torch.float32):
 # In bfloat16 such a step changes only half of the numbers in $A$, which is why section 1 makes the adapter float32.
 #
 # **Experts without adapters.** In {{term:mixture of experts|mixture-of-experts models}} most weights sit in the
-# experts. With transformers 5.24 and PEFT 0.21, `load_in_4bit` leaves the experts of Qwen3-MoE, Qwen3.5-MoE and
-# 16-bit copies of gpt-oss in bfloat16 (the released gpt-oss is in MXFP4 and refuses it),
-# `prepare_model_for_kbit_training` then makes them float32, and `target_modules="all-linear"` gives those of gpt-oss
-# and Qwen3.5-MoE no adapter. These libraries don't warn you, but `course preflight` does if you pass the base's name
-# as `--model` (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`). You can also print the
-# dtypes and the names of the trained parameters after loading.
+# experts, and with transformers 5.24 and PEFT 0.21 these can be skipped in silence: `load_in_4bit` leaves those of
+# Qwen3-MoE and Qwen3.5-MoE in bfloat16, `prepare_model_for_kbit_training` then makes them float32, and
+# `target_modules="all-linear"` gives those of gpt-oss and Qwen3.5-MoE no adapter. `course preflight` with the base's
+# name as `--model` says so (`experts-not-quantized`, `experts-become-float32`, `experts-without-adapters`).
 #
 # ## What you can do now
 #
