@@ -6,21 +6,17 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from course_utils import assets, charts, evaluation, show
+from course_utils import assets, show
 from course_utils.evidence import house_style
 from course_utils.show.answers import Answers
 from course_utils.show.tables import Table
 from course_utils.style import box, tone
 
-if TYPE_CHECKING:
-    from course_utils.figures import Figure
-
 Row = Mapping[str, Any]
 MARK = "padding:.05em .3em;white-space:nowrap"  # a sign stays with its rule
 START, CONTROL, WITH_SFT = "the start", "SFT on chosen", "DPO + SFT"
-COMPARED = (START, CONTROL, "DPO", WITH_SFT)
 ALL = "all five"
 # Names in records of earlier days → today's.
 RECORDED = {
@@ -83,17 +79,6 @@ class _Judged(Answers):
 
 
 # -- the record of all methods ----------------------------------------------------------------------------------------------
-
-
-def compared_figure() -> Figure:
-    """Draw the share of answers that keep each rule, by method: the mean over the seeds, and the lowest and highest seed."""
-    rows: dict[str, dict[str, evaluation.Score]] = {}
-    for rule in (ALL, *house_style.RULES):
-        rows[rule] = {}
-        for name in COMPARED:
-            means = [statistics.mean(seed) for seed in per_seed(name, rule)]
-            rows[rule][name] = evaluation.Score(statistics.mean(means), min(means), max(means), len(means))
-    return charts.shares(rows, "Which rules do the answers keep?", "its lowest and highest seed")
 
 
 def failures_table() -> Table:
