@@ -15,7 +15,7 @@ from course_utils.show.tables import Table
 from course_utils.style import box, tone
 
 if TYPE_CHECKING:
-    from course_utils.figures import Figure
+    from course_utils.charts import Figure
 
 Row = Mapping[str, Any]
 MARK = "padding:.05em .3em;white-space:nowrap"  # a sign stays with its rule

@@ -34,7 +34,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from course_utils import assets, pages
+from course_utils import assets
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.checking import HINT_FROM
 from course_utils.exercises.definitions import strip_solution
@@ -170,7 +170,7 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     if not answer.valid:
         raise ValueError(answer.summary)
     return Markup(
-        pages.render(
+        assets.render(
             "publishing/templates/calculator.html.j2",
             calculator=calculator,
             live=live,
@@ -190,7 +190,7 @@ def exercise_fragment(id: str) -> Markup:
     """
     exercise = EXERCISES[id]
     return Markup(
-        pages.render(
+        assets.render(
             "publishing/templates/exercise.html.j2",
             exercise=exercise,
             stub=strip_solution(exercise.source()).partition("\n")[2],

@@ -20,7 +20,6 @@ from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.in_browser import on_page
 from course_utils.lessons import FURTHER, LESSONS, NOTEBOOKS, Lesson
-from course_utils.pages import render
 from course_utils.publishing import builder, calculators, languages, pyodide
 from course_utils.publishing.book.lesson_pages import markdown_of, page_text, source_of
 from course_utils.publishing.book.twins import calculator_for, raw
@@ -156,7 +155,7 @@ def write_sources(folder: Path, python: float | None = None, language: str = "en
     for lesson in NOTEBOOKS.values():
         shutil.copyfile(original(lesson.name), folder / "notebooks" / f"{lesson.name}.ipynb")
     for name, values in _pages(learning_path(), python).items():
-        (folder / f"{name}.md").write_text(render(f"{TEMPLATES}/{name}.md.j2", **values), encoding="utf-8")
+        (folder / f"{name}.md").write_text(assets.render(f"{TEMPLATES}/{name}.md.j2", **values), encoding="utf-8")
 
 
 def learning_path() -> list[dict[str, Any]]:
