@@ -24,7 +24,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -34,7 +33,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from course_utils import assets
+from course_utils import assets, facts
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.checking import HINT_FROM
 from course_utils.exercises.definitions import strip_solution
@@ -77,19 +76,13 @@ def import_path() -> str:
     return os.pathsep.join([str(assets.PACKAGE.parent), *filter(None, [others])])
 
 
-def tables() -> list[str]:
-    """Return the names of the tables of facts that these modules read."""
-    sources = [(assets.PACKAGE / file).read_text(encoding="utf-8") for file in modules()]
-    return sorted({name for text in sources for name in re.findall(r'facts\.table\("(\w+)"\)', text)})
-
-
 @cache
 def archive() -> bytes:
-    """Return the zip of the modules and data that a page's Python needs."""
+    """Return the zip of the modules and data that a page's Python needs, and of all tables of facts."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
         names = {f"course_utils/{file.as_posix()}": assets.PACKAGE / file for file in (*modules(), *map(Path, DATA))}
-        for table in tables():  # where `assets.root` looks for them
+        for table in facts.names():  # where `assets.root` looks for them
             names[f"course_utils/_assets/data/{table}.toml"] = assets.path(f"data/{table}.toml")
         for name, file in names.items():
             add_to_zip(packed, name, file.read_bytes())

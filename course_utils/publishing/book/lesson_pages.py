@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ast
-import base64
-import hashlib
-import io
 import json
 import re
 from html import escape, unescape
@@ -32,13 +29,12 @@ _QUIZ = re.compile(r"(?m)^\s*quiz\(")
 _IMPORTS = re.compile(r"(?m)^from course_utils\.exercises import check")  # a lesson's imports
 
 
-def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: bool = False) -> str:
+def lesson_page(text: str, lesson: Lesson, live: bool = False) -> str:
     """Return a lesson's notebook as the book shows it.
 
     Args:
         text: the learner's notebook as it is stored, JSON.
         lesson: which one.
-        pictures: name → bytes; the lesson's pictures are added to it.
         live: whether its page has Python, for calculators in the place of widgets and for exercises that need no library.
 
     Returns:
@@ -65,7 +61,7 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
                 cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson)}"))
                 continue
             exercise = _function(source_of(cell))
-        cells += _code(cell, predictions, pictures, widgets, "../" * (1 + lesson.name.count("/")))
+        cells += _code(cell, predictions, widgets)
     return json.dumps({**notebook, "cells": cells})
 
 
@@ -91,9 +87,7 @@ def _role(term: re.Match[str]) -> str:
     return f"*{{term}}`{term['text']} <{names[0]}>`*" if names else f"*{term['text']}*"
 
 
-def _code(
-    cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widgets: Calculators | None, up: str
-) -> list[Cell]:
+def _code(cell: Cell, predictions: Predictions, widgets: Calculators | None) -> list[Cell]:
     """A code cell with dressed outputs; below it a calculator, or a note, where its widget needs a kernel."""
     source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
     if "install" in tags:
@@ -102,7 +96,7 @@ def _code(
         tags.append("hide-input")
     if is_call_of(source, ("show.drawing", "quiz")):
         tags.append("remove-input")
-    outputs = [_output(output, source, predictions, pictures, up) for output in cell["outputs"] if not _is_empty(output)]
+    outputs = [_output(output, source, predictions) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
     stored = "".join("".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"])
     if below := widgets.placed(source, stored) if widgets else "":
@@ -125,7 +119,7 @@ def is_call_of(source: str, starts: tuple[str, ...]) -> bool:
     return isinstance(call, ast.Call) and ast.unparse(call.func).startswith(starts)
 
 
-def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[str, bytes], up: str) -> Cell:
+def _output(output: Cell, source: str, predictions: Predictions) -> Cell:
     data = output.get("data", {})
     if "text/html" not in data:
         return output
@@ -136,7 +130,7 @@ def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[
         html = predictions.revealed(source, html)
     elif _QUIZ.search(source):
         html = f'<div class="book-quiz">{html}</div>'
-    return {**output, "data": {"text/html": dressed(html, pictures, up), "text/plain": text}}
+    return {**output, "data": {"text/html": dressed(html), "text/plain": text}}
 
 
 def _is_empty(output: Cell) -> bool:
@@ -160,12 +154,9 @@ def _places(lesson: Lesson) -> str:
     return f"Open it [in Colab]({colab}) or [in Binder]({binder}), or {download}."
 
 
-# -- stored outputs: pictures as files, colours that a dark theme may exchange ----------------------------------------------
+# -- stored outputs: colours that a dark theme may exchange -----------------------------------------------------------------
 
 
-PICTURES = "_figures"  # folder of the website
-
-_PICTURE = re.compile(r'<img src="data:image/(?P<kind>\w+)[^,"]*;base64,(?P<data>[^"]+)"(?P<rest>[^>]*)>')
 _STYLE = re.compile(r'style=(?P<quote>["\'])(?P<css>.*?)(?P=quote)', re.DOTALL)
 _COLOUR = re.compile(r"(?P<property>[\w-]+)\s*:(?P<before>[^;:]*?)(?P<colour>#[0-9a-fA-F]{6})\b")
 _BAR = re.compile(r"<div>\s*(?:<style>.*?</style>)?\s*<progress[^>]*>\s*</progress>\s*(?P<text>.*?)\s*</div>", re.DOTALL)
@@ -174,16 +165,9 @@ _BAR = re.compile(r"<div>\s*(?:<style>.*?</style>)?\s*<progress[^>]*>\s*</progre
 KNOWN = {colour.lower() for pair in TONES.values() for colour in pair} | {LINE.lower()}
 
 
-def dressed(html: str, pictures: dict[str, bytes], up: str = "../") -> str:
-    """Return an output's HTML as the website shows it.
-
-    Args:
-        html: what the notebook stored.
-        pictures: name → bytes; the output's pictures are added to it.
-        up: path from the page to the website's first folder.
-    """
+def dressed(html: str) -> str:
+    """Return a stored output's HTML with colours that a theme can exchange; a progress bar becomes a sentence."""
     html = _BAR.sub(lambda bar: f"<p>{escape(unescape(' '.join(bar['text'].split())))}</p>", html)
-    html = _PICTURE.sub(lambda picture: _linked(picture, pictures, up), html)
     return _STYLE.sub(lambda style: f'style="{exchangeable(style["css"]).replace(chr(34), chr(39))}"', html)
 
 
@@ -207,30 +191,3 @@ def _variable(match: re.Match[str]) -> str:
 def _coloured(name: str) -> str:
     """What a property colours: text, fill or edge."""
     return {"color": "text", "background": "fill", "background-color": "fill"}.get(name, "edge")
-
-
-def _linked(picture: re.Match[str], pictures: dict[str, bytes], up: str) -> str:
-    """A picture as a file that loads when it is scrolled to, within a link to its full size."""
-    data = base64.b64decode(picture["data"])
-    name = f"{hashlib.sha256(data).hexdigest()[:12]}.{picture['kind']}"
-    pictures[name] = data
-    alt = re.search(r'alt="([^"]*)"', picture["rest"])
-    width, height = _size(data)
-    shown = re.search(r'width="(\d+)"', picture["rest"])
-    across = int(shown[1]) if shown else width
-    size = f'width="{across}" height="{round(height * across / width)}"'
-    address = f"{up}{PICTURES}/{name}"
-    return (
-        f'<a class="book-figure" href="{address}"><img src="{address}" alt="{alt[1] if alt else ""}" {size} '
-        'loading="lazy" decoding="async"></a>'
-    )
-
-
-def _size(data: bytes) -> tuple[int, int]:
-    """Pixels across and down."""
-    from PIL import Image
-
-    if drawing := re.match(rb'<svg[^>]* width="(\d+)" height="(\d+)"', data):
-        return int(drawing[1]), int(drawing[2])
-    with Image.open(io.BytesIO(data)) as image:
-        return image.size
