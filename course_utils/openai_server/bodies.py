@@ -68,15 +68,7 @@ def listing(page: tuple[list[dict[str, Any]], bool], empty_id: str | None = None
 
 
 class ApiError(Exception):
-    """An error response with the body {"error": {"message", "type", "param", "code"}}.
-
-    Args:
-        status: HTTP status.
-        message: explanation for people.
-        param: the parameter at fault.
-        code: error code for programs.
-        type: error type, which groups several codes.
-    """
+    """An error response with the body {"error": {"message", "type", "param", "code"}}; `param` is the parameter at fault."""
 
     def __init__(
         self,
