@@ -101,17 +101,11 @@ def static() -> str:
 
 
 def write_static(site: Path, runtime: Path | None) -> list[Path]:
-    """Write the files that pages load, 14 MB.
+    """Write the files that pages load, 14 MB, and return them.
 
     Args:
         site: the website's first folder; what is missing is created.
         runtime: the folder with Pyodide's files (`pyodide.prepare`); if None, no page's Python can start.
-
-    Returns:
-        The files written.
-
-    Raises:
-        OSError: the folder cannot be written.
     """
     written = [_write(site / static() / name, _own(name)) for name in OWN_FILES]
     written.append(_write(site / static() / "course.zip", archive()))
@@ -122,11 +116,7 @@ def write_static(site: Path, runtime: Path | None) -> list[Path]:
 
 
 def write_style(site: Path) -> Path:
-    """Write the one file that answers without a form need.
-
-    Args:
-        site: the website's first folder; what is missing is created.
-    """
+    """Write the one file that answers without a form need; `site` is as in `write_static`."""
     return _write(site / static() / STYLE, _own(STYLE))
 
 
@@ -176,11 +166,7 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
 
 
 def exercise_fragment(id: str) -> Markup:
-    """Return an exercise that needs no library as HTML, without its heading: the editor, the check and the hint.
-
-    Args:
-        id: the exercise; at most once on a page.
-    """
+    """Return an exercise that needs no library as HTML, without its heading: editor, check, hint; at most once on a page."""
     exercise = EXERCISES[id]
     return Markup(
         assets.render(

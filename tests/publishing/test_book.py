@@ -23,7 +23,6 @@ from course_utils.publishing.book import (
     conf,
     html_pages,
     lesson_pages,
-    twins,
 )
 from course_utils.show.calculators import CALCULATORS
 
@@ -144,8 +143,8 @@ def test_every_widget_that_a_lesson_shows_has_a_note_for_readers_without_a_kerne
     for lesson in lessons.NOTEBOOKS.values():
         shown |= set(re.findall(r"show\.\w+\(", lessons.source_file(lesson.name).read_text(encoding="utf-8")))
     widgets = {f"show.{name}(" for name in ("calculator", "sort")}
-    assert widgets <= shown and widgets == set(twins.LIVE)
-    assert twins.calculator_for('show.calculator(\n    "memory", model=name)') == "memory"
+    assert widgets <= shown and widgets == set(lesson_pages.LIVE)
+    assert lesson_pages.calculator_for('show.calculator(\n    "memory", model=name)') == "memory"
 
 
 def test_terms_lead_into_the_glossary_by_their_meaning():

@@ -18,7 +18,7 @@ from course_utils.exercises import EXERCISES
 from course_utils.exercises.quizzes import questions
 from course_utils.in_browser import calculate
 from course_utils.publishing import calculators, pyodide
-from course_utils.publishing.book import build_book, building, html_pages, lesson_pages, twins
+from course_utils.publishing.book import build_book, building, html_pages, lesson_pages
 from course_utils.show.calculators import CALCULATORS
 
 MEGABYTES = 30
@@ -90,7 +90,7 @@ def test_the_costs_begin_with_the_numbers_of_the_lesson():
 
 
 def test_without_a_stored_answer_costs_begin_with_their_own():
-    here = twins.Calculators().placed('show.calculator("costs", **vars(chosen))')
+    here = lesson_pages.calculator_at('show.calculator("costs", **vars(chosen))', "", set())
     assert calculate("costs", CALCULATORS["costs"].defaults)["summary"] in unescape(here)
 
 

@@ -114,12 +114,7 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 
 
 def mathml(latex: str, block: bool = False) -> str:
-    """Return a formula as MathML, its LaTeX kept as an annotation, from which it can be copied.
-
-    Args:
-        latex: the formula without its dollar signs.
-        block: whether it has a line of its own.
-    """
+    """Return a formula as MathML, its LaTeX kept as an annotation to copy; with `block`, one on a line of its own."""
     from latex2mathml.converter import convert
 
     xml = _FUNCTION.sub(r"\g<0><mspace width='0.17em'/>", convert(latex, display="block" if block else "inline"))

@@ -1,4 +1,9 @@
-"""A stored notebook as a page of the book: its text, and its outputs dressed, without what only the notebook needs."""
+"""A stored notebook as a page of the book: its text, and its outputs dressed, without what only the notebook needs.
+
+What only works beside a kernel gets a form that works without one: a field for a guess becomes a field of the page, the
+measured value waits behind a fold, a widget becomes a calculator or says what it does in the notebook, and the check of an
+exercise, which in a stored notebook can only say that nothing has been written yet, says where to run it.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +16,17 @@ from typing import Any
 from course_utils import glossary
 from course_utils.in_browser import on_page
 from course_utils.lessons import Lesson
-from course_utils.publishing import builder
-from course_utils.publishing.book.twins import (
-    Calculators,
-    Predictions,
-    exercise_field,
-    exercise_note,
-    live_note,
-)
+from course_utils.publishing import builder, calculators
+from course_utils.show.calculators import CALCULATORS
 from course_utils.style import LINE, TONES
 
 Cell = dict[str, Any]  # as nbformat 4 has it
+# Call in a cell's source → what the reader of a website should know about its output.
+LIVE = {
+    "show.calculator(": "In the notebook this is a form: change a choice, and the answer follows.",
+    "show.sort(": "In the notebook each card has buttons for sorting. Here, sort them in your head or on paper, then go on.",
+}
+FENCE = "`" * 12  # around HTML, in which an answer may have fences of its own
 
 _BADGES = re.compile(r"^\[!\[Open in .*$\n?", re.MULTILINE)
 _TERM = re.compile(r"\*\[(?P<text>[^\]]+)\]\(#[\w-]+ \"(?P<tip>[^\"]*)\"\)\*")
@@ -43,7 +48,7 @@ def lesson_page(text: str, lesson: Lesson, live: bool = False) -> str:
     notebook = json.loads(text)
     predictions = Predictions(lesson.number)
     solved_here = on_page() if live else {}
-    widgets = Calculators() if live else None
+    placed: set[str] | None = set() if live else None
     exercise = ""
     cells: list[Cell] = []
     for cell in notebook["cells"]:
@@ -61,7 +66,7 @@ def lesson_page(text: str, lesson: Lesson, live: bool = False) -> str:
                 cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson)}"))
                 continue
             exercise = _function(source_of(cell))
-        cells += _code(cell, predictions, widgets)
+        cells += _code(cell, predictions, placed)
     return json.dumps({**notebook, "cells": cells})
 
 
@@ -87,7 +92,7 @@ def _role(term: re.Match[str]) -> str:
     return f"*{{term}}`{term['text']} <{names[0]}>`*" if names else f"*{term['text']}*"
 
 
-def _code(cell: Cell, predictions: Predictions, widgets: Calculators | None) -> list[Cell]:
+def _code(cell: Cell, predictions: Predictions, placed: set[str] | None) -> list[Cell]:
     """A code cell with dressed outputs; below it a calculator, or a note, where its widget needs a kernel."""
     source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
     if "install" in tags:
@@ -99,10 +104,10 @@ def _code(cell: Cell, predictions: Predictions, widgets: Calculators | None) -> 
     outputs = [_output(output, source, predictions) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
     stored = "".join("".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"])
-    if below := widgets.placed(source, stored) if widgets else "":
+    if below := calculator_at(source, stored, placed) if placed is not None else "":
         shown["outputs"] = []  # the answer is the calculator's
     else:
-        below = live_note(source, widgets is not None)
+        below = live_note(source, placed is not None)
     return [shown, _markdown(below)] if below else [shown]
 
 
@@ -152,6 +157,114 @@ def _places(lesson: Lesson) -> str:
     colab, binder = builder.colab_url(lesson.name), builder.binder_url(lesson.name)
     download = f"{{download}}`download the notebook </notebooks/{lesson.name}.ipynb>`"
     return f"Open it [in Colab]({colab}) or [in Binder]({binder}), or {download}."
+
+
+# -- what works without a kernel ------------------------------------------------------------------------------------------
+
+
+def live_note(source: str, live: bool = False) -> str:
+    """Markdown of the note below a widget's output; empty if the cell shows no widget.
+
+    Args:
+        source: the cell.
+        live: whether pages have Python, so that the book's calculator does the same, as far as a page can.
+    """
+    notes = [text for call, text in LIVE.items() if call in source]
+    if live and calculator_for(source):
+        notes.append("The [calculator](../calculators.md) answers here, without what this lesson has measured.")
+    return "\n".join((":::{div} book-live", *notes, ":::")) if notes else ""
+
+
+def calculator_for(source: str) -> str:
+    """The calculator that a cell shows; "" if there is none."""
+    called = re.search(r'show\.calculator\(\s*"(\w+)"', source)
+    return called[1] if called else ""
+
+
+def calculator_at(source: str, stored: str, placed: set[str]) -> str:
+    """Markdown of the calculator for a cell; empty if it shows no such widget, or the page has the calculator.
+
+    Args:
+        source: the cell.
+        stored: its stored output as text, whose numbers the calculator begins with: "Message, tokens: 46; ...".
+        placed: calculators that the page has; this one is added.
+    """
+    id = calculator_for(source)
+    if not id or id in placed:
+        return ""
+    placed.add(id)
+    begin = {}
+    for field in CALCULATORS[id].fields:
+        found = re.search(rf"(?:^|[;?] ){re.escape(field.label)}: ([\d,.]+)(?:;|$)", stored, re.MULTILINE)
+        if found and not field.options:
+            begin[field.name] = field.checked(float(found[1].replace(",", "")))
+    return raw(calculators.fragment(id, **begin))
+
+
+def raw(html: str) -> str:
+    """Markdown that brings HTML to the page as it is."""
+    return f"{FENCE}{{raw}} html\n{html.strip()}\n{FENCE}"
+
+
+class Predictions:
+    """The guesses that a lesson asks for, in its order: which field a measured value belongs to."""
+
+    def __init__(self, lesson: str) -> None:
+        self._lesson, self._count, self._key_of = lesson, 0, {"": ""}
+
+    def asked(self, source: str, text: str, html: str) -> str:
+        """HTML of the field for a guess, in the place of the notebook's.
+
+        Args:
+            source: the cell, which says under which name the guess is kept.
+            text: the output's plain text: "Your guess first. How many? (a number of answers)".
+            html: the output's HTML, whose question is shown.
+        """
+        self._count += 1
+        key = f"{self._lesson}-{self._count}"
+        name = re.search(r"^(\w+)\s*=\s*(?:show\.)?predict\(", source, re.MULTILINE)
+        self._key_of[name[1] if name else ""] = key
+        how = re.search(r"\((one of|a number)(?: of)? ?([^()]*)\)\s*$", text)
+        choices = [part.strip() for part in how[2].split(",")] if how and how[1] == "one of" else []
+        unit = how[2] if how and how[1] == "a number" else ""
+        return (
+            f'<div class="book-predict" data-key="{key}">{html}<form hidden>{_field(key, choices, unit)}'
+            '<button type="submit">Keep my guess</button><output aria-live="polite"></output></form></div>'
+        )
+
+    def revealed(self, source: str, html: str) -> str:
+        """HTML of a measured value behind a fold, so that it does not answer before it is asked."""
+        name = re.search(r"(\w+)\.reveal\(", source)
+        key = self._key_of.get(name[1] if name else "", "")
+        return (
+            f'<details class="book-reveal" data-key="{key}"><summary>Show the answer</summary>'
+            f'<p class="book-said" hidden></p>{html}</details>'
+        )
+
+
+def _field(key: str, choices: list[str], unit: str) -> str:
+    if choices:
+        radios = (
+            f'<label><input type="radio" name="{key}" value="{escape(choice, quote=True)}"> {escape(choice)}</label>'
+            for choice in choices
+        )
+        return f"<fieldset><legend>Your guess</legend>{''.join(radios)}</fieldset>"
+    label = f"Your guess, a number of {escape(unescape(unit))}" if unit else "Your guess, a number"
+    return f'<label>{label} <input type="text" inputmode="decimal" name="{key}" autocomplete="off"></label>'
+
+
+def exercise_field(id: str, places: str) -> list[str]:
+    """Markdown of an exercise that is solved in the page, and of the links to places where else it can be."""
+    return [raw(calculators.exercise_fragment(id)), f":::{{div}} book-elsewhere book-exercise exercise-{id}\n{places}\n:::"]
+
+
+def exercise_note(id: str, function: str, places: str) -> str:
+    """Markdown in the place of an exercise's check: the function to write, and links to the places where it can be run."""
+    instruction = (
+        f"Write `{function}` in the notebook and run the check below it. It draws new cases at every run, says what is "
+        "wrong, and knows the typical mistakes."
+    )
+    return f":::{{admonition}} Your turn\n:class: tip book-exercise exercise-{id}\n\n{instruction} {places}\n:::"
 
 
 # -- stored outputs: colours that a dark theme may exchange -----------------------------------------------------------------
