@@ -90,7 +90,7 @@ def test_the_costs_begin_with_the_numbers_of_the_lesson():
 
 
 def test_without_a_stored_answer_costs_begin_with_their_own():
-    here = lesson_pages.calculator_at('show.calculator("costs", **vars(chosen))', "", set())
+    here = lesson_pages.calculator_at('show.calculator("costs", **vars(chosen))', "")
     assert calculate("costs", CALCULATORS["costs"].defaults)["summary"] in unescape(here)
 
 

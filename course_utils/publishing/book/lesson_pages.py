@@ -48,7 +48,6 @@ def lesson_page(text: str, lesson: Lesson, live: bool = False) -> str:
     notebook = json.loads(text)
     predictions = Predictions(lesson.number)
     solved_here = on_page() if live else {}
-    placed: set[str] | None = set() if live else None
     exercise = ""
     cells: list[Cell] = []
     for cell in notebook["cells"]:
@@ -66,7 +65,7 @@ def lesson_page(text: str, lesson: Lesson, live: bool = False) -> str:
                 cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson)}"))
                 continue
             exercise = _function(source_of(cell))
-        cells += _code(cell, predictions, placed)
+        cells += _code(cell, predictions, live)
     return json.dumps({**notebook, "cells": cells})
 
 
@@ -92,7 +91,7 @@ def _role(term: re.Match[str]) -> str:
     return f"*{{term}}`{term['text']} <{names[0]}>`*" if names else f"*{term['text']}*"
 
 
-def _code(cell: Cell, predictions: Predictions, placed: set[str] | None) -> list[Cell]:
+def _code(cell: Cell, predictions: Predictions, live: bool) -> list[Cell]:
     """A code cell with dressed outputs; below it a calculator, or a note, where its widget needs a kernel."""
     source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
     if "install" in tags:
@@ -104,10 +103,10 @@ def _code(cell: Cell, predictions: Predictions, placed: set[str] | None) -> list
     outputs = [_output(output, source, predictions) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
     stored = "".join("".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"])
-    if below := calculator_at(source, stored, placed) if placed is not None else "":
+    if below := calculator_at(source, stored) if live else "":
         shown["outputs"] = []  # the answer is the calculator's
     else:
-        below = live_note(source, placed is not None)
+        below = live_note(source)
     return [shown, _markdown(below)] if below else [shown]
 
 
@@ -162,16 +161,9 @@ def _places(lesson: Lesson) -> str:
 # -- what works without a kernel ------------------------------------------------------------------------------------------
 
 
-def live_note(source: str, live: bool = False) -> str:
-    """Markdown of the note below a widget's output; empty if the cell shows no widget.
-
-    Args:
-        source: the cell.
-        live: whether pages have Python, so that the book's calculator does the same, as far as a page can.
-    """
+def live_note(source: str) -> str:
+    """Markdown of the note below a widget's output; empty if the cell shows no widget."""
     notes = [text for call, text in LIVE.items() if call in source]
-    if live and calculator_for(source):
-        notes.append("The [calculator](../calculators.md) answers here, without what this lesson has measured.")
     return "\n".join((":::{div} book-live", *notes, ":::")) if notes else ""
 
 
@@ -181,18 +173,16 @@ def calculator_for(source: str) -> str:
     return called[1] if called else ""
 
 
-def calculator_at(source: str, stored: str, placed: set[str]) -> str:
-    """Markdown of the calculator for a cell; empty if it shows no such widget, or the page has the calculator.
+def calculator_at(source: str, stored: str) -> str:
+    """Markdown of the calculator in the place of a cell's widget; empty if the cell shows none.
 
     Args:
         source: the cell.
         stored: its stored output as text, whose numbers the calculator begins with: "Message, tokens: 46; ...".
-        placed: calculators that the page has; this one is added.
     """
     id = calculator_for(source)
-    if not id or id in placed:
+    if not id:
         return ""
-    placed.add(id)
     begin = {}
     for field in CALCULATORS[id].fields:
         found = re.search(rf"(?:^|[;?] ){re.escape(field.label)}: ([\d,.]+)(?:;|$)", stored, re.MULTILINE)
