@@ -172,12 +172,7 @@ def train(store: Store, job_id: str, model: str | None, context: int) -> None:
 
 
 def read_examples(folder: Path, name: str, kind: str) -> list[tuple[int, Any]]:
-    """Read a file of a job whose files have been validated.
-
-    Args:
-        folder: the job's folder.
-        name: one of `FILES`.
-        kind: "supervised" or "dpo".
+    """Read one of a job's `FILES`, which have been validated.
 
     Returns:
         The number of each line that is not blank, and its example as `training.fit` takes it.
@@ -443,13 +438,7 @@ def evaluation_interval(steps_per_epoch: int) -> int:
 
 
 def metrics_of(history: History, step: int, epoch_ends: bool) -> dict[str, float]:
-    """Return the metrics of a step by the API's names. Preference metrics have TRL's names, since the API has none for them.
-
-    Args:
-        history: the history of the run.
-        step: number of the step.
-        epoch_ends: whether the step is the last one of its epoch.
-    """
+    """Return the metrics of a step by the API's names; preference metrics by TRL's, since the API has none for them."""
     metrics = {"train_loss": history.losses[-1]}
     for part, recorded in (("train", history.metrics), ("valid", history.validation_metrics)):
         names = PREFERENCE_METRICS if "margin" in recorded else TOKEN_METRICS
