@@ -42,8 +42,9 @@ def finished(html: str, terms: Mapping[str, str], site: Path | None = None, up: 
     _tell_apart(soup.select(".book-table"))
     for link in soup.select('a[href*="#term-"]'):
         _term(link, terms)
-    for image in soup.select('img[src^="data:image/"]') if site else []:
-        _picture(soup, image, site, up)
+    if site is not None:
+        for image in soup.select('img[src^="data:image/"]'):
+            _picture(soup, image, site, up)
     for formula in soup.find_all("math"):
         _keep_together(soup, formula)
     for choice in soup.select(".book-quiz details"):
