@@ -65,10 +65,9 @@ test-oldest: $(VENV)-oldest/.test
 test-oldest-all: $(VENV)-oldest/.test
 	COURSE_CACHE=$(OLDEST_CACHE) $(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" --ignore=tests/grading
 
-# README.md and docs/ from the newest records.
+# README.md and docs/ from the newest records, and the table of claims.
 readme: $(VENV)/.test
 	$(BIN)/python benchmarks/release.py --write
-	$(BIN)/python -m course_utils.claims > docs/claims.md
 
 notebooks: $(VENV)/.test
 	$(BIN)/course build

@@ -20,7 +20,7 @@ SLOWEST = 5  # cells named in the record
 
 def one_lesson(name: str) -> dict:
     """Time and memory of a run of the whole notebook."""
-    cost = publishing.run(lessons.learner_file(lessons.find(name).name), lambda line: print(line, flush=True), 0)
+    cost = publishing.run(lessons.learner_file(lessons.find(name).name), lambda line: print(line, flush=True))
     slowest = sorted(cost.cells, key=lambda cell: -cell.seconds)[:SLOWEST]
     return {
         "run_seconds": round(cost.seconds),

@@ -1,7 +1,7 @@
 """One record of everything that is measured, beside the one before it.
 
     python benchmarks/release.py                 gather the newest records into release-DATE.json
-    python benchmarks/release.py --write         docs/measured.md, and the lessons' table of README.md, from newest records
+    python benchmarks/release.py --write         write docs/measured.md, docs/claims.md and the lessons' table of README.md
     python benchmarks/release.py make-test       run `make test` and record how long each of its parts takes
 
 Nothing is measured here but `make test`: each figure is read from the newest dated record of its benchmark, and keeps that
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from common import RECORDS, write_results
-from course_utils import lessons, memory
+from course_utils import evidence, lessons, memory
 from course_utils.evidence import lesson_01
 from course_utils.evidence.lesson_04 import with_todays_names
 from course_utils.files import write_whole
@@ -326,11 +326,12 @@ def lessons_table() -> str:
 
 
 def write_pages() -> None:
-    """Put the newest figures into README.md and docs/measured.md."""
+    """Put the newest figures into README.md and docs/measured.md, and the claims into docs/claims.md."""
     readme = ROOT / "README.md"
     start, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     write_whole(readme, f"{start}{BEGIN}\n{lessons_table()}\n{END}{rest.split(END)[1]}".encode())
     write_whole(ROOT / "docs" / "measured.md", measured_page().encode())
+    write_whole(ROOT / "docs" / "claims.md", evidence.claims_page().encode())
 
 
 def make_test() -> None:

@@ -1,7 +1,8 @@
-"""Locates the files that are not code: data sets and notebooks.
+"""Locates and reads the files that are not code: data sets, notebooks, records, and the templates of pages.
 
-In an installed wheel they are inside the package (`_assets/`); in a checkout they are in the repository's own folders. No
-other module needs to know the difference, and nothing depends on the working directory.
+In an installed wheel data and notebooks are inside the package (`_assets/`); in a checkout they are in the repository's own
+folders. No other module needs to know the difference, and nothing depends on the working directory. Templates, which are in
+`templates/` next to the module that fills them, are HTML; those named `.md.j2` are Markdown, which the book is made of.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import json
 from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PACKAGE = Path(__file__).resolve().parent
 DISTRIBUTION = "finetuning-course"
@@ -60,6 +64,37 @@ def read_record(name: str) -> dict[str, Any]:
     """
     content: dict[str, Any] = json.loads(benchmark_results(name).read_text(encoding="utf-8"))
     return content
+
+
+@cache
+def templates() -> Environment:
+    """Return Jinja2's environment: values are escaped for HTML, and one that was not passed is an error.
+
+    In a Markdown template nothing is escaped: it takes the course's own words only, never a stranger's. Filters of our own:
+    `thousands` (12,345) and `points` (a number without needless zeros).
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("course_utils", "."),
+        autoescape=lambda name: name is None or not name.endswith(".md.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"thousands": "{:,}".format, "points": "{:g}".format}
+    return environment
+
+
+def render(template: str, **values: object) -> str:
+    """Return the page that a template makes of values, which are text: escaping is the template's work.
+
+    Args:
+        template: its path below the package, such as "grading/templates/class.html.j2".
+        values: what it shows.
+    """
+    return templates().get_template(template).render(values)
 
 
 PLACEHOLDER = "/OWNER/"  # until the course has its own address

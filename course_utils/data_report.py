@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils import charts, costs
+from course_utils.assets import render
+from course_utils.charts import Figure
 from course_utils.data_prep import formats, pipeline
 from course_utils.data_prep.findings import in_words
 from course_utils.data_prep.validation import count_tokens
 from course_utils.errors import CourseError
-from course_utils.figures import Figure
 from course_utils.files import write_whole
-from course_utils.pages import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

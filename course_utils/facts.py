@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from functools import cache
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from course_utils import assets
 from course_utils.errors import CourseError
@@ -27,21 +27,7 @@ from course_utils.errors import CourseError
 Row = Mapping[str, Any]
 
 
-class Stale(NamedTuple):
-    """A fact that has to be looked up again.
-
-    Attributes:
-        file: the file it stands in, such as "data/prices.toml".
-        row: the row's name, or those of a table within it, joined by dots.
-        date: the day on which it was read.
-    """
-
-    file: str
-    row: str
-    date: date
-
-    def __str__(self) -> str:
-        return f"{self.file}, [{self.row}] is dated {self.date}"
+MAX_AGE = 365  # days
 
 
 @cache
@@ -72,19 +58,18 @@ def names() -> list[str]:
     return sorted(file.stem for file in assets.path("data").glob("*.toml"))
 
 
-def stale(today: date, days: int = 365) -> list[Stale]:
-    """Return the facts of all tables that are too old, or dated in the future.
+def stale(today: date) -> list[str]:
+    """Return the facts of all tables that are too old, or dated in the future, each as a phrase with its file, row and date.
 
     Args:
         today: the current day. A date one day later does not count as the future: somewhere that day has already begun.
-        days: maximum age in days.
     """
     return [
-        Stale(f"data/{name}.toml", place, part["date"])
+        f"data/{name}.toml, [{place}] is dated {part['date']}"
         for name in names()
         for id, row in table(name).items()
         for place, part in _tables(id, row)
-        if "date" in part and not -1 <= (today - part["date"]).days <= days
+        if "date" in part and not -1 <= (today - part["date"]).days <= MAX_AGE
     ]
 
 

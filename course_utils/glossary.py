@@ -93,8 +93,9 @@ def write_out(texts: Iterable[str]) -> list[str]:
             raise CourseError(f"{wrong!r}: write a marker as {{{{term:name}}}} or {{{{term:name|words}}}}")
     if tables != bool(explained):
         raise CourseError("{{words}} goes once, on its own line, in a lesson that marks terms, and nowhere else")
-    listed = f"## {HEADING}\n\n<details>\n<summary>{_count(explained)}</summary>\n\n{table(explained)}"
-    return [TABLE.sub(lambda _: f"{listed}\n\n</details>", MARKER.sub(_link, text)) for text in texts]
+    summary = f"<summary>{len(explained)} words, each in a sentence</summary>"
+    listed = f"## {HEADING}\n\n<details>\n{summary}\n\n{table(explained)}\n\n</details>"
+    return [TABLE.sub(lambda _: listed, MARKER.sub(_link, text)) for text in texts]
 
 
 @cache
@@ -121,9 +122,3 @@ def _link(marker: re.Match[str]) -> str:
 
 def _in_cell(text: str) -> str:
     return escape(text, quote=False).replace("|", "&#124;").replace("$", "&#36;")
-
-
-def _count(explained: list[Term]) -> str:
-    if len(explained) == 1:
-        return "One word, in a sentence"
-    return f"{len(explained)} words, each in a sentence"

@@ -122,12 +122,9 @@ def update_copies(
     """Copy the lessons that are missing, and replace those that are older than the course and were never changed.
 
     Args:
-        folder: where the copies are; created if it is missing.
+        folder: where the copies are; created if it is missing, and returned.
         report: called with a line for each copy that holds work and is older than the course.
         original: finds the notebook of a lesson, given its full name.
-
-    Returns:
-        `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handed_out = _handed_out(folder)
@@ -147,12 +144,7 @@ def update_copies(
 
 
 def restore_copy(name: str, folder: Path, original: Callable[[str], Path] = learner_file) -> tuple[Path, Path | None]:
-    """Put a lesson back as it was handed out, with its recorded outputs.
-
-    Args:
-        name: the lesson's full name.
-        folder: where the copies are.
-        original: finds the notebook of a lesson, given its full name.
+    """Put a lesson, given its full name, back as it was handed out, with its recorded outputs; see `update_copies`.
 
     Returns:
         The restored copy, and where the one with the learner's work is now; None if there was none.

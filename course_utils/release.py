@@ -16,6 +16,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from course_utils.assets import render
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import Exercise
@@ -23,7 +24,6 @@ from course_utils.exercises.quizzes import questions
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.results import write
 from course_utils.lessons import FURTHER, find, learner_file
-from course_utils.pages import render
 from course_utils.publishing import builder
 from course_utils.publishing.wheel import write_wheel
 

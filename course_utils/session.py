@@ -1,4 +1,4 @@
-"""Prepares a process for the course: what has to be set before torch is loaded, and once for the whole process.
+"""Prepares a process for the course: what has to be set before torch is loaded, and what a notebook's kernel says of errors.
 
 Importing the package changes nothing of the process. What the course needs is set by `prepare_process`, which is called by a
 lesson's first cell (`start_lesson`), the command `course`, the service's server and workers, pytest and the benchmarks.
@@ -30,15 +30,20 @@ does not use that kernel, and PEFT imports bitsandbytes where it is installed.
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
+import json
 import logging
 import os
 import re
 import sys
 import time
+import traceback
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils import hardware, install
 
@@ -59,6 +64,7 @@ CARD_VARIABLES = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")  # `accele
 TORCHAO_FOR_PEFT = (0, 16)
 NOISY_LOGGER = "bitsandbytes.backends.cpu.ops"
 LONG_CELL_SECONDS = 1.0  # memory is given back after cells that took longer: collecting garbage takes a tenth of a second
+RUN_ABOVE = "Run the cells above first: Run > Run All Above Selected Cell."
 
 
 @dataclass
@@ -191,3 +197,76 @@ def _hide_refused_torchao() -> str:
         return ""
     sys.modules["torchao"] = None  # type: ignore[assignment]  # `find_spec` finds none, and an import says so
     return f"torchao {version}"
+
+
+# -- what a kernel says of a name that no cell has made yet, as after a restart, and after an interrupt --------------------
+
+
+def names_made(source: str) -> set[str]:
+    """Return the names that a cell assigns, defines or imports at its top level; IPython's own lines are left out."""
+    python = re.sub(r"(?m)^\s*[%!].*$", "", source)
+    try:
+        statements = ast.parse(python).body
+    except SyntaxError:
+        return set()
+    made = set()
+    for statement in statements:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            made.add(statement.name)
+        elif isinstance(statement, ast.Import | ast.ImportFrom):
+            made.update((alias.asname or alias.name).partition(".")[0] for alias in statement.names)
+        else:
+            stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
+            made.update(node.id for node in stored if isinstance(node.ctx, ast.Store))
+    return made
+
+
+def where_made(name: str, notebook: Mapping[str, Any]) -> str:
+    """Return the heading above the first cell that makes a name; "" if no cell does, or if it stands above any heading."""
+    heading = ""
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            found = re.findall(r"^#{1,3} (.+)$", source, re.MULTILINE)
+            heading = found[-1] if found else heading
+        elif cell["cell_type"] == "code" and name in names_made(source):
+            return heading
+    return ""
+
+
+def explain_name_error(
+    shell: InteractiveShell, kind: type, error: NameError, trace: Any, tb_offset: int | None = None
+) -> None:
+    """Show a NameError as IPython does, then say where the notebook makes the name."""
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+    place = Path(os.environ.get("JPY_SESSION_NAME", ""))  # the notebook, by Jupyter's server
+    try:
+        heading = where_made(error.name or "", json.loads(place.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError):
+        return
+    if heading:
+        print(f"`{error.name}` is made by a cell below the heading “{heading}”. {RUN_ABOVE}")
+
+
+def report_interrupt(
+    shell: InteractiveShell, kind: type, error: KeyboardInterrupt, trace: Any, tb_offset: int | None = None
+) -> list[str]:
+    """Show where the cell stood when it was interrupted, and that it can be run again; return what was shown.
+
+    A hundred lines of the libraries' own calls would stand above it otherwise.
+    """
+    own = [frame for frame in traceback.extract_tb(trace) if "ipykernel_" in frame.filename]
+    where = f" in line {own[-1].lineno}: {own[-1].line}" if own else ""
+    shown = [f"KeyboardInterrupt{where}", "The cell was interrupted. Run it again to do all of it."]
+    shell._showtraceback(kind, error, shown)
+    return shown
+
+
+def explain_errors(shell: InteractiveShell) -> None:
+    """Have a kernel explain its NameErrors, and interrupts in a line; `kernel_startup` calls it."""
+
+    def explain_either(shell: InteractiveShell, kind: type, error: Any, trace: Any, tb_offset: int | None = None) -> Any:
+        explained = report_interrupt if isinstance(error, KeyboardInterrupt) else explain_name_error
+        return explained(shell, kind, error, trace, tb_offset)
+
+    shell.set_custom_exc((NameError, KeyboardInterrupt), explain_either)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from support import contrast
 
-from course_utils import charts, decision, figures
+from course_utils import charts, decision
 from course_utils.assets import PACKAGE
 from course_utils.errors import CourseError
 from course_utils.evaluation import Score
@@ -64,7 +64,7 @@ def test_a_figure_without_alt_text_is_refused():
     from matplotlib.figure import Figure as Canvas
 
     with pytest.raises(ValueError, match="alt text"):
-        figures.from_canvas(Canvas(), "  ")
+        charts.from_canvas(Canvas(), "  ")
 
 
 def test_an_alt_text_ends_with_a_whole_part():
@@ -79,8 +79,8 @@ def test_series_differ_by_marker_too():
 @pytest.fixture
 def canvases(monkeypatch):
     """The canvases of the charts that are drawn."""
-    drawn = []
-    monkeypatch.setattr(charts, "from_canvas", lambda canvas, alt: drawn.append(canvas) or figures.from_canvas(canvas, alt))
+    drawn, from_canvas = [], charts.from_canvas
+    monkeypatch.setattr(charts, "from_canvas", lambda canvas, alt: drawn.append(canvas) or from_canvas(canvas, alt))
     return drawn
 
 
@@ -111,13 +111,13 @@ def test_smooth_lines_and_outlines_differ_in_dash(canvases):
 
 # -- drawings -----------------------------------------------------------------------------------------------------------
 
-DRAWINGS = sorted(file.stem for file in figures.DRAWINGS.glob("*.svg"))
+DRAWINGS = sorted(file.stem for file in charts.DRAWINGS.glob("*.svg"))
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def texts(name):
     """Texts of a drawing as (class, text)."""
-    tree = ElementTree.fromstring(figures.drawing(name).data)
+    tree = ElementTree.fromstring(charts.drawing(name).data)
     return [(text.get("class", ""), "".join(text.itertext())) for text in tree.iter(f"{SVG}text")]
 
 
@@ -127,7 +127,7 @@ def words(name):
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_a_drawing_is_described_and_large_enough_on_a_phone(name):
-    figure = figures.drawing(name)
+    figure = charts.drawing(name)
     assert 80 < len(figure.alt) <= charts.LONGEST_ALT and len(re.findall(r"[.!?](?= [A-Z]|$)", figure.alt)) <= 2
     svg = figure.data.decode()
     wide = float(re.search(r'viewBox="0 0 (\d+) \d+"', svg)[1])
@@ -142,7 +142,7 @@ def test_text_on_a_drawing_stands_within_it_and_on_a_light_ground(name):
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    tree = ElementTree.fromstring(figures.drawing(name).data)
+    tree = ElementTree.fromstring(charts.drawing(name).data)
     _, _, wide, high = map(float, tree.get("viewBox").split())
     fills = [r for r in tree.iter(f"{SVG}rect") if r.get("fill", "").startswith("#") and r.get("x")]
     sizes, boxes = {"h": 19.4, "n": 16.7}, []
@@ -166,7 +166,7 @@ def test_text_on_a_drawing_stands_within_it_and_on_a_light_ground(name):
 
 def test_an_unknown_drawing_is_named():
     with pytest.raises(CourseError, match="no drawing 'laura'; there are .*lora"):
-        figures.drawing("laura")
+        charts.drawing("laura")
 
 
 def test_the_tree_has_the_helpers_limits():
@@ -187,7 +187,7 @@ def test_memory_is_what_lesson_02_counts():
         nf4 * (base - tables) + 2 * tables + 16 * adapter,
     ):
         assert f"{size / 1e9:.1f} GB" in words("memory")
-        assert f"{size / 1e9:.1f} GB" in figures.drawing("memory").alt
+        assert f"{size / 1e9:.1f} GB" in charts.drawing("memory").alt
     assert f"{16 * base / (2 * base + 16 * adapter):.1f} times" in words("memory")
 
 

@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from course_utils import assets, claims, evidence, facts, lessons
+from course_utils import assets, evidence, facts, lessons
 from course_utils.errors import CourseError
 
 CLAIMS = facts.table("claims")
@@ -18,7 +18,7 @@ def test_a_claim_is_whole_and_rests_on_the_newest_records(id):
     """A record that was made anew fails here, until somebody has read the finding again and changed `measured`."""
     row = CLAIMS[id]
     assert list(row) == KEYS and all(row.values())
-    assert row["verdict"] in claims.TONE_OF and row["lesson"] in lessons.LESSONS
+    assert row["verdict"] in evidence.TONE_OF and row["lesson"] in lessons.LESSONS
     recorded = [name for name in row["record"] if name.endswith(".json")]
     for name in recorded:
         assert assets.benchmark_results(name[: -len("-2026-01-01.json")]).name == name
@@ -38,8 +38,8 @@ def test_a_lesson_shows_claims_of_its_own(lesson):
 
 
 def test_the_page_of_all_claims_is_written_from_the_table():
-    """Else: python -m course_utils.claims > docs/claims.md."""
-    assert (assets.root() / "docs/claims.md").read_text(encoding="utf-8") == claims.page()
+    """Else: make readme."""
+    assert (assets.root() / "docs/claims.md").read_text(encoding="utf-8") == evidence.claims_page()
 
 
 def test_a_card_shows_claim_verdict_and_what_it_rests_on(monkeypatch):

@@ -33,7 +33,10 @@ def test_old_facts_are_found_in_any_table_and_within_rows(data):
     data("prices", '[new]\nsource = "s"\ndate = 2026-11-01\n[old]\nsource = "s"\ndate = 2025-07-08\n')
     data("gpus", '[L4]\nsource = "s"\ndate = 2026-11-01\n[L4.price]\nhour = 1.0\nsource = "s"\ndate = 2025-01-01\n')
     found = facts.stale(date(2026, 11, 29))
-    assert [(f.file, f.row) for f in found] == [("data/gpus.toml", "L4.price"), ("data/prices.toml", "old")]
+    assert found == [
+        "data/gpus.toml, [L4.price] is dated 2025-01-01",
+        "data/prices.toml, [old] is dated 2025-07-08",
+    ]
 
 
 def test_a_year_is_not_too_old_and_tomorrow_is_not_the_future(data):

@@ -120,7 +120,7 @@ def test_importing_the_package_is_quick_and_loads_nothing_heavy(tmp_path):
 
     ours = (
         "import sys, time; before = set(sys.modules); t = time.process_time(); import course_utils, course_utils.cli; "
-        "from course_utils import hardware, models, memory, training, generation, evaluation, claims, charts; "
+        "from course_utils import hardware, models, memory, training, generation, evaluation, charts; "
         "t = time.process_time() - t; import json; print(json.dumps([t, sorted(set(sys.modules) - before)]))"
     )
     theirs = (

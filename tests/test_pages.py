@@ -12,7 +12,7 @@ from jinja2 import UndefinedError, nodes
 from visiting import needs_axe, needs_chromium, violations
 
 import course_utils
-from course_utils import data_report, pages, release
+from course_utils import assets, data_report, release
 from course_utils.data_prep import prepare
 from course_utils.exercises import EXERCISES
 from course_utils.grading import results, tables
@@ -96,7 +96,7 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_only_our_own_markup_is_not_escaped(template):
-    environment = pages.environment()
+    environment = assets.templates()
     tree = environment.parse(environment.loader.get_source(environment, template)[0])
     assert not list(tree.find_all((nodes.ScopedEvalContextModifier, nodes.EvalContextModifier)))
     unescaped = [node for node in tree.find_all(nodes.Filter) if node.name in ("safe", "tojson", "urlize", "xmlattr")]
@@ -105,7 +105,7 @@ def test_only_our_own_markup_is_not_escaped(template):
 
 def test_a_value_that_was_not_passed_is_an_error():
     with pytest.raises(UndefinedError, match="'results' is undefined"):
-        pages.render("grading/templates/feedback.html.j2", title="Somebody")
+        assets.render("grading/templates/feedback.html.j2", title="Somebody")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-from datetime import date
 from html import unescape
 from pathlib import Path
 
@@ -142,7 +141,7 @@ def test_an_address_that_is_none_yet_and_old_facts_are_noted(tmp_path, monkeypat
     made = release.Packs(tmp_path, tmp_path, (), 1)
     monkeypatch.setattr(release, "release", lambda *_: made)
     monkeypatch.setattr(assets, "repository_url", lambda: address)
-    monkeypatch.setattr(facts, "stale", lambda today: [facts.Stale("data/prices.toml", "gpt-4.1", date(2025, 1, 1))])
+    monkeypatch.setattr(facts, "stale", lambda today: ["data/prices.toml, [gpt-4.1] is dated 2025-01-01"])
     assert main(["release", "02", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().err
     assert (f"buttons lead to {address}, which does not exist" in said) == noted

@@ -14,8 +14,8 @@ from course_utils import assets, charts, costs, evaluation
 from course_utils.show.tables import Table
 
 if TYPE_CHECKING:
+    from course_utils.charts import Figure
     from course_utils.evaluation import Score
-    from course_utils.figures import Figure
 
 FACT, RECORD, FORM, BOTH = "right fact", "right record", "valid form", "usable"
 SIDES = {FACT: "knowledge", RECORD: "behaviour", FORM: "valid", BOTH: "both"}

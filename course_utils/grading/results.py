@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from course_utils.assets import render
 from course_utils.exercises import EXERCISES
 from course_utils.files import write_whole
 from course_utils.grading.intake import Answers, Submission
 from course_utils.grading.marking import Mark
 from course_utils.lessons import find
-from course_utils.pages import render
 
 NOT_YOURS = "could not be graded, for a reason that is not yours; your instructor has been told."
 AGAIN = "; the learner's row is empty in every table: call again, and do not import before"

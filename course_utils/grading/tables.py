@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from course_utils.assets import render
 from course_utils.exercises import EXERCISES
 from course_utils.grading.canvas import Export
 from course_utils.grading.csv_files import csv_text
 from course_utils.grading.results import write
 from course_utils.grading.roster import NUMBER, Roster, read_roster
-from course_utils.pages import render
 
 MOST_FILES = 5  # named in a row of needs-a-person.csv
 OUTCOMES = ("right", "partly", "wrong", "unsolved", "missing", "error", "died", "not graded")

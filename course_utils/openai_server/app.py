@@ -38,13 +38,8 @@ Document = dict[str, Any]
 class Service:
     """The state and settings that the routes share.
 
-    Args:
-        options: see `Options`.
-        store: the documents and files in the options' folder.
-
     Attributes:
         bases: names under which the base model is offered, its own first.
-        jobs, runner: see these classes.
         started: creation time of the base model in the list of models.
         loaded: the engine, once it was needed: a server that only trains needs no memory for it.
     """
@@ -53,7 +48,7 @@ class Service:
         self.options, self.store = options, store
         self.bases = (base_name(options.model), *options.names)
         self.jobs = Jobs(store, self.bases, options.refuse)
-        self.runner = Runner(store, options.model, options.context, options.jobs)
+        self.runner = Runner(store, options)
         self.started = int(time.time())
         self.loaded: Engine | None = None
         self._loading = asyncio.Lock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -27,6 +27,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+NOT_JSON = (
+    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
+    "correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)"
+)
 Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)]
 
 
@@ -43,7 +47,7 @@ def json_body(model: type[BaseModel]) -> Any:
             body = from_json(data, allow_inf_nan=False)
             json.dumps(body, allow_nan=False)  # a number that is too large for a float was read as infinite
         except ValueError as error:  # also for what is nested too deeply
-            raise not_json() from error
+            raise invalid(None, NOT_JSON) from error
         try:
             return model.model_validate_json(data, strict=True)
         except ValidationError as error:
@@ -68,15 +72,7 @@ def listing(page: tuple[list[dict[str, Any]], bool], empty_id: str | None = None
 
 
 class ApiError(Exception):
-    """An error response with the body {"error": {"message", "type", "param", "code"}}.
-
-    Args:
-        status: HTTP status.
-        message: explanation for people.
-        param: the parameter at fault.
-        code: error code for programs.
-        type: error type, which groups several codes.
-    """
+    """An error response with the body {"error": {"message", "type", "param", "code"}}; `param` is the parameter at fault."""
 
     def __init__(
         self,
@@ -115,15 +111,6 @@ def invalid(param: str | None, message: str, code: str | None = None) -> ApiErro
     return ApiError(400, message, param=param, code=code)
 
 
-def not_json() -> ApiError:
-    """Return the error for a body that is not JSON."""
-    return ApiError(
-        400,
-        "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
-        "correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)",
-    )
-
-
 ABSENT = ("missing", "union_tag_not_found")  # pydantic's errors for what is not there
 
 
@@ -134,38 +121,31 @@ def refused(request: Request, error: Exception) -> JSONResponse:
 
 
 def invalid_request(request: Request, error: Exception) -> JSONResponse:
-    """Return the response for a body or a query that its model refuses."""
-    assert isinstance(error, RequestValidationError)
-    return refused(request, hosted_error(error.errors(), error.body))
-
-
-def hosted_error(details: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
-    """Choose the most telling one of pydantic's errors, and return it in the hosted API's form.
+    """Return the response for a body or a query that its model refuses: the most telling one of pydantic's errors.
 
     A wrong `type` or `role` comes first, since it decides which fields there may be; then an unknown field, which is often a
     required one misspelt; then the error that lies deepest, since of a union that is the branch that was meant.
-
-    Args:
-        details: pydantic's errors.
-        body: the body of the request, as parsed JSON; anything else for a form or a query.
     """
+    assert isinstance(error, RequestValidationError)
 
     def rank(path: str, kind: str) -> tuple[bool, bool, int]:
         return path.rpartition(".")[2] not in ("type", "role"), kind != "extra_forbidden", -path.count(".") - path.count("[")
 
-    located = [(*_locate(error, body), error) for error in details]
+    located = [(*_locate(one, error.body), one) for one in error.errors()]
     path, value, first = min(located, key=lambda entry: rank(entry[0], entry[2]["type"]))
-    kind, reasons = first["type"], list(dict.fromkeys(error["msg"] for place, _, error in located if place == path))
+    kind, reasons = first["type"], list(dict.fromkeys(one["msg"] for place, _, one in located if place == path))
     if kind in ABSENT:
-        return invalid(path, f"Missing required parameter: '{path}'.", "missing_required_parameter")
-    if kind == "extra_forbidden":
-        return invalid(path, f"Unrecognized request argument supplied: {path}", "unknown_parameter")
-    if kind in ("literal_error", "union_tag_invalid") and len(reasons) == 1:
+        fault = invalid(path, f"Missing required parameter: '{path}'.", "missing_required_parameter")
+    elif kind == "extra_forbidden":
+        fault = invalid(path, f"Unrecognized request argument supplied: {path}", "unknown_parameter")
+    elif kind in ("literal_error", "union_tag_invalid") and len(reasons) == 1:
         shown = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
         supported = first["ctx"].get("expected") or first["ctx"]["expected_tags"]
-        return invalid(path, f"Invalid value: {shown[:80]}. Supported values are: {supported}.", "invalid_value")
-    message = f"Invalid value for '{path or 'request body'}': {'; or: '.join(reasons)}."
-    return invalid(path or None, message, "invalid_value")
+        fault = invalid(path, f"Invalid value: {shown[:80]}. Supported values are: {supported}.", "invalid_value")
+    else:
+        message = f"Invalid value for '{path or 'request body'}': {'; or: '.join(reasons)}."
+        fault = invalid(path or None, message, "invalid_value")
+    return refused(request, fault)
 
 
 def _locate(error: Mapping[str, Any], body: Any) -> tuple[str, Any]:

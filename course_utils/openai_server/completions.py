@@ -44,16 +44,11 @@ class Piece(NamedTuple):
 
 
 async def begin(engine: Engine, context: int, request: ChatRequest, adapter: AdapterFolder | None) -> Completion:
-    """Check a request and hand it to the engine.
+    """Check a request, hand it to the engine, and return the completion that is being generated.
 
     Args:
-        engine: the engine that generates.
         context: maximum number of tokens in prompt and answer together.
-        request: the parsed request.
-        adapter: name and folder of the adapter, or None for the base model.
-
-    Returns:
-        The completion that is being generated.
+        adapter: None for the base model.
 
     Raises:
         ApiError: the request is invalid.

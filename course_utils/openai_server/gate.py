@@ -25,12 +25,7 @@ KEYS_PAGE = "https://platform.openai.com/account/api-keys"
 class Gate:
     """Lets a request through if it has the right address and the right key, and is not too large.
 
-    It also adds a request id to every response.
-
-    Args:
-        app: the application behind it.
-        key: the API key.
-        hosts: host names that requests may use in addition to loopback's.
+    It also adds a request id to every response. Requests may use the names of `hosts` in addition to loopback's.
     """
 
     def __init__(self, app: ASGIApp, key: str, hosts: Collection[str] = ()) -> None:

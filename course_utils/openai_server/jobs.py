@@ -20,6 +20,7 @@ from openai.types.fine_tuning import FineTuningJobWandbIntegrationObject
 from pydantic import Field
 
 from course_utils.openai_server.bodies import ApiError, Metadata, Strict, invalid
+from course_utils.openai_server.options import Options
 from course_utils.openai_server.store import Store, new_document, random_letters
 
 DEPRECATIONS = "https://developers.openai.com/api/docs/deprecations#update-to-openais-self-serve-fine-tuning"
@@ -81,6 +82,8 @@ class CreateJob(Strict):
 
 class Jobs:
     """Creates, shows and stops fine-tuning jobs.
+
+    A method that takes a job's id raises an `ApiError` if there is no such job, or if it has ended and is to be changed.
 
     Args:
         store: the service's documents and files.
@@ -169,11 +172,7 @@ class Jobs:
         return job
 
     def get(self, job_id: str) -> dict[str, Any]:
-        """Return the document of a job.
-
-        Raises:
-            ApiError: there is no job with this id.
-        """
+        """Return the document of a job."""
         job = self.store.get("job", job_id)
         if job is None:
             message = f"Could not find fine tune: {job_id}"
@@ -181,11 +180,7 @@ class Jobs:
         return job
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job, and return its document. Its checkpoints are kept; what was trained after the last one is lost.
-
-        Raises:
-            ApiError: there is no job with this id, or it cannot be cancelled any more.
-        """
+        """Cancel a job, and return its document. Its checkpoints are kept; what was trained after the last one is lost."""
         with self.store.transaction():
             job = self._unfinished(job_id, "cancelled")
             self.store.add_event(job_id, "The job has been cancelled")
@@ -197,9 +192,6 @@ class Jobs:
         """Pause a job, and return its document. The API documents no status for this, so it is shown as queued.
 
         Files are validated all the same: it takes seconds, and a faulty file should not wait to be found.
-
-        Raises:
-            ApiError: there is no job with this id, or it cannot be paused any more.
         """
         with self.store.transaction():
             job = self._unfinished(job_id, "paused")
@@ -209,11 +201,7 @@ class Jobs:
             return self.store.update("job", job_id, status=status, _paused=True)
 
     def resume(self, job_id: str) -> dict[str, Any]:
-        """Resume a job, and return its document; nothing happens if it is not paused.
-
-        Raises:
-            ApiError: there is no job with this id, or it has already ended.
-        """
+        """Resume a job, and return its document; nothing happens if it is not paused."""
         with self.store.transaction():
             job = self._unfinished(job_id, "resumed")
             if job["_paused"]:
@@ -257,21 +245,15 @@ def method_fields(kind: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
 
 
 class Runner:
-    """Starts and watches the processes that validate and train, with one thread for each of the two tasks.
+    """Starts and watches the processes that validate and train, with one thread for each of the two tasks."""
 
-    Args:
-        store: the service's documents and files.
-        model: name of the base model, as `models.load` takes it; None for the tier's.
-        context: maximum length of an example in tokens.
-        run_jobs: whether to start any processes (if not, jobs stay in their state).
-    """
-
-    def __init__(self, store: Store, model: str | None, context: int, run_jobs: bool = True) -> None:
-        self.store, self.model, self.context = store, model, context
+    def __init__(self, store: Store, options: Options) -> None:
+        self.store, self.options = store, options
         self._processes: dict[str, tuple[str, subprocess.Popen[bytes]]] = {}  # task → job id, process
         self._changed = threading.Condition()  # also guards the processes
         self._closed = False
-        self._threads = [threading.Thread(target=self._work, args=(task,), daemon=True) for task in STATUSES if run_jobs]
+        tasks = STATUSES if options.jobs else ()
+        self._threads = [threading.Thread(target=self._work, args=(task,), daemon=True) for task in tasks]
         for thread in self._threads:
             thread.start()
 
@@ -332,7 +314,7 @@ class Runner:
         folder = self.store.job_folder(job_id)
         folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "course_utils.openai_server.worker", task, str(self.store.folder), job_id]
-        command += [str(self.context), *([self.model] if self.model else [])]
+        command += [str(self.options.context), *([self.options.model] if self.options.model else [])]
         with self._changed, open(folder / "log.txt", "ab") as log:
             if self._closed:
                 return

@@ -27,7 +27,7 @@ class Options:
         context: maximum number of tokens in prompt and answer together, and in a training example.
         rows: maximum number of answers generated at once.
         refuse: refuse new jobs as OpenAI refuses them to new organisations.
-        jobs: whether to run jobs.
+        jobs: whether to run jobs; if not, they stay in their state.
         allow_host: host names that requests may use in addition to loopback's, such as that of a proxy.
         temporary: whether to delete the folder when the service ends.
     """

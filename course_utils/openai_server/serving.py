@@ -131,11 +131,7 @@ class LocalServer:
         self.folder = Path(options.folder)
 
     def client(self, **options: Any) -> OpenAI:
-        """Return an official client for this server.
-
-        Args:
-            options: further arguments of `openai.OpenAI`.
-        """
+        """Return an official client for this server; further arguments are those of `openai.OpenAI`."""
         from openai import OpenAI
 
         return OpenAI(base_url=self.base_url, api_key=self.api_key, **options)

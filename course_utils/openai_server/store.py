@@ -173,13 +173,7 @@ class Store:
             raise
 
     def add(self, kind: str, body: dict[str, Any], parent: str = "") -> dict[str, Any]:
-        """Add a new document, and return it.
-
-        Args:
-            kind: kind of the document.
-            body: its fields, one of which is its id.
-            parent: id of the document that it belongs to, or "".
-        """
+        """Add a new document, and return it; `parent` is the id of the document that it belongs to, or ""."""
         values = (kind, body["id"], parent, json.dumps(body))
         with self.transaction() as connection:
             connection.execute("INSERT INTO documents (kind, id, parent, body) VALUES (?, ?, ?, ?)", values)

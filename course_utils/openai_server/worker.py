@@ -50,15 +50,7 @@ NICENESS = 5  # answering takes precedence over training
 
 
 def main(task: str, folder: str, job_id: str, context: str, model: str | None = None) -> None:
-    """Validate or train one job.
-
-    Args:
-        task: "validate" or "train".
-        folder: the service's.
-        job_id: which job.
-        context: maximum number of tokens in an example.
-        model: base model as `models.load` takes it; None for the machine's tier.
-    """
+    """Validate or train one job; `model` and `context` are the service's options of these names, `folder` is its folder."""
     session.prepare_process()
     threading.Thread(target=_exit_with_server, daemon=True).start()
     if hasattr(os, "nice"):
@@ -167,14 +159,7 @@ ANSWER_FIELDS = {"chosen": "preferred_output", "rejected": "non_preferred_output
 
 
 def train(store: Store, job_id: str, model: str | None, context: int) -> None:
-    """Train the model of a job, unless the job has ended or is paused; report events as the hosted service does.
-
-    Args:
-        store: the service's store.
-        job_id: id of the job.
-        model: base model as `models.load` takes it; None for the machine's tier.
-        context: maximum number of tokens in an example.
-    """
+    """Train the model of a job, unless the job has ended or is paused; report events as the hosted service does."""
     with store.transaction():
         job = store.document("job", job_id)
         if job["status"] in FINAL_STATUSES or job["_paused"]:
@@ -187,12 +172,7 @@ def train(store: Store, job_id: str, model: str | None, context: int) -> None:
 
 
 def read_examples(folder: Path, name: str, kind: str) -> list[tuple[int, Any]]:
-    """Read a file of a job whose files have been validated.
-
-    Args:
-        folder: the job's folder.
-        name: one of `FILES`.
-        kind: "supervised" or "dpo".
+    """Read one of a job's `FILES`, which have been validated.
 
     Returns:
         The number of each line that is not blank, and its example as `training.fit` takes it.
@@ -458,13 +438,7 @@ def evaluation_interval(steps_per_epoch: int) -> int:
 
 
 def metrics_of(history: History, step: int, epoch_ends: bool) -> dict[str, float]:
-    """Return the metrics of a step by the API's names. Preference metrics have TRL's names, since the API has none for them.
-
-    Args:
-        history: the history of the run.
-        step: number of the step.
-        epoch_ends: whether the step is the last one of its epoch.
-    """
+    """Return the metrics of a step by the API's names; preference metrics by TRL's, since the API has none for them."""
     metrics = {"train_loss": history.losses[-1]}
     for part, recorded in (("train", history.metrics), ("valid", history.validation_metrics)):
         names = PREFERENCE_METRICS if "margin" in recorded else TOKEN_METRICS

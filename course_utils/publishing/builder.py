@@ -253,8 +253,8 @@ def build(section: str, report: Callable[[str], object] = print, run: bool = Fal
     If only text or exercises have changed, a stale notebook is not executed completely (`refresh`).
 
     Args:
-        section: which one.
-        report: is called with each line that says what was done.
+        section: as `lessons.find` takes it.
+        report: called with each line that says what was done.
         run: whether to execute all cells in any case: outputs may rest on facts, records or package code that have changed.
 
     Raises:

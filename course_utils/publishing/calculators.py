@@ -24,7 +24,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -34,7 +33,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from course_utils import assets, pages
+from course_utils import assets, facts
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.checking import HINT_FROM
 from course_utils.exercises.definitions import strip_solution
@@ -77,19 +76,13 @@ def import_path() -> str:
     return os.pathsep.join([str(assets.PACKAGE.parent), *filter(None, [others])])
 
 
-def tables() -> list[str]:
-    """Return the names of the tables of facts that these modules read."""
-    sources = [(assets.PACKAGE / file).read_text(encoding="utf-8") for file in modules()]
-    return sorted({name for text in sources for name in re.findall(r'facts\.table\("(\w+)"\)', text)})
-
-
 @cache
 def archive() -> bytes:
-    """Return the zip of the modules and data that a page's Python needs."""
+    """Return the zip of the modules and data that a page's Python needs, and of all tables of facts."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
         names = {f"course_utils/{file.as_posix()}": assets.PACKAGE / file for file in (*modules(), *map(Path, DATA))}
-        for table in tables():  # where `assets.root` looks for them
+        for table in facts.names():  # where `assets.root` looks for them
             names[f"course_utils/_assets/data/{table}.toml"] = assets.path(f"data/{table}.toml")
         for name, file in names.items():
             add_to_zip(packed, name, file.read_bytes())
@@ -108,17 +101,11 @@ def static() -> str:
 
 
 def write_static(site: Path, runtime: Path | None) -> list[Path]:
-    """Write the files that pages load, 14 MB.
+    """Write the files that pages load, 14 MB, and return them.
 
     Args:
         site: the website's first folder; what is missing is created.
         runtime: the folder with Pyodide's files (`pyodide.prepare`); if None, no page's Python can start.
-
-    Returns:
-        The files written.
-
-    Raises:
-        OSError: the folder cannot be written.
     """
     written = [_write(site / static() / name, _own(name)) for name in OWN_FILES]
     written.append(_write(site / static() / "course.zip", archive()))
@@ -129,11 +116,7 @@ def write_static(site: Path, runtime: Path | None) -> list[Path]:
 
 
 def write_style(site: Path) -> Path:
-    """Write the one file that answers without a form need.
-
-    Args:
-        site: the website's first folder; what is missing is created.
-    """
+    """Write the one file that answers without a form need; `site` is as in `write_static`."""
     return _write(site / static() / STYLE, _own(STYLE))
 
 
@@ -170,7 +153,7 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     if not answer.valid:
         raise ValueError(answer.summary)
     return Markup(
-        pages.render(
+        assets.render(
             "publishing/templates/calculator.html.j2",
             calculator=calculator,
             live=live,
@@ -183,14 +166,10 @@ def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
 
 
 def exercise_fragment(id: str) -> Markup:
-    """Return an exercise that needs no library as HTML, without its heading: the editor, the check and the hint.
-
-    Args:
-        id: the exercise; at most once on a page.
-    """
+    """Return an exercise that needs no library as HTML, without its heading: editor, check, hint; at most once on a page."""
     exercise = EXERCISES[id]
     return Markup(
-        pages.render(
+        assets.render(
             "publishing/templates/exercise.html.j2",
             exercise=exercise,
             stub=strip_solution(exercise.source()).partition("\n")[2],

@@ -7,6 +7,7 @@ English has changed since, stays English; so do code, outputs and the package's 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,11 +108,9 @@ def update(language: str) -> Progress:
     catalogue = _read(language) if file.exists() else Catalog(locale=language, fuzzy=False)
     catalogue.update(template)
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".tmp")
-    with draft.open("wb") as opened:
-        write_po(opened, catalogue, width=120, omit_header=False, include_lineno=False, ignore_obsolete=True)
-    write_whole(file, draft.read_bytes())
-    draft.unlink()
+    written = io.BytesIO()
+    write_po(written, catalogue, width=120, include_lineno=False, ignore_obsolete=True)
+    write_whole(file, written.getvalue())
     return progress(language)
 
 

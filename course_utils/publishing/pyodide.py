@@ -52,7 +52,10 @@ def prepare() -> Path:
         package = _package(Path(scratch))
         if sha256(package) != SHA256:
             raise CourseError(f"{package.name} is not the Pyodide that the course was tested with; it was not used")
-        unpacked = _unpack(package, Path(scratch) / "files")
+        with tarfile.open(package) as archive:
+            archive.extractall(scratch, filter="data")
+        unpacked = Path(scratch) / "package"  # as npm names it
+        (unpacked / "NOTICE.txt").write_text(NOTICE, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         try:
             unpacked.rename(folder)
@@ -89,14 +92,3 @@ def _package(scratch: Path) -> Path:
         last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise CourseError(f"cannot fetch Pyodide: npm says {last_line!r}. Connect to a package index once, or {advice}")
     return packages[0]
-
-
-def _unpack(package: Path, target: Path) -> Path:
-    target.mkdir()
-    with tarfile.open(package) as archive:
-        for name in FILES:
-            member = archive.extractfile(f"package/{name}")
-            assert member is not None  # the package is the expected one, and has it
-            (target / name).write_bytes(member.read())
-    (target / "NOTICE.txt").write_text(NOTICE, encoding="utf-8")
-    return target

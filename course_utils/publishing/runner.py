@@ -54,14 +54,11 @@ class RunCost:
 
 
 def execute(notebook: NotebookNode, on_cell: Callable[[CellCost], object] | None = None) -> RunCost:
-    """Run all cells in place, in an empty folder.
+    """Run all cells in place, in an empty folder, and return time and memory of the run.
 
     Args:
-        notebook: a notebook node; its outputs are replaced.
+        notebook: its outputs are replaced.
         on_cell: called with the cost of each finished code cell.
-
-    Returns:
-        Time and memory of the run.
 
     Raises:
         CourseError: a cell failed; the message has its number and its error.
@@ -106,10 +103,6 @@ def execute(notebook: NotebookNode, on_cell: Callable[[CellCost], object] | None
 
 def run(file: str | Path, report: Callable[[str], object] = print) -> RunCost:
     """Run a notebook file and report time and memory; the file is not changed.
-
-    Args:
-        file: the notebook.
-        report: called with each line.
 
     Raises:
         CourseError: a cell failed, or the stub of an exercise.

@@ -16,7 +16,7 @@ from course_utils.training.settings import Settings
 if TYPE_CHECKING:
     from IPython.display import DisplayHandle
 
-    from course_utils.figures import Figure
+    from course_utils.charts import Figure
 
 
 @dataclass

@@ -127,7 +127,7 @@ def test_every_picture_has_an_alt_text(section):
     pictures = 0
     for cell in learner_notebook(section).cells:
         for output in cell.get("outputs", []):
-            assert "image/png" not in output.get("data", {}), "show pictures through course_utils.figures"
+            assert "image/png" not in output.get("data", {}), "show pictures through course_utils.charts"
             html = "".join(output.get("data", {}).get("text/html", ""))
             pictures += html.count("<img ")
             assert html.count("<img ") == html.count('alt="')

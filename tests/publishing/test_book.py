@@ -23,7 +23,6 @@ from course_utils.publishing.book import (
     conf,
     html_pages,
     lesson_pages,
-    twins,
 )
 from course_utils.show.calculators import CALCULATORS
 
@@ -76,40 +75,38 @@ def test_a_badge_keeps_its_colours_in_the_dark():
     assert not {f"fill-{text.lower()[1:]}" for text, _ in style.TONES.values()} & set(DARK)
 
 
-def test_a_picture_becomes_a_file_with_its_size_and_a_link():
+@built
+def test_a_picture_becomes_a_file_with_its_size_and_a_link(tmp_path):
     html = next(
         "".join(output["data"]["text/html"])
         for cell in stored("02_lora")[1]
         for output in cell.get("outputs", [])
         if "".join(output.get("data", {}).get("text/html", "")).startswith("<img")
     )
-    pictures = {}
-    shown = lesson_pages.dressed(html, pictures)
-    (name,) = pictures
-    assert "base64" not in shown and f'href="../_figures/{name}"' in shown
-    assert re.search(r'alt="[^"]{20,}" width="\d+" height="\d+" loading="lazy"', shown)
+    shown = html_pages.finished(html, {}, tmp_path, "../")
+    (file,) = (tmp_path / "_figures").iterdir()
+    assert "base64" not in shown and f'href="../_figures/{file.name}"' in shown
+    assert {"height", "width", "loading"} <= set(re.findall(r'(\w+)="', shown)) and re.search('alt="[^"]{20,}"', shown)
 
 
 def test_progress_bars_of_a_run_become_a_sentence():
     bar = "<div><progress value='2' max='2' style='width:3px'></progress>\n [2/2 00:01, Epoch 1/1]</div>"
-    assert lesson_pages.dressed(bar, {}) == "<p>[2/2 00:01, Epoch 1/1]</p>"
+    assert lesson_pages.dressed(bar) == "<p>[2/2 00:01, Epoch 1/1]</p>"
 
 
 @pytest.mark.parametrize("lesson", lessons.NOTEBOOKS.values(), ids=lambda lesson: lesson.number)
 def test_a_lessons_page_has_all_of_the_lesson_and_nothing_that_needs_a_kernel(lesson):
     text, cells = stored(lesson.name)
-    page = json.loads(lesson_pages.lesson_page(text, lesson, {}))["cells"]
+    page = json.loads(lesson_pages.lesson_page(text, lesson))["cells"]
     shown = json.dumps(page)
     assert "Open in Colab](https" not in shown and "#Words-of-this-lesson" not in shown
-    assert "<progress" not in shown and "data:image" not in shown and "widget-view" not in shown
+    assert "<progress" not in shown and "widget-view" not in shown
     guesses = sum("".join(output.get("data", {}).get("text/plain", "")).startswith("Your guess") for output in outs(cells))
     assert shown.count('class=\\"book-predict\\"') == guesses
     assert shown.count('class=\\"book-reveal\\"') >= guesses
     exercises = [cell for cell in cells if cell["metadata"].get("nbgrader", {}).get("grade")]
     assert shown.count("book-exercise") == len(exercises) > 0
     assert "(not yet)" not in shown
-    up = "../" * (1 + lesson.name.count("/"))
-    assert set(re.findall(r'src=\\"([./]*)_figures/', shown)) == {up}
     code = [cell for cell in cells if cell["cell_type"] == "code" and "install" not in cell["metadata"].get("tags", [])]
     assert len([cell for cell in page if cell["cell_type"] == "code"]) == len(code) - len(exercises)
 
@@ -118,7 +115,7 @@ def test_a_page_begins_with_the_lesson_and_its_pictures_stand_without_their_call
     """A notebook needs its imports first; somebody who reads does not, nor the name of the function that draws."""
     drawings = 0
     for lesson in lessons.NOTEBOOKS.values():
-        page = json.loads(lesson_pages.lesson_page(stored(lesson.name)[0], lesson, {}))["cells"]
+        page = json.loads(lesson_pages.lesson_page(stored(lesson.name)[0], lesson))["cells"]
         code = [("".join(cell["source"]), cell["metadata"]["tags"]) for cell in page if cell["cell_type"] == "code"]
         assert "import" in code[0][0] and "hide-input" in code[0][1], lesson.number
         for source, tags in code:
@@ -135,7 +132,7 @@ def outs(cells):
 def test_every_reveal_belongs_to_a_guess():
     """A measured value knows which guess it answers; lesson 01 asks about its companies one by one."""
     for lesson in lessons.NOTEBOOKS.values():
-        shown = lesson_pages.lesson_page(stored(lesson.name)[0], lesson, {})
+        shown = lesson_pages.lesson_page(stored(lesson.name)[0], lesson)
         asked = re.findall(r'book-predict\\" data-key=\\"([\w/-]+)', shown)
         revealed = re.findall(r'book-reveal\\" data-key=\\"([\w/-]*)', shown)
         assert len(asked) == len(set(asked)) and set(asked) <= set(revealed), lesson.number
@@ -146,8 +143,8 @@ def test_every_widget_that_a_lesson_shows_has_a_note_for_readers_without_a_kerne
     for lesson in lessons.NOTEBOOKS.values():
         shown |= set(re.findall(r"show\.\w+\(", lessons.source_file(lesson.name).read_text(encoding="utf-8")))
     widgets = {f"show.{name}(" for name in ("calculator", "sort")}
-    assert widgets <= shown and widgets == set(twins.LIVE)
-    assert twins.calculator_for('show.calculator(\n    "memory", model=name)') == "memory"
+    assert widgets <= shown and widgets == set(lesson_pages.LIVE)
+    assert lesson_pages.calculator_for('show.calculator(\n    "memory", model=name)') == "memory"
 
 
 def test_terms_lead_into_the_glossary_by_their_meaning():

@@ -18,7 +18,7 @@ from course_utils.exercises import EXERCISES
 from course_utils.exercises.quizzes import questions
 from course_utils.in_browser import calculate
 from course_utils.publishing import calculators, pyodide
-from course_utils.publishing.book import build_book, building, html_pages, lesson_pages, twins
+from course_utils.publishing.book import build_book, building, html_pages, lesson_pages
 from course_utils.show.calculators import CALCULATORS
 
 MEGABYTES = 30
@@ -36,7 +36,7 @@ finished = [built, *fetched]
 def cells_of(lesson, live=True):
     """The sources of a lesson's page, and its outputs as one text."""
     text = lessons.learner_file(lesson.name).read_text(encoding="utf-8")
-    cells = json.loads(lesson_pages.lesson_page(text, lesson, {}, live))["cells"]
+    cells = json.loads(lesson_pages.lesson_page(text, lesson, live))["cells"]
     return ["".join(cell["source"]) for cell in cells], json.dumps([cell.get("outputs") for cell in cells])
 
 
@@ -73,7 +73,7 @@ def test_a_calculator_takes_the_place_of_the_stored_answer():
     stored = cells_of(lessons.LESSONS["01"], live=False)[1]
     title = f"<b>{CALCULATORS['costs'].title}</b>"
     assert outputs.count(title) == stored.count(title) - 1
-    pictures = [cells_of(lesson, live)[1].count("_figures/") for lesson in LESSONS for live in (True, False)]
+    pictures = [cells_of(lesson, live)[1].count("data:image/") for lesson in LESSONS for live in (True, False)]
     assert pictures[::2] == pictures[1::2]
 
 
@@ -90,7 +90,7 @@ def test_the_costs_begin_with_the_numbers_of_the_lesson():
 
 
 def test_without_a_stored_answer_costs_begin_with_their_own():
-    here = twins.Calculators().placed('show.calculator("costs", **vars(chosen))')
+    here = lesson_pages.calculator_at('show.calculator("costs", **vars(chosen))', "")
     assert calculate("costs", CALCULATORS["costs"].defaults)["summary"] in unescape(here)
 
 

@@ -20,10 +20,8 @@ from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.in_browser import on_page
 from course_utils.lessons import FURTHER, LESSONS, NOTEBOOKS, Lesson
-from course_utils.pages import render
 from course_utils.publishing import builder, calculators, languages, pyodide
-from course_utils.publishing.book.lesson_pages import markdown_of, page_text, source_of
-from course_utils.publishing.book.twins import calculator_for, raw
+from course_utils.publishing.book.lesson_pages import calculator_for, markdown_of, page_text, raw, source_of
 from course_utils.show.calculators import CALCULATORS
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton", "sphinx_design", "latex2mathml")
@@ -144,7 +142,6 @@ def write_sources(folder: Path, python: float | None = None, language: str = "en
     """Write everything that Sphinx reads into a new folder.
 
     Args:
-        folder: where to.
         python: MB that a page loads before its Python starts; None if pages have no Python.
         language: of the lessons' prose.
 
@@ -156,7 +153,7 @@ def write_sources(folder: Path, python: float | None = None, language: str = "en
     for lesson in NOTEBOOKS.values():
         shutil.copyfile(original(lesson.name), folder / "notebooks" / f"{lesson.name}.ipynb")
     for name, values in _pages(learning_path(), python).items():
-        (folder / f"{name}.md").write_text(render(f"{TEMPLATES}/{name}.md.j2", **values), encoding="utf-8")
+        (folder / f"{name}.md").write_text(assets.render(f"{TEMPLATES}/{name}.md.j2", **values), encoding="utf-8")
 
 
 def learning_path() -> list[dict[str, Any]]:
@@ -196,11 +193,7 @@ def learning_path() -> list[dict[str, Any]]:
 
 
 def cheat_sheet(texts: list[str]) -> str:
-    """Return the table or list with which a lesson sums up what a learner can do now, in Markdown; empty if it has none.
-
-    Args:
-        texts: Markdown cells of the lesson.
-    """
+    """Return the table or list with which a lesson's Markdown cells sum up what a learner can do now, or nothing."""
     for text in texts:
         for match in _SHEET.finditer(f"{text}\n"):
             if re.search(r"what you can do now|what you have seen", match["title"], re.IGNORECASE):

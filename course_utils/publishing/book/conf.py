@@ -16,7 +16,7 @@ from course_utils import __version__, assets, lessons
 from course_utils.publishing import calculators
 from course_utils.publishing.book.building import HERE
 from course_utils.publishing.book.html_pages import finished
-from course_utils.publishing.book.lesson_pages import PICTURES, lesson_page
+from course_utils.publishing.book.lesson_pages import lesson_page
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -94,13 +94,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def read_lesson(app: Sphinx, page: str, text: list[str]) -> None:
     """Put the book's version of a notebook in the stored one's place; the download keeps the stored one."""
-    pictures: dict[str, bytes] = {}
     if page in LESSON_PAGES:
-        text[0] = lesson_page(text[0], LESSON_PAGES[page], pictures, app.config.book_live)
-    folder = Path(app.outdir) / PICTURES
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in pictures.items():
-        (folder / name).write_bytes(data)
+        text[0] = lesson_page(text[0], LESSON_PAGES[page], app.config.book_live)
 
 
 def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
@@ -113,18 +108,13 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
                 app.add_js_file(f"{folder}/{calculators.SCRIPT}", loading_method="defer")
         objects = app.env.domains.standard_domain.objects
         terms = {anchor: name for (kind, name), (_, anchor) in objects.items() if kind == "term"}
-        context["body"] = finished(context["body"], terms)
+        context["body"] = finished(context["body"], terms, Path(app.outdir), "../" * page.count("/"))
     if page in LESSON_PAGES:
         context["lesson_number"] = LESSON_PAGES[page].number
 
 
 def mathml(latex: str, block: bool = False) -> str:
-    """Return a formula as MathML, its LaTeX kept as an annotation, from which it can be copied.
-
-    Args:
-        latex: the formula without its dollar signs.
-        block: whether it has a line of its own.
-    """
+    """Return a formula as MathML, its LaTeX kept as an annotation to copy; with `block`, one on a line of its own."""
     from latex2mathml.converter import convert
 
     xml = _FUNCTION.sub(r"\g<0><mspace width='0.17em'/>", convert(latex, display="block" if block else "inline"))

@@ -1,8 +1,13 @@
-"""The last pass over a page's HTML: tables that become cards on a phone, terms that know their meaning, quizzes."""
+"""The last pass over a page's HTML: tables that become cards on a phone, pictures as files, terms with their meaning."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import glossary
@@ -12,18 +17,21 @@ if TYPE_CHECKING:
 
 Tag = Any  # Beautiful Soup's, whose types do not have the attributes that a tag has
 
+PICTURES = "_figures"  # folder of the website
 LONGEST_NAME, LONGEST_VALUE = 70, 16  # characters in a row that a phone shows as one
 LONGEST_FIRST, LONGEST_SHORT = 80, 24  # characters of cells in a table that a phone shows as one, by the column
 AFTER_A_FORMULA = tuple(".,;:!?)")
 ROLES = {"table": "table", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
 
 
-def finished(html: str, terms: Mapping[str, str]) -> str:
+def finished(html: str, terms: Mapping[str, str], site: Path | None = None, up: str = "") -> str:
     """Return the body of a page, gone over.
 
     Args:
         html: as Sphinx wrote it.
         terms: anchor on the glossary's page → name of the term.
+        site: the website's first folder, into which pictures are written; None for a page without any.
+        up: path from the page to that folder.
     """
     from bs4 import BeautifulSoup
 
@@ -34,6 +42,9 @@ def finished(html: str, terms: Mapping[str, str]) -> str:
     _tell_apart(soup.select(".book-table"))
     for link in soup.select('a[href*="#term-"]'):
         _term(link, terms)
+    if site is not None:
+        for image in soup.select('img[src^="data:image/"]'):
+            _picture(soup, image, site, up)
     for formula in soup.find_all("math"):
         _keep_together(soup, formula)
     for choice in soup.select(".book-quiz details"):
@@ -99,6 +110,31 @@ def _layout(table: Tag) -> list[str]:
     others = [length for row in rows[1:] for length in row[1:]]
     compared = others and max(row[0] for row in rows[1:] if row) <= LONGEST_FIRST and max(others) <= LONGEST_SHORT
     return ["book-compared"] if compared else []
+
+
+def _picture(soup: BeautifulSoup, image: Tag, site: Path, up: str) -> None:
+    """Make a stored picture a file that loads when it is scrolled to, within a link to its full size."""
+    kind, _, encoded = image["src"].removeprefix("data:image/").partition(",")
+    data = base64.b64decode(encoded)
+    address = f"{PICTURES}/{hashlib.sha256(data).hexdigest()[:12]}.{re.split(r'[+;]', kind)[0]}"
+    (site / PICTURES).mkdir(exist_ok=True)
+    (site / address).write_bytes(data)
+    width, height = _size(data)
+    across = int(image.get("width", width))
+    image["width"], image["height"] = across, round(height * across / width)
+    image["src"], image["loading"], image["decoding"] = up + address, "lazy", "async"
+    del image["style"]
+    image.wrap(soup.new_tag("a", attrs={"class": "book-figure", "href": up + address}))
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Pixels across and down."""
+    from PIL import Image
+
+    if drawing := re.match(rb'<svg[^>]* width="(\d+)" height="(\d+)"', data):
+        return int(drawing[1]), int(drawing[2])
+    with Image.open(io.BytesIO(data)) as image:
+        return image.size
 
 
 def _keep_together(soup: BeautifulSoup, formula: Tag) -> None:

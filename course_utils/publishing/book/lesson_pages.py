@@ -1,11 +1,13 @@
-"""A stored notebook as a page of the book: its text, and its outputs dressed, without what only the notebook needs."""
+"""A stored notebook as a page of the book: its text, and its outputs dressed, without what only the notebook needs.
+
+What only works beside a kernel gets a form that works without one: a field for a guess becomes a field of the page, the
+measured value waits behind a fold, a widget becomes a calculator or says what it does in the notebook, and the check of an
+exercise, which in a stored notebook can only say that nothing has been written yet, says where to run it.
+"""
 
 from __future__ import annotations
 
 import ast
-import base64
-import hashlib
-import io
 import json
 import re
 from html import escape, unescape
@@ -14,17 +16,17 @@ from typing import Any
 from course_utils import glossary
 from course_utils.in_browser import on_page
 from course_utils.lessons import Lesson
-from course_utils.publishing import builder
-from course_utils.publishing.book.twins import (
-    Calculators,
-    Predictions,
-    exercise_field,
-    exercise_note,
-    live_note,
-)
+from course_utils.publishing import builder, calculators
+from course_utils.show.calculators import CALCULATORS
 from course_utils.style import LINE, TONES
 
 Cell = dict[str, Any]  # as nbformat 4 has it
+# Call in a cell's source → what the reader of a website should know about its output.
+LIVE = {
+    "show.calculator(": "In the notebook this is a form: change a choice, and the answer follows.",
+    "show.sort(": "In the notebook each card has buttons for sorting. Here, sort them in your head or on paper, then go on.",
+}
+FENCE = "`" * 12  # around HTML, in which an answer may have fences of its own
 
 _BADGES = re.compile(r"^\[!\[Open in .*$\n?", re.MULTILINE)
 _TERM = re.compile(r"\*\[(?P<text>[^\]]+)\]\(#[\w-]+ \"(?P<tip>[^\"]*)\"\)\*")
@@ -32,13 +34,12 @@ _QUIZ = re.compile(r"(?m)^\s*quiz\(")
 _IMPORTS = re.compile(r"(?m)^from course_utils\.exercises import check")  # a lesson's imports
 
 
-def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: bool = False) -> str:
+def lesson_page(text: str, lesson: Lesson, live: bool = False) -> str:
     """Return a lesson's notebook as the book shows it.
 
     Args:
         text: the learner's notebook as it is stored, JSON.
         lesson: which one.
-        pictures: name → bytes; the lesson's pictures are added to it.
         live: whether its page has Python, for calculators in the place of widgets and for exercises that need no library.
 
     Returns:
@@ -47,7 +48,6 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
     notebook = json.loads(text)
     predictions = Predictions(lesson.number)
     solved_here = on_page() if live else {}
-    widgets = Calculators() if live else None
     exercise = ""
     cells: list[Cell] = []
     for cell in notebook["cells"]:
@@ -65,7 +65,7 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
                 cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson)}"))
                 continue
             exercise = _function(source_of(cell))
-        cells += _code(cell, predictions, pictures, widgets, "../" * (1 + lesson.name.count("/")))
+        cells += _code(cell, predictions, live)
     return json.dumps({**notebook, "cells": cells})
 
 
@@ -91,9 +91,7 @@ def _role(term: re.Match[str]) -> str:
     return f"*{{term}}`{term['text']} <{names[0]}>`*" if names else f"*{term['text']}*"
 
 
-def _code(
-    cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widgets: Calculators | None, up: str
-) -> list[Cell]:
+def _code(cell: Cell, predictions: Predictions, live: bool) -> list[Cell]:
     """A code cell with dressed outputs; below it a calculator, or a note, where its widget needs a kernel."""
     source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
     if "install" in tags:
@@ -102,13 +100,13 @@ def _code(
         tags.append("hide-input")
     if is_call_of(source, ("show.drawing", "quiz")):
         tags.append("remove-input")
-    outputs = [_output(output, source, predictions, pictures, up) for output in cell["outputs"] if not _is_empty(output)]
+    outputs = [_output(output, source, predictions) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
     stored = "".join("".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"])
-    if below := widgets.placed(source, stored) if widgets else "":
+    if below := calculator_at(source, stored) if live else "":
         shown["outputs"] = []  # the answer is the calculator's
     else:
-        below = live_note(source, widgets is not None)
+        below = live_note(source)
     return [shown, _markdown(below)] if below else [shown]
 
 
@@ -125,7 +123,7 @@ def is_call_of(source: str, starts: tuple[str, ...]) -> bool:
     return isinstance(call, ast.Call) and ast.unparse(call.func).startswith(starts)
 
 
-def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[str, bytes], up: str) -> Cell:
+def _output(output: Cell, source: str, predictions: Predictions) -> Cell:
     data = output.get("data", {})
     if "text/html" not in data:
         return output
@@ -136,7 +134,7 @@ def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[
         html = predictions.revealed(source, html)
     elif _QUIZ.search(source):
         html = f'<div class="book-quiz">{html}</div>'
-    return {**output, "data": {"text/html": dressed(html, pictures, up), "text/plain": text}}
+    return {**output, "data": {"text/html": dressed(html), "text/plain": text}}
 
 
 def _is_empty(output: Cell) -> bool:
@@ -160,12 +158,108 @@ def _places(lesson: Lesson) -> str:
     return f"Open it [in Colab]({colab}) or [in Binder]({binder}), or {download}."
 
 
-# -- stored outputs: pictures as files, colours that a dark theme may exchange ----------------------------------------------
+# -- what works without a kernel ------------------------------------------------------------------------------------------
 
 
-PICTURES = "_figures"  # folder of the website
+def live_note(source: str) -> str:
+    """Markdown of the note below a widget's output; empty if the cell shows no widget."""
+    notes = [text for call, text in LIVE.items() if call in source]
+    return "\n".join((":::{div} book-live", *notes, ":::")) if notes else ""
 
-_PICTURE = re.compile(r'<img src="data:image/(?P<kind>\w+)[^,"]*;base64,(?P<data>[^"]+)"(?P<rest>[^>]*)>')
+
+def calculator_for(source: str) -> str:
+    """The calculator that a cell shows; "" if there is none."""
+    called = re.search(r'show\.calculator\(\s*"(\w+)"', source)
+    return called[1] if called else ""
+
+
+def calculator_at(source: str, stored: str) -> str:
+    """Markdown of the calculator in the place of a cell's widget; empty if the cell shows none.
+
+    Args:
+        source: the cell.
+        stored: its stored output as text, whose numbers the calculator begins with: "Message, tokens: 46; ...".
+    """
+    id = calculator_for(source)
+    if not id:
+        return ""
+    begin = {}
+    for field in CALCULATORS[id].fields:
+        found = re.search(rf"(?:^|[;?] ){re.escape(field.label)}: ([\d,.]+)(?:;|$)", stored, re.MULTILINE)
+        if found and not field.options:
+            begin[field.name] = field.checked(float(found[1].replace(",", "")))
+    return raw(calculators.fragment(id, **begin))
+
+
+def raw(html: str) -> str:
+    """Markdown that brings HTML to the page as it is."""
+    return f"{FENCE}{{raw}} html\n{html.strip()}\n{FENCE}"
+
+
+class Predictions:
+    """The guesses that a lesson asks for, in its order: which field a measured value belongs to."""
+
+    def __init__(self, lesson: str) -> None:
+        self._lesson, self._count, self._key_of = lesson, 0, {"": ""}
+
+    def asked(self, source: str, text: str, html: str) -> str:
+        """HTML of the field for a guess, in the place of the notebook's.
+
+        Args:
+            source: the cell, which says under which name the guess is kept.
+            text: the output's plain text: "Your guess first. How many? (a number of answers)".
+            html: the output's HTML, whose question is shown.
+        """
+        self._count += 1
+        key = f"{self._lesson}-{self._count}"
+        name = re.search(r"^(\w+)\s*=\s*(?:show\.)?predict\(", source, re.MULTILINE)
+        self._key_of[name[1] if name else ""] = key
+        how = re.search(r"\((one of|a number)(?: of)? ?([^()]*)\)\s*$", text)
+        choices = [part.strip() for part in how[2].split(",")] if how and how[1] == "one of" else []
+        unit = how[2] if how and how[1] == "a number" else ""
+        return (
+            f'<div class="book-predict" data-key="{key}">{html}<form hidden>{_field(key, choices, unit)}'
+            '<button type="submit">Keep my guess</button><output aria-live="polite"></output></form></div>'
+        )
+
+    def revealed(self, source: str, html: str) -> str:
+        """HTML of a measured value behind a fold, so that it does not answer before it is asked."""
+        name = re.search(r"(\w+)\.reveal\(", source)
+        key = self._key_of.get(name[1] if name else "", "")
+        return (
+            f'<details class="book-reveal" data-key="{key}"><summary>Show the answer</summary>'
+            f'<p class="book-said" hidden></p>{html}</details>'
+        )
+
+
+def _field(key: str, choices: list[str], unit: str) -> str:
+    if choices:
+        radios = (
+            f'<label><input type="radio" name="{key}" value="{escape(choice, quote=True)}"> {escape(choice)}</label>'
+            for choice in choices
+        )
+        return f"<fieldset><legend>Your guess</legend>{''.join(radios)}</fieldset>"
+    label = f"Your guess, a number of {escape(unescape(unit))}" if unit else "Your guess, a number"
+    return f'<label>{label} <input type="text" inputmode="decimal" name="{key}" autocomplete="off"></label>'
+
+
+def exercise_field(id: str, places: str) -> list[str]:
+    """Markdown of an exercise that is solved in the page, and of the links to places where else it can be."""
+    return [raw(calculators.exercise_fragment(id)), f":::{{div}} book-elsewhere book-exercise exercise-{id}\n{places}\n:::"]
+
+
+def exercise_note(id: str, function: str, places: str) -> str:
+    """Markdown in the place of an exercise's check: the function to write, and links to the places where it can be run."""
+    instruction = (
+        f"Write `{function}` in the notebook and run the check below it. It draws new cases at every run, says what is "
+        "wrong, and knows the typical mistakes."
+    )
+    return f":::{{admonition}} Your turn\n:class: tip book-exercise exercise-{id}\n\n{instruction} {places}\n:::"
+
+
+# -- stored outputs: colours that a dark theme may exchange -----------------------------------------------------------------
+
+
 _STYLE = re.compile(r'style=(?P<quote>["\'])(?P<css>.*?)(?P=quote)', re.DOTALL)
 _COLOUR = re.compile(r"(?P<property>[\w-]+)\s*:(?P<before>[^;:]*?)(?P<colour>#[0-9a-fA-F]{6})\b")
 _BAR = re.compile(r"<div>\s*(?:<style>.*?</style>)?\s*<progress[^>]*>\s*</progress>\s*(?P<text>.*?)\s*</div>", re.DOTALL)
@@ -174,16 +268,9 @@ _BAR = re.compile(r"<div>\s*(?:<style>.*?</style>)?\s*<progress[^>]*>\s*</progre
 KNOWN = {colour.lower() for pair in TONES.values() for colour in pair} | {LINE.lower()}
 
 
-def dressed(html: str, pictures: dict[str, bytes], up: str = "../") -> str:
-    """Return an output's HTML as the website shows it.
-
-    Args:
-        html: what the notebook stored.
-        pictures: name → bytes; the output's pictures are added to it.
-        up: path from the page to the website's first folder.
-    """
+def dressed(html: str) -> str:
+    """Return a stored output's HTML with colours that a theme can exchange; a progress bar becomes a sentence."""
     html = _BAR.sub(lambda bar: f"<p>{escape(unescape(' '.join(bar['text'].split())))}</p>", html)
-    html = _PICTURE.sub(lambda picture: _linked(picture, pictures, up), html)
     return _STYLE.sub(lambda style: f'style="{exchangeable(style["css"]).replace(chr(34), chr(39))}"', html)
 
 
@@ -207,30 +294,3 @@ def _variable(match: re.Match[str]) -> str:
 def _coloured(name: str) -> str:
     """What a property colours: text, fill or edge."""
     return {"color": "text", "background": "fill", "background-color": "fill"}.get(name, "edge")
-
-
-def _linked(picture: re.Match[str], pictures: dict[str, bytes], up: str) -> str:
-    """A picture as a file that loads when it is scrolled to, within a link to its full size."""
-    data = base64.b64decode(picture["data"])
-    name = f"{hashlib.sha256(data).hexdigest()[:12]}.{picture['kind']}"
-    pictures[name] = data
-    alt = re.search(r'alt="([^"]*)"', picture["rest"])
-    width, height = _size(data)
-    shown = re.search(r'width="(\d+)"', picture["rest"])
-    across = int(shown[1]) if shown else width
-    size = f'width="{across}" height="{round(height * across / width)}"'
-    address = f"{up}{PICTURES}/{name}"
-    return (
-        f'<a class="book-figure" href="{address}"><img src="{address}" alt="{alt[1] if alt else ""}" {size} '
-        'loading="lazy" decoding="async"></a>'
-    )
-
-
-def _size(data: bytes) -> tuple[int, int]:
-    """Pixels across and down."""
-    from PIL import Image
-
-    if drawing := re.match(rb'<svg[^>]* width="(\d+)" height="(\d+)"', data):
-        return int(drawing[1]), int(drawing[2])
-    with Image.open(io.BytesIO(data)) as image:
-        return image.size
