@@ -101,18 +101,16 @@ def shuffled_batches(examples: Sequence[Example], batch_size: int, seed: int) ->
     return batches
 
 
-def micro_batches(examples: Sequence[Example], max_tokens: int, max_examples: int | None = None) -> list[list[Example]]:
-    """Sort examples by length, and cut them into micro-batches within the limits.
+def micro_batches(examples: Sequence[Example], max_tokens: int) -> list[list[Example]]:
+    """Sort examples by length, and cut them into micro-batches within the limit.
 
     Args:
         examples: examples of any length.
         max_tokens: maximum number of tokens in a micro-batch, padding included; a single example may be longer.
-        max_examples: maximum number of examples in a micro-batch; None for no limit.
     """
     cut: list[list[Example]] = []
     for example in sorted(examples, key=len):
-        has_room = cut and (len(cut[-1]) + 1) * len(example) <= max_tokens
-        if has_room and (max_examples is None or len(cut[-1]) < max_examples):
+        if cut and (len(cut[-1]) + 1) * len(example) <= max_tokens:
             cut[-1].append(example)
         else:
             cut.append([example])

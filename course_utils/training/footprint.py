@@ -230,16 +230,8 @@ class MicroBatches:
             self.max_tokens = max(self.max_tokens // 2, shortest)
 
     def cut(self, examples: Sequence[Encoded]) -> list[list[Encoded]]:
-        """Cut examples into micro-batches for a computation without gradients, limited only by the number of tokens."""
+        """Cut examples into micro-batches."""
         return micro_batches(examples, self.max_tokens)
-
-    def cut_for_training(self, examples: Sequence[Encoded]) -> list[list[Encoded]]:
-        """Cut the examples of a step into micro-batches.
-
-        With gradient accumulation, none has more examples than `batch_size`.
-        """
-        accumulates = self.settings.gradient_accumulation_steps > 1
-        return micro_batches(examples, self.max_tokens, self.settings.batch_size if accumulates else None)
 
     def collate(self, examples: Sequence[Encoded]) -> Batch:
         """Return the tensors of a micro-batch, on the device, and remember it as the latest one."""
@@ -249,7 +241,7 @@ class MicroBatches:
 
     def footprint(self, steps: Sequence[Sequence[Encoded]]) -> Footprint:
         """Predict the memory that training adds, from the examples of each of the given steps."""
-        cut_steps = [self.cut_for_training(step) for step in steps]
+        cut_steps = [self.cut(step) for step in steps]
         return self._predict(
             largest([part for step in cut_steps for part in step]), any(len(step) > 1 for step in cut_steps)
         )

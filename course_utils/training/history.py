@@ -66,17 +66,13 @@ class History:
         """Training speed over the whole run, in tokens per second, without padding; 0 before the first step."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
-    def metric(self, name: str, validation: bool = False) -> list[float]:
-        """Return the values of a metric, in the order of the steps.
-
-        Args:
-            name: a key of `metrics`, such as "margin".
-            validation: whether to take the values on the validation set instead of those on training batches.
+    def metric(self, name: str) -> list[float]:
+        """Return the values of a metric on training batches, such as "margin", in the order of the steps.
 
         Raises:
             KeyError: the objective does not measure a metric of this name.
         """
-        return [value for _, value in (self.validation_metrics if validation else self.metrics)[name]]
+        return [value for _, value in self.metrics[name]]
 
     def add_metrics(self, step: int, values: Mapping[str, float], validation: bool = False) -> None:
         """Store the values that were measured at a step, under their names."""

@@ -111,7 +111,7 @@ class BatchSampler:
         self.objective, self.settings, self.accelerator = objective, settings, accelerator
         self.rank: int = accelerator.process_index
         self.world: int = accelerator.num_processes
-        self.batch_size: int = settings.batch_size * settings.gradient_accumulation_steps * self.world
+        self.batch_size: int = settings.batch_size * self.world
 
     def steps_per_epoch(self, examples: Sequence[Encoded]) -> int:
         """Return the number of optimiser steps in one pass over the examples."""

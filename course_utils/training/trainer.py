@@ -26,7 +26,7 @@ from course_utils.training.checkpoints import (
 )
 from course_utils.training.footprint import Footprint, MicroBatches
 from course_utils.training.history import History, Progress
-from course_utils.training.objectives import SFT, Objective, check_reference
+from course_utils.training.objectives import SFT, Objective
 from course_utils.training.processes import (
     BatchSampler,
     StepBatch,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 
 OnStep = Callable[[int, int, History], None]
+MAX_GRAD_NORM = 1.0  # gradients with a larger norm are scaled down to it
 
 
 def fit(
@@ -137,9 +138,7 @@ class Trainer:
             raise CourseError("no parameter of the model requires a gradient: add an adapter (peft.get_peft_model) first")
         set_seed(settings.seed)
         self.accelerator = accelerator_for(model)
-        optimizer = torch.optim.AdamW(
-            self.trainable.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        optimizer = torch.optim.AdamW(self.trainable.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.micro_batches = MicroBatches(model, tokenizer, objective, settings, self.accelerator.device)
         self.sampler = BatchSampler(objective, settings, self.accelerator)
@@ -232,14 +231,8 @@ class Trainer:
 
     def _reference_log_probabilities(self, examples: Sequence[Encoded]) -> list[tuple[float, ...]]:
         """For each example the log-probability of each of its completions under the reference, in nats."""
-        reference = self.objective.reference
-        if reference is not None:
-            check_reference(self.model, reference)
-        scoring_model = reference or self.model
-        scoring_model.eval()
-        by_example = completion_log_probabilities(
-            scoring_model, self.micro_batches.cut(examples), self.micro_batches.collate
-        )
+        self.model.eval()
+        by_example = completion_log_probabilities(self.model, self.micro_batches.cut(examples), self.micro_batches.collate)
         return [by_example[id(example)] for example in examples]
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -288,7 +281,7 @@ class Trainer:
                 f"the loss is {loss} at step {self.step}: the learning rate {self.settings.learning_rate:g} is too high, or "
                 "the weights are in float16 where they should not be (on a CPU, or trainable in float16)"
             )
-        norm = float(self.accelerator.clip_grad_norm_(self.trainable.values(), self.settings.max_grad_norm))
+        norm = float(self.accelerator.clip_grad_norm_(self.trainable.values(), MAX_GRAD_NORM))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         history = self.history
@@ -313,7 +306,7 @@ class Trainer:
         Each loss is divided by the totals of the whole batch, so that the gradient is that of the whole batch, however it is
         cut and distributed over processes.
         """
-        cut = self.micro_batches.cut_for_training(batch.examples)
+        cut = self.micro_batches.cut(batch.examples)
         sums: dict[str, torch.Tensor | float] = {"loss": 0.0}
         for number, examples in enumerate(cut):
             is_last = number == len(cut) - 1

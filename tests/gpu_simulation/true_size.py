@@ -79,7 +79,7 @@ def _fit_longest(module: types.ModuleType) -> None:
     def train_longest(self: Any, rows: Any, validation: Any) -> Any:
         import torch
 
-        count = BATCHES * self.settings.batch_size * self.settings.gradient_accumulation_steps
+        count = BATCHES * self.settings.batch_size
         adapted = "qlora" if module.quantization.four_bit_layers(self.model) else "lora"
         start = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

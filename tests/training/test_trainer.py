@@ -111,7 +111,6 @@ def test_a_loss_that_is_nan_stops_the_run_with_a_reason(tokenizer):
         ({"schedule": "triangular"}, "constant, linear, cosine"),
         ({"warmup_steps": -2}, "must not be negative"),
         ({"evaluate_every": 0}, "must be at least 1, or None"),
-        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps=0"),
         ({"fused": ("lora", "all")}, "head, lora, mlp, norm"),
     ],
 )
