@@ -515,7 +515,7 @@ def _nbgrader(options: argparse.Namespace) -> Result:
 
 
 def _release(options: argparse.Namespace) -> Result:
-    from course_utils.release import release
+    from course_utils.grading.release import release
 
     try:
         packs = release(options.assignment, options.out, options.seed)

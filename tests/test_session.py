@@ -31,7 +31,7 @@ from torch import nn
 get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"]))
 print("adapted")
 """
-PREPARE = "from course_utils import session\npreparation = session.prepare_process()\n"
+PREPARE = "from course_utils import session\nsession.prepare_process()\n"
 
 
 def run(code, **variables):
@@ -104,19 +104,8 @@ def test_what_the_user_has_set_stays_and_nothing_is_set_twice(monkeypatch, alrea
     environment = dict(already)
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(session, "sys", SimpleNamespace(modules=dict.fromkeys([*modules, "torchao"])))
-    first = session.prepare_process()
-    assert first.variables == changed and environment == already | changed
-    assert first.too_late == ("torch" in modules and bool(changed))
-    assert all(f"{name}={value}" in str(first) for name, value in changed.items())
-    assert ("torch was loaded before" in str(first)) == first.too_late
-    assert str(session.prepare_process()) == "nothing to prepare"
-
-
-def test_a_prepared_process_in_one_line(with_torchao):
-    done = with_torchao("0.10.0", f"{PREPARE}print(preparation)")
-    silenced = f"silenced {session.NOISY_LOGGER}"
-    variables = ", ".join(f"set {name}={value}" for name, value in VARIABLES.items())
-    assert done.stdout == f"{variables}, hid torchao 0.10.0, {silenced}\n", done.stderr
+    assert session.prepare_process() == changed and environment == already | changed
+    assert session.prepare_process() == {}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +167,10 @@ Dataset.from_list([{"a": 1}] * 10).map(lambda row: row)
 """)
     assert "labels are all" in done.stderr  # what a learner can act on
     assert "v6" not in done.stderr and "Map" not in done.stderr and done.stdout == ""
+
+
+def test_a_lesson_says_when_torch_was_loaded_too_early():
+    assert "restart the kernel" in run("import torch\nfrom course_utils import session\nsession.start_lesson('trl')").stdout
 
 
 # -- memory
