@@ -145,7 +145,7 @@ def _lab(options: argparse.Namespace) -> None:
     # So that JupyterLab's own terminal finds `course`, whose environment need not be active. It would start a login shell,
     # which sets PATH anew.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    os.environ.setdefault("PYTHONSTARTUP", str(assets.PACKAGE / "kernel_startup.py"))  # for the kernels
+    os.environ.setdefault("PYTHONSTARTUP", str(assets.PACKAGE / "lab_settings" / "kernel_startup.py"))  # for the kernels
     if os.name == "posix":
         shell = os.environ.get("SHELL") or "sh"
         command += [f"--ServerApp.terminado_settings={{'shell_command': [{shell!r}]}}"]

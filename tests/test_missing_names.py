@@ -28,7 +28,7 @@ def test_a_fresh_kernel_says_where_a_name_is_made_and_has_no_name_of_ours(tmp_pa
     cells = [("markdown", "# A\n## 2 · The job\ntext"), ("code", "import torch"), ("code", ["tuned = 1\n", "b = 2"])]
     notebook = tmp_path / "a.ipynb"
     notebook.write_text(json.dumps({"cells": [{"cell_type": kind, "source": source} for kind, source in cells]}))
-    monkeypatch.setenv("PYTHONSTARTUP", str(assets.PACKAGE / "kernel_startup.py"))
+    monkeypatch.setenv("PYTHONSTARTUP", str(assets.PACKAGE / "lab_settings" / "kernel_startup.py"))
     monkeypatch.setenv("JPY_SESSION_NAME", str(notebook))
     manager, client = start_new_kernel()
     try:
