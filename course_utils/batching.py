@@ -21,7 +21,9 @@ Example = TypeVar("Example", bound=Sized)
 # Tokens that go through the model at once. On a CPU, more would not be faster and only take memory: this number keeps
 # training the 135M model under 2 GB, which is all that Binder has.
 CPU_MICRO_BATCH_TOKENS = 320
-GPU_MICRO_BATCH_TOKENS = 8192  # at most; training takes fewer where the model leaves less memory
+# LoRA takes 3.7 GB for so many tokens of the T4's model, and 10.5 GB for those of the A100's, which fits beside the weights;
+# where memory runs out, training goes on with fewer.
+GPU_MICRO_BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True)

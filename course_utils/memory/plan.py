@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from course_utils.attention import LONG
 from course_utils.errors import CourseError
 
 CHOICES = {
@@ -12,16 +11,15 @@ CHOICES = {
     "precision": ("bf16", "fp16", "fp32", "amp"),
     "embeddings": ("bfloat16", "float32"),
     "optimizer": ("adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"),
-    "attention": ("sdpa", "eager", "grouped_eager"),
+    "attention": ("sdpa", "eager"),
     "objective": ("sft", "dpo"),
-    "loop": ("transformers", "course"),
     "device": ("cuda", "cpu"),
 }
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """A training step, as far as memory depends on it.
+    """A training step as TRL and most tutorials run it, with all logits and PEFT's layers, as far as memory depends on it.
 
     Attributes:
         method: "full", "lora" (16- or 32-bit frozen base) or "qlora" (its linear layers in NF4, double quantisation).
@@ -30,8 +28,7 @@ class StepPlan:
         batch_size: sequences (pairs for DPO) in a micro-batch on one device.
         length: tokens per sequence, padding included.
         padded: whether sequences in a batch differ in length, so that attention gets a mask, and each key and value is
-            copied once per query head. "table" for a floating-point mask that is made once for all blocks (completions that
-            share a prompt).
+            copied once per query head.
         accumulation: micro-batches per optimiser step; above one, gradients are kept while the next micro-batch runs.
         precision: "bf16" or "fp16" (the weights in 16 bits, adapters in float32), "fp32", or "amp" (weights in float32,
             products in bfloat16 under autocast, which is TRL's default).
@@ -39,13 +36,9 @@ class StepPlan:
             "float32", as PEFT's `prepare_model_for_kbit_training` makes it.
         optimizer: "adamw", "adamw_8bit", "paged_adamw_8bit" or "sgd" (without momentum).
         checkpointing: keep only each block's input, and recompute the block in the backward pass.
-        attention: "sdpa" (never builds the matrix of all pairs), "eager" (builds it), or "grouped_eager" (the course's own
-            kernel: eager for short sequences, SDPA for long ones).
+        attention: "sdpa" (never builds the matrix of all pairs) or "eager" (builds it).
         objective: "sft" or "dpo" (two sequences per pair, and a reference).
         separate_reference: DPO's reference is a separate model; otherwise it is the same one, adapter off.
-        loop: "transformers" (all logits, PEFT's layers: what TRL and most tutorials run) or "course" (`training.fit`: logits
-            at scored positions only, fused functions).
-        scored: share of the tokens for which logits are computed; by default all of them in transformers' loop.
         device: "cuda" or "cpu"; determines what is added to the tensors.
     """
 
@@ -54,7 +47,7 @@ class StepPlan:
     target_modules: tuple[str, ...] | str = "all-linear"
     batch_size: int = 1
     length: int = 512
-    padded: bool | str = False
+    padded: bool = False
     accumulation: int = 1
     precision: str = "bf16"
     embeddings: str = "bfloat16"
@@ -63,8 +56,6 @@ class StepPlan:
     attention: str = "sdpa"
     objective: str = "sft"
     separate_reference: bool = False
-    loop: str = "transformers"
-    scored: float = 1.0
     device: str = "cuda"
 
     def __post_init__(self) -> None:
@@ -76,8 +67,6 @@ class StepPlan:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CourseError(f"{name}={value!r}: must be a whole number of at least 1")
-        if not 0 < self.scored <= 1:
-            raise CourseError(f"scored={self.scored!r}: must be a share of the tokens, above 0 and at most 1")
         if self.method == "qlora" and self.precision in ("fp32", "amp"):
             raise CourseError("a 4-bit base computes in 16 bits: choose precision 'bf16', or 'fp16' on a T4")
         if self.embeddings == "float32" and self.method != "qlora":
@@ -102,20 +91,14 @@ class StepPlan:
         return self.sequences * self.length
 
     @property
-    def keeps_pairs(self) -> bool:
-        """Whether attention keeps its weights for all pairs of positions."""
-        return self.attention == "eager" or (self.attention == "grouped_eager" and self.length <= LONG)
-
-    @property
     def repeats_keys(self) -> bool:
         """Whether each key and value is copied once per query head: by eager attention, and by SDPA with a mask."""
-        return self.attention == "eager" or (self.attention == "sdpa" and bool(self.padded))
+        return self.attention == "eager" or self.padded
 
     @property
     def autocast(self) -> bool:
         """Whether products run under autocast: with weights in float32, and where transformers' trainers train adapters."""
-        adapters_of_trainer = self.loop == "transformers" and self.method != "full" and self.precision in ("bf16", "fp16")
-        return self.precision == "amp" or adapters_of_trainer
+        return self.precision == "amp" or (self.method != "full" and self.precision in ("bf16", "fp16"))
 
     @property
     def bytes_per_value(self) -> int:

@@ -131,10 +131,6 @@ class BatchSampler:
         own_examples = batch[self.rank :: self.world]
         return (own_examples, 1) if own_examples else (batch[:1], 0)
 
-    def first_epochs(self, examples: Sequence[Encoded], count: int) -> list[list[Encoded]]:
-        """Return this process's examples in each step of the first `count` epochs."""
-        return [self.part(batch)[0] for number in range(count) for batch in self.epoch(examples, number)]
-
     def after(self, step: int, examples: Sequence[Encoded]) -> Iterator[StepBatch]:
         """Yield this process's work in each step that follows `step`, without end."""
         epoch, first = divmod(step, self.steps_per_epoch(examples))

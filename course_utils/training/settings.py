@@ -28,8 +28,7 @@ class Settings:
             may be a mounted drive. None for no checkpoints.
         checkpoint_every: steps between checkpoints; None for once per epoch.
         micro_batch_tokens: maximum number of tokens (padding included) that go through the model at once; a larger batch is
-            cut into micro-batches, with the same gradient. None for what suits the device: on a GPU the most that the
-            predicted memory leaves room for.
+            cut into micro-batches, with the same gradient. None for what suits the device, and fewer where memory runs out.
         share_prompt: compute the prompt once for chosen and rejected: the same result in less time.
         fused: parts of the model's step to compute with one function each (module `fused`): the same result in less time
             and memory.
