@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils import __version__, assets, facts, session
 from course_utils.errors import CourseError
-from course_utils.memory.plan import CHOICES, StepPlan
+from course_utils.memory.formula import CHOICES, StepPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,11 +130,11 @@ def _of_the_plan(argument: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lab(options: argparse.Namespace) -> None:
-    from course_utils import lessons, models
+    from course_utils import lessons, models, packaged
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")
-    models.prepare_packaged_model()
+    packaged.prepare(models.PACKAGED)
     folder = lessons.update_copies(_copies_folder(options), original=_original_in(options.language))
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
     command += [f"--LabApp.default_url=/lab/tree/{lessons.NAMES[0]}.ipynb"]

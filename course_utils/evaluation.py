@@ -17,6 +17,8 @@ from typing import Any
 from course_utils.errors import CourseError
 
 CONFIDENCE = 0.95
+RESAMPLES = 2000  # of a bootstrap
+Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,8 @@ def proportion(values: Sequence[float]) -> Score:
 
 
 def _wilson(p: float, n: int) -> Score:
-    z = 1.959963984540054  # two-sided 95 % of the normal distribution
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
     # min and max: at 0 of n and n of n, rounding would put the share itself outside the interval by 1e-17.
     return Score(p, min(max(0.0, centre - half), p), max(min(1.0, centre + half), p), n)
 
@@ -199,22 +200,15 @@ def paired_difference(values: Sequence[bool], reference: Sequence[bool]) -> Scor
             low, high = (middle, high) if statistic(middle) > z else (low, middle)
         return high
 
-    z = 1.959963984540054  # two-sided 95 % of the normal distribution
-    return Score((gained - lost) / n, bound(z), bound(-z), n)
+    return Score((gained - lost) / n, bound(Z), bound(-Z), n)
 
 
-def mean(values: Sequence[float], samples: int = 2000, seed: int = 0) -> Score:
-    """Return the mean of some values, with its percentile bootstrap interval.
-
-    Args:
-        values: one value per example.
-        samples: number of times that the values are resampled.
-        seed: seed of the resampling.
-    """
+def mean(values: Sequence[float]) -> Score:
+    """Return the mean of some values, one per example, with its percentile bootstrap interval."""
     import numpy as np
 
     data = np.asarray(values, dtype=float)
-    resampled = np.random.default_rng(seed).integers(0, len(data), (samples, len(data)))
+    resampled = np.random.default_rng(0).integers(0, len(data), (RESAMPLES, len(data)))
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(data[resampled].mean(axis=1), [tail, 100 - tail])
     return Score(float(data.mean()), float(low), float(high), len(data))

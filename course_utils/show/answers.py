@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,7 @@ class Answers:
     Args:
         messages: what was asked.
         models: name → its answers, in the order of the messages.
-        references: the right record of each message; with them each field of an answer is marked right or wrong.
-        parse: turns an answer into a record; raises ValueError where it cannot.
+        references: the right record of each message; with them each field of an answer in JSON is marked right or wrong.
         longest: characters of an answer or a message that are shown.
 
     Raises:
@@ -34,21 +33,20 @@ class Answers:
         messages: Sequence[str],
         models: Mapping[str, Sequence[str]],
         references: Sequence[Mapping[str, Any]] | None = None,
-        parse: Callable[[str], Mapping[str, Any]] = json.loads,
         longest: int = 280,
     ) -> None:
         for name, values in [*models.items(), ("references", references)]:
             if values is not None and len(values) != len(messages):
                 raise CourseError(f"{name}: {len(values)} answers to {len(messages)} messages")
         self.messages, self.models, self._references = list(messages), models, references
-        self._parse, self._longest = parse, longest
+        self._longest = longest
 
     def fields(self, name: str, index: int) -> list[tuple[str, Any, bool]] | None:
         """(field, value, whether it is right) of an answer; None if it is no record."""
         if self._references is None:
             return None
         try:
-            record = self._parse(self.models[name][index].strip())
+            record = json.loads(self.models[name][index].strip())
         except (ValueError, RecursionError):
             return None
         if not isinstance(record, Mapping):
