@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from course_utils import costs
 from course_utils.errors import CourseError
@@ -26,33 +26,40 @@ SHARES = ("prompt_reaches", "larger_reaches")
 FREQUENCIES = ("rarely", "monthly", "weekly", "daily")
 TOO_OFTEN_TO_TRAIN = ("weekly", "daily")  # nobody collects data, trains and measures every week
 EVIDENCE = ("knowledge", "behaviour", "both", "stale", "tokens", "volume")
-QUESTIONS: dict[str, tuple[str, tuple[str, ...] | type]] = {
-    "gap": ("What is missing?", ("knowledge", "behaviour", "both", "form")),
-    "prompt_reaches": ("How much of the goal does your best prompt reach?", float),
-    "larger_reaches": ("How much does a larger model reach with the same prompt?", float),
-    "past_answers_tried": ("Does that prompt show similar past answers?", bool),
-    "text_tokens": ("How many tokens has the text that holds the facts? (0: none, or not counted)", int),
-    "facts_change": ("How often do the facts behind the answers change?", FREQUENCIES),
-    "behaviour_changes": ("How often do the form, the tone or the kind of messages change?", FREQUENCIES),
-    "examples": ("How many good, checked examples do you have?", int),
-    "requests_a_day": ("How many requests a day?", int),
-    "latency": ("How quickly must the answer come?", ("relaxed", "tight")),
-    "own_machines": ("Must the data stay on your own machines?", bool),
-}
 
 
-SHORT_LABELS = {
-    "gap": "missing",
-    "prompt_reaches": "the prompt reaches",
-    "larger_reaches": "a larger model reaches",
-    "past_answers_tried": "similar past answers shown",
-    "text_tokens": "tokens of text",
-    "facts_change": "facts change",
-    "behaviour_changes": "form, tone or kind of messages change",
-    "examples": "good examples",
-    "requests_a_day": "requests a day",
-    "latency": "latency",
-    "own_machines": "data stay here",
+class Question(NamedTuple):
+    """A question of `decide`.
+
+    Attributes:
+        text: the question.
+        label: what is asked about, in a few words.
+        allowed: the answers to choose from, or float for a share, int for a count, bool for yes or no.
+    """
+
+    text: str
+    label: str
+    allowed: tuple[str, ...] | type
+
+
+QUESTIONS = {
+    "gap": Question("What is missing?", "missing", ("knowledge", "behaviour", "both", "form")),
+    "prompt_reaches": Question("How much of the goal does your best prompt reach?", "the prompt reaches", float),
+    "larger_reaches": Question("How much does a larger model reach with the same prompt?", "a larger model reaches", float),
+    "past_answers_tried": Question("Does that prompt show similar past answers?", "similar past answers shown", bool),
+    "text_tokens": Question(
+        "How many tokens has the text that holds the facts? (0: none, or not counted)", "tokens of text", int
+    ),
+    "facts_change": Question("How often do the facts behind the answers change?", "facts change", FREQUENCIES),
+    "behaviour_changes": Question(
+        "How often do the form, the tone or the kind of messages change?",
+        "form, tone or kind of messages change",
+        FREQUENCIES,
+    ),
+    "examples": Question("How many good, checked examples do you have?", "good examples", int),
+    "requests_a_day": Question("How many requests a day?", "requests a day", int),
+    "latency": Question("How quickly must the answer come?", "latency", ("relaxed", "tight")),
+    "own_machines": Question("Must the data stay on your own machines?", "data stay here", bool),
 }
 
 
@@ -83,7 +90,7 @@ class Decision:
     def case(self) -> str:
         """The answers in one line of text, without those that nobody has changed."""
         given = {name: value for name, value in self.answers.items() if name == "gap" or value != DEFAULTS[name]}
-        return "; ".join(f"{SHORT_LABELS[name]}: {_answer_text(name, value)}" for name, value in given.items())
+        return "; ".join(f"{QUESTIONS[name].label}: {_answer_text(name, value)}" for name, value in given.items())
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -161,19 +168,7 @@ def decide(
     Raises:
         CourseError: an answer or a kind of evidence is invalid; the message lists the valid ones.
     """
-    answers: dict[str, Any] = {
-        "gap": gap,
-        "prompt_reaches": prompt_reaches,
-        "facts_change": facts_change,
-        "behaviour_changes": behaviour_changes,
-        "examples": examples,
-        "requests_a_day": requests_a_day,
-        "latency": latency,
-        "own_machines": own_machines,
-        "larger_reaches": larger_reaches,
-        "past_answers_tried": past_answers_tried,
-        "text_tokens": text_tokens,
-    }
+    answers = {name: value for name, value in locals().items() if name in QUESTIONS}
     _check(answers)
     evidence = dict(evidence or {})
     for key, sentence in evidence.items():
@@ -203,16 +198,14 @@ def volume_threshold(assumptions: costs.Assumptions | None = None, own_machines:
     With a provider that charges per token, this is the volume at which a hosted fine-tune pays off. On your own machines, it
     is the volume that one GPU can handle with the long prompt, if that is known.
     """
-    chosen_assumptions = assumptions or costs.Assumptions()
+    assumptions = assumptions or costs.Assumptions()
     if own_machines:
         try:
-            threshold = chosen_assumptions.capacity(
-                chosen_assumptions.message + chosen_assumptions.passages + chosen_assumptions.instructions
-            )
+            threshold = assumptions.capacity(assumptions.message + assumptions.passages + assumptions.instructions)
         except CourseError:  # the throughput of a GPU is unknown: volume is then not a reason
             threshold = None
     else:
-        threshold = chosen_assumptions.break_even("hosted")
+        threshold = assumptions.break_even("hosted")
     return None if threshold is None else max(1, math.ceil(threshold))
 
 
@@ -232,7 +225,7 @@ def _condition(name: str, value: Any, current: Any) -> str:
         who = "the prompt" if name == "prompt_reaches" else "a larger model"
         return f"if {who} reached " + (f"{limit} or more" if value >= GOOD_ENOUGH else f"less than {limit}")
     if name in ("examples", "requests_a_day", "text_tokens"):
-        counted = SHORT_LABELS[name]
+        counted = QUESTIONS[name].label
         if not current and name == "text_tokens":
             return f"with at most {value:,} {counted}"
         return f"with {value:,} {counted} or {'more' if value > current else 'fewer'}"
@@ -244,11 +237,11 @@ def _condition(name: str, value: Any, current: Any) -> str:
         return "if similar past answers in the prompt weren't enough" if value else "without past answers in the prompt"
     if name == "latency":
         return f"with latency {value}"
-    return f"if {SHORT_LABELS[name].replace(' change', ' changed')} {value}"
+    return f"if {QUESTIONS[name].label.replace(' change', ' changed')} {value}"
 
 
 def _check(answers: dict[str, Any]) -> None:
-    for name, (_, allowed) in QUESTIONS.items():
+    for name, (_, _, allowed) in QUESTIONS.items():
         value = answers[name]
         if isinstance(allowed, tuple):
             if value not in allowed:
@@ -402,7 +395,7 @@ def _changes(
         "larger_reaches": [BELOW_GOOD_ENOUGH if larger is not None and larger >= GOOD_ENOUGH else GOOD_ENOUGH],
         "text_tokens": [WHOLE_TEXT + 1 if 0 < answers["text_tokens"] <= WHOLE_TEXT else WHOLE_TEXT],
     }
-    for name, (_, allowed) in QUESTIONS.items():
+    for name, (_, _, allowed) in QUESTIONS.items():
         others = numbers.get(name, allowed if isinstance(allowed, tuple) else ())
         if allowed is FREQUENCIES:
             others = sorted(FREQUENCIES, key=lambda often: abs(FREQUENCIES.index(often) - FREQUENCIES.index(answers[name])))
