@@ -338,7 +338,7 @@ _DECIDE = Calculator(
     "course_utils.decision.decide",
     tuple(_question(*item) for item in decision.QUESTIONS.items()),
     _what_to_try,
-    ("evidence", "assumptions"),
+    ("assumptions",),
 )
 
 CALCULATORS = {calculator.id: calculator for calculator in (_FIT, _COST, _DECIDE)}
