@@ -29,7 +29,6 @@ class Settings:
         checkpoint_every: steps between checkpoints; None for once per epoch.
         micro_batch_tokens: maximum number of tokens (padding included) that go through the model at once; a larger batch is
             cut into micro-batches, with the same gradient. None for what suits the device, and fewer where memory runs out.
-        share_prompt: compute the prompt once for chosen and rejected: the same result in less time.
         fused: parts of the model's step to compute with one function each (module `fused`): the same result in less time
             and memory.
         seed: seed of the data order and dropout.
@@ -46,7 +45,6 @@ class Settings:
     checkpoint_folder: str | None = None
     checkpoint_every: int | None = None
     micro_batch_tokens: int | None = None
-    share_prompt: bool = True
     fused: tuple[str, ...] = FUSED
     seed: int = 0
 

@@ -151,7 +151,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(self.trainable.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.pad_id = pad_token_id(tokenizer)
-        self.share_prompt = settings.share_prompt and can_share_prompt(model)
+        self.share_prompt = can_share_prompt(model)
         self.micro_batch_tokens = settings.micro_batch_tokens or default_micro_batch_tokens(model.device)
         self.latest: tuple[int, int] = (0, 0)  # of the latest micro-batch: examples, and tokens with padding
         self.sampler = BatchSampler(objective, settings, self.accelerator)
