@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,6 @@ def evaluate(
     outputs: Sequence[str],
     references: Sequence[Mapping[str, Any]],
     schema: Mapping[str, Any],
-    parse: Callable[[str], dict[str, Any]] = json.loads,
 ) -> Scores:
     """Score answers against reference records.
 
@@ -91,7 +90,6 @@ def evaluate(
         outputs: the model's answers, as text.
         references: the correct record for each answer.
         schema: JSON Schema of a record; properties with "enum" are the enumeration fields, other strings are free text.
-        parse: turns an answer into a record, and raises ValueError if it cannot; reads JSON by default.
 
     Raises:
         CourseError: the lists are empty, or they differ in length.
@@ -100,7 +98,7 @@ def evaluate(
         raise CourseError(f"{len(outputs)} answers for {len(references)} references: give one reference for each answer")
     if not outputs:
         raise CourseError("there is nothing to score: the list of answers is empty")
-    records = [parse_record(output, schema, parse) for output in outputs]
+    records = [parse_record(output, schema) for output in outputs]
     fields = list(schema["properties"])
     enumerations = [field for field in fields if "enum" in schema["properties"][field]]
     texts = [field for field in fields if field not in enumerations and "pattern" not in schema["properties"][field]]
@@ -122,20 +120,12 @@ def evaluate(
     )
 
 
-def parse_record(
-    output: str, schema: Mapping[str, Any], parse: Callable[[str], dict[str, Any]] = json.loads
-) -> dict[str, Any] | None:
-    """Return the record in an answer, or None unless the answer is exactly one record that satisfies the schema.
-
-    Args:
-        output: the answer.
-        schema: JSON Schema of a record.
-        parse: turns an answer into a record, and raises ValueError if it cannot; reads JSON by default.
-    """
+def parse_record(output: str, schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the record in an answer, or None unless the whole answer is JSON that satisfies the JSON Schema."""
     import jsonschema
 
     try:
-        record = parse(output.strip())
+        record: dict[str, Any] = json.loads(output.strip())
         jsonschema.validate(record, schema)
     except (ValueError, RecursionError, jsonschema.ValidationError):
         return None

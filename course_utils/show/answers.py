@@ -106,8 +106,7 @@ class Conversation:
     Args:
         tokenizer: the model's.
         ids: token ids, shape (length,).
-        labels: shape (length,): `ignore` where no loss is taken. None marks nothing.
-        ignore: the label that stands for no loss; PyTorch's cross-entropy skips -100.
+        labels: shape (length,): -100 where no loss is taken, as for PyTorch's cross-entropy. None marks nothing.
 
     Attributes:
         tokens: their texts.
@@ -117,12 +116,10 @@ class Conversation:
         CourseError: ids and labels of different length.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int] | None = None, ignore: int = -100
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int] | None = None) -> None:
         texts = [tokenizer.decode([int(i)]) for i in ids]
         self.tokens = [(text if text.strip() else text.replace(" ", "␣")).replace("\n", "⏎") for text in texts]
-        self.scored = [False] * len(texts) if labels is None else [int(label) != ignore for label in labels]
+        self.scored = [False] * len(texts) if labels is None else [int(label) != -100 for label in labels]
         self._marked = labels is not None
         if len(self.scored) != len(texts):
             raise CourseError(

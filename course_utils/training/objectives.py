@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils.batching import Batch, Encoded, collate
 from course_utils.errors import CourseError, TooLong
-from course_utils.scoring import chat_token_ids, sum_by_completion, token_log_probabilities
+from course_utils.scoring import (
+    chat_token_ids,
+    log_probabilities,
+    run_model,
+    sum_by_completion,
+    token_log_probabilities,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -235,7 +241,8 @@ class SFT(Objective):
         weight = batch.get("weight", 1)
         if not self.accuracy:
             return Loss(-(token_log_probabilities(model, batch) * weight).sum() / totals["tokens"], {})
-        scores, highest = token_log_probabilities(model, batch, with_max=True)
+        output = run_model(model, batch)[batch["row"], batch["column"]]
+        scores, highest = log_probabilities(model, output, batch["label"], with_max=True)
         right = (scores.detach() == highest) * weight
         return Loss(-(scores * weight).sum() / totals["tokens"], {"accuracy": right.sum() / totals["tokens"]})
 
