@@ -130,7 +130,8 @@ def _of_the_plan(argument: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lab(options: argparse.Namespace) -> None:
-    from course_utils import lessons, models, packaged
+    from course_utils import lessons, models
+    from course_utils.models import packaged
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")

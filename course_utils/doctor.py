@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_utils import assets, hardware, memory, models, packaged, session
+from course_utils import assets, hardware, memory, models, session
+from course_utils.models import packaged
 
 GB = 1e9
 # Notebook hosts with less RAM than this kill the kernel in the larger lessons.

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from course_utils import cli, doctor, hardware, models, packaged
+from course_utils import cli, doctor, hardware, models
+from course_utils.models import packaged
 
 TIER_MODELS = [choice.name.rpartition("/")[2].removesuffix("-Instruct") for choice in models.TIERS.values()]
 

@@ -16,11 +16,12 @@ from types import SimpleNamespace
 import pytest
 from support import tiny_llama
 
-from course_utils import models, packaged
+from course_utils import models
 from course_utils.errors import CourseError
-from course_utils.packaged import MANIFEST_FILE, is_whole
+from course_utils.models import packaged
+from course_utils.models.packaged import MANIFEST_FILE, is_whole
 
-PREPARE = "from course_utils import models, packaged; print(packaged.prepare(models.PACKAGED, report=lambda line: None))"
+PREPARE = "from course_utils import models; print(models.packaged.prepare(models.PACKAGED, report=lambda line: None))"
 SOAK = "COURSE_SOAK" in os.environ  # set by `make soak`
 
 

@@ -34,7 +34,7 @@ def by_hand(model, e):
 def test_log_probabilities_equal_those_of_rows_of_their_own(examples, attention, share):
     import torch
 
-    from course_utils.attention import register
+    from course_utils.models.attention import register
 
     register()
     model = tiny_llama()

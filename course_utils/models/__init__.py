@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from course_utils import attention, facts, hardware, packaged
+from course_utils import facts, hardware
 from course_utils import quantization as four_bit
 from course_utils.errors import CourseError
+from course_utils.models import attention, packaged
 
 if TYPE_CHECKING:
     import torch
