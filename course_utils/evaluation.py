@@ -61,10 +61,6 @@ class Scores:
     f1: dict[str, Score]
     records: list[dict[str, Any] | None]
 
-    def shares(self) -> dict[str, Score]:
-        """Return the shares of answers that are valid, right in each field, and right in all fields."""
-        return {"valid record": self.valid, **self.exact, "all fields": self.whole}
-
     def rows(self) -> list[tuple[str, Score]]:
         """Return the name and the score of everything that was measured."""
         return [

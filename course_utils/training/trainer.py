@@ -124,14 +124,7 @@ class Trainer:
         settings: Settings,
         on_step: OnStep | None = None,
     ) -> None:
-        """Prepare a run.
-
-        Args:
-            model: the model to train.
-            tokenizer: its tokenizer.
-            objective: what to learn.
-            settings: the run's settings.
-            on_step: called after each step, see `fit`.
+        """Prepare a run; for the arguments see `fit`.
 
         Raises:
             CourseError: no parameter of the model requires a gradient, or the model is in float16 on a CPU.
