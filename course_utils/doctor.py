@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import assets, hardware, memory, models, session
+from course_utils.hardware import GB
 from course_utils.models import packaged
 
-GB = 1e9
 # Notebook hosts with less RAM than this kill the kernel in the larger lessons.
 COMFORTABLE_BYTES = 2 * GB
 

@@ -48,7 +48,6 @@ class Scores:
         valid: share of answers in the right format.
         exact: field → share of answers in which this field equals the reference's. In an invalid answer every field counts
             as wrong.
-        whole: share of answers in which every field is right.
         enumerations: share of answers in which all enumeration fields are right.
         f1: field of free text → mean token F1 against the reference.
         records: the parsed answers; None in place of an invalid one.
@@ -56,7 +55,6 @@ class Scores:
 
     valid: Score
     exact: dict[str, Score]
-    whole: Score
     enumerations: Score
     f1: dict[str, Score]
     records: list[dict[str, Any] | None]
@@ -109,7 +107,6 @@ def evaluate(
     return Scores(
         valid=proportion([record is not None for record in records]),
         exact={field: proportion(values) for field, values in exact.items()},
-        whole=proportion([all(values) for values in zip(*exact.values())]),
         enumerations=proportion(all_enumerations),
         f1={field: mean(values) for field, values in f1.items()},
         records=records,
