@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 import common  # noqa: F401 - prepares the process
-from course_utils import attention, hardware, memory, models, plans, training
+from course_utils import hardware, memory, models, plans, training
 from course_utils.data_prep import load_preferences, load_task
 from course_utils.errors import CourseError
 
@@ -130,7 +130,7 @@ def measure_speed(kind: str, name: str) -> dict[str, Any]:
     """Train a new adapter on the tier's model, ROUNDS times after one to warm up."""
     if reason := _missing(name):
         return {"missing": reason}
-    attention.register()
+    models.attention.register()
     rate = plans.plan("04" if kind == "dpo" else "02").learning_rate
     everything = speed.chats(EXAMPLES + HELD_OUT)
     rows, held_out = everything[:EXAMPLES], everything[EXAMPLES:]

@@ -22,7 +22,6 @@ from course_utils.training.objectives import (
     DPO,
     Loss,
     Objective,
-    check_reference,
     encode_pair,
     pair_metrics,
 )
@@ -162,12 +161,7 @@ def log_ratios(
         prompts: conversations.
         answers: token ids, as returned by `generation.complete`; a text would not show whether the answer was complete.
         reference: another model; None for the policy with its adapter switched off.
-
-    Raises:
-        CourseError: the reference is the policy itself.
     """
-    if reference is not None:
-        check_reference(policy, reference)
     prompt_ids = [chat_token_ids(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts]
     encoded = [Encoded(ids, [answer]) for ids, answer in zip(prompt_ids, answers, strict=True)]
     policy_sums = completions_log_probabilities(policy, tokenizer, encoded)

@@ -224,7 +224,7 @@ def contenders(kind: str) -> list[Contender]:
 
 def compare(kind: str, rounds: int, examples: int, long: int, seeds: int) -> dict:
     """Run all contenders in turns; returns medians, and lowest, median and highest ratios to ours."""
-    from course_utils.attention import register
+    from course_utils.models.attention import register
 
     register()
     everything = chats(long + 16)

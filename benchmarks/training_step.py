@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.memory.formula import MIN_8BIT_VALUES
-from course_utils.memory.plan import StepPlan
+from course_utils.memory.formula import MIN_8BIT_VALUES, StepPlan
 
 if TYPE_CHECKING:
     from course_utils.models import Model

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils import __version__, assets, facts, session
 from course_utils.errors import CourseError
-from course_utils.memory.plan import CHOICES, StepPlan
+from course_utils.memory.formula import CHOICES, StepPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -131,10 +131,11 @@ def _of_the_plan(argument: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _lab(options: argparse.Namespace) -> None:
     from course_utils import lessons, models
+    from course_utils.models import packaged
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")
-    models.prepare_packaged_model()
+    packaged.prepare(models.PACKAGED)
     folder = lessons.update_copies(_copies_folder(options), original=_original_in(options.language))
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
     command += [f"--LabApp.default_url=/lab/tree/{lessons.NAMES[0]}.ipynb"]
@@ -145,7 +146,7 @@ def _lab(options: argparse.Namespace) -> None:
     # So that JupyterLab's own terminal finds `course`, whose environment need not be active. It would start a login shell,
     # which sets PATH anew.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    os.environ.setdefault("PYTHONSTARTUP", str(assets.PACKAGE / "kernel_startup.py"))  # for the kernels
+    os.environ.setdefault("PYTHONSTARTUP", str(assets.PACKAGE / "lab_settings" / "kernel_startup.py"))  # for the kernels
     if os.name == "posix":
         shell = os.environ.get("SHELL") or "sh"
         command += [f"--ServerApp.terminado_settings={{'shell_command': [{shell!r}]}}"]
@@ -515,7 +516,7 @@ def _nbgrader(options: argparse.Namespace) -> Result:
 
 
 def _release(options: argparse.Namespace) -> Result:
-    from course_utils.release import release
+    from course_utils.grading.release import release
 
     try:
         packs = release(options.assignment, options.out, options.seed)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from course_utils import costs
 from course_utils.errors import CourseError
@@ -25,34 +25,40 @@ WHOLE_TEXT = 20_000  # tokens that still go into each prompt; lesson 01 shows wh
 SHARES = ("prompt_reaches", "larger_reaches")
 FREQUENCIES = ("rarely", "monthly", "weekly", "daily")
 TOO_OFTEN_TO_TRAIN = ("weekly", "daily")  # nobody collects data, trains and measures every week
-EVIDENCE = ("knowledge", "behaviour", "both", "stale", "tokens", "volume")
-QUESTIONS: dict[str, tuple[str, tuple[str, ...] | type]] = {
-    "gap": ("What is missing?", ("knowledge", "behaviour", "both", "form")),
-    "prompt_reaches": ("How much of the goal does your best prompt reach?", float),
-    "larger_reaches": ("How much does a larger model reach with the same prompt?", float),
-    "past_answers_tried": ("Does that prompt show similar past answers?", bool),
-    "text_tokens": ("How many tokens has the text that holds the facts? (0: none, or not counted)", int),
-    "facts_change": ("How often do the facts behind the answers change?", FREQUENCIES),
-    "behaviour_changes": ("How often do the form, the tone or the kind of messages change?", FREQUENCIES),
-    "examples": ("How many good, checked examples do you have?", int),
-    "requests_a_day": ("How many requests a day?", int),
-    "latency": ("How quickly must the answer come?", ("relaxed", "tight")),
-    "own_machines": ("Must the data stay on your own machines?", bool),
-}
 
 
-SHORT_LABELS = {
-    "gap": "missing",
-    "prompt_reaches": "the prompt reaches",
-    "larger_reaches": "a larger model reaches",
-    "past_answers_tried": "similar past answers shown",
-    "text_tokens": "tokens of text",
-    "facts_change": "facts change",
-    "behaviour_changes": "form, tone or kind of messages change",
-    "examples": "good examples",
-    "requests_a_day": "requests a day",
-    "latency": "latency",
-    "own_machines": "data stay here",
+class Question(NamedTuple):
+    """A question of `decide`.
+
+    Attributes:
+        text: the question.
+        label: what is asked about, in a few words.
+        allowed: the answers to choose from, or float for a share, int for a count, bool for yes or no.
+    """
+
+    text: str
+    label: str
+    allowed: tuple[str, ...] | type
+
+
+QUESTIONS = {
+    "gap": Question("What is missing?", "missing", ("knowledge", "behaviour", "both", "form")),
+    "prompt_reaches": Question("How much of the goal does your best prompt reach?", "the prompt reaches", float),
+    "larger_reaches": Question("How much does a larger model reach with the same prompt?", "a larger model reaches", float),
+    "past_answers_tried": Question("Does that prompt show similar past answers?", "similar past answers shown", bool),
+    "text_tokens": Question(
+        "How many tokens has the text that holds the facts? (0: none, or not counted)", "tokens of text", int
+    ),
+    "facts_change": Question("How often do the facts behind the answers change?", "facts change", FREQUENCIES),
+    "behaviour_changes": Question(
+        "How often do the form, the tone or the kind of messages change?",
+        "form, tone or kind of messages change",
+        FREQUENCIES,
+    ),
+    "examples": Question("How many good, checked examples do you have?", "good examples", int),
+    "requests_a_day": Question("How many requests a day?", "requests a day", int),
+    "latency": Question("How quickly must the answer come?", "latency", ("relaxed", "tight")),
+    "own_machines": Question("Must the data stay on your own machines?", "data stay here", bool),
 }
 
 
@@ -68,7 +74,6 @@ class Decision:
         next_step: what to do first.
         would_change: (question, other answer, approach that it would lead to): the nearest such answer for each question
             whose answers have an order, and all such answers for the others.
-        evidence: sentences with figures from the caller's own measurements that bear on this recommendation.
     """
 
     approach: str
@@ -77,13 +82,12 @@ class Decision:
     reasons: tuple[str, ...]
     next_step: str
     would_change: tuple[tuple[str, object, str], ...]
-    evidence: tuple[str, ...]
 
     @property
     def case(self) -> str:
         """The answers in one line of text, without those that nobody has changed."""
         given = {name: value for name, value in self.answers.items() if name == "gap" or value != DEFAULTS[name]}
-        return "; ".join(f"{SHORT_LABELS[name]}: {_answer_text(name, value)}" for name, value in given.items())
+        return "; ".join(f"{QUESTIONS[name].label}: {_answer_text(name, value)}" for name, value in given.items())
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -99,11 +103,10 @@ class Decision:
 
     @property
     def details(self) -> str:
-        """Reasons, next step, measurements and what would change it, as HTML."""
+        """Reasons, next step and what would change it, as HTML."""
         lists = {
             "Because": self.reasons,
             "Next": (self.next_step,),
-            "Measured in this notebook": self.evidence,
             "What would change it": self.changes,
         }
         return "".join(
@@ -116,7 +119,6 @@ class Decision:
         lines = [self.headline, f"  for {self.case}"]
         lines += [f"  because {reason}" for reason in self.reasons]
         lines += [f"  next: {self.next_step}"]
-        lines += [f"  measured: {sentence}" for sentence in self.evidence]
         lines += [f"  it would change {change}" for change in self.changes]
         return "\n".join(lines)
 
@@ -136,7 +138,6 @@ def decide(
     larger_reaches: float | None = None,
     past_answers_tried: bool = False,
     text_tokens: int = 0,
-    evidence: Mapping[str, str] | None = None,
     assumptions: costs.Assumptions | None = None,
 ) -> Decision:
     """Recommend what to try, with the reasons.
@@ -154,33 +155,14 @@ def decide(
         larger_reaches: share of the goal that a larger model reaches with the same prompt; None if nobody has measured it.
         past_answers_tried: whether the prompt that was measured shows the most similar past answers.
         text_tokens: tokens of the text that holds the facts; 0 if there is none, or nobody has counted.
-        evidence: sentences with your own figures, by "knowledge", "behaviour", "both", "stale", "tokens" or "volume"; those
-            that bear on the recommendation are returned with it.
         assumptions: determine the volume at which a long prompt becomes expensive; the course's own if None.
 
     Raises:
-        CourseError: an answer or a kind of evidence is invalid; the message lists the valid ones.
+        CourseError: an answer is invalid; the message lists the valid ones.
     """
-    answers: dict[str, Any] = {
-        "gap": gap,
-        "prompt_reaches": prompt_reaches,
-        "facts_change": facts_change,
-        "behaviour_changes": behaviour_changes,
-        "examples": examples,
-        "requests_a_day": requests_a_day,
-        "latency": latency,
-        "own_machines": own_machines,
-        "larger_reaches": larger_reaches,
-        "past_answers_tried": past_answers_tried,
-        "text_tokens": text_tokens,
-    }
+    answers = {name: value for name, value in locals().items() if name in QUESTIONS}
     _check(answers)
-    evidence = dict(evidence or {})
-    for key, sentence in evidence.items():
-        if key not in EVIDENCE or not isinstance(sentence, str):
-            raise CourseError(f"evidence[{key!r}]: the keys are {', '.join(EVIDENCE)}, each with a sentence")
-    volume_limit = volume_threshold(assumptions, own_machines)
-    approach, reasons, evidence_keys = _recommend(**answers, volume_limit=volume_limit)
+    approach, reasons = _recommend(**answers, volume_limit=volume_threshold(assumptions, own_machines))
     if own_machines:
         reasons.append("the data must stay on your own machines: an open-weights model there, tuned there if it is tuned")
     return Decision(
@@ -190,7 +172,6 @@ def decide(
         reasons=tuple(reasons),
         next_step=_next_step(approach, answers),
         would_change=tuple(_changes(approach, answers, assumptions)),
-        evidence=tuple(evidence[key] for key in evidence_keys if key in evidence),
     )
 
 
@@ -203,16 +184,14 @@ def volume_threshold(assumptions: costs.Assumptions | None = None, own_machines:
     With a provider that charges per token, this is the volume at which a hosted fine-tune pays off. On your own machines, it
     is the volume that one GPU can handle with the long prompt, if that is known.
     """
-    chosen_assumptions = assumptions or costs.Assumptions()
+    assumptions = assumptions or costs.Assumptions()
     if own_machines:
         try:
-            threshold = chosen_assumptions.capacity(
-                chosen_assumptions.message + chosen_assumptions.passages + chosen_assumptions.instructions
-            )
+            threshold = assumptions.capacity(assumptions.message + assumptions.passages + assumptions.instructions)
         except CourseError:  # the throughput of a GPU is unknown: volume is then not a reason
             threshold = None
     else:
-        threshold = chosen_assumptions.break_even("hosted")
+        threshold = assumptions.break_even("hosted")
     return None if threshold is None else max(1, math.ceil(threshold))
 
 
@@ -232,7 +211,7 @@ def _condition(name: str, value: Any, current: Any) -> str:
         who = "the prompt" if name == "prompt_reaches" else "a larger model"
         return f"if {who} reached " + (f"{limit} or more" if value >= GOOD_ENOUGH else f"less than {limit}")
     if name in ("examples", "requests_a_day", "text_tokens"):
-        counted = SHORT_LABELS[name]
+        counted = QUESTIONS[name].label
         if not current and name == "text_tokens":
             return f"with at most {value:,} {counted}"
         return f"with {value:,} {counted} or {'more' if value > current else 'fewer'}"
@@ -244,11 +223,11 @@ def _condition(name: str, value: Any, current: Any) -> str:
         return "if similar past answers in the prompt weren't enough" if value else "without past answers in the prompt"
     if name == "latency":
         return f"with latency {value}"
-    return f"if {SHORT_LABELS[name].replace(' change', ' changed')} {value}"
+    return f"if {QUESTIONS[name].label.replace(' change', ' changed')} {value}"
 
 
 def _check(answers: dict[str, Any]) -> None:
-    for name, (_, allowed) in QUESTIONS.items():
+    for name, (_, _, allowed) in QUESTIONS.items():
         value = answers[name]
         if isinstance(allowed, tuple):
             if value not in allowed:
@@ -287,33 +266,28 @@ def _recommend(
     past_answers_tried: bool,
     text_tokens: int,
     volume_limit: int | None,
-) -> tuple[str, list[str], list[str]]:
-    """Approach, reasons, and the keys of the evidence that bears on it."""
+) -> tuple[str, list[str]]:
+    """Approach and reasons."""
     if prompt_reaches is None:
-        return "prompt", ["nobody has measured what a good prompt reaches, and a prompt costs an afternoon"], ["tokens"]
+        return "prompt", ["nobody has measured what a good prompt reaches, and a prompt costs an afternoon"]
     over_volume_limit, latency_is_tight = volume_limit is not None and requests_a_day >= volume_limit, latency == "tight"
-    reasons, evidence_keys, enough = [], [], prompt_reaches >= GOOD_ENOUGH
+    reasons, enough = [], prompt_reaches >= GOOD_ENOUGH
     if enough:
         reached = f"the prompt reaches {_percent(prompt_reaches)} of the messages"
         if not over_volume_limit and not latency_is_tight:
-            return "prompt", [f"{reached}; the rest rarely pays for a second system"], ["tokens"]
+            return "prompt", [f"{reached}; the rest rarely pays for a second system"]
         volume = f"{requests_a_day:,} requests a day" + ", more than one GPU takes with a long prompt," * own_machines
         causes = " and ".join([volume] * over_volume_limit + ["tight latency"] * latency_is_tight)
         reasons.append(f"{reached}, but with {causes} the length of the prompt counts in each call")
-        evidence_keys += ["tokens", "volume"] if over_volume_limit and not own_machines else ["tokens"]
     else:
         reasons.append(f"the prompt gets only {_percent(prompt_reaches)} right")
         if larger_reaches is not None and larger_reaches >= GOOD_ENOUGH and not (over_volume_limit or latency_is_tight):
             reasons.append(
                 f"a larger model reaches {_percent(larger_reaches)} with it, and at this volume its price is no reason"
             )
-            return "larger model", reasons, ["volume"]
+            return "larger model", reasons
         if gap == "form":
-            return (
-                "schema",
-                [*reasons, "only the form is wrong, and a schema enforces it without any training"],
-                ["behaviour"],
-            )
+            return "schema", [*reasons, "only the form is wrong, and a schema enforces it without any training"]
     too_few_examples, target_moves = examples < ENOUGH_EXAMPLES, behaviour_changes in TOO_OFTEN_TO_TRAIN
     can_train = not (too_few_examples or target_moves)
     has_knowledge, trains_both = gap in ("behaviour", "form"), gap == "both" and can_train and past_answers_tried
@@ -329,12 +303,10 @@ def _recommend(
         )
         if enough:
             reasons.append("retrieval puts only what a question needs into its prompt, instead of everything into each")
-        evidence_keys.append("knowledge")
         if facts_change != "rarely":
             reasons.append(f"the facts change {facts_change}, and facts trained in would go stale")
-            evidence_keys.append("stale")
     if gap == "knowledge":
-        return looked_up, reasons, evidence_keys
+        return looked_up, reasons
     if too_few_examples:
         number = f"{examples:,} good examples are too few" if examples else "there are no good examples"
         shown_first = "show the best of them in the prompt, and collect more"
@@ -346,18 +318,15 @@ def _recommend(
         reasons.append(
             "what it lacks is behaviour: the most similar past answers in the prompt may be enough, and take an hour"
         )
-        return "past answers" if has_knowledge else looked_up, reasons, [*evidence_keys, "behaviour"]
+        return "past answers" if has_knowledge else looked_up, reasons
     if can_train:
         reasons.append("what it lacks is behaviour, which training changes; the prompt then needs no instructions")
-        evidence_keys.append("behaviour")
         if latency_is_tight and not enough:
             reasons.append("latency is tight, and a prompt without instructions is read sooner")
         if behaviour_changes == "monthly":
             reasons.append("the target moves about monthly: plan a new training and a new measurement each time")
-    if gap == "both" and can_train:
-        evidence_keys.append("both")
     without_training, trained = ("prompt", "fine-tune") if has_knowledge else (looked_up, "rag + fine-tune")
-    return trained if can_train else without_training, reasons, evidence_keys
+    return trained if can_train else without_training, reasons
 
 
 def _next_step(approach: str, answers: dict[str, Any]) -> str:
@@ -402,7 +371,7 @@ def _changes(
         "larger_reaches": [BELOW_GOOD_ENOUGH if larger is not None and larger >= GOOD_ENOUGH else GOOD_ENOUGH],
         "text_tokens": [WHOLE_TEXT + 1 if 0 < answers["text_tokens"] <= WHOLE_TEXT else WHOLE_TEXT],
     }
-    for name, (_, allowed) in QUESTIONS.items():
+    for name, (_, _, allowed) in QUESTIONS.items():
         others = numbers.get(name, allowed if isinstance(allowed, tuple) else ())
         if allowed is FREQUENCIES:
             others = sorted(FREQUENCIES, key=lambda often: abs(FREQUENCIES.index(often) - FREQUENCIES.index(answers[name])))

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_utils import assets, hardware, install, memory, models, packaged
+from course_utils import assets, hardware, memory, models, session
+from course_utils.hardware import GB
+from course_utils.models import packaged
 
-GB = 1e9
 # Notebook hosts with less RAM than this kill the kernel in the larger lessons.
 COMFORTABLE_BYTES = 2 * GB
 
@@ -68,9 +69,9 @@ def examine() -> Diagnosis:
     """Examine machine, packages, disk and model, without changing anything."""
     device = hardware.detect()
     diagnosis = Diagnosis(device, f"{platform.python_version()} ({sys.executable})")
-    for requirement in install.requirements():
+    for requirement in session.requirements():
         name, specifier = requirement.name, requirement.specifier
-        installed = diagnosis.versions[name] = install.installed_version(name)
+        installed = diagnosis.versions[name] = session.installed_version(name)
         if installed is None or not specifier.contains(installed, prereleases=True):
             diagnosis.advice.append(
                 f"{name} is {installed or 'missing'}, the course needs {specifier}: pip install '{name}{specifier}'"

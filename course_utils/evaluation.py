@@ -10,13 +10,15 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from course_utils.errors import CourseError
 
 CONFIDENCE = 0.95
+RESAMPLES = 2000  # of a bootstrap
+Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,6 @@ class Scores:
         valid: share of answers in the right format.
         exact: field → share of answers in which this field equals the reference's. In an invalid answer every field counts
             as wrong.
-        whole: share of answers in which every field is right.
         enumerations: share of answers in which all enumeration fields are right.
         f1: field of free text → mean token F1 against the reference.
         records: the parsed answers; None in place of an invalid one.
@@ -54,14 +55,9 @@ class Scores:
 
     valid: Score
     exact: dict[str, Score]
-    whole: Score
     enumerations: Score
     f1: dict[str, Score]
     records: list[dict[str, Any] | None]
-
-    def shares(self) -> dict[str, Score]:
-        """Return the shares of answers that are valid, right in each field, and right in all fields."""
-        return {"valid record": self.valid, **self.exact, "all fields": self.whole}
 
     def rows(self) -> list[tuple[str, Score]]:
         """Return the name and the score of everything that was measured."""
@@ -81,7 +77,6 @@ def evaluate(
     outputs: Sequence[str],
     references: Sequence[Mapping[str, Any]],
     schema: Mapping[str, Any],
-    parse: Callable[[str], dict[str, Any]] = json.loads,
 ) -> Scores:
     """Score answers against reference records.
 
@@ -89,7 +84,6 @@ def evaluate(
         outputs: the model's answers, as text.
         references: the correct record for each answer.
         schema: JSON Schema of a record; properties with "enum" are the enumeration fields, other strings are free text.
-        parse: turns an answer into a record, and raises ValueError if it cannot; reads JSON by default.
 
     Raises:
         CourseError: the lists are empty, or they differ in length.
@@ -98,7 +92,7 @@ def evaluate(
         raise CourseError(f"{len(outputs)} answers for {len(references)} references: give one reference for each answer")
     if not outputs:
         raise CourseError("there is nothing to score: the list of answers is empty")
-    records = [parse_record(output, schema, parse) for output in outputs]
+    records = [parse_record(output, schema) for output in outputs]
     fields = list(schema["properties"])
     enumerations = [field for field in fields if "enum" in schema["properties"][field]]
     texts = [field for field in fields if field not in enumerations and "pattern" not in schema["properties"][field]]
@@ -113,27 +107,18 @@ def evaluate(
     return Scores(
         valid=proportion([record is not None for record in records]),
         exact={field: proportion(values) for field, values in exact.items()},
-        whole=proportion([all(values) for values in zip(*exact.values())]),
         enumerations=proportion(all_enumerations),
         f1={field: mean(values) for field, values in f1.items()},
         records=records,
     )
 
 
-def parse_record(
-    output: str, schema: Mapping[str, Any], parse: Callable[[str], dict[str, Any]] = json.loads
-) -> dict[str, Any] | None:
-    """Return the record in an answer, or None unless the answer is exactly one record that satisfies the schema.
-
-    Args:
-        output: the answer.
-        schema: JSON Schema of a record.
-        parse: turns an answer into a record, and raises ValueError if it cannot; reads JSON by default.
-    """
+def parse_record(output: str, schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the record in an answer, or None unless the whole answer is JSON that satisfies the JSON Schema."""
     import jsonschema
 
     try:
-        record = parse(output.strip())
+        record: dict[str, Any] = json.loads(output.strip())
         jsonschema.validate(record, schema)
     except (ValueError, RecursionError, jsonschema.ValidationError):
         return None
@@ -162,9 +147,8 @@ def proportion(values: Sequence[float]) -> Score:
 
 
 def _wilson(p: float, n: int) -> Score:
-    z = 1.959963984540054  # two-sided 95 % of the normal distribution
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
     # min and max: at 0 of n and n of n, rounding would put the share itself outside the interval by 1e-17.
     return Score(p, min(max(0.0, centre - half), p), max(min(1.0, centre + half), p), n)
 
@@ -199,22 +183,15 @@ def paired_difference(values: Sequence[bool], reference: Sequence[bool]) -> Scor
             low, high = (middle, high) if statistic(middle) > z else (low, middle)
         return high
 
-    z = 1.959963984540054  # two-sided 95 % of the normal distribution
-    return Score((gained - lost) / n, bound(z), bound(-z), n)
+    return Score((gained - lost) / n, bound(Z), bound(-Z), n)
 
 
-def mean(values: Sequence[float], samples: int = 2000, seed: int = 0) -> Score:
-    """Return the mean of some values, with its percentile bootstrap interval.
-
-    Args:
-        values: one value per example.
-        samples: number of times that the values are resampled.
-        seed: seed of the resampling.
-    """
+def mean(values: Sequence[float]) -> Score:
+    """Return the mean of some values, one per example, with its percentile bootstrap interval."""
     import numpy as np
 
     data = np.asarray(values, dtype=float)
-    resampled = np.random.default_rng(seed).integers(0, len(data), (samples, len(data)))
+    resampled = np.random.default_rng(0).integers(0, len(data), (RESAMPLES, len(data)))
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(data[resampled].mean(axis=1), [tail, 100 - tail])
     return Score(float(data.mean()), float(low), float(high), len(data))

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from course_utils import facts, hardware
 from course_utils.errors import CourseError
-
-if TYPE_CHECKING:
-    from course_utils.show.tables import Table
 
 # Set to 1 to find out whether all code of a lesson runs, without regard to what the models learn, as our tests do on the
 # oldest versions and on simulated cards.
@@ -50,19 +46,6 @@ class LessonPlan:
         answer_tokens = 12 if self.fields else 40
         largest = {"examples": 32, "more_examples": 32, "asked": 8, "looked_at": 4, "answer_tokens": answer_tokens}
         return replace(self, **{name: min(getattr(self, name), number) for name, number in largest.items()})
-
-    def table(self) -> Table:
-        """Return the plan as a lesson shows it."""
-        from course_utils.show.tables import Table
-
-        rows = {
-            "examples, first run": self.examples,
-            "examples, second run": self.more_examples,
-            "examples per step": self.batch_size,
-            "learning rate": f"{self.learning_rate:g}",
-            "longest answer, tokens": self.answer_tokens,
-        }
-        return Table({name: {"on this machine": str(value)} for name, value in rows.items()}, "", "setting", "")
 
 
 def _plans_by_lesson() -> dict[str, dict[str, LessonPlan]]:

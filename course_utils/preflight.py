@@ -351,15 +351,15 @@ def _evaluation_in_training(
 ) -> Iterator[Finding]:
     """Rows of the evaluation whose question is one of the training set's, but for case, spaces and punctuation."""
     tally = Tally(_name(evaluation))
-    asked: dict[str, dict[str, int]] = {}  # question → prompt, with what surrounds the question → line
+    prompts_of: dict[str, dict[str, int]] = {}  # question → prompt, with what surrounds the question → line
     for conversation in conversations:
-        asked.setdefault(comparable(conversation.question), {}).setdefault(conversation.surroundings, conversation.line)
+        prompts_of.setdefault(comparable(conversation.question), {}).setdefault(conversation.surroundings, conversation.line)
     evaluated = _conversations(evaluation, task, tally)
     if not evaluated:
         raise CourseError(f"{tally.name}: no row could be read: {next(iter(tally.hits.values()))[1]}")
     tally.hits.clear()  # `course preflight EVAL` tells what is wrong with the rows themselves
     for conversation in evaluated:
-        prompts = asked.get(comparable(conversation.question), {})
+        prompts = prompts_of.get(comparable(conversation.question), {})
         if len(prompts) > 2:  # "Summarize this." may be asked of many texts
             prompts = {k: v for k, v in prompts.items() if k == conversation.surroundings}
         if prompts and conversation.question.strip():
@@ -534,9 +534,9 @@ def _check_lengths(
     sample = rendered[:: -(-len(rendered) // SAMPLE)]
     whole = _token_ids(tokenizer, sample, [r.text for r in sample])
     densest = min(len(r.text) / max(1, len(ids)) for r, ids in zip(sample, whole)) / 2
-    looked_at, size = dict(zip(map(id, sample), whole)), config.get_text_config().vocab_size
+    sample_ids, size = dict(zip(map(id, sample), whole)), config.get_text_config().vocab_size
     longest = max(rendered, key=lambda r: len(r.text))
-    chosen = [r for r in rendered if r is longest or id(r) in looked_at or len(r.text) > densest * result.max_length]
+    chosen = [r for r in rendered if r is longest or id(r) in sample_ids or len(r.text) > densest * result.max_length]
     # In two parts, since tokenizing takes most of the time; whether the two merge into other tokens, the sample tells.
     prompts = _token_ids(tokenizer, chosen, [r.text[: r.begin] for r in chosen])
     answers = _token_ids(tokenizer, chosen, [r.text[r.begin :].rstrip() for r in chosen], part=True)
@@ -546,7 +546,7 @@ def _check_lengths(
         if (highest := max([*prompt, *answer], default=0)) >= size:
             token = f"{highest} ({tokenizer.convert_ids_to_tokens(highest)})"
             tally.add("vocabulary-grown", line, f"token {token} is beyond the model's {size:,} embeddings")
-        if messages and r.text.startswith(r.prompt) and prompt != looked_at.get(id(r), prompt)[: len(prompt)]:
+        if messages and r.text.startswith(r.prompt) and prompt != sample_ids.get(id(r), prompt)[: len(prompt)]:
             detail = f"the prompt's last token merges with the answer's first ({len(sample):,} rows were looked at)"
             tally.add("prefix-broken", line, detail, "warning")
         if length <= result.max_length:

@@ -143,7 +143,7 @@ def roundtrip(
     if wrong := [*(set(types) - set(TYPES)), *(file for file in files if not file.exists())]:
         raise CourseError(f"{wrong[0]} is no file, no folder and no number format (those are {', '.join(TYPES)})")
     _, source, tokenizer = read_adapter(adapter, base)
-    asked, solutions = _read_messages(test, rows)
+    conversations, solutions = _read_messages(test, rows)
     result = RoundTrip(str(adapter), [], [])
 
     def add(stage: Stage) -> Stage:
@@ -160,12 +160,12 @@ def roundtrip(
         folder = Path(out or scratch)
         merged, own = folder / "merged", list(files)
         report("peft: the adapter over its base")
-        add(_ask_model("peft", source, tokenizer, asked, max_tokens, adapter))
+        add(_ask_model("peft", source, tokenizer, conversations, max_tokens, adapter))
         if not merged.exists():
             export(adapter, "merged", merged, base)
         for place in [merged, *(file for file in own if file.is_dir())]:
             report(f"{place.name}: one model, in transformers")
-            add(_ask_model(place.name, str(place), None, asked, max_tokens))
+            add(_ask_model(place.name, str(place), None, conversations, max_tokens))
         recipes = {file.name: file for file in own if file.name.startswith("Modelfile")}
         try:
             for name in types[:1]:
@@ -178,12 +178,12 @@ def roundtrip(
             report(f"{name}: in llama.cpp{', with the prompts that Ollama would make' if name in recipes else ''}")
             if not file.exists():
                 convert(merged, file, name)
-            stage = add(_ask_llama_cpp(name, file, asked, max_tokens))
+            stage = add(_ask_llama_cpp(name, file, conversations, max_tokens))
             if not stage.skipped and name not in recipes:
                 result.differences.extend(_check_weights(file, merged, stage))
     for server in servers:
         report(server)
-        add(_ask_server(server, asked, max_tokens))
+        add(_ask_server(server, conversations, max_tokens))
     if not any(server.startswith("vllm=") for server in servers):
         add(Stage("vllm", "start it as `course export --to vllm` says, and name it: --server vllm=URL#NAME"))
     explained = {difference.where for difference in result.differences if difference.level == "error"}
@@ -217,7 +217,9 @@ def _is_right(answer: str, solution: str) -> bool:
 # -- the stages -------------------------------------------------------------------------------------------------------------
 
 
-def _ask_model(name: str, source: str, tokenizer: Any, asked: list[Any], max_tokens: int, adapter: Any = None) -> Stage:
+def _ask_model(
+    name: str, source: str, tokenizer: Any, conversations: list[Any], max_tokens: int, adapter: Any = None
+) -> Stage:
     """Ask a folder in transformers: it ends answers where its generation_config.json says; an adapter, as in training."""
     from peft import PeftModel
 
@@ -228,7 +230,7 @@ def _ask_model(name: str, source: str, tokenizer: Any, asked: list[Any], max_tok
         model = PeftModel.from_pretrained(model, str(adapter)).eval()
     elif (ends := model.generation_config.eos_token_id) is not None:
         stops = {ends} if isinstance(ends, int) else set(ends)
-    *prompts, probe = (chat_token_ids(tokenizer, messages, True) for messages in [*asked, PROBE])
+    *prompts, probe = (chat_token_ids(tokenizer, messages, True) for messages in [*conversations, PROBE])
     began = time.perf_counter()
     ids = complete(model, tokenizer, prompts, max_tokens, stops=stops)
     stage = Stage(name, prompts=prompts, probe=probe, lengths=list(map(len, prompts)), seconds=time.perf_counter() - began)
@@ -246,7 +248,7 @@ def _post(url: str, **body: Any) -> dict[str, Any]:
         return content
 
 
-def _ask_llama_cpp(name: str, file: Path, asked: list[Any], max_tokens: int) -> Stage:
+def _ask_llama_cpp(name: str, file: Path, conversations: list[Any], max_tokens: int) -> Stage:
     """Ask a GGUF file: with its own template, or, for a Modelfile, with the texts that its template makes."""
     stage, render, stops = Stage(name), None, list[str]()
     try:
@@ -271,7 +273,7 @@ def _ask_llama_cpp(name: str, file: Path, asked: list[Any], max_tokens: int) -> 
         return text, ids
 
     began = time.perf_counter()
-    for messages in asked:
+    for messages in conversations:
         text, ids = read(messages)
         stage.prompts.append(ids)
         if not render:
@@ -292,13 +294,13 @@ def _add_choice(stage: Stage, completion: dict[str, Any]) -> None:
     stage.lengths.append(completion["usage"]["prompt_tokens"])
 
 
-def _ask_server(server: str, asked: list[Any], max_tokens: int) -> Stage:
+def _ask_server(server: str, conversations: list[Any], max_tokens: int) -> Stage:
     """Ask a server that runs; vLLM shows the tokens of its prompts, most others only their number."""
     name, _, address = server.partition("=")
     url, _, model = address.partition("#")
     stage, began = Stage(name), time.perf_counter()
     try:
-        for messages in [*asked, PROBE]:
+        for messages in [*conversations, PROBE]:
             body = {"model": model or "default", "messages": messages}
             if messages is not PROBE:
                 _add_choice(stage, _post(f"{url}/chat/completions", **body, temperature=0, max_tokens=max_tokens))

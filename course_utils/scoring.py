@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 from course_utils.batching import Batch, Encoded
 from course_utils.errors import CourseError
@@ -116,24 +116,14 @@ def log_probabilities(
     return table.gather(1, labels[:, None])[:, 0], highest
 
 
-@overload
-def token_log_probabilities(model: torch.nn.Module, batch: Batch, with_max: Literal[False] = False) -> torch.Tensor: ...
-@overload
-def token_log_probabilities(
-    model: torch.nn.Module, batch: Batch, with_max: Literal[True]
-) -> tuple[torch.Tensor, torch.Tensor]: ...
-def token_log_probabilities(
-    model: torch.nn.Module, batch: Batch, with_max: bool = False
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+def token_log_probabilities(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Compute the log-probability of every scored token in a batch from `collate`.
 
     Returns:
-        Shape (scored tokens,) in float32, in nats, with gradient. With `with_max` a pair: also the log-probabilities of the
-        model's likeliest tokens at these positions, without gradient.
+        Shape (scored tokens,) in float32, in nats, with gradient.
     """
     output = run_model(model, batch)[batch["row"], batch["column"]]
-    values, highest = log_probabilities(model, output, batch["label"], with_max)
-    return (values, highest) if with_max else values
+    return log_probabilities(model, output, batch["label"])[0]
 
 
 def sum_by_completion(values: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""Prepares a process for the course: what has to be set before torch is loaded, and what a notebook's kernel says of errors.
+"""Prepares a process for the course: installs what a notebook host lacks, and sets what must be set before torch is loaded.
+
+Installing: the versions of all installed packages are pip's constraints: pip may add packages but replace none. Plain pip
+would take the newest TRL, which pulls newer versions of packages that the kernel has already loaded.
 
 Importing the package changes nothing of the process. What the course needs is set by `prepare_process`, which is called by a
 lesson's first cell (`start_lesson`), the command `course`, the service's server and workers, pytest and the benchmarks.
@@ -30,25 +33,25 @@ does not use that kernel, and PEFT imports bitsandbytes where it is installed.
 
 from __future__ import annotations
 
-import ast
+import importlib
 import importlib.metadata
-import json
 import logging
 import os
 import re
+import subprocess
 import sys
+import tempfile
 import time
-import traceback
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from course_utils import hardware, install
+from course_utils import assets, hardware
+from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+    from packaging.requirements import Requirement
 
 # Chosen with benchmarks/waiting.py on two cores (record of 2026-11-26). On an idle machine, training with 1,000 rounds takes
 # 1.1 to 1.2 times as long as with the best policy, and without spinning 1.4 to 1.8 times. Next to one busy process, 1,000
@@ -64,55 +67,29 @@ CARD_VARIABLES = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")  # `accele
 TORCHAO_FOR_PEFT = (0, 16)
 NOISY_LOGGER = "bitsandbytes.backends.cpu.ops"
 LONG_CELL_SECONDS = 1.0  # memory is given back after cells that took longer: collecting garbage takes a tenth of a second
-RUN_ABOVE = "Run the cells above first: Run > Run All Above Selected Cell."
 
 
-@dataclass
-class Preparation:
-    """What `prepare_process` has changed; `str()` says it in one line.
-
-    Attributes:
-        variables: environment variables that were set, with their values.
-        hidden: package and version that this process no longer finds, "" if none.
-        silenced: logger whose warnings are no longer shown, "" if none.
-        too_late: whether torch was loaded before, so that its threads keep their waiting policy.
-    """
-
-    variables: dict[str, str] = field(default_factory=dict)
-    hidden: str = ""
-    silenced: str = ""
-    too_late: bool = False
-
-    def __str__(self) -> str:
-        changes = [f"set {name}={value}" for name, value in self.variables.items()]
-        changes += [f"hid {self.hidden}"] if self.hidden else []
-        changes += [f"silenced {self.silenced}"] if self.silenced else []
-        line = ", ".join(changes) or "nothing to prepare"
-        late = "; torch was loaded before, so its threads wait as they did: restart the kernel to change that"
-        return line + (late if self.too_late else "")
-
-
-def prepare_process() -> Preparation:
-    """Set what the module's docstring explains, for this process and those started from it, and return what was changed.
+def prepare_process() -> dict[str, str]:
+    """Set what the module's docstring explains, for this process and those started from it.
 
     Nothing is changed twice, and nothing that the user has set. Call it before torch is imported: threads of a torch that is
     loaded already keep their waiting policy.
+
+    Returns:
+        The environment variables that were set, with their values.
     """
-    preparation, torch_is_loaded = Preparation(), "torch" in sys.modules
-    for names, value in (WAITING | CACHES).items():
-        if not any(name in os.environ for name in names):
-            preparation.variables[names[-1]] = value
-    preparation.too_late = torch_is_loaded and bool(preparation.variables)
+    variables = {
+        names[-1]: value for names, value in (WAITING | CACHES).items() if not any(name in os.environ for name in names)
+    }
     # Once torch is loaded it may have counted the cards.
-    if "ipykernel" in sys.modules and not torch_is_loaded and not any(name in os.environ for name in CARD_VARIABLES):
-        preparation.variables["CUDA_VISIBLE_DEVICES"] = "0"
-    os.environ.update(preparation.variables)
-    preparation.hidden = _hide_refused_torchao()
+    if "ipykernel" in sys.modules and "torch" not in sys.modules and not any(name in os.environ for name in CARD_VARIABLES):
+        variables["CUDA_VISIBLE_DEVICES"] = "0"
+    os.environ.update(variables)
+    _hide_refused_torchao()
     logger = logging.getLogger(NOISY_LOGGER)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.ERROR)
-        preparation.silenced = NOISY_LOGGER
-    return preparation
+    return variables
 
 
 def start_lesson(extras: str = "") -> None:
@@ -133,10 +110,10 @@ def start_lesson(extras: str = "") -> None:
         if shell := get_ipython():
             _release_after_long_cells(shell)
         clear_output()  # what `%pip` printed in the line above: in Jupyter, always a note that a restart may be needed
-    install.install_missing(extras)
-    preparation = prepare_process()
-    if preparation.too_late:
-        print(preparation)
+    install_missing(extras)
+    torch_is_loaded = "torch" in sys.modules
+    if prepare_process() and torch_is_loaded:
+        print("torch was loaded before, so its threads wait as they did: restart the kernel to change that")
     silence_libraries()
 
 
@@ -184,89 +161,90 @@ def silence_libraries() -> None:
     logging.getLogger("transformers.training_args").setLevel(logging.WARNING)
 
 
-def _hide_refused_torchao() -> str:
-    """Hide a torchao that PEFT refuses, unless it is imported already; return name and version, "" if none was hidden."""
-    if "torchao" in sys.modules:
-        return ""
-    try:
-        version = importlib.metadata.version("torchao")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-    numbers = [int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit()]
-    if tuple(numbers) >= TORCHAO_FOR_PEFT:
-        return ""
-    sys.modules["torchao"] = None  # type: ignore[assignment]  # `find_spec` finds none, and an import says so
-    return f"torchao {version}"
+def _hide_refused_torchao() -> None:
+    """Hide a torchao that PEFT refuses, unless it is imported already."""
+    version = None if "torchao" in sys.modules else installed_version("torchao")
+    numbers = [int(part) for part in (version or "").split("+")[0].split(".")[:2] if part.isdigit()]
+    if version and tuple(numbers) < TORCHAO_FOR_PEFT:
+        sys.modules["torchao"] = None  # type: ignore[assignment]  # `find_spec` finds none, and an import says so
 
 
-# -- what a kernel says of a name that no cell has made yet, as after a restart, and after an interrupt --------------------
+# -- installing -------------------------------------------------------------------------------------------------------------
 
 
-def names_made(source: str) -> set[str]:
-    """Return the names that a cell assigns, defines or imports at its top level; IPython's own lines are left out."""
-    python = re.sub(r"(?m)^\s*[%!].*$", "", source)
-    try:
-        statements = ast.parse(python).body
-    except SyntaxError:
-        return set()
-    made = set()
-    for statement in statements:
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            made.add(statement.name)
-        elif isinstance(statement, ast.Import | ast.ImportFrom):
-            made.update((alias.asname or alias.name).partition(".")[0] for alias in statement.names)
-        else:
-            stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
-            made.update(node.id for node in stored if isinstance(node.ctx, ast.Store))
-    return made
+def requirements(extras: str = "") -> list[Requirement]:
+    """Return what the course requires on this machine, with the given extras (separated by commas).
 
-
-def where_made(name: str, notebook: Mapping[str, Any]) -> str:
-    """Return the heading above the first cell that makes a name; "" if no cell does, or if it stands above any heading."""
-    heading = ""
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            found = re.findall(r"^#{1,3} (.+)$", source, re.MULTILINE)
-            heading = found[-1] if found else heading
-        elif cell["cell_type"] == "code" and name in names_made(source):
-            return heading
-    return ""
-
-
-def explain_name_error(
-    shell: InteractiveShell, kind: type, error: NameError, trace: Any, tb_offset: int | None = None
-) -> None:
-    """Show a NameError as IPython does, then say where the notebook makes the name."""
-    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
-    place = Path(os.environ.get("JPY_SESSION_NAME", ""))  # the notebook, by Jupyter's server
-    try:
-        heading = where_made(error.name or "", json.loads(place.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError):
-        return
-    if heading:
-        print(f"`{error.name}` is made by a cell below the heading “{heading}”. {RUN_ABOVE}")
-
-
-def report_interrupt(
-    shell: InteractiveShell, kind: type, error: KeyboardInterrupt, trace: Any, tb_offset: int | None = None
-) -> list[str]:
-    """Show where the cell stood when it was interrupted, and that it can be run again; return what was shown.
-
-    A hundred lines of the libraries' own calls would stand above it otherwise.
+    Raises:
+        CourseError: the course is importable but not installed, or has no such extra.
     """
-    own = [frame for frame in traceback.extract_tb(trace) if "ipykernel_" in frame.filename]
-    where = f" in line {own[-1].lineno}: {own[-1].line}" if own else ""
-    shown = [f"KeyboardInterrupt{where}", "The cell was interrupted. Run it again to do all of it."]
-    shell._showtraceback(kind, error, shown)
-    return shown
+    from packaging.requirements import Requirement
+
+    try:
+        metadata = importlib.metadata.metadata(assets.DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise CourseError(f"{assets.DISTRIBUTION} is not installed; run `pip install -e .` in the repository") from error
+    names = [name.strip() for name in extras.split(",") if name.strip()]
+    if unknown := set(names) - set(metadata.get_all("Provides-Extra") or ()):
+        raise CourseError(f"the course has no extra {', '.join(sorted(unknown))}; see [project.optional-dependencies]")
+    found = [Requirement(text) for text in metadata.get_all("Requires-Dist") or ()]
+    return [r for r in found if r.marker is None or any(r.marker.evaluate({"extra": name}) for name in names or [""])]
 
 
-def explain_errors(shell: InteractiveShell) -> None:
-    """Have a kernel explain its NameErrors, and interrupts in a line; `kernel_startup` calls it."""
+def installed_version(name: str) -> str | None:
+    """Return the version of a package that pip has installed, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
-    def explain_either(shell: InteractiveShell, kind: type, error: Any, trace: Any, tb_offset: int | None = None) -> Any:
-        explained = report_interrupt if isinstance(error, KeyboardInterrupt) else explain_name_error
-        return explained(shell, kind, error, trace, tb_offset)
 
-    shell.set_custom_exc((NameError, KeyboardInterrupt), explain_either)
+def constraints() -> list[str]:
+    """Return `name==version` for each installed package, once.
+
+    Where a package is there twice (Colab: Ubuntu's and pip's), the first on the path is the one that is imported.
+    """
+    pins: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        if name := distribution.metadata["Name"]:
+            pins.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={distribution.version}")
+    return list(pins.values())
+
+
+def install_missing(extras: str = "") -> list[str]:
+    """Install those requirements of the course that this machine lacks, and return them; prints nothing if there are none.
+
+    Args:
+        extras: the course's extras that are needed too, separated by commas.
+
+    Raises:
+        CourseError: a package is older than required, which would have to be replaced, or pip failed. Nothing is replaced.
+    """
+    missing, outdated = [], []
+    for requirement in requirements(extras):
+        version = installed_version(requirement.name)
+        requirement.marker = None
+        if version is None:
+            missing.append(str(requirement))
+        elif not requirement.specifier.contains(version, prereleases=True):
+            outdated.append((str(requirement), version))
+    if outdated:
+        found = ", ".join(f"{asked}, and {version} is installed" for asked, version in outdated)
+        upgrades = " ".join(f"'{asked}'" for asked, _ in outdated)
+        raise CourseError(f"this lesson needs {found}. Run `%pip install {upgrades}`, then restart the kernel")
+    if not missing:
+        return []
+    print(f"Installing what this lesson needs and this machine lacks: {', '.join(missing)}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "constraints.txt"
+        file.write_text("\n".join(constraints()), encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(file), *missing]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    importlib.invalidate_caches()
+    if done.returncode:
+        raise CourseError(
+            f"pip could not install {', '.join(missing)}. It says:\n{done.stderr.strip()[-2000:]}\n"
+            "If it cannot reach the package index, connect this machine to the internet (Kaggle: Settings, Internet on). "
+            "Then run this cell again"
+        )
+    return missing

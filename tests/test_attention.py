@@ -3,7 +3,7 @@
 import pytest
 from support import tiny_llama
 
-from course_utils import attention
+from course_utils.models import attention
 
 
 @pytest.mark.parametrize("long", [384, 4], ids=["short", "long"])  # 11 tokens: eager, or SDPA as for long sequences

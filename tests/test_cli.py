@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from course_utils import cli, doctor, hardware, models, packaged
+from course_utils import cli, doctor, hardware, models
+from course_utils.models import packaged
 
 TIER_MODELS = [choice.name.rpartition("/")[2].removesuffix("-Instruct") for choice in models.TIERS.values()]
 
@@ -101,8 +102,8 @@ def test_doctor_on_a_gpu_says_when_the_disk_is_too_small_for_its_model(monkeypat
 
 
 def test_doctor_notices_old_packages(monkeypatch):
-    real = doctor.install.installed_version
-    monkeypatch.setattr(doctor.install, "installed_version", lambda name: "1.0" if name == "tqdm" else real(name))
+    real = doctor.session.installed_version
+    monkeypatch.setattr(doctor.session, "installed_version", lambda name: "1.0" if name == "tqdm" else real(name))
     found = doctor.examine()
     assert any(line.startswith("tqdm is 1.0, the course needs >=4.67") for line in found.advice)
 
@@ -250,8 +251,7 @@ def test_fetch_and_serve_tell_programs_where_it_is(capsys, monkeypatch, tmp_path
 
 
 def test_grade_nbgrader_and_release_tell_programs_what_they_wrote(capsys, monkeypatch, tmp_path):
-    from course_utils import release
-    from course_utils.grading import batch, nbgrader_course
+    from course_utils.grading import batch, nbgrader_course, release
 
     graded = batch.Graded(3, 1, 2, 0, 7, "bubblewrap", (tmp_path / "grades.csv",), 1.5)
     monkeypatch.setattr(batch, "grade", lambda **_: graded)

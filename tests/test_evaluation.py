@@ -76,7 +76,7 @@ def test_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
     random = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
-        score = evaluation.mean(random.normal(3, 1, 40), samples=400)
+        score = evaluation.mean(random.normal(3, 1, 40))
         covered += score.low <= 3 <= score.high
     assert 0.88 < covered / 200 < 0.99
 

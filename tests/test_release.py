@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import facts, release
+from course_utils import facts
 from course_utils.cli import main
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.quizzes import questions
-from course_utils.grading import batch
+from course_utils.grading import batch, release
 from course_utils.grading.marking import draw_cases
 from course_utils.lessons import LESSONS, NAMES, NOTEBOOKS, learner_file
 from course_utils.publishing.wheel import write_wheel
@@ -136,7 +136,7 @@ def test_killed_between_two_renames_the_seed_is_still_there(tmp_path):
     ("address", "noted"), [("https://github.com/OWNER/course", True), ("https://github.com/us/course", False)]
 )
 def test_an_address_that_is_none_yet_and_old_facts_are_noted(tmp_path, monkeypatch, capsys, address, noted):
-    from course_utils import assets, release
+    from course_utils import assets
 
     made = release.Packs(tmp_path, tmp_path, (), 1)
     monkeypatch.setattr(release, "release", lambda *_: made)

@@ -15,6 +15,8 @@ from course_utils.style import TONES, box
 
 __all__ = ["card", "lesson_01", "lesson_02", "lesson_03", "lesson_04", "lesson_05", "lesson_06"]
 
+MODELS = {"135M": "SmolLM2-135M", "0.5B": "Qwen2.5-Coder-0.5B", "1.5B": "Qwen2.5-Coder-1.5B"}  # as records call them
+
 
 def __getattr__(name: str) -> Any:
     """Load a lesson's module at its first use: two of them need NumPy, which a page's Python does not have."""

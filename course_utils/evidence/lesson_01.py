@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import assets, charts, costs, evaluation
+from course_utils.evidence import MODELS
 from course_utils.show.tables import Table
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 FACT, RECORD, FORM, BOTH = "right fact", "right record", "valid form", "usable"
 SIDES = {FACT: "knowledge", RECORD: "behaviour", FORM: "valid", BOTH: "both"}
-MODELS = {"135M": "SmolLM2-135M", "0.5B": "Qwen2.5-Coder-0.5B", "1.5B": "Qwen2.5-Coder-1.5B"}
 # A way as the lesson calls it → as the two benchmarks do.
 WAYS = {
     "three fixed examples": ("prompt: few-shot", "prompt alone"),

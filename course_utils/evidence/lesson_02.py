@@ -16,6 +16,7 @@ from typing import Any
 
 from course_utils import assets, evaluation, hardware, memory, models, plans
 from course_utils.errors import CourseError
+from course_utils.evidence import MODELS
 from course_utils.lessons import source_file
 from course_utils.show.tables import Table
 
@@ -109,7 +110,6 @@ WAYS = {
     "full, 240": "trained on 240 tickets, every weight",
 }
 MEASURES = ("valid", "category", "escalation", "product", "order_id", "all fields")
-MODEL_NAMES = {"135M": "SmolLM2-135M", "0.5B": "Qwen2.5-Coder-0.5B", "1.5B": "Qwen2.5-Coder-1.5B"}
 
 
 def rivals_table(measure: str = "all fields") -> Table:
@@ -121,9 +121,9 @@ def rivals_table(measure: str = "all fields") -> Table:
     record = assets.read_record("laptop-tickets")
     rows: dict[str, dict[str, Any]] = {}
     if share := record["most common"].get(measure):
-        rows["always the most common value"] = dict.fromkeys(MODEL_NAMES.values(), f"{100 * share:.0f}")
+        rows["always the most common value"] = dict.fromkeys(MODELS.values(), f"{100 * share:.0f}")
     for way, shown in WAYS.items():
-        runs = {model: recorded_tickets(size, way) for size, model in MODEL_NAMES.items()}
+        runs = {model: recorded_tickets(size, way) for size, model in MODELS.items()}
         tokens = [run["prompt_tokens"] for model in runs for run in runs[model] if "prompt_tokens" in run]
         rows[shown] = {
             "tokens": f"{statistics.mean(tokens):.0f}" if tokens else None,
@@ -131,7 +131,7 @@ def rivals_table(measure: str = "all fields") -> Table:
             **{model: percent_right(runs[model], measure) for model in runs},
         }
     caption = f"{measure}: percent right of 100 test messages [95 % interval], recorded {record['date']}"
-    return Table({name: row for name, row in rows.items() if any(row[m] for m in MODEL_NAMES.values())}, caption, "way", "")
+    return Table({name: row for name, row in rows.items() if any(row[m] for m in MODELS.values())}, caption, "way", "")
 
 
 def recorded_tickets(size: str, way: str) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def beside_rivals(yours: Mapping[str, float]) -> Table:
     rows = {"your model": {measure: f"{100 * yours[measure]:.0f}" for measure in MEASURES}}
     common = assets.read_record("laptop-tickets")["most common"]
     rows["always the most common value"] = {field: f"{100 * share:.0f}" for field, share in common.items()}
-    for size, model in MODEL_NAMES.items():
+    for size, model in MODELS.items():
         for way in ("LoRA, 80", "LoRA, 240", "LoRA, 540"):
             if runs := recorded_tickets(size, way):
                 rows[f"{model}, {WAYS[way]}"] = {measure: str(percent_right(runs, measure)) for measure in MEASURES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from course_utils import assets, facts
-from course_utils.evidence import lesson_02
+from course_utils.evidence import MODELS, lesson_02
 from course_utils.show.tables import Table
 
 MODEL = "0.5B"
@@ -25,7 +25,7 @@ def recorded() -> Table:
             shares = {measure: lesson_02.percent_right(runs, measure) for measure in lesson_02.MEASURES}
             rows[shown] = {"seeds": str(len(runs)), **shares}
     date = assets.read_record("laptop-tickets")["date"]
-    caption = f"{lesson_02.MODEL_NAMES[MODEL]}, percent right of 100 test messages [95 % interval], recorded {date}"
+    caption = f"{MODELS[MODEL]}, percent right of 100 test messages [95 % interval], recorded {date}"
     return Table(rows, caption, "way", WAYS["QLoRA, 240"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -58,7 +57,7 @@ class _Judged(Answers):
     """Answers whose text is shown above the marks of the rules."""
 
     def __init__(self, messages: list[str], models: dict[str, list[str]], rows: list[Row]) -> None:
-        super().__init__(messages, models, None, json.loads, 400)
+        super().__init__(messages, models, longest=400)
         self._rows = rows
 
     def fields(self, name: str, index: int) -> list[tuple[str, Any, bool]]:

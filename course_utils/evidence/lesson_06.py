@@ -11,6 +11,7 @@ from typing import Any
 from course_utils import assets
 from course_utils.data_prep import load_task
 from course_utils.evaluation import Score, over_seeds, proportion
+from course_utils.evidence import MODELS
 from course_utils.openai_server import HOSTS
 from course_utils.show.tables import Table
 
@@ -33,7 +34,6 @@ WAYS = {
 }
 BOTH = "both right"
 MEASURES = {"valid records": "valid", "category right": "category", "escalation right": "escalation", BOTH: "all fields"}
-MODELS = {"135M": "SmolLM2-135M", "0.5B": "Qwen2.5-Coder-0.5B", "1.5B": "Qwen2.5-Coder-1.5B"}
 COMMONEST = "no model: always the most common pair"
 
 

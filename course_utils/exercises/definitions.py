@@ -90,7 +90,7 @@ def remembered(name: str, **conditions: object) -> Callable[[Callable[..., float
     def decorate(function: Callable[..., float]) -> Callable[..., float]:
         @lru_cache(maxsize=1024)
         def result(key: str) -> float:
-            from course_utils.packaged import cache_folder
+            from course_utils.models.packaged import cache_folder
 
             arguments = json.loads(key)
             everything = {"arguments": arguments, "conditions": conditions, "versions": _versions()}

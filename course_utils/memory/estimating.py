@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from course_utils import facts
 from course_utils.errors import CourseError
 from course_utils.memory import formula
-from course_utils.memory.plan import StepPlan
+from course_utils.memory.formula import StepPlan
 from course_utils.memory.shape import Shape, shape
 
 if TYPE_CHECKING:

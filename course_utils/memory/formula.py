@@ -9,15 +9,120 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from course_utils.memory.plan import StepPlan
+from course_utils.errors import CourseError
 from course_utils.memory.shape import Linear, Shape
+
+CHOICES = {
+    "method": ("full", "lora", "qlora"),
+    "precision": ("bf16", "fp16", "fp32", "amp"),
+    "embeddings": ("bfloat16", "float32"),
+    "optimizer": ("adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"),
+    "attention": ("sdpa", "eager"),
+    "objective": ("sft", "dpo"),
+    "device": ("cuda", "cpu"),
+}
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A training step as TRL and most tutorials run it, with all logits and PEFT's layers, as far as memory depends on it.
+
+    Attributes:
+        method: "full", "lora" (16- or 32-bit frozen base) or "qlora" (its linear layers in NF4, double quantisation).
+        rank: rank of the adapter.
+        target_modules: last parts of module names, or "all-linear".
+        batch_size: sequences (pairs for DPO) in a micro-batch on one device.
+        length: tokens per sequence, padding included.
+        padded: whether sequences in a batch differ in length, so that attention gets a mask, and each key and value is
+            copied once per query head.
+        accumulation: micro-batches per optimiser step; above one, gradients are kept while the next micro-batch runs.
+        precision: "bf16" or "fp16" (the weights in 16 bits, adapters in float32), "fp32", or "amp" (weights in float32,
+            products in bfloat16 under autocast, which is TRL's default).
+        embeddings: what of a 4-bit base is not in 4 bits (embeddings, head, norms): "bfloat16" for 16 bits, as loaded, or
+            "float32", as PEFT's `prepare_model_for_kbit_training` makes it.
+        optimizer: "adamw", "adamw_8bit", "paged_adamw_8bit" or "sgd" (without momentum).
+        checkpointing: keep only each block's input, and recompute the block in the backward pass.
+        attention: "sdpa" (never builds the matrix of all pairs) or "eager" (builds it).
+        objective: "sft" or "dpo" (two sequences per pair, and a reference).
+        separate_reference: DPO's reference is a separate model; otherwise it is the same one, adapter off.
+        device: "cuda" or "cpu"; determines what is added to the tensors.
+    """
+
+    method: str = "lora"
+    rank: int = 16
+    target_modules: tuple[str, ...] | str = "all-linear"
+    batch_size: int = 1
+    length: int = 512
+    padded: bool = False
+    accumulation: int = 1
+    precision: str = "bf16"
+    embeddings: str = "bfloat16"
+    optimizer: str = "adamw"
+    checkpointing: bool = False
+    attention: str = "sdpa"
+    objective: str = "sft"
+    separate_reference: bool = False
+    device: str = "cuda"
+
+    def __post_init__(self) -> None:
+        """Refuse invalid values; the error names the argument."""
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise CourseError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+        for name in ("rank", "batch_size", "length", "accumulation"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CourseError(f"{name}={value!r}: must be a whole number of at least 1")
+        if self.method == "qlora" and self.precision in ("fp32", "amp"):
+            raise CourseError("a 4-bit base computes in 16 bits: choose precision 'bf16', or 'fp16' on a T4")
+        if self.embeddings == "float32" and self.method != "qlora":
+            raise CourseError("embeddings='float32' is for a 4-bit base; for other weights choose the precision")
+        if self.objective == "dpo" and self.method == "full" and not self.separate_reference:
+            raise CourseError(
+                "full fine-tuning by DPO changes the only copy of the weights: its reference must be a model of its own "
+                "(separate_reference=True)"
+            )
+        if self.target_modules != "all-linear":
+            names = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
+            object.__setattr__(self, "target_modules", tuple(names))
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences that go through the trained model at once."""
+        return self.batch_size * (2 if self.objective == "dpo" else 1)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that go through the trained model at once."""
+        return self.sequences * self.length
+
+    @property
+    def repeats_keys(self) -> bool:
+        """Whether each key and value is copied once per query head: by eager attention, and by SDPA with a mask."""
+        return self.attention == "eager" or self.padded
+
+    @property
+    def autocast(self) -> bool:
+        """Whether products run under autocast: with weights in float32, and where transformers' trainers train adapters."""
+        return self.precision == "amp" or (self.method != "full" and self.precision in ("bf16", "fp16"))
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Bytes that an activation value takes."""
+        return 4 if self.precision == "fp32" else 2
+
+    @property
+    def bytes_per_weight(self) -> int:
+        """Bytes that a weight takes if it is not quantised."""
+        return 4 if self.precision in ("fp32", "amp") else 2
+
 
 # Linear layers, grouped by their input: the four places in a block where one activation is kept for all layers that use it.
 GROUP_OF_LAYER = {"q_proj": "norm1", "k_proj": "norm1", "v_proj": "norm1", "o_proj": "attention", "gate_proj": "norm2",
           "up_proj": "norm2", "down_proj": "product"}  # fmt: skip
+INPUT_GROUPS = tuple(dict.fromkeys(GROUP_OF_LAYER.values()))
 MIN_8BIT_VALUES = 4096  # size of a parameter from which bitsandbytes keeps 8-bit moments
 QKV = {"q_proj", "k_proj", "v_proj"}
-MAX_TABLE_BYTES = 2**24 * 4  # of log-probabilities in the course's loop, which computes larger tables in pieces
 
 
 @dataclass(frozen=True)
@@ -93,8 +198,6 @@ def kept_by_block(shape: Shape, plan: StepPlan) -> float:
 
     It includes attention's share, which grows with the length.
     """
-    if plan.loop == "course" and plan.method != "full":  # the fused functions work only with frozen weights
-        return _kept_by_course_block(shape, plan)
     width = plan.bytes_per_value
     amp, full = plan.precision == "amp", plan.method == "full"
     residual_width = 4 if amp else width  # bytes per value of the residual stream and the norms
@@ -105,7 +208,7 @@ def kept_by_block(shape: Shape, plan: StepPlan) -> float:
     norms = 2 * (4 * d + 4) + (2 * residual_width * d if full else 0)
     if shape.qk_norm:
         norms += 4 * (q + kv) + 4 * (heads + shape.kv_heads) + (width * (q + kv) if full else 0)
-    inputs = sum(_kept_inputs(shape, plan, group, targets) for group in dict.fromkeys(GROUP_OF_LAYER.values()))
+    inputs = sum(_kept_inputs(shape, plan, group, targets) for group in INPUT_GROUPS)
     adapter_inputs = (2 if plan.autocast else 4) * plan.rank * len(targets)
     kept_bytes = norms + inputs + adapter_inputs + _kept_by_attention(shape, plan)
     kept_bytes += kept_by_experts(shape, plan) if shape.experts else 3 * _gate_width(plan) * f
@@ -149,7 +252,9 @@ def _kept_inputs(shape: Shape, plan: StepPlan, group: str, targets: tuple[Linear
     if not adapted:
         return 0
     input_size = adapted[0].inputs
-    kept_by_attention = group == "attention" and not plan.keeps_pairs  # attention's output, which attention keeps anyway
+    kept_by_attention = (
+        group == "attention" and plan.attention != "eager"
+    )  # attention's output, which attention keeps anyway
     if plan.precision == "amp":
         return 0 if kept_by_attention and full else 2 * input_size * (1 if group == "product" else len(adapted))
     if full or width == 4:
@@ -165,37 +270,6 @@ def _gate_width(plan: StepPlan) -> int:
     return 4 if plan.embeddings == "float32" else plan.bytes_per_value
 
 
-def _kept_by_course_block(shape: Shape, plan: StepPlan) -> float:
-    """The same with the fused functions: each input once; silu(gate) · up and the norms' intermediate values not at all."""
-    width, q, kv = plan.bytes_per_value, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    names = {x.name for x in shape.targets(plan.target_modules)}
-    adapted = [x for x in shape.targets(plan.target_modules) if GROUP_OF_LAYER.get(x.name) in ("norm1", "attention")]
-    kept_bytes = width * shape.hidden * bool(names & QKV) + width * plan.rank * len(adapted)
-    kept_bytes += width * shape.hidden + 4  # the norm's input and its root mean square
-    if shape.qk_norm:
-        kept_bytes += width * (q + kv) + 4 * (shape.heads + shape.kv_heads)
-    if plan.keeps_pairs and "o_proj" in names:
-        kept_bytes += width * q  # its input, which SDPA keeps itself
-    return kept_bytes + _kept_by_attention(shape, plan) + _kept_by_course_mlp(shape, plan)
-
-
-def _kept_by_course_mlp(shape: Shape, plan: StepPlan) -> float:
-    width, d, f = plan.bytes_per_value, shape.hidden, _width_of(shape, "gate_proj")
-    adapted = [x for x in shape.targets(plan.target_modules) if GROUP_OF_LAYER.get(x.name) in ("norm2", "product")]
-    trained_layers = {x.name for x in adapted}
-    kept_bytes: float = width * d + 4 + width * plan.rank * len(adapted)
-    if trained_layers == {"gate_proj", "up_proj", "down_proj"}:
-        if width == 2:  # 16-bit copies of the adapters' matrices; their size does not depend on the tokens
-            kept_bytes += 2 * plan.rank * sum(x.inputs + x.outputs for x in adapted) / plan.tokens
-        return kept_bytes + 2 * width * f + width * d
-    return (
-        kept_bytes
-        + 3 * width * f
-        + width * d * bool(trained_layers & {"gate_proj", "up_proj"})
-        + width * f * ("down_proj" in trained_layers)
-    )
-
-
 def _kept_by_attention(shape: Shape, plan: StepPlan) -> float:
     """Queries, keys and values, and with eager attention the weights of all pairs, in float32 and rounded.
 
@@ -203,24 +277,23 @@ def _kept_by_attention(shape: Shape, plan: StepPlan) -> float:
     """
     width, q, kv = plan.bytes_per_value, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     kept_bytes = width * (q + 2 * (q if plan.repeats_keys else kv))
-    if plan.keeps_pairs:
+    if plan.attention == "eager":
         return kept_bytes + shape.heads * plan.length * (4 + (2 if width == 2 else 0))
-    mask_as_numbers = plan.attention == "sdpa" and plan.padded is True
+    mask_as_numbers = plan.attention == "sdpa" and plan.padded
     return kept_bytes + width * q + 4 * shape.heads + (width * plan.length if mask_as_numbers else 0)
 
 
 def not_kept_by_first_block(shape: Shape, plan: StepPlan) -> float:
     """Return what the first block of an adapted model need not keep, in bytes per token: nothing before it is trained."""
-    width, d = plan.bytes_per_value, shape.hidden
-    course = plan.loop == "course"
-    not_kept: float = width * d + (4 if course else 0) if course else 4 * d + 4  # the first norm's
-    if not course and plan.precision == "amp":  # 16-bit copies of the weights of q, k and v
+    width = plan.bytes_per_value
+    not_kept: float = 4 * shape.hidden + 4  # the first norm's
+    if plan.precision == "amp":  # 16-bit copies of the weights of q, k and v
         not_kept += 2 * sum(x.weights for x in shape.linears if GROUP_OF_LAYER.get(x.name) == "norm1") / plan.tokens
     names = {x.name for x in shape.targets(plan.target_modules)}
     if not names & QKV:
         q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        not_kept += _kept_by_attention(shape, plan) + (width if course else 4) * (q + kv) * shape.qk_norm
-        if "o_proj" in names and not plan.keeps_pairs:
+        not_kept += _kept_by_attention(shape, plan) + 4 * (q + kv) * shape.qk_norm
+        if "o_proj" in names and plan.attention != "eager":
             not_kept -= width * q  # the adapter's input
     return not_kept
 
@@ -240,8 +313,6 @@ def transient_in_block(shape: Shape, plan: StepPlan) -> float:
         adapted = () if full else shape.target_experts(plan.target_modules)
         gradient = expert_weight(plan) * max((x.weights for x in adapted), default=0) / plan.tokens
         return shape.active * expert_weight(plan) * (2 * f + d) + gradient
-    if plan.loop == "course" and not full:
-        return plan.bytes_per_value * (3 * f + 2 * d)
     if plan.precision == "amp":
         return 4 * f if full else 6 * f + 10 * d
     if plan.bytes_per_value == 4:
@@ -267,10 +338,10 @@ def parts(shape: Shape, plan: StepPlan) -> Parts:
     weights, adapter = weight_bytes(shape, plan), 4 * adapter_values(shape, plan)
     optimizer = optimizer_bytes(shape, plan)
     gradients, activations = _gradients(shape, plan, adapter), _activations(shape, plan)
-    scored = plan.tokens * plan.scored
+    positions = plan.tokens * shape.vocabulary
     logits = {
-        "loss": head_bytes(shape, plan, scored),
-        "head": plan.bytes_per_value * shape.vocabulary * scored if plan.method == "full" else 0,
+        "loss": 3 * 4 * positions,  # in float32: logits, log-probabilities and a gradient
+        "head": plan.bytes_per_value * positions if plan.method == "full" else 0,
     }
     by_moment = {moment: (gradients[moment], activations[moment], logits.get(moment, 0)) for moment in activations}
     moments = {moment: round(weights + adapter + optimizer + sum(sizes)) for moment, sizes in by_moment.items()}
@@ -354,14 +425,9 @@ def weights_by_group(shape: Shape) -> dict[str, int]:
     }
 
 
-INPUT_GROUPS = tuple(dict.fromkeys(GROUP_OF_LAYER.values()))
-
-
 def kept_by_feed_forward(shape: Shape, plan: StepPlan) -> float:
     """Return the part of `kept_by_block` that is freed before the backward pass reaches attention, in bytes per token."""
     width, full, d = plan.bytes_per_value, plan.method == "full", shape.hidden
-    if plan.loop == "course" and not full:
-        return _kept_by_course_mlp(shape, plan)
     targets = () if full else shape.targets(plan.target_modules)
     residual_width = 4 if plan.precision == "amp" else width
     inputs = sum(_kept_inputs(shape, plan, group, targets) for group in ("norm2", "product"))
@@ -379,10 +445,7 @@ def mask_bytes(plan: StepPlan) -> float:
 
     It has one byte (for eager attention, one floating-point value) per pair of positions.
     """
-    rows = plan.sequences if plan.padded else 1
-    pairs = rows * plan.length**2
-    if plan.padded == "table":
-        return pairs * (1 + plan.bytes_per_value)
+    pairs = (plan.sequences if plan.padded else 1) * plan.length**2
     return pairs * (1 if plan.attention == "sdpa" else plan.bytes_per_value)
 
 
@@ -397,20 +460,3 @@ def optimizer_transient(shape: Shape, plan: StepPlan) -> float:
         )
         return 24 * largest
     return 0
-
-
-def head_bytes(shape: Shape, plan: StepPlan, scored: float) -> float:
-    """Return the bytes at the loss: log-probabilities in float32, and the gradients with respect to them and to the logits.
-
-    Args:
-        shape: sizes of the model.
-        plan: the training step.
-        scored: number of positions for which logits are computed.
-    """
-    table = 4 * shape.vocabulary * scored
-    if plan.loop == "transformers" or plan.method == "full":
-        return 3 * table
-    # Logits in the model's format, the table of log-probabilities, and a float32 copy in between: only CUDA's softmax, and
-    # only of float16, reads 16 bits and writes 32.
-    copies = 2 if plan.bytes_per_value == 4 else 1.5 if (plan.device, plan.precision) == ("cuda", "fp16") else 2.5
-    return min(table, MAX_TABLE_BYTES) * copies

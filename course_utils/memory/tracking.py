@@ -1,4 +1,4 @@
-"""What processes take of the memory, what is free on a card, and how freed memory is given back."""
+"""What processes take of the memory, and how freed memory is given back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
     import psutil
-    import torch
 
 T = TypeVar("T")
 UNCHANGED_BYTES = 2_000_000  # if resident memory has changed by less, processes are not examined again
@@ -86,21 +85,6 @@ def _module_or_file(command: list[str]) -> str:
     if "-m" in command[:-1]:
         return command[command.index("-m") + 1]
     return Path(command[0]).name if command else "?"
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Return the memory that this process can still allocate on a device, in bytes; None for the CPU.
-
-    What PyTorch's allocator has reserved and does not use counts as free, as the process gets it back first.
-    """
-    import torch
-
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + unused)
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    return None
 
 
 def release() -> None:

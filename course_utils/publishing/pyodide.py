@@ -11,7 +11,7 @@ from pathlib import Path
 
 from course_utils.errors import CourseError
 from course_utils.files import sha256
-from course_utils.packaged import cache_folder
+from course_utils.models.packaged import cache_folder
 
 VERSION = "314.0.7"  # its Python is 3.14
 SHA256 = "66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0"  # of the package

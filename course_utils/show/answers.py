@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,7 @@ class Answers:
     Args:
         messages: what was asked.
         models: name → its answers, in the order of the messages.
-        references: the right record of each message; with them each field of an answer is marked right or wrong.
-        parse: turns an answer into a record; raises ValueError where it cannot.
+        references: the right record of each message; with them each field of an answer in JSON is marked right or wrong.
         longest: characters of an answer or a message that are shown.
 
     Raises:
@@ -34,21 +33,20 @@ class Answers:
         messages: Sequence[str],
         models: Mapping[str, Sequence[str]],
         references: Sequence[Mapping[str, Any]] | None = None,
-        parse: Callable[[str], Mapping[str, Any]] = json.loads,
         longest: int = 280,
     ) -> None:
         for name, values in [*models.items(), ("references", references)]:
             if values is not None and len(values) != len(messages):
                 raise CourseError(f"{name}: {len(values)} answers to {len(messages)} messages")
         self.messages, self.models, self._references = list(messages), models, references
-        self._parse, self._longest = parse, longest
+        self._longest = longest
 
     def fields(self, name: str, index: int) -> list[tuple[str, Any, bool]] | None:
         """(field, value, whether it is right) of an answer; None if it is no record."""
         if self._references is None:
             return None
         try:
-            record = self._parse(self.models[name][index].strip())
+            record = json.loads(self.models[name][index].strip())
         except (ValueError, RecursionError):
             return None
         if not isinstance(record, Mapping):
@@ -108,8 +106,7 @@ class Conversation:
     Args:
         tokenizer: the model's.
         ids: token ids, shape (length,).
-        labels: shape (length,): `ignore` where no loss is taken. None marks nothing.
-        ignore: the label that stands for no loss; PyTorch's cross-entropy skips -100.
+        labels: shape (length,): -100 where no loss is taken, as for PyTorch's cross-entropy. None marks nothing.
 
     Attributes:
         tokens: their texts.
@@ -119,12 +116,10 @@ class Conversation:
         CourseError: ids and labels of different length.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int] | None = None, ignore: int = -100
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int] | None = None) -> None:
         texts = [tokenizer.decode([int(i)]) for i in ids]
         self.tokens = [(text if text.strip() else text.replace(" ", "␣")).replace("\n", "⏎") for text in texts]
-        self.scored = [False] * len(texts) if labels is None else [int(label) != ignore for label in labels]
+        self.scored = [False] * len(texts) if labels is None else [int(label) != -100 for label in labels]
         self._marked = labels is not None
         if len(self.scored) != len(texts):
             raise CourseError(

@@ -320,8 +320,9 @@ def _what_to_try(**answers: Any) -> Answer:
     return Answer(recommendation.headline, recommendation.details)
 
 
-def _question(name: str, label: str, allowed: Any) -> Field:
-    """A question of `decision.QUESTIONS` as a field."""
+def _question(name: str, question: decision.Question) -> Field:
+    """A question as a field."""
+    label, _, allowed = question
     if isinstance(allowed, tuple):
         return Field(name, label, _DEFAULT_ANSWERS.get(name, allowed[0]), tuple((word, word) for word in allowed))
     if allowed is bool:
@@ -335,9 +336,9 @@ _DECIDE = Calculator(
     "decision",
     "Prompt, retrieve or fine-tune?",
     "course_utils.decision.decide",
-    tuple(_question(name, label, allowed) for name, (label, allowed) in decision.QUESTIONS.items()),
+    tuple(_question(*item) for item in decision.QUESTIONS.items()),
     _what_to_try,
-    ("evidence", "assumptions"),
+    ("assumptions",),
 )
 
 CALCULATORS = {calculator.id: calculator for calculator in (_FIT, _COST, _DECIDE)}

@@ -64,7 +64,7 @@ def calculator(id: str, **choices: Any) -> Form:
 
     Args:
         id: "memory" (will it fit?), "costs" (what does it cost?) or "decision" (what to try?).
-        choices: choices to begin with instead of the calculator's own, and what it takes besides, such as `evidence`.
+        choices: choices to begin with instead of the calculator's own, and what it takes besides, such as `assumptions`.
 
     Raises:
         CourseError: no such calculator, a name that it doesn't know, or a choice that is not valid.

@@ -1,7 +1,7 @@
 """One trainer (`fit`) and the objectives that it can train on.
 
 In the order in which the modules build on each other: settings, history, objectives (the losses), fused (the same numbers
-in less time), processes, checkpoints, footprint (the memory foretold), trainer.
+in less time), processes, checkpoints, trainer.
 """
 
 from course_utils.training.history import History

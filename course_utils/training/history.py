@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils.hardware import in_notebook
 from course_utils.progress import ProgressLine
-from course_utils.training.footprint import Footprint
 from course_utils.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class History:
-    """What happened in one training run: losses, speed and memory.
+    """What happened in one training run: losses and speed.
 
     Attributes:
         settings: the settings of the run.
@@ -41,7 +40,6 @@ class History:
         scored_tokens: number of tokens that contributed to the loss.
         seconds: time spent in training steps, without validation and the reference.
         reference_seconds: time spent before training on the reference's log-probabilities.
-        memory: the memory that the run was predicted to add to what was in use.
     """
 
     settings: Settings
@@ -59,24 +57,19 @@ class History:
     scored_tokens: int = 0
     seconds: float = 0.0
     reference_seconds: float = 0.0
-    memory: Footprint | None = None
 
     @property
     def tokens_per_second(self) -> float:
         """Training speed over the whole run, in tokens per second, without padding; 0 before the first step."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
-    def metric(self, name: str, validation: bool = False) -> list[float]:
-        """Return the values of a metric, in the order of the steps.
-
-        Args:
-            name: a key of `metrics`, such as "margin".
-            validation: whether to take the values on the validation set instead of those on training batches.
+    def metric(self, name: str) -> list[float]:
+        """Return the values of a metric on training batches, such as "margin", in the order of the steps.
 
         Raises:
             KeyError: the objective does not measure a metric of this name.
         """
-        return [value for _, value in (self.validation_metrics if validation else self.metrics)[name]]
+        return [value for _, value in self.metrics[name]]
 
     def add_metrics(self, step: int, values: Mapping[str, float], validation: bool = False) -> None:
         """Store the values that were measured at a step, under their names."""
@@ -90,8 +83,8 @@ class History:
         warnings.warn(text, stacklevel=2)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the history as plain values for a checkpoint, without the settings and the memory."""
-        return {name: value for name, value in asdict(self).items() if name not in ("settings", "memory")}
+        """Return the history as plain values for a checkpoint, without the settings."""
+        return {name: value for name, value in asdict(self).items() if name != "settings"}
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Take over the values that `as_dict` returned in an earlier part of the run.

@@ -7,12 +7,18 @@ there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils.batching import Batch, Encoded, collate
 from course_utils.errors import CourseError, TooLong
-from course_utils.scoring import chat_token_ids, sum_by_completion, token_log_probabilities
+from course_utils.scoring import (
+    chat_token_ids,
+    log_probabilities,
+    run_model,
+    sum_by_completion,
+    token_log_probabilities,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -38,14 +44,12 @@ class Objective:
 
     Attributes:
         name: the method's usual name.
-        needs_reference: whether the completions' log-probabilities under the reference are computed once, before training.
-        reference: the model that computes them; None for the trained model as it is before training, so that no second copy
-            of it is needed.
+        needs_reference: whether the completions' log-probabilities under the reference, the model as it is before training,
+            are computed once, before the first step.
     """
 
     name: str = "objective"
     needs_reference: bool = False
-    reference: torch.nn.Module | None = None
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
         """Turn an example in the user's format into token ids.
@@ -237,7 +241,8 @@ class SFT(Objective):
         weight = batch.get("weight", 1)
         if not self.accuracy:
             return Loss(-(token_log_probabilities(model, batch) * weight).sum() / totals["tokens"], {})
-        scores, highest = token_log_probabilities(model, batch, with_max=True)
+        output = run_model(model, batch)[batch["row"], batch["column"]]
+        scores, highest = log_probabilities(model, output, batch["label"], with_max=True)
         right = (scores.detach() == highest) * weight
         return Loss(-(scores * weight).sum() / totals["tokens"], {"accuracy": right.sum() / totals["tokens"]})
 
@@ -317,14 +322,12 @@ class DPO(Objective):
 
     Attributes:
         beta: how strongly the policy is held to the reference; the larger beta is, the closer the policy stays to it.
-        reference: another model as the reference, with the same tokenizer; None for the model as it is before training.
         sft_weight: weight of an SFT term on the chosen answers (TRL's loss type "sft" beside "sigmoid"). It holds the chosen
             answer up, whose probability DPO alone may lower (Pang et al., 2024, arXiv 2404.19733, who weight all pairs
             alike; TRL and we weight all tokens alike).
     """
 
     beta: float = 0.1
-    reference: torch.nn.Module | None = field(default=None, repr=False)
     sft_weight: float = 0.0
     name: str = "dpo"
     needs_reference = True
@@ -363,21 +366,3 @@ def pair_metrics(rewards: torch.Tensor, pairs: float) -> dict[str, torch.Tensor]
         "margin": (chosen - rejected).sum() / pairs,
         "accuracy": (chosen > rejected).sum() / pairs,
     }
-
-
-def check_reference(model: torch.nn.Module, reference: torch.nn.Module) -> None:
-    """Refuse a reference model that training would change too: every log-ratio to it would stay zero.
-
-    The reference need not be the same object as the model: `get_peft_model` puts the adapter into the base model itself, so
-    that the base *is* the policy.
-
-    Raises:
-        CourseError: the two models share a trained parameter.
-    """
-    trained = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-    shared = next((trained[id(p)] for p in reference.parameters() if id(p) in trained), None)
-    if reference is model or shared:
-        raise CourseError(
-            f"the reference is the trained model itself ({shared or 'one object'} is part of both): leave the reference "
-            "out, and the model as it is before training is taken; or load a second copy with models.load"
-        )

@@ -111,7 +111,7 @@ class BatchSampler:
         self.objective, self.settings, self.accelerator = objective, settings, accelerator
         self.rank: int = accelerator.process_index
         self.world: int = accelerator.num_processes
-        self.batch_size: int = settings.batch_size * settings.gradient_accumulation_steps * self.world
+        self.batch_size: int = settings.batch_size * self.world
 
     def steps_per_epoch(self, examples: Sequence[Encoded]) -> int:
         """Return the number of optimiser steps in one pass over the examples."""
@@ -130,10 +130,6 @@ class BatchSampler:
         """Return this process's examples of a whole batch, and their weight (see `StepBatch`)."""
         own_examples = batch[self.rank :: self.world]
         return (own_examples, 1) if own_examples else (batch[:1], 0)
-
-    def first_epochs(self, examples: Sequence[Encoded], count: int) -> list[list[Encoded]]:
-        """Return this process's examples in each step of the first `count` epochs."""
-        return [self.part(batch)[0] for number in range(count) for batch in self.epoch(examples, number)]
 
     def after(self, step: int, examples: Sequence[Encoded]) -> Iterator[StepBatch]:
         """Yield this process's work in each step that follows `step`, without end."""

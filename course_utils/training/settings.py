@@ -17,23 +17,18 @@ class Settings:
 
     Attributes:
         learning_rate: highest learning rate; for LoRA about ten times that of full fine-tuning.
-        batch_size: examples per step and process; with gradient accumulation, examples that go through the model at once.
-        gradient_accumulation_steps: batches whose gradients are added for one step, as if they were one batch.
+        batch_size: examples per step and process.
         epochs: passes over the training set; ignored when `max_steps` is given.
         max_steps: number of optimiser steps.
         warmup_steps: steps over which the learning rate rises from zero.
         schedule: "constant", "linear" or "cosine" decay to zero after the warm-up.
-        weight_decay: AdamW's.
-        max_grad_norm: gradients with a larger norm are scaled down to this norm.
         max_length: longest example in tokens; a longer prompt is an error, never dropped silently.
         evaluate_every: steps between measurements of the validation loss; None for once at the end.
         checkpoint_folder: where to keep checkpoints; a run that finds its own checkpoints there resumes from the newest. It
             may be a mounted drive. None for no checkpoints.
         checkpoint_every: steps between checkpoints; None for once per epoch.
         micro_batch_tokens: maximum number of tokens (padding included) that go through the model at once; a larger batch is
-            cut into micro-batches, with the same gradient. None for what suits the device: on a GPU the most that the
-            predicted memory leaves room for.
-        share_prompt: compute the prompt once for chosen and rejected: the same result in less time.
+            cut into micro-batches, with the same gradient. None for what suits the device, and fewer where memory runs out.
         fused: parts of the model's step to compute with one function each (module `fused`): the same result in less time
             and memory.
         seed: seed of the data order and dropout.
@@ -41,34 +36,28 @@ class Settings:
 
     learning_rate: float = 2e-4
     batch_size: int = 8
-    gradient_accumulation_steps: int = 1
     epochs: float = 1.0
     max_steps: int | None = None
     warmup_steps: int = 0
     schedule: str = "linear"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
     max_length: int = 1024
     evaluate_every: int | None = None
     checkpoint_folder: str | None = None
     checkpoint_every: int | None = None
     micro_batch_tokens: int | None = None
-    share_prompt: bool = True
     fused: tuple[str, ...] = FUSED
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, naming the argument and the values that would."""
-        counts = ("batch_size", "gradient_accumulation_steps", "max_length")
-        for name in ("learning_rate", "epochs", "max_grad_norm", *counts):
+        for name in ("learning_rate", "epochs", "batch_size", "max_length"):
             if not getattr(self, name) > 0:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be greater than zero")
         for name in ("max_steps", "evaluate_every", "checkpoint_every", "micro_batch_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be at least 1, or None")
-        for name in ("warmup_steps", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise CourseError(f"Settings({name}={getattr(self, name)!r}): must not be negative")
+        if self.warmup_steps < 0:
+            raise CourseError(f"Settings(warmup_steps={self.warmup_steps!r}): must not be negative")
         if self.schedule not in SCHEDULES:
             raise CourseError(f"Settings(schedule={self.schedule!r}): choose one of {', '.join(SCHEDULES)}")
         if not set(self.fused) <= set(FUSED):

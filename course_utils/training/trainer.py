@@ -1,5 +1,7 @@
 """The training loop: batches, optimiser, schedule, validation, checkpoints, progress.
 
+Where memory runs out, the step is computed anew in smaller micro-batches, which changes only the order of additions.
+
 Accelerate handles the device, the precision and several processes. Frozen weights may be in 16 bits; trained weights should
 be in float32 (PEFT's default for adapters), since AdamW's small updates vanish in bfloat16.
 """
@@ -11,10 +13,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from course_utils import memory, quantization
-from course_utils.batching import Encoded
+from course_utils.batching import (
+    Batch,
+    Encoded,
+    can_share_prompt,
+    default_micro_batch_tokens,
+    micro_batches,
+    pad_token_id,
+    to_device,
+)
 from course_utils.errors import CourseError, Diverged, OutOfMemory
 from course_utils.scoring import completion_log_probabilities
 from course_utils.training.checkpoints import (
@@ -24,9 +34,8 @@ from course_utils.training.checkpoints import (
     restore_random_states,
     run_identity,
 )
-from course_utils.training.footprint import Footprint, MicroBatches
 from course_utils.training.history import History, Progress
-from course_utils.training.objectives import SFT, Objective, check_reference
+from course_utils.training.objectives import SFT, Objective
 from course_utils.training.processes import (
     BatchSampler,
     StepBatch,
@@ -45,7 +54,9 @@ if TYPE_CHECKING:
     from course_utils.models import Model
 
 
+T = TypeVar("T")
 OnStep = Callable[[int, int, History], None]
+MAX_GRAD_NORM = 1.0  # gradients with a larger norm are scaled down to it
 
 
 def fit(
@@ -113,14 +124,7 @@ class Trainer:
         settings: Settings,
         on_step: OnStep | None = None,
     ) -> None:
-        """Prepare a run.
-
-        Args:
-            model: the model to train.
-            tokenizer: its tokenizer.
-            objective: what to learn.
-            settings: the run's settings.
-            on_step: called after each step, see `fit`.
+        """Prepare a run; for the arguments see `fit`.
 
         Raises:
             CourseError: no parameter of the model requires a gradient, or the model is in float16 on a CPU.
@@ -137,11 +141,12 @@ class Trainer:
             raise CourseError("no parameter of the model requires a gradient: add an adapter (peft.get_peft_model) first")
         set_seed(settings.seed)
         self.accelerator = accelerator_for(model)
-        optimizer = torch.optim.AdamW(
-            self.trainable.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        optimizer = torch.optim.AdamW(self.trainable.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.micro_batches = MicroBatches(model, tokenizer, objective, settings, self.accelerator.device)
+        self.pad_id = pad_token_id(tokenizer)
+        self.share_prompt = can_share_prompt(model)
+        self.micro_batch_tokens = settings.micro_batch_tokens or default_micro_batch_tokens(model.device)
+        self.latest: tuple[int, int] = (0, 0)  # of the latest micro-batch: examples, and tokens with padding
         self.sampler = BatchSampler(objective, settings, self.accelerator)
 
     def train(self, train: Sequence[Any], validation: Sequence[Any] | None) -> History:
@@ -158,7 +163,9 @@ class Trainer:
         per_epoch = self.sampler.steps_per_epoch(examples)
         total = settings.max_steps or max(1, round(settings.epochs * per_epoch))
         checkpoints, state = self._checkpoints([*examples, *validation_examples])
-        self.history.memory = self._plan_memory(examples, math.ceil(total / per_epoch), state)
+        if state and settings.micro_batch_tokens is None:  # if the run had to lower it, additions keep their order
+            self.micro_batch_tokens = min(self.micro_batch_tokens, state.values["micro_batch_tokens"])
+        memory.release()
         show = self.accelerator.is_main_process
         with Progress(total, self.history, show=show) as progress, fused(self.wrapped, settings.fused):
             if objective.needs_reference:
@@ -169,15 +176,12 @@ class Trainer:
         return self.history
 
     def out_of_memory(self) -> str:
-        """Return a message that says what to lower, and how much memory the current micro-batch takes."""
-        micro_batches = self.micro_batches
-        advice = f"lower Settings(micro_batch_tokens={micro_batches.max_tokens}), which changes only memory and time"
-        if len(micro_batches.latest) == 1:
+        """Return a message that says what to lower."""
+        examples, tokens = self.latest
+        advice = f"lower Settings(micro_batch_tokens={self.micro_batch_tokens}), which changes only memory and time"
+        if examples == 1:
             advice = f"lower Settings(max_length={self.settings.max_length}), or use a smaller or 4-bit model"
-        text = f"out of memory at step {self.step}, with {micro_batches.latest_tokens:,} tokens at once"
-        if micro_batches.latest:
-            text += f" ({micro_batches.latest_footprint()})"
-        return f"{text}; {advice}"
+        return f"out of memory at step {self.step}, with {tokens:,} tokens at once; {advice}"
 
     # -- before the first step ----------------------------------------------------------------------------------------
 
@@ -202,18 +206,34 @@ class Trainer:
         checkpoints = Checkpoints(folder, identity, self.history.note)
         return checkpoints, checkpoints.load()
 
-    def _plan_memory(self, examples: list[Encoded], epochs: int, state: State | None) -> Footprint:
-        """Choose how many tokens go through the model at once, and predict the memory that the run will add.
+    # -- micro-batches ------------------------------------------------------------------------------------------------
 
-        The largest micro-batch is searched for in the first three epochs.
+    def _cut(self, examples: Sequence[Encoded]) -> list[list[Encoded]]:
+        return micro_batches(examples, self.micro_batch_tokens)
+
+    def _collate(self, examples: Sequence[Encoded]) -> Batch:
+        batch = self.objective.collate(examples, self.pad_id, self.share_prompt)
+        self.latest = len(examples), batch["input_ids"].numel()
+        return to_device(batch, self.accelerator.device)
+
+    def _within_memory(self, compute: Callable[[], T]) -> T:
+        """Compute something from micro-batches, and again in smaller ones each time memory runs out.
+
+        A number of tokens in the settings is kept. With several processes, the others would wait for this one's gradients.
         """
-        memory.release()
-        free = memory.free_bytes(self.model.device)
-        steps = self.sampler.first_epochs(examples, min(epochs, 3))
-        prediction = self.micro_batches.fit_into(free, steps, state.values.get("micro_batch_tokens") if state else None)
-        if free is not None and (prediction.predicted or 0) > free:
-            self.history.note(f"this will hardly fit into the {free / 1e9:.1f} GB that are free: {prediction}")
-        return prediction
+        while True:
+            try:
+                return compute()
+            except (RuntimeError, MemoryError) as error:
+                is_fixed = self.settings.micro_batch_tokens is not None or self.accelerator.num_processes > 1
+                if is_fixed or self.latest[0] == 1 or not _is_out_of_memory(error):
+                    raise
+            # only here, where the error no longer holds what the failed pass has computed
+            tokens = self.latest[1]
+            self.optimizer.zero_grad(set_to_none=True)
+            memory.release()
+            self.micro_batch_tokens = tokens // 2
+            self.history.note(f"memory ran out with {tokens:,} tokens at once; the run goes on with half as many")
 
     def _with_reference(
         self, examples: list[Encoded], held_out: list[Encoded], state: State | None
@@ -222,7 +242,7 @@ class Trainer:
         values = state.values["reference"] if state else None
         if values is None:
             started = time.perf_counter()
-            values = self._reference_log_probabilities([*examples, *held_out])
+            values = self._within_memory(lambda: self._reference_log_probabilities([*examples, *held_out]))
             self.history.reference_seconds = time.perf_counter() - started
         completed = [
             replace(example, reference_log_probabilities=tuple(own))
@@ -232,14 +252,8 @@ class Trainer:
 
     def _reference_log_probabilities(self, examples: Sequence[Encoded]) -> list[tuple[float, ...]]:
         """For each example the log-probability of each of its completions under the reference, in nats."""
-        reference = self.objective.reference
-        if reference is not None:
-            check_reference(self.model, reference)
-        scoring_model = reference or self.model
-        scoring_model.eval()
-        by_example = completion_log_probabilities(
-            scoring_model, self.micro_batches.cut(examples), self.micro_batches.collate
-        )
+        self.model.eval()
+        by_example = completion_log_probabilities(self.model, self._cut(examples), self._collate)
         return [by_example[id(example)] for example in examples]
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -281,14 +295,14 @@ class Trainer:
         learning_rate = self.settings.learning_rate * learning_rate_factor(self.step, total, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        sums = self._accumulate_gradients(batch)
+        sums = self._within_memory(lambda: self._accumulate_gradients(batch))
         loss = sums.pop("loss")
         if not math.isfinite(loss):
             raise Diverged(
                 f"the loss is {loss} at step {self.step}: the learning rate {self.settings.learning_rate:g} is too high, or "
                 "the weights are in float16 where they should not be (on a CPU, or trainable in float16)"
             )
-        norm = float(self.accelerator.clip_grad_norm_(self.trainable.values(), self.settings.max_grad_norm))
+        norm = float(self.accelerator.clip_grad_norm_(self.trainable.values(), MAX_GRAD_NORM))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         history = self.history
@@ -313,12 +327,12 @@ class Trainer:
         Each loss is divided by the totals of the whole batch, so that the gradient is that of the whole batch, however it is
         cut and distributed over processes.
         """
-        cut = self.micro_batches.cut_for_training(batch.examples)
+        cut = self._cut(batch.examples)
         sums: dict[str, torch.Tensor | float] = {"loss": 0.0}
         for number, examples in enumerate(cut):
             is_last = number == len(cut) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
-                tensors = self.micro_batches.collate(examples)
+                tensors = self._collate(examples)
                 loss, metrics = self.objective.loss(self.wrapped, tensors, batch.normalizers)
                 # Processes average their gradients, but the batch's gradient is their sum.
                 self.accelerator.backward(loss * (self.accelerator.num_processes * batch.weight))
@@ -355,7 +369,7 @@ class Trainer:
         if not held_out:
             return
         self.model.eval()
-        means = self._validation_means(held_out)
+        means = self._within_memory(lambda: self._validation_means(held_out))
         self.wrapped.train()
         self.history.validation_steps.append(self.step)
         self.history.validation_losses.append(means.pop("loss"))
@@ -367,11 +381,11 @@ class Trainer:
 
         own_examples, weight = self.sampler.part(held_out)
         batch = StepBatch(own_examples, weight, self.objective.normalizers(held_out))
-        cut = self.micro_batches.cut(own_examples)
+        cut = self._cut(own_examples)
         parts: list[dict[str, torch.Tensor]] = []
         with torch.no_grad():
             for examples in cut:
-                tensors = self.micro_batches.collate(examples)
+                tensors = self._collate(examples)
                 loss, metrics = self.objective.loss(self.model, tensors, batch.normalizers)
                 parts.append({"loss": loss, **metrics})
         values = to_floats({(number, name): value for number, part in enumerate(parts) for name, value in part.items()})
@@ -393,7 +407,7 @@ class Trainer:
         values = {
             "history": self.history.as_dict(),
             "reference": [e.reference_log_probabilities for e in examples] if self.objective.needs_reference else None,
-            "micro_batch_tokens": self.micro_batches.max_tokens,
+            "micro_batch_tokens": self.micro_batch_tokens,
         }
         checkpoints.save(State(self.step, self.trainable, optimizer, states, values))
 

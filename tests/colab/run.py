@@ -50,7 +50,7 @@ AFTER_INSTALLING = """
 import json, socket
 from course_utils import hardware, models
 device = hardware.detect()
-models.prepare_packaged_model()
+models.packaged.prepare(models.PACKAGED)
 print("PROBE", json.dumps({
     "environment": device.environment, "tier": device.tier, "dtype": device.dtype,
 }))

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from course_utils import packaged
+from course_utils.models import packaged
 
 from . import driver
 

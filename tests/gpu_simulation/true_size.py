@@ -73,13 +73,13 @@ def _longest(rows: Any, count: int) -> list[int]:
 
 
 def _fit_longest(module: types.ModuleType) -> None:
-    """The course's loop on the longest examples, what it predicts for them, and the peak."""
+    """The course's loop on the longest examples, and the peak."""
     train = module.Trainer.train
 
     def train_longest(self: Any, rows: Any, validation: Any) -> Any:
         import torch
 
-        count = BATCHES * self.settings.batch_size * self.settings.gradient_accumulation_steps
+        count = BATCHES * self.settings.batch_size
         adapted = "qlora" if module.quantization.four_bit_layers(self.model) else "lora"
         start = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -87,9 +87,8 @@ def _fit_longest(module: types.ModuleType) -> None:
         _note(
             loop="course",
             method=adapted if hasattr(self.model, "peft_config") else "full",
-            rows=history.memory.rows,
-            length=history.memory.length,
-            predicted=history.memory.predicted,
+            examples=self.latest[0],
+            tokens=self.latest[1],
             counted=torch.cuda.max_memory_allocated() - start,
         )
         return history

@@ -52,10 +52,10 @@ def test_what_a_lesson_has_measured_goes_into_every_answer():
     never = costs.Assumptions(frontier="gpt-6-luna", message=5000, instructions=1, completion=1)
     form = show.calculator("costs", **vars(never))
     assert "never pays" in form.answer.summary
-    form = show.calculator("decision", evidence={"behaviour": "84 % < 90 %"}, assumptions=never)
-    assert "84 % &lt; 90 %" in form.answer.details
-    form.controls["prompt_reaches"].value = 0.65
-    assert "84 % &lt; 90 %" in form.answer.details
+    form = show.calculator("decision", assumptions=never)
+    form.controls["prompt_reaches"].value = 0.9
+    form.controls["requests_a_day"].value = 10**9
+    assert "the rest rarely pays" in form.answer.details
 
 
 def test_what_a_calculator_does_not_know_is_named():

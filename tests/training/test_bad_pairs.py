@@ -1,4 +1,4 @@
-"""What is wrong with preference data, and with the reference, is named: with the row where it is a row's fault."""
+"""What is wrong with preference data is named with its row."""
 
 import copy
 import re
@@ -6,7 +6,6 @@ import re
 import pytest
 from support import conversation, tiny_llama, with_lora
 
-from benchmarks.objectives import likelihoods, log_ratios
 from course_utils import training
 from course_utils.errors import CourseError
 
@@ -59,29 +58,3 @@ def test_a_tokenizer_without_chat_template(packaged):
     bare = copy.deepcopy(packaged[1])
     bare.chat_template = None
     assert "has no chat template" in refused([GOOD], tokenizer=bare)
-
-
-@pytest.mark.parametrize("which", ["itself", "the base that the adapter was put into"])
-def test_a_reference_that_is_the_trained_model(packaged, which):
-    model = with_lora(tiny_llama())
-    reference = model if which == "itself" else model.base_model.model
-    text = refused([GOOD, GOOD], training.DPO(reference=reference), model, packaged[1])
-    assert "the reference is the trained model itself" in text
-    with pytest.raises(CourseError, match="the reference is the trained model itself"):
-        log_ratios(model, packaged[1], [PROMPT], [[5, 6, 2]], reference)
-
-
-def test_a_reference_of_its_own_is_measured_from(packaged):
-    """The first loss is that of the log-ratios to it, and not ln 2 as with the model itself."""
-    import torch
-
-    tokenizer = packaged[1]
-    rows = [GOOD, GOOD | {"chosen": "Tomorrow, by ten.", "rejected": "Who knows."}]
-    policy, other = (lambda: with_lora(tiny_llama(initializer_range=0.2))), tiny_llama(initializer_range=0.2)
-    own = training.fit(policy(), tokenizer, rows, None, training.DPO(), SETTINGS)
-    measured = training.fit(policy(), tokenizer, rows, None, training.DPO(beta=1.0, reference=other), SETTINGS)
-    logs = [likelihoods(model, tokenizer, rows) for model in (policy(), other)]
-    margins = torch.tensor([(p.chosen - r.chosen) - (p.rejected - r.rejected) for p, r in zip(*logs)])
-    assert own.losses[0] == pytest.approx(0.6931, abs=1e-3)
-    assert measured.losses[0] == pytest.approx(-torch.nn.functional.logsigmoid(margins).mean().item(), abs=1e-3)
-    assert abs(measured.losses[0] - 0.6931) > 1e-2

@@ -40,8 +40,8 @@ def settings(**changes):
 def test_preferences(packaged, rows):
     history = training.fit(adapted(), packaged[1], rows, rows, training.DPO(), settings())
     assert mean(history.losses[-3:]) < history.losses[0]
-    margins = history.metric("margin", validation=True)
-    assert margins[-1] > margins[0] + 0.01
+    margins = history.validation_metrics["margin"]
+    assert margins[-1][1] > margins[0][1] + 0.01
     assert history.losses[0] == pytest.approx(math.log(2), abs=1e-3)
 
 

@@ -1,78 +1,83 @@
-"""On a card with its own memory, what goes through the model at once is what the predicted memory leaves room for.
+"""Where memory runs out, a step is computed anew in smaller micro-batches, and nothing else changes.
 
-The card is made up: a CPU on which so many bytes are said to be free, and the default is a GPU's.
+The card is made up: a CPU that refuses to compute the loss of more than so many tokens, and whose default is a GPU's.
 """
+
+import weakref
+from types import SimpleNamespace
 
 import pytest
 from support import conversation, tiny_llama, with_lora
 
-from course_utils import memory, training
-from course_utils.training import footprint
+from course_utils import training
+from course_utils.errors import OutOfMemory
+from course_utils.training import trainer
 
-DATA = [conversation(f"Message number {i}", f"Answer {i % 8} " + "word " * 40) for i in range(16)]
-
-
-@pytest.fixture(autouse=True)
-def only_tensors(monkeypatch):
-    """Count no libraries: they take as much of a CPU's process as a hundred of these models."""
-    monkeypatch.setattr(footprint, "CPU_LIBRARIES_BYTES", 0)
+DATA = [conversation(f"Message number {i}", f"Answer {i % 8} " + "word " * (20 + i)) for i in range(16)]
+PAIRS = [{"prompt": f"Question {i}", "chosen": "Yes " * 20, "rejected": "No " * (10 + i)} for i in range(8)]
 
 
 @pytest.fixture
-def collated(monkeypatch):
-    """Of each micro-batch that is made: the tokens that it may have, and its rows."""
-    made, original = [], footprint.MicroBatches.collate
+def card(monkeypatch):
+    """It takes `tokens` at once, and notes the sizes of what it has `computed` and what it has `refused`."""
+    import torch
+
+    card = SimpleNamespace(tokens=10**9, computed=[], refused=[])
+    original = trainer.Trainer._collate
 
     def collate(self, examples):
-        made.append((self.max_tokens, len(examples)))
-        return original(self, examples)
+        batch = original(self, examples)
+        if batch["input_ids"].numel() > card.tokens:
+            assert not [reference for reference in card.refused if reference()], "what was refused is still in memory"
+            card.refused.append(weakref.ref(batch["input_ids"]))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        card.computed.append(tuple(batch["input_ids"].shape))
+        return batch
 
-    monkeypatch.setattr(footprint.MicroBatches, "collate", collate)
-    return made
+    monkeypatch.setattr(trainer.Trainer, "_collate", collate)
+    monkeypatch.setattr(trainer, "default_micro_batch_tokens", lambda device: 8192)
+    return card
 
 
-def run(monkeypatch, tokenizer, free, data=DATA, model=None, objective=None, **settings):
-    monkeypatch.setattr(memory, "free_bytes", lambda device: free, raising=False)
-    monkeypatch.setattr(footprint, "default_micro_batch_tokens", lambda device: 8192)
+def run(tokenizer, data=DATA, validation=None, objective=None, **settings):
     settings = training.Settings(**{"learning_rate": 5e-3, "batch_size": 16, "max_steps": 3} | settings)
-    return training.fit(model or with_lora(tiny_llama()), tokenizer, data, objective=objective, settings=settings)
+    return training.fit(with_lora(tiny_llama()), tokenizer, data, validation, objective, settings)
 
 
-def test_what_goes_through_the_model_at_once_fits_and_changes_nothing_else(monkeypatch, tokenizer):
-    whole = run(monkeypatch, tokenizer, None)
-    assert whole.memory.rows == 16
-    free = int(whole.memory.predicted * 0.6)
-    cut = run(monkeypatch, tokenizer, free)
-    assert cut.memory.predicted < free
-    assert 2 <= cut.memory.rows < 16
-    assert run(monkeypatch, tokenizer, whole.memory.predicted * 2).memory.rows == 16  # and not smaller than it has to be
+@pytest.mark.parametrize(
+    ("data", "objective"), [(DATA, training.SFT()), (PAIRS, training.DPO())], ids=["sft", "dpo: reference too"]
+)
+def test_what_goes_through_the_model_at_once_fits_and_changes_nothing_else(card, tokenizer, data, objective):
+    """The longest micro-batch comes last, when the step has gradients already: they must not count twice."""
+    whole = run(tokenizer, data, data[:6], objective)
+    most = max(rows * length for rows, length in card.computed)
+    card.computed.clear()
+    card.tokens = int(0.6 * most)
+    with pytest.warns(UserWarning, match="memory ran out with"):
+        cut = run(tokenizer, data, data[:6], objective)
+    assert max(rows * length for rows, length in card.computed) <= card.tokens
+    assert len(card.refused) == 1  # and not tried again in each step
     assert cut.losses == pytest.approx(whole.losses, rel=1e-5)
-    assert not cut.notes
+    assert cut.grad_norms == pytest.approx(whole.grad_norms, rel=1e-3)
+    assert cut.validation_losses == pytest.approx(whole.validation_losses, rel=1e-5)
+    assert cut.tokens == whole.tokens
 
 
-def test_a_number_in_the_settings_is_kept(monkeypatch, tokenizer):
-    with pytest.warns(UserWarning, match="hardly fit"):
-        history = run(monkeypatch, tokenizer, 1_000_000, micro_batch_tokens=4096)
-    assert history.memory.rows == 16
+def test_a_number_in_the_settings_is_kept(card, tokenizer):
+    card.tokens = 100
+    with pytest.raises(OutOfMemory, match=r"with \d,\d+ tokens at once; lower Settings\(micro_batch_tokens=4096\)"):
+        run(tokenizer, micro_batch_tokens=4096)
+    assert len(card.refused) == 1
 
 
-def test_what_cannot_fit_is_said_before_the_run(monkeypatch, tokenizer):
-    with pytest.warns(UserWarning, match=r"hardly fit into the 0\.0 GB that are free: memory on top of the model"):
-        history = run(monkeypatch, tokenizer, 1_000_000)
-    assert history.memory.rows == 1
-    assert len(history.losses) == 3  # a prediction is no proof
+def test_an_example_that_is_too_long_by_itself_is_said(card, tokenizer):
+    card.tokens = 10
+    with pytest.warns(UserWarning), pytest.raises(OutOfMemory, match="lower Settings\\(max_length=1024\\)"):
+        run(tokenizer)
 
 
-def test_a_run_that_cannot_be_predicted_begins_with_care(monkeypatch, tokenizer, collated):
-    model = with_lora(tiny_llama(), dropout=0.1)
-    history = run(monkeypatch, tokenizer, 10**12, DATA[:4], model, max_steps=1)
-    assert history.memory.predicted is None
-    assert {tokens for tokens, _ in collated} == {2048}
-
-
-def test_a_resumed_run_adds_in_the_same_order(monkeypatch, tokenizer, tmp_path, collated):
-    """It may find more memory free than when it began; bit for bit, the weights depend on how batches are cut."""
-    free = int(run(monkeypatch, tokenizer, None).memory.predicted * 0.6)
+def test_a_resumed_run_adds_in_the_same_order(card, tokenizer, tmp_path):
+    """It may find more memory than when it began; bit for bit, the weights depend on how batches are cut."""
 
     class Stopped(Exception):
         pass
@@ -81,17 +86,14 @@ def test_a_resumed_run_adds_in_the_same_order(monkeypatch, tokenizer, tmp_path, 
         if step == 2:
             raise Stopped
 
-    settings = training.Settings(
-        learning_rate=5e-3, batch_size=16, max_steps=3, checkpoint_folder=tmp_path, checkpoint_every=1
-    )
-    monkeypatch.setattr(memory, "free_bytes", lambda device: free, raising=False)
-    collated.clear()
-    with pytest.raises(Stopped):
+    settings = training.Settings(batch_size=16, max_steps=3, checkpoint_folder=tmp_path, checkpoint_every=1)
+    card.tokens = 800
+    with pytest.warns(UserWarning, match="ran out"), pytest.raises(Stopped):
         training.fit(with_lora(tiny_llama()), tokenizer, DATA, settings=settings, on_step=stop)
-    first = max(rows for _, rows in collated)
-    collated.clear()
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**12)
+    first = max(rows for rows, _ in card.computed)
+    card.computed.clear()
+    card.tokens = 10**9
     with pytest.warns(UserWarning, match="resumed"):
         training.fit(with_lora(tiny_llama()), tokenizer, DATA, settings=settings)
     assert 1 < first < 16
-    assert max(rows for _, rows in collated) == first
+    assert max(rows for rows, _ in card.computed) == first

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from course_utils import attention, facts, hardware, packaged
+from course_utils import facts, hardware
 from course_utils import quantization as four_bit
 from course_utils.errors import CourseError
+from course_utils.models import attention, packaged
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +143,7 @@ def resolve(name: str) -> str:
         CourseError: the name is unknown, or the packaged model cannot be prepared.
     """
     if name == PACKAGED.name:
-        return str(prepare_packaged_model())
+        return str(packaged.prepare(PACKAGED))
     if Path(name).is_dir():
         return name
     if name in packaged.MODELS and not hub_model_ready(name) and packaged.MODELS[name].is_ready():
@@ -179,27 +180,21 @@ def configuration(name: str) -> PreTrainedConfig:
         raise CourseError(_hub_message(name, error)) from error
 
 
-def prepare_packaged_model(report: Callable[[str], None] = print) -> Path:
-    """Return the folder with the packaged CPU model, as `packaged.prepare` does."""
-    return packaged.prepare(PACKAGED, report)
-
-
 def fetch_from_index(name: str, report: Callable[[str], None] = print) -> Path:
     """Return the folder of a model that packages of the Python index hold; fetches and converts it if it is not complete.
 
     From then on `load` takes it from there, unless the hub's own is on this machine.
 
     Args:
-        name: a tier, or a model's name with or without its owner.
+        name: a model's name with or without its owner.
         report: called with a line of text before each slow step.
 
     Raises:
         CourseError: no package of the index holds such a model, or for the reasons of `packaged.prepare`.
     """
-    wanted = TIERS[name].name if name in TIERS else name
-    model = next((model for model in packaged.MODELS.values() if wanted in (model.name, model.short_name)), None)
+    model = next((model for model in packaged.MODELS.values() if name in (model.name, model.short_name)), None)
     if model is None:
-        raise CourseError(f"no package of the index holds {wanted!r}; there are {', '.join(packaged.MODELS)}")
+        raise CourseError(f"no package of the index holds {name!r}; there are {', '.join(packaged.MODELS)}")
     return packaged.prepare(model, report)
 
 

@@ -4,4 +4,4 @@ Here and not in a lesson's first cell, since after a restart that cell has not b
 """
 
 if "get_ipython" in globals():  # a kernel, and not Python in JupyterLab's terminal
-    __import__("course_utils.session", fromlist=["explain_errors"]).explain_errors(globals()["get_ipython"]())
+    __import__("course_utils.kernel_errors", fromlist=["explain_errors"]).explain_errors(globals()["get_ipython"]())

@@ -160,7 +160,8 @@ def _build(model: PackagedModel, scratch: Path, report: Callable[[str], None]) -
     report(f"Converting {model.short_name} to bf16 safetensors, once (about half a minute)")
     converted = scratch / "converted"
     # In a separate process: it briefly needs several times the model's size, which the learner's kernel would not give back.
-    code = f"from course_utils import packaged; packaged.convert({str(gguf_file)!r}, {str(converted)!r}, {model.tied})"
+    arguments = f"{str(gguf_file)!r}, {str(converted)!r}, {model.tied}"
+    code = f"from course_utils.models.packaged import convert; convert({arguments})"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if process.returncode:
         _raise_if_full(process.stderr)
