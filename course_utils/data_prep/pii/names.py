@@ -45,6 +45,7 @@ from course_utils.data_prep.pii.words import (
     unmistakable_family_names,
 )
 
+Span = tuple[int, int]
 THRESHOLD = 2.0
 BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|[→›]|& (?:Sons?|Co|Partners?|Söhne|Fils|Zonen|Hijos|Figli|Daughters?)\b|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
@@ -126,24 +127,24 @@ AND_BEFORE, AND_AFTER = re.compile(r"(?<!\w)([A-ZÀ-Þ][\w'’-]+) & $"), re.com
 MONTHS = frozenset("Jan Mar Apr May June July Jun Jul Aug April August".split())
 
 
-def find_names(text: str, writer: str = "") -> list[tuple[int, int, float]]:
-    """Return the names in a text as (start, end, points), in characters, end exclusive, in order and without overlaps.
+def find_names(text: str, writer: str = "") -> list[Span]:
+    """Return the names in a text as (start, end), in characters, end exclusive, in order and without overlaps.
 
     Args:
         text: any text.
         writer: "user" or "assistant" if one of them wrote it, see `announced`.
     """
-    spans: list[tuple[int, int, float]] = []
+    spans: list[Span] = []
     whole = foreignness(text)
     for run in RUN.finditer(text):
         line = text[text.rfind("\n", 0, run.start()) + 1 :].partition("\n")[0]
         spans += _in_run(text, run.start(), run.end(), (foreignness(line) or whole) > 0)
-    spans = _longest([*((*span, THRESHOLD) for span in announced(text, writer)), *spans])
+    spans = _longest([*announced(text, writer), *spans])
     signed = _signed(text, whole)
-    spans = [*signed, *(span for span in spans if not any(s < span[1] and span[0] < e for s, e, _ in signed))]
+    spans = [*signed, *(span for span in spans if not _overlaps(*span, signed))]
     if whole <= 0:
         spans += _introduced_in_lower_case(text, spans)
-    return sorted(span for span in _repeated(text, spans) if not _no_name(text, *span[:2]))
+    return sorted(span for span in _repeated(text, spans) if not _no_name(text, *span))
 
 
 def _is_firm(text: str, start: int, end: int) -> bool:
@@ -188,7 +189,7 @@ def _no_name(text: str, start: int, end: int) -> bool:
     return len(name) < 3 and name.isupper() and name.isascii()
 
 
-def _in_run(text: str, start: int, end: int, foreign: bool) -> list[tuple[int, int, float]]:
+def _in_run(text: str, start: int, end: int, foreign: bool) -> list[Span]:
     """Names in a run of words that are separated by single spaces."""
     tokens = [(m.start() + start, m.end() + start, m.group()) for m in TOKEN.finditer(text[start:end])]
     spans, i = [], 0
@@ -226,7 +227,7 @@ def _joins(tokens: list[Token], j: int) -> bool:
     return following is not None and _may_belong(following[2])
 
 
-def _best_part(text: str, tokens: list[Token], foreign: bool) -> list[tuple[int, int, float]]:
+def _best_part(text: str, tokens: list[Token], foreign: bool) -> list[Span]:
     """The parts of a run that are names; common words and titles separate the parts."""
     parts: list[list[Token]] = []
     current: list[Token] = []
@@ -252,15 +253,15 @@ def _best_part(text: str, tokens: list[Token], foreign: bool) -> list[tuple[int,
             part = part[:-1]
         while part and part[0][2].lower() in PARTICLES and not part[0][2][0].isupper():
             part = part[1:]
-        if part and any(len(token.rstrip(".")) > 1 for _, _, token in part):  # "Q:" and "Student B" name nobody
-            points = _points(text, part)
-            if points >= THRESHOLD and (not foreign or _has_cue(text, part)):
-                start, end = part[0][0], part[-1][1]
-                if part[-1][2].endswith(".") and len(part[-1][2]) > 2:
-                    end -= 1
-                if _ends_with_title(text[max(0, start - 60) : start]):  # "Frau von Harrach"
-                    start = PARTICLES_BEFORE.search(text, max(0, start - 30), start).start()  # type: ignore[union-attr]
-                spans.append((start, end, points))
+        if not any(len(token.rstrip(".")) > 1 for _, _, token in part):  # "Q:" and "Student B" name nobody
+            continue
+        if _points(text, part) >= THRESHOLD and (not foreign or _has_cue(text, part)):
+            start, end = part[0][0], part[-1][1]
+            if part[-1][2].endswith(".") and len(part[-1][2]) > 2:
+                end -= 1
+            if _ends_with_title(text[max(0, start - 60) : start]):  # "Frau von Harrach"
+                start = PARTICLES_BEFORE.search(text, max(0, start - 30), start).start()  # type: ignore[union-attr]
+            spans.append((start, end))
     return spans
 
 
@@ -427,7 +428,7 @@ def _ends_with_title(text: str) -> bool:
     return bool(words) and words[-1].lower().rstrip(".").strip('("') in TITLES
 
 
-def _introduced_in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+def _introduced_in_lower_case(text: str, spans: list[Span]) -> list[Span]:
     """Names that a hasty writer left in lower case, where the words before announce a name."""
     given_names, family_names = name_lists()
     added = []
@@ -441,15 +442,15 @@ def _introduced_in_lower_case(text: str, spans: list[tuple[int, int, float]]) ->
             if not known or plain in common_words() or place:
                 break
             length += len(word) + (1 if length else 0)
-        if length and not any(s < offset + length and offset < e for s, e, _ in spans):
-            added.append((offset, offset + length, THRESHOLD))
+        if length and not _overlaps(offset, offset + length, spans):
+            added.append((offset, offset + length))
     return added
 
 
-def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
+def _signed(text: str, foreign: int) -> list[Span]:
     """Names behind a closing formula that are in lower case or have initials: "mvg, jan de boer", "Best, K. Smith"."""
     given_names, family_names = name_lists()
-    spans: list[tuple[int, int, float]] = []
+    spans: list[Span] = []
     for match in SIGNED.finditer(text):
         words, start = match["name"].split(" "), match.start("name")
         initials = next((i for i, word in enumerate(words) if not INITIALS.fullmatch(word)), len(words))
@@ -474,15 +475,19 @@ def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
             if len(words) == 1:  # only the last word; in other languages than English only behind a comma or on its own line
                 is_last = not text[match.end("name") :].strip(" .!x:)\n") and (foreign <= 0 or match["gap"] != " ")
                 signs = signs and is_last and last not in place_names()
-        if signs and not any(s < match.end("name") and start < e for s, e, _ in spans):
-            spans.append((start, match.end("name"), THRESHOLD))
+        if signs and not _overlaps(start, match.end("name"), spans):
+            spans.append((start, match.end("name")))
     return spans
 
 
-def _longest(spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+def _longest(spans: list[Span]) -> list[Span]:
     """The spans without those that overlap with a longer one."""
     longest = sorted(set(spans), key=lambda span: (span[0] - span[1], span))
-    return [s for i, s in enumerate(longest) if not any(s[0] < e and b < s[1] for b, e, _ in longest[:i])]
+    return [span for i, span in enumerate(longest) if not _overlaps(*span, longest[:i])]
+
+
+def _overlaps(start: int, end: int, spans: list[Span]) -> bool:
+    return any(start < other_end and other_start < end for other_start, other_end in spans)
 
 
 def parts_of(name: str) -> list[str]:
@@ -496,18 +501,16 @@ def parts_of(name: str) -> list[str]:
     return [part for part in parts if len(part) > 2 and part.lower().rstrip(".") not in common_words()]
 
 
-def _repeated(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+def _repeated(text: str, spans: list[Span]) -> list[Span]:
     """The spans, and every other occurrence of these names or of parts of them."""
     all_spans = list(spans)
-    occupied = [(start, end) for start, end, _ in spans]
-    for start, end, _ in spans:
+    for start, end in spans:
         for part in parts_of(text[start:end]):
             at = text.find(part)
             while at >= 0:
                 until = at + len(part)
                 whole = not (text[at - 1 : at].isalnum() or text[until : until + 1].isalnum())
-                if whole and not any(s < until and at < e for s, e in occupied):
-                    all_spans.append((at, until, THRESHOLD))
-                    occupied.append((at, until))
+                if whole and not _overlaps(at, until, all_spans):
+                    all_spans.append((at, until))
                 at = text.find(part, until)
     return all_spans
