@@ -1,7 +1,7 @@
 """From an export to training data: the course's own data sets, and tools to make your own.
 
 `validate` says what is wrong with a file; `prepare` cleans it step by step, and each step is also a function on rows.
-Libraries that only this lesson uses (Presidio, py3langid, Faker) are in the extra `data`.
+Libraries that only this lesson uses (phonenumbers, python-stdnum, py3langid, Faker) are in the extra `data`.
 """
 
 from __future__ import annotations

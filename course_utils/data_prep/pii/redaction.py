@@ -378,22 +378,14 @@ def rewrite(row: dict, change: Callable[[Piece], str]) -> dict:
         if not isinstance(value, dict):
             return value
         role = str(value.get("role", writer))
-        written = {
-            k
-            for k, inner in value.items()
-            if not is_id(k)
-            and (
-                argument
-                or k not in NOT_WRITTEN
-                or (isinstance(inner, str) and is_person(f"{path}.{k}" if path else str(k), inner))
-            )
-        }
-        return {
-            k: visit(inner, f"{path}.{k}" if path else str(k), argument or k == "arguments", role or WRITERS.get(k, ""))
-            if k in written
-            else inner
-            for k, inner in value.items()
-        }
+        changed = {}
+        for key, inner in value.items():
+            where = f"{path}.{key}" if path else str(key)
+            written = argument or key not in NOT_WRITTEN or (isinstance(inner, str) and is_person(where, inner))
+            if written and not is_id(key):
+                inner = visit(inner, where, argument or key == "arguments", role or WRITERS.get(key, ""))
+            changed[key] = inner
+        return changed
 
     return visit(row, "", False)
 
