@@ -11,7 +11,7 @@ from typing import Any
 
 # Imported on first use, so that reading the course's own data does not wait for what only the data lesson needs.
 _MODULE_OF = {
-    **dict.fromkeys(("TASKS", "Preferences", "Task", "load_preferences", "load_task", "read_rows"), "tasks"),
+    **dict.fromkeys(("TASKS", "Preferences", "Task", "load_preferences", "load_task"), "tasks"),
     **dict.fromkeys(("Report", "validate"), "validation"),
     **dict.fromkeys(("convert", "shape_of", "prompt_of", "answer_of"), "formats"),
     **dict.fromkeys(("Deduplicated", "deduplicate"), "deduplication"),
