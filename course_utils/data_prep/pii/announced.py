@@ -11,18 +11,21 @@ from collections.abc import Iterator
 
 from course_utils.data_prep.pii.words import (
     BEGINS_NONE,
-    CLOSES,
+    CLOSING,
     CUT,
-    GREETS,
+    GREETING,
     KIN,
     MAKERS,
+    PARTICLE,
     PARTICLES,
     RUN,
+    TITLE,
     TITLES,
     TOKEN,
     WORD,
     WORDS,
     Token,
+    alternatives,
     common_words,
     foreign_words,
     name_lists,
@@ -50,7 +53,7 @@ ANYBODY = re.compile(
     r"|(?:signed|written|confirmed|reported) by |(?:a nombre de|au nom de|op naam van|na nazwisko|auf den Namen) |(?:signée?|rempli|écrit|validé) par |(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
     r"|(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?:podpisała?|napisała?|wypełniła?) |(?:schrieb|schreef|napisała?) (?=[^<\n]{2,40} <)"
     r"|(?:läuft auf|lautet auf|avisado a|avisé a|prévenu|informé) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?:firmado|escrito) por "
-    rf"|(?i:{DETAILS})(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?i:{SURNAMED})(?=(?:(?:{'|'.join(PARTICLES)}) )*[A-ZÀ-Þ])|{NOTED})"
+    rf"|(?i:{DETAILS})(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?i:{SURNAMED})(?=(?:(?:{PARTICLE}) )*[A-ZÀ-Þ])|{NOTED})"
 )
 SOMEBODY = re.compile(
     r"\b(?:(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
@@ -72,8 +75,8 @@ TOLD = re.compile(
 TOLD_ABROAD = re.compile(r"(?:^|[\n.!?] )(?=\w+ (?:hat (?:mir|uns)|m['’]a|nous a|me ha|nos ha|heeft (?:mij|me|ons)) )")
 # In a text without a capital: "dr. hinrichsen", "geachte dokter de kok," "bonjour rose,"
 HURRIED = re.compile(
-    rf"\b(?:(?P<titled>(?:{'|'.join(sorted(TITLES - {'don', 'sir', 'pan', 'pana', 'panu', 'ing', 'nurse'}, key=len, reverse=True))})\.?)|^(?:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}))"
-    rf" (?P<who>(?:(?:{'|'.join(PARTICLES)}) )*(?P<last>{WORD}))(?=(?(titled)|,))"
+    rf"\b(?:(?P<titled>(?:{alternatives(TITLES - {'don', 'sir', 'pan', 'pana', 'panu', 'ing', 'nurse'})})\.?)|^(?:{GREETING}))"
+    rf" (?P<who>(?:(?:{PARTICLE}) )*(?P<last>{WORD}))(?=(?(titled)|,))"
 )
 # Behind these, in German, a noun stands with an article, and a given name without.
 IN_GERMAN = re.compile(
@@ -94,7 +97,7 @@ LOWER_FROM = re.compile(
 )
 
 
-LOWER_NAME = re.compile(rf"(?P<particles>(?:(?:{'|'.join(PARTICLES)}) )*)(?P<first>{WORD})(?: (?P<second>{WORD}))?")
+LOWER_NAME = re.compile(rf"(?P<particles>(?:(?:{PARTICLE}) )*)(?P<first>{WORD})(?: (?P<second>{WORD}))?")
 # Parts of words that make a department of a signature: "Patientenservice", "Obsługa klienta"
 UNIT = (
     r"(?:serv[ei]|team|support|desk|dienst|abteil|büro|bureau|office|cent[er]r|zentr|admin|verwalt|betreu|zespół|obsług|dział|rece[pn]|rezep|empfang|"
@@ -106,28 +109,24 @@ _WRITTEN = (
     rf"(?P<name>(?:(?:al|el|van|de|der|den|von|da|di|le|la)[- ])*[A-ZÀ-Þ](?:{WORD}|[^\W\d_]+)(?: [A-ZÀ-Þ]{WORD}){{0,2}})"
 )
 BY_POSITION = {
-    "assistant": re.compile(
-        rf"^\s*(?i:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}),? (?i:(?:{'|'.join(TITLES)})\.? )?{_WRITTEN}(?=[,!:.]?\s*\n|[,!:] )"
-    ),
+    "assistant": re.compile(rf"^\s*(?i:{GREETING}),? (?i:(?:{TITLE})\.? )?{_WRITTEN}(?=[,!:.]?\s*\n|[,!:] )"),
     "any": re.compile(  # "Wolfram, patient service" as the last line
         # "MIETER: ANJALI VON THUN", "Kontoinhaber Ollerenshaw, Marek", "Account holder KOCH, Carmen"
         rf"\b(?:(?i:tenant|mieter(?:in)?|huurder|locataire|inquilin[oa]|inschrijving|\w*selbstauskunft)\s?:|(?i:kontoinhaber(?:in)?|account[ -]?holder|(?:rekening|kaart)houder|titulaire(?: du compte)?|titular)(?: (?i:is|ist|est|es))?\s?:?) "
-        rf"(?P<labelled>[A-ZÀ-Þ]{WORD}(?:(?: (?i:{'|'.join(PARTICLES)}))*,? [A-ZÀ-Þ]{WORD}){{0,3}})"
+        rf"(?P<labelled>[A-ZÀ-Þ]{WORD}(?:(?: (?i:{PARTICLE}))*,? [A-ZÀ-Þ]{WORD}){{0,3}})"
         rf"|(?<!--)\n(?P<signer>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?), (?:(?:[a-zß-ÿ]\w+ ?){{1,3}}|(?i:[\w ]*{UNIT}[\w ]*))\.?$|\n(?:Ihr|Uw|Votre|Su|Your)\w* (?:\w+ ?){{1,3}}, (?P<ours>[A-ZÀ-Þ]{WORD})\.?$"
         rf"|\n(?P<listed>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?, [A-ZÀ-Þ]{WORD})\n(?i:dob|geb|né|born|ur\.|f\. ?nac|nacid)|\n> ?(?P<quoted>[A-ZÀ-Þ]{WORD})$"
     ),
-    "user": re.compile(
-        rf"(?:\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+[-–— ]*|\n+[-–—]+ ?){_WRITTEN}[ .!,)]*$"
-    ),
+    "user": re.compile(rf"(?:\b(?i:{CLOSING})[ ,.!:]*\n+[-–— ]*|\n+[-–—]+ ?){_WRITTEN}[ .!,)]*$"),
 }
 # "Kind regards,\nGeertje Terpstra\nPatient service"
 CLOSED = re.compile(
-    rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+(?P<name>(?:[A-ZÀ-Þ](?:\. ?| ))*[A-ZÀ-Þ]{WORD}(?:(?: (?:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD}){{0,2}})(?=[ ,.!]*(?:\n|$)| \()"
+    rf"\b(?i:{CLOSING})[ ,.!:]*\n+(?P<name>(?:[A-ZÀ-Þ](?:\. ?| ))*[A-ZÀ-Þ]{WORD}(?:(?: (?:{PARTICLE}))* [A-ZÀ-Þ]{WORD}){{0,2}})(?=[ ,.!]*(?:\n|$)| \()"
 )
 # "Cheers, LAYLA VAN DER MEER", "MfG, D. Young": behind a formula also words that mean something else
 SIGNATURE = re.compile(
-    rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*(?:<br ?/?>)?[ \n]+(?:<br ?/?>\s*)*"
-    rf"(?!N\.B|P\.S|Z\.B)(?P<name>(?:(?:[A-ZÀ-Þ]\.[ -]?)+|(?P<first>[A-ZÀ-Þ]{WORD}) )(?:(?i:{'|'.join(PARTICLES)}) )*[A-ZÀ-Þ]{WORD}(?:(?: (?i:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD})?)(?=[ .!]*(?:[\n\r<]|$))"
+    rf"\b(?i:{CLOSING})[ ,.!:]*(?:<br ?/?>)?[ \n]+(?:<br ?/?>\s*)*"
+    rf"(?!N\.B|P\.S|Z\.B)(?P<name>(?:(?:[A-ZÀ-Þ]\.[ -]?)+|(?P<first>[A-ZÀ-Þ]{WORD}) )(?:(?i:{PARTICLE}) )*[A-ZÀ-Þ]{WORD}(?:(?: (?i:{PARTICLE}))* [A-ZÀ-Þ]{WORD})?)(?=[ .!]*(?:[\n\r<]|$))"
 )
 FORMULA = 60  # characters of a formula that closes a letter
 REACH = 300  # characters that a closing formula and a name take

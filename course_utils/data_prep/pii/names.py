@@ -20,17 +20,21 @@ from course_utils.data_prep.pii.words import (
     ARTICLES,
     BEGINS_NONE,
     CLOSES,
+    CLOSING,
     CUT,
     DETERMINERS,
+    GREETING,
     GREETS,
     INTRODUCES,
     KIN,
     LOCATIVE_PREPOSITIONS,
     MAKERS,
+    PARTICLE,
     PARTICLES,
     PRODUCT_NOUNS,
     RUN,
     STRONG,
+    TITLE,
     TITLES,
     TOKEN,
     WORD,
@@ -51,7 +55,7 @@ BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|[→›]|& (?:Sons?|Co|Partners?|Söhne|Fils|Zonen|Hijos|Figli|Daughters?)\b|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
     r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|(?:T\d|Terminal|Airport|Lane|Road|Court|House|Estate|Towers?|Building|Heating|Plumb(?:ing|ers)|Lifts|Controls|Services|Repairs|Roofing|Cleaning|Security|Electrical|Hill|Grove|Close|Gardens)\b|®|™)"
 )
-PARTICLES_BEFORE = re.compile(rf"(?i:\b(?:{'|'.join(PARTICLES)}) )*$")
+PARTICLES_BEFORE = re.compile(rf"(?i:\b(?:{PARTICLE}) )*$")
 # It makes a name of any capitalised word: "Mme de La Tour".
 ADDRESSED = re.compile(
     r"\b(?:Mr|Mrs|Ms|Herrn?|Frau|Mme|Madame|Monsieur|Mlle)\.? (?:(?:Dr|Prof)\. )*" + PARTICLES_BEFORE.pattern
@@ -71,12 +75,12 @@ AGAIN = re.compile(r"[^\W\d_]+ (?:again|here|once more)\b")
 # A closing formula, and what stands behind it up to the end of the line, a comma or a number. The name is in a lookahead because
 # it may be the formula's own end: "Merci d'avance".
 SIGNED = re.compile(
-    rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted((*CLOSES, 'please', 'pls', 'tia'), key=len, reverse=True)))})"
-    rf"(?=(?P<gap>[ ,.!:;\n]+)(?:(?:{'|'.join(TITLES)})\.? )*(?P<name>(?:(?>(?:[^\W\d_]\.-?)++|{WORD}) ){{0,4}}{WORD})[ .!x:)]*(?:$|[,|(\d]))",
+    rf"(?<!\w)(?:{CLOSING}|please|pls|tia)"
+    rf"(?=(?P<gap>[ ,.!:;\n]+)(?:(?:{TITLE})\.? )*(?P<name>(?:(?>(?:[^\W\d_]\.-?)++|{WORD}) ){{0,4}}{WORD})[ .!x:)]*(?:$|[,|(\d]))",
     re.IGNORECASE | re.MULTILINE,
 )
 # A greeting that begins a line or a sentence. Of a word in no list behind it ("Dear Tarnbrook,") nobody can say who it is.
-SALUTES = re.compile(rf"(?:^|[\n.!?>])\s*(?:{'|'.join(map(re.escape, GREETS))}),? $", re.IGNORECASE)
+SALUTES = re.compile(rf"(?:^|[\n.!?>])\s*(?:{GREETING}),? $", re.IGNORECASE)
 PLACE_ENDINGS = frozenset(
     "platz ring straße strasse allee weg ufer haus schule park brücke halle center centrum zentrum".split()
 )

@@ -75,7 +75,7 @@ class Redacted:
 def find(text: str, allow: Iterable[str] = (), preceding: str = "", writer: str = "") -> list[Entity]:
     """Return the personal data in a text, in order and without overlaps.
 
-    Names and addresses are found in Latin script, names also in Cyrillic, Greek and Armenian (see `unsearched_script`). Web addresses, base64 and hexadecimal ids are not text, and only searched for secrets.
+    Web addresses, base64 and hexadecimal ids are not text, and only searched for secrets.
 
     Args:
         text: any text.
@@ -87,13 +87,12 @@ def find(text: str, allow: Iterable[str] = (), preceding: str = "", writer: str 
     Raises:
         CourseError: a library of the extra `data` is not installed.
     """
-    search = _in_windows if len(text) > WINDOW else _find
     searched = blotted(text)
     # Keys look like the ids and the base64 that are not searched.
     secrets = [_entity(text, "SECRET", *span) for span in find_secrets(text, preceding)]
     for secret in secrets:
         searched = searched[: secret.start] + BLOT * len(secret.text) + searched[secret.end :]
-    entities = sorted([*search(searched, preceding, writer), *secrets], key=lambda entity: entity.start)
+    entities = sorted([*_in_windows(searched, preceding, writer), *secrets], key=lambda entity: entity.start)
     allowed = [re.compile(rf"(?<!\w){re.escape(value)}(?!\w)", re.IGNORECASE) for value in allow]
     return [e for e in entities if BLOT not in e.text and not any(_covers(value, text, e) for value in allowed)]
 
@@ -133,7 +132,7 @@ def not_looked_for(script: str) -> str:
 
 
 def _find(text: str, preceding: str, writer: str) -> list[Entity]:
-    """Like `find`, for a text that fits into one window."""
+    """Like `find`, without secrets, for a text that fits into one window."""
     if not text.strip(BLOT):
         return []
     recognizers = _recognizers()
@@ -162,7 +161,7 @@ def _find(text: str, preceding: str, writer: str) -> list[Entity]:
 
 
 def _in_windows(text: str, preceding: str, writer: str) -> list[Entity]:
-    """Search a long text window by window, because the time for names and addresses grows with the square of the length."""
+    """Search a text window by window, because the time for names and addresses grows with the square of the length."""
     entities, start = [], 0
     while start < len(text):
         end = min(start + WINDOW, len(text))
