@@ -6,12 +6,12 @@ Names are found in `names`, and addresses in `addresses`.
 from __future__ import annotations
 
 import functools
+import importlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
 
 import phonenumbers
-import stdnum
 from stdnum import iban, isbn, luhn
 from stdnum.gb import nhs
 from stdnum.us import ssn
@@ -378,8 +378,7 @@ def checked(pattern: str, module: str, words: str = "", strong: bool = False) ->
     Unless the check is strong, the text must also name the id by one of the words.
     """
     numbers, naming = re.compile(pattern, re.IGNORECASE), re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
-    check = stdnum.get_cc_module(*module.split("."))
-    assert check is not None, module
+    check = importlib.import_module(f"stdnum.{module}")
 
     def find(text: str) -> Iterator[Span]:
         if strong or naming.search(text):
@@ -513,7 +512,7 @@ FINDERS: tuple[tuple[str, re.Pattern[str], Finder], ...] = (
     ("US_SSN", re.compile(r"\d{3}[\W_]?\d{2}[\W_]?\d{4}"), find_us_ssns),
     ("UK_NINO", re.compile(r"[A-Za-z]{2}(?:\s?\d{2}){3}"), labelled(NINO)),
     ("DE_TAX_ID", LONG_NUMBER, checked(
-        r"(?<![\w.-])[1-9]\d([ .\u00a0\u202f/]?)\d{3}\1\d{3}\1\d{3}(?![\w-])", "de.idnr", r"steuer\w*|idnr\w*|tax\w*|tin|bzst")),
+        r"(?<![\w.-])[1-9]\d([ .\u00a0\u202f/]?)\d{3}\1\d{3}\1\d{3}(?![\w-])", "iso7064.mod_11_10", r"steuer\w*|idnr\w*|tax\w*|tin|bzst")),
     ("ES_NIF", re.compile(r"\d{7}-?[A-Za-z]"), checked(r"\b\d{8}-?[A-Z]\b", "es.nif", "dni|nif|identidad|spanish|id")),
     ("IT_FISCAL_CODE", re.compile(r"[A-Za-z]{6}[\dL-Vl-v]{2}[A-Za-z][\dL-Vl-v]{2}"), checked(
         r"\b[A-Z]{6}[\dL-V]{2}[A-Z][\dL-V]{2}[A-Z][\dL-V]{3}[A-Z]\b", "it.codicefiscale", strong=True)),
