@@ -91,7 +91,9 @@ NAME_IS = r"(?:my name is|mein name ist|mijn naam is|je m['’]appelle|me llamo|
 LOWER_FROM = re.compile(
     rf"\b(?:(?P<sure>{NAME_IS})|(?P<strong>{DETAILS}|{SURNAMED}|(?:(?:regards|greetings|wishes|love) from|gr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an)|pozdrowienia od|saludos de|groetjes van) |"
     rf"(?:mein|meine|meinem|meiner|meinen|mon|ma|mi|mijn) (?:{'|'.join(kin for kin in WORDS['foreign_kin'] if ' ' not in kin)}) )"
+    rf"|(?P<met>(?:my|our|(?-i:the)|her|his) (?:{alternatives(KIN)})s?|(?:spoke|spoken|talked|speak) to|ask for|name is|names?:?|name['’]s|(?:it['’]?s|this is|it is)(?= \w+ (?:again|here|once more)\b)),? "
     rf"|(?:mein|meine|mon|ma|mi|mijn|moja|mój|moją|my|our)(?: \w+)? (?:{'|'.join(kin for kin in KIN if ' ' not in kin)})(?:,? | \()"
+    r"|(?:i am|i['’]?m|it['’]?s|it is|this is),? "
     r"|(?:c['’]est(?: encore)?|hier (?:ist|is)(?: nochmal| wieder| weer)?|soy(?: otra vez)?|tu znowu|ik ben|ich bin(?: es,)?|je suis|jestem) )",
     re.IGNORECASE,
 )
@@ -246,13 +248,16 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
                 spans.append(cue.span("who"))
     for cue in LOWER_FROM.finditer(text):
         written = LOWER_NAME.match(text, cue.end())
-        if not written or not written["first"].islower():
+        if not written or not (written["first"].islower() or cue["met"]):
             continue
-        first, second, weak = written["first"], written["second"], not (cue["strong"] or cue["sure"])  # "c'est la clé"
+        first, second, sure = written["first"].lower(), written["second"] or "", cue["sure"] or cue["strong"]
+        excluded = CUT if sure else common_words() if cue["met"] else ordinary  # "c'est la clé"
         # Behind "my name is" and a particle, a word that is in no list is a name too.
-        unlisted = (cue["sure"] or (written["particles"] and not weak)) and len(first) > 2 and first not in ordinary
-        if first not in PARTICLES and (first in known_names or unlisted) and first not in (ordinary if weak else CUT):
-            further = second and len(second) > 4 and second not in ordinary and first not in ordinary
-            pair = second and (further or known_names.intersection([second, *second.split("-")]))
+        unlisted = (cue["sure"] or (written["particles"] and (sure or cue["met"]))) and first not in ordinary
+        named = first in (name_lists()[0] if cue["met"] else known_names) or unlisted
+        if len(first) > 2 and first not in PARTICLES and named and first not in excluded:
+            further = len(second) > 4 and second not in ordinary and first not in common_words()
+            pair = further or known_names.intersection([second, *second.split("-")])
+            pair = pair and second.islower() == written["first"].islower()
             spans.append((cue.end(), written.end("second" if pair else "first")))
     return spans

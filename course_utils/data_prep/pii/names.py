@@ -65,13 +65,6 @@ FRENCH_VERB = re.compile(
     r"(?:[CDJLMNST]|Qu)['’][^\W\d_A-ZÀ-Þ]"
     r"|.+-(?:t-)?(?:je|tu|ils?|elles?|on|nous|vous|ce|l[ae]s?|lui|leur|moi|toi|y|en|ci|là)\.?$"
 )
-LOWER_INTRODUCED = re.compile(
-    r"\b(?:my name is|spoke to|spoken to|talked to|speak to|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:"
-    + "|".join(KIN)
-    + r")s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)",
-)
-WEAKLY = re.compile(r"(?:i am|i'm|im|its|it's|this is|it is)\b")  # what follows may be a place
-AGAIN = re.compile(r"[^\W\d_]+ (?:again|here|once more)\b")
 # A closing formula, and what stands behind it up to the end of the line, a comma or a number. The name is in a lookahead because
 # it may be the formula's own end: "Merci d'avance".
 SIGNED = re.compile(
@@ -146,8 +139,6 @@ def find_names(text: str, writer: str = "") -> list[Span]:
     spans = _longest([*announced(text, writer), *spans])
     signed = _signed(text, whole)
     spans = [*signed, *(span for span in spans if not _overlaps(*span, signed))]
-    if whole <= 0:
-        spans += _introduced_in_lower_case(text, spans)
     return sorted(span for span in _repeated(text, spans) if not _no_name(text, *span))
 
 
@@ -430,25 +421,6 @@ def _ends_with_title(text: str) -> bool:
     while words and words[-1].lower() in PARTICLES:
         words.pop()
     return bool(words) and words[-1].lower().rstrip(".").strip('("') in TITLES
-
-
-def _introduced_in_lower_case(text: str, spans: list[Span]) -> list[Span]:
-    """Names that a hasty writer left in lower case, where the words before announce a name."""
-    given_names, family_names = name_lists()
-    added = []
-    for match in LOWER_INTRODUCED.finditer(text):
-        offset, length = match.start(1), 0
-        for word in match.group(1).split(" "):
-            plain = word.lower()
-            unlisted = length and len(plain) > 4 and plain not in foreign_words()  # a family name, as no list has them all
-            known = plain in given_names or (length and plain in family_names) or unlisted
-            place = plain in place_names() and WEAKLY.match(match.group()) and not AGAIN.match(text, match.start(1))
-            if not known or plain in common_words() or place:
-                break
-            length += len(word) + (1 if length else 0)
-        if length and not _overlaps(offset, offset + length, spans):
-            added.append((offset, offset + length))
-    return added
 
 
 def _signed(text: str, foreign: int) -> list[Span]:
