@@ -130,8 +130,7 @@ SIGNATURE = re.compile(
     rf"\b(?i:{CLOSING})[ ,.!:]*(?:<br ?/?>)?[ \n]+(?:<br ?/?>\s*)*"
     rf"(?!N\.B|P\.S|Z\.B)(?P<name>(?:(?:[A-ZÀ-Þ]\.[ -]?)+|(?P<first>[A-ZÀ-Þ]{WORD}) )(?:(?i:{PARTICLE}) )*[A-ZÀ-Þ]{WORD}(?:(?: (?i:{PARTICLE}))* [A-ZÀ-Þ]{WORD})?)(?=[ .!]*(?:[\n\r<]|$))"
 )
-FORMULA = 60  # characters of a formula that closes a letter
-REACH = 300  # characters that a closing formula and a name take
+REACH = 300  # characters at the end in which the name of a user stands
 
 
 @functools.cache
@@ -152,38 +151,15 @@ def _forms() -> tuple[frozenset[str], frozenset[str], list[tuple[re.Pattern[str]
     return known, ordinary, forms
 
 
-def _end_of_line_after(text: str, line_end: int) -> int:
-    """The end of the first line with text behind the end of a line."""
-    end = text.find("\n", line_end + len(text[line_end:]) - len(text[line_end:].lstrip("\n")))
-    return end + 1 or len(text)
-
-
-def _signatures(text: str) -> Iterator[re.Match[str]]:
-    """Names at the ends of lines that begin with a given name or an initial and stand behind a closing formula."""
-    position = 0
-    for line_end in (*(match.start() for match in re.finditer(r"\n|<(?=/|br)", text)), len(text)):
-        signed = SIGNATURE.search(text, max(position, line_end - REACH // 2), line_end + 1)
-        if not signed:
-            continue
-        words = signed["name"].lower().split()
-        several = signed["name"].count(".") > 1 and words[-1] in _forms()[1]  # "Thanks, N.B. Delivery"
-        if signed["first"].lower() in name_lists()[0] if signed["first"] else not several:
-            position = signed.end()
-            yield signed
-
-
 def _placed(text: str, place: str) -> Iterator[re.Match[str]]:
-    """What stands where a name does; formulas that close a letter are only looked for around the ends of lines."""
+    """What stands where a name does."""
     if place == "any":
-        position = 0
-        while (line_end := text.find("\n", position)) >= 0:
-            closed = CLOSED.search(
-                text, max(position, line_end - FORMULA), min(_end_of_line_after(text, line_end), line_end + REACH)
-            )
-            position = max(line_end + 1, closed.end() if closed else 0)
-            if closed:
-                yield closed
-        yield from _signatures(text)
+        yield from CLOSED.finditer(text)
+        for signed in SIGNATURE.finditer(text):
+            words = signed["name"].lower().split()
+            several = signed["name"].count(".") > 1 and words[-1] in _forms()[1]  # "Thanks, N.B. Delivery"
+            if signed["first"].lower() in name_lists()[0] if signed["first"] else not several:
+                yield signed
     if place in BY_POSITION:
         yield from BY_POSITION[place].finditer(text, max(0, len(text) - REACH) if place == "user" else 0)
 
