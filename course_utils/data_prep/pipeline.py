@@ -627,7 +627,8 @@ def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> N
     for index, (code, reason) in sorted(reasons.items()):
         _record(result, step, index, code, reason, DROPPED)
     remaining = [i for i in range(len(result.rows)) if i not in reasons]
-    for values in (result.rows, result.lines, result.ids, result.strata, result.people, result.owners):
+    parallel: tuple[list[Any], ...] = (result.rows, result.lines, result.ids, result.strata, result.people, result.owners)
+    for values in parallel:
         values[:] = [values[i] for i in remaining]
     result.counts.append((step, len(result.rows)))
 

@@ -233,7 +233,7 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
         named = first in (name_lists()[0] if cue["met"] else known_names) or unlisted
         if len(first) > 2 and first not in PARTICLES and named and first not in excluded:
             further = len(second) > 4 and second not in ordinary and first not in common_words()
-            pair = further or known_names.intersection([second, *second.split("-")])
-            pair = pair and second.islower() == written["first"].islower()
+            family = further or known_names.intersection([second, *second.split("-")])
+            pair = family and second.islower() == written["first"].islower()
             spans.append((cue.end(), written.end("second" if pair else "first")))
     return spans
