@@ -85,6 +85,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/waiting.py
 	$(BIN)/python -m pip install --quiet fitcheck-llm
 	$(BIN)/python benchmarks/estimates.py --peers
+	$(BIN)/python -m pip install --quiet presidio-analyzer
 	$(BIN)/python benchmarks/data_prep.py
 	$(BIN)/python benchmarks/framework.py
 	$(BIN)/python -m pip install --quiet 'transformers[serving]'

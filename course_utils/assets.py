@@ -100,6 +100,11 @@ def render(template: str, **values: object) -> str:
 PLACEHOLDER = "/OWNER/"  # until the course has its own address
 
 
+def read_rows(relative: str) -> list[dict[str, Any]]:
+    """Return the rows of one of the course's JSONL files, such as "data/catalogue/shots.jsonl"."""
+    return [json.loads(line) for line in path(relative).read_text(encoding="utf-8").splitlines()]
+
+
 def repository_url() -> str:
     """Return the address of the repository, from `[project.urls]` in pyproject.toml, the only place where it is written.
 

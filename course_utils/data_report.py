@@ -1,10 +1,9 @@
-"""Shows what `prepare` did: figures for a notebook, and a report as one HTML file that needs nothing else."""
+"""Shows what `prepare` did: examples for a terminal, and a report as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,24 +23,6 @@ SHOWN = 5  # examples of each reason
 EPOCHS = 3
 QUOTED = 600  # characters of a row
 SHORTENED = 240  # the same in a terminal
-
-
-@dataclass(frozen=True)
-class _Example:
-    """A row that was dropped or flagged, and why."""
-
-    line: int
-    reason: str
-    quotes: dict[str, str]  # what to call a line → its text: the row, and the one to compare it with, if there is one
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Rows with the same reason: its code, how many there are, and the first of them."""
-
-    code: str
-    count: int
-    examples: list[_Example]
 
 
 def flow(prepared: pipeline.Prepared) -> Figure:
@@ -87,16 +68,7 @@ def write_html(prepared: pipeline.Prepared, file: str | Path, costs_of: Sequence
     Raises:
         CourseError: the file can't be written.
     """
-    page = _page(prepared, costs_of)
-    try:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        return write_whole(Path(file), page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise CourseError(f"cannot write {file}: {error.strerror or error}") from error
-
-
-def _page(prepared: pipeline.Prepared, costs_of: Sequence[tuple[str, str]]) -> str:
-    return render(
+    page = render(
         "templates/data_report.html.j2",
         title=f"{Path(prepared.path).name}: data report",
         prepared=prepared,
@@ -106,62 +78,51 @@ def _page(prepared: pipeline.Prepared, costs_of: Sequence[tuple[str, str]]) -> s
         lengths=lengths(prepared),
         contaminating=len({hit.test for hit in prepared.contaminated}),
         costs=costs_of,
-        dropped=_dropped(prepared),
-        flagged=_flagged(prepared),
+        dropped=_by_code(prepared.dropped.values()),
+        flagged=_by_code(change for changes in prepared.flagged.values() for change in changes),
+        quotes=lambda change: _quotes(prepared, change),
+        shown=SHOWN,
         redactions=Counter(c.code for c in prepared.changes if c.step == "redact" and c.action == pipeline.CHANGED),
         recurring=_recurring(prepared),
     )
+    try:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        return write_whole(Path(file), page.encode("utf-8", "replace"))
+    except OSError as error:
+        raise CourseError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 def examples(prepared: pipeline.Prepared) -> str:
     """Return the first `SHOWN` dropped rows of each reason as text, a copy beside the row that was kept for it."""
     lines = []
-    for group in _dropped(prepared):
-        lines.append(f"dropped, {group.count:,} {in_words(group.code)} ({group.code}):")
-        for example in group.examples:
-            lines.append(f"  line {example.line}: {example.reason}")
-            lines += [f"    {name}: {' '.join(quote.split())[:SHORTENED]}" for name, quote in example.quotes.items()]
+    for code, changes in _by_code(prepared.dropped.values()).items():
+        lines.append(f"dropped, {len(changes):,} {in_words(code)} ({code}):")
+        for change in changes[:SHOWN]:
+            lines.append(f"  line {change.line}: {change.reason}")
+            lines += [
+                f"    {name}: {' '.join(text.split())[:SHORTENED]}" for name, text in _quotes(prepared, change).items()
+            ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _dropped(prepared: pipeline.Prepared) -> list[_Group]:
-    """Dropped rows by reason; a copy is shown beside the row that was kept instead of it."""
-
-    def quotes(change: pipeline.Change) -> dict[str, int]:
-        kept = prepared.copies.get(change.line)
-        return {f"dropped, line {change.line}": change.line} | ({} if kept is None else {f"kept, line {kept}": kept})
-
-    return _grouped(prepared, (change for _, change in sorted(prepared.dropped.items())), quotes)
-
-
-def _flagged(prepared: pipeline.Prepared) -> list[_Group]:
-    """Rows that are still in the files and that someone should look at, by reason; both rows of a conflict."""
-    conflicting = {line: conflict.members for conflict in prepared.conflicts for line in conflict.members}
-
-    def quotes(change: pipeline.Change) -> dict[str, int]:
-        rivals = conflicting.get(change.line, ()) if change.code == pipeline.CONFLICT else ()
-        rival = next((line for line in rivals if line != change.line), None)
-        return {f"line {line}": line for line in (change.line, rival) if line == change.line or line in prepared.texts}
-
-    return _grouped(prepared, (change for changes in prepared.flagged.values() for change in changes), quotes)
-
-
-def _grouped(
-    prepared: pipeline.Prepared,
-    changes: Iterable[pipeline.Change],
-    quotes: Callable[[pipeline.Change], dict[str, int]],
-) -> list[_Group]:
-    """Changes by their code, the first `SHOWN` of each with the rows that `quotes` names for it."""
+def _by_code(changes: Iterable[pipeline.Change]) -> dict[str, list[pipeline.Change]]:
+    """Code → its changes, in the order of the export."""
     by_code: dict[str, list[pipeline.Change]] = {}
-    for change in changes:
+    for change in sorted(changes, key=lambda change: change.line):
         by_code.setdefault(change.code, []).append(change)
-    return [
-        _Group(code, len(own), [
-            _Example(c.line, c.reason, {name: prepared.texts[line][:QUOTED] for name, line in quotes(c).items()})
-            for c in own[:SHOWN]
-        ])
-        for code, own in by_code.items()
-    ]  # fmt: skip
+    return by_code
+
+
+def _quotes(prepared: pipeline.Prepared, change: pipeline.Change) -> dict[str, str]:
+    """The text of a dropped or flagged row, and that of the row to compare it with: the kept one, or the other answer."""
+    line, dropped = change.line, change.action == pipeline.DROPPED
+    named = {f"dropped, line {line}" if dropped else f"line {line}": line}
+    if dropped and line in prepared.copies:
+        named[f"kept, line {prepared.copies[line]}"] = prepared.copies[line]
+    elif not dropped and change.code == pipeline.CONFLICT:
+        rivals = (other for conflict in prepared.conflicts if line in conflict.members for other in conflict.members)
+        named |= {f"line {rival}": rival for rival in [r for r in rivals if r != line and r in prepared.texts][:1]}
+    return {name: prepared.texts[quoted][:QUOTED] for name, quoted in named.items()}
 
 
 def _recurring(prepared: pipeline.Prepared) -> dict[str, str]:

@@ -86,27 +86,22 @@ class Catalogue:
 
 def load_catalogue() -> Catalogue:
     """Load the catalogue of the course's invented shop (`data/catalogue/CARD.md`)."""
-    passages = _rows("passages")
+    passages = assets.read_rows("data/catalogue/passages.jsonl")
     keys = ("id", "topic", "title")
     return Catalogue(
         versions={
             1: [{key: p[key] for key in keys} | {"text": p["text"]} for p in passages],
             2: [{key: p[key] for key in keys} | {"text": p["text_v2"] or p["text"]} for p in passages],
         },
-        questions=_rows("questions"),
-        training=_rows("training_questions"),
-        shots=_rows("shots"),
+        questions=assets.read_rows("data/catalogue/questions.jsonl"),
+        training=assets.read_rows("data/catalogue/training_questions.jsonl"),
+        shots=assets.read_rows("data/catalogue/shots.jsonl"),
     )
 
 
 def write(record: Mapping) -> str:
     """Return a record as JSON text."""
     return json.dumps(record, ensure_ascii=False)
-
-
-def _rows(name: str) -> list[dict]:
-    lines = assets.path(f"data/catalogue/{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def facts(question: Mapping, version: int) -> list[str]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.pii import PII_KINDS
-from course_utils.data_prep.pii.words import CLOSES, GREETS, common_words
+from course_utils.data_prep.pii.words import CLOSES, GREETS, alternatives, common_words
 from course_utils.data_prep.similarity import (
     Groups,
     in_processes,
@@ -72,7 +72,7 @@ FOOTER = re.compile(
 )
 # What a letter begins and ends with, whoever writes it: "Dear team,", "Kind regards", a name and a number below it.
 GREETING = re.compile(
-    rf"\A\s*(?:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}|"
+    rf"\A\s*(?:{alternatives(GREETS)}|"
     r"sehr geehrte[rs]?|geachte|madame|monsieur|estimad[oa]s|szanowni|to whom|a quien|à qui|aan wie|an alle)\b"
     r"(?:(?:[ /]\S+){0,6}[,:!.]? *\n+|(?: [^\W\d_]+){0,3}[,!] +)",
     re.IGNORECASE,

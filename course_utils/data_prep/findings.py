@@ -19,15 +19,8 @@ ERROR, WARNING = "error", "warning"
 CODES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 # code → how a hosted job fails: the API's "code" and "message"
 API_ERRORS: dict[str, dict[str, str]] = CODES.pop("api")
-# The same for what other steps than validation find.
-WORDS = {
-    "useless_answer": "without a real answer", "stub": "with a note in place of an answer", "refusal": "with a refusal",
-    "truncated": "cut off", "mojibake": "in the wrong encoding", "answer_format": "with an answer of the wrong form",
-    "language": "in another language", "low_information": "that say too little", "canned_answer": "with a canned answer",
-    "other_answer": "with an answer to something else", "conflict": "that contradict others", "test_set": "like test rows",
-    "exact_duplicate": "exact copies", "normalised_duplicate": "copies but for case and punctuation",
-    "near_duplicate": "near copies", "customer": "with a customer's name",
-}  # fmt: skip
+# The same words for what other steps than validation find
+WORDS: dict[str, str] = CODES.pop("words")
 
 
 def in_words(code: str) -> str:

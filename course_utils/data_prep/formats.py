@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from course_utils.data_prep.reading import json_or_none
-from course_utils.data_prep.variants import label_of, number_calls, variants
+from course_utils.data_prep.variants import SPEAKERS, label_of, number_calls, variants
 from course_utils.errors import CourseError
 
 KIND_OF = {
@@ -48,13 +48,6 @@ FIELDS: dict[str, set[str]] = {
     "openai_preference": {"input", "preferred_output", "non_preferred_output"},
     "kto": {"prompt", "completion", "label"},
 }
-SHAREGPT_ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant",
-    "system": "system", "tool": "tool", "observation": "tool",
-    "customer": "user", "client": "user", "requester": "user", "visitor": "user", "kunde": "user", "cliente": "user",
-    "agent": "assistant", "operator": "assistant", "support": "assistant", "bot": "assistant", "ai": "assistant",
-}  # fmt: skip
 # What a turn calls its speaker and its text: ShareGPT's keys first, then those of ticket systems.
 SPEAKER_KEYS, TEXT_KEYS = ("from", "role", "author", "speaker", "sender"), ("value", "content", "body", "text", "message")
 
@@ -306,9 +299,9 @@ def _message_of_turn(turn: object, path: str) -> dict:
         except (ValueError, KeyError, TypeError) as error:
             raise CourseError(f"{path}: a call must be JSON with name and arguments") from error
         return {"role": "assistant", "content": None, "tool_calls": calls, **further}
-    if speaker.lower() not in SHAREGPT_ROLES:
+    if speaker.lower() not in SPEAKERS:
         raise CourseError(f"{path}: unknown speaker {speaker!r}")
-    return {"role": SHAREGPT_ROLES[speaker.lower()], "content": content, **further}
+    return {"role": SPEAKERS[speaker.lower()], "content": content, **further}
 
 
 def _written_call(call: dict) -> dict:

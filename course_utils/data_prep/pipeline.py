@@ -415,43 +415,24 @@ def prepare(path: str | Path, kind: str = "chat", **settings: Any) -> Prepared:
         CourseError: the file cannot be read, a step, code or mode is unknown, or nothing is left.
     """
     result = Prepared(str(path), Preparation(kind, **settings))
-    steps = result.settings.steps
-    _timed(result, "validate", _read)
-    if "quality" in steps:
-        _timed(result, "quality", _quality)
-    if "deduplicate" in steps:
-        _timed(result, "deduplicate", _deduplicate)
-    if "contamination" in steps and result.settings.test:
-        _timed(result, "contamination", _contamination)
-    result.owners = _owners(result)
-    if "redact" in steps:
-        _timed(result, "redact", _redact)
-    if not result.rows:
-        raise CourseError(f"{Path(path).name}: nothing is left of {result.counts[0][1]} lines; the reasons:\n{result}")
-    result.train = list(range(len(result.rows)))
-    if "split" in steps and len(result.rows) > 1:
-        _timed(result, "split", _split)
+    runs = (_read, _quality, _deduplicate, _contamination, _redact, _split)
+    for step, run in zip(STEPS, runs):
+        if step not in ("validate", *result.settings.steps) or (step == "contamination" and not result.settings.test):
+            continue  # but a file is always read
+        start = time.monotonic()
+        run(result)
+        if result.settings.progress:
+            result.settings.progress(f"{step}: {len(result.rows):,} rows, {time.monotonic() - start:.1f} s")
+        if not result.rows:
+            raise CourseError(f"{Path(path).name}: nothing is left of {result.counts[0][1]} lines; the reasons:\n{result}")
+    result.train = result.train or list(range(len(result.rows)))
     return result
-
-
-def _timed(result: Prepared, step: str, run: Callable[[Prepared], None]) -> None:
-    start = time.monotonic()
-    run(result)
-    if result.settings.progress:
-        result.settings.progress(f"{step}: {len(result.rows):,} rows, {time.monotonic() - start:.1f} s")
-
-
-def _owners(result: Prepared) -> list[Any]:
-    """The group of each row for the split, without differences of case and spaces; a blank or "unknown" is no group."""
-    if result.settings.group == "none":
-        return [None] * len(result.rows)
-    groups = [strata["group"] if "group" in strata else customer_of(row) for row, strata in zip(result.rows, result.strata)]
-    spelled = [" ".join(str(group).split()).casefold() for group in groups]
-    return [None if group in NO_GROUP else group for group in spelled]
 
 
 def _split(result: Prepared) -> None:
     settings, views = result.settings, [formats.as_chat(row) for row in result.rows]
+    if len(views) < 2:
+        return
     labels, sources = (
         [strata[name] for strata in result.strata] if getattr(settings, name) else None for name in ("label", "source")
     )
@@ -536,8 +517,7 @@ def _read(result: Prepared) -> None:
             result.ids.append({key: row.value[key] for key in row.value if key in IDS or OTHER_ID.fullmatch(key)})
     if result.rows and (unknown := set(named.values()) - seen):
         raise CourseError(f"no row has a field {min(unknown)!r} to split by; name a field of the export's rows")
-    result.ids = _ids_of(result.ids)
-    _take_owners(result, owners)
+    result.ids, result.owners = _ids_of(result.ids), _owners(result, owners)
     result.counts += [("read", lines_read), ("validate", len(result.rows))]
     _remark(result)
 
@@ -558,26 +538,32 @@ def _owner(field: str) -> str:
     return match[1] if (match := OWNER.fullmatch(last)) else ""
 
 
-def _take_owners(result: Prepared, owners: dict[str, dict[int, Any]]) -> None:
-    """Group rows by the field that names their customer, if the user has named none and a field has values that recur."""
-    for name, found in sorted(owners.items(), key=lambda item: (OWNERS.index(_owner(item[0])), item[0])):
-        values = [found.get(index) for index in range(len(result.rows))] if found else []
-        named = Counter(v for v in values if isinstance(v, str | int) and str(v).strip().casefold() not in NO_GROUP)
-        recurring, largest = named.total() - len(named), max(named.values(), default=0)
-        if recurring and 2 * named.total() >= len(values) and 2 * largest <= len(values):
-            for strata, value in zip(result.strata, values):
-                strata["group"] = value if isinstance(value, str | int) else None
-            if "split" in result.settings.steps:
-                result.notes.append(f"rows with the same {name!r} stay in one part; --group names another field, or none")
-            return
-    has_more = any(change.code == "extra_key" for change in result.changes)
-    if (
-        result.settings.group is None
-        and has_more
-        and "split" in result.settings.steps
-        and not any(map(customer_of, result.rows))
-    ):
-        result.notes.append("no field was taken for the customer, whose rows may be in both parts; --group FIELD names it")
+def _owners(result: Prepared, candidates: dict[str, dict[int, Any]]) -> list[Any]:
+    """The group of each row for the split, without differences of case and spaces; a blank or "unknown" is no group.
+
+    It is in the field that the user has named, or else in one of `candidates` (field → values by row) whose values recur, or
+    else the user's name.
+    """
+    named, note = result.settings.group, ""
+    if named == "none":
+        return [None] * len(result.rows)
+    groups = [strata["group"] if named else customer_of(row) for row, strata in zip(result.rows, result.strata)]
+    fields = sorted(candidates, key=lambda name: (OWNERS.index(_owner(name)), name))
+    if field := next((name for name in fields if _recurs(candidates[name].values(), len(groups))), None):
+        values = [candidates[field].get(index) for index in range(len(groups))]
+        groups = [value if isinstance(value, str | int) else None for value in values]
+        note = f"rows with the same {field!r} stay in one part; --group names another field, or none"
+    elif not named and not any(groups) and any(change.code == "extra_key" for change in result.changes):
+        note = "no field was taken for the customer, whose rows may be in both parts; --group FIELD names it"
+    result.notes += [note] if note and "split" in result.settings.steps else []
+    spelled_alike = [" ".join(str(group).split()).casefold() for group in groups]
+    return [None if group in NO_GROUP else group for group in spelled_alike]
+
+
+def _recurs(values: Collection[Any], rows: int) -> bool:
+    """Whether at least half of the rows have a customer, some have the same, and no customer has more than half."""
+    named = Counter(v for v in values if isinstance(v, str | int) and str(v).strip().casefold() not in NO_GROUP)
+    return len(named) < named.total() >= rows / 2 >= max(named.values())
 
 
 def _once_per_field(changes: list[Change]) -> Iterator[Change]:
@@ -641,7 +627,7 @@ def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> N
     for index, (code, reason) in sorted(reasons.items()):
         _record(result, step, index, code, reason, DROPPED)
     remaining = [i for i in range(len(result.rows)) if i not in reasons]
-    parallel: tuple[list[Any], ...] = (result.rows, result.lines, result.ids, result.strata, result.people)
+    parallel: tuple[list[Any], ...] = (result.rows, result.lines, result.ids, result.strata, result.people, result.owners)
     for values in parallel:
         values[:] = [values[i] for i in remaining]
     result.counts.append((step, len(result.rows)))
@@ -778,7 +764,6 @@ def _drop_copies(result: Prepared, copies: dict[int, tuple[str, int]]) -> None:
     settled = {m for old, new in zip(result.conflicts, conflicts) if len(new.members) < 2 for m in old.members}
     result.changes = [c for c in result.changes if (c.action, c.code) != (FLAGGED, CONFLICT) or c.line not in settled]
     result.conflicts = [conflict for conflict in conflicts if len(conflict.members) > 1]
-    result.owners = [owner for index, owner in enumerate(result.owners) if index not in copies]
     _drop(result, "redact", reasons)
 
 

@@ -87,15 +87,11 @@ def shingles(text: str) -> np.ndarray:
     return np.unique(np.concatenate([words, pairs]).astype(np.uint32))
 
 
-def shared_form(texts: Sequence[str], share: float = FORM_SHARE, least: int = FORM_TEXTS) -> frozenset[int]:
-    """Return the triples of neighbouring words that many texts have in common: an instruction, a template.
+def shared_form(texts: Sequence[str]) -> frozenset[int]:
+    """Return the triples of neighbouring words that many different texts have in common: an instruction, a template.
 
-    Args:
-        texts: any texts; of more than 5,000, as many at equal distances are looked at.
-        share, least: a triple is common if at least this share of the different texts, and this number, have it.
-
-    Returns:
-        Hashes of the triples; beginning and end of a text count as words.
+    Of more than 5,000 texts, as many at equal distances are looked at. The triples are returned as hashes; beginning and end
+    of a text count as words.
     """
     different = list(dict.fromkeys(texts))
     sample = different[:: max(1, len(different) // FORM_SAMPLE)]
@@ -103,28 +99,17 @@ def shared_form(texts: Sequence[str], share: float = FORM_SHARE, least: int = FO
     if not triples:
         return frozenset()
     found, counts = np.unique(np.concatenate(triples), return_counts=True)
-    return frozenset(found[counts >= max(least, share * len(sample))].tolist())
+    return frozenset(found[counts >= max(FORM_TEXTS, FORM_SHARE * len(sample))].tolist())
 
 
-def without_form(text: str, form: frozenset[int], keep_form: bool = False) -> str:
-    """Return the words of a text that are in none of the common triples; all of its words if none would be left.
-
-    Args:
-        text: the text.
-        form: the result of `shared_form`.
-        keep_form: whether to return the common words instead, with a star for each run of others; then the result names the
-            template of the text, and is "" if it has none.
-    """
+def without_form(text: str, form: frozenset[int]) -> str:
+    """Return the words of a text that are in no triple of `form` (see `shared_form`), or all words if none is left."""
     words = normalise(text).split()
     common = [False] * (len(words) + 4)
     for start, triple in enumerate(_triples(_word_hashes(text)).tolist()):
         if triple in form:
             common[start : start + 3] = [True] * 3
     common = common[2 : len(words) + 2]
-    if keep_form:
-        marked = [word if shared else "*" for word, shared in zip(words, common)]
-        pieces = [word for word, before in zip(marked, ["", *marked]) if (word, before) != ("*", "*")]
-        return " ".join(pieces) if sum(common) > 1 else ""
     return " ".join(word for word, shared in zip(words, common) if not shared) or " ".join(words)
 
 

@@ -24,10 +24,9 @@ FRAME_ROWS, FRAME_SHARE = 4, 0.02
 STOCK_ROWS = 10  # a phrase of so many different training prompts is a formula, not a question that was copied
 SIMILAR = 0.5
 LABEL_ROWS = 3  # rows that a value has on average if it is a label
-TEMPLATE_ROWS, TEMPLATE_SHARE = 5, 0.01  # a template's three consecutive words occur in as many rows, and this share of them
 SWEEPS = 10
 UNLIKE = 0.05  # from this difference, a value's shares of the two parts are told
-WEIGHTS = {"template": 0.2, "size": 0.2}  # in how alike two parts are; a label or a source has 1
+SIZE_WEIGHT = 0.2  # of groups' sizes in how alike two parts are; a label or a source has 1
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def split(
 
     What stays together is a customer's rows, rows with the same prompt, and near-copies. Rows that were made from one
     template are different rows: the words that many prompts have in common count for nothing. The two parts are alike in
-    their labels, sources, templates, instructions and sizes of groups, as far as the groups allow (iterative
-    stratification after Sechidis, Tsoumakas and Vlahavas 2011, for groups instead of rows).
+    their labels, sources, instructions and sizes of groups, as far as the groups allow (iterative stratification after
+    Sechidis, Tsoumakas and Vlahavas 2011, for groups instead of rows).
 
     Args:
         rows: chat rows.
@@ -93,7 +92,7 @@ def split(
         pair = " and ".join(shorten(prompts[i]) for i in torn[0])
         message = f"{len(torn):,} pairs of similar prompts may be in both parts, because they would make too large a group"
         notes.append(f"{message}, for example {pair}")
-    strata = _strata(rows, prompts, label, workers)
+    strata = _strata(rows, label)
     if source is not None:
         strata["source"] = source
     together = groups.members()
@@ -124,7 +123,7 @@ def _join_near(groups: Groups, prompts: Sequence[str], largest: int, workers: in
     return torn
 
 
-def _strata(rows: Sequence[dict], prompts: Sequence[str], label: Sequence | None, workers: int) -> dict[str, Sequence]:
+def _strata(rows: Sequence[dict], label: Sequence | None) -> dict[str, Sequence]:
     """What two parts of the rows should be alike in: name → the value of each row, None for no value."""
     strata: dict[str, Sequence] = {}
     if label is not None:
@@ -134,10 +133,6 @@ def _strata(rows: Sequence[dict], prompts: Sequence[str], label: Sequence | None
     instructions = [next((str(m.get("content")) for m in row["messages"] if m["role"] == "system"), None) for row in rows]
     if len(set(instructions)) > 1:
         strata["instruction"] = instructions
-    template = functools.partial(without_form, form=shared_form(prompts, TEMPLATE_SHARE, TEMPLATE_ROWS), keep_form=True)
-    templates = [text or None for text in in_processes(template, prompts, workers)]
-    if any(templates):
-        strata["template"] = templates
     return strata
 
 
@@ -180,7 +175,7 @@ def _hold_out(together: list[list[int]], strata: Mapping[str, Sequence], share: 
         """By how much the squared distances from the targets grow, in units of the targets, if a group changes sides."""
         sign = -1 if held_out[index] else 1
         return sum(
-            WEIGHTS.get(cell[0], 1) * n * (sign * 2 * (counts[cell] - targets[cell]) + n) / targets[cell]
+            (SIZE_WEIGHT if cell[0] == "size" else 1) * n * (sign * 2 * (counts[cell] - targets[cell]) + n) / targets[cell]
             for cell, n in cells[index]
         )
 
@@ -215,7 +210,7 @@ def _unlike(strata: Mapping[str, Sequence], held_out: set[int], rows: int, share
         counts = Counter(value for value in values if value is not None)
         held = Counter(values[i] for i in held_out if values[i] is not None)
         # Of a rare one, none can be expected; a label is told even then, because its score can't be measured.
-        least = 1 / share if name in ("template", "instruction") else 1 if name == "label" else 2
+        least = 1 / share if name == "instruction" else 1 if name == "label" else 2
         missing = [(value, n) for value, n in counts.most_common() if value not in held and n >= least]
         if missing:
             few = ", ".join(f"{str(value)[:40]} ({n:,} row{'s' * (n > 1)})" for value, n in missing[:3])
@@ -225,7 +220,7 @@ def _unlike(strata: Mapping[str, Sequence], held_out: set[int], rows: int, share
         shares = {v: (trained[v] / max(1, trained.total()), held[v] / max(1, held.total())) for v in counts}
         apart = max(UNLIKE, 2 / max(1, held.total()))  # two rows more or less are chance
         unlike = sorted((v for v, (a, b) in shares.items() if abs(a - b) > apart), key=lambda v: -counts[v])
-        if unlike and held and name not in ("template", "instruction"):
+        if unlike and held and name != "instruction":
             few = ", ".join(f"{str(v)[:40]} {shares[v][0]:.0%} and {shares[v][1]:.0%}" for v in unlike[:3])
             more = ", …" if unlike[3:] else ""
             notes.append(f"{name}: shares differ, of the training rows and of validation: {few}{more}")

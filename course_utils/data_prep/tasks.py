@@ -1,4 +1,4 @@
-"""The course's data sets: read, checked against their schema, and turned into conversations.
+"""The course's data sets, as conversations.
 
 A row is a message and the record that a good answer contains, as JSON.
 """
@@ -6,9 +6,8 @@ A row is a message and the record that a good answer contains, as JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils import assets
@@ -85,13 +84,12 @@ def load_task(name: str, fields: Sequence[str] | None = None) -> Task:
         fields: the fields of a record that the answer should have, in this order; all fields if None.
 
     Raises:
-        CourseError: the name or a field is unknown, or a row is broken; the message names file, line and field.
+        CourseError: the name or a field is unknown.
     """
     if name not in TASKS:
         raise CourseError(f"unknown data set {name!r}; the course has {', '.join(TASKS)}")
-    folder = assets.path(f"data/{name}")
-    schema = json.loads((folder / "schema.json").read_text(encoding="utf-8"))
-    rows = {split: read_rows(folder / f"{split}.jsonl", schema) for split in SPLITS}
+    schema = json.loads(assets.path(f"data/{name}/schema.json").read_text(encoding="utf-8"))
+    rows = {split: assets.read_rows(f"data/{name}/{split}.jsonl") for split in SPLITS}
     if fields is not None:
         available = schema["properties"]
         if not fields or not set(fields) <= set(available):
@@ -100,52 +98,6 @@ def load_task(name: str, fields: Sequence[str] | None = None) -> Task:
         rows = {s: [row | {"record": {f: row["record"][f] for f in fields}} for row in rows[s]] for s in SPLITS}
     conversations = {split: [_conversation(name, row) for row in rows[split]] for split in SPLITS}
     return Task(name, schema, rows=rows, **conversations)
-
-
-def read_rows(file: str | Path, schema: dict) -> list[dict]:
-    """Return the rows of a JSONL file, each with an id, a message and a record that satisfies the schema.
-
-    Raises:
-        CourseError: a row is broken; the message names file, line and field of the first fault.
-    """
-    import jsonschema
-
-    validator = jsonschema.validators.validator_for(schema)(schema)
-    rows: list[dict] = []
-    line_of_id: dict[str, int] = {}
-    for number, where, row in _lines(Path(file), {"id": str, "message": str, "record": dict}):
-        fault = next(iter(validator.iter_errors(row["record"])), None)
-        if fault:
-            path = ".".join(["record", *map(str, fault.absolute_path)])
-            raise CourseError(f"{where}, field {path}: {fault.message}")
-        if row["id"] in line_of_id:
-            raise CourseError(f"{where}, field id: {row['id']!r} is already on line {line_of_id[row['id']]}")
-        line_of_id[row["id"]] = number
-        rows.append(row)
-    if not rows:
-        raise CourseError(f"{file} has no rows")
-    return rows
-
-
-def _lines(file: Path, fields: Mapping[str, type]) -> Iterator[tuple[int, str, dict]]:
-    """Yield each row of a JSONL file with its line, and with words for where it stands; it has these fields, none empty."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CourseError(f"cannot read {file}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{file.name}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise CourseError(f"{where}: not JSON ({error}); fix or remove the line") from error
-        for key, kind in fields.items():
-            value = row.get(key) if isinstance(row, dict) else None
-            if not isinstance(value, kind) or not (value.strip() if isinstance(value, str) else value):
-                raise CourseError(f"{where}, field {key}: must be a {kind.__name__} that is not empty")
-        yield number, where, row
 
 
 @dataclass(frozen=True)
@@ -178,18 +130,14 @@ def load_preferences(name: str = "confounded") -> Preferences:
             most of which give themselves away by their length or their words.
 
     Raises:
-        CourseError: the name is unknown, or a row is broken; the message names file, line and field.
+        CourseError: the name is unknown.
     """
     if name not in PREFERENCE_SETS:
         raise CourseError(f"unknown preference pairs {name!r}; the course has {', '.join(PREFERENCE_SETS)}")
-    splits: dict[str, list[dict]] = {}
-    system = {"role": "system", "content": PREFERENCE_SYSTEM}
+    system, splits = {"role": "system", "content": PREFERENCE_SYSTEM}, {}
     for split in SPLITS:
-        file = assets.path(f"data/{PREFERENCE_SETS[name]}/{split}.jsonl")
-        splits[split] = []
-        for _, _, row in _lines(file, dict.fromkeys(("id", "message", "chosen", "rejected", "kind"), str)):
-            prompt = [system, {"role": "user", "content": row.pop("message")}]
-            splits[split].append({"prompt": prompt, **row})
+        rows = assets.read_rows(f"data/{PREFERENCE_SETS[name]}/{split}.jsonl")
+        splits[split] = [{"prompt": [system, {"role": "user", "content": row.pop("message")}], **row} for row in rows]
     return Preferences(**splits)
 
 

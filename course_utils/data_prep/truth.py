@@ -44,11 +44,9 @@ class RawExport:
 
 def load_raw_export() -> RawExport:
     """Load the export of `data/raw_support_export/`, and the truth about it."""
-    folder = assets.path("data/raw_support_export")
-    lines = lambda name: [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]  # noqa: E731
-    return RawExport(
-        folder / "export.jsonl", lines("truth.jsonl"), [row["message"] for row in lines("production_prompts.jsonl")]
-    )
+    folder = "data/raw_support_export"
+    production = [row["message"] for row in assets.read_rows(f"{folder}/production_prompts.jsonl")]
+    return RawExport(assets.path(f"{folder}/export.jsonl"), assets.read_rows(f"{folder}/truth.jsonl"), production)
 
 
 def right_categories(export: RawExport, lines: Sequence[int]) -> dict[int, str]:

@@ -15,10 +15,12 @@ MEANINGFUL = {
     "reasoning_content", "reasoning", "thinking",
 }  # fmt: skip
 USUAL_ROLES = ("system", "user", "assistant", "developer")
+# What conversations and ticket systems call who speaks → the usual role
 SPEAKERS = {
-    **{role: role for role in USUAL_ROLES},
-    **dict.fromkeys(("human", "customer", "client", "kunde", "requester"), "user"),
-    **dict.fromkeys(("gpt", "bot", "ai", "agent", "support", "model"), "assistant"),
+    **{role: role for role in (*USUAL_ROLES, "tool")},
+    **dict.fromkeys("human customer client requester visitor kunde cliente".split(), "user"),
+    **dict.fromkeys("gpt chatgpt bing bard model agent operator support bot ai".split(), "assistant"),
+    "observation": "tool",
 }
 LISTS = ("messages", "prompt", "completion", "chosen", "rejected", "preferred_output", "non_preferred_output")
 ANSWERS = ("messages", "conversations", "conversation", "output", "completion", "chosen", "rejected", "preferred_output")

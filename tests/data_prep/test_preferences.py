@@ -62,16 +62,6 @@ def test_pairs_come_as_prompts_and_two_replies(pairs):
             assert (row["chosen"], row["rejected"], row["kind"]) == (plain["chosen"], plain["rejected"], plain["kind"])
 
 
-@pytest.mark.parametrize("key", ["message", "chosen", "rejected"])
-def test_a_broken_pair_is_named_by_file_line_and_field(tmp_path, monkeypatch, pairs, key):
-    rows = [dict(pairs["train"][0]), dict(pairs["train"][1])]
-    rows[1][key] = " "
-    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    monkeypatch.setattr(assets, "path", lambda name: tmp_path / name.rsplit("/", 1)[1])
-    with pytest.raises(CourseError, match=f"train.jsonl, line 2, field {key}"):
-        load_preferences()
-
-
 def test_an_unknown_set_is_refused():
     with pytest.raises(CourseError, match="the course has confounded, balanced"):
         load_preferences("triplets")

@@ -78,7 +78,7 @@ def test_a_label_that_is_more_frequent_in_one_part_or_lacks_in_the_other_is_told
     assert not [note for note in even.notes if "label" in note], even.notes
 
 
-def test_the_held_out_rows_are_a_sample_of_labels_templates_and_sources():
+def test_the_held_out_rows_are_a_sample_of_labels_and_sources():
     rng = random.Random(2)
     rows = many("Where is my order {}?", 300, lambda n: "On its way.")
     rows += [chat(" ".join(rng.choices(POOL, k=9)), f"label {n % 4}") for n in range(200)]

@@ -11,18 +11,21 @@ from collections.abc import Iterator
 
 from course_utils.data_prep.pii.words import (
     BEGINS_NONE,
-    CLOSES,
+    CLOSING,
     CUT,
-    GREETS,
+    GREETING,
     KIN,
     MAKERS,
+    PARTICLE,
     PARTICLES,
     RUN,
+    TITLE,
     TITLES,
     TOKEN,
     WORD,
     WORDS,
     Token,
+    alternatives,
     common_words,
     foreign_words,
     name_lists,
@@ -50,7 +53,7 @@ ANYBODY = re.compile(
     r"|(?:signed|written|confirmed|reported) by |(?:a nombre de|au nom de|op naam van|na nazwisko|auf den Namen) |(?:signée?|rempli|écrit|validé) par |(?:unterschrieben|ausgefüllt|erstellt|bestätigt|bearbeitet) von "
     r"|(?:[Ff]rag(?:en|t|e)?(?: Sie)? nach|[Pp]regunt\w+ por|[Vv]raagt? naar|[Aa]sk for|[Dd]emandez) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?:podpisała?|napisała?|wypełniła?) |(?:schrieb|schreef|napisała?) (?=[^<\n]{2,40} <)"
     r"|(?:läuft auf|lautet auf|avisado a|avisé a|prévenu|informé) (?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?:firmado|escrito) por "
-    rf"|(?i:{DETAILS})(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?i:{SURNAMED})(?=(?:(?:{'|'.join(PARTICLES)}) )*[A-ZÀ-Þ])|{NOTED})"
+    rf"|(?i:{DETAILS})(?=[A-ZÀ-Þ][\w'’-]+ [A-ZÀ-Þ])|(?i:{SURNAMED})(?=(?:(?:{PARTICLE}) )*[A-ZÀ-Þ])|{NOTED})"
 )
 SOMEBODY = re.compile(
     r"\b(?:(?:mit|with) (?=[^.,\n]{2,30} (?:gesprochen|telefoniert|geschrieben|geredet|vereinbart|verabredet|gemailt|abgemacht)\b)"
@@ -72,8 +75,8 @@ TOLD = re.compile(
 TOLD_ABROAD = re.compile(r"(?:^|[\n.!?] )(?=\w+ (?:hat (?:mir|uns)|m['’]a|nous a|me ha|nos ha|heeft (?:mij|me|ons)) )")
 # In a text without a capital: "dr. hinrichsen", "geachte dokter de kok," "bonjour rose,"
 HURRIED = re.compile(
-    rf"\b(?:(?P<titled>(?:{'|'.join(sorted(TITLES - {'don', 'sir', 'pan', 'pana', 'panu', 'ing', 'nurse'}, key=len, reverse=True))})\.?)|^(?:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}))"
-    rf" (?P<who>(?:(?:{'|'.join(PARTICLES)}) )*(?P<last>{WORD}))(?=(?(titled)|,))"
+    rf"\b(?:(?P<titled>(?:{alternatives(TITLES - {'don', 'sir', 'pan', 'pana', 'panu', 'ing', 'nurse'})})\.?)|^(?:{GREETING}))"
+    rf" (?P<who>(?:(?:{PARTICLE}) )*(?P<last>{WORD}))(?=(?(titled)|,))"
 )
 # Behind these, in German, a noun stands with an article, and a given name without.
 IN_GERMAN = re.compile(
@@ -88,13 +91,15 @@ NAME_IS = r"(?:my name is|mein name ist|mijn naam is|je m['’]appelle|me llamo|
 LOWER_FROM = re.compile(
     rf"\b(?:(?P<sure>{NAME_IS})|(?P<strong>{DETAILS}|{SURNAMED}|(?:(?:regards|greetings|wishes|love) from|gr(?:u|ü)(?:ß|ss)e? (?:auch )?(?:von|an)|pozdrowienia od|saludos de|groetjes van) |"
     rf"(?:mein|meine|meinem|meiner|meinen|mon|ma|mi|mijn) (?:{'|'.join(kin for kin in WORDS['foreign_kin'] if ' ' not in kin)}) )"
+    rf"|(?P<met>(?:my|our|(?-i:the)|her|his) (?:{alternatives(KIN)})s?|(?:spoke|spoken|talked|speak) to|ask for|name is|names?:?|name['’]s|(?:it['’]?s|this is|it is)(?= \w+ (?:again|here|once more)\b)),? "
     rf"|(?:mein|meine|mon|ma|mi|mijn|moja|mój|moją|my|our)(?: \w+)? (?:{'|'.join(kin for kin in KIN if ' ' not in kin)})(?:,? | \()"
+    r"|(?:i am|i['’]?m|it['’]?s|it is|this is),? "
     r"|(?:c['’]est(?: encore)?|hier (?:ist|is)(?: nochmal| wieder| weer)?|soy(?: otra vez)?|tu znowu|ik ben|ich bin(?: es,)?|je suis|jestem) )",
     re.IGNORECASE,
 )
 
 
-LOWER_NAME = re.compile(rf"(?P<particles>(?:(?:{'|'.join(PARTICLES)}) )*)(?P<first>{WORD})(?: (?P<second>{WORD}))?")
+LOWER_NAME = re.compile(rf"(?P<particles>(?:(?:{PARTICLE}) )*)(?P<first>{WORD})(?: (?P<second>{WORD}))?")
 # Parts of words that make a department of a signature: "Patientenservice", "Obsługa klienta"
 UNIT = (
     r"(?:serv[ei]|team|support|desk|dienst|abteil|büro|bureau|office|cent[er]r|zentr|admin|verwalt|betreu|zespół|obsług|dział|rece[pn]|rezep|empfang|"
@@ -106,31 +111,26 @@ _WRITTEN = (
     rf"(?P<name>(?:(?:al|el|van|de|der|den|von|da|di|le|la)[- ])*[A-ZÀ-Þ](?:{WORD}|[^\W\d_]+)(?: [A-ZÀ-Þ]{WORD}){{0,2}})"
 )
 BY_POSITION = {
-    "assistant": re.compile(
-        rf"^\s*(?i:{'|'.join(map(re.escape, sorted(GREETS, key=len, reverse=True)))}),? (?i:(?:{'|'.join(TITLES)})\.? )?{_WRITTEN}(?=[,!:.]?\s*\n|[,!:] )"
-    ),
+    "assistant": re.compile(rf"^\s*(?i:{GREETING}),? (?i:(?:{TITLE})\.? )?{_WRITTEN}(?=[,!:.]?\s*\n|[,!:] )"),
     "any": re.compile(  # "Wolfram, patient service" as the last line
         # "MIETER: ANJALI VON THUN", "Kontoinhaber Ollerenshaw, Marek", "Account holder KOCH, Carmen"
         rf"\b(?:(?i:tenant|mieter(?:in)?|huurder|locataire|inquilin[oa]|inschrijving|\w*selbstauskunft)\s?:|(?i:kontoinhaber(?:in)?|account[ -]?holder|(?:rekening|kaart)houder|titulaire(?: du compte)?|titular)(?: (?i:is|ist|est|es))?\s?:?) "
-        rf"(?P<labelled>[A-ZÀ-Þ]{WORD}(?:(?: (?i:{'|'.join(PARTICLES)}))*,? [A-ZÀ-Þ]{WORD}){{0,3}})"
+        rf"(?P<labelled>[A-ZÀ-Þ]{WORD}(?:(?: (?i:{PARTICLE}))*,? [A-ZÀ-Þ]{WORD}){{0,3}})"
         rf"|(?<!--)\n(?P<signer>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?), (?:(?:[a-zß-ÿ]\w+ ?){{1,3}}|(?i:[\w ]*{UNIT}[\w ]*))\.?$|\n(?:Ihr|Uw|Votre|Su|Your)\w* (?:\w+ ?){{1,3}}, (?P<ours>[A-ZÀ-Þ]{WORD})\.?$"
         rf"|\n(?P<listed>[A-ZÀ-Þ]{WORD}(?: [A-ZÀ-Þ]{WORD})?, [A-ZÀ-Þ]{WORD})\n(?i:dob|geb|né|born|ur\.|f\. ?nac|nacid)|\n> ?(?P<quoted>[A-ZÀ-Þ]{WORD})$"
     ),
-    "user": re.compile(
-        rf"(?:\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+[-–— ]*|\n+[-–—]+ ?){_WRITTEN}[ .!,)]*$"
-    ),
+    "user": re.compile(rf"(?:\b(?i:{CLOSING})[ ,.!:]*\n+[-–— ]*|\n+[-–—]+ ?){_WRITTEN}[ .!,)]*$"),
 }
 # "Kind regards,\nGeertje Terpstra\nPatient service"
 CLOSED = re.compile(
-    rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*\n+(?P<name>(?:[A-ZÀ-Þ](?:\. ?| ))*[A-ZÀ-Þ]{WORD}(?:(?: (?:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD}){{0,2}})(?=[ ,.!]*(?:\n|$)| \()"
+    rf"\b(?i:{CLOSING})[ ,.!:]*\n+(?P<name>(?:[A-ZÀ-Þ](?:\. ?| ))*[A-ZÀ-Þ]{WORD}(?:(?: (?:{PARTICLE}))* [A-ZÀ-Þ]{WORD}){{0,2}})(?=[ ,.!]*(?:\n|$)| \()"
 )
 # "Cheers, LAYLA VAN DER MEER", "MfG, D. Young": behind a formula also words that mean something else
 SIGNATURE = re.compile(
-    rf"\b(?i:{'|'.join(map(re.escape, sorted(CLOSES, key=len, reverse=True)))})[ ,.!:]*(?:<br ?/?>)?[ \n]+(?:<br ?/?>\s*)*"
-    rf"(?!N\.B|P\.S|Z\.B)(?P<name>(?:(?:[A-ZÀ-Þ]\.[ -]?)+|(?P<first>[A-ZÀ-Þ]{WORD}) )(?:(?i:{'|'.join(PARTICLES)}) )*[A-ZÀ-Þ]{WORD}(?:(?: (?i:{'|'.join(PARTICLES)}))* [A-ZÀ-Þ]{WORD})?)(?=[ .!]*(?:[\n\r<]|$))"
+    rf"\b(?i:{CLOSING})[ ,.!:]*(?:<br ?/?>)?[ \n]+(?:<br ?/?>\s*)*"
+    rf"(?!N\.B|P\.S|Z\.B)(?P<name>(?:(?:[A-ZÀ-Þ]\.[ -]?)+|(?P<first>[A-ZÀ-Þ]{WORD}) )(?:(?i:{PARTICLE}) )*[A-ZÀ-Þ]{WORD}(?:(?: (?i:{PARTICLE}))* [A-ZÀ-Þ]{WORD})?)(?=[ .!]*(?:[\n\r<]|$))"
 )
-FORMULA = 60  # characters of a formula that closes a letter
-REACH = 300  # characters that a closing formula and a name take
+REACH = 300  # characters at the end in which the name of a user stands
 
 
 @functools.cache
@@ -151,38 +151,15 @@ def _forms() -> tuple[frozenset[str], frozenset[str], list[tuple[re.Pattern[str]
     return known, ordinary, forms
 
 
-def _end_of_line_after(text: str, line_end: int) -> int:
-    """The end of the first line with text behind the end of a line."""
-    end = text.find("\n", line_end + len(text[line_end:]) - len(text[line_end:].lstrip("\n")))
-    return end + 1 or len(text)
-
-
-def _signatures(text: str) -> Iterator[re.Match[str]]:
-    """Names at the ends of lines that begin with a given name or an initial and stand behind a closing formula."""
-    position = 0
-    for line_end in (*(match.start() for match in re.finditer(r"\n|<(?=/|br)", text)), len(text)):
-        signed = SIGNATURE.search(text, max(position, line_end - REACH // 2), line_end + 1)
-        if not signed:
-            continue
-        words = signed["name"].lower().split()
-        several = signed["name"].count(".") > 1 and words[-1] in _forms()[1]  # "Thanks, N.B. Delivery"
-        if signed["first"].lower() in name_lists()[0] if signed["first"] else not several:
-            position = signed.end()
-            yield signed
-
-
 def _placed(text: str, place: str) -> Iterator[re.Match[str]]:
-    """What stands where a name does; formulas that close a letter are only looked for around the ends of lines."""
+    """What stands where a name does."""
     if place == "any":
-        position = 0
-        while (line_end := text.find("\n", position)) >= 0:
-            closed = CLOSED.search(
-                text, max(position, line_end - FORMULA), min(_end_of_line_after(text, line_end), line_end + REACH)
-            )
-            position = max(line_end + 1, closed.end() if closed else 0)
-            if closed:
-                yield closed
-        yield from _signatures(text)
+        yield from CLOSED.finditer(text)
+        for signed in SIGNATURE.finditer(text):
+            words = signed["name"].lower().split()
+            several = signed["name"].count(".") > 1 and words[-1] in _forms()[1]  # "Thanks, N.B. Delivery"
+            if signed["first"].lower() in name_lists()[0] if signed["first"] else not several:
+                yield signed
     if place in BY_POSITION:
         yield from BY_POSITION[place].finditer(text, max(0, len(text) - REACH) if place == "user" else 0)
 
@@ -247,13 +224,16 @@ def announced(text: str, writer: str = "") -> list[tuple[int, int]]:
                 spans.append(cue.span("who"))
     for cue in LOWER_FROM.finditer(text):
         written = LOWER_NAME.match(text, cue.end())
-        if not written or not written["first"].islower():
+        if not written or not (written["first"].islower() or cue["met"]):
             continue
-        first, second, weak = written["first"], written["second"], not (cue["strong"] or cue["sure"])  # "c'est la clé"
+        first, second, sure = written["first"].lower(), written["second"] or "", cue["sure"] or cue["strong"]
+        excluded = CUT if sure else common_words() if cue["met"] else ordinary  # "c'est la clé"
         # Behind "my name is" and a particle, a word that is in no list is a name too.
-        unlisted = (cue["sure"] or (written["particles"] and not weak)) and len(first) > 2 and first not in ordinary
-        if first not in PARTICLES and (first in known_names or unlisted) and first not in (ordinary if weak else CUT):
-            further = second and len(second) > 4 and second not in ordinary and first not in ordinary
-            pair = second and (further or known_names.intersection([second, *second.split("-")]))
+        unlisted = (cue["sure"] or (written["particles"] and (sure or cue["met"]))) and first not in ordinary
+        named = first in (name_lists()[0] if cue["met"] else known_names) or unlisted
+        if len(first) > 2 and first not in PARTICLES and named and first not in excluded:
+            further = len(second) > 4 and second not in ordinary and first not in common_words()
+            family = further or known_names.intersection([second, *second.split("-")])
+            pair = family and second.islower() == written["first"].islower()
             spans.append((cue.end(), written.end("second" if pair else "first")))
     return spans

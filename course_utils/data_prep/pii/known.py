@@ -16,6 +16,7 @@ from course_utils.data_prep.pii.words import (
     GREETS,
     INTRODUCES,
     KIN,
+    PARTICLE,
     PARTICLES,
     STRONG,
     TITLES,
@@ -58,7 +59,7 @@ NOUN = re.compile(
 )  # "Im Sommer"
 LONGEST_VALUE = 120  # characters of a field's value; a longer one is a text
 LOCAL_PART = re.compile(r"(?<![\w.+-])([^\W\d_]{3,}(?:[._-][^\W\d_]{3,}){1,2})\d*@")
-ADDITION = rf"(?:,? |,|-| (?:{'|'.join(sorted(PARTICLES))}) )"
+ADDITION = rf"(?:,? |,|-| (?:{PARTICLE}) )"
 # Letters with a mark → the letter: "Lefèvre" is "lefevre" in a hurry. One letter for one, so that positions stay.
 PLAIN = {
     code: base

@@ -20,17 +20,21 @@ from course_utils.data_prep.pii.words import (
     ARTICLES,
     BEGINS_NONE,
     CLOSES,
+    CLOSING,
     CUT,
     DETERMINERS,
+    GREETING,
     GREETS,
     INTRODUCES,
     KIN,
     LOCATIVE_PREPOSITIONS,
     MAKERS,
+    PARTICLE,
     PARTICLES,
     PRODUCT_NOUNS,
     RUN,
     STRONG,
+    TITLE,
     TITLES,
     TOKEN,
     WORD,
@@ -45,12 +49,13 @@ from course_utils.data_prep.pii.words import (
     unmistakable_family_names,
 )
 
+Span = tuple[int, int]
 THRESHOLD = 2.0
 BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|[→›]|& (?:Sons?|Co|Partners?|Söhne|Fils|Zonen|Hijos|Figli|Daughters?)\b|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
     r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|(?:T\d|Terminal|Airport|Lane|Road|Court|House|Estate|Towers?|Building|Heating|Plumb(?:ing|ers)|Lifts|Controls|Services|Repairs|Roofing|Cleaning|Security|Electrical|Hill|Grove|Close|Gardens)\b|®|™)"
 )
-PARTICLES_BEFORE = re.compile(rf"(?i:\b(?:{'|'.join(PARTICLES)}) )*$")
+PARTICLES_BEFORE = re.compile(rf"(?i:\b(?:{PARTICLE}) )*$")
 # It makes a name of any capitalised word: "Mme de La Tour".
 ADDRESSED = re.compile(
     r"\b(?:Mr|Mrs|Ms|Herrn?|Frau|Mme|Madame|Monsieur|Mlle)\.? (?:(?:Dr|Prof)\. )*" + PARTICLES_BEFORE.pattern
@@ -60,22 +65,15 @@ FRENCH_VERB = re.compile(
     r"(?:[CDJLMNST]|Qu)['’][^\W\d_A-ZÀ-Þ]"
     r"|.+-(?:t-)?(?:je|tu|ils?|elles?|on|nous|vous|ce|l[ae]s?|lui|leur|moi|toi|y|en|ci|là)\.?$"
 )
-LOWER_INTRODUCED = re.compile(
-    r"\b(?:my name is|spoke to|spoken to|talked to|speak to|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:"
-    + "|".join(KIN)
-    + r")s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)",
-)
-WEAKLY = re.compile(r"(?:i am|i'm|im|its|it's|this is|it is)\b")  # what follows may be a place
-AGAIN = re.compile(r"[^\W\d_]+ (?:again|here|once more)\b")
 # A closing formula, and what stands behind it up to the end of the line, a comma or a number. The name is in a lookahead because
 # it may be the formula's own end: "Merci d'avance".
 SIGNED = re.compile(
-    rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted((*CLOSES, 'please', 'pls', 'tia'), key=len, reverse=True)))})"
-    rf"(?=(?P<gap>[ ,.!:;\n]+)(?:(?:{'|'.join(TITLES)})\.? )*(?P<name>(?:(?>(?:[^\W\d_]\.-?)++|{WORD}) ){{0,4}}{WORD})[ .!x:)]*(?:$|[,|(\d]))",
+    rf"(?<!\w)(?:{CLOSING}|please|pls|tia)"
+    rf"(?=(?P<gap>[ ,.!:;\n]+)(?:(?:{TITLE})\.? )*(?P<name>(?:(?>(?:[^\W\d_]\.-?)++|{WORD}) ){{0,4}}{WORD})[ .!x:)]*(?:$|[,|(\d]))",
     re.IGNORECASE | re.MULTILINE,
 )
 # A greeting that begins a line or a sentence. Of a word in no list behind it ("Dear Tarnbrook,") nobody can say who it is.
-SALUTES = re.compile(rf"(?:^|[\n.!?>])\s*(?:{'|'.join(map(re.escape, GREETS))}),? $", re.IGNORECASE)
+SALUTES = re.compile(rf"(?:^|[\n.!?>])\s*(?:{GREETING}),? $", re.IGNORECASE)
 PLACE_ENDINGS = frozenset(
     "platz ring straße strasse allee weg ufer haus schule park brücke halle center centrum zentrum".split()
 )
@@ -110,7 +108,6 @@ def foreignness(text: str) -> int:
 LONGEST_ACRONYM = 4
 ROMAN = re.compile(r" (?:I{1,3}|I?V|VI{1,3}|IX|XI{0,2})$")
 FEET = re.compile(r" \d{1,2}(?: \d/\d)?['’′]")
-COMPANIES = frozenset("ltd limited gmbh sarl s.a.r.l bv b.v sl s.l inc llc plc ag kg srl spa".split())
 OF_A_COMPANY = re.compile(
     r",? (?:ltd|limited|gmbh|sarl|b\.?v\.|s\.[al]\.|inc\.?|llc|plc|ag|kg|sp\. z)(?!\w)|(?:['’]s)? (?:palsy|disease|syndrome|theorem|chorea|catheter)\b",
     re.IGNORECASE,
@@ -126,24 +123,22 @@ AND_BEFORE, AND_AFTER = re.compile(r"(?<!\w)([A-ZÀ-Þ][\w'’-]+) & $"), re.com
 MONTHS = frozenset("Jan Mar Apr May June July Jun Jul Aug April August".split())
 
 
-def find_names(text: str, writer: str = "") -> list[tuple[int, int, float]]:
-    """Return the names in a text as (start, end, points), in characters, end exclusive, in order and without overlaps.
+def find_names(text: str, writer: str = "") -> list[Span]:
+    """Return the names in a text as (start, end), in characters, end exclusive, in order and without overlaps.
 
     Args:
         text: any text.
         writer: "user" or "assistant" if one of them wrote it, see `announced`.
     """
-    spans: list[tuple[int, int, float]] = []
+    spans: list[Span] = []
     whole = foreignness(text)
     for run in RUN.finditer(text):
         line = text[text.rfind("\n", 0, run.start()) + 1 :].partition("\n")[0]
         spans += _in_run(text, run.start(), run.end(), (foreignness(line) or whole) > 0)
-    spans = _longest([*((*span, THRESHOLD) for span in announced(text, writer)), *spans])
+    spans = _longest([*announced(text, writer), *spans])
     signed = _signed(text, whole)
-    spans = [*signed, *(span for span in spans if not any(s < span[1] and span[0] < e for s, e, _ in signed))]
-    if whole <= 0:
-        spans += _introduced_in_lower_case(text, spans)
-    return sorted(span for span in _repeated(text, spans) if not _no_name(text, *span[:2]))
+    spans = [*signed, *(span for span in spans if not _overlaps(*span, signed))]
+    return sorted(span for span in _repeated(text, spans) if not _no_name(text, *span))
 
 
 def _is_firm(text: str, start: int, end: int) -> bool:
@@ -162,21 +157,10 @@ def _no_name(text: str, start: int, end: int) -> bool:
         return True  # "am 28. Juli den Anschluss"
     if " " not in name and _is_firm(text, start, end):
         return True
-    if "Państwo" in name.split():  # the Polish "you": "Szanowni Państwo"
-        return True
-    if re.search(r"\d\.? $", text[max(0, start - 3) : start]) and re.match(r" (?:19|20)\d\d\b", after):  # "6 Juny 2025"
-        return True
     titled = _ends_with_title(text[max(0, start - 60) : start])
     if OF_A_COMPANY.match(text, end) or (not titled and OF_A_PLACE.search(text[max(0, start - 40) : start])):
         return True
-    words = name.lower().split()
-    if (
-        len(words) > 1
-        and not titled
-        and (words[-1].rstrip(".") in {*BUILDINGS, *COMPANIES} or words[0] in WORDS["place_nouns"])
-    ):
-        return True
-    if len(words[-1]) == 1 and re.match(r"\.[VLA]\.", after):  # "Jansen B.V."
+    if len(name.split()[-1]) == 1 and re.match(r"\.[VLA]\.", after):  # "Jansen B.V."
         return True
     numbered = ROMAN.search(name) and not name_lists()[0].intersection(name.lower().split()) - place_names()
     if numbered or FEET.match(after) or (len(name) <= LONGEST_ACRONYM and name.isupper() and re.match(r" ?\d", after)):
@@ -188,7 +172,7 @@ def _no_name(text: str, start: int, end: int) -> bool:
     return len(name) < 3 and name.isupper() and name.isascii()
 
 
-def _in_run(text: str, start: int, end: int, foreign: bool) -> list[tuple[int, int, float]]:
+def _in_run(text: str, start: int, end: int, foreign: bool) -> list[Span]:
     """Names in a run of words that are separated by single spaces."""
     tokens = [(m.start() + start, m.end() + start, m.group()) for m in TOKEN.finditer(text[start:end])]
     spans, i = [], 0
@@ -226,7 +210,7 @@ def _joins(tokens: list[Token], j: int) -> bool:
     return following is not None and _may_belong(following[2])
 
 
-def _best_part(text: str, tokens: list[Token], foreign: bool) -> list[tuple[int, int, float]]:
+def _best_part(text: str, tokens: list[Token], foreign: bool) -> list[Span]:
     """The parts of a run that are names; common words and titles separate the parts."""
     parts: list[list[Token]] = []
     current: list[Token] = []
@@ -252,15 +236,15 @@ def _best_part(text: str, tokens: list[Token], foreign: bool) -> list[tuple[int,
             part = part[:-1]
         while part and part[0][2].lower() in PARTICLES and not part[0][2][0].isupper():
             part = part[1:]
-        if part and any(len(token.rstrip(".")) > 1 for _, _, token in part):  # "Q:" and "Student B" name nobody
-            points = _points(text, part)
-            if points >= THRESHOLD and (not foreign or _has_cue(text, part)):
-                start, end = part[0][0], part[-1][1]
-                if part[-1][2].endswith(".") and len(part[-1][2]) > 2:
-                    end -= 1
-                if _ends_with_title(text[max(0, start - 60) : start]):  # "Frau von Harrach"
-                    start = PARTICLES_BEFORE.search(text, max(0, start - 30), start).start()  # type: ignore[union-attr]
-                spans.append((start, end, points))
+        if not any(len(token.rstrip(".")) > 1 for _, _, token in part):  # "Q:" and "Student B" name nobody
+            continue
+        if _points(text, part) >= THRESHOLD and (not foreign or _has_cue(text, part)):
+            start, end = part[0][0], part[-1][1]
+            if part[-1][2].endswith(".") and len(part[-1][2]) > 2:
+                end -= 1
+            if _ends_with_title(text[max(0, start - 60) : start]):  # "Frau von Harrach"
+                start = PARTICLES_BEFORE.search(text, max(0, start - 30), start).start()  # type: ignore[union-attr]
+            spans.append((start, end))
     return spans
 
 
@@ -427,29 +411,10 @@ def _ends_with_title(text: str) -> bool:
     return bool(words) and words[-1].lower().rstrip(".").strip('("') in TITLES
 
 
-def _introduced_in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
-    """Names that a hasty writer left in lower case, where the words before announce a name."""
-    given_names, family_names = name_lists()
-    added = []
-    for match in LOWER_INTRODUCED.finditer(text):
-        offset, length = match.start(1), 0
-        for word in match.group(1).split(" "):
-            plain = word.lower()
-            unlisted = length and len(plain) > 4 and plain not in foreign_words()  # a family name, as no list has them all
-            known = plain in given_names or (length and plain in family_names) or unlisted
-            place = plain in place_names() and WEAKLY.match(match.group()) and not AGAIN.match(text, match.start(1))
-            if not known or plain in common_words() or place:
-                break
-            length += len(word) + (1 if length else 0)
-        if length and not any(s < offset + length and offset < e for s, e, _ in spans):
-            added.append((offset, offset + length, THRESHOLD))
-    return added
-
-
-def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
+def _signed(text: str, foreign: int) -> list[Span]:
     """Names behind a closing formula that are in lower case or have initials: "mvg, jan de boer", "Best, K. Smith"."""
     given_names, family_names = name_lists()
-    spans: list[tuple[int, int, float]] = []
+    spans: list[Span] = []
     for match in SIGNED.finditer(text):
         words, start = match["name"].split(" "), match.start("name")
         initials = next((i for i, word in enumerate(words) if not INITIALS.fullmatch(word)), len(words))
@@ -474,15 +439,19 @@ def _signed(text: str, foreign: int) -> list[tuple[int, int, float]]:
             if len(words) == 1:  # only the last word; in other languages than English only behind a comma or on its own line
                 is_last = not text[match.end("name") :].strip(" .!x:)\n") and (foreign <= 0 or match["gap"] != " ")
                 signs = signs and is_last and last not in place_names()
-        if signs and not any(s < match.end("name") and start < e for s, e, _ in spans):
-            spans.append((start, match.end("name"), THRESHOLD))
+        if signs and not _overlaps(start, match.end("name"), spans):
+            spans.append((start, match.end("name")))
     return spans
 
 
-def _longest(spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+def _longest(spans: list[Span]) -> list[Span]:
     """The spans without those that overlap with a longer one."""
     longest = sorted(set(spans), key=lambda span: (span[0] - span[1], span))
-    return [s for i, s in enumerate(longest) if not any(s[0] < e and b < s[1] for b, e, _ in longest[:i])]
+    return [span for i, span in enumerate(longest) if not _overlaps(*span, longest[:i])]
+
+
+def _overlaps(start: int, end: int, spans: list[Span]) -> bool:
+    return any(start < other_end and other_start < end for other_start, other_end in spans)
 
 
 def parts_of(name: str) -> list[str]:
@@ -496,18 +465,16 @@ def parts_of(name: str) -> list[str]:
     return [part for part in parts if len(part) > 2 and part.lower().rstrip(".") not in common_words()]
 
 
-def _repeated(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+def _repeated(text: str, spans: list[Span]) -> list[Span]:
     """The spans, and every other occurrence of these names or of parts of them."""
     all_spans = list(spans)
-    occupied = [(start, end) for start, end, _ in spans]
-    for start, end, _ in spans:
+    for start, end in spans:
         for part in parts_of(text[start:end]):
             at = text.find(part)
             while at >= 0:
                 until = at + len(part)
                 whole = not (text[at - 1 : at].isalnum() or text[until : until + 1].isalnum())
-                if whole and not any(s < until and at < e for s, e in occupied):
-                    all_spans.append((at, until, THRESHOLD))
-                    occupied.append((at, until))
+                if whole and not _overlaps(at, until, all_spans):
+                    all_spans.append((at, until))
                 at = text.find(part, until)
     return all_spans

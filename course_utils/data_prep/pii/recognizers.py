@@ -1,30 +1,20 @@
-"""What finds numbers: Presidio's recognisers where they are enough, and our own.
+"""What finds numbers: by their form, their check digits (python-stdnum, libphonenumber), and the words around them.
 
-Presidio's recognisers for IP addresses and most national ids are used unchanged; those for cards (Luhn) and IBANs are extended
-to lower case and other separators. Added here are dates of birth, phone numbers in national notation, e-mail addresses with
-any ending, Chinese, Dutch and French national ids, NHS numbers, and the numbers of documents and vehicles and the names of
-accounts after a word that says so. Presidio finds names with a spaCy model, which is not on the package index; `names` and
-`addresses` need no model.
+Names are found in `names`, and addresses in `addresses`.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-import presidio_analyzer
-from presidio_analyzer import Pattern
-from presidio_analyzer.predefined_recognizers import (
-    CreditCardRecognizer,
-    EsNifRecognizer,
-    IpRecognizer,
-    ItFiscalCodeRecognizer,
-    PlPeselRecognizer,
-    UkNinoRecognizer,
-    UsSsnRecognizer,
-)
+import phonenumbers
+from stdnum import iban, isbn, luhn
+from stdnum.gb import nhs
+from stdnum.us import ssn
 
 from course_utils.data_prep.similarity import WITHOUT_SPACES
 
@@ -106,7 +96,6 @@ CALCULATED_BEFORE = re.compile(r"(?:[\d)}%]\s*=|[\d)]\s*[*×÷^]|\d\s+\+\s)[\s$(
 CALCULATED_AFTER = re.compile(r"[\s)]*(?:=\s*[\d(<$£€-]|[*×÷^]\s*[\d(]|\+\s+[\d(])")
 LONGEST_CARD_GROUP = 6  # digits between the separators of a card number
 NOBODYS_IPS = frozenset("8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9".split())  # public name servers
-GERMAN_TAX_ID = re.compile(r"(?<![\w.-])[1-9]\d([ .\u00a0\u202f/]?)\d{3}\1\d{3}\1\d{3}(?![\w-])")
 EMAIL = re.compile(
     r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+",
     re.IGNORECASE,
@@ -120,7 +109,7 @@ BRACKETED_EMAIL = re.compile(
 )
 
 
-Span = tuple[int, int, float]  # start and end in characters, end exclusive, and the score
+Span = tuple[int, int]  # start and end in characters, end exclusive
 Finder = Callable[[str], Iterable[Span]]
 
 
@@ -141,15 +130,14 @@ def find_birth_dates(text: str) -> Iterator[Span]:
             after,
             re.IGNORECASE,
         ):
-            yield match.start(), match.end(), 0.85
+            yield match.span()
 
 
 def find_phones(text: str) -> Iterator[Span]:
     """Yield phone numbers that libphonenumber considers possible in international notation, or valid in a national one.
 
-    Presidio's recogniser tries each region on each text, which takes longer than all the others together. Here a number is
-    found once. In national notation it must look like a phone number or follow a word about phones, and must not follow a
-    word about orders or parcels.
+    In national notation it must look like a phone number or follow a word about phones, and must not follow a word about
+    orders or parcels.
     """
     separate = separated(text)
     for match in PHONE.finditer(separate):
@@ -159,11 +147,11 @@ def find_phones(text: str) -> Iterator[Span]:
                 continue
             start += 1
         number_end = match.start("extension") if match["extension"] else end
-        if score := _score_of_phone(text, separate[start:number_end], start, bool(match["extension"])):
-            yield start, end, score
+        if _is_phone(text, separate[start:number_end], start, bool(match["extension"])):
+            yield start, end
 
 
-def _score_of_phone(text: str, number: str, start: int, extended: bool) -> float:
+def _is_phone(text: str, number: str, start: int, extended: bool) -> bool:
     before, end = text[max(0, start - 50) : start], start + len(number)
     if number.startswith("("):
         number = number[1:].replace(")", "", 1) if number[1:2] == "+" else number
@@ -171,47 +159,47 @@ def _score_of_phone(text: str, number: str, start: int, extended: bool) -> float
         number = re.sub(r"\(0\)", "", number)  # "+44 (0)20": the 0 is dialled at home only
     digits = re.sub(r"\D", "", number)
     if COMMAND_OPTION.search(before) or HOURS.fullmatch(number):
-        return 0.0
+        return False
     if not 7 <= len(digits) <= 15 or re.fullmatch(
         r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number
     ):
-        return 0.0
+        return False
     called = CALL.search(before) or AS_PHONE.match(text, end)
     other = OTHER_NUMBER_WORDS.search(before)
     coded = re.search(
         r"(?<!\w)(?!TEL|MOB|FAX|PH|(?:ON|AT|IS|TO|BY|ME|OR|AND|CALL|UNDER)\b)[A-Z]{2,4}[ :]{1,2}$", before
     )  # "WO 0020-118-904"
     if (not called or WEAK_CALL.match(before[called.start() :])) and (coded or re.fullmatch(r"\d{4}-\d{3}-\d{3}", number)):
-        return 0.0
+        return False
     if NOT_PHONE_SHAPED.fullmatch(number) and not (
         FRENCH.fullmatch(number) or (called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number))
     ):
-        return 0.0
+        return False
     local = number.startswith("+") or AMERICAN.fullmatch(number) or FRENCH.fullmatch(number)
     if not called and not local and _is_book(number, digits):
-        return 0.0
+        return False
     if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # it is the end of a longer number with letters in it
-        return 0.0
+        return False
     # In "tracking number", the word about phones ("number") is part of a phrase that is not about phones.
     phone = called and (not other or called.start() > other.start()) and not WEAK_CALL.match(before[called.start() :])
     if not phone and not number.startswith("+") and (other or is_calculated(text, start, end)):
-        return 0.0
+        return False
     if number.startswith(("+", "00")):
-        return 0.95 if _valid("+" + digits.removeprefix("00" if number.startswith("00") else ""), None) else 0.0
+        return _valid("+" + digits.removeprefix("00" if number.startswith("00") else ""), None)
     attached = ATTACHED.search(text)
     regions = (*REGIONS, *EAST_ASIAN_REGIONS) if attached else REGIONS
     mobile = bool(attached and CHINESE_MOBILE.fullmatch(digits))
     looks = bool(re.search(r"\d[ ().\-–/]+\d", number)) or digits.startswith("0") or mobile
     if not (called or looks or extended) or not any(_valid(digits, region) for region in regions):
-        return 0.0
+        return False
     if called or extended:
-        return 0.85
+        return True
     # Without a word about phones, the number must be written like a phone number, not like an amount, a size or a card.
     if re.fullmatch(r"\d{4}([ -]\d{4}){2,}", number) or len(digits) < 9:
-        return 0.0
+        return False
     alone = (start == 0 or text[start - 1] == "\n") or text[:start].rstrip().endswith((",", ":", ".", "}", ")", "|", "/"))
     shaped = digits.startswith("0") or mobile or AMERICAN.fullmatch(number) or re.fullmatch(r"\d{2,3}( \d{2,3}){3}", number)
-    return 0.6 if shaped or alone else 0.0
+    return bool(shaped or alone)
 
 
 def separated(text: str) -> str:
@@ -229,21 +217,7 @@ def is_calculated(text: str, start: int, end: int) -> bool:
     return bool(CALCULATED_BEFORE.search(text[max(0, start - 20) : start]) or CALCULATED_AFTER.match(text, end))
 
 
-def identifies(ip: str) -> bool:
-    """Return whether an internet address may belong to somebody, unlike a network, a loopback or a public name server."""
-    try:
-        address = ipaddress.ip_address(ip.partition("/")[0])
-        network = ipaddress.ip_interface(ip).network
-    except ValueError:
-        return True
-    if network.num_addresses > 1 and address == network.network_address:
-        return False
-    return not (address.is_loopback or address.is_unspecified or str(address) in NOBODYS_IPS or ip.startswith("255."))
-
-
 def _is_book(number: str, digits: str) -> bool:
-    from stdnum import isbn
-
     # One number of ten digits in eleven is valid by chance; an ISBN is written with three hyphens or with none.
     as_phone = len(digits) == 10 and (re.fullmatch(r"0[67]\d{8}", number) or len(re.findall(r"\D", number)) in (1, 2))
     return len(digits) in (10, 13) and not as_phone and isbn.is_valid(digits)
@@ -251,8 +225,6 @@ def _is_book(number: str, digits: str) -> bool:
 
 @functools.lru_cache(maxsize=100_000)
 def _valid(number: str, region: str | None) -> bool:
-    import phonenumbers
-
     try:
         parsed = phonenumbers.parse(number, region)
         # In international notation a possible number is enough: invented and new ranges are not in the tables.
@@ -263,34 +235,89 @@ def _valid(number: str, region: str | None) -> bool:
         return False
 
 
+CARD_WORDS = re.compile(
+    r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b|卡|カード|카드",
+    re.IGNORECASE,
+)
+SSN = re.compile(r"\b\d{3}(?P<separator>[- .]?)\d{2}(?P=separator)\d{4}\b")
+SSN_WORDS = re.compile(r"\b(?:social|ssn|ss#|ss)\b", re.IGNORECASE)
+# Visa, Mastercard, American Express, Diners, JCB, and Discover with UnionPay
+CARD = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
+    r"3(?:0[0-5]|[689]\d)\d{11,16}|(?:2131|1800)\d{11}|35\d{14,17}|6(?:011|4[4-9]\d|[25]\d\d)\d{12,15}"
+)
+MAESTRO = re.compile(r"(?:5[06-9]|6\d)\d{10,17}")
+PARCEL = re.compile(
+    r"\b(?:track(?:ing)?|parcel|shipment|consignment|serial|order|invoice|imei|reference|ref|barcode|ean|meter|gift ?card|voucher|booking|ticket)\b"
+    r"(?: (?:number|no\.?|nr\.?|code|id))?[^.\n]{0,12}$",
+    re.IGNORECASE,
+)
+IP_WORDS = re.compile(
+    r"\b(?:(?:ip|login|logged|log|signed|sign|address|session|host|server)\b|(?:at|unter|via|über) $)", re.IGNORECASE
+)
+# 12 to 17 digits in the groups of a card, and up to 19 in any
+CARD_SHAPES = (
+    re.compile(r"\b(?!1\d{12}(?!\d))(?:4\d|5[0-5]|[136]\d)\d\d[- ]?\d{3,4}[- ]?\d{3,4}[- ]?\d{3,5}\b"),
+    re.compile(r"(?<![\w-])[2456](?:[- ]?\d){11,18}(?![\w-])"),
+)
+
+
 def find_cards(text: str) -> Iterator[Span]:
-    """Yield the card numbers of 12 to 19 digits in any grouping.
+    """Yield the card numbers, in any grouping, by their issuer, length and last digit (Luhn).
 
-    Presidio accepts spaces and hyphens, but people also write dots and no-break spaces; and it knows neither Visa's numbers of
-    19 digits nor Mastercard's second series nor Maestro. Other separators are replaced by hyphens, which changes no position.
+    One number in ten passes Luhn's check by chance. Maestro has nearly any length, so that a word must say what it is.
     """
-    yield from _cards()(SEPARATOR.sub(lambda match: match.group().translate(SAME_WIDTH), text))
+    numbers = SEPARATOR.sub(lambda match: match.group().translate(SAME_WIDTH), separated(text))
+    for match in (match for shape in CARD_SHAPES for match in shape.finditer(numbers)):
+        start, end = match.span()
+        before, groups = text[max(0, start - 70) : start], re.findall(r"\d+", match.group())
+        digits, near = "".join(groups), before[-40:] + " " + text[end : end + 20]
+        if not luhn.is_valid(digits) or (len(groups) > 1 and max(map(len, groups)) > LONGEST_CARD_GROUP):
+            continue  # "355909190063-746" is a subtraction
+        if not CARD.fullmatch(digits) and not (MAESTRO.fullmatch(digits) and CARD_WORDS.search(near)):
+            continue
+        parcel = PARCEL.search(before) and not CARD_WORDS.search(before[-25:])
+        if not (parcel or re.search(r"\d[.,]$", before) or is_calculated(text, start, end)):
+            yield start, end
 
 
-@functools.cache
-def _cards() -> Finder:
-    further = r"(?<![\w-])(?:[2456](?:[- ]?\d){11,18})(?![\w-])"
-    patterns = [*CreditCardRecognizer.PATTERNS, Pattern("long or of another issuer", further, 0.3)]
-    return _of_presidio(CreditCardRecognizer(patterns=patterns))
+IP = re.compile(
+    r"\b\d{1,3}(?:\.\d{1,3}){3}(?:/(?:[0-2]?\d|3[0-2]))?\b"
+    r"|(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{0,4})(?:%[0-9a-zA-Z]+)?(?:/(?:12[0-8]|1[01]\d|[1-9]?\d))?(?![\w:]|\.\d)"
+)
 
 
-def _of_presidio(recognizer: presidio_analyzer.EntityRecognizer) -> Finder:
-    def find(text: str) -> Iterator[Span]:
-        found = recognizer.analyze(text, recognizer.supported_entities, None)  # type: ignore[arg-type]
-        return ((result.start, result.end, result.score) for result in found)
+def find_ips(text: str) -> Iterator[Span]:
+    """Yield the internet addresses that may belong to somebody: no network, no loopback and no public name server."""
+    for match in IP.finditer(text):
+        try:
+            address = ipaddress.ip_interface(match.group())
+        except ValueError:
+            continue
+        is_network = address.network.num_addresses > 1 and address.ip == address.network.network_address
+        nobodys = address.ip.is_loopback or address.ip.is_unspecified or str(address.ip) in NOBODYS_IPS
+        if is_network or nobodys or match.group().startswith("255."):
+            continue
+        before = text[max(0, match.start() - 70) : match.start()]
+        if re.search(r"\bip[46]:$", before) or (VERSION.search(before) and not re.search(r"\bip\b", before, re.IGNORECASE)):
+            continue
+        # Version numbers look the same, and internet addresses with only small parts are rare; "12:30:45" is a time.
+        small = re.fullmatch(r"\d{1,2}(?:\.\d{1,2}){3}", match.group()) and not IP_WORDS.search(before)
+        if not small and not (":" in match.group() and len(re.sub(r"[^0-9A-Fa-f]", "", match.group())) < 5):
+            yield match.span()
 
-    return find
+
+def find_us_ssns(text: str) -> Iterator[Span]:
+    """Yield the American social security numbers that are written as such, or behind a word that says so."""
+    for match in SSN.finditer(text):
+        before = text[max(0, match.start() - 70) : match.start()]
+        shaped = match["separator"] in ("-", " ") and not PARCEL.search(before)
+        if (shaped or SSN_WORDS.search(before)) and ssn.is_valid(re.sub(r"\D", "", match.group())):
+            yield match.span()
 
 
 def find_ibans(text: str) -> Iterator[Span]:
     """Yield the IBANs in upper or lower case and any grouping, by the country's length and the check digits (python-stdnum)."""
-    from stdnum import iban
-
     for match in IBAN.finditer(text):
         positions = [i for i in range(*match.span(1)) if text[i].isalnum()]
         for length in range(len(positions), 14, -1):
@@ -298,7 +325,7 @@ def find_ibans(text: str) -> Iterator[Span]:
             if text[end : end + 1].isalnum():
                 continue
             if iban.is_valid("".join(text[i] for i in positions[:length]).upper(), check_country=False):
-                yield match.start(), end, 1.0
+                yield match.start(), end
                 break
 
 
@@ -321,11 +348,8 @@ def find_emails(text: str) -> Iterator[Span]:
 
     An account on a computer ("git@github.com", "ssh backup@db1.example", "backup@db1.example:/srv") is no address: nobody
     reads mail there, and without it a command is broken.
-
-    Presidio's recogniser looks up the ending in the public suffix list, which it first downloads, and misses addresses in
-    companies' internal domains.
     """
-    yield from ((*match.span(), 0.9) for match in BRACKETED_EMAIL.finditer(text))
+    yield from (match.span() for match in BRACKETED_EMAIL.finditer(text))
     for match in EMAIL.finditer(text):
         start, end = match.span()
         local, _, domain = match.group().partition("@")
@@ -345,39 +369,37 @@ def find_emails(text: str) -> Iterator[Span]:
         written = [*WITHOUT_SPACES.finditer(local)]
         if written and written[-1].end() < len(local):
             start += written[-1].end()
-        yield start, end, 0.9
+        yield start, end
 
 
-def find_german_tax_ids(text: str) -> Iterator[Span]:
-    """Yield the German tax ids (11 digits, ISO 7064 mod 11,10), also in groups, as the letters of the tax office write them."""
-    from stdnum.iso7064 import mod_11_10
-
-    for match in GERMAN_TAX_ID.finditer(text):
-        digits = re.sub(r"\D", "", match.group())
-        if max(map(digits[:10].count, digits)) <= 3 and mod_11_10.is_valid(digits):
-            yield match.start(), match.end(), 1.0
-
-
-def checked(pattern: str, module: str, words: str, strong: bool) -> Finder:
+def checked(pattern: str, module: str, words: str = "", strong: bool = False) -> Finder:
     """Return a finder of national ids whose check digits a module of python-stdnum can verify.
 
     Unless the check is strong, the text must also name the id by one of the words.
     """
-    numbers, naming = re.compile(pattern), re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+    numbers, naming = re.compile(pattern, re.IGNORECASE), re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+    check = importlib.import_module(f"stdnum.{module}")
 
     def find(text: str) -> Iterator[Span]:
-        import stdnum
-
-        named = naming.search(text)
-        for match in numbers.finditer(text) if named or strong else ():
-            check = stdnum.get_cc_module(*module.split("."))
-            assert check is not None, module
-            if check.is_valid(match.group()):
-                yield match.start(), match.end(), 0.95 if named else 0.7
+        if strong or naming.search(text):
+            yield from (m.span() for m in numbers.finditer(text) if check.is_valid(re.sub(r"\W", "", m.group())))
 
     return find
 
 
+def labelled(*patterns: re.Pattern[str]) -> Finder:
+    """Return a finder of what the named groups of some patterns match, whose other parts say what it is."""
+
+    def find(text: str) -> Iterator[Span]:
+        for match in (match for pattern in patterns for match in pattern.finditer(text)):
+            yield from (match.span(name) for name, value in match.groupdict().items() if value)
+
+    return find
+
+
+NINO = re.compile(
+    r"\b(?P<nino>(?!bg|gb|nk|kn|nt|tn|zz)[a-ceghj-pr-tw-z][a-ceghj-npr-tw-z] ?\d{2} ?\d{2} ?\d{2} ?[a-d])\b", re.IGNORECASE
+)
 NHS = re.compile(r"(?<![\w.+/-])\d{3}[ -]?\d{3}[ -]?\d{4}(?![\w-]|[.,]\d)")
 NHS_NAMED = re.compile(r"\bnhs(?:[ -]?(?:no|nr|num|number|id))?\b[ .:#]*(?:is |was )?$", re.IGNORECASE)
 PATIENT = re.compile(r"\b(?:nhs|patients?|pt|pat|mrn|hospital (?:no|number))\b[^\n\d]{0,25}$", re.IGNORECASE)
@@ -397,18 +419,16 @@ def find_nhs_numbers(text: str) -> Iterator[Span]:
     One number of ten digits in eleven has a right check digit, so without a word about patients its first digit must have been
     issued as well, and no word about phones, tickets or devices may come before it.
     """
-    from stdnum.gb import nhs
-
     for match in NHS.finditer(text):
         before, digits = text[max(0, match.start() - 50) : match.start()], re.sub(r"\D", "", match.group())
         if NHS_NAMED.search(before):  # somebody's number even if a digit is mistyped
-            yield match.start(), match.end(), 0.95
+            yield match.span()
         elif nhs.is_valid(digits) and not is_calculated(text, *match.span()):
             called = CALL.search(before)
             phone = called is not None and not WEAK_CALL.match(before[called.start() :])
             other = phone or any(words.search(before) for words in (OTHER_NUMBER_WORDS, DESK_NUMBER, PARCEL))
             if PATIENT.search(before) or (not other and NHS_ISSUED.match(digits) and "-" not in match.group()):
-                yield match.start(), match.end(), 0.7
+                yield match.span()
 
 
 # "Mon passeport porte le numéro HK5027264": a passport's number may stand later in the sentence.
@@ -432,7 +452,7 @@ DOCUMENT = re.compile(
     r"identiteitskaart|carta d['’]identità|driv(?:ing|er['’]?s) licen[cs]e|führerschein|permis(?: de conduire)?|prawo jazdy|rijbewijs|carnet de conducir|"
     r"(?:renten|sozial)versicherungs|(?:kranken)?versicherten|(?:kranken)?versichertennummer|vers\.?-?|kvnr|nie|cnh|dni|nif|mrn|"
     r"(?:hospital|patient|medical record)['’]?s? (?:number|no)|pati[ëe]nt(?:en)?nummer|numéro de patient|número de paciente|num?e?r pacjenta)"
-    rf"{NUMBER_SIGN}(?=(?:[A-Z .-]*\d){{4}})(?P<number>[A-Z\d]{{7,18}}|[A-Z] \d{{3}} \d{{3}} \d{{3}}|\d{{3}}(?:-\d{{2}}){{2}}|[XYZ]?[- ]?\d[\d.]{{6,9}}-?[A-Z]|\d{{3}} \d{{3}} \d{{3}}|[A-Z]{{2,3}} ?\d{{6}}|\d{{2}} ?\d{{6}} ?[A-Z] ?\d{{3}})(?![\w-])",
+    rf"{NUMBER_SIGN}(?P<number>(?=(?:[A-Z]*\d){{4}})[A-Z\d]{{7,18}}|[A-Z] \d{{3}} \d{{3}} \d{{3}}|\d{{3}}(?:-\d{{2}}){{2}}|[XYZ]?[- ]?\d[\d.]{{6,9}}-?[A-Z]|\d{{3}} \d{{3}} \d{{3}}|[A-Z]{{2,3}} ?\d{{6}}|\d{{2}} ?\d{{6}} ?[A-Z] ?\d{{3}})(?![\w-])",
     re.IGNORECASE,
 )
 # Number plates of Germany, Britain, France, Italy, Poland, Spain and the Netherlands
@@ -468,98 +488,14 @@ BELOW_BIRTH_DATE = re.compile(
 )
 
 
-def find_documents(text: str) -> Iterator[Span]:
-    """Yield the numbers that follow the word for an official document, or a date of birth; otherwise nothing tells them."""
-    yield from ((*match.span("number"), 0.8) for match in BELOW_BIRTH_DATE.finditer(text))
-    yield from ((*match.span("number"), 0.85) for match in PASSPORT.finditer(text))
-    yield from ((*match.span("number"), 0.85) for match in GERMAN_CARD.finditer(text))
-    for match in DOCUMENT.finditer(text):
-        if len(re.findall(r"\d", match["number"])) >= 4:
-            yield *match.span("number"), 0.85
-
-
-def find_accounts(text: str) -> Iterator[Span]:
-    """Yield sort codes and the numbers of bank accounts behind a word that says so."""
-    for match in ACCOUNT.finditer(text):
-        yield from ((*match.span(name), 0.85) for name in ("sort", "uk", "other") if match[name])
-
-
 def find_vehicles(text: str) -> Iterator[Span]:
     """Yield number plates and chassis numbers behind a word that says so, and plates in a text about a parked car."""
     if not any(map(str.isupper, text)) and len(text.upper()) == len(text):
         text = text.upper()
     for match in VEHICLE.finditer(text):
-        yield *match.span("plate" if match["plate"] else "vin"), 0.85
+        yield match.span("plate" if match["plate"] else "vin")
     if PARKED.search(text):
-        yield from ((*match.span(), 0.6) for match in UNMISTAKABLE_PLATE.finditer(text))
-
-
-def find_handles(text: str) -> Iterator[Span]:
-    """Yield the accounts ("@selin_82") that follow the name of a network."""
-    for match in HANDLE.finditer(text):
-        yield *match.span(match.lastgroup or 0), 0.85
-
-
-CONTEXT = {
-    "CARD": re.compile(
-        r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b|卡|カード|카드",
-        re.IGNORECASE,
-    ),
-    "US_SSN": re.compile(r"\b(?:social|ssn|ss#|ss)\b", re.IGNORECASE),
-    "DE_TAX_ID": re.compile(r"\b(?:steuer\S*|idnr|tax|tin|bzst)", re.IGNORECASE),
-    "PL_PESEL": re.compile(r"\bpesel\b", re.IGNORECASE),
-    "ES_NIF": re.compile(r"\b(?:dni|nif|identidad|spanish|id)\b", re.IGNORECASE),
-}
-# Visa, Mastercard, American Express, Diners, JCB, and Discover with UnionPay
-CARD = re.compile(
-    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
-    r"3(?:0[0-5]|[689]\d)\d{11,16}|(?:2131|1800)\d{11}|35\d{14,17}|6(?:011|4[4-9]\d|[25]\d\d)\d{12,15}"
-)
-MAESTRO = re.compile(r"(?:5[06-9]|6\d)\d{10,17}")
-PARCEL = re.compile(
-    r"\b(?:track(?:ing)?|parcel|shipment|consignment|serial|order|invoice|imei|reference|ref|barcode|ean|meter|gift ?card|voucher|booking|ticket)\b"
-    r"(?: (?:number|no\.?|nr\.?|code|id))?[^.\n]{0,12}$",
-    re.IGNORECASE,
-)
-
-
-def in_context(text: str, entity: str, start: int, end: int, score: float) -> float:
-    """Return a finder's score, adjusted by the words before the match: Presidio does this with lemmas from spaCy."""
-    before, value = text[max(0, start - 70) : start], text[start:end]
-    if entity == "CARD":
-        # One number in ten passes Luhn's check by chance, so the issuer and the length must fit; Maestro has nearly any length.
-        digits = re.sub(r"\D", "", value)
-        near = before[-40:] + " " + text[end : end + 20]
-        if not CARD.fullmatch(digits) and not (MAESTRO.fullmatch(digits) and CONTEXT["CARD"].search(near)):
-            return 0.0
-        if PARCEL.search(before) and not CONTEXT["CARD"].search(before[-25:]):
-            return 0.0
-        groups = re.findall(r"\d+", value)
-        if len(groups) > 1 and max(map(len, groups)) > LONGEST_CARD_GROUP:  # "355909190063-746" is a subtraction
-            return 0.0
-        if re.search(r"\d[.,]$", before) or is_calculated(text, start, end):
-            return 0.0
-    elif entity == "IP":
-        if not identifies(value) or re.search(r"\bip[46]:$", before):
-            return 0.0
-        if VERSION.search(before) and not re.search(r"\bip\b", before, re.IGNORECASE):
-            return 0.0
-        # Version numbers look the same, and internet addresses with only small parts are rare.
-        named = re.search(
-            r"\b(?:(?:ip|login|logged|log|signed|sign|address|session|host|server)\b|(?:at|unter|via|über) $)", before, re.I
-        )
-        if re.fullmatch(r"\d{1,2}(?:\.\d{1,2}){3}", value) and not named:
-            return 0.0
-        if ":" in value and len(re.sub(r"[^0-9A-Fa-f]", "", value)) < 5:  # times such as 12:30:45
-            return 0.0
-    elif entity == "US_SSN":
-        named = CONTEXT["US_SSN"].search(before)
-        shaped = re.fullmatch(r"\d{3}[- ]\d{2}[- ]\d{4}", value)
-        score = 0.9 if named else 0.6 if shaped and not PARCEL.search(before) else 0.0
-    elif entity in ("DE_TAX_ID", "PL_PESEL", "ES_NIF"):
-        # The number and the word that names it may be in different sentences.
-        score = score if CONTEXT[entity].search(text) else 0.4
-    return score
+        yield from (match.span() for match in UNMISTAKABLE_PLATE.finditer(text))
 
 
 DIGIT = re.compile(r"\d")
@@ -568,34 +504,30 @@ LONG_NUMBER_ANYHOW = re.compile(r"\d(?:[\W_]?\d){11,}")
 LETTERED = re.compile(r"[A-Za-z]{2}[\W_]?\d{2}")
 
 
-@functools.cache
-def finders() -> tuple[tuple[str, re.Pattern[str], Finder], ...]:
-    """Return (kind or name of a national id, cheap pattern, finder) for all kinds of numbers.
-
-    Where the pattern does not match, the finder can find nothing.
-    """
-    return (
-        ("CARD", LONG_NUMBER_ANYHOW, find_cards),
-        ("IBAN", LETTERED, find_ibans),
-        ("IP", re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d|:[0-9A-Fa-f]{0,4}:"), _of_presidio(IpRecognizer())),
-        ("US_SSN", re.compile(r"\d{3}[\W_]?\d{2}[\W_]?\d{4}"), _of_presidio(UsSsnRecognizer())),
-        ("UK_NINO", re.compile(r"[A-Za-z]{2}(?:\s?\d{2}){3}"), _of_presidio(UkNinoRecognizer())),
-        ("DE_TAX_ID", LONG_NUMBER, find_german_tax_ids),
-        ("ES_NIF", re.compile(r"\d{7}-?[A-Za-z]"), _of_presidio(EsNifRecognizer())),
-        ("IT_FISCAL_CODE", re.compile(r"[A-Za-z]{6}[\dL-Vl-v]{2}[A-Za-z][\dL-Vl-v]{2}"), _of_presidio(ItFiscalCodeRecognizer())),
-        ("PL_PESEL", re.compile(r"\d{11}"), _of_presidio(PlPeselRecognizer())),
-        ("EMAIL", re.compile(rf"@|{AT}", re.IGNORECASE), find_emails),
-        ("NL_BSN", LONG_NUMBER, checked(
-            r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False)),
-        ("UK_NHS", LONG_NUMBER, find_nhs_numbers),
-        ("DOCUMENT", re.compile(r"\d\D{0,2}\d|ausweis", re.IGNORECASE), find_documents),
-        ("ACCOUNT", LONG_NUMBER, find_accounts),
-        ("VEHICLE", DIGIT, find_vehicles),
-        ("HANDLE", re.compile(r"@|\d|_"), find_handles),
-        ("FR_NIR", LONG_NUMBER, checked(
-            r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir",
-            "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True)),
-        ("CN_RIC", LONG_NUMBER, checked(r"(?<!\w)\d{17}[\dXx](?!\w)", "cn.ric", "id", True)),
-        ("BIRTH_DATE", DIGIT, find_birth_dates),
-        ("PHONE", re.compile(r"\d(?:[^\w,;]{0,3}\d){6,}"), find_phones),
-    )  # fmt: skip
+# (kind or name of a national id, cheap pattern, finder): where the pattern does not match, the finder can find nothing.
+FINDERS: tuple[tuple[str, re.Pattern[str], Finder], ...] = (
+    ("CARD", LONG_NUMBER_ANYHOW, find_cards),
+    ("IBAN", LETTERED, find_ibans),
+    ("IP", re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d|:[0-9A-Fa-f]{0,4}:"), find_ips),
+    ("US_SSN", re.compile(r"\d{3}[\W_]?\d{2}[\W_]?\d{4}"), find_us_ssns),
+    ("UK_NINO", re.compile(r"[A-Za-z]{2}(?:\s?\d{2}){3}"), labelled(NINO)),
+    ("DE_TAX_ID", LONG_NUMBER, checked(
+        r"(?<![\w.-])[1-9]\d([ .\u00a0\u202f/]?)\d{3}\1\d{3}\1\d{3}(?![\w-])", "iso7064.mod_11_10", r"steuer\w*|idnr\w*|tax\w*|tin|bzst")),
+    ("ES_NIF", re.compile(r"\d{7}-?[A-Za-z]"), checked(r"\b\d{8}-?[A-Z]\b", "es.nif", "dni|nif|identidad|spanish|id")),
+    ("IT_FISCAL_CODE", re.compile(r"[A-Za-z]{6}[\dL-Vl-v]{2}[A-Za-z][\dL-Vl-v]{2}"), checked(
+        r"\b[A-Z]{6}[\dL-V]{2}[A-Z][\dL-V]{2}[A-Z][\dL-V]{3}[A-Z]\b", "it.codicefiscale", strong=True)),
+    ("PL_PESEL", re.compile(r"\d{11}"), checked(r"(?<!\d)\d{11}(?!\d)", "pl.pesel", "pesel")),
+    ("EMAIL", re.compile(rf"@|{AT}", re.IGNORECASE), find_emails),
+    ("NL_BSN", LONG_NUMBER, checked(
+        r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service")),
+    ("UK_NHS", LONG_NUMBER, find_nhs_numbers),
+    ("DOCUMENT", re.compile(r"\d\D{0,2}\d|ausweis", re.IGNORECASE), labelled(BELOW_BIRTH_DATE, PASSPORT, GERMAN_CARD, DOCUMENT)),
+    ("ACCOUNT", LONG_NUMBER, labelled(ACCOUNT)),
+    ("VEHICLE", DIGIT, find_vehicles),
+    ("HANDLE", re.compile(r"@|\d|_"), labelled(HANDLE)),
+    ("FR_NIR", LONG_NUMBER, checked(
+        r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir", strong=True)),
+    ("CN_RIC", LONG_NUMBER, checked(r"(?<!\w)\d{17}[\dX](?!\w)", "cn.ric", strong=True)),
+    ("BIRTH_DATE", DIGIT, find_birth_dates),
+    ("PHONE", re.compile(r"\d(?:[^\w,;]{0,3}\d){6,}"), find_phones),
+)  # fmt: skip

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import random
 import re
-import sys
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -33,7 +31,6 @@ PII_KINDS = (
     "SECRET", "IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ACCOUNT", "VEHICLE", "HANDLE", "ADDRESS", "PHONE", "NAME"
 )  # fmt: skip
 MODES = ("label", "mask", "pseudonym")
-THRESHOLD, ADDRESS_SCORE, SECRET_SCORE = 0.5, 0.8, 0.9
 # Letters of other scripts than Latin, two or more.
 NOT_LATIN = re.compile(
     r"[\u0370-\u1dff\u2c00-\u2dff\u3040-\ud7ff\uf900-\ufaff\ufb1d-\ufdff\ufe70-\ufefc\uff66-\uff9f\U00020000-\U0003ffff]{2,}"
@@ -51,14 +48,12 @@ class Entity:
         kind: kind of personal data, one of `PII_KINDS`.
         start, end: position in characters, end exclusive.
         text: the text itself.
-        score: how sure the recogniser is, from 0 to 1.
     """
 
     kind: str
     start: int
     end: int
     text: str
-    score: float
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Redacted:
 def find(text: str, allow: Iterable[str] = (), preceding: str = "", writer: str = "") -> list[Entity]:
     """Return the personal data in a text, in order and without overlaps.
 
-    Names and addresses are found in Latin script, names also in Cyrillic, Greek and Armenian (see `unsearched_script`). Web addresses, base64 and hexadecimal ids are not text, and only searched for secrets.
+    Web addresses, base64 and hexadecimal ids are not text, and only searched for secrets.
 
     Args:
         text: any text.
@@ -90,15 +85,14 @@ def find(text: str, allow: Iterable[str] = (), preceding: str = "", writer: str 
             one, whose name may be in no list.
 
     Raises:
-        CourseError: Presidio is not installed.
+        CourseError: a library of the extra `data` is not installed.
     """
-    search = _in_windows if len(text) > WINDOW else _find
     searched = blotted(text)
     # Keys look like the ids and the base64 that are not searched.
-    secrets = [_entity(text, "SECRET", *span, SECRET_SCORE) for span in find_secrets(text, preceding)]
+    secrets = [_entity(text, "SECRET", *span) for span in find_secrets(text, preceding)]
     for secret in secrets:
         searched = searched[: secret.start] + BLOT * len(secret.text) + searched[secret.end :]
-    entities = sorted([*search(searched, preceding, writer), *secrets], key=lambda entity: entity.start)
+    entities = sorted([*_in_windows(searched, preceding, writer), *secrets], key=lambda entity: entity.start)
     allowed = [re.compile(rf"(?<!\w){re.escape(value)}(?!\w)", re.IGNORECASE) for value in allow]
     return [e for e in entities if BLOT not in e.text and not any(_covers(value, text, e) for value in allowed)]
 
@@ -138,7 +132,7 @@ def not_looked_for(script: str) -> str:
 
 
 def _find(text: str, preceding: str, writer: str) -> list[Entity]:
-    """Like `find`, for a text that fits into one window."""
+    """Like `find`, without secrets, for a text that fits into one window."""
     if not text.strip(BLOT):
         return []
     recognizers = _recognizers()
@@ -147,29 +141,27 @@ def _find(text: str, preceding: str, writer: str) -> list[Entity]:
         context = preceding[-100:] + "\n" if preceding else ""
         whole = context + text
         separated = recognizers.separated(whole)
-        for entity, gate, finder in recognizers.finders():
+        for entity, gate, finder in recognizers.FINDERS:
             kind = entity if entity in PII_KINDS else "NATIONAL_ID"
             if not gate.search(text):
                 continue
             # An e-mail address may have such letters itself, and words before a number tell whether it is a phone's.
-            for start, end, score in finder(whole if kind in ("EMAIL", "PHONE") else separated):
-                score = recognizers.in_context(whole, entity, start, end, score)
-                if score >= THRESHOLD and start >= len(context):
-                    entities.append(_entity(text, kind, start - len(context), end - len(context), score))
+            for start, end in finder(whole if kind in ("CARD", "EMAIL", "PHONE") else separated):
+                if start >= len(context):
+                    entities.append(_entity(text, kind, start - len(context), end - len(context)))
     if recognizers.DIGIT.search(text):
-        entities += [_entity(text, "ADDRESS", *span, ADDRESS_SCORE) for span in find_addresses(text)]
+        entities += [_entity(text, "ADDRESS", *span) for span in find_addresses(text)]
     entities = _without_overlaps(entities)
     # Numbers and addresses are blotted out first, because streets are named after people.
     masked_text = recognizers.separated(text)
     for found in entities:
         masked_text = masked_text[: found.start] + "0" * (found.end - found.start) + masked_text[found.end :]
-    scored = ((start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in find_names(masked_text, writer))
-    entities += [_entity(text, "NAME", *span) for span in scored if span[2] >= THRESHOLD]
+    entities += [_entity(text, "NAME", *span) for span in find_names(masked_text, writer)]
     return _without_overlaps(entities)
 
 
 def _in_windows(text: str, preceding: str, writer: str) -> list[Entity]:
-    """Search a long text window by window, because the time for names and addresses grows with the square of the length."""
+    """Search a text window by window, because the time for names and addresses grows with the square of the length."""
     entities, start = [], 0
     while start < len(text):
         end = min(start + WINDOW, len(text))
@@ -177,7 +169,7 @@ def _in_windows(text: str, preceding: str, writer: str) -> list[Entity]:
             cuts = (text.rfind(mark, start + WINDOW // 2, end) + len(mark) for mark in ("\n", ". ", " "))
             end = next((cut for cut in cuts if cut > start + WINDOW // 2), end)
         for entity in _find(text[start:end], preceding, writer):
-            entities.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text, entity.score))
+            entities.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text))
         preceding, start = text[start:end], end
     return entities
 
@@ -266,8 +258,7 @@ class Redactor:
 
 def _recognizers() -> ModuleType:
     try:
-        with _without_torch():
-            from course_utils.data_prep.pii import recognizers
+        from course_utils.data_prep.pii import recognizers
     except ImportError as error:
         raise CourseError(
             f"finding personal data needs {error.name}: pip install 'finetuning-course[data]', then run this again"
@@ -275,35 +266,20 @@ def _recognizers() -> ModuleType:
     return recognizers
 
 
-@contextlib.contextmanager
-def _without_torch() -> Iterator[None]:
-    """spaCy and Presidio import torch and transformers if they are installed: 250 MB and seconds for what is not used here."""
-    hidden = [name for name in ("torch", "transformers") if name not in sys.modules]
-    # Both or neither: if transformers were imported without torch, it would go on as if torch were not installed.
-    hidden = hidden if len(hidden) == 2 else []
-    # typeshed does not allow None, with which Python marks a module that can't be imported
-    sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
-def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
-    return Entity(kind, start, end, text[start:end], round(float(score), 2))
+def _entity(text: str, kind: str, start: int, end: int) -> Entity:
+    return Entity(kind, start, end, text[start:end])
 
 
 def _named_by_key(piece: Piece) -> list[Entity]:
     """The value of a key for names, dates of birth and so on, whatever it looks like."""
     kind = kind_of_field(piece.path, piece.text) or kind_of_field(f"arguments.{piece.key}", piece.text)
-    return [_entity(piece.text, kind, 0, len(piece.text), SECRET_SCORE)] if kind else []
+    return [_entity(piece.text, kind, 0, len(piece.text))] if kind else []
 
 
 def _with_known(text: str, entities: list[Entity], known: Known, allow: Iterable[str]) -> list[Entity]:
     """The entities of a text, and the people in it whose names are known otherwise."""
     allowed = {value.casefold() for value in allow}
-    found = (_entity(text, "NAME", start, end, SECRET_SCORE) for start, end in known.find(blotted(text)))
+    found = (_entity(text, "NAME", start, end) for start, end in known.find(blotted(text)))
     more = [entity for entity in found if entity.text.casefold() not in allowed]
     if not more:
         return entities
@@ -322,7 +298,7 @@ def _with_repeated(
     all_entities = list(entities)
     for match in pattern.finditer(blotted(text)):
         entity = entity_of[match.group()]
-        all_entities += _apart([_entity(text, entity.kind, *match.span(), entity.score)], entities)
+        all_entities += _apart([_entity(text, entity.kind, *match.span())], entities)
     return sorted(all_entities, key=lambda entity: entity.start)
 
 
@@ -401,22 +377,14 @@ def rewrite(row: dict, change: Callable[[Piece], str]) -> dict:
         if not isinstance(value, dict):
             return value
         role = str(value.get("role", writer))
-        written = {
-            k
-            for k, inner in value.items()
-            if not is_id(k)
-            and (
-                argument
-                or k not in NOT_WRITTEN
-                or (isinstance(inner, str) and is_person(f"{path}.{k}" if path else str(k), inner))
-            )
-        }
-        return {
-            k: visit(inner, f"{path}.{k}" if path else str(k), argument or k == "arguments", role or WRITERS.get(k, ""))
-            if k in written
-            else inner
-            for k, inner in value.items()
-        }
+        changed = {}
+        for key, inner in value.items():
+            where = f"{path}.{key}" if path else str(key)
+            written = argument or key not in NOT_WRITTEN or (isinstance(inner, str) and is_person(where, inner))
+            if written and not is_id(key):
+                inner = visit(inner, where, argument or key == "arguments", role or WRITERS.get(key, ""))
+            changed[key] = inner
+        return changed
 
     return visit(row, "", False)
 

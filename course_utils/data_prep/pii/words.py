@@ -7,9 +7,15 @@ import importlib
 import pkgutil
 import re
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+
+def alternatives(words: Iterable[str]) -> str:
+    """Return a pattern that matches any of some words, the longest first."""
+    return "|".join(map(re.escape, sorted(words, key=lambda word: (-len(word), word))))
+
 
 Token = tuple[int, int, str]  # start, end, text
 WORDS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("names.toml").read_text(encoding="utf-8"))
@@ -19,6 +25,7 @@ STRONG, INTRODUCES, KIN = tuple(WORDS["strong"]), tuple(WORDS["introduces"]), (*
 GREETS, CLOSES, ARTICLES = tuple(WORDS["greets"]), tuple(WORDS["closes"]), tuple(WORDS["articles"])
 DETERMINERS = tuple(WORDS["determiners"])
 LOCATIVE_PREPOSITIONS = tuple(WORDS["locative_prepositions"])
+GREETING, CLOSING, PARTICLE, TITLE = map(alternatives, (GREETS, CLOSES, PARTICLES, TITLES))
 CUT, MAKERS = frozenset(WORDS["cut"]), frozenset(WORDS["makers"])
 PRODUCT_NOUNS = tuple(WORDS["product_nouns"])
 # They are in front of a name, not in it.
