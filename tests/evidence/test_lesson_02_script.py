@@ -13,7 +13,6 @@ import pytest
 
 from course_utils import models
 from course_utils.data_prep import load_task
-from course_utils.errors import CourseError
 from course_utils.evidence import lesson_02
 from course_utils.lessons import source_file
 
@@ -42,13 +41,6 @@ def test_a_tier_is_its_model(tmp_path):
         lesson_02.train_script(tmp_path / f"{tier}.py", base=tier)
         text = (tmp_path / f"{tier}.py").read_text(encoding="utf-8")
         assert f'"{models.fetch() if tier == "cpu" else models.TIERS[tier].name}"' in text and f'base = "{tier}"' not in text
-
-
-def test_a_file_that_exists_is_left_alone(tmp_path):
-    (tmp_path / "mine.py").write_text("mine")
-    with pytest.raises(CourseError, match="exists"):
-        lesson_02.train_script(tmp_path / "mine.py")
-    assert (tmp_path / "mine.py").read_text() == "mine"
 
 
 PROMPT, COMPLETION = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": '{"instrument": "lute"}'}]
