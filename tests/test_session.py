@@ -112,13 +112,6 @@ def test_what_the_user_has_set_stays_and_nothing_is_set_twice(monkeypatch, alrea
     assert str(session.prepare_process()) == "nothing to prepare"
 
 
-def test_a_prepared_process_in_one_line(with_torchao):
-    done = with_torchao("0.10.0", f"{PREPARE}print(preparation)")
-    silenced = f"silenced {session.NOISY_LOGGER}"
-    variables = ", ".join(f"set {name}={value}" for name, value in VARIABLES.items())
-    assert done.stdout == f"{variables}, hid torchao 0.10.0, {silenced}\n", done.stderr
-
-
 @pytest.mark.parametrize(
     ("code", "spins"),
     [

@@ -46,7 +46,25 @@ def test_a_tier_is_its_model(tmp_path):
 PROMPT, COMPLETION = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": '{"instrument": "lute"}'}]
 
 
-@pytest.mark.slow
+@pytest.fixture
+def script(tmp_path, tiny_model, monkeypatch):
+    """The program as a module in its folder: starting it takes longer than all that these tests ask of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_adapter.py"])
+    lesson_02.train_script("train_adapter.py", base=tiny_model)
+    spec = importlib.util.spec_from_file_location("train_adapter", "train_adapter.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_parts(row, schema=""):
+    for name in ("train", "validation", "test"):
+        Path(f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    if schema:
+        Path("schema.json").write_text(schema, encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("schema", "row", "said"),
     [
@@ -55,21 +73,18 @@ PROMPT, COMPLETION = [{"role": "user", "content": "Hi"}], [{"role": "assistant",
         ('{"required": ["key"]}', {"prompt": PROMPT, "completion": COMPLETION}, "'key' is a required property"),
     ],
 )
-def test_rows_that_cannot_be_learned_are_named_before_training(tmp_path, tiny_model, monkeypatch, schema, row, said):
-    """In this process, as starting the script takes longer than all that it does here."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train_adapter.py"])
-    lesson_02.train_script("train_adapter.py", base=tiny_model)
-    if schema:
-        Path("schema.json").write_text(schema, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("train_adapter", "train_adapter.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for name in ("train", "validation"):
-        Path(f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+def test_rows_that_cannot_be_learned_are_named_before_training(script, schema, row, said):
+    write_parts(row, schema)
     with pytest.raises(SystemExit, match=f"^train.jsonl, row 1: {said}"):
         script.main()
     assert not Path("ticket-adapter").exists()
+
+
+def test_scoring_before_training_says_what_to_do(script, monkeypatch):
+    write_parts({"prompt": PROMPT, "completion": COMPLETION}, "{}")
+    monkeypatch.setattr(sys, "argv", ["train_adapter.py", "test.jsonl"])
+    with pytest.raises(SystemExit, match="There is no ticket-adapter here yet. Run this file without a name"):
+        script.main()
 
 
 def test_the_rate_is_the_models_and_not_the_machines(tmp_path):
@@ -95,16 +110,3 @@ def test_it_trains_saves_and_scores_alone(tmp_path, tiny_model):
     for text in printed:
         assert re.search(r"\d rows of \w+.jsonl, 0% wholly right; from 0% to [3-9]\d% of such messages", text)
         assert all(name in text for name in ("your model", "always the most common value", *FIELDS, "all fields"))
-
-
-@pytest.mark.slow
-def test_scoring_before_training_says_what_to_do(tmp_path, tiny_model):
-    row = {"prompt": PROMPT, "completion": [{"role": "assistant", "content": '{"category": "returns"}'}]}
-    for name in ("train", "validation", "test"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    (tmp_path / "schema.json").write_text("{}", encoding="utf-8")
-    lesson_02.train_script(tmp_path / "train_adapter.py", base=tiny_model)
-    command = [sys.executable, "-I", "train_adapter.py", "test.jsonl"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and "There is no ticket-adapter here yet. Run this file without a name" in done.stderr
-    assert "Traceback" not in done.stderr
