@@ -78,15 +78,6 @@ def test_each_trouble_has_its_reason(export):
     assert "[NAME], [EMAIL]" in text
 
 
-def test_flagged_rows_are_dropped_where_the_user_says_so(export):
-    done = prepare(export, drop=["refusal"])
-    assert done.dropped[63].code == "refusal"
-    assert done.flagged == {}
-    assert [n for _, n in done.counts] == [66, 65, 64, 62, 62]
-    with pytest.raises(CourseError, match="unknown code 'rudeness' to drop; there are useless_answer, stub, refusal"):
-        prepare(export, drop=["rudeness"])
-
-
 def test_conflicts_stay_and_are_told_unless_they_are_dropped(tmp_path):
     again = [
         chat(rows()[0]["messages"][1]["content"], record("lamp", f"Another summary of the lamp, number {n % 2}"), f"c-{n}")

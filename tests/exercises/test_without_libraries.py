@@ -97,24 +97,6 @@ def test_the_same_seed_gives_the_same_cases():
     assert isinstance(generator(1), np.random.Generator)  # where there is NumPy, cases are what they always were
 
 
-def test_draws_have_numpys_distributions():
-    drawn, numpys = Draws(0), np.random.default_rng(0)
-    for name, arguments in (
-        ("integers", (3, 9)),
-        ("integers", (5,)),
-        ("uniform", (2, 4)),
-        ("normal", (1.0, 2.0)),
-        ("random", ()),
-    ):
-        ours, theirs = (getattr(source, name)(*arguments, size=4000) for source in (drawn, numpys))
-        assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=0.15), name
-        assert np.std(ours) == pytest.approx(np.std(theirs), rel=0.1), name
-        assert type(getattr(drawn, name)(*arguments)) in (int, float)
-    assert min(Draws(0).integers(3, 9, size=100)) == 3 and max(Draws(0).integers(3, 9, size=100)) == 8
-    assert sorted(drawn.permutation(6)) == sorted(drawn.choice(range(6), size=6, replace=False)) == list(range(6))
-    assert len(set(drawn.choice("ab", size=50))) == 2
-
-
 def test_what_was_drawn_is_no_array():
     """`drawn * 3` repeats a list and multiplies an array: better an error than other cases on a page."""
     for calculate in (lambda x: x + x, lambda x: x * 3, lambda x: 3 * x):
