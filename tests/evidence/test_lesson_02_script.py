@@ -47,22 +47,23 @@ PROMPT, COMPLETION = [{"role": "user", "content": "Hi"}], [{"role": "assistant",
 
 
 @pytest.fixture
-def script(tmp_path, tiny_model, monkeypatch):
-    """The program as a module in its folder: starting it takes longer than all that these tests ask of it."""
+def start(tmp_path, tiny_model, monkeypatch):
+    """Runs the program on a row, in this process: starting another one takes longer than all that these tests ask of it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train_adapter.py"])
-    lesson_02.train_script("train_adapter.py", base=tiny_model)
-    spec = importlib.util.spec_from_file_location("train_adapter", "train_adapter.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
+    def start(row, schema, *arguments):
+        for name in ("train", "validation", "test"):
+            Path(f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+        if schema:  # which the program reads when it is loaded
+            Path("schema.json").write_text(schema, encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", ["train_adapter.py", *arguments])
+        lesson_02.train_script("train_adapter.py", base=tiny_model)
+        spec = importlib.util.spec_from_file_location("train_adapter", "train_adapter.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.main()
 
-def write_parts(row, schema=""):
-    for name in ("train", "validation", "test"):
-        Path(f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    if schema:
-        Path("schema.json").write_text(schema, encoding="utf-8")
+    return start
 
 
 @pytest.mark.parametrize(
@@ -73,18 +74,19 @@ def write_parts(row, schema=""):
         ('{"required": ["key"]}', {"prompt": PROMPT, "completion": COMPLETION}, "'key' is a required property"),
     ],
 )
-def test_rows_that_cannot_be_learned_are_named_before_training(script, schema, row, said):
-    write_parts(row, schema)
+def test_rows_that_cannot_be_learned_are_named_before_training(start, schema, row, said):
     with pytest.raises(SystemExit, match=f"^train.jsonl, row 1: {said}"):
-        script.main()
+        start(row, schema)
     assert not Path("ticket-adapter").exists()
 
 
-def test_scoring_before_training_says_what_to_do(script, monkeypatch):
-    write_parts({"prompt": PROMPT, "completion": COMPLETION}, "{}")
-    monkeypatch.setattr(sys, "argv", ["train_adapter.py", "test.jsonl"])
+def test_scoring_before_training_says_what_to_do(start):
     with pytest.raises(SystemExit, match="There is no ticket-adapter here yet. Run this file without a name"):
-        script.main()
+        start(
+            {"prompt": PROMPT, "completion": [{"role": "assistant", "content": '{"category": "returns"}'}]},
+            "{}",
+            "test.jsonl",
+        )
 
 
 def test_the_rate_is_the_models_and_not_the_machines(tmp_path):
