@@ -229,14 +229,8 @@ def test_a_recommended_penalty_changes_greedy_answers(tokenizer):
 # -- the page ---------------------------------------------------------------------------------------------------------------
 
 
-def test_every_question_has_a_reproduction_and_a_thread():
-    page = PAGE.read_text(encoding="utf-8")
-    questions = re.split(r"^## ", page, flags=re.M)[1:]
-    for question in questions:
-        title = question.partition("\n")[0]
-        tests = re.findall(r"`(tests/\w+\.py)::(test_\w+)`", question)
-        assert tests, title
-        for file, name in tests:
-            assert f"def {name}(" in (PAGE.parents[1] / file).read_text(encoding="utf-8"), name
-        assert re.search(r"[\w.-]+/[\w.-]+#\d+", question), title
-        assert all(f"**{part}.**" in question for part in ("Cause", "Cure", "Today")), title
+def test_the_reproductions_that_the_page_names_are_there():
+    named = re.findall(r"`(tests/\w+\.py)::(test_\w+)`", PAGE.read_text(encoding="utf-8"))
+    assert len(named) > 15
+    for file, name in named:
+        assert f"def {name}(" in (PAGE.parents[1] / file).read_text(encoding="utf-8"), name

@@ -71,13 +71,6 @@ def test_writers_at_once_leave_one_whole_file(tmp_path):
     assert file.read_bytes() in contents and os.listdir(tmp_path) == ["x.txt"]
 
 
-def test_the_hash_is_that_of_the_bytes(tmp_path):
-    import hashlib
-
-    (tmp_path / "x").write_bytes(b"x" * 3_000_000)
-    assert files.sha256(tmp_path / "x") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
-
-
 def test_what_cannot_be_flushed_is_no_error(tmp_path):
     files.to_disk(tmp_path / "not there")
     files.to_disk(tmp_path)

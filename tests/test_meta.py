@@ -20,11 +20,6 @@ def test_the_version_is_one():
     assert course_utils.__version__ == CITATION["version"] == newest and CITATION["date-released"] == day
 
 
-def test_the_citation_names_the_licence_and_the_repository():
-    assert CITATION["license"] == PROJECT["project"]["license"]
-    assert CITATION["repository-code"] == PROJECT["project"]["urls"]["Repository"]
-
-
 def test_the_workflow_keys_its_cache_on_the_models_wheel():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text(encoding="utf-8"))
     assert workflow["env"]["MODEL_WHEEL"] == models.PACKAGED.wheel_sha256[0]

@@ -18,14 +18,13 @@ from . import kernel
 
 STEPS = 40
 LESSON = "02_lora"
-REAL = "model, tokenizer = models.load(tier='cpu')"
 BEGIN = """
 import hashlib, json, warnings
 warnings.filterwarnings("ignore")
 from course_utils import models, session, training
 session.prepare_process()  # as a lesson's first cell does
 from course_utils.data_prep import load_task
-{model}
+model, tokenizer = models.load(tier="cpu")
 from peft import LoraConfig, get_peft_model
 import torch
 torch.manual_seed(0)
@@ -94,31 +93,27 @@ def fold() -> dict[str, str]:
     }
 
 
-def program(way: str, drive: Path, model: str = REAL, steps: int = STEPS) -> str:
+def program(way: str, drive: Path) -> str:
     """Return a cell: a training run as the fold has it, that says at its end from where it went on.
 
     Args:
         way: "course" or "trl".
         drive: folder that stands for /content/drive.
-        model: code that sets `model` and `tokenizer`.
-        steps: number of optimiser steps.
     """
     code = fold()
     if way == "course":
-        given = f"learning_rate=1e-4, batch_size=1, max_steps={steps}"
+        given = f"learning_rate=1e-4, batch_size=1, max_steps={STEPS}"
         assert code["course"].count("…") == 1
         rest = COURSE.format(settings=code["course"].replace("…", given))
     else:
-        given = f"max_steps={steps}, per_device_train_batch_size=1, use_cpu=True, bf16=False, report_to='none'"
+        given = f"max_steps={STEPS}, per_device_train_batch_size=1, use_cpu=True, bf16=False, report_to='none'"
         rest = TRL.format(given=given, settings=code["trl"], train=code["train"])
     assert code["mount"].count("/content/drive") == 2
     mount = code["mount"].replace("/content/drive", str(drive))
-    return BEGIN.format(model=model, steps=steps) + mount + rest
+    return BEGIN.format(steps=STEPS) + mount + rest
 
 
-def lose_and_resume(
-    way: str, python: Path, folder: Path, environment: Mapping[str, str], model: str = REAL, steps: int = STEPS
-) -> Resumed:
+def lose_and_resume(way: str, python: Path, folder: Path, environment: Mapping[str, str]) -> Resumed:
     """Train, lose the runtime after the first checkpoint, train again, and compare with a run that nobody disturbed.
 
     Raises:
@@ -126,7 +121,7 @@ def lose_and_resume(
     """
     drive = folder / "drive"
     place = drive / "MyDrive" / "tickets"
-    with kernel.started(python, folder, environment, program(way, drive, model, steps)) as manager:
+    with kernel.started(python, folder, environment, program(way, drive)) as manager:
         until = time.monotonic() + 900
         while not _whole(place):
             if time.monotonic() > until or not manager.is_alive():
@@ -135,10 +130,10 @@ def lose_and_resume(
         manager.provisioner.process.kill()
         manager.provisioner.process.wait()
     newest = max(_whole(place))
-    if newest >= steps:
+    if newest >= STEPS:
         raise RuntimeError("the run had ended before its runtime was lost")
-    second = _report(kernel.run_cells([program(way, drive, model, steps)], python, folder, environment))
-    whole = _report(kernel.run_cells([program(way, folder / "undisturbed", model, steps)], python, folder, environment))
+    second = _report(kernel.run_cells([program(way, drive)], python, folder, environment))
+    whole = _report(kernel.run_cells([program(way, folder / "undisturbed")], python, folder, environment))
     return Resumed(newest, second["resumed_after"], second["weights"] == whole["weights"])
 
 

@@ -10,7 +10,6 @@ import pytest
 from data_prep import malformed
 from support import cpu_below
 
-from course_utils.data_prep import reading
 from course_utils.data_prep.findings import CODES, ERROR
 from course_utils.data_prep.validation import validate
 from course_utils.errors import CourseError
@@ -283,29 +282,6 @@ def test_files_that_cannot_be_read(tmp_path, path, words):  # an unknown kind or
     (tmp_path / "data.txt").write_text("x")
     with pytest.raises(CourseError, match=words):
         validate(tmp_path / path)
-
-
-@pytest.mark.parametrize("name", ["file.json", "file.csv", "file.parquet", "file.tsv"])
-def test_other_files(tmp_path, name):
-    rows = [{"prompt": f"Question {i}, with a comma", "completion": f"Answer\n{i}"} for i in range(12)]
-    path = tmp_path / name
-    if name.endswith("json"):
-        path.write_text(json.dumps(rows, indent=1))
-    elif name.endswith("parquet"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        import csv
-
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["prompt", "completion"], delimiter="\t" if name.endswith("tsv") else ",")
-            writer.writeheader()
-            writer.writerows(rows)
-    report = validate(path, "prompt_completion", "trl")
-    assert (report.rows, report.errors) == (12, 0), report
-    assert [row.value for row in reading.read(path)] == rows
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from course_utils.data_prep import prepare, validate, validation
 from course_utils.data_prep.deduplication import COPIES
 from course_utils.data_prep.findings import CODES, WORDS
 from course_utils.data_prep.pipeline import DOUBTFUL
-from course_utils.errors import CourseError
 
 
 def course(*arguments):
@@ -48,14 +47,6 @@ def test_a_file_that_is_there_is_written_over_only_on_request(tmp_path, capsys):
     assert [file.name for file in out.iterdir()] == ["report.html"]
     assert course(path, "--fix", out, "--overwrite") == 0
     assert (out / "report.html").read_text() != "mine"
-
-
-def test_files_for_a_function_are_written_over_only_on_request(tmp_path):
-    done = prepare(write(tmp_path, rows(12)))
-    done.write(tmp_path / "out")
-    with pytest.raises(CourseError, match="exists already"):
-        done.write(tmp_path / "out")
-    assert len(done.write(tmp_path / "out", overwrite=True)) == 5
 
 
 def test_only_rows_that_changed_are_counted_and_each_once(tmp_path):
@@ -107,15 +98,6 @@ def test_what_the_user_says_after_the_last_answer_is_cut_and_told(tmp_path, caps
     written = "".join((tmp_path / "out" / f"{part}.jsonl").read_text() for part in ("train", "validation"))
     assert "Tomorrow." in written and "Thanks!" not in written and "Bye" not in written
     assert "with a message after the last answer" not in str(validate(tmp_path / "out" / "train.jsonl"))
-
-
-def test_exit_statuses_are_documented(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["check-data", "--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "exit status: 0" in said
-    for status, words in ((1, "errors"), (2, "failed"), (3, "fewer than half")):
-        assert f"{status} " in said and words in said
 
 
 def test_the_shapes_that_were_found_are_told(tmp_path, capsys):

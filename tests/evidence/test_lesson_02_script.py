@@ -13,7 +13,6 @@ import pytest
 
 from course_utils import models
 from course_utils.data_prep import load_task
-from course_utils.errors import CourseError
 from course_utils.evidence import lesson_02
 from course_utils.lessons import source_file
 
@@ -44,17 +43,29 @@ def test_a_tier_is_its_model(tmp_path):
         assert f'"{models.fetch() if tier == "cpu" else models.TIERS[tier].name}"' in text and f'base = "{tier}"' not in text
 
 
-def test_a_file_that_exists_is_left_alone(tmp_path):
-    (tmp_path / "mine.py").write_text("mine")
-    with pytest.raises(CourseError, match="exists"):
-        lesson_02.train_script(tmp_path / "mine.py")
-    assert (tmp_path / "mine.py").read_text() == "mine"
-
-
 PROMPT, COMPLETION = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": '{"instrument": "lute"}'}]
 
 
-@pytest.mark.slow
+@pytest.fixture
+def start(tmp_path, tiny_model, monkeypatch):
+    """Runs the program on a row, in this process: starting another one takes longer than all that these tests ask of it."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(row, schema, *arguments):
+        for name in ("train", "validation", "test"):
+            Path(f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+        if schema:  # which the program reads when it is loaded
+            Path("schema.json").write_text(schema, encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", ["train_adapter.py", *arguments])
+        lesson_02.train_script("train_adapter.py", base=tiny_model)
+        spec = importlib.util.spec_from_file_location("train_adapter", "train_adapter.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.main()
+
+    return start
+
+
 @pytest.mark.parametrize(
     ("schema", "row", "said"),
     [
@@ -63,21 +74,19 @@ PROMPT, COMPLETION = [{"role": "user", "content": "Hi"}], [{"role": "assistant",
         ('{"required": ["key"]}', {"prompt": PROMPT, "completion": COMPLETION}, "'key' is a required property"),
     ],
 )
-def test_rows_that_cannot_be_learned_are_named_before_training(tmp_path, tiny_model, monkeypatch, schema, row, said):
-    """In this process, as starting the script takes longer than all that it does here."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train_adapter.py"])
-    lesson_02.train_script("train_adapter.py", base=tiny_model)
-    if schema:
-        Path("schema.json").write_text(schema, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("train_adapter", "train_adapter.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for name in ("train", "validation"):
-        Path(f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
+def test_rows_that_cannot_be_learned_are_named_before_training(start, schema, row, said):
     with pytest.raises(SystemExit, match=f"^train.jsonl, row 1: {said}"):
-        script.main()
+        start(row, schema)
     assert not Path("ticket-adapter").exists()
+
+
+def test_scoring_before_training_says_what_to_do(start):
+    with pytest.raises(SystemExit, match="There is no ticket-adapter here yet. Run this file without a name"):
+        start(
+            {"prompt": PROMPT, "completion": [{"role": "assistant", "content": '{"category": "returns"}'}]},
+            "{}",
+            "test.jsonl",
+        )
 
 
 def test_the_rate_is_the_models_and_not_the_machines(tmp_path):
@@ -103,16 +112,3 @@ def test_it_trains_saves_and_scores_alone(tmp_path, tiny_model):
     for text in printed:
         assert re.search(r"\d rows of \w+.jsonl, 0% wholly right; from 0% to [3-9]\d% of such messages", text)
         assert all(name in text for name in ("your model", "always the most common value", *FIELDS, "all fields"))
-
-
-@pytest.mark.slow
-def test_scoring_before_training_says_what_to_do(tmp_path, tiny_model):
-    row = {"prompt": PROMPT, "completion": [{"role": "assistant", "content": '{"category": "returns"}'}]}
-    for name in ("train", "validation", "test"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    (tmp_path / "schema.json").write_text("{}", encoding="utf-8")
-    lesson_02.train_script(tmp_path / "train_adapter.py", base=tiny_model)
-    command = [sys.executable, "-I", "train_adapter.py", "test.jsonl"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and "There is no ticket-adapter here yet. Run this file without a name" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -127,13 +127,6 @@ def test_an_answer_that_changes_its_inputs_harms_only_itself():
     assert float(check("lora-2", EXERCISES["lora-2"].solution)) == 4
 
 
-def test_numpy_answers_count_too():
-    def with_numpy(x, W, A, B, alpha):
-        return x.numpy() @ W.numpy().T + alpha / len(A) * x.numpy() @ A.numpy().T @ B.numpy().T
-
-    assert check("lora-2", with_numpy).passed
-
-
 def test_the_hint_comes_with_the_third_wrong_try_and_goes_with_the_right_one():
     wrong = EXERCISES["lora-2"].mistakes[0].function
     hints = [check("lora-2", wrong).hint for _ in range(3)]

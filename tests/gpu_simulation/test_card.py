@@ -39,11 +39,6 @@ def test_a_tensor_on_the_wrong_device_is_found(t4, planted):
     assert error == "RuntimeError" and ("same device" in words or "indices should be" in words)
 
 
-def test_a_forgotten_cpu_is_found(t4):
-    assert t4.refuses("torch.ones(3, device='cuda').numpy()")[0] == "TypeError"
-    assert t4("result = torch.ones(3, device='cuda').cpu().numpy().tolist()") == [1, 1, 1]
-
-
 def test_two_cards_refuse_each_other(pair):
     error, words = pair.refuses("torch.ones(3, device='cuda:0') + torch.ones(3, device='cuda:1')")
     assert error == "RuntimeError" and SAME_DEVICE in words

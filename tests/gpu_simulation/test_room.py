@@ -1,21 +1,12 @@
 """Models of true size on a simulated card: nothing large is computed or stored, and all memory is counted."""
 
-import nbformat
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from . import build, driver, room, run, true_size
+from . import driver, room, true_size
 
 MEGABYTE = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    if reason := build.why_not():
-        pytest.skip(reason)
-    with run.stand_ins(tmp_path_factory.mktemp("hub"), "float16") as folder:
-        yield folder
 
 
 def test_a_sparse_file_is_a_safetensors_file(tmp_path):
@@ -58,39 +49,6 @@ def test_processes_share_a_card_and_what_they_hold_is_read_cell_by_cell(on_card,
     ledger.lap()
     assert ledger.lap()[0] == context + 60 * MEGABYTE
     ledger.close()
-
-
-@pytest.mark.soak("without true sizes the card is tested in `make test`")
-@pytest.mark.slow
-def test_a_model_of_true_size_is_counted_trained_saved_and_loaded(hub):
-    cells = [
-        "from course_utils import memory, models, training\nfrom course_utils.generation import generate\n"
-        "model, tokenizer = models.load()",
-        "import torch\nfrom peft import LoraConfig, get_peft_model\n"
-        "weights = sum(p.numel() for p in model.parameters()) * 2\n"
-        "assert weights == 2 * 1_711_376_384 and 0 <= torch.cuda.memory_allocated() - weights < 1_000_000",
-        "chat = [{'role': 'user', 'content': 'a question'}, {'role': 'assistant', 'content': 'an answer'}]\n"
-        "before = torch.cuda.memory_allocated()\ntorch.cuda.reset_peak_memory_stats()\n"
-        "answers = generate(model, tokenizer, [chat[:1]] * 30, max_new_tokens=200)\n"
-        "cache = 25 * 200 * 24 * 2 * 2048 * 2\n"  # of one batch, all layers, keys and values
-        "assert len(answers) == 30 and 1.02 < (torch.cuda.max_memory_allocated() - before) / cache < 1.3",
-        "lora = LoraConfig(r=16, target_modules='all-linear', task_type='CAUSAL_LM')\n"
-        "tuned = get_peft_model(model, lora)\n"
-        "history = training.fit(tuned, tokenizer, [chat] * 100, settings=training.Settings(batch_size=4))\n"
-        "assert len(history.losses) == 3 and set(history.losses) == {0.0}",
-        "merged = tuned.merge_and_unload()\nmerged.save_pretrained('merged')\ntokenizer.save_pretrained('merged')\n"
-        "del model, tuned, merged, history\nmemory.release()\nmodel, _ = models.load('merged')\n"
-        "assert 0 <= torch.cuda.memory_allocated() - weights < 20_000_000",
-    ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    found = run.run_notebook(notebook, run.LessonRun("00", "t4"), hub, count=True, small=False)
-    assert not found.errors and not found.unmet, str(found)
-    peaks = [cell["peak"] for cell in found.memory["cells"]]
-    assert peaks[0] - driver.CONTEXT_BYTES - 2 * 1_711_376_384 in range(1_000_000)
-    assert found.memory["highest"]["processes"] == {"notebook": max(peaks)}
-    (step,) = found.memory["steps"]
-    assert (step["examples"], step["method"]) == (4, "lora") and step["counted"] > 0
-    assert "highest" in str(found)
 
 
 @pytest.mark.slow

@@ -101,10 +101,3 @@ def test_nothing_is_left_behind_or_changed(graded, section):
 def test_every_question_ran_where_no_process_can_be_started(graded, section):
     for folder in (graded[section][1] / "learners").iterdir():
         assert results(graded[section][1], folder.name)["extra_data"]["no_new_processes"]
-
-
-def test_feedback_escapes_what_strangers_wrote(graded):
-    pages = [file.read_text() for _, out, _ in graded.values() for file in out.glob("learners/*/feedback.html")]
-    assert not any("<script" in page or "<img" in page for page in pages)
-    assert any("&lt;script&gt;" in page for page in pages)
-    assert any("&lt;img" in page for page in pages)

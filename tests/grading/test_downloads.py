@@ -1,9 +1,7 @@
 """What Canvas and Moodle let an instructor download: all files of a learner are one submission, and its row is theirs."""
 
-import csv
-
 import pytest
-from grading_fixtures import full, hand_in, points, results, run
+from grading_fixtures import full, hand_in, needing, points, results, rows, run
 
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
@@ -23,16 +21,11 @@ def wrong(section):
     return {id: f"# EXERCISE: {id}\ndef {EXERCISES[id].name}(*a): return 0" for id in full(section)}
 
 
-def rows(file):
-    with open(file, newline="", encoding="utf-8-sig") as handle:
-        return list(csv.reader(handle))
-
-
 def marks(folder, section):
     """Canvas ID → mark in Canvas's export; and learner → what a person is told."""
     (folder / "canvas.csv").write_text(CANVAS)
     run(section, folder / "in", folder / "out", canvas=folder / "canvas.csv")
-    told = {row[0]: row[2] for row in rows(folder / "out" / "needs-a-person.csv")[1:]}
+    told = {row[0]: row[2] for row in needing(folder / "out")}
     return {row[1]: row[5] for row in rows(folder / "out" / "canvas.csv")[2:]}, told
 
 

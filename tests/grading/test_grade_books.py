@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from grading_fixtures import full, hand_in, results, run
+from grading_fixtures import full, hand_in, needing, results, rows, run
 
 from course_utils.cli import main
 from course_utils.errors import CourseError
@@ -13,11 +13,6 @@ from course_utils.grading.roster import Roster
 
 POINTS = round(sum(full("06").values()))
 HEADER = "Student;ID;SIS User ID;SIS Login ID;Section;Homework (77);Essay (78)\n"
-
-
-def rows(file, separator=","):
-    with open(file, newline="", encoding="utf-8-sig") as handle:
-        return list(csv.reader(handle, delimiter=separator))
 
 
 def export(folder, possible, fields=("",), separator=","):
@@ -73,7 +68,7 @@ def test_points_to_which_nothing_can_be_scaled_stop_before_the_grading(possible,
 def test_who_is_excused_stays_so_and_a_person_is_told(tmp_path):
     export(tmp_path, POINTS, ("EX", "3", ""))
     assert marks(tmp_path) == ["EX", str(POINTS), str(POINTS)]
-    (line,) = rows(tmp_path / "out" / "needs-a-person.csv")[1:]
+    (line,) = needing(tmp_path / "out")
     assert line[0].startswith("abe0") and f"'EX', which was kept; the mark would be {POINTS}" in line[2] and line[3] == "row"
 
 
@@ -105,15 +100,7 @@ def test_lines_on_submissions_are_told_from_lines_on_rows(tmp_path, capsys):
     for name in ("a@x.org", "b@x.org"):
         hand_in(tmp_path / "in", name, "06")
     (tmp_path / "in" / "c.ipynb").write_text("{")
-    arguments = [
-        "grade",
-        "06",
-        str(tmp_path / "in"),
-        "--out",
-        str(tmp_path / "out"),
-        "--canvas",
-        str(tmp_path / "canvas.csv"),
-    ]
+    arguments = ["grade", "06", tmp_path / "in", "--out", tmp_path / "out", "--canvas", tmp_path / "canvas.csv"]
     assert main([*map(str, arguments), "--column", "Homework"]) == 1
     assert "1 on submissions, 3 on marks that are not in the table: " in capsys.readouterr().out
     assert [row[3] for row in rows(tmp_path / "out" / "needs-a-person.csv")] == ["about", "submission", "row", "row", "row"]

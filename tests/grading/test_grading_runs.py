@@ -1,6 +1,5 @@
 """A grading that is killed goes on; a second one grades only what changed; a sandbox that is killed is replaced."""
 
-import csv
 import json
 import os
 import signal
@@ -10,7 +9,7 @@ import threading
 import time
 
 import pytest
-from grading_fixtures import PAID_ANSWER, cells, full, hand_in, left_behind, notebook, points, results, run
+from grading_fixtures import PAID_ANSWER, cells, full, hand_in, left_behind, needing, notebook, points, results, rows, run
 from support import wait_until
 
 from course_utils.cli import main
@@ -225,16 +224,10 @@ def classroom(tmp_path):
     return tmp_path
 
 
-def rows(file):
-    with open(file, newline="", encoding="utf-8-sig") as handle:
-        return list(csv.reader(handle))
-
-
 def test_canvas_and_moodle(classroom):
     out = classroom / "out"
     run("06", classroom / "in", out, canvas=classroom / "canvas.csv")
-    needing = {(row[0], row[2]) for row in rows(out / "needs-a-person.csv")}
-    assert ("somebody", "in Canvas's export: leads to no row") in needing
+    assert ("somebody", "in Canvas's export: leads to no row") in {(row[0], row[2]) for row in needing(out)}
     given, filled = rows(classroom / "canvas.csv"), rows(out / "canvas.csv")
     assert run("06", classroom / "in", out, roster=classroom / "roster.csv").new == 0
     assert not (out / "canvas.csv").exists()  # its marks may be older than those of the next call
@@ -246,8 +239,7 @@ def test_canvas_and_moodle(classroom):
     assert moodle["jane@example.org"][1:4] == ["1001", "jdoe", str(points)]
     assert moodle["richard@example.org"][3] == str(points - 3)
     assert len(moodle) == 3  # no row without a user or a mark: see `tables._moodle`
-    needing = rows(out / "needs-a-person.csv")
-    reasons = {(row[0], row[2]) for row in needing}
+    reasons = {(row[0], row[2]) for row in needing(out)}
     assert ("somebody", "in the roster: leads to no row") in reasons
     assert any(learner == "epoe" and "not JSON" in reason for learner, reason in reasons)
 
@@ -280,14 +272,14 @@ def test_what_could_not_be_graded_has_no_mark_anywhere_until_it_is(classroom, mo
     assert "could not be graded, for a reason that is not yours; your instructor has been told" in page
     assert "ZeroDivision" not in page
     assert page.count("(passed)") == len(full("06")) - 1 and "not yet" not in page
-    (row,) = rows(out / "needs-a-person.csv")[1:]
+    (row,) = needing(out)
     assert row[2].startswith("api-3 could not be graded: ZeroDivisionError")
     assert row[2].endswith("is empty in every table: call again, and do not import before")
     assert "0 of 1 submissions graded" in (out / "class.html").read_text()
     assert run("06", classroom / "in", out, **tables).new == 1  # though nothing has changed
     fields, state = empty_rows(out)
     assert "" not in fields and fields[0] == "16" and state == "graded"
-    assert rows(out / "needs-a-person.csv")[1:] == []
+    assert needing(out) == []
 
 
 def test_a_submission_on_which_the_grader_itself_fails_tells_the_learner_no_error(classroom, monkeypatch):
@@ -299,7 +291,7 @@ def test_a_submission_on_which_the_grader_itself_fails_tells_the_learner_no_erro
     page = (classroom / "out" / "learners" / "jdoe" / "feedback.html").read_text()
     assert "KeyError" not in page and "for a reason that is not yours" in page
     assert results(classroom / "out", "jdoe")["score"] is None
-    told = [row[2] for row in rows(classroom / "out" / "needs-a-person.csv") if row[0] == "jdoe"]
+    told = [row[2] for row in needing(classroom / "out") if row[0] == "jdoe"]
     assert "KeyError" in told[0] and "do not import before" in told[0]
     assert run("06", classroom / "in", classroom / "out").new == 4
 

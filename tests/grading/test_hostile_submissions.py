@@ -1,6 +1,5 @@
 """No submission costs another one its mark, whatever its names and sizes, at the first grading or at the next."""
 
-import csv
 import os
 import resource
 import socket
@@ -8,7 +7,7 @@ import unicodedata
 import zipfile
 
 import pytest
-from grading_fixtures import cells, code, full, hand_in, left_behind, notebook, points, run
+from grading_fixtures import cells, code, full, hand_in, left_behind, needing, notebook, points, rows, run
 
 from course_utils.grading import intake, reading, results, tables
 from course_utils.grading.canvas import Export
@@ -82,11 +81,6 @@ def graded(tmp_path_factory):
     return inbox, out, grown, again
 
 
-def needing(out):
-    with open(out / "needs-a-person.csv", newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))[1:]
-
-
 def test_everybody_else_is_graded_and_nothing_twice(graded):
     _, out, _, again = graded
     for learner in ("aaa-first", "zzz-last", "caf", "new_line_31m", "bidi_gnp", "names", "strange"):
@@ -122,10 +116,9 @@ def test_what_strangers_wrote_is_harmless_in_everything_that_is_written(graded):
         text = file.read_text(encoding="utf-8-sig")
         assert all(c.isprintable() or c == "\n" for c in text), file
         for separator in ",;\t|" if file.suffix == ".csv" else "":
-            with open(file, newline="", encoding="utf-8") as handle:
-                for field in (field for row in csv.reader(handle, delimiter=separator) for field in row):
-                    begins = unicodedata.normalize("NFKC", field).lstrip(' "')[:1]
-                    assert begins not in ("=", "+", "@"), (file, field)
+            for field in (field for row in rows(file, separator) for field in row):
+                begins = unicodedata.normalize("NFKC", field).lstrip(' "')[:1]
+                assert begins not in ("=", "+", "@"), (file, field)
 
 
 def test_a_flood_of_files_that_cannot_be_read_is_one_row_a_reason(tmp_path):
@@ -135,10 +128,9 @@ def test_a_flood_of_files_that_cannot_be_read_is_one_row_a_reason(tmp_path):
     hand_in(tmp_path / "in" / "flood", "000", "06")
     hand_in(tmp_path / "in" / "flood", "001", "06")
     run("06", tmp_path / "in", tmp_path / "out")
-    rows = needing(tmp_path / "out")
-    assert len(rows) == 2, rows
-    assert "002.ipynb is not JSON" in rows[0][2] and "likewise 97 more: 003.ipynb, 004.ipynb, 005.ipynb, …" in rows[0][2]
-    assert "more than 100 notebooks" in rows[1][2]
+    broken, too_many = (reason for _, _, reason, _ in needing(tmp_path / "out"))
+    assert "002.ipynb is not JSON" in broken and "likewise 97 more: 003.ipynb, 004.ipynb, 005.ipynb, …" in broken
+    assert "more than 100 notebooks" in too_many
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
@@ -195,8 +187,7 @@ def tabled(folder, *names):
         tables.write_all(folder, list(marks), graded, **{option: table})
         told.append({row[0]: row[2] for row in needing(folder) if row[2].startswith(f"in {place}:")})
         if option == "canvas":
-            with open(folder / "canvas.csv", newline="", encoding="utf-8-sig") as file:
-                filled = [row[5] for row in csv.reader(file)][2:]
+            filled = [row[5] for row in rows(folder / "canvas.csv")[2:]]
     return {result["extra_data"]["learner"] for result in graded}, filled, *told
 
 

@@ -11,7 +11,6 @@ from support import jupyter, wait_until
 from test_honest import WRONG
 from visiting import needs_chromium, needs_jupyterlab
 
-from course_utils import lessons
 from course_utils.exercises import EXERCISES
 from course_utils.publishing import builder
 from course_utils.publishing.runner import execute
@@ -28,7 +27,7 @@ def exercise_cells(section, edition):
     return notebook
 
 
-@pytest.mark.parametrize("section", lessons.LESSONS)
+@pytest.mark.parametrize("section", ["02", "06"])  # with torch and without; in test_honest.py all lessons are graded
 def test_cells_in_a_kernel_show_what_grading_gives(section, tmp_path):
     (tmp_path / "inbox").mkdir()
     for name, edition in (("solved", builder.instructor_edition), ("unsolved", builder.learner_edition)):

@@ -93,12 +93,10 @@ def test_format_is_learned_from_nothing():
     assert min(on_validation, on_test) >= 80
 
 
-def test_what_is_written_by_hand_is_the_librarys():
-    """Notices a label mask, a shift by one position or a LoRA of the lesson's that differs from the library's."""
+def test_the_loss_by_hand_is_the_librarys():
+    """Notices a label mask, or a shift by one position, of the lesson's that differs from the library's."""
     by_hand, library = re.search(r"mean ([\d.]+); by transformers ([\d.]+)", printed("02")).groups()
     assert by_hand == library
-    compared = re.search(r"^outputs (\S+)\n(?s:.*?)down_proj +(\S+) +(\S+) +(\S+)", printed("02"), re.M).groups()
-    assert all(float(difference) < 1e-5 for difference in compared)
 
 
 def test_one_weight_moves_against_its_gradient():
@@ -126,21 +124,6 @@ def test_what_overfits_is_seen_to_overfit():
 # -- 03 ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_four_bits_are_the_librarys():
-    """Notices a change of the lesson's quantization or layer, or of bitsandbytes, after which anything differs."""
-    compared = re.search(r"bytes that differ.*?\n((?:.*\n)*?)\s*\n", printed("03"))[1].splitlines()
-    differing = [re.search(r"\s(\d+)\s+(\d+)\s", line).groups() for line in compared]
-    assert len(differing) == 3 and set(differing) == {("0", "0")}
-    layer = re.findall(r"^(?:output|gradient of \w+(?: input)?) +(\S+)$", printed("03"), re.M)
-    assert len(layer) == 4 and all(float(difference) < 1e-5 for difference in layer)
-    assert "4.127 bits a weight" in printed("03")
-
-
-def test_the_twenty_lines_agree_with_the_estimator():
-    estimate, lines = re.search(r"total +([\d.]+) GB, .*?the twenty lines: ([\d.]+) GB", printed("03"), re.S).groups()
-    assert float(lines) == pytest.approx(float(estimate), rel=0.01)
-
-
 def test_an_8b_model_fits_on_24_gb_without_four_bits():
     """Notices an estimate by which section 2's advice to owners of 24 GB would be wrong."""
     lora, qlora = map(int, re.search(r"24 GB \(RTX 3090, 4090\) +(\d+) +(\d+)", printed("03")).groups())
@@ -164,15 +147,6 @@ def test_four_bits_cost_accuracy_and_less_time_the_more_tokens():
 
 
 # -- 04 ---------------------------------------------------------------------------------------------------------------------
-
-
-def test_the_loss_begins_at_the_logarithm_of_two():
-    """Notices a reference that is not the policy: by hand, and in TRL's log, whose first loss has SFT's in it."""
-    right, wrong = map(float, re.search(r"right reference ([\d.]+), with the base ([\d.]+)", printed("04")).groups())
-    assert right == pytest.approx(0.693, abs=0.001) and abs(wrong - right) > 0.03
-    assert float(re.search(r"^first loss ([\d.]+)", printed("04"), re.M)[1]) > 0.693
-    by_hand, by_trl = map(float, re.search(r"= ([\d.]+), TRL says ([\d.]+)", printed("04")).groups())
-    assert by_hand == pytest.approx(by_trl, abs=2e-4)  # in 32 bits, printed with four decimals
 
 
 def kept(rule, after, lines=1):
@@ -254,16 +228,6 @@ def test_templates_do_to_rows_what_the_lesson_says():
     assert "the call is learned" in printed("05") and "the call is LOST" in printed("05")
 
 
-def test_the_script_accounts_for_every_row():
-    """Notices a script that leaves rows out without a reason: what it wrote and what it rejected are all rows."""
-    total = int(re.search(r"flag_unusable +(\d+) rows", printed("05"))[1])
-    dropped = sum(map(int, re.findall(r": (\d+)", re.search(r"rows: (\{.*?\})", printed("05"))[1])))
-    counts = r"(\d+) rows are in the test set, (\d+) more are of its customers, (\d+) copies .*?, (\d+) contradict a copy"
-    left_out = sum(map(int, re.search(r"flag_copies +" + counts, printed("05")).groups()))
-    written = sum(map(int, re.search(r"'train': (\d+), 'validation': (\d+)", printed("05")).groups()))
-    assert written + dropped + left_out == total
-
-
 # -- 06 ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -283,24 +247,6 @@ def test_the_training_loss_falls_and_so_does_the_validation_loss():
     first, last = re.search(r"unseen rows too\. training loss from ([\d.]+) to ([\d.]+)", printed("06")).groups()
     assert float(last) < 0.3 * float(first)
     assert len(re.findall(r"step \d+: validation loss [\d.]+, both right \d+%", printed("06"))) == 3
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        r"failed: invalid_n_examples, Training file has 7 example\(s\).*\ncancelled",
-        "wrong ending: 400 None",
-        "mistyped name: 404 model_not_found",
-        "wrong key: 401 invalid_api_key",
-        "closed host: 403 training_not_available",
-        r"loss of the first step 0\.69",  # DPO starts at the tuned model
-        r"deleted: True True\n404 model_not_found",
-        r"the same to the letter: [678] of 8",  # rounding may change an answer now and then
-    ],
-)
-def test_the_service_answers_as_the_api_does(said):
-    """Notices a service that fails, refuses or forgets otherwise than the API does."""
-    assert re.search(said, printed("06"))
 
 
 def test_training_does_not_pay_by_the_token():

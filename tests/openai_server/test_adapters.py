@@ -175,54 +175,6 @@ def test_a_stop_sequence_ends_the_text_before_it(engine):
     assert found["message"]["content"] == whole[: whole.index(middle)] and found["finish_reason"] == "stop"
 
 
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "level": {"enum": ["low", "high"]},
-        "count": {"type": "integer", "minimum": 0, "maximum": 99},
-        "tags": {"type": "array", "items": {"type": "string", "maxLength": 5}, "maxItems": 2},
-    },
-    "required": ["level", "count", "tags"],
-    "additionalProperties": False,
-}
-
-
-@pytest.mark.model
-def test_a_schema_is_followed_even_by_a_model_of_noise(engine):
-    import jsonschema
-
-    wanted = {"type": "json_schema", "json_schema": {"name": "ticket", "schema": SCHEMA, "strict": True}}
-    asked = [question(i, response_format=wanted, temperature=1, seed=i, max_tokens=120) for i in range(8)]
-    for text in texts(ask(engine, asked)):
-        jsonschema.validate(json.loads(text), SCHEMA)
-    for text in texts(ask(engine, [question(3, response_format={"type": "json_object"}, max_tokens=200, temperature=0.3)])):
-        assert text.startswith("{")
-
-
-@pytest.mark.model
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        (question(500), "This model's maximum context length is 400 tokens. However, your messages resulted in"),
-        (question(3, max_tokens=399), "This model's maximum context length is 400 tokens. However, you requested"),
-        (question(3, top_logprobs=2), "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."),
-        (
-            question(3, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}}),
-            "Invalid schema for response_format 'x'",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-            "Invalid value for 'messages': message 0 has a part of type 'image_url'; this model reads text only",
-        ),
-    ],
-)
-def test_a_chat_is_refused(engine, request_, message):
-    body = {"max_tokens": None} | request_
-    with pytest.raises(ApiError) as caught:
-        ask(engine, [body])
-    assert caught.value.status == 400 and caught.value.body["error"]["message"].startswith(message)
-
-
 @pytest.mark.model
 def test_whoever_goes_away_makes_room(engine):
     async def leave():
@@ -433,61 +385,35 @@ def test_more_adapters_at_once_than_are_held_when_idle(fresh, folder):
 BAD = {"messages": [{"role": "user", "content": "the bad one"}]}
 
 
-def break_sampling(monkeypatch, fresh, error):
-    choose = module.TokenSampler.choose
+# What fails: the class, its method, and with what arguments it does.
+FAULTS = {
+    "sampling": (module.TokenSampler, "choose", lambda self, *_: self.sampling.seed == 13 and sum(self.counts.values()) > 2),
+    "grammar": (module.TokenSampler, "__init__", lambda self, sampling, *_: sampling.seed == 13),
+    "text": (constrained.Choice, "add", lambda self, token: self.stops == ["bad"] and len(self.tokens) == 3),
+    "the end of a text": (constrained.Choice, "finish", lambda self: self.stops == ["bad"]),
+}
 
-    def broken(self, logits, greedy):
-        if self.sampling.seed == 13 and sum(self.counts.values()) >= 3:
+
+def plant(monkeypatch, fault, error):
+    """Let one of `FAULTS` happen to the request of `BAD`."""
+    owner, name, happens = FAULTS[fault]
+    original = getattr(owner, name)
+
+    def broken(self, *arguments):
+        if happens(self, *arguments):
             raise error
-        return choose(self, logits, greedy)
+        return original(self, *arguments)
 
-    monkeypatch.setattr(module.TokenSampler, "choose", broken)
-
-
-def break_grammar(monkeypatch, fresh, error):
-    make = module.TokenSampler.__init__
-
-    def broken(self, sampling, *rest):
-        if sampling.seed == 13:
-            raise error
-        make(self, sampling, *rest)
-
-    monkeypatch.setattr(module.TokenSampler, "__init__", broken)
-
-
-def break_text(monkeypatch, fresh, error):
-    add = constrained.Choice.add
-
-    def broken(self, token):
-        if self.stops == ["bad"] and len(self.tokens) == 3:
-            raise error
-        return add(self, token)
-
-    monkeypatch.setattr(constrained.Choice, "add", broken)
-
-
-def break_the_end_of_a_text(monkeypatch, fresh, error):
-    finish = constrained.Choice.finish
-
-    def broken(self):
-        if self.stops == ["bad"]:
-            raise error
-        return finish(self)
-
-    monkeypatch.setattr(constrained.Choice, "finish", broken)
+    monkeypatch.setattr(owner, name, broken)
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("error", [RuntimeError("planted"), Panic("planted")], ids=repr)
-@pytest.mark.parametrize(
-    "break_it",
-    [break_sampling, break_grammar, break_text, break_the_end_of_a_text],
-    ids=lambda each: each.__name__,
-)
-def test_a_failure_is_its_own_rows_alone(fresh, folder, monkeypatch, break_it, error, capfd):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failure_is_its_own_rows_alone(fresh, folder, monkeypatch, fault, error):
     good = [(1, None), (2, ("a", folder)), (3, None)]
     expected = alone(fresh, *good)
-    break_it(monkeypatch, fresh, error)
+    plant(monkeypatch, fault, error)
     bad = (0, ("bad", folder), BAD | {"seed": 13, "stop": ["bad"]})
     for _ in range(2):  # and nothing is left behind that would harm the next ones
         first, one, other, last = asyncio.run(everything(fresh, good[0], good[1], bad, good[2]))
@@ -515,7 +441,7 @@ def test_a_step_that_fails_ends_what_runs_and_the_next_answers(fresh, folder, mo
 
 @pytest.mark.model
 def test_a_stream_says_what_failed_and_ends(fresh, monkeypatch):
-    break_text(monkeypatch, fresh, Panic("planted"))
+    plant(monkeypatch, "text", Panic("planted"))
 
     async def ask():
         return [piece async for piece in (await say(fresh, 0, stop=["bad"])).stream()]

@@ -70,6 +70,11 @@ REFUSED = {
     "as many tokens as can be said": ({"max_tokens": 10**30}, "messages"),
     "no messages": ({"messages": []}, "messages"),
     "21 alternatives": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    "alternatives of no log-probabilities": ({"top_logprobs": 2}, "top_logprobs"),
+    "a picture": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "messages",
+    ),
     "a prompt of a megabyte": ({"messages": [{"role": "user", "content": "a b " * 249_000}]}, "messages"),
     "2,048 messages": ({"messages": [{"role": "user", "content": "y"}] * 2048}, "messages"),
     "a schema of 20,000 fields": (

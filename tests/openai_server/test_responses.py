@@ -93,6 +93,8 @@ def test_a_response_is_what_the_clients_types_say_streamed_or_not(strict, what):
         jsonschema.validate(json.loads(response.output[0].arguments), SCHEMAS[response.output[0].name])
     if what == "a schema":
         jsonschema.validate(json.loads(response.output_text), STOCK)
+    if what == "any JSON":
+        assert response.output_text.startswith("{")
     if what == "log-probabilities":
         tokens = response.output[0].content[0].logprobs
         assert "".join(token.token for token in tokens) == response.output_text and len(tokens[0].top_logprobs) == 2

@@ -84,26 +84,10 @@ def a_used_store(folder):
     return folder / "service.sqlite"
 
 
-def torn(database):
-    database.write_bytes(database.read_bytes()[: database.stat().st_size // 2])
-
-
-def overwritten(database):
-    database.write_bytes(b"this is no database" * 500)
-
-
 def one_page_wrong(database):
     data = bytearray(database.read_bytes())
     data[4096 * 3 : 4096 * 4] = os.urandom(4096)
     database.write_bytes(data)
-
-
-def empty(database):
-    database.write_bytes(b"")
-
-
-def gone(database):
-    database.unlink()
 
 
 def newer(database):
@@ -112,13 +96,23 @@ def newer(database):
     connection.close()
 
 
-@pytest.mark.parametrize("what", [torn, overwritten, one_page_wrong, empty, gone, newer])
-def test_a_database_that_can_not_be_used_is_told_with_what_to_do_and_costs_no_file(tmp_path, tiny_model, what):
-    what(a_used_store(tmp_path))
+DAMAGES = {
+    "torn": lambda database: os.truncate(database, database.stat().st_size // 2),
+    "overwritten": lambda database: database.write_bytes(b"this is no database" * 500),
+    "empty": lambda database: os.truncate(database, 0),
+    "gone": Path.unlink,
+    "one page wrong": one_page_wrong,
+    "newer": newer,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_database_that_can_not_be_used_is_told_with_what_to_do_and_costs_no_file(tmp_path, tiny_model, damage):
+    DAMAGES[damage](a_used_store(tmp_path))
     status, said = started("--folder", tmp_path, "--model", tiny_model, "--port", "0")
     assert status == 2 and "Traceback" not in said, said
     assert "service.sqlite" in said and "--folder" in said
-    assert ("newer version" in said) == (what is newer)
+    assert ("newer version" in said) == (damage == "newer")
     assert len(list((tmp_path / "files").iterdir())) == 200
 
 

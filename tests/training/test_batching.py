@@ -47,12 +47,6 @@ def test_log_probabilities_equal_those_of_rows_of_their_own(examples, attention,
     assert found.tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_shared_prompt_is_there_once():
-    pair = example(40, 5, 6)
-    assert collate([pair], 2)["input_ids"].shape == (1, 56)  # 51, rounded up
-    assert collate([pair], 2, share_prompt=False)["input_ids"].shape == (2, 48)
-
-
 def test_every_example_is_seen_once_an_epoch():
     examples = [example(1, n) for n in range(1, 38)]
     orders = []

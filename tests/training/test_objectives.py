@@ -1,5 +1,5 @@
 import pytest
-from support import conversation, tiny_llama
+from support import conversation
 
 from course_utils import training
 from course_utils.errors import CourseError
@@ -15,27 +15,6 @@ def test_completion_runs_from_the_answer_to_the_stop_token(tokenizer):
     assert tokenizer.decode(completion) == "Good day<|im_end|>"
     assert tokenizer.decode(encoded.prompt).endswith("<|im_start|>assistant\n")
     assert completion[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id  # pad is the stop token, and is scored
-
-
-def test_prompt_tokens_carry_no_loss_and_padding_changes_nothing(tokenizer):
-    """Against cross-entropy written out by hand, example by example, without padding or cut-off logits."""
-    import torch
-
-    model, objective = tiny_llama(), training.SFT()
-    examples = [
-        encode(tokenizer, conversation(p, c)) for p, c in (("Hi", "Yes, sir"), ("Where is the thing I bought?", "No"))
-    ]
-    sizes = objective.normalizers(examples)
-    expected = 0.0
-    with torch.no_grad():
-        for example in examples:
-            ids = example.prompt + example.completions[0]
-            logs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-            for at in range(len(example.prompt), len(ids)):
-                expected -= logs[at - 1, ids[at]].item()
-        found = objective.loss(model, objective.collate(examples, pad_id=2), sizes).value.item()
-    assert found == pytest.approx(expected / sizes["tokens"], rel=1e-5)
-    assert sizes == {"tokens": sum(len(e.completions[0]) for e in examples)}
 
 
 @pytest.mark.parametrize(

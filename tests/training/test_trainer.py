@@ -38,14 +38,6 @@ def test_same_seed_same_run_and_another_seed_another_order(tokenizer):
     assert first != other
 
 
-def test_pieces_change_nothing_but_memory(tokenizer):
-    """A batch worked off one example at a time has the gradient of the batch in one piece."""
-    whole, split = (run(tokenizer, max_steps=5, micro_batch_tokens=size) for size in (10_000, 1))
-    assert whole[1].losses == pytest.approx(split[1].losses, rel=1e-5)
-    for (name, a), b in zip(whole[0].named_parameters(), split[0].parameters()):
-        assert (a - b).abs().max() < 1e-4, name
-
-
 def test_validation_loss_weighs_tokens_not_batches(tokenizer):
     """One long and many short completions: the mean over tokens is far from the mean over batches."""
     rows = [conversation("x", "word " * 40), *[conversation("x", "no")] * 9]
