@@ -27,6 +27,9 @@ oneDNN and PyTorch's bridge to it keep what they prepare for a matrix product of
 shapes. When SmolLM2 trains on batches of many lengths, that is 14 MB a length. Kept for 128 shapes, which is more than a
 step needs, it is 0.22 GB less after 20 steps, and the steps take no longer.
 
+Kernels: from 5.25 on, transformers replaces layers of a model that it loads onto a card by compiled ones, which it fetches
+from the hub at that moment; without a network it loads nothing. The lessons show and measure what is installed.
+
 bitsandbytes: on import it says on stderr that an optional kernel, which it would fetch from the hub, is missing. The course
 does not use that kernel, and PEFT imports bitsandbytes where it is installed.
 """
@@ -63,6 +66,7 @@ BLOCK_TIME = "1"  # milliseconds, LLVM's
 WAITING = {("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"): SPIN_COUNT, ("OMP_WAIT_POLICY", "KMP_BLOCKTIME"): BLOCK_TIME}
 PREPARED_PRODUCTS = "128"  # kept by oneDNN, and by PyTorch's bridge; with none, training takes four times as long
 CACHES = {("ONEDNN_PRIMITIVE_CACHE_CAPACITY",): PREPARED_PRODUCTS, ("LRU_CACHE_CAPACITY",): PREPARED_PRODUCTS}
+KERNELS = {("USE_HUB_KERNELS",): "0"}
 CARD_VARIABLES = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE")  # `accelerate launch` and torchrun set the last two
 TORCHAO_FOR_PEFT = (0, 16)
 NOISY_LOGGER = "bitsandbytes.backends.cpu.ops"
@@ -79,7 +83,9 @@ def prepare_process() -> dict[str, str]:
         The environment variables that were set, with their values.
     """
     variables = {
-        names[-1]: value for names, value in (WAITING | CACHES).items() if not any(name in os.environ for name in names)
+        names[-1]: value
+        for names, value in (WAITING | CACHES | KERNELS).items()
+        if not any(name in os.environ for name in names)
     }
     # Once torch is loaded it may have counted the cards.
     if "ipykernel" in sys.modules and "torch" not in sys.modules and not any(name in os.environ for name in CARD_VARIABLES):

@@ -13,7 +13,8 @@ from course_utils.publishing import builder
 
 INHERITED = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR")
 CACHES = dict.fromkeys(("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), session.PREPARED_PRODUCTS)
-VARIABLES = {"GOMP_SPINCOUNT": session.SPIN_COUNT, "KMP_BLOCKTIME": session.BLOCK_TIME} | CACHES
+ANYWAY = CACHES | {"USE_HUB_KERNELS": "0"}
+VARIABLES = {"GOMP_SPINCOUNT": session.SPIN_COUNT, "KMP_BLOCKTIME": session.BLOCK_TIME} | ANYWAY
 STATE = """
 import importlib, logging, os, sys, types, warnings
 def state():
@@ -91,9 +92,9 @@ CARD = {"CUDA_VISIBLE_DEVICES": "0"}
     [
         ({}, ("sys",), VARIABLES),  # a script, or the service, may use all cards
         ({}, KERNEL, VARIABLES | CARD),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, KERNEL, CARD | CACHES),
-        ({"GOMP_SPINCOUNT": "7"}, ("sys",), {"KMP_BLOCKTIME": session.BLOCK_TIME} | CACHES),
-        ({"KMP_BLOCKTIME": "7"}, ("sys",), {"GOMP_SPINCOUNT": session.SPIN_COUNT} | CACHES),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, KERNEL, CARD | ANYWAY),
+        ({"GOMP_SPINCOUNT": "7"}, ("sys",), {"KMP_BLOCKTIME": session.BLOCK_TIME} | ANYWAY),
+        ({"KMP_BLOCKTIME": "7"}, ("sys",), {"GOMP_SPINCOUNT": session.SPIN_COUNT} | ANYWAY),
         ({"CUDA_VISIBLE_DEVICES": "0,1"}, KERNEL, VARIABLES),
         ({"LOCAL_RANK": "1"}, KERNEL, VARIABLES),  # accelerate launch, notebook_launcher
         ({}, (*KERNEL, "torch"), VARIABLES),  # it may have counted the cards; the variables are for processes started later

@@ -209,7 +209,9 @@ def _from_pretrained(source: str, dtype: torch.dtype, **settings: Any) -> tuple[
 
     def read(**options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **settings, **options)
+        # transformers 5.25 replaces layers by compiled ones from the hub unless it is told not to (`session`)
+        options |= settings | {"use_kernels": False}
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
         return model, tokenizer
 
     if Path(source).is_dir():
