@@ -198,7 +198,7 @@ guess.reveal(round(100 * kept(answers["DPO + SFT"])["step first"]))
 pd.DataFrame({name: kept(replies) for name, replies in answers.items()}).map("{:.0%}".format)
 
 # %% [markdown]
-# In this short run DPO + SFT puts the step first far more often than the start, and SFT less often than the start. A
+# In this short run DPO + SFT puts the step first more often than the start, and SFT less often. A
 # single reply counts for four points, and no other rule clearly changes. *Different replies* would drop if every
 # customer got the same text. Read some answers:
 
