@@ -5,7 +5,7 @@
 #
 # > *"I can't write the perfect reply for you. But show me two, and I'll tell you which one I'd send."*
 #
-# A shop's help desk has five rules for replies. We trained a model of half a billion parameters in seven ways on
+# A shop's help desk has five rules for replies. We trained a model of half a billion parameters in four ways on
 # {{record:laptop-house-style:pairs:d}} pairs of replies, a better and a worse one, in three recorded runs each. The
 # table shows how many of its replies to 100 new customers keep all five rules:
 #
@@ -16,19 +16,16 @@
 # | the start, then only those better replies that keep all rules (SFT) | {{record:laptop-house-style:runs."seed 0 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, kept rules".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, kept rules".right."all rules":.0%}} |
 # | the start, then pairs (DPO) | {{record:laptop-house-style:runs."seed 0 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO".right."all rules":.0%}} |
 # | the start, then pairs, while still imitating the better reply (DPO + SFT) | {{record:laptop-house-style:runs."seed 0 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | DPO + SFT".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | DPO + SFT".right."all rules":.0%}} |
-# | only the better replies, without the start (SFT in one stage) | {{record:laptop-house-style:runs."seed 0 | SFT, one stage".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | SFT, one stage".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | SFT, one stage".right."all rules":.0%}} |
-# | pairs and the better reply, without the start (ORPO) | {{record:laptop-house-style:runs."seed 0 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 1 | ORPO".right."all rules":.0%}} | {{record:laptop-house-style:runs."seed 2 | ORPO".right."all rules":.0%}} |
 #
-# In each run DPO + SFT and {{term:ORPO}}, which learn from pairs *and* imitate the better reply, beat SFT on the
-# better replies from the same starting point, though once by just one reply. Plain SFT on only the replies that keep
-# every rule did about as well, but somebody has to pick those out. {{term:DPO}} alone, the usual way to train on
-# choices between two answers, beat only the start on average. You'll run DPO on a 135M model, compute its
-# {{term:loss}} by hand, and compare it with SFT.
+# In each run DPO + SFT, which learns from pairs *and* imitates the better reply, beat SFT on the better replies, though
+# once by just one reply. Plain SFT on only the replies that keep every rule did about as well, but somebody has to pick
+# those out. {{term:DPO}} alone, the usual way to train on choices between two answers, beat only the start on average.
+# You'll run DPO on a 135M model, compute its {{term:loss}} by hand, and compare it with SFT.
 #
 # **If you have to choose by Friday:** if a person or a program can tell which replies are good, train on those with
-# SFT. If people can only say which of two replies is better, try DPO + SFT and ORPO, compare them with SFT on the better
-# replies, and check each rule. The evidence is one model, three seeds, and pairs of which nearly half the better
-# replies break a rule.
+# SFT. If people can only say which of two replies is better, try DPO + SFT, or {{term:ORPO}}, which does as well in
+# section 7 and needs no start. Compare them with SFT on the better replies, and check each rule. The evidence is one
+# model, three seeds, and pairs of which nearly half the better replies break a rule.
 #
 # By the end you'll be able to
 #
