@@ -384,13 +384,12 @@ def bars(
         return _finish(canvas, title, _alt(f"Bar chart, {unit}. {title}", words), len(limits))
 
 
-def shares(rows: Mapping[str, Mapping[str, Any]], title: str, spread: str = "its 95 % interval") -> Figure:
+def shares(rows: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     """Draw shares with their intervals: a row for each system, and a marker for each kind of share.
 
     Args:
         rows: system → kind of share → `evaluation.Score`.
         title: what to see.
-        spread: what the line through a mark shows.
     """
     kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row))
     looks = dict(zip(kinds, cycle(SERIES)))
@@ -412,7 +411,7 @@ def shares(rows: Mapping[str, Mapping[str, Any]], title: str, spread: str = "its
             axes.axhline(y, color=MUTED, lw=0.5)
         for kind, (colour, marker) in looks.items():
             axes.plot([], [], color=colour, marker=marker, ls="", label=kind)
-        axes.set(xlim=(-2, 102), ylim=(y, high), yticks=[], xlabel=f"share of answers, %, with {spread}")
+        axes.set(xlim=(-2, 102), ylim=(y, high), yticks=[], xlabel="share of answers, %, with its 95 % interval")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
         axes.grid(axis="x", alpha=0.4)
