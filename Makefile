@@ -149,7 +149,7 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)-oldest/.test: pyproject.toml tests/colab/oldest.txt
 	$(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/python -m pip install --quiet --constraint tests/colab/oldest.txt --editable '.[test]'
+	$(VENV)-oldest/bin/python -m pip install --quiet --no-compile --constraint tests/colab/oldest.txt --editable '.[test]'
 	touch $@
 
 clean:
